@@ -1,0 +1,446 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `elastic:` block: dataclasses with JSON-only values.
+
+Every error names the field, the value and what is allowed. `ElasticConfig.from_dict` reads a block, `resolve_axes` and
+`Budget.target` hold it against a parent. The dataclasses are the only source of defaults and of the docs' reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .cost import MemorySpec, memory, parameters
+from .errors import ElasticError, bad
+from .family import AXES, DEPTH, FFN, LAYER_AXES, Parent, known_fields
+
+GATES = ("soft", "hard")
+DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def number(name: str, value: Any, low: float, high: float, allowed: str) -> float:
+    """A finite number in [low, high], booleans excluded."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise bad(name, value, allowed)
+    return value
+
+
+def integer(name: str, value: Any, low: int, allowed: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise bad(name, value, allowed)
+    return value
+
+
+def _parse_float(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_size(name: str, value: Any) -> int:
+    """Bytes from an integer or from text such as 18GiB."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str):
+        for unit in sorted(UNITS, key=len, reverse=True):
+            if value.endswith(unit):
+                try:
+                    size = int(float(value[: -len(unit)]) * UNITS[unit])
+                except (ValueError, OverflowError):
+                    break
+                if size > 0:
+                    return size
+                break
+    raise bad(name, value, f"a size such as 18GiB (units {', '.join(UNITS)})")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One member to train: its name and at most one target. Without a target it is the parent itself.
+
+    Attributes:
+        name: name of the member, used in sampling, files and reports.
+        params: number of parameters.
+        ratio: share of the parent's parameters, between 0 and 1.
+        memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
+    """
+
+    name: str
+    params: float | None = None
+    ratio: float | None = None
+    memory: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or not self.name.replace(".", "").replace("-", "").isalnum():
+            raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes")
+        where = f"elastic.budgets[{self.name}]"
+        given = [f for f in ("params", "ratio", "memory") if getattr(self, f) is not None]
+        if len(given) > 1:
+            raise bad(where, " and ".join(given), "one of params, ratio and memory")
+        if self.params is not None:
+            if isinstance(self.params, str):  # YAML 1.1 reads 8.9e9 as text
+                object.__setattr__(self, "params", _parse_float(self.params))
+            number(f"{where}.params", self.params, 1, 1e15, "a number of parameters, at least 1")
+        if self.ratio is not None:
+            number(f"{where}.ratio", self.ratio, 1e-6, 1, "a share of the parent's parameters in (0, 1]")
+        if self.memory is not None:
+            if not isinstance(self.memory, Mapping) or "size" not in self.memory:
+                raise bad(f"{where}.memory", self.memory, "a mapping with size, e.g. {size: 18GiB, batch: 1}")
+            parse_size(f"{where}.memory.size", self.memory["size"])
+            self.memory_spec()
+
+    @property
+    def is_parent(self) -> bool:
+        return self.params is None and self.ratio is None and self.memory is None
+
+    def memory_spec(self) -> MemorySpec:
+        rest = {k: v for k, v in (self.memory or {}).items() if k != "size"}
+        return MemorySpec(**known_fields(MemorySpec, rest, f"elastic.budgets[{self.name}].memory"))
+
+    def cost(self, parent: Parent, member: Any) -> Any:
+        """The quantity this budget limits, of a `Subnet` or an `Expected` member: parameters or bytes."""
+        if self.memory is not None:
+            return memory(parent, member, self.memory_spec())
+        return parameters(parent, member)
+
+    def target(self, parent: Parent) -> float:
+        """The limit on `cost` for this parent.
+
+        Raises:
+            ElasticError: the target is above the parent.
+        """
+        whole = self.cost(parent, parent.full)
+        if self.is_parent:
+            return whole
+        where, limit = f"elastic.budgets[{self.name}]", whole
+        if self.params is not None:
+            where, limit = f"{where}.params", float(self.params)
+        elif self.ratio is not None:
+            return self.ratio * whole
+        elif self.memory is not None:
+            where, limit = f"{where}.memory.size", parse_size(where, self.memory["size"])
+        if limit > whole:
+            raise bad(where, limit, f"at most the parent's {whole:.0f}")
+        return limit
+
+
+@dataclass(frozen=True)
+class AxisConfig:
+    """Choices of one axis: absolute widths, descending, the parent's first.
+
+    Attributes:
+        choices: widths a member may have; for depth the number of layers it keeps.
+        per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model.
+        stripes: FFN only: blocks of the axis. Any tensor-parallel size that divides it keeps equal shares.
+    """
+
+    choices: tuple[int, ...]
+    per_layer: bool = False
+    stripes: int | None = None
+
+    @classmethod
+    def read(cls, name: str, data: Any) -> AxisConfig:
+        where = f"elastic.axes.{name}"
+        if isinstance(data, AxisConfig):
+            data = {k: v for k, v in asdict(data).items() if v is not None}
+        raw = {"choices": data} if isinstance(data, (list, tuple)) else known_fields(cls, data, where)
+        choices = raw["choices"]
+        if not isinstance(choices, (list, tuple)) or not choices:
+            raise bad(f"{where}.choices", choices, "a list of widths in descending order")
+        for c in choices:
+            integer(f"{where}.choices", c, 1, "positive integers")
+        if list(choices) != sorted(set(choices), reverse=True):
+            raise bad(f"{where}.choices", list(choices), "descending widths, each once")
+        per_layer, stripes = raw.get("per_layer", False), raw.get("stripes")
+        if not isinstance(per_layer, bool):
+            raise bad(f"{where}.per_layer", per_layer, "true or false")
+        if per_layer and name not in (FFN, "mamba_heads", "attention_heads"):
+            raise bad(f"{where}.per_layer", per_layer, "false: this axis has one choice for the whole model")
+        if stripes is not None:
+            if name != FFN:
+                raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
+            integer(f"{where}.stripes", stripes, 1, "a positive integer")
+        return cls(tuple(choices), per_layer, stripes)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search over untrained losses that starts the router, or stands alone.
+
+    Attributes:
+        candidates: members tried in all.
+        tokens: held-in tokens on which each candidate's distillation loss is measured.
+    """
+
+    candidates: int = 256
+    tokens: int = 65536
+
+    def __post_init__(self) -> None:
+        integer("elastic.search.candidates", self.candidates, 1, "at least 1")
+        integer("elastic.search.tokens", self.tokens, 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """The trained router (method: Nemotron Elastic, with soft masks).
+
+    Attributes:
+        hidden: width of each axis' MLP.
+        lr: its own learning rate.
+        tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
+        scale: factor on the logits at start and at `freeze_at`, linear between.
+        init_std: standard deviation of its initial weights.
+        loss_weight: weight of the budget loss |cost/target - 1|.
+        deadzone: relative miss below which the budget loss is zero.
+        gate: soft (expected masks) or hard (straight-through masks).
+        freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced.
+    """
+
+    hidden: int = 256
+    lr: float = 1e-2
+    tau: tuple[float, float] = (1.0, 0.05)
+    scale: tuple[float, float] = (1.0, 10.0)
+    init_std: float = 0.1
+    loss_weight: float = 1.0
+    deadzone: float = 0.0
+    gate: str = "soft"
+    freeze_at: float = 0.67
+
+    def __post_init__(self) -> None:
+        integer("elastic.router.hidden", self.hidden, 1, "at least 1")
+        number("elastic.router.lr", self.lr, 0, 10, "a learning rate from 0 to 10")
+        for name in ("tau", "scale"):
+            pair = getattr(self, name)
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise bad(f"elastic.router.{name}", pair, "two numbers: at the start and at freeze_at")
+            for v in pair:
+                number(f"elastic.router.{name}", v, 1e-6, 1e6, "positive numbers")
+            object.__setattr__(self, name, tuple(pair))
+        number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
+        number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
+        number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
+        if self.gate not in GATES:
+            raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
+        number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Training loss.
+
+    Attributes:
+        mode: frozen (KL from the frozen parent), frozen_ce (that + alpha x cross-entropy), ce (cross-entropy alone),
+            trainable (the full member learns by cross-entropy and teaches the others).
+        temperature: of both distributions; the loss has no T^2 factor.
+        alpha: weight of the cross-entropy in frozen_ce.
+        chunk_tokens: tokens whose probabilities are held in fp32 at a time.
+    """
+
+    mode: str = "frozen"
+    temperature: float = 1.0
+    alpha: float = 0.5
+    chunk_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.mode not in DISTILL_MODES:
+            raise bad("elastic.distill.mode", self.mode, f"one of {', '.join(DISTILL_MODES)}")
+        number("elastic.distill.temperature", self.temperature, 1e-3, 1e3, "a positive number")
+        number("elastic.distill.alpha", self.alpha, 0, 1e3, "at least 0")
+        integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
+
+
+_SECTIONS = {"search": SearchConfig, "router": RouterConfig, "distill": DistillConfig}
+
+
+@dataclass(frozen=True)
+class ElasticConfig:
+    """The whole block. See the attributes' own classes.
+
+    Attributes:
+        budgets: members from the largest to the smallest; the parent is always one of them.
+        axes: axis name -> choices; an absent axis is rigid.
+        ranking: folder of a ranking; null ranks at the start.
+        search: null skips the search.
+        router: null keeps the shapes that the search (or `shapes`) gives.
+        shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
+            members are the most even cuts that meet their budgets.
+        distill: the loss.
+        sampling: member name -> weight of being drawn for a micro-batch; equal when empty.
+        seed: of sampling and of the router's noise.
+    """
+
+    budgets: tuple[Budget, ...] = ()
+    axes: Mapping[str, AxisConfig] = field(default_factory=dict)
+    ranking: str | None = None
+    search: SearchConfig | None = field(default_factory=SearchConfig)
+    router: RouterConfig | None = field(default_factory=RouterConfig)
+    shapes: str | None = None
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [b.name for b in self.budgets]
+        for n in names:
+            if names.count(n) > 1:
+                raise bad("elastic.budgets", n, "each name once")
+        parents = [b.name for b in self.budgets if b.is_parent]
+        if len(parents) > 1:
+            raise bad("elastic.budgets", ", ".join(parents), "only one budget may have no target: it is the parent")
+        if self.budgets and not self.budgets[0].is_parent:
+            if parents:
+                raise bad("elastic.budgets", names, "the parent first, then from the largest to the smallest")
+            object.__setattr__(self, "budgets", (Budget("full"), *self.budgets))
+        if len(self.budgets) < 2:
+            raise bad("elastic.budgets", names, "at least one budget below the parent, e.g. {name: small, ratio: 0.5}")
+        if not self.axes:
+            raise bad("elastic.axes", dict(self.axes), f"at least one of {', '.join(AXES)} with its choices")
+        for name in self.axes:
+            if name not in AXES:
+                raise bad("elastic.axes", name, f"one of {', '.join(AXES)}")
+        if self.shapes is not None and (self.search or self.router):
+            raise bad("elastic.shapes", self.shapes, "fixed shapes need `search: null` and `router: null`")
+        for name, w in self.sampling.items():
+            if name not in [b.name for b in self.budgets]:
+                raise bad("elastic.sampling", name, f"names of budgets: {', '.join(b.name for b in self.budgets)}")
+            number(f"elastic.sampling.{name}", w, 0, 1e9, "a weight of at least 0")
+        if self.sampling and not sum(self.sampling.values()) > 0:
+            raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
+        integer("elastic.seed", self.seed, 0, "an integer of at least 0")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> ElasticConfig:
+        """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
+        known = known_fields(cls, data, "elastic")
+        budgets = known.get("budgets", ())
+        if not isinstance(budgets, (list, tuple)):
+            raise bad("elastic.budgets", budgets, "a list such as [{name: full}, {name: half, ratio: 0.5}]")
+        known["budgets"] = tuple(
+            Budget(**known_fields(Budget, b, f"elastic.budgets[{i}]")) for i, b in enumerate(budgets)
+        )
+        axes = known.get("axes", {})
+        if not isinstance(axes, Mapping):
+            raise bad("elastic.axes", axes, "a mapping axis -> choices")
+        for name in axes:
+            if name not in AXES:
+                known_fields(_AxisNames, {name: None}, "elastic.axes")
+        known["axes"] = {n: AxisConfig.read(n, a) for n, a in axes.items()}
+        for name, section in _SECTIONS.items():
+            if known.get(name) is not None:
+                known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
+        if known.get("distill", True) is None:
+            raise bad("elastic.distill", None, "a mapping; leave it out for the defaults")
+        for name in ("ranking", "shapes"):
+            if known.get(name) is not None and not isinstance(known[name], (str, Path)):
+                raise bad(f"elastic.{name}", known[name], "a path or null")
+            known[name] = str(known[name]) if known.get(name) is not None else None
+        sampling = known.get("sampling", {})
+        if not isinstance(sampling, Mapping):
+            raise bad("elastic.sampling", sampling, "a mapping budget name -> weight")
+        known["sampling"] = dict(sampling)
+        return cls(**known)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ElasticConfig:
+        """Read a YAML file that is a block or holds one under `elastic:`."""
+        from omegaconf import OmegaConf
+
+        try:
+            data = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        except FileNotFoundError:
+            raise bad("config", str(path), "an existing YAML file") from None
+        except Exception as e:  # YAML and OmegaConf errors share no base class
+            raise ElasticError(f"config: {path}: not readable as YAML ({str(e).splitlines()[0]})") from None
+        return cls.from_dict(data["elastic"] if isinstance(data, dict) and "elastic" in data else data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-only values that `from_dict` reads back to an equal block."""
+        out = asdict(self)
+        out["budgets"] = [{k: v for k, v in b.items() if v is not None} for b in out["budgets"]]
+        out["axes"] = {
+            n: {"choices": list(a["choices"]), "per_layer": a["per_layer"]}
+            | ({"stripes": a["stripes"]} if a["stripes"] else {})
+            for n, a in out["axes"].items()
+        }
+        if out["router"]:
+            out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
+        return out
+
+    def parent_shape(self, parent: Parent) -> Parent:
+        """`parent` with the FFN stripes of this block (8 unless given, fewer where 8 does not divide the widths)."""
+        ffn = self.axes.get(FFN)
+        if ffn is None:
+            return parent
+        return parent.with_stripes(ffn.stripes if ffn.stripes is not None else default_stripes(ffn.choices))
+
+    def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:
+        """Every axis with its choices for `parent` (rigid axes have the one full choice), all checked.
+
+        Raises:
+            ElasticError: a width above the parent, not a multiple of its blocks, or a first choice below the parent.
+        """
+        out = {}
+        for name in AXES:
+            full = parent.num_layers if name == DEPTH else parent.axis(name).size
+            axis = self.axes.get(name)
+            if axis is None:
+                out[name] = AxisConfig((full,))
+                continue
+            if name in LAYER_AXES and LAYER_AXES[name][0] not in parent.types:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), f"this parent has no {LAYER_AXES[name][0]} layer")
+            for c in axis.choices:
+                if name != DEPTH:
+                    prefix = parent.axis(name)
+                    type(prefix)(prefix.size, prefix.blocks, f"elastic.axes.{name}").check(c)
+                elif c > full:
+                    raise bad("elastic.axes.depth", c, f"at most the parent's {full} layers")
+            if axis.choices[0] != full:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), f"the first choice must be the parent's {full}")
+            out[name] = axis
+        return out
+
+    def targets(self, parent: Parent) -> dict[str, float]:
+        """Budget name -> limit on its cost; checks that budgets go down.
+
+        Raises:
+            ElasticError: budgets out of order or two of the same size.
+        """
+        out, last, before = {}, 1.0, ""
+        for b in self.budgets:
+            target = b.target(parent)
+            share = target / b.cost(parent, parent.full)
+            if before and share >= last:
+                raise bad(f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent",
+                          f"below {before!r} ({last:.4g}): order budgets from the largest to the smallest")  # fmt: skip
+            out[b.name], last, before = target, share, b.name
+        return out
+
+    def weights(self) -> list[float]:
+        """Sampling probability of each budget, in order."""
+        raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
+        return [w / sum(raw) for w in raw]
+
+
+@dataclass
+class _AxisNames:
+    """Only its field names matter: they are what an unknown axis is compared with."""
+
+    hidden: Any = None
+    ffn: Any = None
+    mamba_heads: Any = None
+    mamba_head_dim: Any = None
+    attention_heads: Any = None
+    depth: Any = None
+
+
+assert tuple(f.name for f in fields(_AxisNames)) == AXES
+
+
+def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:
+    """The largest number of stripes up to `wanted` that divides every FFN choice."""
+    return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters, memory and FLOPs of a member: exact on integers, differentiable on expected widths.
+
+Every function reads the layout table through duck-typed widths, so it takes a `Subnet` (integers, exact) or an
+`Expected` member whose widths and keep probabilities are tensors (what the router's budget loss needs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .errors import bad
+from .family import ATTENTION, MAMBA, MLP, Parent
+from .layout import rows, shape
+
+#: bytes per element of the dtypes a member is served or trained in
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
+
+
+@dataclass(frozen=True)
+class ExpectedLayer:
+    """A layer that stays with probability `keep`; widths are expected channels (0-dim tensors or numbers)."""
+
+    index: int
+    type: str
+    keep: Any = 1
+    ffn: Any = None
+    heads: Any = None
+    head_dim: Any = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The expected member under a router's probabilities."""
+
+    hidden: Any
+    layers: tuple[ExpectedLayer, ...]
+
+    @cached_property
+    def by_index(self) -> dict[int, ExpectedLayer]:
+        return {layer.index: layer for layer in self.layers}
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """What a deployment holds in memory: weights + KV cache + SSM and convolution state.
+
+    Attributes:
+        batch: sequences decoded at once.
+        length: tokens each of them may have.
+        weights: dtype of the weights; cache: dtype of the KV cache and the convolution state.
+        state: dtype of the SSM state.
+    """
+
+    batch: int = 1
+    length: int = 8192
+    weights: str = "bf16"
+    cache: str = "bf16"
+    state: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "length"):
+            v = getattr(self, name)
+            if isinstance(v, bool) or not isinstance(v, int) or v < 1:
+                raise bad(f"memory.{name}", v, "must be a positive integer")
+        for name in ("weights", "cache", "state"):
+            if getattr(self, name) not in DTYPE_BYTES:
+                raise bad(f"memory.{name}", getattr(self, name), f"one of {', '.join(DTYPE_BYTES)}")
+
+
+def parameters(parent: Parent, member: Any) -> Any:
+    """Number of parameters of a member, summed over the layout table (a tied head counts once)."""
+    total = 0
+    for row, layer in rows(parent, member):
+        product = 1
+        for n in shape(parent, row, member, layer):
+            product = product * n
+        total = total + (product if layer is None else product * layer.keep)
+    return total
+
+
+def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict[str, Any]:
+    """Elements of the decoding state: {"kv", "conv", "ssm"} for `batch` sequences of `length` tokens."""
+    kv = conv = ssm = 0
+    for layer in member.layers:
+        if layer.type == ATTENTION:
+            kv = kv + layer.keep * (2 * batch * length * parent.kv_heads * parent.attention_head_dim)
+        elif layer.type == MAMBA:
+            inner = layer.heads * layer.head_dim
+            channels = inner + 2 * parent.mamba_groups * parent.state
+            conv = conv + layer.keep * batch * channels * (parent.conv_kernel - 1)
+            ssm = ssm + layer.keep * batch * inner * parent.state
+    return {"kv": kv, "conv": conv, "ssm": ssm}
+
+
+def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
+    """Bytes that serving a member takes under `spec` (activations and fragmentation are not counted)."""
+    cache = cache_elements(parent, member, spec.batch, spec.length)
+    return (
+        parameters(parent, member) * DTYPE_BYTES[spec.weights]
+        + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
+        + cache["ssm"] * DTYPE_BYTES[spec.state]
+    )
+
+
+def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool = True) -> Any:
+    """Forward FLOPs per token (multiply and add count as two) at a context of `length` tokens.
+
+    Matrix products, the convolution, the SSM recurrence and causal attention over `length`/2 tokens on average are
+    counted; norms and gates are not. Training costs about three times as much.
+    """
+    total = 2 * parent.vocab * member.hidden if head else 0
+    for layer in member.layers:
+        cost = 0
+        for row, _ in rows(parent, _Only(member.hidden, (layer,))):
+            dims = shape(parent, row, member, layer)
+            if row.layer is not None and len(dims) >= 2:
+                product = 2
+                for n in dims:
+                    product = product * n
+                cost = cost + product
+        if layer.type == ATTENTION:
+            cost = cost + 4 * layer.heads * parent.attention_head_dim * length / 2
+        elif layer.type == MAMBA:
+            cost = cost + 6 * layer.heads * layer.head_dim * parent.state
+        total = total + layer.keep * cost
+    return total
+
+
+@dataclass(frozen=True)
+class _Only:
+    hidden: Any
+    layers: tuple[Any, ...]
+
+
+def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
+    """Parameters by kind of layer, for tables: {"embedding", "head", "mamba", "mlp", "attention", "total"}."""
+    out: dict[str, Any] = dict.fromkeys(("embedding", "head", MAMBA, MLP, ATTENTION), 0)
+    for row, layer in rows(parent, member):
+        product = 1
+        for n in shape(parent, row, member, layer):
+            product = product * n
+        key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
+        out[key] = out[key] + product
+    return out | {"total": sum(out.values())}

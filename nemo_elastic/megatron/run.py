@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a micro-batch runs: an immutable snapshot of the choice, taken once per forward and passed to every layer.
+
+The choice must not be read from a module during the forward: pipeline schedules interleave micro-batches and
+recomputation runs a layer again when another micro-batch is in force. So `ElasticState` is written by the step
+function, read once by each of the embedding, the stack and the head, and all else gets the `Run` as an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.layout import BY_NAME, fused_qkv, selection
+from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
+from nemo_elastic.prefix import Grid, Selection
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward's choice, with gates already local to this tensor-parallel rank.
+
+    Attributes:
+        parent: shape of the whole model; None in a model that is not elastic.
+        subnet: the member that runs as a slice; None where the model runs at full size.
+        hidden_gate: [D] or None; layers: gates per parent layer, local width shards, or None.
+        probe: watches activations; layers call it through `watch`.
+        world: tensor-parallel size.
+    """
+
+    parent: Parent | None = None
+    subnet: Subnet | None = None
+    hidden_gate: torch.Tensor | None = None
+    layers: tuple[LayerGates, ...] | None = None
+    probe: Probe | None = None
+    world: int = 1
+
+    @property
+    def hidden_count(self) -> torch.Tensor | None:
+        """Channels a norm averages over: the sum of the gates; None means the width itself."""
+        return None if self.hidden_gate is None else self.hidden_gate.float().sum()
+
+    def hidden_selection(self) -> Selection | None:
+        """Kept channels of the residual stream; None for all."""
+        if self.subnet is None or self.parent is None or self.subnet.hidden == self.parent.hidden:
+            return None
+        return Selection((Grid((self.parent.hidden,), (self.subnet.hidden,)),))
+
+    def norm_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """A norm's weight at the width of the run, gated."""
+        if self.hidden_gate is not None:
+            return weight * self.hidden_gate.to(weight.dtype)
+        if self.subnet is not None and self.subnet.hidden < weight.shape[0]:
+            return weight[: self.subnet.hidden]
+        return weight
+
+    def kept(self, index: int) -> bool:
+        return self.subnet is None or index in self.subnet.by_index
+
+    def layer(self, index: int) -> Layer | None:
+        """Widths of a layer that runs as a slice; None at full size."""
+        return None if self.subnet is None else self.subnet.by_index[index]
+
+    def gates(self, index: int) -> LayerGates | None:
+        return None if self.layers is None else self.layers[index]
+
+    def select(self, row: str, dim: int, index: int) -> Selection | None:
+        """What the run keeps of a tensor on this rank; None for all of it."""
+        if self.subnet is None or self.parent is None:
+            return None
+        found = selection(self.parent, BY_NAME[row], dim, self.parent.full, self.subnet, index).shard(self.world)
+        return None if found.is_full else found
+
+    def select_qkv(self, index: int) -> Selection | None:
+        if self.subnet is None or self.parent is None:
+            return None
+        found = fused_qkv(self.parent, self.parent.full, self.subnet, index).shard(self.world)
+        return None if found.is_full else found
+
+    def watch(self, site: str, index: int, x_sb: torch.Tensor) -> None:
+        """Show [s, b, ...] to the probe as [b, s, ...]."""
+        if self.probe is not None:
+            self.probe(site, index, x_sb.transpose(0, 1))
+
+
+#: a model at full size without gates: what stock NeMo runs
+WHOLE = Run()
+
+
+@dataclass
+class ElasticState:
+    """Shared by the modules of one model; the step function sets `choice` before each micro-batch's forward."""
+
+    parent: Parent
+    choice: Choice = None
+    probe: Probe | None = None
+    _full: Subnet = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._full = self.parent.full
+
+    def run(self, tp_group: Any, sequence_parallel: bool) -> Run:
+        """Snapshot of the choice for one forward on this rank."""
+        world = tp_group.size() if tp_group is not None else 1
+        choice = self.choice
+        if isinstance(choice, Subnet):
+            subnet = None if choice == self._full else choice
+            return Run(self.parent, subnet, probe=self.probe, world=world)
+        if choice is None:
+            return Run(self.parent, probe=self.probe, world=world)
+        hidden, layers = _localise(choice, tp_group, sequence_parallel)
+        return Run(self.parent, hidden_gate=hidden, layers=layers, probe=self.probe, world=world)
+
+
+def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.Tensor, tuple[LayerGates, ...]]:
+    """Gates as this rank needs them, with gradients summed over ranks wherever a rank sees only a part of the model.
+
+    A gate of a sharded axis is used on one shard per rank, and under sequence parallelism every gate meets only a part
+    of the tokens: both pass through copy_to_tensor_model_parallel_region, whose backward sums over ranks. A hidden
+    gate without sequence parallelism meets everything on every rank and must not be summed.
+    """
+    if group is None or group.size() == 1:
+        return gates.hidden, gates.layers
+    from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region as shared
+
+    def replicated(g: torch.Tensor) -> torch.Tensor:
+        return shared(g, group=group) if sequence_parallel else g
+
+    def sharded(g: torch.Tensor) -> torch.Tensor:
+        n = g.shape[0] // group.size()
+        return shared(g, group=group)[group.rank() * n : (group.rank() + 1) * n]
+
+    layers = tuple(
+        LayerGates(
+            keep=replicated(g.keep),
+            width=sharded(g.width),
+            head_dim=None if g.head_dim is None else shared(g.head_dim, group=group),
+        )
+        for g in gates.layers
+    )
+    return replicated(gates.hidden), layers
+

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The stack: runs the kept layers at the width of the micro-batch's member."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.ssm.mamba_block import MambaStack
+from torch.utils.checkpoint import checkpoint
+
+from nemo_elastic.errors import bad
+
+from .norm import ElasticRMSNorm
+from .run import WHOLE, ElasticState, Run
+
+
+class ElasticMambaStack(MambaStack):
+    """MambaStack with slicing, gates, a final norm of our own and activation recomputation (which it lacks).
+
+    Attributes:
+        elastic: the model's state; None in a model that only ever runs whole (a stock parent, the teacher).
+    """
+
+    elastic: ElasticState | None = None
+
+    def __init__(self, config: Any, submodules: Any, post_layer_norm: bool = True, **kwargs: Any) -> None:
+        if config.hidden_dropout or config.attention_dropout:
+            raise bad("hidden_dropout", config.hidden_dropout or config.attention_dropout, "0.0: Nemotron-H has none")
+        # the base class can only build TransformerEngine's final norm
+        super().__init__(config, submodules, post_layer_norm=False, **kwargs)
+        if self.config.num_layers % self.pp_group.size():
+            raise bad("pipeline_model_parallel_size", self.pp_group.size(), f"must divide {config.num_layers} layers")
+        self.post_layer_norm = post_layer_norm
+        if self.post_process and post_layer_norm:
+            self.final_norm = ElasticRMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+        self.tp_group = kwargs["pg_collection"].tp
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        hidden_states: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        inference_context: Any = None,
+        rotary_pos_emb: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Run [s, b, D or d] through the kept layers.
+
+        Between pipeline stages the stream has the parent's width (their buffers are fixed): a slice is padded with
+        zeros at the end of a stage and cut again at the start of the next.
+        """
+        if inference_context is not None:
+            raise bad("inference_context", type(inference_context).__name__, "export the member and decode that")
+        x = hidden_states if self.pre_process else self.input_tensor
+        assert x is not None
+        run = self.elastic.run(self.tp_group, self.config.sequence_parallel) if self.elastic else WHOLE
+        if run.subnet is not None and x.shape[-1] > run.subnet.hidden:
+            x = x[..., : run.subnet.hidden]
+        if run.hidden_gate is not None and self.pre_process:
+            x = x * run.hidden_gate.to(x.dtype)
+        for layer in self.layers:
+            index = layer.layer_number - 1
+            if run.kept(index):
+                run.watch("layer_in", index, x)
+                x = self._layer(layer, index, x, run)
+                run.watch("layer_out", index, x)
+        if self.post_process:
+            return self.final_norm(x, run) if self.post_layer_norm else x
+        return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
+
+    def _layer(self, layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+        if not (self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()):
+            return _block(layer, index, x, run)
+        # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
+        # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
+        return checkpoint(_block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False)
+
+
+def _block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+    """One layer with its residual connection (bias-dropout-add without bias and dropout)."""
+    mixer = getattr(layer, "mixer", None)
+    if mixer is None:
+        mixer = layer.mlp if isinstance(getattr(layer, "mlp", None), _mlp_type()) else layer.self_attention
+    y = mixer(x.to(layer.config.params_dtype), run, index)
+    gates = run.gates(index)
+    return x + (y if gates is None else y * gates.keep.to(y.dtype))
+
+
+def _mlp_type() -> type:
+    from .mlp import ElasticMLP
+
+    return ElasticMLP
