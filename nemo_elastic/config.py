@@ -169,6 +169,33 @@ class AxisConfig:
 
 
 @dataclass(frozen=True)
+class ImportanceConfig:
+    """How channels, heads and layers are ranked where no ranking is given.
+
+    Attributes:
+        samples: training sequences that are looked at.
+        ffn: activation (what enters the second linear) or first (the first linear's output).
+        aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
+        depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
+        depth_samples: sequences on which dropped layers are measured.
+    """
+
+    samples: int = 1024
+    ffn: str = "activation"
+    aggregation: str = "l2_mean"
+    depth: str = "mse"
+    depth_samples: int = 8
+
+    def __post_init__(self) -> None:
+        integer("elastic.importance.samples", self.samples, 1, "at least 1")
+        integer("elastic.importance.depth_samples", self.depth_samples, 1, "at least 1")
+        for name, allowed in (("ffn", ("activation", "first")), ("aggregation", ("l2_mean", "mean")),
+                              ("depth", ("mse", "cosine"))):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise bad(f"elastic.importance.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """Search over untrained losses that starts the router, or stands alone.
 
@@ -254,7 +281,7 @@ class DistillConfig:
         integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
 
 
-_SECTIONS = {"search": SearchConfig, "router": RouterConfig, "distill": DistillConfig}
+_SECTIONS = {"importance": ImportanceConfig, "search": SearchConfig, "router": RouterConfig, "distill": DistillConfig}
 
 
 @dataclass(frozen=True)
@@ -265,6 +292,7 @@ class ElasticConfig:
         budgets: members from the largest to the smallest; the parent is always one of them.
         axes: axis name -> choices; an absent axis is rigid.
         ranking: folder of a ranking; null ranks at the start.
+        importance: how to rank where `ranking` is null.
         search: null skips the search.
         router: null keeps the shapes that the search (or `shapes`) gives.
         shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
@@ -277,6 +305,7 @@ class ElasticConfig:
     budgets: tuple[Budget, ...] = ()
     axes: Mapping[str, AxisConfig] = field(default_factory=dict)
     ranking: str | None = None
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     search: SearchConfig | None = field(default_factory=SearchConfig)
     router: RouterConfig | None = field(default_factory=RouterConfig)
     shapes: str | None = None
@@ -333,8 +362,9 @@ class ElasticConfig:
         for name, section in _SECTIONS.items():
             if known.get(name) is not None:
                 known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
-        if known.get("distill", True) is None:
-            raise bad("elastic.distill", None, "a mapping; leave it out for the defaults")
+        for name in ("distill", "importance"):
+            if known.get(name, True) is None:
+                raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
         for name in ("ranking", "shapes"):
             if known.get(name) is not None and not isinstance(known[name], (str, Path)):
                 raise bad(f"elastic.{name}", known[name], "a path or null")

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's training phases: stock recipe, then the same recipe made elastic, twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .settings import Settings
+
+#: sequences per micro-batch and tokens per sequence; a step is one micro-batch of 2048 tokens
+PARENT, STAGE1, STAGE2 = (8, 256), (16, 128), (4, 512)
+
+
+def train_parent(data: Path, out: Path, settings: Settings) -> Path:
+    """Train the parent with a stock recipe; returns its NeMo checkpoint."""
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    batch, length = PARENT
+    return _launch(
+        tiny_recipe(
+            data,
+            out,
+            steps=settings.parent_steps,
+            seq_length=length,
+            micro_batch_size=batch,
+            global_batch_size=batch,
+            warmup_steps=max(1, settings.parent_steps // 50),
+            min_ratio=0.03,
+            label="parent",
+            eval_every=settings.eval_every,
+        ),
+        out,
+    )
+
+
+def train_stage(
+    stage: int, data: Path, out: Path, settings: Settings, parent: Path, previous: Path | None = None,
+    block: dict[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Train one stage of the curriculum; returns its NeMo checkpoint."""
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    batch, length = STAGE1 if stage == 1 else STAGE2
+    steps = settings.stage1_steps if stage == 1 else settings.stage2_steps
+    total = settings.stage1_steps + settings.stage2_steps
+    recipe = tiny_recipe(
+        data,
+        out,
+        steps=steps,
+        seq_length=length,
+        micro_batch_size=batch,
+        global_batch_size=batch,
+        warmup_steps=max(1, total // 20),
+        split="train" if stage == 1 else "train_long",
+        label=f"stage {stage}",
+        eval_every=settings.eval_every,
+        eval_sequences=32 if stage == 1 else 8,
+    )
+    apply_elastic(
+        recipe,
+        block or (settings.block if stage == 1 else settings.stage2_block()),
+        teacher=str(parent),
+        stage=stage,
+        previous=str(previous) if previous else None,
+        done_steps=settings.stage1_steps if stage == 2 else 0,
+        total_steps=total,
+        out=str(out / "elastic"),
+        verbose=stage == 1,
+    )
+    return _launch(recipe, out)
+
+
+def _launch(recipe: Any, out: Path) -> Path:
+    import fiddle
+
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    fiddle.build(recipe)()
+    return last_checkpoint(out)

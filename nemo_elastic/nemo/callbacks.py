@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lightning callbacks: prepare and freeze the shapes, measure members while training, write the run's metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from nemo.lightning import io
+
+from nemo_elastic.nn.gates import Choice
+from nemo_elastic.router import Router
+
+from .data import dataset_tokens
+from .model import ElasticMambaModel
+from .shaping import freeze_members, prepare_members
+
+
+class ElasticCallback(pl.Callback, io.IOMixin):
+    """Finds the shapes before the first step, freezes them at `freeze_at`, and logs what the router does.
+
+    Args:
+        out: folder for the ranking, the search's trace and the frozen members (`ranking/`, `shapes.json`).
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        model: ElasticMambaModel = pl_module
+        if not model.members.found:
+            prepare_members(trainer, model, Path(self.out))
+        self._freeze_when_due(trainer, model)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._freeze_when_due(trainer, pl_module)
+
+    def _freeze_when_due(self, trainer: pl.Trainer, model: ElasticMambaModel) -> None:
+        if not model.members.is_frozen and trainer.global_step >= model.freeze_step:
+            freeze_members(trainer, model, Path(self.out))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        model: ElasticMambaModel = pl_module
+        names = [b.name for b in model.elastic_config.budgets]
+        drawn = model.training_loss_reduction.by_budget
+        for i, loss in drawn.items():
+            model.log(f"loss_{names[i]}", loss, batch_size=1, prog_bar=True)
+        router = model.last_router
+        if router and not model.members.is_frozen:
+            budget = router["budget"]
+            cost = float(model.elastic_config.budgets[budget].cost(model.parent, router["routed"].expected))
+            target = model.elastic_config.targets(model.parent)[names[budget]]
+            model.log(f"cost_{names[budget]}", cost / target, batch_size=1)
+            model.log("router_tau", router["tau"], batch_size=1)
+            model.log("router_scale", router["scale"], batch_size=1)
+            for axis, entropy in Router.entropy(router["routed"].probabilities).items():
+                model.log(f"entropy_{axis}", float(entropy), batch_size=1)
+
+
+class MetricsWriter(pl.Callback, io.IOMixin):
+    """Appends one JSON line per step to `path`, and every `eval_every` steps the held-out loss of every member.
+
+    Works with a stock MambaModel too (the parent's training), where the one member is the model itself.
+
+    Args:
+        path: JSON lines file.
+        eval_every: steps between held-out losses; 0 measures only at the end.
+        sequences: held-out sequences per member and measurement.
+        label: phase name written to every line.
+        total: steps of the phase, for the printed progress; progress is printed about every two seconds.
+    """
+
+    def __init__(self, path: str, eval_every: int = 0, sequences: int = 16, label: str = "", total: int = 0) -> None:
+        self.path, self.eval_every, self.sequences = path, eval_every, sequences
+        self.label, self.total = label, total
+        self._started = self._printed = 0.0
+        self._tokens = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        self._started = self._printed = time.monotonic()
+        self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
+        self._tokens += sampler.global_batch_size * sampler.seq_len
+        line = {
+            k: float(v)
+            for k, v in trainer.callback_metrics.items()
+            if k.startswith(("loss_", "cost_", "entropy_", "router_")) or k in ("reduced_train_loss", "grad_norm", "lr")
+        }
+        self._write(trainer, line | {"kind": "step", "seconds": time.monotonic() - self._started})
+        if self.eval_every and trainer.global_step % self.eval_every == 0:
+            self._measure(trainer, pl_module)
+        self._progress(trainer, line)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not self.eval_every or trainer.global_step % self.eval_every:
+            self._measure(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            line = {"phase": self.label, "step": trainer.global_step, "tokens": self._tokens, **line}
+            with Path(self.path).open("a") as f:
+                f.write(json.dumps(line) + "\n")
+
+    def _progress(self, trainer: pl.Trainer, line: dict[str, float]) -> None:
+        now = time.monotonic()
+        done = trainer.global_step
+        if not trainer.is_global_zero or (now - self._printed < 2.0 and done != self.total):
+            return
+        self._printed = now
+        left = (now - self._started) / max(1, done) * (self.total - done)
+        losses = "  ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in line.items() if k.startswith("loss_"))
+        losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
+        print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)
+
+    def _measure(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        losses = heldout_losses(trainer, pl_module, self.sequences)
+        if losses:
+            self._write(trainer, {"kind": "heldout", "losses": losses})
+
+
+@torch.no_grad()
+def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str, float]:
+    """Held-out cross-entropy in nats per token of every member as it is now, on the validation data.
+
+    The losses are this data-parallel rank's own; members are those found so far (none before shapes were found).
+    """
+    dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
+    if dataset is None:
+        return {}
+    tokens, labels = dataset_tokens(dataset, sequences)
+    choices: dict[str, Choice] = {"parent": None}
+    if isinstance(model, ElasticMambaModel):
+        names = [b.name for b in model.elastic_config.budgets]
+        choices = {names[0]: None}
+        if model.members.found:
+            choices = dict(zip(names, [None, *model.members.get()[1:]], strict=True))
+    was_training = model.training
+    model.eval()
+    out = {}
+    for name, choice in choices.items():
+        total = 0.0
+        for t, y in zip(tokens.split(8), labels.split(8), strict=True):
+            logits = model.logits(t, choice) if isinstance(model, ElasticMambaModel) else model.module(t, None, None)
+            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
+        out[name] = total / labels.numel()
+    model.train(was_training)
+    return out

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the elastic model saves beside its weights: the router and the members found so far.
+
+Members are encoded as integers of a shape fixed by the parent, so they travel in the distributed checkpoint with the
+weights: a resumed run, the next stage and the slicer all read the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nemo_elastic.family import Layer, Parent, Subnet
+
+
+class Members(nn.Module):
+    """Router and found members of a family, as a submodule `elastic` of the megatron-core model.
+
+    Attributes:
+        router: the trained router, or None.
+        codes: int64 [budgets, 1 + 3 * layers], see `encode`; zeros until shapes were found.
+        frozen: int64 [1]: 1 once the shapes are fixed and every step is sliced.
+        drop_order: int64 [layers]: layers from least to most important, as ranked.
+    """
+
+    codes: torch.Tensor
+    frozen: torch.Tensor
+    drop_order: torch.Tensor
+
+    def __init__(self, parent: Parent, budgets: int, router: nn.Module | None = None) -> None:
+        super().__init__()
+        self.parent = parent
+        self.router = router
+        self.register_buffer("codes", torch.zeros(budgets, 1 + 3 * parent.num_layers, dtype=torch.int64))
+        self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("drop_order", torch.arange(parent.num_layers))
+        self._cache: tuple[bytes, list[Subnet]] | None = None
+
+    @property
+    def found(self) -> bool:
+        return bool(self.codes.any())
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(self.frozen.item())
+
+    def put(self, members: list[Subnet], frozen: bool) -> None:
+        """Store one member per budget."""
+        rows = [encode(self.parent, m) for m in members]
+        self.codes.copy_(torch.tensor(rows, dtype=torch.int64))
+        self.frozen.fill_(int(frozen))
+
+    def get(self) -> list[Subnet]:
+        """The members stored last; decoded once."""
+        key = self.codes.cpu().numpy().tobytes()
+        if self._cache is None or self._cache[0] != key:
+            self._cache = (key, [decode(self.parent, row) for row in self.codes.tolist()])
+        return self._cache[1]
+
+
+def encode(parent: Parent, member: Subnet) -> list[int]:
+    """[hidden, then per parent layer (ffn or heads, head_dim, 1)]; a dropped layer is (0, 0, 0)."""
+    out = [member.hidden]
+    for i in range(parent.num_layers):
+        layer = member.by_index.get(i)
+        out += [0, 0, 0] if layer is None else [layer.ffn or layer.heads or 0, layer.head_dim or 0, 1]
+    return out
+
+
+def decode(parent: Parent, code: list[int]) -> Subnet:
+    """Inverse of `encode`, validated."""
+    layers: list[Layer] = []
+    for i, kind in enumerate(parent.types):
+        width, head_dim, kept = code[1 + 3 * i : 4 + 3 * i]
+        if kept:
+            own: dict[str, Any] = {"ffn": width} if kind == "mlp" else {"heads": width}
+            layers.append(Layer(i, kind, **own, **({"head_dim": head_dim} if kind == "mamba" else {})))
+    return Subnet(code[0], tuple(layers)).validate(parent)

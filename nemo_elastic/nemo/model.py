@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""ElasticMambaModel: NeMo's MambaModel that trains a nested family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from nemo.collections import llm
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.megatron.run import ElasticState
+from nemo_elastic.megatron.spec import elastic_stack_spec
+from nemo_elastic.megatron.vocabulary import make_elastic
+from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.router import Router
+from nemo_elastic.shapes import Space
+
+from .checkpoint import load_model_weights
+from .loss import ElasticLossReduction, token_loss
+from .members import Members
+from .sampling import BudgetSampler
+from .shape import parent_of
+
+
+@dataclass
+class Hidden:
+    """Objects of a model that Lightning and checkpoints must not see: `nn.Module` would register them."""
+
+    state: ElasticState
+    members: Members
+    core: Any
+    teacher: Any = None
+
+
+class ElasticMambaModel(llm.MambaModel):
+    """A Nemotron-H whose micro-batches each train one budget of a nested family.
+
+    The megatron-core module keeps its exact type, its parameter names, and gets one submodule more, `elastic` (router
+    and found members). Any stock SSMConfig serves: nothing is subclassed.
+
+    Args:
+        config: NeMo's SSMConfig of the parent.
+        elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
+        teacher: NeMo checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
+        stage: 1 learns the shapes and then the weights; 2 only the weights, of shapes that stage 1 froze.
+        stage_steps: optimizer steps of this stage; tau, scale and freezing are laid out over those of stage 1.
+        optim: `ElasticOptimizer`; tokenizer, model_transform: as in NeMo.
+    """
+
+    def __init__(
+        self,
+        config: Any = None,
+        elastic: dict | None = None,
+        teacher: str | None = None,
+        stage: int = 1,
+        stage_steps: int = 1,
+        optim: Any = None,
+        tokenizer: Any = None,
+        model_transform: Callable | None = None,
+    ) -> None:
+        super().__init__(config, optim=optim, tokenizer=tokenizer, model_transform=model_transform)
+        self.elastic_config = ElasticConfig.from_dict(elastic)
+        if stage not in (1, 2):
+            raise bad("stage", stage, "1 or 2")
+        if stage_steps < 1:
+            raise bad("stage_steps", stage_steps, "at least 1")
+        if self.elastic_config.distill.mode in ("frozen", "frozen_ce") and teacher is None:
+            raise bad("teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint")
+        self.teacher_path, self.stage, self.stage_steps = teacher, stage, stage_steps
+        self.sampler = BudgetSampler(self.elastic_config.weights(), self.elastic_config.seed)
+        self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
+        self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
+        self.last_router: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ building
+
+    def configure_model(self, vp_stage: int | None = None) -> None:
+        """Build the elastic module, the router, and the teacher; load the parent's weights into both."""
+        if hasattr(self, "module"):
+            return
+        if parallel_state.get_context_parallel_world_size() > 1:
+            raise bad("context_parallel_size", parallel_state.get_context_parallel_world_size(), "1 in this version")
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1 and self.teacher_path:
+            raise bad("pipeline_model_parallel_size", parallel_state.get_pipeline_model_parallel_world_size(),
+                      "1 while a frozen teacher is in use")  # fmt: skip
+        self.config.mamba_stack_spec = elastic_stack_spec
+        teacher = None
+        if self.elastic_config.distill.mode in ("frozen", "frozen_ce"):
+            teacher = self.config.configure_model(self.tokenizer).eval().requires_grad_(False)
+            if self.config.bf16:
+                teacher = teacher.bfloat16()
+            load_model_weights(teacher, self.teacher_path)
+        super().configure_model(vp_stage)
+        core = self.module
+        vocab = core.vocab_size
+        parent = self.elastic_config.parent_shape(parent_of(self.config, vocab))
+        check_parallel(parent, parallel_state.get_tensor_model_parallel_world_size())
+        self.elastic_config.resolve_axes(parent)
+        self.elastic_config.targets(parent)
+        router = None
+        if self.elastic_config.router is not None:
+            # the order in which layers are dropped comes with the ranking, before the first step
+            router = Router(self.space(parent), self.elastic_config.budgets, self.elastic_config.router, self.elastic_config.seed)
+        members = Members(parent, len(self.elastic_config.budgets), router).to(next(core.parameters()).device)
+        core.add_module("elastic", members)
+        if self.stage == 1 and self.teacher_path is not None:
+            load_model_weights(core, self.teacher_path)
+        state = ElasticState(parent)
+        make_elastic(core, state)
+        self.__dict__["hidden"] = Hidden(state, members, core, teacher)
+
+    def space(self, parent: Parent, drop_order: list[int] | None = None) -> Space:
+        """Members that the axes allow; the order in which layers are dropped comes with the ranking."""
+        order = list(range(parent.num_layers)) if drop_order is None else drop_order
+        return Space(parent, self.elastic_config.resolve_axes(parent), order)
+
+    @property
+    def parent(self) -> Parent:
+        return self.hidden.state.parent
+
+    @property
+    def members(self) -> Members:
+        return self.hidden.members
+
+    @property
+    def freeze_step(self) -> int:
+        """First step of stage 1 that runs on slices of frozen shapes."""
+        router = self.elastic_config.router
+        return 0 if router is None or self.stage == 2 else round(router.freeze_at * self.stage_steps)
+
+    # ------------------------------------------------------------------ stepping
+
+    def next_choice(self, step: int) -> tuple[int, Choice, torch.Tensor | None]:
+        """Budget, choice and router loss of the next micro-batch of `step`."""
+        micro_batch = self._drawn[1] if self._drawn[0] == step else 0
+        self._drawn = (step, micro_batch + 1)
+        budget = self.sampler.draw(step, micro_batch)
+        if budget == 0:
+            return budget, None, None
+        members = self.members
+        if members.router is None or members.is_frozen:
+            if not members.found:
+                raise ElasticError("members: none were found; ElasticCallback must run before the first step")
+            return budget, members.get()[budget], None
+        tau, scale = members.router.schedule(step / self.stage_steps)
+        routed = members.router.gates(budget, tau, scale, noise=(step, micro_batch))
+        assert self.elastic_config.router is not None
+        self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
+        loss = self.elastic_config.router.loss_weight * members.router.budget_loss(routed, budget)
+        return budget, routed.gates, loss
+
+    def logits(self, tokens_bs: torch.Tensor, choice: Choice, probe: Probe | None = None) -> torch.Tensor:
+        """Logits [b, s, V/tp] of this rank for a choice; gradients flow as the caller's mode says."""
+        state = self.hidden.state
+        state.choice, state.probe = choice, probe
+        try:
+            return self.module(tokens_bs, None, None)
+        finally:
+            state.choice, state.probe = None, None
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
+        """Per-token loss [b, s] of one micro-batch; budget and router loss travel in `batch["elastic"]`."""
+        budget, choice, router_loss = self.next_choice(self.trainer.global_step)
+        batch["elastic"] = {"budget": budget, "router_loss": router_loss}
+        tokens = batch["tokens"]
+        student = self.logits(tokens, choice)
+        if not parallel_state.is_pipeline_last_stage():
+            return student
+        return token_loss(self.elastic_config.distill, student, self._teach(tokens, budget), batch["labels"])
+
+    def _teach(self, tokens: torch.Tensor, budget: int) -> torch.Tensor | None:
+        mode = self.elastic_config.distill.mode
+        with torch.no_grad():
+            if self.hidden.teacher is not None:
+                return self.hidden.teacher(tokens, None, None)
+            if mode == "trainable" and budget:
+                return self.logits(tokens, None)
+        return None
+
+    @property
+    def training_loss_reduction(self) -> ElasticLossReduction:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._reduction
+
+    def freeze(self, members: list[Subnet]) -> None:
+        """Fix the shapes: from now on every step is sliced."""
+        self.members.put(members, frozen=True)
+
+
+def check_parallel(parent: Parent, world: int) -> None:
+    """Raise where a tensor-parallel size does not divide the blocks of an axis that it shards."""
+    for axis, kind in (("ffn", "mlp"), ("mamba_heads", "mamba"), ("attention_heads", "attention")):
+        if kind in parent.types:
+            parent.axis(axis).shard(world)
+
+
+def unwrap(module: Any) -> Any:
+    """The megatron-core model inside DDP and precision wrappers."""
+    while hasattr(module, "module"):
+        module = module.module
+    return module
+
+

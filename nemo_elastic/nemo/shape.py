@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parent ⇄ NeMo's SSMConfig."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_elastic.errors import bad
+from nemo_elastic.family import Parent, Subnet
+
+#: field of Parent -> field of SSMConfig
+FIELDS = {
+    "pattern": "hybrid_override_pattern",
+    "hidden": "hidden_size",
+    "ffn": "ffn_hidden_size",
+    "mamba_heads": "mamba_num_heads",
+    "mamba_head_dim": "mamba_head_dim",
+    "mamba_groups": "mamba_num_groups",
+    "state": "mamba_state_dim",
+    "attention_heads": "num_attention_heads",
+    "kv_heads": "num_query_groups",
+    "attention_head_dim": "kv_channels",
+    "tied": "share_embeddings_and_output_weights",
+    "norm_eps": "layernorm_epsilon",
+}
+
+
+def parent_of(config: Any, vocab: int) -> Parent:
+    """Shape of the model that an SSMConfig describes.
+
+    Args:
+        config: NeMo's SSMConfig or a subclass.
+        vocab: rows of the embedding, padding included.
+
+    Raises:
+        ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm).
+    """
+    pattern = getattr(config, "hybrid_override_pattern", None)
+    if not pattern:
+        raise bad("model.config", type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
+    for name, wanted in (("gated_linear_unit", False), ("add_bias_linear", False), ("normalization", "RMSNorm"),
+                         ("position_embedding_type", "none")):  # fmt: skip
+        value = getattr(config, name, wanted)
+        if value != wanted:
+            raise bad(f"model.config.{name}", value, f"Nemotron-H has {wanted!r}")
+    values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items()}
+    values["norm_eps"] = float(values["norm_eps"])
+    if values["mamba_heads"] is None:
+        values["mamba_heads"] = 2 * config.hidden_size // config.mamba_head_dim
+    if values["kv_heads"] is None:
+        values["kv_heads"] = values["attention_heads"]
+    return Parent(vocab=vocab, **values)
+
+
+def stock_sizes(parent: Parent, member: Subnet) -> dict[str, Any]:
+    """SSMConfig fields of a member with one width per axis.
+
+    Raises:
+        ElasticError: the member's widths differ between layers, which no stock config can say.
+    """
+    if not member.is_uniform:
+        raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
+    first = {layer.type: layer for layer in reversed(member.layers)}
+    mamba, mlp, attention = first.get("mamba"), first.get("mlp"), first.get("attention")
+    return {
+        "hybrid_override_pattern": member.pattern,
+        "num_layers": len(member.layers),
+        "hidden_size": member.hidden,
+        "ffn_hidden_size": mlp.ffn if mlp else parent.ffn,
+        "mamba_num_heads": mamba.heads if mamba else parent.mamba_heads,
+        "mamba_head_dim": mamba.head_dim if mamba else parent.mamba_head_dim,
+        "mamba_num_groups": parent.mamba_groups,
+        "mamba_state_dim": parent.state,
+        "num_attention_heads": attention.heads if attention else parent.attention_heads,
+        "num_query_groups": parent.kv_heads,
+        "kv_channels": parent.attention_head_dim,
+        "share_embeddings_and_output_weights": parent.tied,
+        "layernorm_epsilon": parent.norm_eps,
+        "vocab_size": parent.vocab,
+    }

@@ -1,0 +1,236 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a parent in memory to members: rank, sort, search, start the router; later freeze what it found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import Subnet
+from nemo_elastic.files import atomic_write, read_json
+from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.kl import forward_kl
+from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
+from nemo_elastic.shapes import Space, search, uniform_family
+
+from .checkpoint import hf_from_megatron, megatron_from_hf
+from .data import training_tokens
+from .model import ElasticMambaModel
+
+#: teacher logits of the search are kept if they have at most this many elements, else computed anew per candidate
+CACHE_ELEMENTS = 2**27
+
+
+def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
+    """Rank (or load a ranking), sort the weights in place, find first shapes, start the router or freeze.
+
+    Args:
+        trainer: the Lightning trainer, with data and optimizer set up.
+        model: an elastic model that holds the parent's weights, unsorted.
+        out: folder that gets `ranking/` and `shapes.json`.
+
+    Raises:
+        ElasticError: a tensor-parallel run without a sorted parent, a ranking of another parent, an unreachable budget.
+    """
+    config = model.elastic_config
+    if parallel_state.get_tensor_model_parallel_world_size() > 1:
+        raise bad("tensor_model_parallel_size", parallel_state.get_tensor_model_parallel_world_size(),
+                  "1 for ranking and search; larger runs start from a checkpoint whose members were found")  # fmt: skip
+    model.eval()
+    with torch.no_grad():
+        ranking = obtain_ranking(trainer, model, out)
+        sort_in_place(model, ranking)
+        members = model.members
+        members.drop_order.copy_(torch.tensor(ranking.depth, dtype=torch.int64))
+        space = model.space(model.parent, list(ranking.depth))
+        space.check_budgets(config.budgets)
+        found = find_shapes(trainer, model, space, out)
+    model.train()
+    if members.router is not None:
+        members.router.space = space
+        if config.search is not None:
+            members.router.start_from(found)
+        members.put(list(found.values()), frozen=False)
+    else:
+        members.put(list(found.values()), frozen=True)
+    for optimizer in trainer.optimizers:  # its fp32 copies still hold the unsorted weights
+        optimizer.mcore_optimizer.reload_model_params()
+
+
+def forward_of(model: ElasticMambaModel) -> Any:
+    """The model as ranking and search call it: (tokens [b, l], choice, probe) → logits [b, l, V]."""
+
+    def forward(tokens: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
+        return model.logits(tokens, choice, probe)
+
+    return forward
+
+
+def _sum_over_data_parallel(t: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(t, group=parallel_state.get_data_parallel_group())
+    return t
+
+
+def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking:
+    """The ranking named in the block, checked against the parent; or a new one, saved under `out`."""
+    config = model.elastic_config
+    if config.ranking is not None:
+        return Ranking.load(config.ranking, model.parent)
+    imp = config.importance
+    tokens = training_tokens(trainer, imp.samples)
+    options = RankOptions(
+        ffn=imp.ffn, aggregation=imp.aggregation, depth=imp.depth, depth_samples=min(imp.depth_samples, len(tokens))
+    )
+    size = trainer.datamodule.data_sampler.micro_batch_size
+    ranking = rank(
+        forward_of(model),
+        model.parent,
+        list(tokens.split(size)),
+        options,
+        progress=_progress(trainer, "ranking"),
+        reduce=_sum_over_data_parallel,
+        provenance={"sequences": imp.samples, "length": tokens.shape[1]},
+    )
+    if trainer.is_global_zero:
+        ranking.save(out / "ranking", force=True)
+    return ranking
+
+
+def sort_in_place(model: ElasticMambaModel, ranking: Ranking) -> None:
+    """Permute the weights so that every nested width is a blocked prefix; the function stays the same."""
+    core = model.hidden.core
+    params = {k: p for k, p in core.named_parameters() if not k.startswith("elastic.")}
+    ordered = megatron_from_hf(model.parent, sort(hf_from_megatron(model.parent, params), ranking, model.parent))
+    for name, value in ordered.items():
+        params[name].data.copy_(value)
+
+
+def find_shapes(trainer: Any, model: ElasticMambaModel, space: Space, out: Path) -> dict[str, Subnet]:
+    """First shapes of every budget: given by file, found by the search, or the most even cuts."""
+    config = model.elastic_config
+    report: dict[str, Any]
+    if config.shapes is not None:
+        found = read_shapes(config.shapes, model)
+        report = {"source": config.shapes}
+    elif config.search is not None:
+        result = search(
+            space,
+            config.budgets,
+            untrained_loss(trainer, model, config.search.tokens),
+            candidates=config.search.candidates,
+            seed=config.seed,
+            progress=_search_progress(trainer),
+        )
+        found, report = result.members, result.to_json() | {"source": "search"}
+    else:
+        found, report = uniform_family(space, config.budgets), {"source": "uniform"}
+    found = {b.name: found[b.name] for b in config.budgets}
+    write_shapes(out / "shapes.json", found, report, trainer)
+    return found
+
+
+def untrained_loss(trainer: Any, model: ElasticMambaModel, tokens: int) -> Any:
+    """Loss of a candidate: mean KL in nats per token from the whole model, on the first training sequences."""
+    length = trainer.datamodule.data_sampler.seq_len
+    data = training_tokens(trainer, max(1, tokens // length))
+    size = trainer.datamodule.data_sampler.micro_batch_size
+    chunks = data.split(size)
+    keep = data.numel() * model.parent.vocab <= CACHE_ELEMENTS
+    cache: list[torch.Tensor] = [model.logits(c, None) for c in chunks] if keep else []
+
+    def loss(member: Subnet) -> float:
+        total = torch.zeros(2, dtype=torch.float64, device=data.device)
+        for i, chunk in enumerate(chunks):
+            teacher = cache[i] if keep else model.logits(chunk, None)
+            student = model.logits(chunk, member)
+            kl = forward_kl(student.flatten(0, 1), teacher.flatten(0, 1), chunk_tokens=model.elastic_config.distill.chunk_tokens)
+            total += torch.tensor([float(kl.sum()), kl.numel()], dtype=torch.float64, device=data.device)
+        _sum_over_data_parallel(total)
+        return float(total[0] / total[1])
+
+    return loss
+
+
+def freeze_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
+    """Project the router's choices onto their budgets, nested in each other, and fix them for the rest of the run."""
+    members = model.members
+    if members.router is None:
+        raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
+    members.router.space = model.space(model.parent, members.drop_order.tolist())
+    projections = members.router.family()
+    found = {b.name: projections[b.name].member for b in model.elastic_config.budgets}
+    model.freeze(list(found.values()))
+    report = {
+        "source": "router",
+        "step": trainer.global_step,
+        "projection": {
+            n: {"target": p.target, "raw_cost": p.raw_cost, "cost": p.cost, "raw": p.raw.to_json()}
+            for n, p in projections.items()
+        },
+    }
+    write_shapes(out / "members.json", found, report, trainer)
+    if trainer.is_global_zero:
+        misses = ", ".join(f"{n}: raw {p.raw_cost / p.target - 1:+.1%}, projected {p.cost / p.target - 1:+.1%}"
+                           for n, p in projections.items())  # fmt: skip
+        print(f"  shapes frozen at step {trainer.global_step} ({misses})", flush=True)
+
+
+def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], trainer: Any) -> None:
+    """{"members": {name: subnet}, …}: what `elastic.shapes` reads."""
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = {"members": {n: m.to_json() for n, m in members.items()}, "report": dict(report)}
+        atomic_write(path, json.dumps(body, indent=1) + "\n")
+
+
+def read_shapes(path: str, model: ElasticMambaModel) -> dict[str, Subnet]:
+    """Fixed shapes of every budget; each within its budget and nested in the one before.
+
+    Raises:
+        ElasticError: a budget has no shape, a shape is above its budget or not nested.
+    """
+    data = read_json(Path(path))
+    if not isinstance(data, dict) or not isinstance(data.get("members"), dict):
+        raise bad("elastic.shapes", path, 'a JSON file {"members": {name: subnet}}')
+    parent, config = model.parent, model.elastic_config
+    targets = config.targets(parent)
+    out: dict[str, Subnet] = {}
+    above = parent.full
+    for b in config.budgets:
+        if b.is_parent:
+            out[b.name] = parent.full
+            continue
+        if b.name not in data["members"]:
+            raise bad("elastic.shapes", path, f"a shape for budget {b.name!r}")
+        member = Subnet.from_json(data["members"][b.name], parent, f"shapes.{b.name}")
+        if b.cost(parent, member) > targets[b.name]:
+            raise bad(f"shapes.{b.name}", b.cost(parent, member), f"at most its budget {targets[b.name]:.0f}")
+        if not member <= above:
+            raise bad(f"shapes.{b.name}", member.pattern, "nested in the member before it")
+        out[b.name] = above = member
+    return out
+
+
+def _progress(trainer: Any, what: str) -> Any:
+    def show(phase: str, done: int, total: int) -> None:
+        if trainer.is_global_zero and (done == total or done % max(1, total // 4) == 0):
+            print(f"  {what}: {phase} {done}/{total or '?'}", flush=True)
+
+    return show
+
+
+def _search_progress(trainer: Any) -> Any:
+    def show(done: int, total: int, best: Any) -> None:
+        if trainer.is_global_zero and (done == total or done % max(1, total // 5) == 0):
+            print(f"  search: {done}/{total} candidates", flush=True)
+
+    return show
+
+

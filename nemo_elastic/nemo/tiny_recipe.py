@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A stock NeMo-Run recipe of a tiny Nemotron-H that trains on a CPU: what `apply_elastic` is given in the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nemo_run as run
+import torch
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.collections import llm
+
+from nemo_elastic.data.megatron import pretraining_data
+
+from .callbacks import MetricsWriter
+from .optim import ElasticSchedule
+from .platform.strategy import strategy_class
+from .tiny import TinyNemotronH
+
+
+def tiny_recipe(
+    data: str | Path,
+    out: str | Path,
+    *,
+    steps: int,
+    seq_length: int = 256,
+    micro_batch_size: int = 8,
+    global_batch_size: int = 8,
+    lr: float = 3e-3,
+    warmup_steps: int = 20,
+    min_ratio: float = 0.1,
+    split: str = "train",
+    label: str = "train",
+    eval_every: int = 0,
+    eval_sequences: int = 16,
+    devices: int = 1,
+    tensor_parallel: int = 1,
+    seed: int = 1234,
+) -> run.Partial:
+    """`llm.pretrain` of a `TinyNemotronH` on a data folder.
+
+    Args:
+        data: folder made by `nemo-elastic data`.
+        out: log directory; checkpoints go to `out/checkpoints`, metrics to `out/metrics.jsonl`.
+        steps: optimizer steps; the data order is fixed for exactly as many.
+        seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
+        lr, warmup_steps, min_ratio: peak rate, linear warm-up, rate at the end as a share of the peak.
+        split: split of the data folder to train on.
+        label: name of the phase in metrics and progress.
+        eval_every, eval_sequences: steps between held-out losses and sequences they take.
+        devices, tensor_parallel: ranks, and how many of them share a layer.
+        seed: of the data order.
+    """
+    module = pretraining_data(
+        data,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+        num_train_samples=steps * global_batch_size,
+        train=split,
+        seed=seed,
+    )
+    strategy = run.Config(
+        strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
+    )
+    return run.Partial(
+        llm.pretrain,
+        model=run.Config(
+            llm.MambaModel, config=run.Config(TinyNemotronH, seq_length=seq_length), tokenizer=module.tokenizer
+        ),
+        data=module,
+        trainer=run.Config(
+            nl.Trainer,
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=devices,
+            max_steps=steps,
+            strategy=strategy,
+            plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
+            callbacks=[
+                run.Config(
+                    MetricsWriter,
+                    path=f"{out}/metrics.jsonl",
+                    eval_every=eval_every,
+                    sequences=eval_sequences,
+                    label=label,
+                    total=steps,
+                )
+            ],
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            logger=False,
+        ),
+        log=run.Config(
+            nl.NeMoLogger,
+            name=label,
+            explicit_log_dir=str(out),
+            use_datetime_version=False,
+            log_local_rank_0_only=True,
+            ckpt=run.Config(
+                nl.ModelCheckpoint,
+                save_last=True,
+                every_n_train_steps=steps + 1,
+                save_top_k=0,
+                save_optim_on_train_end=True,
+                monitor="reduced_train_loss",
+            ),
+        ),
+        optim=run.Config(
+            nl.MegatronOptimizerModule,
+            config=run.Config(
+                OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0
+            ),
+            lr_scheduler=run.Config(
+                ElasticSchedule, max_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio
+            ),
+        ),
+        resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),
+    )
+
+
+def last_checkpoint(out: str | Path) -> Path:
+    """The checkpoint that a finished run left.
+
+    Raises:
+        ElasticError: there is none.
+    """
+    from nemo_elastic.errors import bad
+
+    found = sorted(Path(out, "checkpoints").glob("*-last"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise bad("checkpoint", str(out), "a run that has ended and left checkpoints/*-last")
+    return found[-1]

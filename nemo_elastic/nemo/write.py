@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write NeMo 2 checkpoints that stock NeMo loads without this package.
+
+The folder holds what NeMo itself writes: `weights/`, a torch_dist checkpoint under megatron-core's names, and
+`context/`, from which `io.load_context` rebuilds a stock `MambaModel` with a stock `NemotronHConfigBase`.
+
+No Megatron module is built for it. The layout table knows every tensor's name, shape and parts, so tensors go to
+megatron-core's checkpoint writer as they are: no second copy of the model, no TransformerEngine, no model-parallel state,
+no random number is drawn. All that is needed is a process group of one, made for the moment where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.files import atomic_dir
+
+from .rename import extra_states, megatron_tensors, stored_tensors
+from .shape import stock_sizes
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def write_nemo_checkpoint(
+    out: str | os.PathLike[str],
+    parent: Parent,
+    member: Subnet,
+    tensors_hf: Mapping[str, Any],
+    tokenizer_dir: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    seq_length: int = 8192,
+) -> Path:
+    """Write a uniform member (or the whole parent, `parent.full`) as a NeMo checkpoint of stock classes.
+
+    It may be called in a process that trained before, or in one that never started Megatron; neither finds anything
+    changed afterwards. megatron-core's writer starts a process that imports the caller's `__main__` again: a script has to
+    guard its work with `if __name__ == "__main__":`.
+
+    Args:
+        out: the checkpoint folder; written whole or not at all.
+        parent: shape the member was cut from.
+        member: the member. Its vocabulary is the parent's: nothing is padded.
+        tensors_hf: torch tensors or numpy arrays by HF name, layers numbered within the member. The embedding's type
+            becomes the config's (fp32, bf16 or fp16).
+        tokenizer_dir: a Hugging Face tokenizer folder, copied into the checkpoint. Without one, whoever loads the
+            checkpoint brings a tokenizer.
+        force: replace an existing `out`.
+        seq_length: longest sequence that the config allows for; Nemotron-H has no positions, so it bounds no weight.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        ElasticError: `out` exists; widths differ between the layers of a type (stock NeMo cannot say that); tensors do
+            not fit the member; the tokenizer cannot be read or has more tokens than the model; the process is one of many.
+    """
+    sizes = stock_sizes(parent, member.validate(parent))
+    with atomic_dir(out, force) as folder:
+        state = megatron_tensors(parent, member, tensors_hf)
+        config_args = sizes | _dtype_args(state["embedding.word_embeddings.weight"].dtype)
+        config_args |= {"seq_length": seq_length}
+        with _process_group():
+            context, common, io = _stock(config_args, parent.vocab, tokenizer_dir)
+            _save(folder, io, common, _sharded(parent, member, state))
+            context.io_dump(folder / "context", yaml_attrs=["model"])
+    return Path(out)
+
+
+def write_member(
+    parent: Parent,
+    subnet: Subnet,
+    tensors_hf: Mapping[str, Any],
+    out: str | os.PathLike[str],
+    tokenizer_dir: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Path:
+    """What `nemo-elastic slice --format nemo` calls; see `write_nemo_checkpoint`."""
+    return write_nemo_checkpoint(out, parent, subnet, tensors_hf, tokenizer_dir, force)
+
+
+def divisor(vocab: int, tokens: int) -> int:
+    """`make_vocab_size_divisible_by` with which NeMo pads a tokenizer of `tokens` to exactly `vocab` rows.
+
+    The smallest one, because NeMo multiplies it with the tensor-parallel size.
+
+    Raises:
+        ElasticError: the tokenizer has more tokens than the model has rows.
+    """
+    if not 0 < tokens <= vocab:
+        raise bad("tokenizer", tokens, f"the model has rows for {vocab} tokens")
+    return next(d for d in range(vocab - tokens + 1, vocab + 1) if vocab % d == 0)
+
+
+def _dtype_args(dtype: torch.dtype) -> dict[str, Any]:
+    if dtype not in _DTYPES:
+        raise bad("tensors.backbone.embeddings.weight", str(dtype), "float32, bfloat16 or float16")
+    return {"params_dtype": dtype, "bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+
+
+def _stock(config_args: dict[str, Any], vocab: int, tokenizer_dir: Any) -> tuple[Any, dict[str, Any], Any]:
+    """NeMo's context of a stock model and trainer, the unsharded part of a checkpoint, and NeMo's writer."""
+    import lightning.pytorch as pl
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
+    from nemo.lightning.io.pl import MegatronCheckpointIO, TrainerContext
+
+    tokenizer = _tokenizer(tokenizer_dir)
+    # The fused rotary kernel is refused where TransformerEngine is absent, and Nemotron-H has no positions to rotate.
+    config_args = config_args | {"apply_rope_fusion": False}
+    config_args["make_vocab_size_divisible_by"] = divisor(vocab, vocab if tokenizer is None else tokenizer.vocab_size)
+    config = NemotronHConfigBase(**config_args)
+    # NeMo captures constructor arguments only where no base class was built before in this process (it then takes the
+    # class for one that captures already), so the capture is made here.
+    config.__io__ = config.io_init(**config_args)
+    model = llm.MambaModel(config, tokenizer=tokenizer)
+    strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
+    trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False)
+    common = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": pl.__version__,
+        "state_dict": OrderedDict(),
+        "loops": {
+            "fit_loop": trainer.fit_loop.state_dict(),
+            "validate_loop": trainer.validate_loop.state_dict(),
+            "test_loop": trainer.test_loop.state_dict(),
+            "predict_loop": trainer.predict_loop.state_dict(),
+        },
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
+    # parallel_save would ask for model-parallel groups to share the work of many processes; here is one
+    io = MegatronCheckpointIO(save_ckpt_format="torch_dist", parallel_save=False)
+    return TrainerContext(model=model, trainer=trainer, extra={}), common, io
+
+
+def _tokenizer(folder: Any) -> Any:
+    """NeMo's wrapper of a local Hugging Face tokenizer folder; None for None."""
+    if folder is None:
+        return None
+    if not Path(folder).is_dir():
+        raise bad("tokenizer", str(folder), "a folder with a Hugging Face tokenizer")
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    try:
+        return AutoTokenizer(pretrained_model_name=str(folder))
+    except (OSError, ValueError) as exc:
+        line = str(exc).strip().splitlines()[0]
+        raise ElasticError(f"tokenizer: {folder}: no Hugging Face tokenizer could be read ({line})") from exc
+
+
+def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all."""
+    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
+
+    stored = stored_tensors(parent, member, state)
+    out: dict[str, Any] = {f"module.{k}": ShardedTensor.from_rank_offsets(f"module.{k}", v) for k, v in stored.items()}
+    for name in extra_states(member):
+        out[f"module.{name}"] = ShardedObject(f"module.{name}", None, (1,), (0,))
+    return out
+
+
+def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]) -> None:
+    from .platform.device import cuda_as_cpu
+
+    # what MegatronStrategy.sharded_state_dict_metadata says of weights without an optimizer
+    metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+    checkpoint = {**common, "sharded_state_dict": sharded}
+    with cuda_as_cpu():  # the writer synchronises with a GPU whether or not there is one
+        io.save_checkpoint(checkpoint, folder, storage_options={"content_metadata": metadata})
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """A process group of one: the one that is there, or one that lasts as long as the body."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        if dist.get_world_size() > 1:
+            raise bad("world size", dist.get_world_size(), "a checkpoint of a member is written by a single process")
+        yield
+        return
+    # a store in memory: no port, no environment variables
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,248 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The megatron-core layers: masked = sliced, full = stock, nothing that is cut matters, gradients go where they should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.layout import BY_NAME, fused_qkv, selection, tensors
+from nemo_elastic.nn.gates import Gates
+
+from .models import build, logits_and_grads, randomise, start
+
+pytestmark = pytest.mark.nemo
+PARENTS = (
+    Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4),
+    Parent("M*-", 10, 16, 6, 9, 5, 3, 4, 4, 3, 1, 8, ffn_stripes=3),
+    Parent("MM-*", 16, 24, 16, 6, 4, 2, 8, 4, 4, 4, 4, ffn_stripes=1),
+)
+
+
+def objective(z: torch.Tensor) -> torch.Tensor:
+    """Something that reaches every logit with its own weight."""
+    w = torch.linspace(-1, 1, z.numel(), dtype=z.dtype).view(z.shape)
+    return (z * w).mean() + z.square().mean() * 0.1
+
+
+def _models(dtype: torch.dtype) -> dict[Parent, object]:
+    start()
+    out = {}
+    for p in PARENTS:
+        out[p] = build(p).to(dtype)
+        out[p].config.params_dtype = dtype
+        randomise(out[p], std=0.05 if dtype == torch.float32 else 0.2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[Parent, object]:
+    return _models(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def double_models() -> dict[Parent, object]:
+    return _models(torch.float64)
+
+
+@st.composite
+def members(draw: st.DrawFn) -> tuple[Parent, Subnet]:
+    parent = draw(st.sampled_from(PARENTS))
+
+    def width(axis: str, full_likely: bool = True) -> int:
+        prefix = parent.axis(axis)
+        n = prefix.size // prefix.blocks
+        return prefix.blocks * draw(st.just(n) | st.integers(1, n))
+
+    shared = {a: width(a) for a in ("ffn", "mamba_heads", "attention_heads")}
+    per_layer, head_dim = draw(st.booleans()), width("mamba_head_dim")
+    layers = []
+    for i, kind in enumerate(parent.types):
+        if draw(st.sampled_from([True, True, True, False])) or (i == 0):
+            axis = {"mlp": "ffn", "mamba": "mamba_heads", "attention": "attention_heads"}[kind]
+            k = width(axis) if per_layer else shared[axis]
+            own = {"ffn": k} if kind == "mlp" else {"heads": k}
+            layers.append(Layer(i, kind, **own, **({"head_dim": head_dim} if kind == "mamba" else {})))
+    return parent, Subnet(width("hidden"), tuple(layers)).validate(parent)
+
+
+def tokens_of(parent: Parent) -> torch.Tensor:
+    return torch.randint(0, parent.vocab, (2, 11), generator=torch.Generator().manual_seed(3))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, what: str, scale: float | None = None, tolerance: float = 1e-5) -> None:
+    """Largest difference relative to `scale` (the largest value of b if not given)."""
+    scale = max(float(b.abs().max()), 1e-3) if scale is None else scale
+    assert float((a - b).abs().max()) <= tolerance * scale, what
+
+
+def masked_equals_sliced(model: object, parent: Parent, member: Subnet, dtype: torch.dtype, tolerance: float) -> None:
+    tokens = tokens_of(parent)
+    sliced, grads = logits_and_grads(model, tokens, member, objective)
+    masked, masked_grads = logits_and_grads(model, tokens, Gates.of(parent, member, dtype), objective)
+    close(sliced, masked, "logits", tolerance=tolerance)
+    scale = max(float(g.abs().max()) for g in masked_grads.values())
+    for name in grads:
+        close(grads[name], masked_grads[name], name, scale, tolerance)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members())
+def test_masked_equals_sliced_in_logits_and_every_gradient_pitfalls_1_2_6_7(models: dict, drawn: tuple) -> None:
+    parent, member = drawn
+    masked_equals_sliced(models[parent], parent, member, torch.float32, 1e-5)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members())
+def test_masked_equals_sliced_in_double_precision(double_models: dict, drawn: tuple) -> None:
+    parent, member = drawn
+    masked_equals_sliced(double_models[parent], parent, member, torch.float64, 1e-11)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members())
+def test_cut_weights_do_not_matter(models: dict, drawn: tuple) -> None:
+    parent, member = drawn
+    model, tokens = models[parent], tokens_of(parent)
+    before, _ = logits_and_grads(model, tokens, member, objective)
+    saved = {n: p.detach().clone() for n, p in model.named_parameters()}
+    try:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(torch.where(kept_mask(parent, member, name), p, torch.full_like(p, 1e6)))
+        after, _ = logits_and_grads(model, tokens, member, objective)
+    finally:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(saved[name])
+    assert torch.equal(before, after)
+
+
+def kept_mask(parent: Parent, member: Subnet, name: str) -> torch.Tensor:
+    """Which elements of a Megatron tensor belong to a member, from the layout table."""
+    for t in tensors(parent, parent.full):
+        if t.megatron != name:
+            continue
+        index = t.layer.index if t.layer is not None else None
+        whole = [t.shape[0]] if not t.row.name.startswith("attention.q") else [fused_size(parent)]
+        shape = (*whole, *t.shape[1:])
+        if index is not None and index not in member.by_index:
+            return torch.zeros(shape, dtype=torch.bool)
+        mask = torch.ones(shape, dtype=torch.bool)
+        for dim in range(len(shape)):
+            if t.row.name == "attention.q" and dim == 0:
+                assert index is not None
+                kept = fused_qkv(parent, parent.full, member, index)
+            else:
+                kept = selection(parent, t.row, dim, parent.full, member, index)
+            line = torch.from_numpy(kept.mask())
+            mask &= line.view([-1 if i == dim else 1 for i in range(len(shape))])
+        return mask
+    raise AssertionError(name)
+
+
+def fused_size(parent: Parent) -> int:
+    return (parent.attention_heads + 2 * parent.kv_heads) * parent.attention_head_dim
+
+
+def test_the_full_member_is_the_stock_model_bit_for_bit(models: dict) -> None:
+    for parent, model in models.items():
+        tokens = tokens_of(parent)
+        stock = build(parent, elastic=False)
+        stock.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            want = stock(tokens, None, None)
+        for choice in (None, parent.full):
+            got, _ = logits_and_grads(model, tokens, choice, objective)
+            assert torch.equal(got, want)
+        gated, _ = logits_and_grads(model, tokens, Gates.of(parent, parent.full), objective)
+        close(gated, want, "gates of ones")
+
+
+def test_parameter_names_are_those_of_the_layout_table(models: dict) -> None:
+    for parent, model in models.items():
+        assert {n for n, _ in model.named_parameters()} == {t.megatron for t in tensors(parent, parent.full)}
+
+
+def test_gradients_go_into_the_window_of_main_grad(models: dict) -> None:
+    """What a DistributedDataParallel run does: main_grad buffers, the added flag, a dummy that is not read."""
+    parent = PARENTS[0]
+    model, tokens = models[parent], tokens_of(parent)
+    member = parent.uniform(keep=[0, 1, 3, 4], hidden=12, ffn=12, mamba_heads=8, mamba_head_dim=2, attention_heads=4)
+    _, want = logits_and_grads(model, tokens, member, objective)
+    try:
+        for p in model.parameters():
+            p.main_grad = torch.full_like(p, 0.5)
+            p.grad_added_to_main_grad = False
+        _, _ = logits_and_grads(model, tokens, member, objective)
+        through_window = 0
+        for name, p in model.named_parameters():
+            if p.grad_added_to_main_grad:
+                through_window += 1
+                close(p.main_grad - 0.5, want[name], name)
+            else:
+                assert torch.equal(p.main_grad, torch.full_like(p, 0.5)), name
+                if p.grad is not None:
+                    close(p.grad, want[name], name)
+        # embedding, head, and two linears in each of the four kept layers
+        assert through_window == 2 + 2 * 4
+    finally:
+        for p in model.parameters():
+            del p.main_grad, p.grad_added_to_main_grad
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_recomputation_uses_the_choice_of_its_own_micro_batch_pitfall_10(models: dict, gated: bool) -> None:
+    """Another micro-batch's choice is in force when the first one's backward recomputes."""
+    parent = PARENTS[0]
+    model, tokens = models[parent], tokens_of(parent)
+    small = parent.uniform(hidden=12, ffn=8, mamba_heads=4)
+    choice = Gates.of(parent, small) if gated else small
+    _, want = logits_and_grads(model, tokens, choice, objective)
+    config = model.decoder.layers[0].config
+    before = config.recompute_granularity
+    try:
+        for layer in model.decoder.layers:
+            layer.config.recompute_granularity = "full"
+        model.decoder.config.recompute_granularity = "full"
+        model.train()
+        model.zero_grad(set_to_none=True)
+        model.state.choice = choice
+        loss = objective(model(tokens, None, None))
+        model.state.choice = None
+        model(tokens, None, None)
+        loss.backward()
+        for name, p in model.named_parameters():
+            got = torch.zeros_like(p) if p.grad is None else p.grad
+            close(got, want[name], name)
+    finally:
+        model.decoder.config.recompute_granularity = before
+
+
+def test_a_hard_choice_is_exactly_the_submodel_however_often_it_gates_pitfall_5(models: dict) -> None:
+    """Gates meet several sites; with zeros and ones no power of a probability may appear."""
+    parent = PARENTS[1]
+    model, tokens = models[parent], tokens_of(parent)
+    member = replace(parent.full, hidden=5)
+    sliced, _ = logits_and_grads(model, tokens, member, objective)
+    gates = Gates.of(parent, member)
+    masked, _ = logits_and_grads(model, tokens, gates, objective)
+    close(masked, sliced, "hard")
+    half = Gates(gates.hidden * 0.5, gates.layers)
+    soft, _ = logits_and_grads(model, tokens, half, objective)
+    assert float((soft - sliced).abs().max()) > 1e-3
+
+
+def test_dropout_is_refused() -> None:
+    from nemo_elastic.errors import ElasticError
+
+    start()
+    with pytest.raises((ElasticError, TypeError), match="hidden_dropout"):
+        build(PARENTS[1], hidden_dropout=0.1)

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parent and Subnet: validation, nesting, JSON."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Layer, Parent, Subnet, intersect
+
+from .shapes import NANO_9B, NANO_12B, PARENT
+
+
+@st.composite
+def members(draw: st.DrawFn, parent: Parent = PARENT) -> Subnet:
+    layers = []
+    for i, kind in enumerate(parent.types):
+        if draw(st.booleans()) or i == 0:
+            own = {"mlp": {"ffn": 4 * draw(st.integers(1, 4))},
+                   "mamba": {"heads": 2 * draw(st.integers(1, 3)), "head_dim": draw(st.integers(1, 4))},
+                   "attention": {"heads": 2 * draw(st.integers(1, 2))}}[kind]  # fmt: skip
+            layers.append(Layer(i, kind, **own))
+    return Subnet(draw(st.integers(1, parent.hidden)), tuple(layers)).validate(parent)
+
+
+def test_published_shapes() -> None:
+    assert NANO_12B.num_layers == 62
+    assert NANO_9B.num_layers == 56
+
+
+@given(members())
+def test_json_round_trip(m: Subnet) -> None:
+    assert Subnet.from_json(m.to_json(), PARENT) == m
+    assert Parent.from_json(PARENT.to_json()) == PARENT
+
+
+@given(members(), members(), members())
+def test_nesting_is_a_partial_order(a: Subnet, b: Subnet, c: Subnet) -> None:
+    assert a <= a
+    assert a <= PARENT.full
+    if a <= b and b <= c:
+        assert a <= c
+    if a <= b and b <= a:
+        assert a == b
+
+
+@given(members(), members())
+def test_intersection_is_the_largest_nested_in_both(a: Subnet, b: Subnet) -> None:
+    both = intersect(a, b)
+    assert both <= a
+    assert both <= b
+    assert intersect(a, a) == a
+    if a <= b:
+        assert both == a
+
+
+def test_the_full_member_is_uniform_and_a_mixed_one_is_not() -> None:
+    assert PARENT.full.is_uniform
+    first = PARENT.full.layers[1]
+    mixed = replace(PARENT.full, layers=(PARENT.full.layers[0], replace(first, ffn=8), *PARENT.full.layers[2:]))
+    assert mixed.validate(PARENT)
+    assert not mixed.is_uniform
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"hidden": 17}, r"hidden: 17 is not allowed; allowed are 1 to 16"),
+        ({"hidden": "16"}, r"hidden: '16' is not allowed"),
+        ({"hiden": 4}, r"subnet: unknown field 'hiden'; did you mean 'hidden'\?"),
+        ({"layers": []}, r"subnet.layers: \[\] is not allowed"),
+        ({"layers": [{"index": 0, "type": "mlp", "ffn": 4}]}, r"layer 0 of the parent is 'mamba'"),
+        ({"layers": [{"index": 1, "type": "mlp", "ffn": 6}]}, r"subnet.layers\[0\].ffn: 6 .* in multiples of 4"),
+        ({"layers": [{"index": 1, "type": "mlp", "ffn": 8, "heads": 2}]}, r"a mlp layer has no heads"),
+        ({"layers": [{"index": 1, "type": "mlp"}]}, r"subnet.layers\[0\].ffn: None"),
+        ({"layers": [{"index": 9, "type": "mlp", "ffn": 4}]}, r"ascending indices below 5"),
+    ],
+)
+def test_bad_members_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line) as e:
+        Subnet.from_json(PARENT.full.to_json() | change, PARENT)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"pattern": "MLM"}, "one of M, - and"),
+        ({"mamba_heads": 7}, "mamba_heads: 7 is not allowed; must be a positive multiple of its 2 blocks"),
+        ({"hidden": 0}, "parent.hidden: 0"),
+        ({"norm_eps": 0.0}, "parent.norm_eps"),
+        ({"tied": 1}, "parent.tied"),
+    ],
+)
+def test_bad_parents_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line):
+        Parent.from_json(PARENT.to_json() | change)
