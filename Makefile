@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# A fresh clone needs Python 3.10-3.12, make and gcc; everything else lands in .venv and .venv-hf beside this file.
+# No virtual environment has to be active. Variables:
+#   PYTHON    the interpreter that the environments are made with (found by itself otherwise)
+#   PIP_ARGS  more arguments for pip, e.g. an index with CPU builds of torch
+#   OUT       where `make demo` writes
+#   ARGS      more arguments for pytest, e.g. ARGS="-k slice -x"
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+OUT ?= runs/demo
+WORKERS ?= 2
+VENV := .venv
+HF := .venv-hf
+BIN := $(VENV)/bin
+
+# The first interpreter that fits; `?=` keeps it lazy, so nothing is searched while the environments are up to date.
+FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	"$$p" -c '$(FITS)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+# Spinning threads beside another busy process make a training step many times slower.
+QUIET_THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+.PHONY: demo
+demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
+	$(BIN)/nemo-elastic demo --out $(OUT)
+
+.PHONY: test
+test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
+	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp ## Style, spelling, layers, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+.PHONY: format
+format: $(VENV)/.stamp ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(VENV)/.stamp ## Build the documentation into site/, offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.PHONY: bench
+bench: $(VENV)/.stamp ## Every benchmark; each prints its table
+	@for file in benchmarks/bench_*.py; do \
+		echo "== $$file"; $(QUIET_THREADS) $(BIN)/python "$$file"; done
+
+.PHONY: bench-shapes
+bench-shapes: $(VENV)/.stamp ## Only the search for shapes
+	$(QUIET_THREADS) $(BIN)/python benchmarks/bench_shapes.py
+
+.PHONY: venv
+venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments
+
+.PHONY: clean
+clean: ## Remove what was built; the environments stay
+	rm -rf site runs build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# $(call make-venv,FOLDER): a working virtual environment with a working pip; an environment whose Python is gone is made again.
+define make-venv
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: python3 is $$(python3 -V 2>/dev/null || echo missing); Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@"$(PYTHON)" -c '$(FITS)' || { \
+		echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1); Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(1)/bin/python -c '$(FITS)' 2>/dev/null && $(1)/bin/python -m pip -V >/dev/null 2>&1 || { \
+		echo "== $(1): made with $$("$(PYTHON)" -V)"; \
+		"$(PYTHON)" -m venv --clear $(1) || { \
+			echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu the package python3-venv is missing" >&2; exit 2; }; }
+endef
+
+$(VENV)/.stamp: pyproject.toml constraints-cpu.txt
+	$(call make-venv,$(VENV))
+	@echo "== $(VENV): installing NeMo's CPU stack, about 2.4 GB and some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[nemo,dev,docs]' -c constraints-cpu.txt
+	@touch $@
+
+# The tests of parity read our exports with a transformers that NeMo does not take; the project is not installed here.
+$(HF)/.stamp: Makefile
+	$(call make-venv,$(HF))
+	@echo "== $(HF): installing transformers 5 for the tests of parity"
+	$(HF)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest
+	@touch $@

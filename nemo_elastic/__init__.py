@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Nested elastic training for NVIDIA NeMo: one parent, a family of models inside it.
+
+The public names are loaded on first use: `import nemo_elastic` itself brings neither torch nor NeMo, so that the
+command line and the tools of a deployer start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ElasticConfig
+    from .export.slicer import slice_checkpoint
+    from .family import Parent, Subnet
+    from .manifest import Family
+    from .nemo.apply import apply_elastic
+    from .runtime import load_family
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ElasticConfig",
+    "Family",
+    "Parent",
+    "Subnet",
+    "__version__",
+    "apply_elastic",
+    "load_family",
+    "slice_checkpoint",
+]
+
+#: public name -> module that defines it
+_HOME = {
+    "ElasticConfig": ".config",
+    "Family": ".manifest",
+    "Parent": ".family",
+    "Subnet": ".family",
+    "apply_elastic": ".nemo.apply",
+    "load_family": ".runtime",
+    "slice_checkpoint": ".export.slicer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value  # the next access does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

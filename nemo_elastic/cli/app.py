@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shell of the command line: a table of commands, each imported only when it is called.
+
+A command is a module `nemo_elastic/cli/<name>.py` with an object `command`: a function with typer annotations, or a
+`typer.Typer` where a function is not enough (subcommands, context settings). It may import torch or NeMo inside the
+function only, so that its own `--help` is quick too. Its docstring is the help text and shows an example.
+
+Errors that a user can mend end in one line on stderr and exit code 2. A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
+
+import typer
+import typer.core
+import typer.main
+
+from nemo_elastic import __version__
+from nemo_elastic.errors import ElasticError
+
+__all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
+
+NAME = "nemo-elastic"
+#: Text in square brackets, such as an extra's name, would vanish under rich markup; markdown keeps it.
+MARKUP = "markdown"
+
+
+class Entry(NamedTuple):
+    """One row of the table: where a command lives, and what the overview says of it."""
+
+    module: str
+    help: str
+
+
+#: In the order in which a user meets them. The overview is made from this table alone.
+COMMANDS: dict[str, Entry] = {
+    "demo": Entry("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
+    "init": Entry("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
+    "rank": Entry("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
+    "train": Entry("nemo_elastic.cli.train", "Train a family: any stock NeMo recipe plus an elastic block."),
+    "slice": Entry("nemo_elastic.cli.slice", "Cut one member out of a family."),
+    "inspect": Entry("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
+    "eval": Entry("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
+    "verify": Entry("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
+    "report": Entry("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
+    "data": Entry("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
+}
+
+#: top-level package -> the extra of ours that installs it
+EXTRAS = {
+    "torch": "runtime",
+    "tokenizers": "runtime",
+    "transformers": "nemo",
+    "datasets": "nemo",
+    "lightning": "nemo",
+    "matplotlib": "nemo",
+    "megatron": "nemo",
+    "modelopt": "nemo",
+    "nemo": "nemo",
+    "nemo_run": "nemo",
+    "reasoning_gym": "nemo",
+    "causal_conv1d": "gpu",
+    "mamba_ssm": "gpu",
+}
+
+
+def load_command(name: str) -> Any:
+    """Import a command's module and build the parser of its options.
+
+    Args:
+        name: A key of `COMMANDS`.
+
+    Returns:
+        The click command (typer's own type of it, which differs between typer's versions).
+    """
+    command: typer.Typer | Callable[..., Any] = importlib.import_module(COMMANDS[name].module).command
+    if not isinstance(command, typer.Typer):
+        app = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
+        app.command(name, no_args_is_help=False)(command)
+        command = app
+    return typer.main.get_command(command)
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that knows its commands' names and help lines, and imports one only to run it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Give the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Give a placeholder that is enough for the overview and for completion."""
+        if cmd_name not in COMMANDS:
+            return None
+        return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name].help, rich_markup_mode=MARKUP)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Give the real command: this is the way to running it."""
+        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}  # typer suggests from this
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, with its errors in the user's words."""
+        with told_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and the exit code."""
+    try:
+        yield
+    except ElasticError as exc:
+        _fail(str(exc))
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"no space left on the disk ({exc.filename})" if exc.filename else "no space left on the disk")
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(f"{package} is not installed; pip install '{NAME}[{EXTRAS[package]}]' brings it")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    raise typer.Exit(2) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"{NAME} {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=LazyGroup, name=NAME, add_completion=False, no_args_is_help=True, rich_markup_mode=MARKUP)
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and exit."),
+) -> None:
+    """One parent language model, a nested family inside it, any member cut out without training.
+
+    Start with `nemo-elastic demo --out runs/demo`. Each command shows an example with `--help`.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        argv: The arguments after the program's name; None takes them from the process.
+
+    Raises:
+        SystemExit: Always: 0 when fine, 2 for bad input, 130 after Ctrl-C, what the command chose otherwise.
+    """
+    typer.main.get_command(app).main(args=None if argv is None else list(argv), prog_name=NAME)

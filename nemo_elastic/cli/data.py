@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic data`: text to tokenizer and token files."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            show_default="the standard library of this Python",
+            help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them.",
+        ),
+    ] = None,
+    vocab: Annotated[int, typer.Option(help="Size of the tokenizer's vocabulary.")] = 1024,
+    reasoning: Annotated[float, typer.Option(help="Share of tokens that are worked reasoning problems.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Seed of the problems and of every order.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the folder's manifest as JSON.")] = False,
+) -> None:
+    """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
+
+    Example: `nemo-elastic data --out data`, or with text of your own:
+    `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from nemo_elastic.data.build import build_data
+
+    started = time.monotonic()
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), disable=json
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def tell(what: str, share: float) -> None:
+        bars.start()  # not before: what is refused at once gets no empty bar
+        if what not in tasks:
+            for task in tasks.values():  # a step says when it begins; the one before it has then ended
+                bars.update(task, total=1.0, completed=1.0)
+                bars.stop_task(task)
+            tasks[what] = bars.add_task(what, total=None)
+        bars.update(tasks[what], total=1.0 if share else None, completed=share)
+
+    try:
+        folder = build_data(
+            out, sources or (), vocab=vocab, reasoning=reasoning, seed=seed, force=force, progress=tell
+        )
+    finally:
+        if tasks:
+            bars.stop()
+    if json:
+        typer.echo(json_module.dumps(folder.to_json(), indent=2))
+        return
+    table = Table(title=f"{out}: {folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts")
+    for header in ("split", "tokens", "documents", "problems", "problem share"):
+        table.add_column(header, justify="left" if header == "split" else "right")
+    for name, info in folder.splits.items():
+        share = f"{info.problem_tokens / info.tokens:.0%}"
+        table.add_row(name, f"{info.tokens:,}", f"{info.documents:,}", f"{info.problems:,}", share)
+    console = Console()
+    console.print(table)
+    console.print(f"{folder.held_out_problems} problems held out; {time.monotonic() - started:.1f} s")

@@ -1,0 +1,212 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The text that a family is trained on: the standard library of the Python that runs, or the user's files.
+
+The standard library is the default because it is on every machine: real text, no download, and its licence lets it
+be read in place. Every document is held out or not by the hash of its name alone, so the split of a file does not
+change when other files come or go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ElasticError, bad
+
+#: Share of the documents that is held out, in thousandths.
+HELD_OUT_PER_MILLE = 60
+#: Less text than this makes neither a tokenizer nor a validation set.
+MIN_CHARS = 16_384
+
+# All plain text but .jsonl, which has one document per line.
+_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
+
+# Below this many documents a split by file would be a lottery, so long ones are cut into blocks first.
+_FEW_DOCUMENTS = 20
+_BLOCK_CHARS = 8192
+
+# Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
+# encodings is tables of numbers, pydoc_data one huge file of help texts; config-* and _sysconfigdata* describe the
+# machine and not Python.
+_LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+_LEFT_OUT |= {"encodings", "pydoc_data"}
+_MACHINE = ("config-", "_sysconfigdata")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One piece of text.
+
+    Attributes:
+        name: Where it comes from, relative to its source; decides the split.
+        text: The text itself.
+        held_out: Whether it is kept away from training.
+    """
+
+    name: str
+    text: str
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All documents of one data set, in a fixed order.
+
+    Attributes:
+        kind: `python-stdlib` or `files`.
+        documents: Both splits, in the order of their names.
+    """
+
+    kind: str
+    documents: tuple[Document, ...]
+
+    @property
+    def train(self) -> list[Document]:
+        """The documents to train on."""
+        return [d for d in self.documents if not d.held_out]
+
+    @property
+    def held_out(self) -> list[Document]:
+        """The documents kept for validation."""
+        return [d for d in self.documents if d.held_out]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all texts as UTF-8."""
+        return sum(len(d.text.encode()) for d in self.documents)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, texts and split: equal digests mean equal corpora."""
+        total = hashlib.sha256()
+        for d in self.documents:
+            total.update(f"{d.name}\0{int(d.held_out)}\0".encode() + hashlib.sha256(d.text.encode()).digest())
+        return total.hexdigest()
+
+
+def read_corpus(sources: Sequence[str | Path] = ()) -> Corpus:
+    """Read the user's sources, or the standard library when there are none.
+
+    Args:
+        sources: Files (`.txt`, `.md`, `.rst`, `.py`, or `.jsonl` with one object with a field `text` per line), or
+            folders, which are searched for such files.
+
+    Returns:
+        The corpus, with at least one document in each split.
+
+    Raises:
+        ElasticError: If a source is missing, empty, not UTF-8, not of a known kind, or the whole is too short.
+    """
+    documents = _unique(_read_sources([Path(s) for s in sources]) if sources else _read_stdlib())
+    size = sum(len(d.text) for d in documents)
+    if size < MIN_CHARS:
+        raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
+    if len(documents) < _FEW_DOCUMENTS:
+        documents = [block for d in documents for block in _blocks(d)]
+    return Corpus("files" if sources else "python-stdlib", tuple(_split(documents)))
+
+
+def _read_stdlib() -> Iterator[Document]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = 0
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if _LEFT_OUT & set(parts) or any(p.startswith(_MACHINE) for p in parts):
+            continue
+        try:
+            with tokenize.open(path) as stream:  # honours a coding line, as Python itself does
+                text = stream.read()
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            continue  # not the user's file and not worth stopping for; the digest records what was read
+        found += 1
+        yield Document("/".join(parts), text)
+    if not found:
+        raise ElasticError(f"{root}: this Python comes without the sources of its standard library; name some sources")
+
+
+def _read_sources(sources: Iterable[Path]) -> Iterator[Document]:
+    for source in sources:
+        if source.is_dir():
+            files = [p for p in sorted(source.rglob("*")) if _wanted(p, source)]
+            if not files:
+                raise ElasticError(f"{source}: this folder has no {', '.join(_SUFFIXES)} file")
+            for path in files:
+                yield from _read_file(path, f"{source.resolve().name}/{path.relative_to(source).as_posix()}")
+        elif source.is_file():
+            if source.suffix.lower() not in _SUFFIXES:
+                raise bad("sources", str(source), f"use {', '.join(_SUFFIXES)} files, or a folder of them")
+            yield from _read_file(source, source.name)
+        else:
+            raise ElasticError(f"{source}: no such file or folder")
+
+
+def _wanted(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
+    return not hidden and path.is_file() and path.suffix.lower() in _SUFFIXES
+
+
+def _read_file(path: Path, name: str) -> Iterator[Document]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
+    except OSError as error:
+        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
+    if path.suffix.lower() != ".jsonl":
+        yield Document(name, text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            raise ElasticError(f"{path} line {number}: not JSON") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise ElasticError(f"{path} line {number}: no object with a field 'text' that is a string")
+        yield Document(f"{name}#{number}", record["text"])
+
+
+def _unique(documents: Iterable[Document]) -> list[Document]:
+    """Drop empty texts and repeats, as a copy in the other split would leak, and tell equal names apart."""
+    texts: set[str] = set()
+    names: dict[str, int] = {}
+    kept = []
+    for document in documents:
+        if not document.text.strip() or document.text in texts:
+            continue
+        texts.add(document.text)
+        names[document.name] = times = names.get(document.name, 0) + 1
+        kept.append(document if times == 1 else replace(document, name=f"{document.name}~{times}"))
+    return kept
+
+
+def _blocks(document: Document) -> Iterator[Document]:
+    """Cut a long text at line ends, if possible where a paragraph ends."""
+    text, start, number = document.text, 0, 0
+    while start < len(text):
+        stop = len(text)
+        if stop - start > _BLOCK_CHARS * 3 // 2:
+            low, high = start + _BLOCK_CHARS // 2, start + _BLOCK_CHARS
+            breaks = (text.rfind(mark, low, high) + len(mark) for mark in ("\n\n", "\n", " "))
+            stop = next((at for at in breaks if at > low), high)
+        yield replace(document, name=f"{document.name}#{number}", text=text[start:stop])
+        start, number = stop, number + 1
+
+
+def _rank(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(b"held out: " + name.encode()).digest()[:8], "big")
+
+
+def _split(documents: list[Document]) -> list[Document]:
+    ranks = [_rank(d.name) for d in documents]
+    limit = HELD_OUT_PER_MILLE * 2**64 // 1000
+    # Small corpora can miss the held-out share altogether: then the lowest hash goes, and one always stays.
+    limit = min(max(limit, min(ranks) + 1), max(ranks))
+    return [replace(d, held_out=rank < limit) for d, rank in zip(documents, ranks, strict=True)]

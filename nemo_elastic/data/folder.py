@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A data folder: tokenizer, token files and held-out problems, described and checked by its `data.json`.
+
+Opening and reading one needs numpy and the tokenizers library, never Megatron or NeMo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import integer, number
+from ..errors import ElasticError, bad
+from ..family import known_fields
+from ..files import read_json
+from .indexed import Index, open_tokens, read_index
+from .reasoning import Problem
+from .tokenizer import EOS_ID, MAX_VOCAB, MIN_VOCAB, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["MANIFEST", "PROBLEMS", "SPLITS", "CorpusInfo", "DataFolder", "SplitInfo"]
+
+VERSION = 1
+MANIFEST = "data.json"
+PROBLEMS = "val_problems.jsonl"
+TOKENIZER = "tokenizer"
+#: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
+SPLITS = ("train", "train_long", "val")
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """Where the text came from.
+
+    Attributes:
+        kind: `python-stdlib` or `files`.
+        documents: Number of texts, held-out ones included.
+        bytes: Their size as UTF-8.
+        sha256: Digest over names, texts and split.
+    """
+
+    kind: str
+    documents: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One pair of token files.
+
+    Attributes:
+        tokens: All tokens, `<eos>` included.
+        documents: Files (pieces of them in `val`) and problems.
+        problems: How many of the documents are problems.
+        problem_tokens: Tokens of these.
+        sha256: Digest of the .bin file.
+    """
+
+    tokens: int
+    documents: int
+    problems: int
+    problem_tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """An opened data folder; use `DataFolder.open`.
+
+    Attributes:
+        path: The folder.
+        vocab_size: Entries of the tokenizer.
+        seed: What it was built with.
+        reasoning: Share of problem tokens that was asked for.
+        held_out_problems: Lines of `val_problems.jsonl`.
+        python: Version of the Python that built it (and whose library it may hold).
+        corpus: Where the text came from.
+        splits: Name → size, for each of `SPLITS`.
+        made_with: Versions of the packages that decide the content.
+    """
+
+    path: Path
+    vocab_size: int
+    seed: int
+    reasoning: float
+    held_out_problems: int
+    python: str
+    corpus: CorpusInfo
+    splits: Mapping[str, SplitInfo]
+    made_with: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> DataFolder:
+        """Open and check a folder.
+
+        Args:
+            path: What `nemo-elastic data --out` wrote.
+
+        Returns:
+            The folder, its manifest checked against its files.
+
+        Raises:
+            ElasticError: If it is no data folder, or a number of its manifest does not fit the files.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise ElasticError(f"{path}: no data folder (it has no {MANIFEST}); nemo-elastic data --out makes one")
+        folder = cls._from_json(path, read_json(path / MANIFEST))
+        folder._check_files()
+        return folder
+
+    @classmethod
+    def _from_json(cls, path: Path, data: Any) -> DataFolder:
+        where = str(path / MANIFEST)
+        if not isinstance(data, dict):
+            raise ElasticError(f"{where}: not an object")
+        version = data.pop("version", None)
+        if version != VERSION or isinstance(version, bool):
+            raise bad(f"{where}: version", version, f"this version of nemo-elastic reads {VERSION}")
+        values = known_fields(cls, {"path": path, **data}, where)
+        if values["path"] is not path:
+            raise ElasticError(f"{where}: unknown field 'path'")
+        integer(f"{where}: vocab_size", values["vocab_size"], MIN_VOCAB, f"an integer from {MIN_VOCAB}")
+        number(f"{where}: vocab_size", values["vocab_size"], MIN_VOCAB, MAX_VOCAB, f"an integer up to {MAX_VOCAB}")
+        integer(f"{where}: seed", values["seed"], 0, "an integer from 0")
+        integer(f"{where}: held_out_problems", values["held_out_problems"], 0, "an integer from 0")
+        number(f"{where}: reasoning", values["reasoning"], 0, 0.9, "a number from 0 to 0.9")
+        _text(f"{where}: python", values["python"])
+        made_with = values.get("made_with", {})
+        if not isinstance(made_with, dict):
+            raise bad(f"{where}: made_with", made_with, "a mapping from package to version")
+        for name, value in made_with.items():
+            _text(f"{where}: made_with.{name}", value)
+        if not isinstance(values["splits"], dict) or set(values["splits"]) != set(SPLITS):
+            raise bad(f"{where}: splits", values["splits"], f"a mapping with {', '.join(SPLITS)}")
+        values["corpus"] = _record(CorpusInfo, values["corpus"], f"{where}: corpus")
+        values["splits"] = {
+            name: _record(SplitInfo, values["splits"][name], f"{where}: splits.{name}") for name in SPLITS
+        }
+        return cls(**values)
+
+    def _check_files(self) -> None:
+        for name, info in self.splits.items():
+            index = self.index(name)
+            found = (index.tokens, len(index.documents) - 1)
+            if found != (info.tokens, info.documents):
+                raise ElasticError(
+                    f"{self.prefix(name)}.idx: {found[0]} tokens in {found[1]} documents, "
+                    f"but {MANIFEST} says {info.tokens} in {info.documents}"
+                )
+        size = self.tokenizer().get_vocab_size()
+        if size != self.vocab_size:
+            raise ElasticError(f"{self.tokenizer_dir}: {size} entries, but {MANIFEST} says {self.vocab_size}")
+        if len(self.problems()) != self.held_out_problems:
+            raise ElasticError(f"{self.path / PROBLEMS}: not the {self.held_out_problems} problems of {MANIFEST}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `data.json`."""
+        data = asdict(self)
+        del data["path"]
+        return {"version": VERSION, **data}
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """The tokenizer as transformers and NeMo read it."""
+        return self.path / TOKENIZER
+
+    @property
+    def digest(self) -> str:
+        """Short name of the content: equal for equal token files."""
+        joined = "".join(self.splits[name].sha256 for name in SPLITS)
+        return hashlib.sha256(joined.encode()).hexdigest()[:12]
+
+    def prefix(self, split: str) -> Path:
+        """Path of a split's files without their suffix, as Megatron takes it.
+
+        Raises:
+            ElasticError: For an unknown split.
+        """
+        if split not in SPLITS:
+            raise bad("split", split, f"use one of {', '.join(SPLITS)}")
+        return self.path / split
+
+    def index(self, split: str) -> Index:
+        """Lengths of the documents of a split."""
+        return read_index(self.prefix(split))
+
+    def tokens(self, split: str) -> np.ndarray:
+        """All tokens of a split end to end: a read-only memory map of uint16 or int32."""
+        return open_tokens(self.prefix(split))
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without transformers."""
+        return load_tokenizer(self.tokenizer_dir)
+
+    def problems(self, length: str | None = None) -> list[Problem]:
+        """The held-out problems for answer accuracy.
+
+        Args:
+            length: `short` or `long` for these only.
+
+        Returns:
+            Problems in a balanced order: any first part of it has all tasks and levels.
+
+        Raises:
+            ElasticError: If a line is not a problem.
+        """
+        if length not in (None, "short", "long"):
+            raise bad("length", length, "use short or long")
+        found = _read_problems(self.path / PROBLEMS)
+        return [p for p in found if length in (None, p.length)]
+
+    def prompt_ids(self, problem: Problem, tokenizer: Tokenizer | None = None) -> list[int]:
+        """Token ids to start generating from: `<eos>`, which every document follows in training, and the prompt."""
+        return [EOS_ID, *(tokenizer or self.tokenizer()).encode(problem.prompt, add_special_tokens=False).ids]
+
+
+def problem_lines(problems: list[Problem]) -> str:
+    """The content of `val_problems.jsonl`; prompt and length class are for readers without this package."""
+    rows = ({**asdict(p), "prompt": p.prompt, "length": p.length} for p in problems)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _read_problems(path: Path) -> list[Problem]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ElasticError(f"{path}: cannot be read") from None
+    found = []
+    for line_number, line in enumerate(lines, 1):
+        where = f"{path} line {line_number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            raise ElasticError(f"{where}: not JSON") from None
+        prompt = row.pop("prompt", None) if isinstance(row, dict) else None
+        length = row.pop("length", None) if isinstance(row, dict) else None
+        values = known_fields(Problem, row, where)
+        for name in ("task", "question", "answer"):
+            _text(f"{where}: {name}", values[name])
+        integer(f"{where}: level", values["level"], 1, "an integer from 1")
+        integer(f"{where}: tokens", values.get("tokens"), 1, "an integer from 1")
+        if not isinstance(values["steps"], list) or not all(isinstance(step, str) for step in values["steps"]):
+            raise bad(f"{where}: steps", values["steps"], "a list of strings")
+        problem = Problem(**{**values, "steps": tuple(values["steps"])})
+        if (prompt, length) != (problem.prompt, problem.length):
+            raise ElasticError(f"{where}: prompt and length do not fit the problem")
+        found.append(problem)
+    return found
+
+
+def _record(cls: type, data: Any, where: str) -> Any:
+    values = known_fields(cls, data, where)
+    for name, value in values.items():
+        if name in ("kind", "sha256"):
+            _text(f"{where}.{name}", value)
+        else:
+            integer(f"{where}.{name}", value, 0, "an integer from 0")
+    return cls(**values)
+
+
+def _text(field_name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise bad(field_name, value, "a text that is not empty")

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Megatron's .bin/.idx pair in numpy: the tokens of many documents end to end, and an index of where each starts.
+
+Reading needs no Megatron, so evaluation and ranking run where it is not installed; writing gives the very bytes of
+megatron-core's IndexedDatasetBuilder (a test compares them), in a tenth of the time that importing it takes.
+
+Layout of .idx, little endian: magic, version (uint64) 1, code of the token type (uint8), number of sequences (uint64),
+number of document marks (uint64), lengths (int32), byte offsets (int64), document marks (int64, from 0).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ElasticError
+
+__all__ = ["Index", "open_tokens", "read_index", "token_dtype", "write_indexed"]
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+#: Megatron's codes of the types that tokens are stored in.
+_DTYPES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an .idx file says.
+
+    Attributes:
+        dtype: Type of a token in the .bin file.
+        lengths: Tokens of each sequence.
+        documents: Marks between documents, as numbers of sequences; one more than there are documents.
+    """
+
+    dtype: np.dtype
+    lengths: np.ndarray
+    documents: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return int(self.lengths.sum(dtype=np.int64))
+
+
+def token_dtype(vocab: int) -> np.dtype:
+    """The type that Megatron stores tokens of such a vocabulary in."""
+    return np.dtype("<u2") if vocab < 65_500 else np.dtype("<i4")
+
+
+def write_indexed(prefix: Path, documents: Sequence[np.ndarray], vocab: int) -> None:
+    """Write `prefix.bin` and `prefix.idx`, one sequence per document.
+
+    Args:
+        prefix: Path without suffix.
+        documents: Token ids of each document, the end-of-document token included.
+        vocab: Size of the vocabulary; decides the type of a token.
+    """
+    dtype = token_dtype(vocab)
+    lengths = np.array([len(d) for d in documents], dtype="<i4")
+    offsets = np.zeros(len(documents), dtype="<i8")
+    np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)
+    with open(f"{prefix}.bin", "wb") as stream:
+        for document in documents:
+            stream.write(np.asarray(document, dtype=dtype).tobytes())
+    with open(f"{prefix}.idx", "wb") as stream:
+        stream.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(documents), len(documents) + 1))
+        for part in (lengths, offsets * dtype.itemsize, np.arange(len(documents) + 1, dtype="<i8")):
+            stream.write(part.tobytes())
+
+
+def read_index(prefix: Path) -> Index:
+    """Read and check `prefix.idx` against the size of `prefix.bin`.
+
+    Raises:
+        ElasticError: If a file is missing, or they are not a sound pair.
+    """
+    path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    for file in (path, data):
+        if not file.is_file():
+            raise ElasticError(f"{file}: no such file")
+    raw = path.read_bytes()
+    if len(raw) < _HEADER.size or not raw.startswith(_MAGIC):
+        raise ElasticError(f"{path}: not a Megatron index")
+    _, version, code, sequences, marks = _HEADER.unpack_from(raw)
+    if version != 1 or code not in _DTYPES:
+        raise ElasticError(f"{path}: version {version}, token type {code}; only version 1 of uint16 or int32 is read")
+    # Modes of multimodal data may follow; nothing here needs them.
+    if len(raw) < _HEADER.size + 12 * sequences + 8 * marks:
+        raise ElasticError(f"{path}: cut short")
+    start = _HEADER.size
+    lengths = np.frombuffer(raw, "<i4", sequences, start)
+    offsets = np.frombuffer(raw, "<i8", sequences, start + 4 * sequences)
+    documents = np.frombuffer(raw, "<i8", marks, start + 12 * sequences)
+    dtype = _DTYPES[code]
+    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
+    sound = sequences and marks and (lengths >= 0).all() and (np.diff(documents) >= 0).all()
+    sound = sound and documents[0] == 0 and documents[-1] == sequences
+    sound = sound and offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == data.stat().st_size
+    if not sound:
+        raise ElasticError(f"{path}: does not fit {data.name}; one of them is damaged or from another build")
+    return Index(dtype, lengths, documents)
+
+
+def open_tokens(prefix: Path) -> np.ndarray:
+    """All tokens of a pair, end to end, as a read-only memory map of uint16 or int32."""
+    index = read_index(prefix)
+    if not index.tokens:
+        raise ElasticError(f"{prefix}.bin: empty")
+    return np.memmap(f"{prefix}.bin", dtype=index.dtype, mode="r")

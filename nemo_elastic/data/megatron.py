@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A data folder as NeMo's pre-training data: PreTrainingDataModule over Megatron's token files.
+
+The only module of this package that imports NeMo; import it inside functions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fiddle
+import nemo_run as run
+import torch
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+from ..config import integer
+from ..errors import ElasticError, bad
+from .folder import SPLITS, DataFolder
+
+__all__ = ["FolderDataModule", "pretraining_data"]
+
+
+class FolderDataModule(PreTrainingDataModule):
+    """NeMo's PreTrainingDataModule where three of its settings would not do.
+
+    It has the arguments of its base, all of them, and no constructor: NeMo captures constructor calls to write a
+    run's configuration into its checkpoints, and a second constructor on the way can get lost there.
+    """
+
+    @property
+    def gpt_dataset_config(self) -> Any:
+        """Megatron's dataset settings, without an attention mask.
+
+        The base insists on building masks, seq_length² numbers a sample, where Transformer Engine is missing;
+        Nemotron-H never looks at them.
+        """
+        self.create_attention_mask = False
+        return super().gpt_dataset_config
+
+    def build(self, trainer_max_steps: int, *args: Any, **kwargs: Any) -> None:
+        """Build the datasets, once the number of samples and the place of their order are seen to be fine."""
+        needed = trainer_max_steps * self.data_sampler.global_batch_size
+        if self.num_train_samples is not None and self.num_train_samples < needed:
+            raise bad("num_train_samples", self.num_train_samples, f"{trainer_max_steps} steps read {needed} samples")
+        if self.index_mapping_dir:
+            try:
+                Path(self.index_mapping_dir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                told = f"{self.index_mapping_dir}: cannot be made ({error.strerror}); give a writable index_dir"
+                raise ElasticError(told) from None
+        super().build(trainer_max_steps, *args, **kwargs)
+
+    def _create_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        self.pin_memory = self.pin_memory and torch.cuda.is_available()  # a warning per loader otherwise
+        return super()._create_dataloader(*args, **kwargs)
+
+
+def pretraining_data(
+    folder: str | Path | DataFolder,
+    *,
+    seq_length: int,
+    micro_batch_size: int,
+    global_batch_size: int,
+    num_train_samples: int,
+    train: str = "train",
+    validation: str = "val",
+    seed: int = 1234,
+    num_workers: int = 0,
+    index_dir: str | Path | None = None,
+    build: bool = False,
+) -> Any:
+    """Configure a run's data.
+
+    Args:
+        folder: A data folder, or the path of one.
+        seq_length: Tokens per sample.
+        micro_batch_size: Samples per forward pass and rank.
+        global_batch_size: Samples per optimizer step.
+        num_train_samples: Samples of the whole run: its steps times the global batch size. The order of all samples
+            depends on it, so it must stay the same when a run is resumed or prolonged; take the longest run planned.
+        train: Split to train on.
+        validation: Split to validate (and test) on.
+        seed: Seed of the order.
+        num_workers: Loader processes per rank.
+        index_dir: Where Megatron keeps the orders that it computes; `<folder>/index` when absent, which must then be
+            writable.
+        build: Give an instance and not a `run.Config`.
+
+    Returns:
+        A `run.Config` of `FolderDataModule`, or an instance.
+
+    Raises:
+        ElasticError: If a value is out of range, or the data is shorter than one sample.
+    """
+    data = folder if isinstance(folder, DataFolder) else DataFolder.open(folder)
+    sizes = {
+        "seq_length": seq_length,
+        "micro_batch_size": micro_batch_size,
+        "global_batch_size": global_batch_size,
+        "num_train_samples": num_train_samples,
+    }
+    for name, value in sizes.items():
+        integer(name, value, 1, "an integer above 0")
+    if global_batch_size % micro_batch_size:
+        raise bad("global_batch_size", global_batch_size, f"a multiple of the micro-batch size, {micro_batch_size}")
+    for split in (train, validation):
+        if split not in SPLITS:
+            raise bad("split", split, f"use one of {', '.join(SPLITS)}")
+        if data.splits[split].tokens <= seq_length:
+            raise ElasticError(
+                f"seq_length: {seq_length} is too long; {data.prefix(split)} has {data.splits[split].tokens} tokens"
+            )
+    root = data.path.resolve()  # NeMo-Run starts jobs in other working directories
+    # Megatron finds a stored order by paths and settings, not by content: rebuilt data must not meet an old order.
+    index = Path(index_dir).resolve() / data.digest if index_dir else root / "index"
+    paths = {
+        "train": [str(root / train)],
+        "validation": [str(root / validation)],
+        "test": [str(root / validation)],
+    }
+    config = run.Config(
+        FolderDataModule,
+        paths=paths,
+        split=None,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+        num_train_samples=num_train_samples,
+        tokenizer=run.Config(AutoTokenizer, pretrained_model_name=str(root / "tokenizer")),
+        seed=seed,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        index_mapping_dir=str(index),
+    )
+    return fiddle.build(config) if build else config

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.cli import main
+from nemo_elastic.data.folder import DataFolder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as done:
+        main(["data", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(done.value.code or 0), captured.out, captured.err
+
+
+def test_it_builds_a_folder(capsys: pytest.CaptureFixture[str], small_sources: list[Path], tmp_path: Path) -> None:
+    arguments = (*small_sources[:2], "--out", tmp_path / "x", "--vocab", 400, "--reasoning", 0.1, "--seed", 5)
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    folder = DataFolder.open(tmp_path / "x")
+    assert (folder.vocab_size, folder.seed, folder.reasoning) == (400, 5, 0.1)
+    assert "train_long" in out and f"{folder.splits['val'].tokens:,}" in out and "problems held out" in out
+    assert "tokenising text" in err
+
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "already exists" in err and len(err.strip().splitlines()) == 1
+    code, out, _ = run(capsys, *arguments, "--force", "--json")
+    assert code == 0 and json.loads(out) == folder.to_json()
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "--out", tmp_path / "x", "--vocab", 3)
+    assert code == 2 and err == "error: vocab: 3 is not allowed; use 258 to 65536\n"
+    assert not (tmp_path / "x").exists()
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and "nemo-elastic data --out data" in " ".join(out.split())

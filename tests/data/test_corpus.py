@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_elastic.data.corpus import MIN_CHARS, Document, _blocks, read_corpus
+from nemo_elastic.errors import ElasticError
+
+PARAGRAPH = "A line of text, with numbers such as 1234 and words.\nAnother line of it.\n\n"
+
+
+def fill(path: Path, name: str = "", chars: int = MIN_CHARS) -> Path:
+    lines = (f"{name} {number} {PARAGRAPH}" for number in range(chars // len(PARAGRAPH) + 1))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_standard_library_is_a_corpus() -> None:
+    corpus = read_corpus()
+    names = {d.name for d in corpus.documents}
+    assert corpus.kind == "python-stdlib"
+    assert len(corpus.documents) > 300 and {"ast.py", "json/decoder.py"} <= names
+    assert not any(set(Path(n).parts) & {"test", "tests", "site-packages", "encodings", "lib2to3"} for n in names)
+    assert not any("_sysconfigdata" in n for n in names)
+    held_out = sum(len(d.text.encode()) for d in corpus.held_out)
+    assert 0.03 < held_out / corpus.bytes < 0.10
+    assert corpus.digest == read_corpus().digest
+
+
+def test_a_file_keeps_its_split_when_others_come(tmp_path: Path) -> None:
+    for number in range(40):
+        fill(tmp_path / f"{number}.txt", str(number), 2000)
+    before = {d.name: d.held_out for d in read_corpus([tmp_path]).documents}
+    for number in range(40, 60):
+        fill(tmp_path / f"{number}.txt", str(number), 2000)
+    after = {d.name: d.held_out for d in read_corpus([tmp_path]).documents}
+    assert len(after) == 60 and 0 < sum(before.values()) < 40
+    assert all(after[name] == held_out for name, held_out in before.items())
+
+
+def test_files_and_records_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "sub" / ".hidden").mkdir(parents=True)
+    fill(tmp_path / "sub" / "a.txt", "a", 10_000)
+    fill(tmp_path / "sub" / ".hidden" / "b.txt", "b")
+    (tmp_path / "sub" / "c.bin").write_bytes(b"\xff\xfe")
+    rows = [{"text": f"record {n} " + PARAGRAPH * 20, "id": n} for n in range(30)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    corpus = read_corpus([tmp_path / "sub", tmp_path / "d.jsonl"])
+    assert corpus.kind == "files"
+    assert [d.name for d in corpus.documents] == ["sub/a.txt", *(f"d.jsonl#{n}" for n in range(1, 31))]
+    assert corpus.documents[1].text == rows[0]["text"]
+
+
+def test_copies_are_dropped_and_equal_names_told_apart(tmp_path: Path) -> None:
+    for folder, name in (("one", "x"), ("two", "x"), ("three", "y")):
+        (tmp_path / folder).mkdir()
+        fill(tmp_path / folder / "a.txt", name)
+    files = [tmp_path / folder / "a.txt" for folder in ("one", "two", "three")]
+    names = {d.name.partition("#")[0] for d in read_corpus(files).documents}
+    assert names == {"a.txt", "a.txt~2"}
+
+
+def test_one_long_file_gives_both_splits(tmp_path: Path) -> None:
+    file = fill(tmp_path / "book.txt", chars=200_000)
+    corpus = read_corpus([file])
+    assert corpus.train and corpus.held_out
+    assert "".join(d.text for d in corpus.documents) == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("chars", [MIN_CHARS, 30_000])
+def test_the_shortest_text_gives_both_splits(tmp_path: Path, chars: int) -> None:
+    corpus = read_corpus([fill(tmp_path / "short.txt", chars=chars)])
+    assert corpus.train and corpus.held_out
+
+
+@given(st.text(alphabet="ab \n", max_size=60_000) | st.integers(0, 60_000).map("é".__mul__))
+def test_blocks_are_the_text(text: str) -> None:
+    blocks = list(_blocks(Document("x", text)))
+    assert "".join(b.text for b in blocks) == text
+    assert len({b.name for b in blocks}) == len(blocks)
+    assert all(0 < len(b.text) <= 12_288 for b in blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\xff" * 20_000, "a.txt: not UTF-8 at byte 0"),
+        ("a.txt", b"short", "5 characters"),
+        ("a.txt", b" \n" * 20_000, "0 characters"),
+        ("a.csv", b"x" * 20_000, "use .txt"),
+        ("a.jsonl", b'{"text": "x"}\n{"text"', "a.jsonl line 2: not JSON"),
+        ("a.jsonl", b'{"body": "x"}', "a.jsonl line 1: no object with a field 'text'"),
+        ("a.jsonl", b'{"text": 7}', "a.jsonl line 1: no object with a field 'text'"),
+        ("a.jsonl", b"[1]", "a.jsonl line 1: no object with a field 'text'"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ElasticError, match=message) as error:
+        read_corpus([tmp_path / name])
+    assert "\n" not in str(error.value)
+
+
+def test_missing_sources_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match=r"gone\.txt: no such file or folder"):
+        read_corpus([tmp_path / "gone.txt"])
+    with pytest.raises(ElasticError, match="this folder has no"):
+        read_corpus([tmp_path])

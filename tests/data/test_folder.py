@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, DataFolder
+from nemo_elastic.data.tokenizer import EOS_ID
+from nemo_elastic.errors import ElasticError
+
+
+@pytest.fixture
+def copy(small: DataFolder, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small.path, tmp_path / "copy"))
+
+
+def set_in(folder: Path, key: str, value: Any) -> None:
+    data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    *parents, last = key.split(".")
+    target = data
+    for name in parents:
+        target = target[name]
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
+    (folder / MANIFEST).write_text(json.dumps(data), encoding="utf-8")
+
+
+def test_a_folder_opens_without_megatron(small: DataFolder) -> None:
+    folder = DataFolder.open(small.path)
+    assert folder == small
+    assert folder.to_json() == json.loads((small.path / MANIFEST).read_text(encoding="utf-8"))
+    for split in SPLITS:
+        tokens = folder.tokens(split)
+        assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16
+        assert len(tokens) == folder.splits[split].tokens
+        assert tokens.max() < folder.vocab_size
+        assert (tokens == EOS_ID).sum() <= folder.splits[split].documents
+    assert (folder.tokens("train") == EOS_ID).sum() == folder.splits["train"].documents
+
+
+def test_problems_come_back(small: DataFolder) -> None:
+    problems = small.problems()
+    assert len(problems) == small.held_out_problems == 24
+    assert all(p.held_out for p in problems)
+    tokenizer = small.tokenizer()
+    assert all(len(tokenizer.encode(p.text).ids) == p.tokens for p in problems)
+    assert [*small.problems("short"), *small.problems("long")] == sorted(problems, key=lambda p: p.length == "long")
+    row = json.loads((small.path / PROBLEMS).read_text(encoding="utf-8").splitlines()[0])
+    assert row["prompt"] == problems[0].prompt and row["answer"] == problems[0].answer
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("version", 2, "version: 2"),
+        ("version", None, "version: None"),
+        ("version", True, "version: True"),
+        ("extra", 1, "unknown field 'extra'"),
+        ("path", "x", "unknown field 'path'"),
+        ("seed", None, "seed: missing"),
+        ("seed", -1, "seed: -1"),
+        ("seed", 1.5, "seed: 1.5"),
+        ("vocab_size", 10, "vocab_size: 10"),
+        ("vocab_size", 10**6, "vocab_size: 1000000"),
+        ("vocab_size", 511, "512 entries"),
+        ("reasoning", 0.95, "reasoning: 0.95"),
+        ("reasoning", "1", "reasoning: '1'"),
+        ("held_out_problems", 23, "not the 23 problems"),
+        ("held_out_problems", True, "held_out_problems: True"),
+        ("python", 3, "python: 3"),
+        ("made_with", [], "made_with"),
+        ("made_with.tokenizers", 1, "made_with.tokenizers: 1"),
+        ("corpus.bytes", -1, "corpus.bytes: -1"),
+        ("corpus.kind", 1, "corpus.kind: 1"),
+        ("corpus.more", 1, "unknown field 'more'"),
+        ("splits.test", {}, "splits"),
+        ("splits.val", None, "splits"),
+        ("splits.val.tokens", 5, "says 5"),
+        ("splits.train.documents", 5, "in 5"),
+        ("splits.train.problems", "5", "problems: '5'"),
+    ],
+)
+def test_every_number_is_checked(copy: Path, key: str, value: Any, message: str) -> None:
+    set_in(copy, key, value)
+    with pytest.raises(ElasticError, match=message) as error:
+        DataFolder.open(copy)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ("[]", "line 1"),
+        ('{"task": "gcd"}', "missing"),
+        (None, "prompt and length"),
+    ],
+)
+def test_every_problem_is_checked(copy: Path, line: str | None, message: str) -> None:
+    lines = (copy / PROBLEMS).read_text(encoding="utf-8").splitlines()
+    lines[0] = line or lines[0].replace("question: ", "Question: ")
+    (copy / PROBLEMS).write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ElasticError, match=message):
+        DataFolder.open(copy)
+
+
+def test_missing_parts_are_named(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match="no data folder"):
+        DataFolder.open(tmp_path)
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ElasticError, match="no tokenizer here"):
+        DataFolder.open(copy)
+    (copy / "val.bin").unlink()
+    with pytest.raises(ElasticError, match=r"val\.bin: no such file"):
+        DataFolder.open(copy)
+
+
+def test_unknown_names_are_refused(small: DataFolder) -> None:
+    with pytest.raises(ElasticError, match="split: 'test'"):
+        small.tokens("test")
+    with pytest.raises(ElasticError, match="length: 'medium'"):
+        small.problems("medium")

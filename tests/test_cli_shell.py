@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shell of the command line: lazy commands, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from nemo_elastic import __version__
+from nemo_elastic.cli import app, main
+
+COMMAND = '''
+import errno, typer
+from nemo_elastic.errors import bad
+
+def command(source: str, budget: str = "6b", code: int = 0, mode: str = "fine") -> None:
+    """Cut one member; needs nemo-elastic[runtime].
+
+    Example:
+
+        nemo-elastic fake family/ --budget 6b
+    """
+    if mode == "bad":
+        raise bad("budget", budget, "use one\\nof 6b, 9b")
+    if mode == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "/out/file")
+    if mode == "bug":
+        raise OSError(errno.EIO, "disk on fire")
+    if mode == "interrupt":
+        raise KeyboardInterrupt
+    if mode == "torch":
+        raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
+    if mode == "unknown":
+        raise ModuleNotFoundError("No module named 'nowhere'", name="nowhere")
+    print(f"{source} {budget}")
+    raise typer.Exit(code)
+'''
+TYPER = '''
+import typer
+
+command = typer.Typer()
+
+@command.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(ctx: typer.Context) -> None:
+    """Train."""
+    print(ctx.args)
+'''
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Two commands of our own, in modules that nothing has imported."""
+    (tmp_path / "shell_fake.py").write_text(COMMAND)
+    (tmp_path / "shell_typer.py").write_text(TYPER)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {"fake": app.Entry("shell_fake", "Fake help."), "loose": app.Entry("shell_typer", "Loose help.")}
+    monkeypatch.setattr(app, "COMMANDS", rows)
+    yield rows
+    for name in ("shell_fake", "shell_typer"):
+        sys.modules.pop(name, None)
+
+
+def run(capsys, *argv):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    out, err = capsys.readouterr()
+    return exit.value.code, out, err
+
+
+def python(*argv):
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_and_imports_none_of_them():
+    code = (
+        "import sys\n"
+        "from nemo_elastic.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0, e.code\n"
+        "heavy = {'torch', 'nemo', 'megatron', 'lightning', 'transformers', 'numpy', 'omegaconf', 'safetensors'}\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "mine = {name for name in sys.modules if name.startswith('nemo_elastic.')}\n"
+        "print('loaded', sorted(loaded & heavy), sorted(mine), file=sys.stderr)\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    mine = ["nemo_elastic.cli", "nemo_elastic.cli.app", "nemo_elastic.errors"]
+    assert done.stderr.strip() == f"loaded [] {mine}"
+    for name in app.COMMANDS:
+        assert f" {name} " in done.stdout
+
+
+def test_python_dash_m_is_the_command():
+    done = python("-m", "nemo_elastic", "--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"nemo-elastic {__version__}")
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_every_row_of_the_table_has_a_module(name):
+    assert importlib.util.find_spec(app.COMMANDS[name].module), f"{name}: {app.COMMANDS[name].module} is missing"
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_every_command_has_help_with_an_example(name, capsys):
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0
+    after_usage = " ".join(out.partition("Usage:")[2].split()).partition("nemo-elastic")[2]
+    assert f"nemo-elastic {name}" in after_usage, f"{name} --help shows no example"
+
+
+def test_a_command_is_imported_only_when_it_is_called(table, capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and "Fake help." in out and "Loose help." in out
+    assert "shell_fake" not in sys.modules
+    code, out, _ = run(capsys, "fake", "family/", "--budget", "9b")
+    assert (code, out) == (0, "family/ 9b\n")
+    assert "shell_fake" in sys.modules and "shell_typer" not in sys.modules
+
+
+def test_help_of_a_command_keeps_brackets_and_the_example(table, capsys):
+    code, out, _ = run(capsys, "fake", "--help")
+    assert code == 0
+    assert "nemo-elastic[runtime]" in out
+    assert "nemo-elastic fake family/ --budget 6b" in out
+    assert "Usage: nemo-elastic fake" in out
+
+
+def test_a_typer_keeps_its_own_settings(table, capsys):
+    code, out, _ = run(capsys, "loose", "--yaml", "run.yaml", "trainer.max_steps=3")
+    assert (code, out) == (0, "['--yaml', 'run.yaml', 'trainer.max_steps=3']\n")
+
+
+def test_the_command_chooses_its_exit_code(table, capsys):
+    assert run(capsys, "fake", "family/", "--code", "7")[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "line"),
+    [
+        ("bad", 2, "error: budget: '6b' is not allowed; use one of 6b, 9b\n"),
+        ("full", 2, "error: no space left on the disk (/out/file)\n"),
+        ("interrupt", 130, "interrupted\n"),
+        ("torch", 2, "error: torch is not installed; pip install 'nemo-elastic[runtime]' brings it\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(table, capsys, mode, code, line):
+    assert run(capsys, "fake", "family/", "--mode", mode) == (code, "", line)
+
+
+@pytest.mark.parametrize(("mode", "error"), [("bug", OSError), ("unknown", ModuleNotFoundError)])
+def test_a_bug_keeps_its_traceback(table, mode, error):
+    with pytest.raises(error) as raised:
+        main(["fake", "family/", "--mode", mode])
+    assert mode == "unknown" or raised.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["fakee"], "Did you mean 'fake'?"),
+        (["fake"], "source"),
+        (["fake", "family/", "--code", "x"], "--code"),
+        (["fake", "family/", "--nope"], "--nope"),
+        (["--nope"], "--nope"),
+    ],
+)
+def test_wrong_usage_exits_with_2(table, capsys, argv, word):
+    code, out, err = run(capsys, *argv)
+    assert code == 2
+    assert word.lower() in (out + err).lower()
+    assert "Traceback" not in err
