@@ -75,8 +75,10 @@ def train_stage(
 
 def _launch(recipe: Any, out: Path) -> Path:
     import fiddle
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint
 
+    destroy_num_microbatches_calculator()  # phases of one process have batches of their own
     fiddle.build(recipe)()
     return last_checkpoint(out)

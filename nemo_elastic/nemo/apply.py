@@ -17,7 +17,7 @@ from nemo_elastic.errors import bad
 
 from .callbacks import ElasticCallback
 from .model import ElasticMambaModel
-from .optim import ElasticOptimizer, ElasticSchedule
+from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
 
 
 def apply_elastic(
@@ -94,10 +94,12 @@ def apply_elastic(
     recipe.optim = run.Config(
         ElasticOptimizer,
         config=old.config,
-        router_lr=config.router.lr if config.router else None,
+        no_weight_decay_cond=no_weight_decay,
+        scale_lr_cond=is_router if config.router else None,
+        lr_mult=router_ratio(config.router.lr, peak) if config.router else 1.0,
         lr_scheduler=run.Config(
             ElasticSchedule,
-            max_steps=total,
+            total_steps=total,
             warmup_steps=warmup if warmup is not None else 60,
             min_ratio=floor,
             start_step=done_steps,

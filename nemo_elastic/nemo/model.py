@@ -66,6 +66,10 @@ class ElasticMambaModel(llm.MambaModel):
         model_transform: Callable | None = None,
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer, model_transform=model_transform)
+        # NeMo captures constructor arguments for checkpoints; the base's constructor has just captured only its own
+        captured = {"elastic": elastic, "teacher": teacher, "stage": stage, "stage_steps": stage_steps}
+        for name, value in captured.items():
+            setattr(self.__io__, name, value)
         self.elastic_config = ElasticConfig.from_dict(elastic)
         if stage not in (1, 2):
             raise bad("stage", stage, "1 or 2")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.optimizer import OptimizerConfig
 from nemo.lightning.pytorch.optim.base import LRSchedulerModule
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,34 +28,16 @@ def no_weight_decay(name: str, param: torch.Tensor) -> bool:
     return ROUTER_PREFIX in name or name.endswith(".bias") or param.dim() == 1 or getattr(param, "_no_weight_decay", False)
 
 
+def router_ratio(router_lr: float, lr: float) -> float:
+    """`lr_mult` of the router group; never 1, which would merge it with the model's and keep it from being frozen."""
+    return router_lr / lr if router_lr != lr else 1.0 + 1e-9
+
+
 class ElasticOptimizer(MegatronOptimizerModule):
-    """MegatronOptimizerModule with a router group.
+    """MegatronOptimizerModule that also reduces the router's gradients.
 
-    Args:
-        config: megatron-core's OptimizerConfig; its lr is the model's.
-        lr_scheduler: usually `ElasticSchedule`.
-        router_lr: learning rate of the router; None where nothing is routed.
+    It has its base's constructor: NeMo captures constructor calls, and a base called with other arguments breaks that.
     """
-
-    def __init__(
-        self,
-        config: OptimizerConfig,
-        lr_scheduler: LRSchedulerModule | None = None,
-        router_lr: float | None = None,
-    ) -> None:
-        ratio = 1.0
-        if router_lr is not None:
-            assert config.lr is not None
-            # equal rates would merge both in one group, and the router could not be frozen alone
-            ratio = router_lr / config.lr if router_lr != config.lr else 1.0 + 1e-9
-        super().__init__(
-            config,
-            lr_scheduler=lr_scheduler,
-            no_weight_decay_cond=no_weight_decay,
-            scale_lr_cond=is_router if router_lr is not None else None,
-            lr_mult=ratio,
-        )
-        self.router_lr = router_lr
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
         """megatron-core's reductions, then the router's: every pipeline stage holds a replica and sees its own layers."""
@@ -77,7 +58,7 @@ class ElasticSchedule(LRSchedulerModule):
     """Linear warm-up and cosine decay over the whole curriculum; the router warms up, holds, and stops when frozen.
 
     Args:
-        max_steps: steps of all stages together.
+        total_steps: steps of all stages together (not `max_steps`: NeMo overwrites that with the trainer's).
         warmup_steps: linear warm-up at the very start.
         min_ratio: rate at the end, as a share of the peak.
         start_step: steps done by earlier stages.
@@ -87,7 +68,7 @@ class ElasticSchedule(LRSchedulerModule):
 
     def __init__(
         self,
-        max_steps: int,
+        total_steps: int,
         warmup_steps: int = 60,
         min_ratio: float = 0.1,
         start_step: int = 0,
@@ -95,7 +76,7 @@ class ElasticSchedule(LRSchedulerModule):
         router_warmup: int = 20,
     ) -> None:
         super().__init__()
-        self.max_steps, self.warmup_steps, self.min_ratio = max_steps, warmup_steps, min_ratio
+        self.total_steps, self.warmup_steps, self.min_ratio = total_steps, warmup_steps, min_ratio
         self.start_step, self.freeze_step, self.router_warmup = start_step, freeze_step, router_warmup
 
     def model_factor(self, step: int) -> float:
@@ -103,7 +84,7 @@ class ElasticSchedule(LRSchedulerModule):
         step += self.start_step
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def router_factor(self, step: int) -> float:

@@ -8,14 +8,14 @@ Driven by the layout table alone; neither NeMo nor Megatron is imported.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.export.safetensors_io import Raw
+from nemo_elastic.export.torch_io import to_torch
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.layout import BY_NAME, Tensor, sizes, tensors
 
@@ -38,7 +38,8 @@ def megatron_tensors(parent: Parent, member: Subnet, state: Mapping[str, Any]) -
     Args:
         parent: shape the member was cut from.
         member: any member, uniform or not; layers of `state` are numbered from zero within it.
-        state: torch tensors or numpy arrays by HF name. `lm_head.weight` of a tied model may be there or not.
+        state: torch tensors, numpy arrays or `Raw` words of a safetensors file, by HF name. A tied model may bring
+            `lm_head.weight` or not.
 
     Returns:
         Tensors by name in `MambaModel.state_dict()`, on the CPU; views of the input where nothing had to be fused.
@@ -90,18 +91,13 @@ def _part_sizes(parent: Parent, member: Subnet, t: Tensor) -> list[int]:
 def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:
     if t.hf not in state:
         raise ElasticError(f"tensors: {t.hf} is missing")
-    value = _as_torch(state[t.hf])
+    value = _as_torch(state[t.hf], t.hf)
     if tuple(value.shape) != t.shape:
         raise bad(f"tensors.{t.hf}", tuple(value.shape), f"this member has {t.shape}")
     return value
 
 
-def _as_torch(value: Any) -> torch.Tensor:
+def _as_torch(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
-    value = np.asarray(value)
-    if value.dtype.name == "bfloat16":  # ml_dtypes' type, which torch does not know
-        return _as_torch(value.view(np.uint16)).view(torch.bfloat16)
-    with warnings.catch_warnings():  # "not writable": a memory map is only read here
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(np.ascontiguousarray(value))
+    return to_torch(Raw.of(value, name), copy=False)  # a mapped file stays unread until it is written

@@ -117,7 +117,7 @@ def tiny_recipe(
                 OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0
             ),
             lr_scheduler=run.Config(
-                ElasticSchedule, max_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio
+                ElasticSchedule, total_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio
             ),
         ),
         resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),

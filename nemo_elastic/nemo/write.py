@@ -6,14 +6,16 @@ The folder holds what NeMo itself writes: `weights/`, a torch_dist checkpoint un
 `context/`, from which `io.load_context` rebuilds a stock `MambaModel` with a stock `NemotronHConfigBase`.
 
 No Megatron module is built for it. The layout table knows every tensor's name, shape and parts, so tensors go to
-megatron-core's checkpoint writer as they are: no second copy of the model, no TransformerEngine, no model-parallel state,
-no random number is drawn. All that is needed is a process group of one, made for the moment where there is none.
+megatron-core's checkpoint writer as they are: no second copy of the model, no TransformerEngine, no model-parallel
+state, and no random number is drawn. All it takes is a process group of one, made for the moment where there is none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,12 +24,19 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.export.hf import open_source
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import atomic_dir
 
 from .rename import extra_states, megatron_tensors, stored_tensors
 from .shape import stock_sizes
 
+#: Files of a Hugging Face tokenizer, whatever its kind.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+_ENOUGH = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -43,17 +52,18 @@ def write_nemo_checkpoint(
     """Write a uniform member (or the whole parent, `parent.full`) as a NeMo checkpoint of stock classes.
 
     It may be called in a process that trained before, or in one that never started Megatron; neither finds anything
-    changed afterwards. megatron-core's writer starts a process that imports the caller's `__main__` again: a script has to
-    guard its work with `if __name__ == "__main__":`.
+    changed afterwards. megatron-core's writer starts a process that imports the caller's `__main__` again: a script
+    has to guard its work with `if __name__ == "__main__":`.
 
     Args:
         out: the checkpoint folder; written whole or not at all.
         parent: shape the member was cut from.
         member: the member. Its vocabulary is the parent's: nothing is padded.
-        tensors_hf: torch tensors or numpy arrays by HF name, layers numbered within the member. The embedding's type
-            becomes the config's (fp32, bf16 or fp16).
-        tokenizer_dir: a Hugging Face tokenizer folder, copied into the checkpoint. Without one, whoever loads the
-            checkpoint brings a tokenizer.
+        tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member. The
+            embedding's type becomes the config's (fp32, bf16 or fp16).
+        tokenizer_dir: a folder with a Hugging Face tokenizer, which is copied into the checkpoint; a model's folder
+            serves, its weights are left alone (`find_tokenizer`). Without one, whoever loads the checkpoint brings a
+            tokenizer.
         force: replace an existing `out`.
         seq_length: longest sequence that the config allows for; Nemotron-H has no positions, so it bounds no weight.
 
@@ -62,15 +72,16 @@ def write_nemo_checkpoint(
 
     Raises:
         ElasticError: `out` exists; widths differ between the layers of a type (stock NeMo cannot say that); tensors do
-            not fit the member; the tokenizer cannot be read or has more tokens than the model; the process is one of many.
+            not fit the member; the tokenizer cannot be read or has more tokens than the model; this process is one of
+            several.
     """
     sizes = stock_sizes(parent, member.validate(parent))
     with atomic_dir(out, force) as folder:
         state = megatron_tensors(parent, member, tensors_hf)
         config_args = sizes | _dtype_args(state["embedding.word_embeddings.weight"].dtype)
         config_args |= {"seq_length": seq_length}
-        with _process_group():
-            context, common, io = _stock(config_args, parent.vocab, tokenizer_dir)
+        with _process_group(), _tokenizer(tokenizer_dir) as tokenizer:
+            context, common, io = _stock(config_args, parent.vocab, tokenizer)
             _save(folder, io, common, _sharded(parent, member, state))
             context.io_dump(folder / "context", yaml_attrs=["model"])
     return Path(out)
@@ -86,6 +97,24 @@ def write_member(
 ) -> Path:
     """What `nemo-elastic slice --format nemo` calls; see `write_nemo_checkpoint`."""
     return write_nemo_checkpoint(out, parent, subnet, tensors_hf, tokenizer_dir, force)
+
+
+def import_hf(folder: str | os.PathLike[str], out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Turn a Hugging Face `nemotron_h` folder (a family, a uniform member, any other) into a NeMo checkpoint, offline.
+
+    NeMo's own importer knows the published sizes by name and asks the hub; here shapes come from `config.json`, and
+    weights are mapped, not read into memory.
+
+    Raises:
+        ElasticError: see `open_source` and `write_nemo_checkpoint`.
+    """
+    source = open_source(Path(folder))
+    return write_nemo_checkpoint(out, source.parent, source.held, source.tensors, find_tokenizer(folder), force)
+
+
+def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
+    """`folder`, if it holds a tokenizer, else None."""
+    return Path(folder) if any((Path(folder) / name).is_file() for name in _ENOUGH) else None
 
 
 def divisor(vocab: int, tokens: int) -> int:
@@ -107,7 +136,7 @@ def _dtype_args(dtype: torch.dtype) -> dict[str, Any]:
     return {"params_dtype": dtype, "bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
 
 
-def _stock(config_args: dict[str, Any], vocab: int, tokenizer_dir: Any) -> tuple[Any, dict[str, Any], Any]:
+def _stock(config_args: dict[str, Any], vocab: int, tokenizer: Any) -> tuple[Any, dict[str, Any], Any]:
     """NeMo's context of a stock model and trainer, the unsharded part of a checkpoint, and NeMo's writer."""
     import lightning.pytorch as pl
     from nemo import lightning as nl
@@ -115,7 +144,6 @@ def _stock(config_args: dict[str, Any], vocab: int, tokenizer_dir: Any) -> tuple
     from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
     from nemo.lightning.io.pl import MegatronCheckpointIO, TrainerContext
 
-    tokenizer = _tokenizer(tokenizer_dir)
     # The fused rotary kernel is refused where TransformerEngine is absent, and Nemotron-H has no positions to rotate.
     config_args = config_args | {"apply_rope_fusion": False}
     config_args["make_vocab_size_divisible_by"] = divisor(vocab, vocab if tokenizer is None else tokenizer.vocab_size)
@@ -146,19 +174,32 @@ def _stock(config_args: dict[str, Any], vocab: int, tokenizer_dir: Any) -> tuple
     return TrainerContext(model=model, trainer=trainer, extra={}), common, io
 
 
-def _tokenizer(folder: Any) -> Any:
-    """NeMo's wrapper of a local Hugging Face tokenizer folder; None for None."""
+@contextlib.contextmanager
+def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
+    """NeMo's wrapper of a Hugging Face tokenizer; None for None.
+
+    NeMo copies the whole folder that it is given into the checkpoint, under its name. So it is given a copy that has
+    the tokenizer's files alone, not the weights beside them, and always the same name.
+    """
     if folder is None:
-        return None
-    if not Path(folder).is_dir():
+        yield None
+        return
+    if find_tokenizer(folder) is None:
         raise bad("tokenizer", str(folder), "a folder with a Hugging Face tokenizer")
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
-    try:
-        return AutoTokenizer(pretrained_model_name=str(folder))
-    except (OSError, ValueError) as exc:
-        line = str(exc).strip().splitlines()[0]
-        raise ElasticError(f"tokenizer: {folder}: no Hugging Face tokenizer could be read ({line})") from exc
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, "tokenizer")
+        copy.mkdir()
+        for name in TOKENIZER_FILES:
+            if (Path(folder) / name).is_file():
+                shutil.copyfile(Path(folder) / name, copy / name)
+        try:
+            tokenizer = AutoTokenizer(pretrained_model_name=str(copy))
+        except Exception as exc:  # transformers and tokenizers raise whatever the files made them stumble over
+            line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+            raise ElasticError(f"tokenizer: {folder}: cannot be read ({line})") from exc
+        yield tokenizer
 
 
 def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

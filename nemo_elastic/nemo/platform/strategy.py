@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo's Megatron strategy on machines without CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from megatron.core.tensor_parallel.random import initialize_rng_tracker
+from nemo import lightning as nl
+from nemo.lightning.io import pl as checkpoint_io
+from nemo.utils import logging
+
+from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+#: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
+#: 0.15.3). The steps cover forward and backward; the optimizer step runs the training step as a closure.
+HOOKS: dict[str, str] = {
+    "setup": "gradient buffers on current_device(), built on a side stream; constants of the optimizer on 'cuda'",
+    "training_step": "data step .cuda(); token counts of the schedules on 'cuda'; logged values pinned and moved",
+    "validation_step": "as training_step",
+    "test_step": "as training_step",
+    "predict_step": "as training_step",
+    "optimizer_step": "clip_grads compares type() with 'torch.cuda.FloatTensor'; gradient norm on 'cuda'",
+    "save_checkpoint": "synchronize() before writing; flags exchanged between ranks on current_device()",
+    "load_checkpoint": "flags and tensors exchanged between ranks on current_device()",
+    "load_model_state_dict": "copies of the weights that the optimizer keeps, on 'cuda'",
+    "load_optimizer_state_dict": "state moved to current_device()",
+}
+
+
+class CPUMegatronStrategy(nl.MegatronStrategy):
+    """MegatronStrategy whose hooks read 'cuda' as the CPU. All parallelism works, through gloo.
+
+    Two settings are changed when a model is connected, and the log says so: no distributed optimizer (megatron-core
+    cannot restore one over torch's AdamW, and Apex's and TransformerEngine's need CUDA), and no asynchronous
+    checkpoints (their callback names CUDA outside of any hook of a strategy).
+    """
+
+    def connect(self, model: pl.LightningModule) -> None:
+        """Attaches the model; see the class about the settings that change."""
+        optimizer = getattr(getattr(model, "optim", None), "config", None)
+        for owner, name in (
+            (optimizer, "use_distributed_optimizer"),
+            (optimizer, "overlap_param_gather"),
+            (self.ddp_config, "use_distributed_optimizer"),
+            (self.ddp_config, "overlap_param_gather"),
+            (self, "async_save"),
+        ):
+            if getattr(owner, name, False):
+                logging.info(f"Without CUDA: {type(owner).__name__}.{name}: True -> False")
+                setattr(owner, name, False)
+        super().connect(model)
+
+    def setup_environment(self) -> None:
+        """Starts the process group, and megatron-core's tracker of random states as the one that tracks nothing."""
+        # Its other tracker keeps CUDA generators. On a CPU there is one generator; weights are drawn whole from it and
+        # then cut into tensor-parallel shards (use_cpu_initialization), so they do not depend on the layout.
+        initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+        super().setup_environment()
+
+    @contextlib.contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """The context of configure_model(): the Mamba mixer and the norms allocate on current_device()."""
+        with cuda_as_cpu(), super().model_sharded_context():
+            yield
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a distributed checkpoint (also runs inside `cuda_as_cpu`, as one of HOOKS)."""
+        with _tensors_stay():
+            return super().load_checkpoint(*args, **kwargs)
+
+
+def strategy_class() -> type[nl.MegatronStrategy]:
+    """The strategy that fits this machine: the stock one with CUDA, `CPUMegatronStrategy` without."""
+    return nl.MegatronStrategy if torch.cuda.is_available() else CPUMegatronStrategy
+
+
+@contextlib.contextmanager
+def _tensors_stay() -> Iterator[None]:
+    """NeMo's checkpoint reader asserts that CUDA is up in a function that has nothing to do without CUDA tensors."""
+    original = checkpoint_io._fix_tensors_device
+    checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
+    try:
+        yield
+    finally:
+        checkpoint_io._fix_tensors_device = original
+
+
+def _as_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, run inside `cuda_as_cpu`."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with cuda_as_cpu():
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
+for _name in HOOKS:
+    setattr(CPUMegatronStrategy, _name, _as_cpu(getattr(CPUMegatronStrategy, _name)))

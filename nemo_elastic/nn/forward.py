@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The forward of Nemotron-H, as functions of weights: sliced, gated at full size, or one token at a time.
+
+Where gates apply (method §5): the hidden gate on the token embedding, on every norm's weight and on the rows of every
+output projection, while norms average over its sum; a width's gate on the columns of the output projection; a Mamba
+channel's gate also on the z and x rows of the input projection and on y before the gated norm, which averages over the
+sum of the gates of each group. B, C, dt, A, D and dt_bias have none. All of it is done on activations: gating the
+rows of a weight is gating what it puts out, gating its columns is gating what goes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from nemo_elastic.errors import bad
+from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.nn.attention import causal_attention
+from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState
+from nemo_elastic.nn.conv import causal_conv1d
+from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.gates import Gates, LayerGates, Probe
+from nemo_elastic.nn.norm import gated_rms_norm, rms_norm
+from nemo_elastic.nn.ssd import ssd_chunked, ssd_step
+from nemo_elastic.nn.weights import LayerWeights, Weights
+
+
+def forward(
+    weights: Weights,
+    tokens_bl: torch.Tensor,
+    gates: Gates | None = None,
+    probe: Probe | None = None,
+    cache: Cache | None = None,
+    last: bool = False,
+) -> torch.Tensor:
+    """Logits of every token of a batch.
+
+    Args:
+        weights: of the member that runs; of the whole parent where there are gates.
+        tokens_bl: token ids [b, l].
+        gates: multiply by them at full size.
+        probe: shown the activations that `nn.gates.Probe` lists.
+        cache: state after the tokens before these, of the same member; moved on in place, so there are no gradients.
+        last: compute the logits of the last position only.
+
+    Returns:
+        Logits [b, l, v], or [b, 1, v] with `last`, in the dtype of the weights.
+
+    Raises:
+        ElasticError: the cache belongs to another member or batch size, or comes with gates.
+    """
+    if cache is not None:
+        if gates is not None:
+            raise bad("cache", "Gates", "decoding runs a slice: give a Subnet")
+        if cache.member != weights.member:
+            raise bad(
+                "cache", f"member of {len(cache.member.layers)} layers", "the member that runs must have made it"
+            )
+        if cache.batch != tokens_bl.shape[0]:
+            raise bad("cache", f"batch of {cache.batch}", f"the tokens are a batch of {tokens_bl.shape[0]}")
+    with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+        return _forward(weights, tokens_bl, gates, probe, cache, last)
+
+
+def _forward(
+    weights: Weights,
+    tokens_bl: torch.Tensor,
+    gates: Gates | None,
+    probe: Probe | None,
+    cache: Cache | None,
+    last: bool,
+) -> torch.Tensor:
+    parent = weights.parent
+    x_bld = F.embedding(tokens_bl, weights.embedding)
+    hidden_gate = count = None
+    if gates is not None:
+        hidden_gate, count = gates.hidden.to(x_bld.dtype), gates.hidden.sum()
+        x_bld = x_bld * hidden_gate
+
+    def norm(x: torch.Tensor, weight: torch.Tensor, index: int) -> torch.Tensor:
+        y = rms_norm(x, weight if hidden_gate is None else weight * hidden_gate, parent.norm_eps, count)
+        if probe is not None:
+            probe("hidden", index, y)
+        return y
+
+    for w in weights.layers:
+        index = w.layer.index
+        run = LayerRun(
+            parent,
+            w,
+            gates.layers[index] if gates is not None else None,
+            probe,
+            cache.layers.get(index) if cache is not None else None,
+        )
+        run.watch("layer_in", x_bld)
+        y_bld = MIXERS[w.layer.type](norm(x_bld, w["pre_norm"], index), run)
+        if hidden_gate is not None and run.gates is not None:
+            y_bld = y_bld * (hidden_gate * run.gates.keep.to(y_bld.dtype))
+        x_bld = x_bld + y_bld
+        run.watch("layer_out", x_bld)
+    if cache is not None:
+        cache.length += tokens_bl.shape[1]
+    return F.linear(norm(x_bld[:, -1:] if last else x_bld, weights.final_norm, -1), weights.head)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """One layer's part of a forward: what its mixer needs besides its input."""
+
+    parent: Parent
+    w: LayerWeights
+    gates: LayerGates | None
+    probe: Probe | None
+    state: MambaState | KeyValueState | None
+
+    def watch(self, site: str, x: torch.Tensor) -> None:
+        if self.probe is not None:
+            self.probe(site, self.w.layer.index, x)
+
+
+def mlp(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    """Squared ReLU, no gate, no bias."""
+    h_blf = F.linear(x_bld, run.w["up"])
+    run.watch("ffn_pre", h_blf)
+    h_blf = F.relu(h_blf).square()
+    run.watch("ffn", h_blf)
+    if run.gates is not None:
+        h_blf = h_blf * run.gates.width.to(h_blf.dtype)
+    return F.linear(h_blf, run.w["down"])
+
+
+def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    """Grouped-query attention without positions."""
+    heads = (-1, run.parent.attention_head_dim)
+    q_bhld, k_bgld, v_bgld = (F.linear(x_bld, run.w[n]).unflatten(-1, heads).transpose(1, 2) for n in ("q", "k", "v"))
+    past_len = 0
+    if run.state is not None:
+        assert isinstance(run.state, KeyValueState)
+        past_len = run.state.length
+        k_bgld, v_bgld = run.state.append(k_bgld, v_bgld)
+    y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len).transpose(1, 2)
+    run.watch("attention", y_blhd)
+    if run.gates is not None:
+        y_blhd = y_blhd * run.gates.width.to(y_blhd.dtype)[:, None]
+    return F.linear(y_blhd.flatten(2), run.w["out"])
+
+
+def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    """Mamba-2: input projection [z | x | B | C | dt], convolution, scan, gated norm, output projection."""
+    w, parent, layer = run.w, run.parent, run.w.layer
+    assert layer.heads is not None and layer.head_dim is not None
+    heads, dim, groups, state = layer.heads, layer.head_dim, parent.mamba_groups, parent.state
+    inner, bc = heads * dim, groups * state
+    z_bli, xbc_blc, dt_blh = F.linear(x_bld, w["in_proj"]).split([inner, inner + 2 * bc, heads], -1)
+    gate_i = count_g = None
+    if run.gates is not None:
+        gate_i = run.gates.channels().to(z_bli.dtype)
+        count_g = run.gates.channels().unflatten(0, (groups, -1)).sum(-1)
+        z_bli = z_bli * gate_i
+        xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(2 * bc)])
+    run.watch("mamba_x", xbc_blc[..., :inner].unflatten(-1, (heads, dim)))
+
+    conv = run.state.conv_bck if isinstance(run.state, MambaState) else None
+    xbc_blc, conv = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv, return_state=True)
+    x_bli, b_bln, c_bln = xbc_blc.split([inner, bc, bc], -1)
+    x_blhp = x_bli.unflatten(-1, (heads, dim))
+    b_blgn, c_blgn = (t.unflatten(-1, (groups, state)) for t in (b_bln, c_bln))
+    a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
+    if not isinstance(run.state, MambaState):
+        y_blhp = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, w["d"], w["dt_bias"], chunk_size=_chunk_size(state))
+    elif x_bld.shape[1] == 1:
+        y_bhp, run.state.ssm_bhpn = ssd_step(
+            x_blhp[:, 0], dt_blh[:, 0], a_h, b_blgn[:, 0], c_blgn[:, 0], w["d"], w["dt_bias"], run.state.ssm_bhpn
+        )
+        y_blhp, run.state.conv_bck = y_bhp.unsqueeze(1), conv
+    else:
+        y_blhp, run.state.ssm_bhpn = ssd_chunked(
+            x_blhp, dt_blh, a_h, b_blgn, c_blgn, w["d"], w["dt_bias"], _chunk_size(state), run.state.ssm_bhpn, True
+        )
+        run.state.conv_bck = conv
+    assert isinstance(y_blhp, torch.Tensor)
+    y_bli = y_blhp.flatten(2)
+    if gate_i is None:
+        y_bli = gated_rms_norm(y_bli, z_bli, w["norm"], groups, parent.norm_eps)
+    else:
+        y_bli = gated_rms_norm(y_bli * gate_i, z_bli, w["norm"], groups, parent.norm_eps, count_g) * gate_i
+    return F.linear(y_bli, w["out_proj"])
+
+
+def _chunk_size(state: int) -> int:
+    """Positions per chunk of the scan: what `ssd_chunked` says is fast. It does not change the function."""
+    return 32 if state <= 32 else 128
+
+
+Mixer = Callable[[torch.Tensor, LayerRun], torch.Tensor]
+MIXERS: dict[str, Mixer] = {MAMBA: mamba, MLP: mlp, ATTENTION: attention}

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of one member, cut out of a larger one's state dict: views where a width is a prefix, gathers elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import MAMBA, Layer, Parent, Subnet
+from nemo_elastic.layout import BY_NAME, Row, rows, selection, tensors
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Weights of one layer at the widths of `layer`; the names are those of the layout table without their prefix."""
+
+    layer: Layer
+    tensors: Mapping[str, torch.Tensor]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Everything that a forward of `member` reads.
+
+    Attributes:
+        parent: shape of the whole model.
+        member: what the tensors below are sized for.
+        embedding, head: [vocab, d]; the same tensor where they are tied.
+        layers: the kept layers in order. May cut each layer when it is asked for it (see `cut`).
+        final_norm: [d].
+    """
+
+    parent: Parent
+    member: Subnet
+    embedding: torch.Tensor
+    layers: Sequence[LayerWeights]
+    final_norm: torch.Tensor
+    head: torch.Tensor
+
+
+def cut(
+    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet | None = None, lean: bool = False
+) -> Weights:
+    """Weights of `member`, cut out of the tensors of `held`.
+
+    Gradients flow back into `state`, and only into what `member` keeps.
+
+    Args:
+        parent: shape of the whole model.
+        held: the member that `state` holds.
+        state: HF names (layers numbered within `held`) to tensors.
+        member: nested in `held`; `held` itself by default, for which no tensor is touched.
+        lean: cut a layer anew each time it is read, so that no more than one layer's copies exist at a time.
+
+    Raises:
+        ElasticError: `member` is no member of `parent`, or not nested in `held`.
+    """
+    member = held if member is None else check_nested(parent, held, member)
+    model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
+    layers: Sequence[LayerWeights] = _Layers(parent, held, state, member)
+    return Weights(
+        parent,
+        member,
+        model["embedding"],
+        layers if lean else tuple(layers),
+        model["final_norm"],
+        model["embedding" if parent.tied else "head"],
+    )
+
+
+@lru_cache(maxsize=4096)
+def check_nested(parent: Parent, held: Subnet, member: Subnet) -> Subnet:
+    """Return `member` if it can be cut out of `held`, else raise `ElasticError`."""
+    member.validate(parent)
+    if not member <= held:
+        wrong = [x.index for x in member.layers if x.index not in held.by_index or not x <= held.by_index[x.index]]
+        where = f"its layers {wrong}" if wrong else f"its hidden width {member.hidden}"
+        raise ElasticError(f"subnet: not nested in the member that is held; {where} exceed it")
+    return member
+
+
+class _Layers(Sequence[LayerWeights]):
+    """The layers of `member`, each cut when it is read."""
+
+    def __init__(self, parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet) -> None:
+        self._source = (parent, held, state, member)
+        self._layers = member.layers
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
+        layer = self._layers[i]
+        own = (row for row in BY_NAME.values() if row.layer == layer.type)
+        return LayerWeights(layer, {row.name.partition(".")[2]: _take(*self._source, row, layer) for row in own})
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        return (self[i] for i in range(len(self)))
+
+
+def _take(
+    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet, row: Row, layer: Layer | None
+) -> torch.Tensor:
+    index = None if layer is None else layer.index
+    t = state[row.hf.format(i="" if index is None else held.kept.index(index))]
+    if member is held:
+        return t
+    # the last dimension first: it is mostly a prefix, and what is then gathered is already narrower
+    for dim in reversed(range(t.dim())):
+        t = selection(parent, row, dim, held, member, index).take(t, dim)
+    return t
+
+
+def cut_state(
+    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet
+) -> dict[str, torch.Tensor]:
+    """State dict of `member` alone: HF names with the layers renumbered, tensors that share no memory with `state`."""
+    check_nested(parent, held, member)
+    return {
+        t.hf: _take(parent, held, state, member, t.row, t.layer).detach().clone(memory_format=torch.contiguous_format)
+        for t in tensors(parent, member)
+    }
+
+
+def check_state(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise `ElasticError` unless `state` has exactly the tensors of `held`, in their shapes."""
+    shapes = {t.hf: t.shape for t in tensors(parent, held)}
+    missing, unknown = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+    if missing or unknown:
+        word, names = ("missing", missing) if missing else ("not of this model", unknown)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ElasticError(f"weights: {', '.join(names[:3])}{more}: {word}")
+    for name, shape in shapes.items():
+        if tuple(state[name].shape) != shape:
+            raise bad(f"weights: shape of {name}", tuple(state[name].shape), f"{shape} is what its model needs")
+
+
+def random_state(
+    parent: Parent, member: Subnet, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Random weights in which nothing is degenerate: no norm weight is 1, every head decays at its own rate.
+
+    Args:
+        parent: shape of the whole model.
+        member: whose tensors to make.
+        seed: fixes the values, whatever the dtype.
+        scale: factor on the matrices of the layers: above 1 the residual stream is dominated by what layers add.
+        dtype: of the tensors.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(shape: tuple[int, ...], std: float, mean: float = 0.0) -> torch.Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64) * std + mean
+
+    def uniform(shape: tuple[int, ...], low: float, high: float) -> torch.Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64) * (high - low) + low
+
+    state = {}
+    for t in tensors(parent, member):
+        name = t.row.name
+        if name.endswith("norm"):
+            value = uniform(t.shape, 0.5, 1.5) * torch.where(uniform(t.shape, 0, 1) < 0.2, -1.0, 1.0)
+        elif name == f"{MAMBA}.a_log":
+            value = uniform(t.shape, 1, 16).log()
+        elif name == f"{MAMBA}.dt_bias":
+            dt = uniform(t.shape, math.log(1e-3), math.log(1e-1)).exp()
+            value = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+        elif name == f"{MAMBA}.d":
+            value = normal(t.shape, 0.3, 1.0)
+        elif name == f"{MAMBA}.conv_weight":
+            value = uniform(t.shape, -1, 1) / math.sqrt(parent.conv_kernel)
+        elif name == f"{MAMBA}.conv_bias":
+            value = normal(t.shape, 0.1)
+        elif t.layer is None:  # embedding and head
+            value = normal(t.shape, 1.0 if name == "embedding" and not parent.tied else 1 / math.sqrt(t.shape[1]))
+        else:
+            value = normal(t.shape, scale / math.sqrt(t.shape[1]))
+        state[t.hf] = value.to(dtype)
+    return state

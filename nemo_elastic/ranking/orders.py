@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores -> orders: channels of every axis from most to least important.
+
+An order is a list of channel numbers. Where an axis has groups that channels may not leave (Mamba heads share the B
+and C of their group, query heads the key and value of theirs), the list alternates over the groups: best of group 0,
+best of group 1, ..., second of group 0, ... `BlockedPrefix.order_to_layout` turns any order into the storage order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import ATTENTION_HEADS, HIDDEN, LAYER_AXES, MAMBA_HEADS, Parent
+
+#: axes whose blocks are groups that a channel belongs to; elsewhere blocks are only a storage layout
+GROUPED = (MAMBA_HEADS, ATTENTION_HEADS)
+
+Orders = Mapping[str, np.ndarray]
+
+
+def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
+    """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None."""
+    yield HIDDEN, HIDDEN, None
+    for i, kind in enumerate(parent.types):
+        for axis, (own, _) in LAYER_AXES.items():
+            if own == kind:
+                yield f"{axis}.{i}", axis, i
+
+
+def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
+    """Channels from most to least important; ties keep their storage order.
+
+    Args:
+        scores: importance, shape [size].
+        groups: equal blocks of channels; each is ranked on its own and the ranks alternate over them.
+
+    Returns:
+        Channel numbers, int64, shape [size].
+    """
+    per_group = np.asarray(scores).reshape(groups, -1)
+    inside = np.argsort(-per_group, axis=1, kind="stable")
+    return (inside + np.arange(groups)[:, None] * per_group.shape[1]).T.reshape(-1).astype(np.int64)
+
+
+def make_orders(parent: Parent, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Orders of all axes from the `Statistics.scores` of a parent."""
+    return {name: order(scores[name], _groups(parent, axis)) for name, axis, _ in names(parent)}
+
+
+def identity(parent: Parent) -> dict[str, np.ndarray]:
+    """Orders that leave heads where they are, and with one FFN stripe everything else, too."""
+    return {name: order(np.zeros(parent.axis(axis).size), _groups(parent, axis)) for name, axis, _ in names(parent)}
+
+
+def check_orders(parent: Parent, orders: Orders) -> None:
+    """Raise `ElasticError` unless every order is there, is a permutation, and keeps heads inside their groups."""
+    expected = {name: axis for name, axis, _ in names(parent)}
+    for name in sorted(set(expected) ^ set(orders)):
+        raise ElasticError(f"ranking: order {name!r} is {'missing' if name in expected else 'not of this parent'}")
+    for name, axis in expected.items():
+        size, groups = parent.axis(axis).size, _groups(parent, axis)
+        given = np.asarray(orders[name])
+        if given.shape != (size,) or not np.array_equal(np.sort(given), np.arange(size)):
+            raise ElasticError(f"ranking: order {name!r} is not a permutation of its {size} channels")
+        if np.any(given // (size // groups) != np.tile(np.arange(groups), size // groups)):
+            raise ElasticError(f"ranking: order {name!r} moves a head out of its group of {size // groups}")
+
+
+def _groups(parent: Parent, axis: str) -> int:
+    return parent.axis(axis).blocks if axis in GROUPED else 1

@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Ranking`: the orders of every axis of one parent, on disk `ranking.json` beside `ranking.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import Parent, known_fields
+from nemo_elastic.files import atomic_dir, read_json
+from nemo_elastic.ranking.orders import check_orders, identity
+from nemo_elastic.ranking.scores import RankOptions
+
+VERSION = 1
+JSON, TENSORS = "ranking.json", "ranking.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What is important in one parent.
+
+    Attributes:
+        parent: shape of the model that was ranked.
+        orders: channels from most to least important by name, see `ranking.orders`: "hidden", "ffn.3",
+            "mamba_heads.0", "mamba_head_dim.0", "attention_heads.7" (number: layer).
+        scores: the importances behind them, same names.
+        depth: layers from least to most important; a depth of k keeps the last k of them.
+        depth_scores: each layer's score when it was dropped; None where it had none.
+        options: how importance was measured.
+        provenance: JSON values: data, samples, who.
+    """
+
+    parent: Parent
+    orders: Mapping[str, np.ndarray]
+    scores: Mapping[str, np.ndarray]
+    depth: tuple[int, ...]
+    depth_scores: tuple[float | None, ...]
+    options: RankOptions = field(default_factory=RankOptions)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_orders(self.parent, self.orders)
+        n = self.parent.num_layers
+        if len(self.depth) != n or sorted(self.depth) != list(range(n)) or len(self.depth_scores) != n:
+            raise ElasticError(f"ranking: depth must order all {n} layers, each once, with a score for each")
+
+    @classmethod
+    def trivial(cls, parent: Parent) -> Ranking:
+        """Storage order as importance, last layers dropped first: what an unranked parent amounts to."""
+        depth = tuple(range(parent.num_layers - 1, -1, -1))
+        orders = identity(parent)
+        scores = {name: np.zeros(len(o)) for name, o in orders.items()}
+        return cls(parent, orders, scores, depth, (None,) * len(depth), provenance={"trivial": True})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the orders and the depth, independent of scores, options and of how it was saved."""
+        h = hashlib.sha256(b"nemo-elastic ranking 1")
+        for name in sorted(self.orders):
+            h.update(f"\n{name}\n".encode())
+            h.update(np.ascontiguousarray(self.orders[name], dtype="<i8").tobytes())
+        h.update(b"\ndepth\n")
+        h.update(np.asarray(self.depth, dtype="<i8").tobytes())
+        return h.hexdigest()
+
+    def check(self, parent: Parent, where: str = "ranking") -> Ranking:
+        """Return self if it ranks `parent`; FFN stripes may differ, for they are a layout of the same channels.
+
+        Raises:
+            ElasticError: it ranks another parent; the message has the first field that differs.
+        """
+        for f in fields(Parent):
+            ours, theirs = getattr(self.parent, f.name), getattr(parent, f.name)
+            if f.name != "ffn_stripes" and ours != theirs:
+                raise ElasticError(
+                    f"{where}: made for another parent ({f.name} is {ours!r} there, {theirs!r} in this parent); "
+                    "rank this parent"
+                )
+        return self
+
+    def save(self, out: str | os.PathLike[str], force: bool = False) -> None:
+        """Write the folder whole or not at all.
+
+        Raises:
+            ElasticError: `out` exists and `force` is False, or it cannot be written.
+        """
+        head = {
+            "version": VERSION,
+            "digest": self.digest,
+            "parent": self.parent.to_json(),
+            "options": self.options.to_json(),
+            "depth": [{"layer": j, "score": s} for j, s in zip(self.depth, self.depth_scores, strict=True)],
+            "provenance": dict(self.provenance),
+        }
+        text = json.dumps(head, indent=2, allow_nan=False) + "\n"
+        tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
+        tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
+        with atomic_dir(out, force) as folder:
+            save_file(tensors, folder / TENSORS)
+            (folder / JSON).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
+        """Read and check a folder that `save` wrote.
+
+        Args:
+            path: the folder.
+            parent: what it must rank; None takes what it says.
+
+        Raises:
+            ElasticError: not a ranking, of another version, damaged, or of another parent.
+        """
+        path = Path(path)
+        head = read_json(path / JSON)
+        if not isinstance(head, dict) or "version" not in head:
+            raise ElasticError(f"{path / JSON}: not a ranking (it has no version)")
+        if head["version"] != VERSION:
+            raise bad(f"{path / JSON}: version", head["version"], f"this release reads version {VERSION}")
+        known = known_fields(_Head, head, str(path / JSON))
+        shape = Parent.from_json(known["parent"], f"{path / JSON}: parent")
+        tensors = _tensors(path / TENSORS)
+        parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind not in parts:
+                raise ElasticError(f"{path / TENSORS}: unknown tensor {name!r}")
+            parts[kind][rest] = value
+        try:
+            depth = tuple(int(step["layer"]) for step in known["depth"])
+            depth_scores = tuple(None if s["score"] is None else float(s["score"]) for s in known["depth"])
+        except (TypeError, KeyError, ValueError):
+            raise ElasticError(f"{path / JSON}: depth is not a list of {{layer, score}}") from None
+        options = RankOptions.from_json(known["options"], f"{path / JSON}: options")
+        try:
+            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
+        except ElasticError as e:
+            raise ElasticError(f"{path}: {e.message}") from None
+        if out.digest != known["digest"]:
+            raise ElasticError(f"{path}: damaged: the orders do not have the digest that {JSON} gives")
+        return out.check(parent, str(path)) if parent is not None else out
+
+
+@dataclass
+class _Head:
+    """Field names of ranking.json, for `known_fields`."""
+
+    version: int
+    digest: str
+    parent: Any
+    options: Any
+    depth: Any
+    provenance: Any
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ElasticError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as e:
+        raise ElasticError(f"{path}: not readable as safetensors ({e})") from None

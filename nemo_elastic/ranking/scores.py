@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Streaming importance statistics of a model's activations (method §3).
+
+`Statistics` is a probe (see `nn.gates.Probe`): a model calls it at its sites, and it keeps one sum per channel,
+however many samples pass. The sums are plain: those of two runs, or of two data-parallel ranks, add up. Roots are
+taken last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_elastic.config import integer
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent, known_fields
+from nemo_elastic.nn.gates import Choice, Probe
+
+#: forward(tokens_bl, choice, probe) -> logits_blv. Activations handed to the probe are whole: an adapter for a
+#: tensor- or sequence-parallel model gathers them, and transposes them to (batch, length, ...).
+Forward = Callable[[torch.Tensor, Choice, "Probe | None"], torch.Tensor]
+#: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+FFN_SITES = {"activation": "ffn", "first": "ffn_pre"}
+AGGREGATIONS = ("l2_mean", "mean")
+DEPTH_SCORES = ("mse", "cosine")
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """How importance is measured.
+
+    Attributes:
+        ffn: neurons by the "activation" that enters the second linear (Minitron), or by the "first" linear's output
+            (Nemotron Elastic).
+        aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
+        depth: "mse" drops layers one by one by the change of the logits; "cosine" scores all of them in the pass that
+            scores the widths, by 1 - cosine of a layer's input and output.
+        depth_samples: sequences on which "mse" is measured (on every data-parallel rank).
+        depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
+        head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
+            None: all.
+    """
+
+    ffn: str = "activation"
+    aggregation: str = "l2_mean"
+    depth: str = "mse"
+    depth_samples: int = 8
+    depth_exact: int | None = None
+    head_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ffn", tuple(FFN_SITES)), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
+            if getattr(self, name) not in allowed:
+                raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
+        integer("rank.depth_samples", self.depth_samples, 1, "at least 1")
+        for name in ("depth_exact", "head_channels"):
+            if getattr(self, name) is not None:
+                integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any, field: str = "rank") -> RankOptions:
+        """Read what `to_json` wrote; unknown fields are errors."""
+        return cls(**known_fields(cls, data, field))
+
+
+class Statistics:
+    """Sums over samples at every site of a parent; hand the object itself to a model as its probe.
+
+    Memory does not depend on the number of samples: one float64 per channel and layer. Every rank of a
+    pipeline-parallel model holds every key, so `reduce` may run over data and pipeline ranks alike.
+    """
+
+    def __init__(self, parent: Parent, options: RankOptions | None = None) -> None:
+        self.parent = parent
+        self.options = options or RankOptions()
+        ffn = FFN_SITES[self.options.ffn]
+        shapes = {
+            MAMBA: ("mamba_x", (parent.mamba_heads, parent.mamba_head_dim)),
+            MLP: (ffn, (parent.ffn,)),
+            ATTENTION: ("attention", (parent.attention_heads, parent.attention_head_dim)),
+        }
+        self.sums: dict[str, torch.Tensor] = {}
+        for i in (*range(parent.num_layers), -1):
+            self.sums[f"hidden.{i}"] = torch.zeros(parent.hidden, dtype=torch.float64)
+        for i, kind in enumerate(parent.types):
+            site, shape = shapes[kind]
+            self.sums[f"{site}.{i}"] = torch.zeros(shape, dtype=torch.float64)
+            if self.options.depth == "cosine":
+                self.sums[f"cosine.{i}"] = torch.zeros(1, dtype=torch.float64)
+        self.samples = dict.fromkeys(self.sums, 0)
+        self._layer_in: dict[int, torch.Tensor] = {}
+
+    def __call__(self, site: str, layer: int, activation: torch.Tensor) -> None:
+        """The probe: `activation` is (batch, length, ...) with whole channel dimensions."""
+        if site in ("layer_in", "layer_out"):
+            self._residual(site, layer, activation)
+            return
+        name = f"{site}.{layer}"
+        if name not in self.sums:
+            return
+        # |a| in fp32: a bf16 mean over thousands of tokens would lose the small channels.
+        mean_over_tokens = activation.detach().float().abs().mean(dim=1)
+        power = 2 if self.options.aggregation == "l2_mean" else 1
+        self._add(name, mean_over_tokens.double().pow(power).sum(dim=0), len(activation))
+
+    def _residual(self, site: str, layer: int, activation: torch.Tensor) -> None:
+        name = f"cosine.{layer}"
+        if name not in self.sums:
+            return
+        if site == "layer_in":
+            self._layer_in[layer] = activation.detach()
+            return
+        before = self._layer_in.pop(layer).float()
+        cosine = torch.nn.functional.cosine_similarity(before, activation.detach().float(), dim=-1)
+        self._add(name, (1 - cosine.double()).mean(dim=1).sum().reshape(1), len(activation))
+
+    def _add(self, name: str, value: torch.Tensor, samples: int) -> None:
+        total = self.sums[name].to(value.device)  # moves to the accelerator once, with the first sample
+        if total.shape != value.shape:
+            raise ValueError(f"probe {name}: {tuple(value.shape)} channels, the parent has {tuple(total.shape)}")
+        self.sums[name] = total + value
+        self.samples[name] += samples
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Add the sums of `other` (same parent and options) to these; returns self."""
+        if (other.parent, other.options) != (self.parent, self.options):
+            raise ValueError("statistics of another parent or with other options do not add up")
+        for name, total in self.sums.items():
+            self.sums[name] = total + other.sums[name].to(total.device)
+            self.samples[name] += other.samples[name]
+        return self
+
+    def reduce(self, reduce: Reduce | None, device: torch.device | str | None = None) -> Statistics:
+        """Sum over ranks. All ranks call it once, with the same keys in the same order.
+
+        Args:
+            reduce: the sum over ranks of one tensor; None does nothing.
+            device: where tensors must lie for `reduce` (a rank without a layer has its zeros on the CPU).
+        """
+        if reduce is not None:
+            for name in self.sums:
+                self.sums[name] = reduce(self.sums[name].to(device or self.sums[name].device))
+            counts = torch.tensor(list(self.samples.values()), dtype=torch.float64, device=device)
+            self.samples = dict(zip(self.samples, (int(n) for n in reduce(counts).tolist()), strict=True))
+        return self
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """Importance per channel or head, float64.
+
+        Returns:
+            "hidden" [hidden]; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads], "mamba_head_dim.i" [head_dim],
+            "attention_heads.i" [heads]; with depth "cosine" also "depth" [layers].
+
+        Raises:
+            ElasticError: no samples, or an activation was not finite.
+        """
+        done = {name: self._aggregate(name) for name in self.sums}
+        out: dict[str, np.ndarray] = {}
+        # Added over norms after the root, as each norm is its own measurement of the same channels.
+        out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
+        for i, kind in enumerate(self.parent.types):
+            if kind == MLP:
+                out[f"ffn.{i}"] = done[f"{FFN_SITES[self.options.ffn]}.{i}"]
+            elif kind == ATTENTION:
+                out[f"attention_heads.{i}"] = np.linalg.norm(done[f"attention.{i}"], axis=1)
+            else:
+                out |= _mamba(i, done[f"mamba_x.{i}"], self.options.head_channels)
+        if self.options.depth == "cosine":
+            out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])
+        return out
+
+    def _aggregate(self, name: str) -> np.ndarray:
+        total, samples = self.sums[name].cpu().numpy(), self.samples[name]
+        if not samples:
+            raise ElasticError(f"ranking: no activation was seen at {name}; give at least one batch")
+        if not np.isfinite(total).all():
+            raise ElasticError(f"ranking: activations at {name} are not finite; the parent or its precision is broken")
+        if self.options.aggregation == "l2_mean" and not name.startswith("cosine"):
+            return np.sqrt(total)
+        return total / samples
+
+
+def _mamba(layer: int, s_hp: np.ndarray, top: int | None) -> Mapping[str, np.ndarray]:
+    """Channels by their norm over heads, heads by the norm of their best channels (Minitron-SSM)."""
+    channels = np.linalg.norm(s_hp, axis=0)
+    best = np.argsort(-channels, kind="stable")[:top]
+    return {
+        f"mamba_head_dim.{layer}": channels,
+        f"mamba_heads.{layer}": np.linalg.norm(s_hp[:, best], axis=1),
+    }

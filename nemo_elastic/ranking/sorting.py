@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sorting a parent by a ranking, so that every member is a blocked prefix of every tensor.
+
+Driven by `layout.ROWS` alone: each dimension is a concatenation of parts, each part a product of terms, and a term
+that is an axis is permuted by its order. The function of the model does not change (method §3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import HIDDEN, LAYER_AXES, Parent
+from nemo_elastic.layout import Row, sizes, tensors
+from nemo_elastic.ranking.ranking import Ranking
+
+
+def permutation(ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int | None) -> np.ndarray | None:
+    """Storage order of one dimension of a tensor: position i of the sorted tensor holds position p[i].
+
+    Args:
+        ranking: orders of the parent.
+        parent: its shape, with the FFN stripes that the sorted model will have.
+        row: the tensor's row of the layout table.
+        dim: the dimension.
+        layer: index of its layer, None for the model's own tensors.
+
+    Returns:
+        int64 [size of the dimension], or None where nothing moves.
+    """
+    size = sizes(parent, parent.hidden, parent.layer(layer) if layer is not None else None)
+    parts, at = [], 0
+    for terms in row.dims[dim]:
+        part = np.zeros(1, dtype=np.int64)
+        for term in terms:
+            part = (part[:, None] * size[term] + _term(ranking, parent, term, size[term], layer)).reshape(-1)
+        parts.append(part + at)
+        at += len(part)
+    whole = np.concatenate(parts)
+    return None if np.array_equal(whole, np.arange(at)) else whole
+
+
+def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None) -> np.ndarray:
+    if term == HIDDEN:
+        return parent.axis(term).order_to_layout(ranking.orders[HIDDEN])
+    if term in LAYER_AXES:
+        return parent.axis(term).order_to_layout(ranking.orders[f"{term}.{layer}"])
+    return np.arange(size)
+
+
+def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = None) -> dict[str, Any]:
+    """Permute a state dict with Hugging Face names; tensors may be torch's or numpy's, of any dtype.
+
+    Args:
+        state: all tensors of the parent (a tied head may be there or not).
+        ranking: its ranking.
+        parent: its shape with the FFN stripes that the sorted model will have; None takes the ranking's.
+
+    Returns:
+        A new dict in the same order; tensors that do not move are the same objects.
+
+    Raises:
+        ElasticError: the ranking is of another parent, or a tensor is missing, unknown or of another shape.
+    """
+    parent = parent or ranking.parent
+    ranking.check(parent)
+    table = {t.hf: t for t in tensors(replace(parent, tied=False), parent.full)}
+    required = {t.hf for t in tensors(parent, parent.full)}
+    for name in sorted(required - set(state)):
+        raise ElasticError(f"sort: the state dict has no {name!r}")
+    out = {}
+    for name, value in state.items():
+        if name not in table:
+            raise ElasticError(f"sort: {name!r} is no tensor of a Nemotron-H parent; rename or remove it first")
+        tensor = table[name]
+        if tuple(value.shape) != tensor.shape:
+            raise ElasticError(f"sort: {name!r} has shape {tuple(value.shape)}, this parent's is {tensor.shape}")
+        layer = tensor.layer.index if tensor.layer is not None else None
+        for dim in range(len(tensor.shape)):
+            p = permutation(ranking, parent, tensor.row, dim, layer)
+            if p is not None:
+                value = _take(value, p, dim)
+        out[name] = value
+    return out
+
+
+def _take(value: Any, p: np.ndarray, dim: int) -> Any:
+    if isinstance(value, np.ndarray):
+        return np.take(value, p, axis=dim)
+    import torch
+
+    return value.index_select(dim, torch.from_numpy(p).to(value.device))

@@ -1,0 +1,374 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The router: budget -> probabilities over the choices of every axis (method §5).
+
+One small MLP per free axis: one-hot budget -> Linear -> LeakyReLU(0.1) -> Linear -> logits. Parameters are plain
+replicas, no tensor-parallel shards, and stay in fp32 inside a bf16 model. Noise depends on (seed, step, micro-batch,
+axis) alone, so every rank draws the same and no generator is shared with anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nemo_elastic.config import Budget, RouterConfig
+from nemo_elastic.cost import Expected, ExpectedLayer
+from nemo_elastic.errors import bad
+from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, MAMBA_HEAD_DIM, Subnet
+from nemo_elastic.nn.gates import Gates, LayerGates
+from nemo_elastic.shapes.price import TABLE_AXES
+from nemo_elastic.shapes.projection import Projection, project_family
+from nemo_elastic.shapes.space import Space
+
+#: axis -> probabilities [slots, choices]: one row for the whole model, or one per layer of the axis' type
+Probabilities = dict[str, torch.Tensor]
+#: (step, micro-batch) that noise is drawn for; None: no noise, as always in evaluation
+Noise = tuple[int, int] | None
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass
+class Routed:
+    """What one micro-batch runs; unpacks as `gates, expected, probabilities = routed`.
+
+    Attributes:
+        gates: soft or hard gates, see `Router.gates`.
+        probabilities: axis -> [slots, choices], under the noise that was asked for.
+        choice: the member of the largest probabilities, under the same noise: what hard gates compute.
+    """
+
+    gates: Gates
+    probabilities: Probabilities
+    choice: Subnet
+    router: Router
+
+    @cached_property
+    def expected(self) -> Expected:
+        """Expected widths, differentiable, for `cost` and for logs."""
+        return self.router.expected(self.probabilities)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.gates, self.expected, self.probabilities))
+
+
+class Router(nn.Module):
+    """Chooses a member for a budget.
+
+    Args:
+        space: members that it chooses from; free axes get a network, rigid ones their only choice.
+        budgets: all budgets, the parent first, as in `ElasticConfig.budgets`.
+        config: sizes and schedules.
+        seed: of the initial weights and of the noise; the same on all ranks.
+
+    Raises:
+        ElasticError: no member meets one of the budgets.
+    """
+
+    def __init__(
+        self, space: Space, budgets: Sequence[Budget], config: RouterConfig | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        space.check_budgets(budgets)
+        self.space, self.budgets, self.config, self.seed = space, tuple(budgets), config or RouterConfig(), seed
+        self.axes = tuple(axis for axis in AXES if space.positions(axis))
+        self.prices = [space.price(b) for b in self.budgets]
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        generator = torch.Generator().manual_seed(seed)
+
+        def weight(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(shape, generator=generator) * self.config.init_std)
+
+        for axis in self.axes:
+            slots, choices = self._shape(axis)
+            self.down[axis] = weight(len(budgets), self.config.hidden)
+            self.up[axis] = weight(self.config.hidden, slots * choices)
+            # Saved with the weights: a resumed run must start from the same shapes.
+            self.register_buffer(f"prior_{axis}", torch.zeros(len(budgets), slots, choices))
+        for axis in AXES:
+            mask = space.kept if axis == DEPTH else self._masks(axis)
+            self.register_buffer(f"mask_{axis}", torch.from_numpy(mask).float(), persistent=False)
+        for i, price in enumerate(self.prices):
+            self.register_buffer(f"base_{i}", torch.from_numpy(price.base / price.target), persistent=False)
+            for kind, table in price.tables.items():
+                self.register_buffer(f"table_{i}_{kind}", torch.from_numpy(table / price.target), persistent=False)
+
+    def _shape(self, axis: str) -> tuple[int, int]:
+        return len(self.space.positions(axis)), len(self.space.choices[axis])
+
+    def _masks(self, axis: str) -> np.ndarray:
+        """What each choice keeps of an axis, [choices, size]."""
+        prefix = self.space.parent.axis(axis)
+        out = np.zeros((len(self.space.choices[axis]), prefix.size), dtype=bool)
+        for i, width in enumerate(self.space.choices[axis]):
+            out[i, prefix.grid(width).indices()] = True
+        return out
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Router:
+        """Move, but never down to half precision: a bf16 logit cannot tell two choices apart."""
+
+        def keep_precision(t: torch.Tensor) -> torch.Tensor:
+            new = fn(t)
+            return t.to(new.device) if new.dtype in _HALF else new
+
+        return super()._apply(keep_precision, recurse)
+
+    # ------------------------------------------------------------------ budgets and schedules
+
+    def index(self, budget: int | str) -> int:
+        """Position of a budget given by name or position."""
+        names = [b.name for b in self.budgets]
+        if isinstance(budget, str):
+            if budget not in names:
+                raise bad("budget", budget, f"one of {', '.join(names)}")
+            return names.index(budget)
+        if not 0 <= budget < len(names):
+            raise bad("budget", budget, f"a position from 0 to {len(names) - 1}, or one of {', '.join(names)}")
+        return budget
+
+    def one_hot(self, budget: int | str | torch.Tensor) -> torch.Tensor:
+        """Weights over the known budgets, [budgets]; a tensor (see `interpolate`) is taken as it is."""
+        like = self._like()
+        if isinstance(budget, torch.Tensor):
+            return budget.to(like)
+        out = torch.zeros(len(self.budgets)).to(like)
+        out[self.index(budget)] = 1
+        return out
+
+    def interpolate(self, share: float) -> torch.Tensor:
+        """The one-hot of an unseen budget: a mixture of its two neighbours.
+
+        Args:
+            share: cost wanted, as a share of the parent's; each budget has its own share, in its own unit.
+
+        Returns:
+            [budgets], non-negative, sum 1.
+
+        Raises:
+            ElasticError: outside the known budgets.
+        """
+        known = [price.target / price.whole for price in self.prices]
+        if not known[-1] <= share <= known[0]:
+            raise bad("share", share, f"between {known[-1]:.4g} and {known[0]:.4g}, the known budgets")
+        out = torch.zeros(len(known)).to(self._like())
+        upper = max(i for i, k in enumerate(known) if k >= share)
+        if known[upper] == share or upper + 1 == len(known):
+            out[upper] = 1
+            return out
+        weight = (share - known[upper + 1]) / (known[upper] - known[upper + 1])
+        out[upper], out[upper + 1] = weight, 1 - weight
+        return out
+
+    def schedule(self, progress: float) -> tuple[float, float]:
+        """(tau, scale) at a fraction of stage 1: linear up to `freeze_at`, constant after it."""
+        end = self.config.freeze_at
+        u = min(1.0, max(0.0, progress) / end) if end > 0 else 1.0
+        (t0, t1), (s0, s1) = self.config.tau, self.config.scale
+        return t0 + (t1 - t0) * u, s0 + (s1 - s0) * u
+
+    # ------------------------------------------------------------------ logits and probabilities
+
+    def logits(self, budget: int | str | torch.Tensor) -> Probabilities:
+        """axis -> logits [slots, choices], free axes only."""
+        weights = self.one_hot(budget)
+        out = {}
+        for axis in self.axes:
+            inner = nn.functional.leaky_relu(weights @ self.down[axis], 0.1)
+            prior = torch.einsum("b,bsc->sc", weights, getattr(self, f"prior_{axis}"))
+            out[axis] = (inner @ self.up[axis]).view(self._shape(axis)) + prior
+        return out
+
+    def probabilities(
+        self, budget: int | str | torch.Tensor, tau: float = 1.0, scale: float = 1.0, noise: Noise = None
+    ) -> Probabilities:
+        """softmax((logits x scale + g) / tau), g Gumbel noise.
+
+        Args:
+            budget: position, name, or an interpolated one-hot [budgets].
+            tau: temperature; scale: factor on the logits (`schedule`).
+            noise: (step, micro-batch) to draw g for. Every axis has its own noise, the same on all ranks. None: none.
+
+        Returns:
+            axis -> [slots, choices]; rigid axes have the one probability 1.
+        """
+        like = self._like()
+        out: Probabilities = {}
+        logits = self.logits(budget)
+        for number, axis in enumerate(AXES):
+            if axis not in logits:
+                out[axis] = torch.ones(1, 1).to(like)
+                continue
+            z = logits[axis] * scale
+            if noise is not None:
+                z = z + self.gumbel(number, z.shape, noise).to(z)
+            out[axis] = (z / tau).softmax(-1)
+        return out
+
+    def gumbel(self, axis: int, shape: Sequence[int], noise: tuple[int, int]) -> torch.Tensor:
+        """Gumbel noise of one axis, float64 on the CPU: a function of (seed, step, micro-batch, axis) alone."""
+        u = np.random.default_rng([self.seed, *noise, axis]).random(tuple(shape))
+        return torch.from_numpy(-np.log(-np.log(np.clip(u, 1e-12, 1 - 1e-12))))
+
+    # ------------------------------------------------------------------ gates, cost, choice
+
+    def gates(
+        self,
+        budget: int | str | torch.Tensor,
+        tau: float = 1.0,
+        scale: float = 1.0,
+        noise: Noise = None,
+        hard: bool | None = None,
+    ) -> Routed:
+        """Gates of a masked forward: for every channel the probability that it is kept.
+
+        Soft: sum of the probabilities of the choices that keep it; one on what all choices keep. Hard: the zeros and
+        ones of the largest probabilities exactly, whatever multiplies them where, with the soft gates' gradient
+        (straight-through): the forward value is the submodel's.
+
+        Args:
+            budget: position, name, or interpolated one-hot.
+            tau: temperature; scale: factor on the logits.
+            noise: (step, micro-batch), None for none.
+            hard: overrides `config.gate`.
+
+        Returns:
+            Gates in the router's dtype; `expected` and `budget_loss` read the same probabilities.
+        """
+        pi = self.probabilities(budget, tau, scale, noise)
+        picked = {axis: p.argmax(-1) for axis, p in pi.items()}
+        choice = self._decode(picked)
+        straight = self.config.gate == "hard" if hard is None else hard
+        gate = {axis: self._gate(axis, p, picked[axis] if straight else None) for axis, p in pi.items()}
+        layers = []
+        for i, kind in enumerate(self.space.parent.types):
+            width, *rest = (a for a in TABLE_AXES[kind] if a != MAMBA_HEAD_DIM)
+            assert not rest
+            head_dim = gate[MAMBA_HEAD_DIM][0] if MAMBA_HEAD_DIM in TABLE_AXES[kind] else None
+            layers.append(LayerGates(gate[DEPTH][0, i], gate[width][self._row(width, i)], head_dim))
+        return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice, self)
+
+    def _gate(self, axis: str, pi: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
+        mask: torch.Tensor = getattr(self, f"mask_{axis}")
+        # What all choices keep is one, not a sum of probabilities that rounds to 0.99999994.
+        soft = torch.where(mask.all(dim=0), mask.new_ones(()), pi @ mask)
+        if picked is None:
+            return soft
+        return mask[picked] + (soft - soft.detach())  # the bracket is exactly zero
+
+    def _row(self, axis: str, layer: int) -> int:
+        """Row of an axis' probabilities that concerns a layer of the parent."""
+        return self.space.layers_of(axis).index(layer) if self.space.per_layer[axis] and axis in self.axes else 0
+
+    def expected(self, probabilities: Probabilities) -> Expected:
+        """Expected member under some probabilities; widths and keep probabilities are float64 scalars."""
+        pi = {axis: p.double() for axis, p in probabilities.items()}
+        width = {
+            axis: p @ torch.tensor(self.space.choices[axis], dtype=p.dtype, device=p.device) for axis, p in pi.items()
+        }
+        keep = (pi[DEPTH] @ getattr(self, f"mask_{DEPTH}").double())[0]
+        layers = []
+        for i, kind in enumerate(self.space.parent.types):
+            own = {LAYER_AXES[a][1]: width[a][self._row(a, i)] for a in TABLE_AXES[kind]}
+            layers.append(ExpectedLayer(i, kind, keep=keep[i], **own))
+        return Expected(width[HIDDEN][0], tuple(layers))
+
+    def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:
+        """Expected cost over the budget's target, 0-dim float64.
+
+        The same as `Budget.cost` of `expected` over `Budget.target`, from the price tables: ten operations instead of
+        thousands.
+        """
+        i = self.index(budget)
+        pi = {axis: p.double() for axis, p in probabilities.items()}
+        hidden = pi[HIDDEN][0]
+        keep = (pi[DEPTH] @ getattr(self, f"mask_{DEPTH}").double())[0]
+        total = hidden @ getattr(self, f"base_{i}").double()
+        for kind in self.prices[i].tables:
+            table = torch.einsum("h,h...->...", hidden, getattr(self, f"table_{i}_{kind}").double())
+            layers = [j for j, t in enumerate(self.space.parent.types) if t == kind]
+            first, *second = TABLE_AXES[kind]
+            if second:
+                table = table @ pi[second[0]][0]
+            rows = pi[first]
+            each = rows @ table
+            total = total + (keep[layers] * each).sum()
+        return total
+
+    def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
+        """|C/C_target - 1| of the expected cost C, zero where it is below `config.deadzone`.
+
+        The parent's budget pulls towards the full choice instead: 1 - the mean probability of the full choice over all
+        slots, axis by axis. It is bounded and of the same size as a relative miss, where a cross-entropy at the last
+        temperature would outweigh everything else.
+
+        Args:
+            routed: what `gates` returned, or bare probabilities.
+            budget: position or name of the budget that the micro-batch trains.
+
+        Returns:
+            0-dim, in the router's dtype; `config.loss_weight` is not applied.
+        """
+        pi = routed.probabilities if isinstance(routed, Routed) else routed
+        if self.budgets[self.index(budget)].is_parent:
+            pulls = [1 - pi[axis][:, 0].mean() for axis in self.axes]
+            return torch.stack(pulls).mean() if pulls else pi[HIDDEN].new_zeros(())
+        miss = (self.expected_cost(pi, budget) - 1).abs()
+        return torch.where(miss > self.config.deadzone, miss, miss.new_zeros(())).to(self._like().dtype)
+
+    @torch.no_grad()
+    def choose(self, budget: int | str | torch.Tensor) -> Subnet:
+        """The member of the largest logits, without noise: deterministic, not yet projected (see `family`).
+
+        The parent's own budget always gives the parent.
+        """
+        if not isinstance(budget, torch.Tensor) and self.budgets[self.index(budget)].is_parent:
+            return self.space.full
+        return self._decode({axis: z.argmax(-1) for axis, z in self.logits(budget).items()})
+
+    def _decode(self, picked: Mapping[str, torch.Tensor]) -> Subnet:
+        rows = {axis: p.tolist() for axis, p in picked.items()}
+        return self.space.decode(tuple(i for axis in self.axes for i in rows[axis]))
+
+    def family(self) -> dict[str, Projection]:
+        """Freeze: every budget's choice, projected onto its budget and nested in the one before."""
+        raw = {b.name: self.choose(b.name) for b in self.budgets}
+        return project_family(self.space, raw, self.budgets)
+
+    @torch.no_grad()
+    def start_from(self, members: Mapping[str, Subnet], strength: float = 2.0) -> None:
+        """Make found shapes the most probable ones, mildly: their logits become `strength`, all others zero.
+
+        Args:
+            members: budget name -> member of the space (from `search`); budgets that are missing stay as they are.
+            strength: 2 gives a found choice 0.71 among four at temperature and scale 1.
+
+        Raises:
+            ElasticError: an unknown budget, or a member that is not in the space.
+        """
+        for name, member in members.items():
+            i, code = self.index(name), self.space.encode(member)
+            for axis, z in self.logits(i).items():
+                wanted = torch.zeros_like(z)
+                for row, slot in enumerate(self.space.positions(axis)):
+                    wanted[row, code[slot]] = strength
+                getattr(self, f"prior_{axis}")[i] += wanted - z
+
+    @staticmethod
+    def entropy(probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Mean entropy of an axis' slots over that of a uniform choice: 0 decided, 1 undecided. Free axes only."""
+        out = {}
+        for axis, p in probabilities.items():
+            p = p.detach()  # for logs: the logarithm's gradient at zero is not finite
+            if p.shape[-1] > 1:
+                out[axis] = -(torch.special.xlogy(p, p).sum(-1).mean() / np.log(p.shape[-1]))
+        return out
+
+    def _like(self) -> torch.Tensor:
+        return getattr(self, f"mask_{HIDDEN}")

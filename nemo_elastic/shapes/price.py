@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Price`: what a budget says that members cost, for thousands of codes at once.
+
+Every cost so far is a sum over layers at a given residual width (`cost.parameters`, `cost.memory`), so a small table
+per type of layer, filled once from `Budget.cost`, prices any code exactly. The router's expected cost reads the same
+table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nemo_elastic.config import Budget
+from nemo_elastic.errors import bad
+from nemo_elastic.family import ATTENTION, DEPTH, HIDDEN, LAYER_AXES, MAMBA, MLP, Layer, Subnet
+
+if TYPE_CHECKING:
+    from nemo_elastic.shapes.space import Space
+
+#: axes of each type's table, after the hidden one
+TABLE_AXES = {kind: tuple(a for a, (k, _) in LAYER_AXES.items() if k == kind) for kind in (MAMBA, MLP, ATTENTION)}
+
+
+class Price:
+    """Exact cost of the members of a space under one budget, in the budget's unit (parameters or bytes).
+
+    Attributes:
+        budget: what is priced.
+        target: its limit; whole: the parent's cost.
+        base: cost of what is outside the layers, float64 [hidden choices].
+        tables: type of layer -> its cost, float64 [hidden choices, choices of each of `TABLE_AXES[type]`].
+    """
+
+    def __init__(self, space: Space, budget: Budget) -> None:
+        self.space, self.budget = space, budget
+        self.target = float(budget.target(space.parent))
+        parent, choices = space.parent, space.choices
+        bare = [budget.cost(parent, Subnet(h, ())) for h in choices[HIDDEN]]
+        self.base = np.array(bare, dtype=np.float64)
+        self.tables: dict[str, np.ndarray] = {}
+        for kind in dict.fromkeys(parent.types):
+            fields = [LAYER_AXES[a][1] for a in TABLE_AXES[kind]]
+            table = np.zeros((len(bare), *(len(choices[a]) for a in TABLE_AXES[kind])))
+            for at in np.ndindex(table.shape):
+                widths = [choices[a][i] for a, i in zip(TABLE_AXES[kind], at[1:], strict=True)]
+                layer = Layer(parent.types.index(kind), kind, **dict(zip(fields, widths, strict=True)))
+                table[at] = budget.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
+            self.tables[kind] = table
+        self._columns = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}
+        self.whole = self(space.full)
+        ends = np.stack([np.zeros_like(space.sizes), space.sizes - 1])
+        if not np.allclose(self.codes(ends), [self.whole, self(space.smallest)], rtol=1e-9):
+            raise AssertionError(f"the cost of {budget.name} is not a sum over layers")
+
+    def __call__(self, member: Subnet) -> float:
+        """Cost of any member, straight from the budget."""
+        return float(self.budget.cost(self.space.parent, member))
+
+    def miss(self, cost: float) -> float:
+        """Relative distance from the target: below zero where a cost leaves room."""
+        return cost / self.target - 1
+
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        """Cost of codes, integers [n, slots] -> float64 [n]."""
+        codes = np.atleast_2d(codes)
+        space = self.space
+
+        def column(axis: str, layers: np.ndarray | None = None) -> np.ndarray:
+            """Choices of an axis: [n, 1], or [n, layers] where each layer has its own."""
+            if layers is None or not space.per_layer[axis] or len(space.choices[axis]) == 1:
+                slot = space.slot(axis)
+                return np.zeros((len(codes), 1), dtype=np.int64) if slot is None else codes[:, [slot]]
+            return codes[:, list(space.positions(axis))]
+
+        h, kept = column(HIDDEN), space.kept[column(DEPTH)[:, 0]]
+        total = self.base[h[:, 0]]
+        for kind, table in self.tables.items():
+            layers = self._columns[kind]
+            each = table[(h, *(column(axis, layers) for axis in TABLE_AXES[kind]))]
+            total = total + (each * kept[:, layers]).sum(axis=1)
+        return total
+
+    def check(self) -> None:
+        """Raise `ElasticError` unless the smallest member meets the budget."""
+        least = self(self.space.smallest)
+        if least > self.target:
+            field = next((f for f in ("params", "ratio", "memory") if getattr(self.budget, f) is not None), "target")
+            given = getattr(self.budget, field, None)
+            raise bad(
+                f"elastic.budgets[{self.budget.name}].{field}",
+                given,
+                f"its limit is {self.target:.0f} and the nearest cost that the axes reach is {least:.0f} "
+                f"({least / self.whole:.4g} of the parent); raise it or add smaller choices",
+            )

@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Projection: a raw choice becomes a member that is nested in the next larger one and meets its budget.
+
+A router's (or anyone's) choices miss their cost by up to 15 % and need not be nested (method §12). `fit` repairs a
+code with the smallest departure: a weighted sum of squared changes of relative width, so that many small steps come
+before one large one. It goes down to the budget, then up as far as there is room, then swaps pairs of steps to close
+the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.config import Budget
+from nemo_elastic.family import Subnet, intersect
+from nemo_elastic.shapes.price import Price
+from nemo_elastic.shapes.space import Space
+
+#: Relative miss that needs no further repair.
+TOLERANCE = 0.002
+#: What a relative miss is worth in departures: a swap that closes 1 % may cost as much as a fifth off one axis.
+EXCHANGE = 5.0
+ROUNDS = 1000
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A raw choice and the member made of it; costs in the budget's unit.
+
+    Attributes:
+        budget: name of the budget.
+        raw: what was chosen; member: what it became.
+        target: limit on the cost; raw_cost, cost: what the two cost.
+        nested: the raw choice already lay inside the next larger member.
+    """
+
+    budget: str
+    raw: Subnet
+    member: Subnet
+    target: float
+    raw_cost: float
+    cost: float
+    nested: bool
+
+    @property
+    def raw_miss(self) -> float:
+        """Relative miss of the raw choice: above zero where it is too large."""
+        return self.raw_cost / self.target - 1
+
+    @property
+    def miss(self) -> float:
+        """Relative miss of the member, never above zero."""
+        return self.cost / self.target - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures for a log; members as Subnet JSON."""
+        return {
+            "budget": self.budget,
+            "target": self.target,
+            "raw_cost": self.raw_cost,
+            "raw_miss": self.raw_miss,
+            "cost": self.cost,
+            "miss": self.miss,
+            "nested": self.nested,
+            "raw": self.raw.to_json(),
+            "member": self.member.to_json(),
+        }
+
+
+def project(space: Space, raw: Subnet, budget: Budget, upper: Subnet | None = None) -> Projection:
+    """Make a raw choice nested in `upper` and bring its cost to at most the budget and as near below it as pays.
+
+    Args:
+        space: choices that the result may make; `raw` and `upper` lie in it.
+        raw: what a router chose.
+        budget: the limit; the parent's own budget gives the parent.
+        upper: the next larger member, the parent when None.
+
+    Returns:
+        The member with the figures of before and after.
+
+    Raises:
+        ElasticError: nothing meets the budget, or `raw` or `upper` is not in the space.
+    """
+    price = space.price(budget)
+    upper = upper or space.full
+    if budget.is_parent:
+        member = space.full
+    else:
+        price.check()
+        inside = raw if raw <= upper else intersect(raw, upper)
+        member = space.decode(fit(space, price, space.encode(inside), space.encode(upper)))
+    return Projection(budget.name, raw, member, price.target, price(raw), price(member), raw <= upper)
+
+
+def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Budget]) -> dict[str, Projection]:
+    """Project the choices of all budgets, largest first: every member is nested in the one before.
+
+    Args:
+        space: choices that members may make.
+        raw: budget name -> raw choice; the parent's may be missing.
+        budgets: all budgets in descending order (`ElasticConfig.budgets`).
+    """
+    out: dict[str, Projection] = {}
+    upper = space.full
+    for budget in budgets:
+        chosen = space.full if budget.is_parent else raw[budget.name]
+        out[budget.name] = project(space, chosen, budget, upper)
+        upper = out[budget.name].member
+    return out
+
+
+class _Departure:
+    """Sum over slots of (share of the cost that the slot rules) x (relative change of its width)^2."""
+
+    def __init__(self, space: Space, price: Price, origin: np.ndarray) -> None:
+        ends = np.diag(space.sizes - 1)  # one code per slot: only that one at its smallest
+        widths = [np.array(s.choices) / s.choices[0] for s in space.slots]
+        spans = np.array([1 - w[-1] for w in widths])
+        weights = (price.whole - price.codes(ends)) / price.whole / spans if len(widths) else spans
+        self.by_slot = [k * (w - w[i]) ** 2 for k, w, i in zip(weights, widths, origin, strict=True)]
+        self.table = np.zeros((len(widths), int(max(space.sizes, default=1))))
+        for s, row in enumerate(self.by_slot):
+            self.table[s, : len(row)] = row
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Departures of codes, [n, slots] -> [n]."""
+        return self.table[np.arange(self.table.shape[0]), codes].sum(axis=1)
+
+
+def fit(
+    space: Space, price: Price, code: Sequence[int], upper: Sequence[int], tolerance: float = TOLERANCE
+) -> tuple[int, ...]:
+    """Repair a code: nested in `upper`, cost at most the target and near it. Deterministic.
+
+    Args:
+        space: the space of the codes.
+        price: the budget's price; the smallest code meets it (`Price.check`).
+        code: where to start, and what to stay close to.
+        upper: code that the result is nested in.
+        tolerance: relative miss at which to stop.
+
+    Returns:
+        The repaired code.
+    """
+    top = np.asarray(upper, dtype=np.int64)
+    origin = np.maximum(np.asarray(code, dtype=np.int64), top)
+    if not len(origin):
+        return ()
+    departure = _Departure(space, price, origin)
+    now, cost = origin.copy(), float(price.codes(origin)[0])
+    for _ in range(ROUNDS):  # down to the budget
+        if cost <= price.target:
+            break
+        codes = _steps(space, now, top, down=True)
+        costs = price.codes(codes)
+        useful = np.minimum(cost - costs, cost - price.target)
+        paid = departure(codes) - departure(now[None])[0]
+        now, cost = _pick(codes, costs, np.where(useful > 0, paid / np.maximum(useful, 1e-9), np.inf))
+    for _ in range(ROUNDS):  # up as far as there is room
+        codes = _steps(space, now, top, down=False)
+        if not len(codes) or -price.miss(cost) <= tolerance:
+            break
+        costs = price.codes(codes)
+        added = costs - cost
+        fits = (costs <= price.target) & (added > 0)
+        if not fits.any():
+            break
+        paid = departure(codes) - departure(now[None])[0]
+        now, cost = _pick(codes, costs, np.where(fits, paid / np.maximum(added, 1e-9), np.inf))
+    for _ in range(ROUNDS):  # one step down with one step up
+        if -price.miss(cost) <= tolerance:
+            break
+        swapped = _swap(space, price, now, top, cost, departure, tolerance)
+        if swapped is None:
+            break
+        now, cost = swapped
+    return tuple(int(i) for i in now)
+
+
+def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> tuple[np.ndarray, float]:
+    """The best ratio; where ratios tie to nine digits, the larger member, then the first slot."""
+    scale = np.max(np.abs(ratio[np.isfinite(ratio)]), initial=0) or 1.0
+    at = np.lexsort((np.arange(len(codes)), -costs, np.round(ratio / scale, 9)))[0]
+    return codes[at], float(costs[at])
+
+
+def _steps(space: Space, now: np.ndarray, top: np.ndarray, down: bool) -> np.ndarray:
+    """All codes that differ from `now` in one active slot: towards smaller widths, or larger ones within `top`."""
+    active = space.active(now)
+    moves = [
+        (s, i)
+        for s in np.flatnonzero(active)
+        for i in (range(now[s] + 1, space.sizes[s]) if down else range(top[s], now[s]))
+    ]
+    codes = np.repeat(now[None], len(moves), axis=0)
+    for row, (s, i) in enumerate(moves):
+        codes[row, s] = i
+    return codes
+
+
+def _swap(
+    space: Space,
+    price: Price,
+    now: np.ndarray,
+    top: np.ndarray,
+    cost: float,
+    departure: _Departure,
+    tolerance: float,
+    tried: int = 256,
+) -> tuple[np.ndarray, float] | None:
+    """The cheapest pair (one slot down, one up) that closes at least half of the gap that pairs can close."""
+    downs, ups = _steps(space, now, top, down=True), _steps(space, now, top, down=False)
+    if not len(downs) or not len(ups):
+        return None
+    room = price.target - cost
+    # Steps of different layers add up exactly; the others only nearly, so the promising pairs are priced again.
+    sums = (price.codes(downs) - cost)[:, None] + (price.codes(ups) - cost)[None]
+    near = np.where((sums > 0) & (sums <= room * 1.2), np.abs(room - sums), np.inf)
+    order = np.argsort(near, axis=None, kind="stable")[:tried]
+    order = order[np.isfinite(near.reshape(-1)[order])]
+    if not len(order):
+        return None
+    d, u = np.unravel_index(order, near.shape)
+    codes = np.where(downs[d] != now, downs[d], ups[u])
+    costs = price.codes(codes)
+    gain = (costs - cost) / price.target
+    paid = departure(codes) - departure(now[None])[0]
+    good = (costs <= price.target) & (gain > 0) & (paid <= EXCHANGE * gain)
+    if not good.any():
+        return None
+    reach = min(float(gain[good].max()), max(room / price.target - tolerance, 0.0)) / 2
+    good &= gain >= reach
+    return _pick(codes, costs, np.where(good, paid, np.inf))

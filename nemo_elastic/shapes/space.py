@@ -1,0 +1,202 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Space`: the members that the axes of an `elastic:` block allow, as short integer codes.
+
+A code has one entry per slot: the index of a choice, 0 for the parent's and growing as the width shrinks. So `a` is
+nested in `b` where a's code is nowhere below b's, which makes projection and search plain integer work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.config import AxisConfig, Budget
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Layer, Parent, Subnet
+from nemo_elastic.shapes.price import Price
+
+Code = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One decision: a choice of `axis` for layer `layer` of the parent, or for the whole model (None)."""
+
+    axis: str
+    layer: int | None
+    choices: tuple[int, ...]
+
+
+class Space:
+    """All members with widths among an axis' choices and the layers that a ranking keeps.
+
+    Args:
+        parent: shape of the parent, with the FFN stripes of the block (`ElasticConfig.parent_shape`).
+        axes: `ElasticConfig.resolve_axes(parent)`; an axis with one choice is rigid.
+        drop_order: layers from least to most important (`Ranking.depth`); a depth of k keeps all but the first N-k.
+            May be empty where depth is rigid.
+
+    Attributes:
+        slots: every decision, free axes only, in the order of `family.AXES` and then of layers.
+        full: the parent as a member; smallest: the last choice everywhere.
+
+    Raises:
+        ElasticError: the drop order does not fit the parent or is too short for the smallest depth.
+    """
+
+    def __init__(self, parent: Parent, axes: Mapping[str, AxisConfig], drop_order: Sequence[int] = ()) -> None:
+        self.parent = parent
+        self.choices: dict[str, tuple[int, ...]] = {}
+        self.per_layer: dict[str, bool] = {}
+        for axis in AXES:
+            full = parent.num_layers if axis == DEPTH else parent.axis(axis).size
+            own = axes.get(axis)
+            self.choices[axis] = tuple(own.choices) if own is not None else (full,)
+            self.per_layer[axis] = own is not None and own.per_layer
+            if self.choices[axis][0] != full or list(self.choices[axis]) != sorted(set(self.choices[axis]))[::-1]:
+                raise bad(f"axes.{axis}", list(self.choices[axis]), f"descending choices from the parent's {full}")
+        self.drop_order = tuple(int(j) for j in drop_order)
+        most = parent.num_layers - self.choices[DEPTH][-1]
+        if not set(self.drop_order) <= set(range(parent.num_layers)) or len(set(self.drop_order)) < len(drop_order):
+            raise bad("drop_order", list(drop_order), f"each of the parent's {parent.num_layers} layers at most once")
+        if len(self.drop_order) < most:
+            raise bad("drop_order", list(drop_order), f"at least the {most} layers that the smallest depth drops")
+        self.slots = tuple(
+            Slot(axis, layer, self.choices[axis])
+            for axis in AXES
+            if len(self.choices[axis]) > 1
+            for layer in (self.layers_of(axis) if self.per_layer[axis] else (None,))
+        )
+        self.sizes = np.array([len(s.choices) for s in self.slots], dtype=np.int64)
+        self._slot = {(s.axis, s.layer): i for i, s in enumerate(self.slots)}
+        self._prices: dict[str, Price] = {}
+        self._layers: dict[tuple[int, tuple[int, ...]], Layer] = {}
+
+    def layers_of(self, axis: str) -> tuple[int, ...]:
+        """Parent indices of the layers that have a per-layer axis."""
+        return tuple(i for i, kind in enumerate(self.parent.types) if kind == LAYER_AXES[axis][0])
+
+    def slot(self, axis: str, layer: int | None = None) -> int | None:
+        """Position in a code of the decision on `axis` that concerns `layer`; None where the axis is rigid."""
+        return self._slot.get((axis, None), self._slot.get((axis, layer)))
+
+    def positions(self, axis: str) -> tuple[int, ...]:
+        """Positions in a code of all slots of an axis."""
+        return tuple(i for i, s in enumerate(self.slots) if s.axis == axis)
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Which layers each depth choice keeps, bool [choices, layers]."""
+        out = np.ones((len(self.choices[DEPTH]), self.parent.num_layers), dtype=bool)
+        for i, k in enumerate(self.choices[DEPTH]):
+            out[i, list(self.drop_order[: self.parent.num_layers - k])] = False
+        return out
+
+    @cached_property
+    def full(self) -> Subnet:
+        return self.decode((0,) * len(self.slots))
+
+    @cached_property
+    def smallest(self) -> Subnet:
+        return self.decode(tuple(self.sizes - 1))
+
+    def index(self, code: Sequence[int] | np.ndarray, axis: str, layer: int | None = None) -> int:
+        """The choice that a code makes on an axis (for a layer): its index, 0 where the axis is rigid."""
+        slot = self.slot(axis, layer)
+        return int(code[slot]) if slot is not None else 0
+
+    def decode(self, code: Sequence[int] | np.ndarray) -> Subnet:
+        """The member of a code; entries of layers that it drops do not matter."""
+        kept = self.kept[self.index(code, DEPTH)]
+        layers = tuple(self._layer(code, i) for i in range(self.parent.num_layers) if kept[i])
+        return Subnet(self.choices[HIDDEN][self.index(code, HIDDEN)], layers)
+
+    def _layer(self, code: Sequence[int] | np.ndarray, i: int) -> Layer:
+        kind = self.parent.types[i]
+        own = [(axis, field) for axis, (k, field) in LAYER_AXES.items() if k == kind]
+        widths = tuple(self.choices[axis][self.index(code, axis, i)] for axis, _ in own)
+        if (i, widths) not in self._layers:
+            named = {field: width for (_, field), width in zip(own, widths, strict=True)}
+            self._layers[i, widths] = self.parent.layer(i, **named)
+        return self._layers[i, widths]
+
+    def encode(self, member: Subnet) -> Code:
+        """The code of a member; layers that it drops get the middle choice of those it keeps.
+
+        Raises:
+            ElasticError: the member is not in this space; the message names the axis, the value and the choices.
+        """
+        code = np.zeros(len(self.slots), dtype=np.int64)
+        seen: dict[int, set[int]] = {}
+
+        def choose(axis: str, layer: int | None, width: int) -> None:
+            if width not in self.choices[axis]:
+                where = axis if layer is None else f"{axis} of layer {layer}"
+                raise bad(f"member: {where}", width, f"choices are {', '.join(map(str, self.choices[axis]))}")
+            slot = self.slot(axis, layer)
+            if slot is not None:
+                seen.setdefault(slot, set()).add(self.choices[axis].index(width))
+
+        choose(HIDDEN, None, member.hidden)
+        choose(DEPTH, None, len(member.layers))
+        expected = np.flatnonzero(self.kept[self.choices[DEPTH].index(len(member.layers))])
+        if tuple(expected) != member.kept:
+            raise bad("member: layers", list(member.kept), f"this ranking keeps {expected.tolist()} at that depth")
+        for layer in member.layers:
+            for axis, (kind, field) in LAYER_AXES.items():
+                if kind == layer.type:
+                    choose(axis, layer.index, getattr(layer, field))
+        for slot, found in seen.items():
+            if len(found) > 1:
+                axis = self.slots[slot].axis
+                widths = [self.choices[axis][i] for i in sorted(found)]
+                raise bad(f"member: {axis}", widths, "one width for all layers (per_layer is false)")
+            code[slot] = found.pop()
+        return tuple(int(i) for i in self._fill_dormant(code, set(seen)))
+
+    def _fill_dormant(self, code: np.ndarray, seen: set[int]) -> np.ndarray:
+        for axis in LAYER_AXES:
+            slots = self.positions(axis)
+            active = sorted(int(code[s]) for s in slots if s in seen)
+            for s in slots:
+                if s not in seen and active:
+                    code[s] = active[len(active) // 2]
+        return code
+
+    def active(self, code: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which entries of a code matter, bool [slots]: not those of layers that it drops."""
+        kept = self.kept[self.index(code, DEPTH)]
+        return np.array([s.layer is None or bool(kept[s.layer]) for s in self.slots], dtype=bool)
+
+    def __contains__(self, member: Subnet) -> bool:
+        try:
+            self.encode(member)
+        except ElasticError:
+            return False
+        return True
+
+    def price(self, budget: Budget) -> Price:
+        """The exact cost of members and codes under a budget (cached)."""
+        key = repr(budget)
+        if key not in self._prices:
+            self._prices[key] = Price(self, budget)
+        return self._prices[key]
+
+    def check_budgets(self, budgets: Sequence[Budget]) -> None:
+        """Raise `ElasticError` for the first budget that no member meets, with the nearest cost that one does."""
+        for budget in budgets:
+            self.price(budget).check()
+
+    def describe(self, code: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """Chosen widths by axis, for traces: an integer, or a list over layers where each chooses its own."""
+        out: dict[str, Any] = {}
+        for axis in AXES:
+            chosen = [s.choices[code[i]] for i, s in enumerate(self.slots) if s.axis == axis]
+            if chosen:
+                out[axis] = chosen if self.per_layer[axis] else chosen[0]
+        return out

@@ -1,0 +1,401 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The reference model: masked = sliced in logits and in every gradient, and nothing that is cut off matters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import AXES, Parent, Subnet
+from nemo_elastic.layout import BY_NAME, selection, tensors
+from nemo_elastic.nn.gates import Gates, LayerGates
+from nemo_elastic.nn.model import NemotronH
+from tests.shapes import PARENT
+from tests.strategies import chains, parents, parents_and_subnets, subnets
+
+CUTS = [*((axis,) for axis in AXES), AXES]
+#: fp32: a few roundings of a sum; fp64: the same function, and nothing else
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+some = settings(max_examples=25, deadline=None)
+
+
+def tokens_of(parent: Parent, batch: int = 2, length: int = 7, seed: int = 0) -> torch.Tensor:
+    return torch.randint(parent.vocab, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float, floor: float = 1.0) -> bool:
+    return bool(torch.isfinite(a).all()) and (a - b).abs().max().item() <= tolerance * max(b.abs().max().item(), floor)
+
+
+def run(model: NemotronH, tokens: torch.Tensor, choice: Subnet | Gates | None):
+    """Logits, and the gradient of a fixed random functional of them for every weight."""
+    model.zero_grad(set_to_none=True)
+    logits = model(tokens, choice)
+    random = torch.Generator().manual_seed(1)
+    (logits * torch.randn(logits.shape, generator=random, dtype=logits.dtype)).mean().backward()
+    return logits.detach(), {
+        name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
+    }
+
+
+def kept_mask(parent: Parent, member: Subnet, t) -> torch.Tensor:
+    """Which elements of one of the parent's tensors `member` keeps."""
+    if t.layer is not None and t.layer.index not in member.by_index:
+        return torch.zeros(t.shape, dtype=torch.bool)
+    mask = np.ones((), dtype=bool)
+    for dim in range(len(t.shape)):
+        index = None if t.layer is None else t.layer.index
+        mask = mask[..., None] & selection(parent, t.row, dim, parent.full, member, index).mask()
+    return torch.from_numpy(mask)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("axes", CUTS, ids="+".join)
+@some
+@given(data=st.data())
+def test_masked_equals_sliced_in_logits_and_every_gradient(axes, dtype, data):
+    parent, member = data.draw(parents_and_subnets(axes=axes))
+    if dtype == torch.float32:  # a norm of one channel near zero multiplies a rounding by 1 / sqrt(eps)
+        parent = replace(parent, norm_eps=1e-2)
+    model = NemotronH.random(parent, seed=2, dtype=dtype)
+    tokens = tokens_of(parent)
+    sliced, slice_grads = run(model, tokens, member)
+    masked, mask_grads = run(model, tokens, Gates.of(parent, member, dtype=dtype))
+    assert close(masked, sliced, TOLERANCE[dtype], floor=0.0 if dtype == torch.float64 else 1.0)
+    largest = max(g.abs().max().item() for g in slice_grads.values())
+    for name, grad in mask_grads.items():
+        assert close(grad, slice_grads[name], TOLERANCE[dtype], floor=largest), name
+    for t in tensors(parent, parent.full):
+        outside = ~kept_mask(parent, member, t)
+        assert not slice_grads[t.hf][outside].any(), t.hf
+        assert not mask_grads[t.hf][outside].any(), t.hf
+
+
+@some
+@given(data=st.data())
+def test_gates_have_the_right_gradients(data):
+    """What the router learns from: for every gate, autograd agrees with a difference quotient."""
+    parent = data.draw(parents(max_layers=4))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    whole = Gates.of(parent, parent.full, dtype=torch.float64)
+    leaves = [t for g in whole.layers for t in (g.keep, g.width, g.head_dim) if t is not None] + [whole.hidden]
+    for leaf in leaves:
+        leaf.mul_(0.7).requires_grad_()
+    analytic = torch.autograd.grad(model(tokens_of(parent), whole).square().mean(), leaves)
+    for leaf, grad in zip(leaves, analytic):
+        step = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3), dtype=leaf.dtype)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                leaf.add_(step, alpha=sign * 1e-6)
+                values.append(model(tokens_of(parent), whole).square().mean().item())
+                leaf.sub_(step, alpha=sign * 1e-6)
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx((grad * step).sum().item(), rel=1e-3, abs=1e-6)
+
+
+@some
+@given(data=st.data())
+def test_soft_gates_are_the_formula_of_the_method(data):
+    """Gates on weights, written as the method writes them, give what gates on activations give."""
+    parent = data.draw(parents(max_layers=3))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    random = torch.Generator().manual_seed(4)
+
+    def gate(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64) * 0.9 + 0.05
+
+    hidden = gate(parent.hidden)
+    layers = []
+    for kind in parent.types:
+        width = {"mlp": parent.ffn, "mamba": parent.mamba_heads, "attention": parent.attention_heads}[kind]
+        layers.append(LayerGates(gate()[()], gate(width), gate(parent.mamba_head_dim) if kind == "mamba" else None))
+    gates = Gates(hidden, tuple(layers))
+    # Every norm averages over the sum of its gates instead of its size: with weights grown by sqrt(sum / size) and an
+    # epsilon shrunk by it, a stock norm does the same. Epsilon aside (taken as tiny), the rest is gated weights.
+    tiny = replace(parent, norm_eps=1e-30)
+    state = {name: p.detach().clone() for name, p in model.named_parameters()}
+    grow = (hidden.sum() / parent.hidden).sqrt()
+    state["backbone.embeddings.weight"] *= hidden
+    state["backbone.norm_f.weight"] *= hidden * grow
+    if parent.tied:
+        state["lm_head.weight"] = model.get_parameter("backbone.embeddings.weight").detach().clone()
+        tiny = replace(tiny, tied=False)
+    post = {}
+    for i, (kind, g) in enumerate(zip(parent.types, layers)):
+        prefix = f"backbone.layers.{i}."
+        state[prefix + "norm.weight"] *= hidden * grow
+        out = {"mlp": "down_proj", "mamba": "out_proj", "attention": "o_proj"}[kind]
+        columns = g.width
+        if kind == "attention":
+            columns = g.width.repeat_interleave(parent.attention_head_dim)
+        if kind == "mamba":
+            columns = g.channels()
+            inner = len(columns)
+            state[prefix + "mixer.in_proj.weight"][: 2 * inner] *= torch.cat([columns, columns])[:, None]
+            count = columns.unflatten(0, (parent.mamba_groups, -1)).sum(-1)
+            post[i] = columns
+            grown = (count / (inner // parent.mamba_groups)).sqrt().repeat_interleave(inner // parent.mamba_groups)
+            state[prefix + "mixer.norm.weight"] *= grown
+        state[prefix + f"mixer.{out}.weight"] *= columns * (hidden * g.keep)[:, None]
+    gated = NemotronH(tiny, state)
+    tokens = tokens_of(parent)
+    expected = _with_y_gate(gated, tokens, post)
+    same_eps = NemotronH(replace(parent, norm_eps=1e-30), model.state_dict())
+    assert close(same_eps(tokens, gates), expected, 1e-9)
+
+
+def _with_y_gate(model: NemotronH, tokens: torch.Tensor, post: dict[int, torch.Tensor]) -> torch.Tensor:
+    """A stock forward in which y of Mamba layer i is multiplied before the gated norm (no weight can express it)."""
+    from nemo_elastic.nn import forward as module
+
+    plain, order = module.gated_rms_norm, iter(sorted(post))
+
+    def gated(y, z, *args):
+        return plain(y * post[next(order)], z, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "gated_rms_norm", gated)
+        return model(tokens)
+
+
+@some
+@given(data=st.data())
+def test_nothing_outside_the_cut_changes_anything(data):
+    parent, member = data.draw(parents_and_subnets())
+    model = NemotronH.random(parent, dtype=torch.float64)
+    tokens, gates = tokens_of(parent), Gates.of(parent, member, dtype=torch.float64)
+    expected = model(tokens, member)
+    masked = model(tokens, gates)
+    random = torch.Generator().manual_seed(5)
+    for value in ("huge", "nan"):
+        for t in tensors(parent, parent.full):
+            outside = ~kept_mask(parent, member, t)
+            noise = torch.randn(t.shape, generator=random, dtype=torch.float64)
+            # a rate in an exponential is huge at 5; a matrix at 1e4
+            noise *= 5 if t.row.name in ("mamba.a_log", "mamba.dt_bias") else 1e4
+            weight = model.get_parameter(t.hf).data
+            weight[outside] = noise[outside] if value == "huge" else torch.nan
+        assert torch.equal(model(tokens, member), expected), value
+        if value == "huge":  # 0 * nan is nan: a mask cannot hide that
+            assert close(model(tokens, gates), masked, 1e-12, floor=0.0)
+
+
+@some
+@given(data=st.data())
+def test_the_whole_as_a_subnet_is_the_whole(data):
+    parent = data.draw(parents())
+    model = NemotronH.random(parent, dtype=torch.float64)
+    tokens = tokens_of(parent)
+    assert torch.equal(model(tokens, parent.full), model(tokens))
+    assert close(model(tokens, Gates.of(parent, parent.full, dtype=torch.float64)), model(tokens), 1e-12, floor=0.0)
+
+
+@some
+@given(data=st.data())
+def test_a_held_member_runs_its_own_members(data):
+    """Parent → middle → small: cut in one step, in two, or from a model that holds the middle one alone."""
+    parent = data.draw(parents())
+    _, middle, small = data.draw(chains(parent))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    held = model.submodel(middle)
+    tokens = tokens_of(parent)
+    assert sum(p.numel() for p in held.parameters()) == parameters(parent, middle)
+    assert torch.equal(held(tokens), model(tokens, middle))
+    assert torch.equal(held(tokens, small), model(tokens, small))
+    assert torch.equal(held.submodel(small)(tokens), model(tokens, small))
+    with torch.no_grad():
+        held.get_parameter("backbone.norm_f.weight").zero_()
+    assert model(tokens, middle).any(), "a submodel has memory of its own"
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_decoding_with_a_cache_equals_the_full_forward(data):
+    parent, member = data.draw(parents_and_subnets())
+    model = NemotronH.random(parent, dtype=torch.float64)
+    tokens = tokens_of(parent, batch=3, length=9)
+    expected = model(tokens, member)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 8))))
+    cache, parts = model.init_cache(3, member), []
+    for start, stop in zip([0, *cuts], [*cuts, 9]):
+        parts.append(model(tokens[:, start:stop], member, cache=cache))
+    assert cache.length == 9
+    assert close(torch.cat(parts, 1), expected, 1e-11, floor=0.0)
+
+
+def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[int], member: Subnet | None):
+    ids = list(prompt)
+    while len(ids) < len(prompt) + count:
+        ids.append(int(model(torch.tensor([ids]), member)[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_generate_is_the_argmax_of_full_forwards(data):
+    """Prompts of any lengths, limits of their own, a stop token: each gets what it would get alone."""
+    parent, member = data.draw(parents_and_subnets())
+    model = NemotronH.random(parent, dtype=torch.float64)
+    token = st.integers(0, parent.vocab - 1)
+    prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=5))
+    limits = data.draw(st.lists(st.integers(0, 6), min_size=len(prompts), max_size=len(prompts)))
+    stops = data.draw(st.sets(token, max_size=2))
+    expected = [greedy_slowly(model, p, n, stops, member) for p, n in zip(prompts, limits)]
+    assert model.generate(prompts, limits, stops, choice=member) == expected
+
+
+def test_generate_takes_a_tensor_and_one_limit():
+    model = NemotronH.random(PARENT, seed=6, dtype=torch.float64)
+    tokens = tokens_of(PARENT, batch=3, length=4)
+    new = model.generate(tokens, 5)
+    assert new == [greedy_slowly(model, row, 5, set(), None) for row in tokens.tolist()]
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "limit", "words"),
+    [([[1], []], 1, r"prompts\[1\]"), ([[99]], 1, "0 to 31"), ([[1], [2]], [1], "2 prompts")],
+)
+def test_generate_refuses(prompts, limit, words):
+    with pytest.raises(ElasticError, match=words):
+        NemotronH.random(PARENT).generate(prompts, limit)
+
+
+def test_slices_of_prefixes_are_views_and_dropped_layers_are_not_read():
+    model = NemotronH.random(PARENT)
+    member = PARENT.uniform(keep=(0, 3), hidden=8, mamba_heads=4)
+    weights = model.weights(member)
+    table = model.get_parameter("backbone.embeddings.weight")
+    assert weights.embedding.data_ptr() == table.data_ptr() and weights.embedding.shape == (32, 8)
+    assert weights.layers[1]["k"].data_ptr() == model.get_parameter("backbone.layers.3.mixer.k_proj.weight").data_ptr()
+    assert [w.layer.index for w in weights.layers] == [0, 3]
+    seen = set()
+    model(tokens_of(PARENT), member, probe=lambda site, index, x: seen.add((index, site, x.shape[2:])))
+    assert {index for index, _, _ in seen} == {0, 3, -1}
+    assert {shape for _, site, shape in seen if site == "hidden"} == {(8,)}
+
+
+def test_every_probe_site_shows_what_it_says():
+    model = NemotronH.random(PARENT, dtype=torch.float64)
+    tokens = tokens_of(PARENT)
+    seen = {}
+    model(tokens, probe=lambda site, index, x: seen.update({(site, index): x.detach()}))
+    state = model.state_dict()
+    kinds = {"mamba": ["mamba_x"], "mlp": ["ffn_pre", "ffn"], "attention": ["attention"]}
+    expected = {("hidden", -1)}
+    for i, kind in enumerate(PARENT.types):
+        expected |= {(site, i) for site in ["hidden", "layer_in", "layer_out", *kinds[kind]]}
+    assert set(seen) == expected
+    assert torch.equal(seen["layer_in", 0], state["backbone.embeddings.weight"][tokens])
+    assert all(torch.equal(seen["layer_out", i], seen["layer_in", i + 1]) for i in range(PARENT.num_layers - 1))
+    ffn = PARENT.types.index("mlp")
+    prefix = f"backbone.layers.{ffn}.mixer."
+    assert torch.allclose(seen["ffn_pre", ffn], seen["hidden", ffn] @ state[prefix + "up_proj.weight"].T)
+    assert torch.equal(seen["ffn", ffn], seen["ffn_pre", ffn].relu() ** 2)
+    added = seen["layer_out", ffn] - seen["layer_in", ffn]
+    assert torch.allclose(added, seen["ffn", ffn] @ state[prefix + "down_proj.weight"].T)
+    att = PARENT.types.index("attention")
+    added = seen["layer_out", att] - seen["layer_in", att]
+    out = seen["attention", att].flatten(2) @ state[f"backbone.layers.{att}.mixer.o_proj.weight"].T
+    assert seen["attention", att].shape == (2, 7, 4, 4) and torch.allclose(added, out)
+    inner = PARENT.mamba_heads * PARENT.mamba_head_dim
+    x = seen["hidden", 0] @ state["backbone.layers.0.mixer.in_proj.weight"][inner : 2 * inner].T
+    assert torch.allclose(seen["mamba_x", 0].flatten(2), x) and seen["mamba_x", 0].shape == (2, 7, 6, 4)
+    last = seen["hidden", -1] @ state["lm_head.weight"].T
+    assert torch.allclose(last, model(tokens)) and torch.allclose(last[:, -1:], model(tokens, last=True))
+
+
+def test_random_weights_are_not_degenerate():
+    """No weight is constant, and no norm's is 1: a test with these sees each of them."""
+    state = NemotronH.random(PARENT).state_dict()
+    again = NemotronH.random(PARENT, dtype=torch.float64).state_dict()
+    for name, value in state.items():
+        assert value.std() > 0 and (value != 1).all(), name
+        assert torch.equal(value, again[name].float()), name
+    assert not torch.equal(state["lm_head.weight"], NemotronH.random(PARENT, seed=1).state_dict()["lm_head.weight"])
+
+
+def test_half_precision_runs_close_to_single():
+    model = NemotronH.random(PARENT)
+    tokens = tokens_of(PARENT)
+    member = PARENT.uniform(hidden=8, ffn=8, mamba_heads=4, attention_heads=2)
+    half = NemotronH(PARENT, {k: v.bfloat16() for k, v in model.state_dict().items()})
+    for choice in (None, member, Gates.of(PARENT, member)):
+        found, expected = half(tokens, choice), model(tokens, choice)
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    assert len(half.generate(tokens, 3, choice=member)[0]) == 3
+
+
+def test_state_dict_has_the_names_of_hugging_face_and_round_trips():
+    model = NemotronH.random(PARENT)
+    names = {t.hf for t in tensors(PARENT, PARENT.full)}
+    assert set(model.state_dict()) == names == {name for name, _ in model.named_parameters()}
+    other = NemotronH.random(PARENT, seed=9)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(tokens_of(PARENT)), model(tokens_of(PARENT)))
+    frozen = NemotronH(PARENT, model.state_dict(), trainable=False)
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_wrong_weights_are_refused_by_name():
+    state = NemotronH.random(PARENT).state_dict()
+    head = BY_NAME["head"].hf
+    with pytest.raises(ElasticError, match=f"{head}: missing"):
+        NemotronH(PARENT, {k: v for k, v in state.items() if k != head})
+    with pytest.raises(ElasticError, match="bias: not of this model"):
+        NemotronH(PARENT, {**state, "lm_head.bias": state[head][0]})
+    with pytest.raises(ElasticError, match=r"lm_head.weight: \(32, 15\)"):
+        NemotronH(PARENT, {**state, head: state[head][:, :15]})
+
+
+def test_wrong_choices_are_refused():
+    model = NemotronH.random(PARENT)
+    small = PARENT.uniform(keep=(0, 1), hidden=8)
+    held = model.submodel(small)
+    tokens = tokens_of(PARENT)
+    with pytest.raises(ElasticError, match="hidden width 9"):
+        held(tokens, PARENT.uniform(keep=(0,), hidden=9))
+    with pytest.raises(ElasticError, match=r"layers \[2\]"):
+        held(tokens, PARENT.uniform(keep=(0, 2), hidden=8))
+    with pytest.raises(ElasticError, match="sized for the parent"):
+        held(tokens, Gates.of(PARENT, small))
+    with pytest.raises(ElasticError, match="multiples of 2"):
+        model(tokens, Subnet(8, (PARENT.layer(0, heads=3),)))
+    with pytest.raises(ElasticError, match="must have made it"):
+        model(tokens, small, cache=model.init_cache(2))
+    with pytest.raises(ElasticError, match="batch of 3"):
+        model(tokens, small, cache=model.init_cache(3, small))
+
+
+def test_a_lean_cut_gives_the_same_and_keeps_nothing():
+    from nemo_elastic.nn.forward import forward
+
+    model = NemotronH.random(PARENT)
+    member = PARENT.uniform(ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
+    lean = model.weights(member, lean=True)
+    assert lean.layers[0] is not lean.layers[0] and len(lean.layers) == 5
+    assert torch.equal(forward(lean, tokens_of(PARENT)), model(tokens_of(PARENT), member))
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_strategies_draw_members_and_nested_chains(data):
+    """What other tests lean on."""
+    parent = data.draw(parents())
+    larger, smaller = data.draw(chains(parent, 2))
+    assert smaller <= larger == parent.full
+    assert data.draw(subnets(parent, per_layer=False)).is_uniform
+    only_hidden = data.draw(subnets(parent, axes=("hidden",)))
+    assert only_hidden.layers == parent.full.layers

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of nemo_elastic.nn.ssd."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.nn import ssd_chunked, ssd_step
+
+NAMES = ("x", "dt", "A", "B", "C", "D", "bias", "state")
+
+
+def make(b=2, length=11, h=4, p=3, g=2, n=5, seed=0, dtype=torch.float64):
+    gen = torch.Generator().manual_seed(seed)
+    shapes = ((b, length, h, p), (b, length, h), (h,), (b, length, g, n), (b, length, g, n), (h,), (h,), (b, h, p, n))
+    t = dict(zip(NAMES, (torch.randn(*s, generator=gen, dtype=dtype) for s in shapes)))
+    t["A"] = -t["A"].exp()
+    return t
+
+
+def naive(x, dt, A, B, C, D=None, bias=None, state=None):
+    """The recurrence as it is written; returns the outputs and the last state."""
+    h, g = x.shape[2], B.shape[2]
+    dt = F.softplus(dt if bias is None else dt + bias)
+    B, C = B.repeat_interleave(h // g, 2), C.repeat_interleave(h // g, 2)
+    state = x.new_zeros(x.shape[0], h, x.shape[3], B.shape[3]) if state is None else state
+    ys = []
+    for i in range(x.shape[1]):
+        decay = torch.exp(dt[:, i] * A)[..., None, None]
+        state = state * decay + torch.einsum("bh,bhp,bhn->bhpn", dt[:, i], x[:, i], B[:, i])
+        ys.append(torch.einsum("bhpn,bhn->bhp", state, C[:, i]))
+    y = torch.stack(ys, 1)
+    return (y if D is None else y + D[:, None] * x), state
+
+
+def run(t, chunk_size, **more):
+    return ssd_chunked(
+        t["x"], t["dt"], t["A"], t["B"], t["C"], t.get("D"), t.get("bias"), chunk_size, t.get("state"), **more
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 11, 64])
+@pytest.mark.parametrize("optional", [(), ("D", "bias"), ("D", "bias", "state")])
+def test_is_the_recurrence_with_its_gradient(chunk_size, optional):
+    t = {k: v.requires_grad_() for k, v in make().items() if k in NAMES[:5] or k in optional}
+    expected, last = naive(**t)
+    actual, state = run(t, chunk_size, return_final_state=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
+    gy, gs = torch.rand_like(actual), torch.rand_like(state)
+    wanted = tuple(t.values())
+    for name, a, e in zip(
+        t,
+        torch.autograd.grad((actual, state), wanted, (gy, gs)),
+        torch.autograd.grad((expected, last), wanted, (gy, gs)),
+    ):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"d{name}: {m}")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    length=st.integers(1, 40),
+    chunk_size=st.integers(1, 48),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    p=st.integers(1, 4),
+    n=st.integers(1, 4),
+)
+def test_any_shape_and_chunk_size(length, chunk_size, groups, per_group, p, n):
+    t = make(1, length, groups * per_group, p, groups, n, seed=length)
+    torch.testing.assert_close(run(t, chunk_size), naive(**t)[0], rtol=1e-9, atol=1e-11)
+
+
+@settings(deadline=None, max_examples=20)
+@given(length=st.integers(2, 30), data=st.data())
+def test_prefill_then_steps_is_the_whole(length, data):
+    t = make(length=length, seed=length)
+    whole, last = run(t, 8, return_final_state=True)
+    cut = data.draw(st.integers(1, length - 1))
+    head = {k: v[:, :cut] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
+    y, state = run(head, 8, return_final_state=True)
+    ys = [y]
+    for i in range(cut, length):
+        step, state = ssd_step(
+            t["x"][:, i], t["dt"][:, i], t["A"], t["B"][:, i], t["C"][:, i], t["D"], t["bias"], state
+        )
+        ys.append(step[:, None])
+    torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
+
+
+def test_prefill_in_two_pieces_is_the_whole():
+    t = make(length=23)
+    whole, last = run(t, 8, return_final_state=True)
+    first = {k: v[:, :9] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
+    second = {k: v[:, 9:] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
+    y1, second["state"] = run(first, 8, return_final_state=True)
+    y2, state = run(second, 8, return_final_state=True)
+    torch.testing.assert_close(torch.cat([y1, y2], 1), whole, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
+
+
+def test_a_prefix_of_the_heads_of_every_group_and_of_head_channels_is_the_slice():
+    t = make(h=6, g=2, p=4)
+    heads, whole = torch.tensor([0, 1, 3, 4]), run(t, 4)
+    cut = dict(t, x=t["x"][:, :, heads, :3], dt=t["dt"][:, :, heads], state=t["state"][:, heads, :3])
+    cut.update({k: t[k][heads] for k in ("A", "D", "bias")})
+    torch.testing.assert_close(run(cut, 4), whole[:, :, heads, :3], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [-1e4, 1e3, 1e5])
+def test_extreme_step_sizes_stay_finite(offset):
+    t = {k: v.requires_grad_() for k, v in make(length=100, dtype=torch.float32).items()}
+    t["dt"] = (t["dt"].detach() + offset).requires_grad_()
+    y, state = run(t, 32, return_final_state=True)
+    grads = torch.autograd.grad(y.sum() + state.sum(), tuple(t.values()))
+    assert all(v.isfinite().all() for v in (y, state, *grads))
+
+
+def test_half_precision_is_computed_in_float32():
+    t = make(length=70, h=4, p=8, n=8, dtype=torch.float32)
+    t.pop("state")
+    half = {k: v.bfloat16() if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
+    y, state = run(half, 32, return_final_state=True)
+    assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    expected, last = naive(**{k: v.double() for k, v in half.items()})
+    torch.testing.assert_close(state.double(), last, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(y.double(), expected, rtol=0.01, atol=0.01)
+    step, new = ssd_step(
+        *(half[k][:, 0] for k in ("x", "dt")), half["A"], *(half[k][:, 0] for k in "BC"), None, None, state
+    )
+    assert (step.dtype, new.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_inputs_are_not_changed():
+    t = make()
+    before = {k: v.clone() for k, v in t.items()}
+    run(t, 4)
+    ssd_step(t["x"][:, 0], t["dt"][:, 0], t["A"], t["B"][:, 0], t["C"][:, 0], t["D"], t["bias"], t["state"])
+    assert all(torch.equal(t[k], before[k]) for k in t)
+
+
+def test_bad_input_is_told():
+    t = make()
+    with pytest.raises(ValueError, match="4 heads are not shared equally by 3 groups"):
+        run(dict(t, B=t["B"][:, :, [0, 1, 1]], C=t["C"][:, :, [0, 1, 1]]), 4)
+    with pytest.raises(ValueError, match=r"dt has shape \(2, 11, 3\), \(2, 11, 4\) is needed"):
+        run(dict(t, dt=t["dt"][..., :3]), 4)
+    with pytest.raises(ValueError, match="state has shape"):
+        run(dict(t, state=t["state"][:1]), 4)
+    with pytest.raises(ValueError, match="chunk_size must be positive, not 0"):
+        run(t, 0)

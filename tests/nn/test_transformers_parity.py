@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The reference model against transformers' own Nemotron-H: parents and members, logits and decoding.
+
+transformers runs in another environment, because NeMo does not take a version that has this architecture.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.export.write import entries_of, write_model
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.model import NemotronH
+from tests.shapes import PARENT
+
+pytestmark = pytest.mark.hf
+
+ROOT = Path(__file__).parents[2]
+NEW_TOKENS = 6
+LARGER = Parent(
+    pattern="MM-*M-*",
+    hidden=48,
+    vocab=96,
+    ffn=60,
+    mamba_heads=12,
+    mamba_head_dim=8,
+    mamba_groups=4,
+    state=8,
+    attention_heads=9,
+    kv_heads=3,
+    attention_head_dim=8,
+    ffn_stripes=4,
+)
+
+
+def uneven(parent: Parent) -> Subnet:
+    """A member whose layers have widths of their own: transformers runs it with the code that its folder brings."""
+    layers = []
+    for n, layer in enumerate(parent.full.layers[1:]):
+        cut = {}
+        for field, blocks in (("ffn", parent.ffn_stripes), ("head_dim", 1)):
+            if (size := getattr(layer, field)) is not None:
+                cut[field] = max(blocks, size - n * blocks)
+        if layer.heads is not None:
+            blocks = parent.mamba_groups if layer.type == "mamba" else parent.kv_heads
+            cut["heads"] = max(blocks, layer.heads - n % 3 * blocks)
+        layers.append(replace(layer, **cut))
+    return Subnet(parent.hidden - 3, tuple(layers)).validate(parent)
+
+
+CASES: dict[str, tuple[Parent, Subnet]] = {
+    "small": (PARENT, PARENT.full),
+    "larger": (LARGER, LARGER.full),
+    "tied": (replace(PARENT, tied=True), PARENT.full),
+    "odd_kernel": (replace(LARGER, conv_kernel=3, norm_eps=1e-3), LARGER.full),
+    "hidden": (LARGER, LARGER.uniform(hidden=31)),
+    "ffn": (LARGER, LARGER.uniform(ffn=28)),
+    "mamba_heads": (LARGER, LARGER.uniform(mamba_heads=8)),
+    "mamba_head_dim": (LARGER, LARGER.uniform(mamba_head_dim=5)),
+    "attention_heads": (LARGER, LARGER.uniform(attention_heads=6)),
+    "depth": (LARGER, LARGER.uniform(keep=(0, 2, 3, 4))),
+    "all": (
+        LARGER,
+        LARGER.uniform(keep=(1, 2, 3, 5), hidden=40, ffn=32, mamba_heads=4, mamba_head_dim=6, attention_heads=3),
+    ),
+    "uneven": (LARGER, uneven(LARGER)),
+}
+
+
+def hf_python() -> Path:
+    found = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
+    found = found if found.is_absolute() else ROOT / found
+    assert found.is_file(), (
+        f"{found} is missing: `make venv` makes the environment with transformers that this test compares with; "
+        "NEMO_ELASTIC_HF_PYTHON names another one"
+    )
+    return found
+
+
+def parent_model(parent: Parent) -> NemotronH:
+    return NemotronH.random(parent, seed=7, scale=1.5)
+
+
+def tokens_of(parent: Parent) -> np.ndarray:
+    return np.random.default_rng(0).integers(parent.vocab, size=(2, 21))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> Path:
+    """Folders of all cases, with what transformers makes of them: one process, its import takes seconds."""
+    root = tmp_path_factory.mktemp("parity")
+    for name, (parent, member) in CASES.items():
+        (root / name).mkdir()
+        model = parent_model(parent).submodel(member)
+        write_model(root / name, parent, member, entries_of(parent, member, model.state_dict()))
+        np.save(root / name / "tokens.npy", tokens_of(parent))
+    worker = Path(__file__).with_name("transformers_worker.py")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))  # remote code is copied there
+    done = subprocess.run([hf_python(), worker, root], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_transformers(answers, case):
+    parent, member = CASES[case]
+    expected = np.load(answers / case / "transformers.npz")["logits"]
+    model, tokens = parent_model(parent), torch.from_numpy(tokens_of(parent))
+    with torch.no_grad():
+        sliced, masked = (model(tokens, choice).numpy() for choice in (member, Gates.of(parent, member)))
+    assert np.abs(expected).max() > 0.5
+    for found in (sliced, masked):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_decoding_is_that_of_transformers(answers, case):
+    parent, member = CASES[case]
+    expected = np.load(answers / case / "transformers.npz")["new"]
+    new = parent_model(parent).generate(torch.from_numpy(tokens_of(parent))[:, :4], NEW_TOKENS, choice=member)
+    assert expected.tolist() == new
