@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
@@ -21,39 +22,51 @@ from megatron.core.tensor_parallel.mappings import (
     reduce_scatter_to_sequence_parallel_region,
 )
 
+from nemo_elastic.family import Subnet
 from nemo_elastic.prefix import Grid, Selection
 
-from .linear import SlicedLinear, _group, accumulate
+from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
 from .run import WHOLE, ElasticState, Run
 from .stack import ElasticMambaStack
 
 
 class _SlicedEmbedding(torch.autograd.Function):
-    """Rows of a table cut to `width` columns; the gradient is added to those columns of those rows only."""
+    """Rows of a table cut to `width` columns, summed over vocabulary shards; the gradient goes to those columns only.
+
+    `keep` [b, s] is zero where a token lives on another rank. Under sequence parallelism the output is [s/tp, b, d].
+    """
 
     @staticmethod
-    def forward(ctx: Any, ids: torch.Tensor, weight: torch.Tensor, width: int, keep: torch.Tensor | None) -> Any:
+    def forward(
+        ctx: Any,
+        ids: torch.Tensor,
+        weight: torch.Tensor,
+        width: int,
+        keep: torch.Tensor | None,
+        scatter: bool,
+        group: dist.ProcessGroup | None,
+    ) -> torch.Tensor:
         ctx.save_for_backward(ids, weight, keep)
-        ctx.width = width
+        ctx.args = (width, scatter, group)
         out = F.embedding(ids, weight[:, :width])
-        return out if keep is None else out * keep[..., None]
+        if keep is not None:
+            out = out * keep[..., None]
+        if scatter:
+            out = out.transpose(0, 1).contiguous()
+            return out if group is None else reduce_scatter(out, group)
+        return out if group is None else all_reduce(out, group)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         ids, weight, keep = ctx.saved_tensors
+        width, scatter, group = ctx.args
+        if scatter:
+            grad = (grad if group is None else gather(grad, group)).transpose(0, 1)
         if keep is not None:
             grad = grad * keep[..., None]
-        flat = grad.reshape(-1, ctx.width)
-        if getattr(weight, "main_grad", None) is not None:
-            weight.main_grad[:, : ctx.width].index_add_(0, ids.reshape(-1), flat.to(weight.main_grad.dtype))
-            if not hasattr(weight, "grad_added_to_main_grad"):
-                return None, None, None, None
-            weight.grad_added_to_main_grad = True
-            return None, torch.empty_like(weight), None, None
-        piece = torch.zeros(weight.shape[0], ctx.width, dtype=grad.dtype, device=grad.device)
-        piece.index_add_(0, ids.reshape(-1), flat)
-        columns = Selection((Grid((weight.shape[1],), (ctx.width,)),))
-        return None, accumulate(weight, piece, None, columns), None, None
+        columns = Selection((Grid((weight.shape[1],), (width,)),))
+        rows, flat = ids.reshape(-1), grad.reshape(-1, width)
+        return None, accumulate(weight, flat, None, columns, at=rows), None, None, None, None
 
 
 class ElasticEmbedding(VocabParallelEmbedding):
@@ -65,17 +78,12 @@ class ElasticEmbedding(VocabParallelEmbedding):
         """Token ids [b, s] → [b, s, d], or [s/tp, b, d] where the embedding scatters to sequence shards."""
         run = _snapshot(self)
         width = run.subnet.hidden if run.subnet is not None else self.embedding_dim
-        keep = None
-        group = _group(self)
+        keep, group = None, tensortensor_group(self)
         if group is not None:
             outside = (input_ < self.vocab_start_index) | (input_ >= self.vocab_end_index)
             input_ = (input_ - self.vocab_start_index).masked_fill(outside, 0)
             keep = (~outside).to(self.weight.dtype)
-        out = _SlicedEmbedding.apply(input_, self.weight, width, keep)
-        if self.reduce_scatter_embeddings:
-            out = out.transpose(0, 1).contiguous()
-            return reduce_scatter_to_sequence_parallel_region(out, group=self.tp_group)
-        return out if group is None else reduce_from_tensor_model_parallel_region(out, group=self.tp_group)
+        return _SlicedEmbedding.apply(input_, self.weight, width, keep, self.reduce_scatter_embeddings, group)
 
 
 class ElasticHead(ColumnParallelLinear):
@@ -93,7 +101,7 @@ class ElasticHead(ColumnParallelLinear):
         run = _snapshot(self)
         table = self.weight if weight is None else weight
         logits = SlicedLinear.apply(
-            input_, table, None, run.hidden_selection(), True, self.sequence_parallel, _group(self)
+            input_, table, None, run.hidden_selection(), True, self.sequence_parallel, tensor_group(self)
         )
         gather = self.gather_output if runtime_gather_output is None else runtime_gather_output
         return (gather_from_tensor_model_parallel_region(logits, group=self.tp_group) if gather else logits), None
@@ -104,13 +112,7 @@ def _snapshot(module: Any) -> Run:
     state: ElasticState | None = module.elastic
     if state is None:
         return WHOLE
-    return Run(state.parent, _sliced(state), world=1)
-
-
-def _sliced(state: ElasticState) -> Any:
-    from nemo_elastic.family import Subnet
-
-    return state.choice if isinstance(state.choice, Subnet) else None
+    return Run(state.parent, state.choice if isinstance(state.choice, Subnet) else None)
 
 
 def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Elastic megatron-core models without NeMo, on one process or a few gloo ranks: for benchmarks and tests."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from nemo_elastic.family import Parent
+from nemo_elastic.megatron.run import ElasticState
+
+
+def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0) -> None:
+    """Process group, parallel state and random state of one rank."""
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+
+    torch.set_num_threads(1)
+    if not dist.is_initialized():
+        if world == 1:
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            dist.init_process_group("gloo", rank=rank, world_size=world)
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor)
+        initialize_rng_tracker(inference_rng_tracker=True)
+
+
+def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False, seed: int = 0, **config: Any) -> Any:
+    """A float32 MambaModel of `parent`'s shape; `model.state` is its ElasticState."""
+    from megatron.core import parallel_state
+    from megatron.core.activations import squared_relu
+    from megatron.core.models.mamba import MambaModel
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from nemo_elastic.megatron.spec import elastic_stack_spec
+    from nemo_elastic.megatron.vocabulary import make_elastic
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    settings = TransformerConfig(
+        num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,
+        num_query_groups=parent.kv_heads, kv_channels=parent.attention_head_dim, ffn_hidden_size=parent.ffn,
+        mamba_num_heads=parent.mamba_heads, mamba_head_dim=parent.mamba_head_dim,
+        mamba_num_groups=parent.mamba_groups, mamba_state_dim=parent.state, activation_func=squared_relu,
+        normalization="RMSNorm", add_bias_linear=False, hidden_dropout=0.0, attention_dropout=0.0,
+        use_cpu_initialization=True, gradient_accumulation_fusion=False, masked_softmax_fusion=False,
+        bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
+        init_method_std=0.1, sequence_parallel=sequence_parallel,
+        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(), **config,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    with cuda_as_cpu():
+        model = MambaModel(
+            settings,
+            mamba_stack_spec=elastic_stack_spec(),
+            vocab_size=parent.vocab,
+            max_sequence_length=64,
+            hybrid_override_pattern=parent.pattern,
+            position_embedding_type="none",
+        )
+    if elastic:
+        model.state = ElasticState(parent)  # pyright: ignore
+        make_elastic(model, model.state)
+    return model
