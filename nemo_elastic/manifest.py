@@ -9,7 +9,7 @@ reader computes all of it again: a number that does not agree is an error, and s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any
 from .config import AxisConfig, Budget
 from .cost import MemorySpec, memory, parameters
 from .errors import ElasticError, bad
-from .family import AXES, DEPTH, LAYER_AXES, Parent, Subnet, known_fields
+from .family import ATTENTION_HEADS, AXES, DEPTH, FFN, LAYER_AXES, MAMBA_HEADS, Parent, Subnet, known_fields
 from .files import atomic_write, read_json
 
 __all__ = ["FILE", "VERSION", "Family", "Member", "check_name", "why_not_nested"]
 
 FILE = "elastic.json"
+#: axes of which an `elastic:` block may have one choice per layer
+PER_LAYER = (FFN, MAMBA_HEADS, ATTENTION_HEADS)
 VERSION = 1
 
 
@@ -105,7 +107,8 @@ class Family:
                 raise bad("members.full", "a cut", "the name of the parent itself")
             named = {"full": parent.full, **named}
         made_for = {b.name: _budget_to_json(b) for b in budgets}
-        members = tuple(Member(n, s, made_for.get(n), parameters(parent, s.validate(parent))) for n, s in named.items())
+        counts = {n: parameters(parent, s.validate(parent)) for n, s in named.items()}
+        members = tuple(Member(n, s, made_for.get(n), counts[n]) for n, s in named.items())
         if axes is None:
             axes = {n: _axis_in_use(parent, n, [m.subnet for m in members]) for n in AXES}
         return cls(parent, axes, members, ranking_digest, dict(provenance or {}))
@@ -131,14 +134,15 @@ class Family:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(self.names)}")
 
-    def largest(self, limit: float, cost: Any = None) -> Member | None:
+    def largest(self, limit: float, cost: Callable[[Subnet], float] | None = None) -> Member | None:
         """Give the largest member whose cost is at most `limit`, or None.
 
         Args:
             limit: Parameters, or whatever `cost` counts.
             cost: Function of a Subnet; counts parameters when None.
         """
-        cost = cost or (lambda subnet: parameters(self.parent, subnet))
+        if cost is None:
+            return next((m for m in self.members if m.parameters <= limit), None)
         return next((m for m in self.members if cost(m.subnet) <= limit), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -350,7 +354,8 @@ def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig
         return AxisConfig(tuple(sorted({len(s.layers) for s in subnets} | {parent.num_layers}, reverse=True)))
     widths = [s.widths(name) if name in LAYER_AXES else (s.hidden,) for s in subnets]
     used = {w for per in widths for w in per} | {parent.axis(name).size}
-    return AxisConfig(tuple(sorted(used, reverse=True)), any(len(set(per)) > 1 for per in widths))
+    per_layer = name in PER_LAYER and any(len(set(per)) > 1 for per in widths)
+    return AxisConfig(tuple(sorted(used, reverse=True)), per_layer)
 
 
 def _blocks(parent: Parent, axis: str) -> int:

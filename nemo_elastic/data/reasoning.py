@@ -142,8 +142,8 @@ def mixture(weights: Mapping[tuple[str, int], float], seed: int) -> Iterator[Pro
 
 
 def short_weights() -> dict[tuple[str, int], float]:
-    """The mixture for short contexts: the easiest level as often as all harder ones together."""
-    return {(name, level): share for name in TASKS for level, share in ((1, 4.0), (2, 3.0), (3, 1.0))}
+    """The mixture for short contexts: the easiest level twice as often as the harder ones together."""
+    return {(name, level): share for name in TASKS for level, share in ((1, 6.0), (2, 2.0), (3, 1.0))}
 
 
 def long_weights() -> dict[tuple[str, int], float]:

@@ -78,7 +78,7 @@ class ElasticEmbedding(VocabParallelEmbedding):
         """Token ids [b, s] → [b, s, d], or [s/tp, b, d] where the embedding scatters to sequence shards."""
         run = _snapshot(self)
         width = run.subnet.hidden if run.subnet is not None else self.embedding_dim
-        keep, group = None, tensortensor_group(self)
+        keep, group = None, tensor_group(self)
         if group is not None:
             outside = (input_ < self.vocab_start_index) | (input_ >= self.vocab_end_index)
             input_ = (input_ - self.vocab_start_index).masked_fill(outside, 0)

@@ -46,7 +46,7 @@ class TinyNemotronH(NemotronHConfigBase):
     # Without TransformerEngine, and with layers that know widths; the parameter names are the stock ones.
     mamba_stack_spec: Callable = field(default_factory=lambda: elastic_stack_spec)
 
-    # What a CPU needs. Weights are drawn on the CPU: the same at every tensor-parallel size.
+    # what a CPU needs
     use_cpu_initialization: bool = True
     params_dtype: torch.dtype = torch.float32
     bf16: bool = False

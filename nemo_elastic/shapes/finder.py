@@ -34,7 +34,7 @@ from nemo_elastic.shapes.surrogate import Surrogate, layer_groups
 #: descent steps that a budget's cut is divided in; shares of its candidates for the descent and for guesses
 STEPS, DESCENT, GUESSES = 8, 0.45, 0.25
 #: best candidates that are varied, and variations judged before one is measured
-ELITE, POOL = 6, 48
+ELITE, POOL = 6, 32
 
 
 @dataclass(frozen=True)
@@ -250,8 +250,9 @@ class _Search:
         top = np.array(upper)
         codes = np.array([c for c, _ in self.tried], dtype=np.int64).reshape(len(self.tried), -1)
         costs = price.codes(codes)
-        inside = ((codes >= top) | ~np.stack([self.space.active(c) for c in codes])).all(axis=1)
-        good = inside & (costs <= price.target)
+        depth = self.space.slot(DEPTH)
+        active = self.space.active_at[codes[:, depth] if depth is not None else np.zeros(len(codes), dtype=np.int64)]
+        good = ((codes >= top) | ~active).all(axis=1) & (costs <= price.target)
         return [pair for pair, ok in zip(self.tried, good, strict=True) if ok]
 
     def _refine(self, name: str, price: Price, upper: Code) -> bool:

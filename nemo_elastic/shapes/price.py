@@ -9,6 +9,7 @@ table.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +50,7 @@ class Price:
                 layer = Layer(parent.types.index(kind), kind, **dict(zip(fields, widths, strict=True)))
                 table[at] = budget.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
             self.tables[kind] = table
-        self._columns = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}
+        self._layers = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}
         self.whole = self(space.full)
         ends = np.stack([np.zeros_like(space.sizes), space.sizes - 1])
         if not np.allclose(self.codes(ends), [self.whole, self(space.smallest)], rtol=1e-9):
@@ -66,22 +67,28 @@ class Price:
     def codes(self, codes: np.ndarray) -> np.ndarray:
         """Cost of codes, integers [n, slots] -> float64 [n]."""
         codes = np.atleast_2d(codes)
-        space = self.space
+        rigid = np.zeros((len(codes), 1), dtype=np.int64)
 
-        def column(axis: str, layers: np.ndarray | None = None) -> np.ndarray:
-            """Choices of an axis: [n, 1], or [n, layers] where each layer has its own."""
-            if layers is None or not space.per_layer[axis] or len(space.choices[axis]) == 1:
-                slot = space.slot(axis)
-                return np.zeros((len(codes), 1), dtype=np.int64) if slot is None else codes[:, [slot]]
-            return codes[:, list(space.positions(axis))]
+        def chosen(axis: str) -> np.ndarray:
+            """Choices on an axis: [n, 1], or [n, layers] where each layer has its own."""
+            slots = self.space.positions(axis)
+            return codes[:, slots] if slots else rigid
 
-        h, kept = column(HIDDEN), space.kept[column(DEPTH)[:, 0]]
+        h, kept = chosen(HIDDEN), self.space.kept[chosen(DEPTH)[:, 0]]
         total = self.base[h[:, 0]]
         for kind, table in self.tables.items():
-            layers = self._columns[kind]
-            each = table[(h, *(column(axis, layers) for axis in TABLE_AXES[kind]))]
-            total = total + (each * kept[:, layers]).sum(axis=1)
+            each = table[(h, *(chosen(axis) for axis in TABLE_AXES[kind]))]
+            kept_n = kept[:, self._layers[kind]]
+            # One width for all layers: their number is all that matters.
+            total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))
         return total
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Share of the parent's cost that each slot rules, per unit of relative width, float64 [slots]."""
+        sizes = self.space.sizes
+        spans = np.array([1 - s.choices[-1] / s.choices[0] for s in self.space.slots])
+        return (self.whole - self.codes(np.diag(sizes - 1))) / self.whole / spans if len(sizes) else spans
 
     def check(self) -> None:
         """Raise `ElasticError` unless the smallest member meets the budget."""

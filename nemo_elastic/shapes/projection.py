@@ -119,18 +119,12 @@ class _Departure:
     """Sum over slots of (share of the cost that the slot rules) x (relative change of its width)^2."""
 
     def __init__(self, space: Space, price: Price, origin: np.ndarray) -> None:
-        ends = np.diag(space.sizes - 1)  # one code per slot: only that one at its smallest
-        widths = [np.array(s.choices) / s.choices[0] for s in space.slots]
-        spans = np.array([1 - w[-1] for w in widths])
-        weights = (price.whole - price.codes(ends)) / price.whole / spans if len(widths) else spans
-        self.by_slot = [k * (w - w[i]) ** 2 for k, w, i in zip(weights, widths, origin, strict=True)]
-        self.table = np.zeros((len(widths), int(max(space.sizes, default=1))))
-        for s, row in enumerate(self.by_slot):
-            self.table[s, : len(row)] = row
+        shares, self.rows = space.shares, np.arange(len(space.slots))
+        self.table = price.weights[:, None] * (shares - shares[self.rows, origin][:, None]) ** 2
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Departures of codes, [n, slots] -> [n]."""
-        return self.table[np.arange(self.table.shape[0]), codes].sum(axis=1)
+        return self.table[self.rows, codes].sum(axis=1)
 
 
 def fit(
@@ -192,15 +186,12 @@ def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> tuple[np.n
 
 def _steps(space: Space, now: np.ndarray, top: np.ndarray, down: bool) -> np.ndarray:
     """All codes that differ from `now` in one active slot: towards smaller widths, or larger ones within `top`."""
-    active = space.active(now)
-    moves = [
-        (s, i)
-        for s in np.flatnonzero(active)
-        for i in (range(now[s] + 1, space.sizes[s]) if down else range(top[s], now[s]))
-    ]
-    codes = np.repeat(now[None], len(moves), axis=0)
-    for row, (s, i) in enumerate(moves):
-        codes[row, s] = i
+    slots, choices = space.steps
+    allowed = choices > now[slots] if down else (choices < now[slots]) & (choices >= top[slots])
+    allowed &= space.active(now)[slots]
+    slots, choices = slots[allowed], choices[allowed]
+    codes = np.repeat(now[None], len(slots), axis=0)
+    codes[np.arange(len(slots)), slots] = choices
     return codes
 
 

@@ -74,6 +74,7 @@ class Space:
         )
         self.sizes = np.array([len(s.choices) for s in self.slots], dtype=np.int64)
         self._slot = {(s.axis, s.layer): i for i, s in enumerate(self.slots)}
+        self._positions = {a: tuple(i for i, s in enumerate(self.slots) if s.axis == a) for a in AXES}
         self._prices: dict[str, Price] = {}
         self._layers: dict[tuple[int, tuple[int, ...]], Layer] = {}
 
@@ -87,7 +88,7 @@ class Space:
 
     def positions(self, axis: str) -> tuple[int, ...]:
         """Positions in a code of all slots of an axis."""
-        return tuple(i for i, s in enumerate(self.slots) if s.axis == axis)
+        return self._positions[axis]
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -95,6 +96,14 @@ class Space:
         out = np.ones((len(self.choices[DEPTH]), self.parent.num_layers), dtype=bool)
         for i, k in enumerate(self.choices[DEPTH]):
             out[i, list(self.drop_order[: self.parent.num_layers - k])] = False
+        return out
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Every slot's choices as shares of the parent's width, float64 [slots, most choices], padded with zeros."""
+        out = np.zeros((len(self.slots), int(max(self.sizes, default=1))))
+        for row, slot in zip(out, self.slots, strict=True):
+            row[: len(slot.choices)] = np.array(slot.choices) / slot.choices[0]
         return out
 
     @cached_property
@@ -170,8 +179,19 @@ class Space:
 
     def active(self, code: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which entries of a code matter, bool [slots]: not those of layers that it drops."""
-        kept = self.kept[self.index(code, DEPTH)]
-        return np.array([s.layer is None or bool(kept[s.layer]) for s in self.slots], dtype=bool)
+        return self.active_at[self.index(code, DEPTH)]
+
+    @cached_property
+    def active_at(self) -> np.ndarray:
+        """`active` for every depth choice, bool [depth choices, slots]."""
+        rows = [[s.layer is None or bool(kept[s.layer]) for s in self.slots] for kept in self.kept]
+        return np.array(rows, dtype=bool).reshape(len(rows), len(self.slots))
+
+    @cached_property
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every (slot, choice) there is, as two integer arrays."""
+        pairs = [(s, i) for s, n in enumerate(self.sizes) for i in range(n)]
+        return np.array([s for s, _ in pairs], dtype=np.int64), np.array([i for _, i in pairs], dtype=np.int64)
 
     def __contains__(self, member: Subnet) -> bool:
         try:

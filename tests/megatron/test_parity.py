@@ -52,13 +52,18 @@ def double_models() -> dict[Parent, object]:
 
 
 @st.composite
-def members(draw: st.DrawFn) -> tuple[Parent, Subnet]:
+def members(draw: st.DrawFn, tiny: bool = False) -> tuple[Parent, Subnet]:
+    """A member of one of the parents; `tiny` ones keep as little as one channel of a norm.
+
+    A norm over one channel gives a sign: its true gradient is zero and what fp32 computes is rounding error.
+    """
     parent = draw(st.sampled_from(PARENTS))
 
-    def width(axis: str, full_likely: bool = True) -> int:
+    def width(axis: str) -> int:
         prefix = parent.axis(axis)
         n = prefix.size // prefix.blocks
-        return prefix.blocks * draw(st.just(n) | st.integers(1, n))
+        least = (n + 1) // 2 if axis in ("hidden", "mamba_head_dim") and not tiny else 1
+        return prefix.blocks * draw(st.just(n) | st.integers(least, n))
 
     shared = {a: width(a) for a in ("ffn", "mamba_heads", "attention_heads")}
     per_layer, head_dim = draw(st.booleans()), width("mamba_head_dim")
@@ -100,7 +105,7 @@ def test_masked_equals_sliced_in_logits_and_every_gradient_pitfalls_1_2_6_7(mode
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(members())
+@given(members(tiny=True))
 def test_masked_equals_sliced_in_double_precision(double_models: dict, drawn: tuple) -> None:
     parent, member = drawn
     masked_equals_sliced(double_models[parent], parent, member, torch.float64, 1e-11)

@@ -59,8 +59,9 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
 
     def setup_environment(self) -> None:
         """Starts the process group, and megatron-core's tracker of random states as the one that tracks nothing."""
-        # Its other tracker keeps CUDA generators. On a CPU there is one generator; weights are drawn whole from it and
-        # then cut into tensor-parallel shards (use_cpu_initialization), so they do not depend on the layout.
+        # Its other tracker keeps CUDA generators. Here there is one CPU generator, seeded alike on all tensor-parallel
+        # ranks: linears are drawn whole and cut (use_cpu_initialization), and what a rank draws for its shard alone
+        # (Mamba's conv1d, A and dt) starts alike on all of them. Replicas agree; layouts do not start from equal weights.
         initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
         super().setup_environment()
 

@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic eval`: how good the members of a family are."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemo_elastic.errors import ElasticError
+
+if TYPE_CHECKING:
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.export.hf import Source
+
+__all__ = ["command"]
+
+
+def command(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Families, members or HF folders.")],
+    data: Annotated[Path | None, typer.Option(help="Data folder: held-out tokens and problems.")] = None,
+    member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
+    problems: Annotated[int, typer.Option(min=0, help="Held-out problems to solve; 0 for none.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens to predict.")] = 20_000,
+    seq_length: Annotated[int, typer.Option(min=1, help="Tokens that are predicted in one context.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 8,
+    tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
+    tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each lm-eval task.")] = None,
+    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Perplexity, answers to held-out problems and lm-eval tasks, per member.
+
+    Each source is loaded once and all its members run on slices of it. Loss and problems come from a data folder of
+    `nemo-elastic data`; lm-eval tasks need lm-eval and a tokenizer in the source (or in the data folder).
+
+    Example: `nemo-elastic eval family/ --data data`, or
+    `nemo-elastic eval family/ other-9b/ --member 9b --tasks arc_easy --limit 100 --json`.
+    """
+    names = [name for name in (tasks or "").split(",") if name]
+    if data is None and not names:
+        raise ElasticError("eval: nothing to measure; give --data DIR, --tasks NAMES or both")
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.runtime import load_family, members_of
+
+    # What can be refused is refused before anything is computed; opening reads no weights.
+    folder = None if data is None else DataFolder.open(data)
+    opened = [open_source(source) for source in sources]
+    wanted = [[name for name in members_of(source) if not member or name in member] for source in opened]
+    missing = sorted(set(member or ()) - {name for names_of_one in wanted for name in names_of_one})
+    if missing:
+        had = ", ".join(dict.fromkeys(name for source in opened for name in members_of(source)))
+        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {had}")
+    _check_device(device)
+    for source in opened if folder is not None else ():
+        _check_tokens(source, folder)
+    tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened] if names else []
+
+    rows: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
+        for i, source in enumerate(opened):
+            if not wanted[i]:
+                continue
+            family = load_family(source, device=device)
+            for name in bars.track(wanted[i], description=str(source.folder)):
+                model = family.select(name)
+                row = {"source": str(source.folder), "member": name, "parameters": model.parameters}
+                if folder is not None:
+                    row |= _measure(model, folder, problems, tokens, seq_length, batch)
+                if names:
+                    from nemo_elastic.evaluation.tasks import run_tasks
+
+                    row["tasks"] = run_tasks(model, names, tokenizers[i], include=tasks_from, limit=limit, batch=batch)
+                rows.append(row)
+                family.release()
+    if json:
+        typer.echo(json_module.dumps(rows, indent=2))
+        return
+    for table in _tables(rows):
+        Console().print(table)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as exc:  # an unknown word, or a device that is not there
+        raise ElasticError(f"--device: {device!r}: {str(exc).splitlines()[0]}") from None
+
+
+def _check_tokens(source: Source, folder: DataFolder) -> None:
+    """Refuse data whose tokens mean something else to the model: its loss would be a number about nothing."""
+    from nemo_elastic.data.tokenizer import load_tokenizer
+
+    where = f"--data: {folder.path}"
+    if folder.vocab_size > source.parent.vocab:
+        raise ElasticError(
+            f"{where} has {folder.vocab_size} tokens of vocabulary, {source.folder} knows {source.parent.vocab}"
+        )
+    own = source.folder / "tokenizer.json"
+    if own.is_file() and load_tokenizer(source.folder).get_vocab() != folder.tokenizer().get_vocab():
+        raise ElasticError(f"{where} was made with another tokenizer than that of {source.folder}")
+
+
+def _measure(model: Any, folder: DataFolder, problems: int, tokens: int, length: int, batch: int) -> dict[str, Any]:
+    from nemo_elastic.evaluation import answer_accuracy, perplexity
+
+    out = perplexity(model, folder.tokens("val"), length, batch, tokens).to_json()
+    chosen = folder.problems()[:problems]
+    if chosen:
+        out["answers"] = answer_accuracy(model, chosen, folder.tokenizer_dir).to_json()
+    return out
+
+
+def _tokenizer_dir(source: Path, folder: DataFolder | None) -> Path:
+    if (source / "tokenizer.json").is_file():
+        return source
+    if folder is not None:
+        return folder.tokenizer_dir
+    raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
+
+
+def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Loss and answers of every member; below it the answers by task and level; below that the lm-eval tasks."""
+    several = len({row["source"] for row in rows}) > 1
+
+    def label(row: dict[str, Any]) -> list[str]:
+        return [row["source"], row["member"]] if several else [row["member"]]
+
+    def table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
+        from rich.table import Table
+
+        out = Table(title=title)
+        for name in (["source"] if several else []) + ["member"]:
+            out.add_column(name)
+        for name in columns:
+            out.add_column(name, justify="right")
+        for row in cells:
+            out.add_row(*row)
+        return out
+
+    found = []
+    if any("loss" in row for row in rows):
+        cells = [
+            [
+                *label(r),
+                f"{r['parameters']:,}",
+                _number(r["loss"]),
+                _number(r["perplexity"]),
+                _counts(r.get("answers")),
+            ]
+            for r in rows
+        ]
+        title = f"held-out loss over {rows[0]['tokens']:,} tokens" if rows else ""
+        found.append(table(title, ["parameters", "loss", "perplexity", "answers"], cells))
+    answers = [row["answers"] for row in rows if "answers" in row]
+    for key in ("by_task", "by_level") if answers else ():
+        groups = list(answers[0][key])
+        cells = [[*label(r), *(_counts(r["answers"][key].get(g)) for g in groups)] for r in rows]
+        heads = [g if key == "by_task" else f"level {g}" for g in groups]
+        found.append(table(f"answers {key.replace('_', ' ')}", heads, cells))
+    if any("tasks" in row for row in rows):
+        heads = [(task, metric) for task, metrics in rows[0]["tasks"].items() for metric in metrics]
+        cells = [[*label(r), *(_number(r["tasks"].get(t, {}).get(m)) for t, m in heads)] for r in rows]
+        found.append(table("lm-eval", [f"{t} {m}" for t, m in heads], cells))
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _counts(part: dict[str, Any] | None) -> str:
+    return "-" if part is None else f"{part['correct']}/{part['total']}"

@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic init`: a family without training."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    parent: Annotated[Path, typer.Argument(help="A plain Nemotron-H in Hugging Face's format.")],
+    config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
+    out: Annotated[Path, typer.Option("--out", help="The family folder to write.")],
+    ranking: Annotated[
+        Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the members as JSON.")] = False,
+) -> None:
+    """Make a family from a parent without training: even cuts that meet the budgets of the block.
+
+    Without a ranking the weights stay as they are stored, and what a member loses is arbitrary.
+
+    Example: `nemo-elastic init parent/ --config elastic.yaml --ranking ranking/ --out family/`
+    """
+    from rich.console import Console
+
+    from nemo_elastic.cli.show import describe, members_table, serving, writing
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.export.family_folder import init_family
+    from nemo_elastic.export.hf import read_shapes
+
+    with writing(f"writing {out}", quiet=json) as progress:
+        init_family(parent, ElasticConfig.load(config), out, ranking, force=force, progress=progress)
+    shapes = read_shapes(out)
+    if json:
+        typer.echo(json_module.dumps(describe(shapes, serving(shapes)), indent=2))
+        return
+    Console().print(members_table(shapes.parent, shapes.members, serving(shapes), str(out)))

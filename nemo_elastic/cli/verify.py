@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic verify`: check a folder, with figures."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
+    parent: Annotated[
+        Path | None, typer.Option("--parent", help="The model that the family was made from: must compute the same.")
+    ] = None,
+    forward: Annotated[
+        bool | None,
+        typer.Option(
+            "--forward/--no-forward",
+            help="Run the model: cut members must compute what masks compute.",
+            show_default="runs it where torch is installed and the model is small",
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the random text that it is run on.")] = 64,
+    json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Check that a family is what it says it is. Exit code 1 if a check fails, 2 if the folder cannot be read at all.
+
+    Example: `nemo-elastic verify family/ --parent parent/`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nemo_elastic.export.verify import verify
+
+    report = verify(source, parent=parent, forward=forward, tokens=tokens)
+    if json:
+        typer.echo(json_module.dumps(report.to_json(), indent=2))
+    else:
+        table = Table(title=str(source), title_justify="left")
+        for header in ("check", "", "figure"):
+            table.add_column(header)
+        for check in report.checks:
+            table.add_row(check.name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.figure)
+        Console().print(table)
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,9 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""How good a member is: held-out loss, answers to held-out problems, lm-eval tasks, and what to compare them with."""
+
+from .accuracy import Accuracy, Answer, answer_accuracy
+from .controls import Control, controls
+from .perplexity import Loss, perplexity
+
+__all__ = ["Accuracy", "Answer", "Control", "Loss", "answer_accuracy", "controls", "perplexity"]

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Share of held-out problems that a model works out: greedy decoding, the answer read from its text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nemo_elastic.config import integer
+from nemo_elastic.data.reasoning import Problem
+from nemo_elastic.data.tokenizer import EOS_ID, load_tokenizer
+from nemo_elastic.errors import ElasticError
+
+
+class Generates(Protocol):
+    """What decodes: a member of a family in memory, a `NemotronH`, or anything of that form."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int], stop_ids: Iterable[int]
+    ) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One problem and what a model made of it.
+
+    Attributes:
+        problem: the problem.
+        text: what the model wrote after `problem.prompt`.
+        correct: whether the first complete answer in it is the right one.
+    """
+
+    problem: Problem
+    text: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Answers of one model, in the order of the problems."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def total(self) -> int:
+        return len(self.answers)
+
+    @property
+    def correct(self) -> int:
+        return sum(a.correct for a in self.answers)
+
+    @property
+    def share(self) -> float:
+        """Correct answers of all, 0 to 1."""
+        return self.correct / self.total
+
+    def by(self, key: Callable[[Problem], Any]) -> dict[Any, Accuracy]:
+        """The same for each value of `key`, in ascending order: `by(lambda p: p.task)`."""
+        groups: dict[Any, list[Answer]] = {}
+        for answer in self.answers:
+            groups.setdefault(key(answer.problem), []).append(answer)
+        return {value: Accuracy(tuple(groups[value])) for value in sorted(groups)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts: in all, by task, by level, and by length class."""
+
+        def counts(part: Accuracy) -> dict[str, Any]:
+            return {"correct": part.correct, "total": part.total, "accuracy": part.share}
+
+        out = counts(self)
+        for name in ("task", "level", "length"):
+            groups = self.by(lambda p, name=name: getattr(p, name))
+            out[f"by_{name}"] = {str(value): counts(part) for value, part in groups.items()}
+        return out
+
+
+def answer_accuracy(
+    member: Generates,
+    problems: Sequence[Problem],
+    tokenizer_dir: str | Path,
+    max_new_tokens: int | None = None,
+    batch: int = 128,
+) -> Accuracy:
+    """Let a model work out problems, and compare its answers.
+
+    Args:
+        member: the model.
+        problems: held-out problems, e.g. `DataFolder.problems()`.
+        tokenizer_dir: the tokenizer it was trained with.
+        max_new_tokens: limit for each problem; by default a quarter more than the worked solution takes, and 8.
+        batch: problems decoded at once.
+
+    Returns:
+        Every answer with its text.
+
+    Raises:
+        ElasticError: no problems, or no tokenizer there.
+    """
+    if not problems:
+        raise ElasticError("problems: there are none to solve")
+    integer("batch", batch, 1, "a positive integer")
+    if max_new_tokens is not None:
+        integer("max_new_tokens", max_new_tokens, 1, "a positive integer")
+    tokenizer = load_tokenizer(tokenizer_dir)
+
+    def encode(texts: Iterable[str]) -> list[list[int]]:
+        return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    # In training a problem follows the end of another document.
+    prompts = [[EOS_ID, *ids] for ids in encode(p.prompt for p in problems)]
+    solutions = [len(ids) for ids in encode(p.text for p in problems)]
+    limits = [max_new_tokens or _limit(n + 1 - len(p)) for n, p in zip(solutions, prompts, strict=True)]
+    # Sequences of a batch move in step, so it is quickest where all of them are about as long.
+    order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]) + limits[i], i))
+    texts = [""] * len(problems)
+    for at in range(0, len(order), batch):
+        rows = order[at : at + batch]
+        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (EOS_ID,))
+        for i, text in zip(rows, tokenizer.decode_batch(new, skip_special_tokens=True), strict=True):
+            texts[i] = text
+    return Accuracy(tuple(Answer(p, t, p.is_solved_by(t)) for p, t in zip(problems, texts, strict=True)))
+
+
+def _limit(solution: int) -> int:
+    return solution + solution // 4 + 8

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a trained member is to be compared with, so that a figure says something.
+
+Three controls: the parent (what there is to lose), the member's shape cut from the sorted parent before any training
+(what training brings), and the same cut from the unsorted parent (what sorting brings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.runtime import FamilyRuntime, MemberModel
+
+
+@dataclass(frozen=True)
+class Control:
+    """One row of the table: losses in nats per token on the same tokens.
+
+    Attributes:
+        member: its name.
+        parameters: exact count.
+        trained: the member after training.
+        parent: the whole parent before training.
+        untrained: the member's shape, cut from the sorted parent before training.
+        unsorted: the same shape, cut from the parent as it was before sorting; None where that was not measured.
+    """
+
+    member: str
+    parameters: int
+    trained: float
+    parent: float
+    untrained: float
+    unsorted: float | None = None
+
+    @property
+    def recovered(self) -> float | None:
+        """Share of the gap to the parent that training closed: 0 as the cut, 1 as the parent, above 1 better than it.
+
+        None where the cut is not worse than the parent, as for the parent's own shape: there is nothing to recover.
+        """
+        gap = self.untrained - self.parent
+        return (self.untrained - self.trained) / gap if gap > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, the recovered share included."""
+        return asdict(self) | {"recovered": self.recovered}
+
+
+def controls(
+    trained: FamilyRuntime,
+    parent: FamilyRuntime,
+    loss: Callable[[MemberModel], float],
+    unsorted: FamilyRuntime | None = None,
+    members: Mapping[str, Subnet] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Control]:
+    """Measure members and their controls.
+
+    Args:
+        trained: the family after training.
+        parent: the sorted parent before training.
+        loss: loss of a model in nats per token, e.g. `lambda m: perplexity(m, tokens, 128).nats`. Called once for each
+            model that differs.
+        unsorted: the parent as it was before sorting.
+        members: names and shapes; all of `trained` by default.
+        progress: called with (models measured, models in all).
+
+    Returns:
+        One row for each member, in their order.
+
+    Raises:
+        ElasticError: the families have different parents.
+    """
+    for other in (parent, unsorted):
+        if other is not None and other.parent != trained.parent:
+            raise ElasticError("controls: the families do not have the same parent")
+    members = dict(trained.members if members is None else members)
+    full = parent.parent.full
+    # The cut of the parent's own shape is the parent itself, sorted or not: measured once.
+    wanted = [(parent, full), *((trained, m) for m in members.values())]
+    wanted += [(f, m) for f in (parent, unsorted) if f is not None for m in members.values() if m != full]
+    found: dict[tuple[int, Subnet], float] = {}
+    for family, subnet in wanted:
+        key = (id(family), subnet)
+        if key not in found:
+            found[key] = loss(family.select(subnet))
+            family.release()  # one model's slices at a time
+            if progress is not None:
+                progress(len(found), len({(id(f), s) for f, s in wanted}))
+    whole = found[id(parent), full]
+    return [
+        Control(
+            name,
+            parameters(trained.parent, subnet),
+            found[id(trained), subnet],
+            whole,
+            found.get((id(parent), subnet), whole),
+            None if unsorted is None else found.get((id(unsorted), subnet), whole),
+        )
+        for name, subnet in members.items()
+    ]

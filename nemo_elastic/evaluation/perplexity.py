@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loss over held-out tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_elastic.config import integer
+from nemo_elastic.errors import bad
+from nemo_elastic.nn.kl import cross_entropy
+
+#: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Mean cross-entropy.
+
+    Attributes:
+        nats: per token.
+        tokens: how many were predicted.
+    """
+
+    nats: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss; infinity where a float ends."""
+        return math.exp(self.nats) if self.nats < 700 else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Both figures; a loss that is no number (a broken model) is null."""
+        finite = math.isfinite(self.nats)
+        ppl = self.perplexity if finite and math.isfinite(self.perplexity) else None
+        return {"loss": self.nats if finite else None, "perplexity": ppl, "tokens": self.tokens}
+
+
+def perplexity(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    tokens: np.ndarray,
+    seq_length: int,
+    batch: int = 8,
+    max_tokens: int | None = None,
+) -> Loss:
+    """Mean loss over a stream of held-out tokens, cut into windows that do not overlap.
+
+    Every token but the first is predicted exactly once, from those before it in its window: a window of `seq_length`
+    inputs starts at the last label of the one before it, as in training. The last window may be shorter.
+
+    Args:
+        model: token ids [b, l] to logits [b, l, v].
+        tokens: one-dimensional stream; may be a memory map.
+        seq_length: inputs of a window.
+        batch: windows at once.
+        max_tokens: predict no more than this many, from the start of the stream; all by default.
+
+    Returns:
+        The loss, the same for every `batch`.
+
+    Raises:
+        ElasticError: fewer than two tokens, or a size that is not positive.
+    """
+    for name, value in (("seq_length", seq_length), ("batch", batch)):
+        integer(name, value, 1, "a positive integer")
+    if max_tokens is not None:
+        integer("max_tokens", max_tokens, 1, "a positive integer")
+    if len(tokens) < 2:
+        raise bad("tokens", f"{len(tokens)} tokens", "at least two: one to start from and one to predict")
+    count = min(len(tokens) - 1, max_tokens or len(tokens))
+    total = 0.0
+    with torch.no_grad():
+        for window_bl in _windows(tokens, count, seq_length, batch):
+            logits_tv = model(window_bl[:, :-1]).flatten(0, 1)
+            labels_t = window_bl[:, 1:].flatten().to(logits_tv.device)
+            for at in range(0, len(labels_t), _CHUNK):
+                total += cross_entropy(logits_tv[at : at + _CHUNK], labels_t[at : at + _CHUNK]).double().sum().item()
+    return Loss(total / count, count)
+
+
+def _windows(tokens: np.ndarray, count: int, length: int, batch: int) -> Iterator[torch.Tensor]:
+    """Batches [b, length + 1] of windows with their last label, and what is left as one shorter window."""
+    full = count // length
+    for first in range(0, full, batch):
+        starts = range(first * length, min(first + batch, full) * length, length)
+        yield torch.from_numpy(np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int64))
+    if count % length:
+        yield torch.from_numpy(np.array(tokens[full * length : count + 1], dtype=np.int64)[None])

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cutting a member out of a folder: bytes that stay are copied, tensor by tensor, and nothing is computed.
+
+A cut out of a cut is the same cut out of the parent, byte for byte, and the full cut is the source.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nemo_elastic import layout
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import Subnet
+from nemo_elastic.files import atomic_dir
+from nemo_elastic.manifest import why_not_nested
+
+from .card import member_card
+from .hf import MEMBER_FILE, Origin, Source, member_to_json, open_source
+from .pieces import Pieces
+from .safetensors_io import Entry, Raw
+from .write import SHARD_BYTES, Progress, write_model, write_text
+
+__all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint"]
+
+FORMATS = ("hf", "nemo")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut.
+
+    Attributes:
+        out: the folder that was written.
+        member: name in the family; None for a shape of its own.
+        subnet: the shape.
+        parameters: exact count.
+    """
+
+    out: Path
+    member: str | None
+    subnet: Subnet
+    parameters: int
+
+
+def slice_checkpoint(
+    source: str | Path | Source,
+    out: str | Path,
+    *,
+    member: str | None = None,
+    subnet: Subnet | None = None,
+    format: str = "hf",
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Cut:
+    """Cut one member out of a family, a larger member, or any plain Nemotron-H folder.
+
+    Args:
+        source: A Hugging Face folder, or one that `open_source` opened.
+        out: The folder to write, whole or not at all.
+        member: Name of the member, where the source is a family.
+        subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
+        format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
+        force: Replace an existing `out`.
+        shard_bytes: Largest file of weights.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        What was cut.
+
+    Raises:
+        ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way.
+    """
+    if format not in FORMATS:
+        raise bad("format", format, f"one of {', '.join(FORMATS)}")
+    if (member is None) == (subnet is None):
+        raise ElasticError("slice: give either the name of a member or a subnet")
+    opened = source if isinstance(source, Source) else open_source(source)
+    target, origin = _target(opened, member, subnet)
+    if format == "nemo":
+        # By name: what cuts and exports is below NeMo and must stay importable without it.
+        nemo = importlib.import_module("nemo_elastic.nemo.write")
+        tokenizer = nemo.find_tokenizer(opened.folder)
+        nemo.write_member(opened.parent, target, cut_tensors(opened, target), out, tokenizer, force)
+    else:
+        with atomic_dir(out, force) as folder:
+            write_model(
+                folder,
+                opened.parent,
+                target,
+                _entries(opened, target),
+                base=opened.config,
+                files_from=opened.folder,
+                shard_bytes=shard_bytes,
+                progress=progress,
+            )
+            write_text(folder / MEMBER_FILE, json.dumps(member_to_json(opened.parent, target, origin), indent=2))
+            write_text(folder / "README.md", member_card(opened.parent, target, origin, opened.dtype))
+    return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
+
+
+def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:
+    """Give the tensors of a member, each cut when it is asked for.
+
+    Args:
+        source: What holds it.
+        target: A member nested in `source.held`.
+    """
+    return _Cuts(cut_pieces(source, target))
+
+
+class _Cuts(Mapping[str, Raw]):
+    def __init__(self, pieces: dict[str, tuple[str, Pieces]]) -> None:
+        self._pieces = pieces
+
+    def __getitem__(self, name: str) -> Raw:
+        dtype, pieces = self._pieces[name]
+        return Raw(dtype, pieces.whole())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+
+def cut_pieces(source: Source, target: Subnet) -> dict[str, tuple[str, Pieces]]:
+    """Give, for each tensor of a member in storage order, its dtype and the part of the source's tensor that it is."""
+    names = {(t.row.name, t.layer and t.layer.index): t.hf for t in layout.tensors(source.parent, source.held)}
+    out = {}
+    for t in layout.tensors(source.parent, target):
+        index = t.layer.index if t.layer is not None else None
+        raw = source.tensors[names[t.row.name, index]]
+        kept = tuple(
+            layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
+        )
+        out[t.hf] = raw.dtype, Pieces(raw.words, kept)
+    return out
+
+
+def _entries(source: Source, target: Subnet) -> list[Entry]:
+    return [Entry(name, dtype, pieces.shape, pieces) for name, (dtype, pieces) in cut_pieces(source, target).items()]
+
+
+def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
+    if name is not None:
+        if source.family is not None:
+            subnet = source.family.member(name).subnet
+        elif source.origin.name == name:
+            subnet = source.held
+        else:
+            raise ElasticError(f"{source.folder}: is one model, not a family with named members; give a subnet")
+    assert subnet is not None
+    subnet.validate(source.parent)
+    why = why_not_nested(subnet, source.held)
+    if why is not None:
+        raise ElasticError(f"subnet: not inside {source.folder}: {why}")
+    if name is None and source.family is not None:
+        name = next((m.name for m in source.family if m.subnet == subnet), None)
+    elif name is None and subnet == source.held:
+        name = source.origin.name
+    return subnet, replace(source.origin, name=name)

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and page of a run, in one folder that appears when it is whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..errors import ElasticError
+from ..files import atomic_dir
+from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
+from .load import Run, load_run
+from .page import render
+from .style import house, save
+
+PAGE = "report.html"
+#: file -> what draws it, in the order of the page; None means that the run has nothing for it
+FIGURES: dict[str, Callable[[Run], Figure | None]] = {
+    "family.png": fig_family.draw,
+    "loss.png": fig_loss.draw,
+    "shapes.png": fig_shapes.draw,
+    "importance.png": fig_importance.draw,
+    "router.png": fig_router.draw,
+}
+
+__all__ = ["FIGURES", "PAGE", "build_report"]
+
+
+def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+    """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
+
+    Parts that the run has not make the report shorter; damaged ones are left out and named on the page.
+
+    Args:
+        run: The folder that a run wrote, e.g. what `nemo-elastic demo --out` named.
+        out: The folder to write, `report` in the run's when None. An earlier report there is replaced.
+        force: Replace a folder that holds other files, too.
+
+    Returns:
+        The page.
+
+    Raises:
+        ElasticError: The run's folder holds nothing of a run, or `out` exists and is no earlier report.
+    """
+    loaded = load_run(Path(run))
+    target = Path(out) if out is not None else loaded.path / "report"
+    with atomic_dir(target, force or _is_report(target)) as folder:
+        pictures = {}
+        with house():
+            for name, draw in FIGURES.items():
+                figure = draw(loaded)
+                if figure is not None:
+                    pictures[name] = save(figure, folder / name).read_bytes()
+        (folder / PAGE).write_text(render(loaded, pictures), encoding="utf-8")
+    return target / PAGE
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a folder holds files of a report and nothing else, so that nothing is lost when it is replaced."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.name != ".DS_Store"} <= {PAGE, *FIGURES}
+    except OSError as exc:
+        raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None

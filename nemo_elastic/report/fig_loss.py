@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`loss.png`: held-out loss of every member over the tokens of all phases."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .load import Phase, Run, number
+from .style import INK, MUTED, colour, counts, end_labels, headline, marker, millions, new_figure
+
+BANDS = {"parent": "#f3f5f8", "stage1": "#e8f1f8", "stage2": "#fdf3e4"}
+#: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
+LEAST = 0.27
+#: air between two phases
+GAP = 0.012
+
+
+def draw(run: Run) -> Figure | None:
+    """Draw it; None where no held-out loss was written."""
+    phases = [p for p in run.phases if p.heldout]
+    if not phases:
+        return None
+    names = run.names
+    figure = new_figure(9.4, 5.0)
+    axes = figure.add_subplot()
+    edges = _edges(phases)
+    ends: dict[str, tuple[float, float]] = {}
+    values: list[float] = []
+    for k, phase in enumerate(phases):
+        left, right = edges[k] + GAP * (k > 0), edges[k + 1]
+        axes.axvspan(left, right, color=BANDS[phase.name], lw=0, zorder=0)
+        axes.text((left + right) / 2, 1.015, f"{phase.label} · {millions(phase.tokens)} tokens", ha="center",
+                  va="bottom", color=MUTED, fontsize=10, transform=axes.get_xaxis_transform())  # fmt: skip
+        for name, (x, y) in _losses(phase, names).items():
+            i = names.index(name) if name in names else 0
+            at = [left + (right - left) * t / max(phase.tokens, 1) for t in x]
+            axes.plot(
+                at,
+                y,
+                color=colour(i),
+                marker=marker(i),
+                ms=4.5,
+                mec="white",
+                mew=0.7,
+                zorder=5 - 0.1 * i,
+                clip_on=False,
+            )
+            ends[name] = (at[-1], y[-1])
+            values += y
+    if not values:
+        return None
+    axes.set_xlim(edges[0], edges[-1])
+    _limits(axes, values, run)
+    _freeze_mark(axes, run, phases, edges)
+    last = max(x for x, _ in ends.values())
+    end_labels(axes, edges[-1], [
+        (y, f"{n}  {y:.2f}", colour(names.index(n) if n in names else 0)) for n, (x, y) in ends.items() if x >= last
+    ])  # fmt: skip
+    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
+    axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
+    axes.grid(visible=False, axis="x")
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.set_xlabel("training tokens (each phase has its own scale)")
+    axes.set_ylabel("held-out loss, nats per token")
+    headline(
+        figure,
+        "One run, every member",
+        "Held-out loss through the phases. Each measures its own sequence length, so levels shift between them.",
+    )
+    return figure
+
+
+def _losses(phase: Phase, names: list[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """Member -> tokens and losses; a stock model calls itself "parent" and is the first member."""
+    out: dict[str, tuple[list[float], list[float]]] = {}
+    for line in phase.heldout:
+        for name, raw in line["losses"].items():
+            value = number(raw)
+            if value is not None:
+                member = names[0] if name == "parent" and names and "parent" not in names else name
+                x, y = out.setdefault(member, ([], []))
+                x.append(line["tokens"])
+                y.append(value)
+    return out
+
+
+def _edges(phases: list[Phase]) -> list[float]:
+    share = np.array([max(p.tokens, 1) for p in phases], dtype=float)
+    least, share = min(LEAST, 1 / len(phases)), share / share.sum()
+    small = share < least
+    share = np.where(small, least, share * (1 - least * small.sum()) / max(share[~small].sum(), 1e-9))
+    return [0.0, *np.cumsum(share)]
+
+
+def _spans(phases: list[Phase], edges: list[float]) -> list[tuple[Phase, float, float]]:
+    lefts = [edges[k] + GAP * (k > 0) for k in range(len(phases))]
+    return [(p, a, (edges[k + 1] - a) / max(p.tokens, 1)) for k, (p, a) in enumerate(zip(phases, lefts, strict=True))]
+
+
+def _ticks(phase: Phase) -> list[tuple[float, str]]:
+    places = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
+    tell = counts(phase.tokens)
+    shown = [t for t in places if (t > 0 or not phase.start) and t <= phase.tokens * 0.97]
+    return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
+
+
+def _limits(axes: Axes, values: list[float], run: Run) -> None:
+    bigram = run.results.bigram_loss if run.results else None
+    low, high = min(values), max(values)
+    if bigram:
+        low, high = min(low, bigram), max(high, bigram)
+    axes.set_ylim(low - 0.06 * (high - low + 1e-3), high + 0.04 * (high - low + 1e-3))
+    if bigram:
+        axes.axhline(bigram, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=2)
+        axes.annotate(f"bigram model {bigram:.2f}", (1, bigram), xytext=(-6, 4), textcoords="offset points",
+                      fontsize=9.5, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
+
+
+def _freeze_mark(axes: Axes, run: Run, phases: list[Phase], edges: list[float]) -> None:
+    step = run.shapes.step
+    for phase, left, scale in _spans(phases, edges):
+        if phase.name != "stage1" or step is None:
+            continue
+        tokens = next((line["tokens"] for line in phase.steps if line["step"] >= step), None)
+        if tokens is not None:
+            side = "left" if tokens < 0.5 * phase.tokens else "right"
+            axes.axvline(left + scale * tokens, color=MUTED, lw=1.0, ls=":", zorder=3)
+            axes.annotate(
+                "shapes frozen", (left + scale * tokens, 0.975), xycoords=axes.get_xaxis_transform(), ha=side,
+                va="top", xytext=(5 if side == "left" else -5, 0), textcoords="offset points", fontsize=9.5, color=MUTED,
+            )  # fmt: skip

@@ -1,0 +1,284 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read what a run wrote. Every part may be missing; what is damaged is left out and noted on the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..cost import MemorySpec, memory, parameters
+from ..errors import ElasticError, bad
+from ..family import Parent, Subnet
+from ..files import read_json
+from ..manifest import FILE, Family
+from ..ranking import Ranking
+from .result import Results
+
+#: folder of a run -> what its phase is called
+PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2"}
+METRICS = "metrics.jsonl"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        name: Its folder.
+        label: What it is called.
+        steps: Lines of kind "step", in order.
+        heldout: Lines of kind "heldout", in order.
+        start: Tokens that earlier phases trained on.
+    """
+
+    name: str
+    label: str
+    steps: tuple[Mapping[str, Any], ...]
+    heldout: tuple[Mapping[str, Any], ...]
+    start: int = 0
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of this phase."""
+        return int(max((line["tokens"] for line in (*self.steps, *self.heldout)), default=0))
+
+    def series(self, key: str, until: int | None = None, changes: bool = False) -> tuple[list[float], list[float]]:
+        """Steps and values of one key, where it is a finite number.
+
+        Args:
+            key: Of the step lines.
+            until: Last step that counts. Lightning repeats a logged value until it is logged again, so a router's
+                values go on after it was frozen.
+            changes: Leave out values equal to the one before.
+        """
+        x: list[float] = []
+        y: list[float] = []
+        for line in self.steps:
+            value = number(line.get(key))
+            if value is None or (until is not None and line["step"] > until) or (changes and y and y[-1] == value):
+                continue
+            x.append(line["step"])
+            y.append(value)
+        return x, y
+
+    def keys(self, prefix: str) -> list[str]:
+        """Names behind a prefix such as "cost_", in the order of their first appearance."""
+        return list(dict.fromkeys(k[len(prefix) :] for line in self.steps for k in line if k.startswith(prefix)))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes on their way: what was found first, what the router wanted, what was frozen. Empty where unknown."""
+
+    found: Mapping[str, Subnet] = field(default_factory=dict)
+    raw: Mapping[str, Subnet] = field(default_factory=dict)
+    frozen: Mapping[str, Subnet] = field(default_factory=dict)
+    source: str = "search"
+    step: int | None = None
+    projection: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """What is known of a run; None or empty for what it has not.
+
+    Attributes:
+        path: Its folder.
+        data: `data/data.json`.
+        phases: Training phases that wrote something, in order.
+        ranking: Importance of the parent's channels.
+        family: The trained family.
+        shapes: How the shapes came about.
+        results: The final figures.
+        notes: What was left out, and why.
+    """
+
+    path: Path
+    data: Mapping[str, Any] | None = None
+    phases: tuple[Phase, ...] = ()
+    ranking: Ranking | None = None
+    family: Family | None = None
+    shapes: Shapes = field(default_factory=Shapes)
+    results: Results | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parent(self) -> Parent | None:
+        """The parent's shape, from whatever knows it."""
+        known = self.family or self.ranking
+        return known.parent if known else None
+
+    @property
+    def subnets(self) -> dict[str, Subnet]:
+        """Members by name, from the largest, as finished as they are known."""
+        if self.family:
+            return {m.name: m.subnet for m in self.family}
+        return dict(self.shapes.frozen or self.shapes.found)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all members, the parent first."""
+        if self.family:
+            return list(self.family.names)
+        if self.results and self.results.members:
+            return [m.name for m in self.results.members]
+        measured = [n for p in self.phases for line in p.heldout for n in line["losses"] if p.name != "parent"]
+        return list(dict.fromkeys([*self.subnets, *measured]))
+
+    def phase(self, name: str) -> Phase | None:
+        return next((p for p in self.phases if p.name == name), None)
+
+    def cost_of(self, name: str) -> tuple[int, int] | None:
+        """Exact parameters and bytes in service (see `cost.MemorySpec` for the defaults) of a member."""
+        subnet = self.subnets.get(name)
+        if self.parent is None or subnet is None:
+            return None
+        return int(parameters(self.parent, subnet)), int(memory(self.parent, subnet, MemorySpec()))
+
+
+def load_run(path: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        ElasticError: It is no folder, or holds nothing that a run writes.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise bad("run", str(path), "a folder that a run wrote, e.g. runs/demo")
+    run = Run(path)
+    run.data = _try(run, path / "data" / "data.json", _mapping)
+    run.phases = _phases(run)
+    elastic = path / "stage1" / "elastic"
+    run.ranking = _try(run, elastic / "ranking", Ranking.load)
+    run.family = _try(run, path / "family", Family.load, needs=FILE)
+    run.results = _try(run, path / "metrics.json", lambda p: Results.from_json(_mapping(p), str(p)))
+    seen = [p.name for p in (elastic / "shapes.json", elastic / "members.json") if p.is_file()]
+    if run.parent is not None:
+        run.shapes = _shapes(run, elastic, run.parent)
+    elif seen:
+        run.notes.append(f"{' and '.join(seen)} left out: without a ranking or a family the parent's shape is unknown")
+    if not (run.phases or run.parent or run.results):
+        why = f" ({'; '.join(run.notes)})" if run.notes else ""
+        raise ElasticError(
+            f"run: {path} holds nothing that a run writes: none of {', '.join(f'{n}/{METRICS}' for n in PHASES)}, "
+            f"stage1/elastic/ranking, family/{FILE} and metrics.json{why}"
+        )
+    return run
+
+
+def number(value: Any) -> float | None:
+    """`value` as a finite float, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ElasticError(f"{path}: not a JSON object")
+    return data
+
+
+def _try(run: Run, path: Path, read: Callable[[Path], T], needs: str = "") -> T | None:
+    """Read one part; None when it is absent, None and a note when it is damaged."""
+    if not (path / needs).exists():
+        return None
+    try:
+        return read(path)
+    except ElasticError as exc:
+        told = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
+        run.notes.append(f"left out: {told}".replace(f"{run.path}/", ""))
+        return None
+
+
+def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
+    def read(path: Path) -> tuple[dict[str, Subnet], Mapping[str, Any], dict[str, Subnet]]:
+        data = _mapping(path)
+        members, report = data.get("members"), data.get("report", {})
+        if not isinstance(members, dict) or not isinstance(report, dict):
+            raise ElasticError(f'{path}: not {{"members": {{name: subnet}}, "report": …}}')
+        raw = {
+            n: Subnet.from_json(p["raw"], parent, f"{path}: {n}")
+            for n, p in (report.get("projection") or {}).items()
+            if isinstance(p, dict) and "raw" in p
+        }
+        return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
+
+    found = _try(run, folder / "shapes.json", read)
+    frozen = _try(run, folder / "members.json", read)
+    report = frozen[1] if frozen else {}
+    step = report.get("step")
+    return Shapes(
+        found=found[0] if found else {},
+        raw=frozen[2] if frozen else {},
+        frozen=frozen[0] if frozen else {},
+        source=str(found[1].get("source", "search")) if found else "search",
+        step=step if isinstance(step, int) else None,
+        projection={n: p for n, p in (report.get("projection") or {}).items() if isinstance(p, dict)},
+    )
+
+
+def _phases(run: Run) -> tuple[Phase, ...]:
+    out: list[Phase] = []
+    start = 0
+    for name, label in PHASES.items():
+        path = run.path / name / METRICS
+        if not path.is_file():
+            continue
+        lines = list(_lines(run, path))
+        steps = tuple(line for line in lines if line["kind"] == "step")
+        heldout = tuple(line for line in lines if line["kind"] == "heldout")
+        if lines:
+            out.append(Phase(name, label, steps, heldout, start))
+            start += out[-1].tokens
+    return tuple(out)
+
+
+def _lines(run: Run, path: Path) -> Iterator[dict[str, Any]]:
+    """The usable lines of a metrics file; of a phase that was started again, those of the last start."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as exc:
+        run.notes.append(f"left out: {path.relative_to(run.path)}: cannot be read ({exc.strerror})")
+        return
+    good: list[dict[str, Any]] = []
+    wrong: list[int] = []
+    for i, raw in enumerate(text.splitlines(), 1):
+        if not raw.strip():
+            continue
+        line = _line(raw)
+        if line is None:
+            wrong.append(i)
+            continue
+        if good and line["step"] < good[-1]["step"]:
+            good = [old for old in good if old["step"] < line["step"]]
+        good.append(line)
+    if wrong:
+        named = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
+        run.notes.append(
+            f"left out: {len(wrong)} line{'s' * (len(wrong) > 1)} of {path.relative_to(run.path)} that no run "
+            f"writes (line{'s' * (len(wrong) > 1)} {named})"
+        )
+    yield from good
+
+
+def _line(raw: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or number(line.get("step")) is None or number(line.get("tokens")) is None:
+        return None
+    if line.get("kind") == "heldout":
+        losses = line.get("losses")
+        return line if isinstance(losses, dict) else None
+    return line if line.get("kind") == "step" else None

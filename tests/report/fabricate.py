@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A fabricated run: the demo's shape, files written by the real classes, figures like those of a real run."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+
+from nemo_elastic.config import Budget
+from nemo_elastic.cost import MemorySpec, memory, parameters
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.manifest import Family
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking.orders import make_orders, names
+
+PARENT = Parent(
+    pattern="M-M-M*-M-M*-", hidden=128, vocab=1024, ffn=512, mamba_heads=16, mamba_head_dim=16, mamba_groups=2,
+    state=16, attention_heads=8, kv_heads=2, attention_head_dim=16, ffn_stripes=8,
+)  # fmt: skip
+BUDGETS = (Budget("1.6m"), Budget("1.1m", ratio=0.72), Budget("0.8m", ratio=0.5))
+NAMES = [b.name for b in BUDGETS]
+LOSSES = {"1.6m": (3.12, 3.12, 3.12), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
+BIGRAM = 4.06
+
+
+def make_ranking(parent: Parent = PARENT, seed: int = 0) -> Ranking:
+    rng = np.random.default_rng(seed)
+    scores = {n: rng.lognormal(0, 0.5, parent.axis(axis).size) for n, axis, _ in names(parent)}
+    depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
+    ladder = np.sort(rng.lognormal(-4, 1.4, parent.num_layers))
+    return Ranking(parent, make_orders(parent, scores), scores, depth, (*map(float, ladder[:-1]), None),
+                   provenance={"sequences": 64, "length": 128})  # fmt: skip
+
+
+def make_subnets(parent: Parent, ranking: Ranking) -> dict[str, Subnet]:
+    kept = list(ranking.depth)
+    return {
+        "1.6m": parent.full,
+        "1.1m": parent.uniform(kept[1:], hidden=112, ffn=448, mamba_heads=12, attention_heads=6),
+        "0.8m": parent.uniform(kept[2:], hidden=96, ffn=320, mamba_heads=12, mamba_head_dim=14, attention_heads=4),
+    }
+
+
+def write_json(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_metrics(path: Path, label: str, steps: int, every: int, losses, extra) -> None:
+    """losses(share) and extra(step) give a line's keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(steps + 1):
+        head = {"phase": label, "step": step, "tokens": step * 2048}
+        if step:
+            lines.append(head | {"kind": "step", "lr": 1e-3, "grad_norm": 1.0, "seconds": 0.11 * step} | extra(step))
+        if step % every == 0 or step == steps:
+            lines.append(head | {"kind": "heldout", "losses": losses(step / steps)})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def make_run(root: Path, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    ranking = make_ranking()
+    subnets = make_subnets(PARENT, ranking)
+    elastic = root / "stage1" / "elastic"
+    elastic.parent.mkdir(parents=True)
+    ranking.save(elastic / "ranking")
+    found = subnets | {"0.8m": PARENT.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)}
+    raw = subnets | {"1.1m": PARENT.uniform(list(ranking.depth)[1:], hidden=128, ffn=448, mamba_heads=12)}
+    targets = {b.name: b.target(PARENT) for b in BUDGETS}
+    to_json = lambda members: {n: s.to_json() for n, s in members.items()}  # noqa: E731
+    write_json(elastic / "shapes.json", {"members": to_json(found), "report": {"source": "search", "losses": {}}})
+    projection = {
+        n: {"target": targets[n], "raw_cost": parameters(PARENT, raw[n]), "cost": parameters(PARENT, subnets[n]),
+            "raw": raw[n].to_json()}
+        for n in NAMES
+    }  # fmt: skip
+    report = {"source": "router", "step": 130, "projection": projection}
+    write_json(elastic / "members.json", {"members": to_json(subnets), "report": report})
+    (root / "family").mkdir()
+    Family.of(PARENT, subnets, budgets=BUDGETS, ranking_digest=ranking.digest,
+              provenance={"made_by": "demo <&>", "stages": 2}).save(root / "family")  # fmt: skip
+    write_json(
+        root / "data" / "data.json", {"version": 1, "vocab_size": 1024, "splits": {"train": {"tokens": 4556353}}}
+    )
+
+    def curve(start: float, end: float, share: float, rate: float = 6.0) -> float:
+        return end + (start - end) * math.exp(-rate * share) + rng.gauss(0, 0.008)
+
+    write_metrics(
+        root / "parent" / "metrics.jsonl", "parent", 900, 100,
+        lambda share: {"parent": curve(6.93, 3.12, share)}, lambda step: {"reduced_train_loss": 4.0},
+    )  # fmt: skip
+
+    def router(step: int):
+        t = min(1.0, step / 130)
+        name = NAMES[step % 3]
+        axes = ("hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "depth")
+        return (
+            {f"loss_{name}": 0.4, "reduced_train_loss": 0.4, "router_tau": 1 - 0.95 * t, "router_scale": 1 + 9 * t}
+            | {
+                f"entropy_{a}": max(0.0, (1 - t) ** (0.5 + i / 3) * 0.9 + rng.gauss(0, 0.03))
+                for i, a in enumerate(axes)
+            }
+            | {f"cost_{name}": 1 + (0.25 if name != "1.6m" else -0.1) * (1 - t) + rng.gauss(0, 0.02)}
+        )
+
+    def staged(first: float, spread: float):
+        def losses(share: float):
+            return {
+                n: curve(LOSSES[n][1] * first + LOSSES[n][0] * (1 - first), LOSSES[n][0] + spread, share)
+                for n in NAMES
+            }
+
+        return losses
+
+    write_metrics(root / "stage1" / "metrics.jsonl", "stage 1", 260, 20, staged(1.0, 0.12), router)
+    write_metrics(
+        root / "stage2" / "metrics.jsonl", "stage 2", 130, 20, staged(0.08, -0.02), lambda s: {"loss_1.1m": 0.1}
+    )
+    whole = parameters(PARENT, PARENT.full)
+    members = []
+    for name, subnet in subnets.items():
+        loss, untrained, unsorted = LOSSES[name]
+        first = name == "1.6m"
+        members.append({
+            "name": name, "parameters": parameters(PARENT, subnet), "ratio": parameters(PARENT, subnet) / whole,
+            "memory_bytes": int(memory(PARENT, subnet, MemorySpec())), "loss": loss, "perplexity": math.exp(loss),
+            "accuracy": 0.5 - 0.08 * len(members), "accuracy_by_task": {"chain_sum": 0.6, "letter <b>": 0.4},
+            "untrained_loss": None if first else untrained, "unsorted_loss": None if first else unsorted,
+            "recovered": None if first else (untrained - loss) / (untrained - 3.12), "hidden": subnet.hidden,
+            "layers": len(subnet.layers), "pattern": subnet.pattern,
+        })  # fmt: skip
+    write_json(root / "metrics.json", {
+        "version": 1, "seconds": {"data": 21.0, "parent": 98.2, "stage 1": 61.4, "stage 2": 35.0},
+        "bigram_loss": BIGRAM, "parent_loss": {"start": 6.93, "end": 3.12}, "members": members,
+        "targets": {"recovered": 0.8},
+    })  # fmt: skip
+    return root

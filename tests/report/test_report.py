@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a fabricated run: whole, in parts, damaged."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import struct
+from itertools import pairwise
+
+import pytest
+
+from nemo_elastic.cli.app import main
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.files import read_json
+from nemo_elastic.report import build_report, load_run
+from nemo_elastic.report.build import FIGURES, PAGE
+from nemo_elastic.report.fig_shapes import kept_share, rows
+from nemo_elastic.report.page import render
+from nemo_elastic.report.style import millions, spread
+from tests.report.fabricate import make_ranking, write_json
+from tests.shapes import NANO_12B
+
+NAMES = ["1.6m", "1.1m", "0.8m"]
+
+
+@pytest.fixture
+def run(demo_run, tmp_path):
+    shutil.copytree(demo_run, tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+@pytest.fixture(scope="module")
+def page(demo_run, tmp_path_factory):
+    return build_report(demo_run, tmp_path_factory.mktemp("out") / "report")
+
+
+def png_size(data: bytes):
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", data[16:24])
+
+
+def test_every_picture_is_there_and_large_enough(page):
+    for name in FIGURES:
+        width, height = png_size((page.parent / name).read_bytes())
+        assert width >= 1600 and height >= 600, name
+
+
+def test_the_page_holds_the_pictures_and_fetches_nothing(page):
+    html = page.read_text(encoding="utf-8")
+    inside = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', html)]
+    assert inside == [(page.parent / name).read_bytes() for name in FIGURES]
+    rest = re.sub(r'src="data:[^"]+"', "", html)
+    assert "://" not in rest and "<script" not in rest and "src=" not in rest and "href=" not in rest
+    assert not any(b"://" in (page.parent / name).read_bytes()[:2000] for name in FIGURES)
+
+
+def test_the_page_names_members_with_exact_figures(page, demo_run):
+    html = page.read_text(encoding="utf-8")
+    for name, told in read_json(demo_run / "family" / "elastic.json")["members"].items():
+        assert f"<td>{name}</td>" in html
+        assert f">{told['parameters']:,}<" in html
+        assert f">{told['memory']['bytes']:,}<" in html
+    assert "Not in this report" not in html
+
+
+def test_text_of_the_files_is_escaped(page):
+    html = page.read_text(encoding="utf-8")
+    assert "letter &lt;b&gt;" in html and "letter <b>" not in html
+    assert "demo &lt;&amp;&gt;" in html
+
+
+def test_the_same_run_gives_the_same_bytes(page, demo_run, tmp_path):
+    again = build_report(demo_run, tmp_path / "again")
+    assert {p.name: p.read_bytes() for p in again.parent.iterdir()} == {
+        p.name: p.read_bytes() for p in page.parent.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("gone", "pictures"),
+    [
+        (["metrics.json"], {"loss.png", "shapes.png", "importance.png", "router.png"}),
+        (["family"], set(FIGURES)),
+        (["stage1/elastic"], {"family.png", "loss.png", "shapes.png", "router.png"}),
+        (["parent", "stage1", "stage2"], {"family.png", "shapes.png"}),
+        (["data", "family", "metrics.json", "stage1", "stage2"], {"loss.png"}),
+        (["parent", "stage2", "family", "metrics.json"], {"loss.png", "shapes.png", "importance.png", "router.png"}),
+        (["parent", "stage1", "stage2", "family", "data"], {"family.png"}),
+    ],
+    ids=lambda value: "+".join(sorted(value)),
+)  # fmt: skip
+def test_missing_parts_make_a_shorter_report(run, gone, pictures):
+    for name in gone:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = build_report(run)
+    assert page == run / "report" / PAGE
+    assert {p.name for p in page.parent.glob("*.png")} == pictures
+    assert "Not in this report" not in page.read_text(encoding="utf-8")
+
+
+def test_shapes_without_a_parent_are_noted(run):
+    shutil.rmtree(run / "family")
+    shutil.rmtree(run / "stage1" / "elastic" / "ranking")
+    assert "parent's shape is unknown" in " ".join(load_run(run).notes)
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "empty"])
+def test_a_folder_without_a_run_is_refused(tmp_path, what):
+    path = tmp_path / "x"
+    if what == "file":
+        path.write_text("x")
+    elif what == "empty":
+        path.mkdir()
+    with pytest.raises(ElasticError, match="run") as caught:
+        build_report(path)
+    assert "\n" not in caught.value.message
+    assert not (path / "report").exists()
+
+
+def test_lines_that_no_run_writes_are_left_out_and_named(run):
+    path = run / "stage1" / "metrics.jsonl"
+    good = path.read_text().splitlines()
+    bad = [
+        '{"kind": "step", "st',
+        "[1]",
+        '{"kind": "step", "tokens": 1}',
+        '{"kind": "heldout", "step": 1, "tokens": 1}',
+    ]
+    nan = '{"kind": "step", "step": 261, "tokens": 534528, "cost_1.1m": NaN, "entropy_ffn": "x", "seconds": null}'
+    path.write_text("\n".join([*good[:5], *bad, "", *good[5:], nan, "\x00\udcff".encode("utf-8", "replace").decode()]))
+    loaded = load_run(run)
+    assert loaded.notes == ["left out: 5 lines of stage1/metrics.jsonl that no run writes (lines 6, 7, 8, 9, 281)"]
+    assert len(loaded.phase("stage1").steps) == 261
+    assert "5 lines of stage1/metrics.jsonl" in build_report(run).read_text(encoding="utf-8")
+
+
+def test_a_phase_that_was_started_again_counts_once(run):
+    path = run / "stage2" / "metrics.jsonl"
+    path.write_text(path.read_text() + path.read_text())
+    phase = load_run(run).phase("stage2")
+    assert len(phase.steps) == 130 and [line["step"] for line in phase.heldout] == sorted(
+        line["step"] for line in phase.heldout
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.json", "{"),
+        ("metrics.json", '{"version": 9}'),
+        ("metrics.json", '{"version": 1, "members": [{"name": "a", "loss": "low"}]}'),
+        ("metrics.json", '{"version": 1, "members": {}, "seconds": 3}'),
+        ("family/elastic.json", '{"version": 1}'),
+        ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
+        ("stage1/elastic/shapes.json", "[]"),
+        ("stage1/elastic/ranking/ranking.json", "{}"),
+        ("data/data.json", "[]"),
+    ],
+)
+def test_damaged_parts_are_left_out_and_named(run, name, text):
+    (run / name).write_text(text)
+    html = render(load_run(run), {})
+    assert "Not in this report" in html and name.rpartition("/")[2] in html
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else(run):
+    for name in ("parent", "stage1", "stage2", "family"):  # one picture is enough
+        shutil.rmtree(run / name)
+    page = build_report(run)
+    page.write_text("old")
+    assert build_report(run) == page and page.read_text(encoding="utf-8") != "old"
+    (page.parent / "mine.txt").write_text("mine")
+    with pytest.raises(ElasticError, match="already exists"):
+        build_report(run)
+    assert (page.parent / "mine.txt").exists()
+    build_report(run, force=True)
+    assert not (page.parent / "mine.txt").exists()
+    assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
+
+
+def test_tokens_go_on_from_phase_to_phase(demo_run):
+    loaded = load_run(demo_run)
+    assert [p.start for p in loaded.phases] == [0, 900 * 2048, 1160 * 2048]
+    x, _ = loaded.phase("stage1").series("cost_1.1m", until=loaded.shapes.step)
+    assert max(x) <= 130
+
+
+def test_shapes_have_a_row_for_every_step_of_finding_them(demo_run):
+    loaded = load_run(demo_run)
+    assert [(n, [stage for stage, _ in s]) for n, s in rows(loaded)] == [
+        ("1.6m", ["parent"]),
+        ("1.1m", ["search", "router", "trained"]),
+        ("0.8m", ["search", "router", "trained"]),
+    ]
+    half = loaded.parent.layer(0, heads=8, head_dim=12)
+    assert kept_share(loaded.parent, half) == 0.5 * 0.75
+
+
+def test_a_large_parent_is_drawn(tmp_path):
+    run = tmp_path / "large"
+    ranking = make_ranking(NANO_12B)
+    ranking.save(run / "stage1" / "elastic" / "ranking")
+    members = {"12b": NANO_12B.full}
+    for drop, (name, hidden) in zip((4, 8, 12), (("9b", 4480), ("7b", 3840), ("6b", 3584))):
+        members[name] = NANO_12B.uniform(ranking.depth[drop:], hidden=hidden, mamba_heads=112 - 16 * (drop // 8))
+    shapes = {"members": {n: s.to_json() for n, s in members.items()}, "report": {"source": "uniform"}}
+    write_json(run / "stage1" / "elastic" / "shapes.json", shapes)
+    page = build_report(run)
+    assert {p.name for p in page.parent.glob("*.png")} == {"shapes.png", "importance.png"}
+    assert "12,310,001,152" in page.read_text(encoding="utf-8")
+
+
+def test_labels_are_spread_in_order():
+    assert spread([1.0, 5.0], 1) == [1.0, 5.0]
+    placed = spread([2.0, 2.0, 2.1, 9.0], 1)
+    assert placed == sorted(placed) and all(b - a >= 1 - 1e-9 for a, b in pairwise(placed))
+    assert spread([], 1) == []
+    assert [millions(n) for n in (12, 1234, 1_553_408, 123_456_789, 8.89e9)] == [
+        "12",
+        "1.23k",
+        "1.55M",
+        "123M",
+        "8.89B",
+    ]
+
+
+def test_the_command_prints_json(demo_run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(demo_run), "--out", str(tmp_path / "r"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert caught.value.code == 0
+    assert [m["name"] for m in told["members"]] == NAMES and len(told["pictures"]) == 5 and told["notes"] == []
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
