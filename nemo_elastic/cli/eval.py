@@ -21,7 +21,7 @@ __all__ = ["command"]
 
 
 def command(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Families, members or HF folders.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")],
     data: Annotated[Path | None, typer.Option(help="Data folder: held-out tokens and problems.")] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
     problems: Annotated[int, typer.Option(min=0, help="Held-out problems to solve; 0 for none.")] = 64,
@@ -62,9 +62,15 @@ def command(
         had = ", ".join(dict.fromkeys(name for source in opened for name in members_of(source)))
         raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {had}")
     _check_device(device)
-    for source in opened if folder is not None else ():
-        _check_tokens(source, folder)
-    tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened] if names else []
+    if folder is not None:
+        for source in opened:
+            _check_tokens(source, folder)
+    harness, tokenizers = None, []
+    if names:
+        from nemo_elastic.evaluation.tasks import Harness
+
+        tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
+        harness = Harness(names, tasks_from)
 
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
@@ -77,10 +83,8 @@ def command(
                 row = {"source": str(source.folder), "member": name, "parameters": model.parameters}
                 if folder is not None:
                     row |= _measure(model, folder, problems, tokens, seq_length, batch)
-                if names:
-                    from nemo_elastic.evaluation.tasks import run_tasks
-
-                    row["tasks"] = run_tasks(model, names, tokenizers[i], include=tasks_from, limit=limit, batch=batch)
+                if harness is not None:
+                    row["tasks"] = harness.run(model, tokenizers[i], limit, batch)
                 rows.append(row)
                 family.release()
     if json:
@@ -178,7 +182,9 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _counts(part: dict[str, Any] | None) -> str:

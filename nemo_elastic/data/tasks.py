@@ -128,7 +128,7 @@ def _turns(low: int, high: int) -> dict[str, int]:
     return {"min_rotations": low, "max_rotations": high}
 
 
-# The first level of each but the last is a table of at most 200 questions: a model that cannot yet copy from its context
+# The first level of each but the last is a table of up to 200 questions: a model that cannot copy from its context yet
 # can still learn it. Levels 1 to 3 are mostly short, from 4 on long.
 TASKS: dict[str, Task] = {
     "chain_sum": Task(chain_sum, (_terms(2, 2, 1), _terms(2, 2), _terms(3, 5), _terms(8, 16), _terms(18, 32))),

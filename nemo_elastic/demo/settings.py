@@ -47,6 +47,11 @@ class Settings:
     block: dict[str, Any] = field(default_factory=lambda: BLOCK)
     stage2_sampling: tuple[float, ...] = (0.5, 0.3, 0.2)
 
+    @property
+    def elastic_tokens(self) -> int:
+        """Training tokens of both stages."""
+        return 2048 * (self.stage1_steps + self.stage2_steps)
+
     def stage2_block(self) -> dict[str, Any]:
         names = [b["name"] for b in self.block["budgets"]]
         return self.block | {"sampling": dict(zip(names, self.stage2_sampling, strict=True))}

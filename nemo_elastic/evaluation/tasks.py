@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """lm-evaluation-harness tasks on members of a family in memory: no member has to be written to disk first.
 
-The harness is optional (`pip install lm-eval`, 0.4.8 or later) and is imported only when tasks are asked for.
+The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported only when tasks are asked for.
 """
 
 from __future__ import annotations
@@ -24,52 +24,58 @@ WINDOW = 2048
 MAX_NEW_TOKENS = 256
 
 
-def run_tasks(
-    member: MemberModel,
-    tasks: Sequence[str],
-    tokenizer_dir: str | Path,
-    *,
-    include: str | Path | None = None,
-    limit: int | None = None,
-    batch: int = 8,
-) -> dict[str, dict[str, float]]:
-    """Run tasks of the harness.
+class Harness:
+    """Tasks of the harness, ready to run on one member after the other.
 
     Args:
-        member: the model.
         tasks: names, as `lm-eval ls tasks` lists them.
-        tokenizer_dir: the model's tokenizer.
         include: a folder with task files of one's own.
-        limit: documents of each task; all by default.
-        batch: sequences at once.
-
-    Returns:
-        Task -> metric (named `metric` or `metric,filter` as the harness does) -> value.
 
     Raises:
         ElasticError: the harness is not installed, or it has no such task.
     """
-    harness, manager = _harness(include)
-    unknown = [name for name in tasks if not manager.match_tasks([name])]
-    if unknown:
-        raise ElasticError(f"--tasks: lm-eval has no task {', '.join(map(repr, unknown))}")
-    model = make_lm(member, tokenizer_dir, batch)
-    found = harness.simple_evaluate(
-        model=model, tasks=list(tasks), task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=False
-    )
-    return {
-        task: {k.removesuffix(",none"): v for k, v in values.items() if _is_metric(k, v)}
-        for task, values in found["results"].items()
-    }
 
+    def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
+        try:
+            import lm_eval  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as exc:
+            raise ElasticError(
+                f"--tasks: {exc.name} is not installed; pip install 'lm-eval>=0.4.13' brings it"
+            ) from None
+        self._evaluate = lm_eval.simple_evaluate
+        self._manager = TaskManager(include_path=None if include is None else str(include))
+        self.tasks = list(tasks)
+        unknown = [name for name in tasks if not self._manager.match_tasks([name])]
+        if unknown:
+            raise ElasticError(f"--tasks: lm-eval has no task {', '.join(map(repr, unknown))}")
 
-def _harness(include: str | Path | None) -> tuple[Any, Any]:
-    try:
-        import lm_eval  # pyright: ignore[reportMissingImports]
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as exc:
-        raise ElasticError(f"--tasks: {exc.name} is not installed; pip install 'lm-eval>=0.4.8' brings it") from None
-    return lm_eval, TaskManager(include_path=None if include is None else str(include))
+    def run(
+        self, member: MemberModel, tokenizer_dir: str | Path, limit: int | None = None, batch: int = 8
+    ) -> dict[str, dict[str, float]]:
+        """Run all tasks on one member.
+
+        Args:
+            member: the model.
+            tokenizer_dir: its tokenizer.
+            limit: documents of each task; all by default.
+            batch: sequences at once.
+
+        Returns:
+            Task -> metric (`name`, or `name,filter` where the task has filters) -> value.
+        """
+        found = self._evaluate(
+            model=make_lm(member, tokenizer_dir, batch),
+            tasks=self.tasks,
+            task_manager=self._manager,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        return {
+            task: {k.removesuffix(",none"): v for k, v in values.items() if _is_metric(k, v)}
+            for task, values in found["results"].items()
+        }
 
 
 def _is_metric(key: str, value: Any) -> bool:

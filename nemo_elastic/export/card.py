@@ -155,6 +155,8 @@ def _usage(member: Subnet) -> list[str]:
         "```",
         "",
     ]
+    if not member.widths("attention_heads"):
+        lines += ["It keeps no attention layer, which transformers' cache needs: decoding there is slow.", ""]
     if not plain:
         lines += ["Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.", ""]
         mamba = any(len(set(member.widths(axis))) > 1 for axis in ("mamba_heads", "mamba_head_dim"))

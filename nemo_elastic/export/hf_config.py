@@ -116,6 +116,8 @@ def to_hf_config(
     # 7e-3, and 0 cannot be initialised from (it takes the logarithm).
     out |= {"time_step_min": 1e-12, "time_step_max": 0.1, "time_step_floor": 1e-4}
     out |= {key: base.get(key, value) for key, value in _CARRIED.items()}
+    if ATTENTION not in (layer.type for layer in member.layers):
+        out["use_cache"] = False  # transformers' cache asks an attention layer for its length
     if "mamba_chunk_size" in base:
         out["chunk_size"] = base["mamba_chunk_size"]
     out["torch_dtype"] = _TORCH_DTYPE.get(dtype, "bfloat16")

@@ -14,6 +14,7 @@ from typing import Any
 from nemo_elastic import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.files import read_json
 
 from .hf import check_tensors
 from .hf_config import PUZZLE, to_hf_config
@@ -75,10 +76,19 @@ def write_model(
             (folder / name).write_bytes(template.read_bytes())
     if files_from is not None:
         copy_files(files_from, folder)
-    if not (folder / "generation_config.json").exists():
-        ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
-        _write_json(folder / "generation_config.json", ids)
+    _write_generation(folder / "generation_config.json", config)
     return config
+
+
+def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the defaults of generation, or adapt those that were copied."""
+    if path.exists() and config["use_cache"]:
+        return
+    ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
+    copied = read_json(path) if path.exists() else ids
+    if not isinstance(copied, dict):
+        raise ElasticError(f"{path.name}: not a JSON object")
+    _write_json(path, copied if config["use_cache"] else copied | {"use_cache": False})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -100,21 +100,6 @@ def hf_from_megatron(parent: Parent, state: Mapping[str, torch.Tensor]) -> dict[
     return out
 
 
-def megatron_from_hf(parent: Parent, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Inverse of `hf_from_megatron`, for whole (not tensor-parallel) tensors."""
-    out: dict[str, torch.Tensor] = {}
-    fused: dict[str, dict[str, torch.Tensor]] = {}
-    for t in tensors(parent, parent.full):
-        if t.row.name in ("attention.q", "attention.k", "attention.v"):
-            fused.setdefault(t.megatron, {})[t.row.name[-1]] = state[t.hf]
-        else:
-            out[t.megatron] = state[t.hf]
-    for name, qkv in fused.items():
-        grouped = [qkv[p].unflatten(0, (parent.kv_heads, -1)) for p in "qkv"]
-        out[name] = torch.cat(grouped, 1).flatten(0, 1)
-    return out
-
-
 def _split_qkv(parent: Parent, fused: torch.Tensor) -> dict[str, torch.Tensor]:
     d = parent.attention_head_dim
     grouped = fused.unflatten(0, (parent.kv_heads, -1))

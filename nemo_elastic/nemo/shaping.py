@@ -13,16 +13,18 @@ import torch
 from megatron.core import parallel_state
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.export.hf import read_shapes
 from nemo_elastic.family import Subnet
-from nemo_elastic.files import atomic_write, read_json
+from nemo_elastic.files import atomic_write
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.nn.kl import forward_kl
 from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
 from nemo_elastic.shapes import Space, search, uniform_family
 
-from .checkpoint import hf_from_megatron, megatron_from_hf
+from .checkpoint import hf_from_megatron
 from .data import training_tokens
 from .model import ElasticMambaModel
+from .rename import megatron_tensors
 
 #: teacher logits of the search are kept if they have at most this many elements, else computed anew per candidate
 CACHE_ELEMENTS = 2**27
@@ -107,8 +109,8 @@ def sort_in_place(model: ElasticMambaModel, ranking: Ranking) -> None:
     """Permute the weights so that every nested width is a blocked prefix; the function stays the same."""
     core = model.hidden.core
     params = {k: p for k, p in core.named_parameters() if not k.startswith("elastic.")}
-    ordered = megatron_from_hf(model.parent, sort(hf_from_megatron(model.parent, params), ranking, model.parent))
-    for name, value in ordered.items():
+    ordered = sort(hf_from_megatron(model.parent, params), ranking, model.parent)
+    for name, value in megatron_tensors(model.parent, model.parent.full, ordered).items():
         params[name].data.copy_(value)
 
 
@@ -117,7 +119,7 @@ def find_shapes(trainer: Any, model: ElasticMambaModel, space: Space, out: Path)
     config = model.elastic_config
     report: dict[str, Any]
     if config.shapes is not None:
-        found = read_shapes(config.shapes, model)
+        found = read_shapes(config.shapes, model.parent, config)
         report = {"source": config.shapes}
     elif config.search is not None:
         result = search(
@@ -188,34 +190,6 @@ def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str,
         path.parent.mkdir(parents=True, exist_ok=True)
         body = {"members": {n: m.to_json() for n, m in members.items()}, "report": dict(report)}
         atomic_write(path, json.dumps(body, indent=1) + "\n")
-
-
-def read_shapes(path: str, model: ElasticMambaModel) -> dict[str, Subnet]:
-    """Fixed shapes of every budget; each within its budget and nested in the one before.
-
-    Raises:
-        ElasticError: a budget has no shape, a shape is above its budget or not nested.
-    """
-    data = read_json(Path(path))
-    if not isinstance(data, dict) or not isinstance(data.get("members"), dict):
-        raise bad("elastic.shapes", path, 'a JSON file {"members": {name: subnet}}')
-    parent, config = model.parent, model.elastic_config
-    targets = config.targets(parent)
-    out: dict[str, Subnet] = {}
-    above = parent.full
-    for b in config.budgets:
-        if b.is_parent:
-            out[b.name] = parent.full
-            continue
-        if b.name not in data["members"]:
-            raise bad("elastic.shapes", path, f"a shape for budget {b.name!r}")
-        member = Subnet.from_json(data["members"][b.name], parent, f"shapes.{b.name}")
-        if b.cost(parent, member) > targets[b.name]:
-            raise bad(f"shapes.{b.name}", b.cost(parent, member), f"at most its budget {targets[b.name]:.0f}")
-        if not member <= above:
-            raise bad(f"shapes.{b.name}", member.pattern, "nested in the member before it")
-        out[b.name] = above = member
-    return out
 
 
 def _progress(trainer: Any, what: str) -> Any:

@@ -114,9 +114,9 @@ def _take(
     t = state[row.hf.format(i="" if index is None else held.kept.index(index))]
     if member is held:
         return t
-    # the last dimension first: it is mostly a prefix, and what is then gathered is already narrower
-    for dim in reversed(range(t.dim())):
-        t = selection(parent, row, dim, held, member, index).take(t, dim)
+    kept = [(dim, selection(parent, row, dim, held, member, index)) for dim in range(t.dim())]
+    for dim, part in sorted(kept, key=lambda x: not x[1].is_prefix):  # views first: what is then copied is narrower
+        t = part.take(t, dim)
     return t
 
 

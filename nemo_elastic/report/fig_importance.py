@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from ..family import ATTENTION_HEADS, FFN, HIDDEN, MAMBA_HEAD_DIM, MAMBA_HEADS, SYMBOL
 from ..ranking import Ranking
@@ -25,7 +26,7 @@ def draw(run: Run) -> Figure | None:
     _hidden(grid[0, 0], ranking, run)
     _ffn(grid[0, 1], ranking)
     _heat(grid[1, 0], ranking, MAMBA_HEADS, "Mamba heads", "head, most important first")
-    _heat(grid[1, 1], ranking, MAMBA_HEAD_DIM, "channels of Mamba heads", "channel, most important first")
+    _heat(grid[1, 1], ranking, MAMBA_HEAD_DIM, "Mamba head channels", "channel, most important first")
     _heat(grid[2, 0], ranking, ATTENTION_HEADS, "attention heads", "query head, most important first")
     _depth(grid[2, 1], ranking)
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # pyright: ignore
@@ -53,6 +54,7 @@ def _log(axes: Axes, values: np.ndarray) -> None:
     positive = values[values > 0]
     if len(positive) and positive.max() / positive.min() > 20:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _hidden(axes: Axes, ranking: Ranking, run: Run) -> None:
@@ -87,8 +89,8 @@ def _ffn(axes: Axes, ranking: Ranking) -> None:
     for x, (_, scores) in enumerate(layers):
         low, first, middle, third, high = np.quantile(scores, [0.05, 0.25, 0.5, 0.75, 0.95])
         axes.plot([x, x], [low, high], color=AXES[FFN], lw=1.6)
-        axes.plot([x, x], [first, third], color=AXES[FFN], lw=8, solid_capstyle="butt")
-        axes.plot(x, middle, "o", color="white", mec=INK, mew=1.3, ms=5.5, zorder=5)
+        axes.plot([x, x], [first, third], color=AXES[FFN], lw=min(9.0, 120 / len(layers)), solid_capstyle="butt")
+        axes.plot(x, middle, "o", color="white", mec=INK, mew=1.3, ms=5.5 if len(layers) < 13 else 3, zorder=5)
     _log(axes, np.concatenate([np.quantile(s, [0.05, 0.95]) for _, s in layers]))
     step = -(-len(layers) // 12)
     axes.set_xticks(range(len(layers))[::step], [f"{i}" for i, _ in layers][::step])

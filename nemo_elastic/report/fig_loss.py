@@ -132,5 +132,6 @@ def _freeze_mark(axes: Axes, run: Run, phases: list[Phase], edges: list[float]) 
             axes.axvline(left + scale * tokens, color=MUTED, lw=1.0, ls=":", zorder=3)
             axes.annotate(
                 "shapes frozen", (left + scale * tokens, 0.975), xycoords=axes.get_xaxis_transform(), ha=side,
-                va="top", xytext=(5 if side == "left" else -5, 0), textcoords="offset points", fontsize=9.5, color=MUTED,
+                va="top", xytext=(5 if side == "left" else -5, 0), textcoords="offset points", fontsize=9.5,
+                color=MUTED,
             )  # fmt: skip

@@ -32,6 +32,7 @@ def draw(run: Run) -> Figure | None:
     grid = figure.add_gridspec(1, 2, width_ratios=[5.2, 1.0], wspace=0.03)
     axes, side = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
     written = n <= 20
+    ends = {"parent", *(stages[-1][0] for _, stages in groups)}
     for top, (_, stage, subnet) in zip(tops, labels, strict=True):
         for i in range(n):
             layer = subnet.by_index.get(i)
@@ -43,7 +44,7 @@ def draw(run: Run) -> Figure | None:
             if written and layer is not None:
                 axes.text(i + 0.5, top + 0.5, f"{share:.0%}".rstrip("%"), ha="center", va="center", fontsize=9,
                           color="white" if share > 0.55 else INK)  # fmt: skip
-        final = stage == labels[-1][1] or stage in ("trained", "parent")
+        final = stage in ends
         hidden = subnet.hidden / parent.hidden
         side.barh(top + 0.5, 1.0, 0.72, color="#f0f3f6")
         side.barh(top + 0.5, hidden, 0.72, color="#3d6f96" if final else "#9db7cb")
@@ -51,8 +52,8 @@ def draw(run: Run) -> Figure | None:
     axes.set(xlim=(0, n), ylim=(height, 0))
     axes.set_yticks([t + 0.5 for t in tops], [_label(name, stage) for name, stage, _ in labels])
     for tick, (_, stage, _) in zip(axes.get_yticklabels(), labels, strict=True):
-        tick.set_color(INK if stage in ("trained", "parent") else MUTED)
-        tick.set_fontweight("bold" if stage in ("trained", "parent") else "normal")
+        tick.set_color(INK if stage in ends else MUTED)
+        tick.set_fontweight("bold" if stage in ends else "normal")
     size = 11 if n <= 40 else 8
     axes.set_xticks(np.arange(n) + 0.5, [SYMBOL[t] for t in parent.types], fontsize=size, fontweight="bold")
     for tick, kind in zip(axes.get_xticklabels(), parent.types, strict=True):
@@ -64,7 +65,9 @@ def draw(run: Run) -> Figure | None:
         a.grid(visible=False)
         a.spines[:].set_visible(False)
     axes.set_title("share of a layer's width, %" if written else "share of a layer's width: darker is more")
-    headline(figure, "What every member keeps", "Hatched layers are dropped. A member is nested in the one above it.")
+    headline(
+        figure, "What every member keeps", "Hatched layers are dropped. The finished members are nested in each other."
+    )
     return figure
 
 

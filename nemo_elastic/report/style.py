@@ -134,7 +134,7 @@ def halo() -> list[withStroke]:
 def counts(highest: float) -> FuncFormatter:
     """Tick labels of an axis of counts, all in the unit of the highest."""
     size, unit = next(((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if highest >= s), (1.0, ""))
-    return FuncFormatter(lambda v, _: f"{v / size:g}{unit}")
+    return FuncFormatter(lambda v, _: f"{v / size:g}{unit}" if v else "0")
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

@@ -87,7 +87,6 @@ def members_table(run: Run) -> str:
         return ""
     columns = [
         ("member", lambda m: m["name"]),
-        ("layers", lambda m: m["pattern"] or DASH),
         ("parameters", lambda m: whole(m["parameters"])),
         ("of parent", lambda m: percent(m["ratio"], 1)),
         ("memory", lambda m: size(m["memory_bytes"])),
@@ -100,10 +99,10 @@ def members_table(run: Run) -> str:
         ("untrained cut", lambda m: decimals(m["untrained_loss"])),
         ("unsorted cut", lambda m: decimals(m["unsorted_loss"])),
         ("gap closed", lambda m: percent(m["recovered"], 1)),
+        ("layers", lambda m: m["pattern"] or DASH),
     ]
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
-    words = sum(head in ("member", "layers") for head, _ in used)
-    return table([head for head, _ in used], [[give(m) for _, give in used] for m in rows], words)
+    return table([head for head, _ in used], [[give(m) for _, give in used] for m in rows])
 
 
 def tasks_table(run: Run) -> str:

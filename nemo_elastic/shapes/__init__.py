@@ -6,7 +6,8 @@ Numbers and a loss callable only; nothing here runs a model. Importable without 
 """
 
 from nemo_elastic.shapes.even import uniform, uniform_family
-from nemo_elastic.shapes.finder import SearchResult, Trial, search
+from nemo_elastic.shapes.explorer import Trial
+from nemo_elastic.shapes.finder import SearchResult, search
 from nemo_elastic.shapes.price import Price
 from nemo_elastic.shapes.projection import Projection, project, project_family
 from nemo_elastic.shapes.space import Slot, Space

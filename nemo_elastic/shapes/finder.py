@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search for shapes over untrained losses (method §12: a good shape is worth about twice the tokens).
 
-For every budget from the largest to the smallest, starting at the member before, so that all are nested:
-1. Descent. A step shrinks one axis, or one group of layers of it. The step that costs the least loss per unit of
-   cost is taken; steps keep the figure of their last measurement and only the leader is measured again (lazy greedy).
-2. Structured guesses: the most even cut, and for every depth the most even cut of the rest, with Mamba left whole and
-   with Mamba cut too.
-3. Refinement. Changes of the best candidates are judged by a draw from a small regression (`surrogate`), and the
-   winner is measured.
+Down: for every budget from the largest to the smallest, inside the member before,
+1. a descent, lazy and greedy: a step shrinks one axis, or one group of layers of it; the step that costs the least
+   loss per unit of cost is taken; steps keep their last figure and only the leader is measured again;
+2. structured guesses: the most even cut, the one that spares Mamba, and both for every depth;
+3. refinement: variations of the best are judged by a draw from a small regression, and the winner is measured.
 
-Every candidate is first fitted to the budget and into the larger member, so losses compare at equal cost.
+Up: a good large member may shut the small ones in, so from the smallest budget to the largest the same refinement,
+each member free but for having to hold the one before.
+
+Every candidate is fitted to its budget first, so losses compare at equal cost. Of all that was measured, the nested
+chain with the smallest product of losses wins: no member buys a little with a lot of another's.
 """
 
 from __future__ import annotations
@@ -23,38 +25,14 @@ from typing import Any
 import numpy as np
 
 from nemo_elastic.config import Budget, integer
-from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, MAMBA_HEADS, Subnet
+from nemo_elastic.errors import bad
+from nemo_elastic.family import Subnet
 from nemo_elastic.shapes.even import uniform
-from nemo_elastic.shapes.price import Price
-from nemo_elastic.shapes.projection import fit
+from nemo_elastic.shapes.explorer import Explorer, Goal, Trial, nested
 from nemo_elastic.shapes.space import Code, Space
-from nemo_elastic.shapes.surrogate import Surrogate, layer_groups
 
-#: descent steps that a budget's cut is divided in; shares of its candidates for the descent and for guesses
-STEPS, DESCENT, GUESSES = 8, 0.45, 0.25
-#: best candidates that are varied, and variations judged before one is measured
-ELITE, POOL = 6, 32
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One measured candidate.
-
-    Attributes:
-        number: counts from 1.
-        budget: name of the budget that it was tried for.
-        origin: parent, descent, even, depth or refine.
-        cost: in the budget's unit; loss: what the callable returned.
-        member: what was measured.
-    """
-
-    number: int
-    budget: str
-    origin: str
-    cost: float
-    loss: float
-    member: Subnet
+#: share of all candidates for the way down; of a budget's candidates there, for the descent and for guesses
+DOWN, DESCENT, GUESSES = 0.6, 0.35, 0.25
 
 
 @dataclass(frozen=True)
@@ -99,209 +77,97 @@ def search(
     Args:
         space: choices that members may make.
         budgets: in descending order, as in `ElasticConfig.budgets`.
-        loss: loss of an untrained member, lower is better; called at most once per member. NaN counts as infinite.
-        candidates: how many times `loss` may be called in all.
+        loss: loss of an untrained member, at least 0, lower is better (a distillation loss: 0 is the parent). Called
+            at most once per member. NaN counts as infinite.
+        candidates: how many times `loss` may be called in all. 64 is useful, 256 plenty; below about 30 the result is
+            an even cut, hardly improved.
         seed: of the refinement's draws.
         progress: called after every measurement with (number, candidates, trial).
 
     Raises:
-        ElasticError: a budget that no member meets, or that is above the one before; nothing has been measured then.
+        ElasticError: a budget that no member meets, or that is not below the one before; nothing was measured then.
     """
     integer("elastic.search.candidates", candidates, 1, "at least 1")
     integer("seed", seed, 0, "an integer of at least 0")
     space.check_budgets(budgets)
-    run = _Search(space, loss, candidates, np.random.default_rng(seed), progress)
-    members: dict[str, Subnet] = {}
-    losses: dict[str, float] = {}
-    code: Code = (0,) * len(space.slots)
-    routed = [b for b in budgets if not b.is_parent]
-    for budget in budgets:
-        if budget.is_parent:
-            losses[budget.name] = _value(run.measure(code, budget.name, "parent"))
-        else:
-            code = run.member(budget, code, run.left // (len(routed) - routed.index(budget)))
-            losses[budget.name] = _value(run.known.get(space.decode(code)))
-        members[budget.name] = space.decode(code)
-    return SearchResult(members, losses, run.trace)
+    wanted = [b for b in budgets if not b.is_parent]
+    shares = [space.price(b).target / space.price(b).whole for b in wanted]
+    for b, share, before in zip(wanted[1:], shares[1:], shares, strict=False):
+        if share > before:
+            raise bad(
+                f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent", f"below {before:.4g}, the one before"
+            )
+    explorer = Explorer(space, loss, candidates, np.random.default_rng(seed), progress)
+    chain = _explore(explorer, space, wanted)
+    members = {b.name: space.full for b in budgets if b.is_parent}
+    members |= {b.name: space.decode(code) for b, code in zip(wanted, chain, strict=True)}
+    members = {b.name: members[b.name] for b in budgets}
+    losses = {name: explorer.known.get(member, math.nan) for name, member in members.items()}
+    return SearchResult(members, losses, explorer.trace)
 
 
-class _Search:
-    def __init__(
-        self,
-        space: Space,
-        loss: Callable[[Subnet], float],
-        candidates: int,
-        rng: np.random.Generator,
-        progress: Callable[[int, int, Trial], None] | None,
-    ) -> None:
-        self.space, self.loss, self.candidates, self.rng, self.progress = space, loss, candidates, rng, progress
-        self.groups = layer_groups(space)
-        self.known: dict[Subnet, float] = {}
-        self.tried: list[tuple[Code, float]] = []
-        self.trace: list[Trial] = []
-        self.ratios: dict[int, float] = {}  # group -> loss per unit of cost when it was last measured
-        self.surrogate = Surrogate(space, self.groups)
-
-    @property
-    def left(self) -> int:
-        return self.candidates - len(self.trace)
-
-    def measure(self, code: Code, budget: str, origin: str, price: Price | None = None) -> float | None:
-        """The loss of a code; None when no candidate is left. Members seen before are free."""
-        member = self.space.decode(code)
-        if member in self.known:
-            return self.known[member]
-        if self.left < 1:
-            return None
-        value = float(self.loss(member))
-        value = math.inf if math.isnan(value) else value
-        self.known[member] = value
-        self.tried.append((code, value))
-        cost = price(member) if price is not None else math.nan
-        self.trace.append(Trial(len(self.trace) + 1, budget, origin, cost, value, member))
-        if self.progress is not None:
-            self.progress(len(self.trace), self.candidates, self.trace[-1])
-        return value
-
-    def member(self, budget: Budget, upper: Code, allowance: int) -> Code:
-        """The best code found for a budget inside `upper` with about `allowance` measurements."""
-        price = self.space.price(budget)
-        if self.known and price.target > price.codes(np.array(upper))[0] * (1 + 1e-9) and upper != (0,) * len(upper):
-            raise ElasticError(f"elastic.budgets[{budget.name}]: above the budget before it; order them descending")
-        end = len(self.trace) + allowance
-        arrived = self._descend(budget.name, price, upper, len(self.trace) + round(DESCENT * allowance))
-        for origin, code in self._guesses(
-            budget, price, upper, min(end, len(self.trace) + round(GUESSES * allowance))
-        ):
-            self.measure(code, budget.name, origin, price)
-        while len(self.trace) < end and self._refine(budget.name, price, upper):
-            pass
-        best = self._elite(price, upper, 1)
-        return best[0][0] if best else arrived
-
-    def _fit(self, price: Price, code: np.ndarray, upper: Code) -> Code:
-        return fit(self.space, price, tuple(int(i) for i in code), upper)
-
-    def _descend(self, name: str, price: Price, upper: Code, end: int) -> Code:
-        """Lazy greedy from `upper` down to the budget; without candidates left it goes on by the last figures."""
-        now = np.array(upper)
-        start = cost = float(price.codes(now)[0])
-        stride = max((start - price.target) / STEPS, 0.0)
-        here = self.measure(upper, name, "descent", price)
-        while cost > price.target:
-            fresh: dict[int, tuple[np.ndarray, float | None]] = {}
-            while True:
-                group = min((g for g in range(len(self.groups)) if self._can(now, g)),
-                            key=lambda g: (self.ratios.get(g, -math.inf), g))  # fmt: skip
-                child, at = fresh.get(group) or self._child(name, price, now, upper, group, stride, end)
-                if group in fresh or at is None or here is None:
-                    break
-                fresh[group] = child, at
-                removed = (cost - price.codes(child)[0]) / price.whole
-                self.ratios[group] = (at - here) / max(removed, 1e-9)
-            now, here = child, at
-            cost = float(price.codes(now)[0])
-        return self._fit(price, now, upper)
-
-    def _can(self, now: np.ndarray, group: int) -> bool:
-        active = self.space.active(now)
-        return any(active[s] and now[s] < self.space.sizes[s] - 1 for s in self.groups[group])
-
-    def _child(
-        self, name: str, price: Price, now: np.ndarray, upper: Code, group: int, stride: float, end: int
-    ) -> tuple[np.ndarray, float | None]:
-        """`now` with one group shrunk until a stride of cost is gone, and its loss where it may be measured."""
-        slots, child, cost = list(self.groups[group]), now.copy(), price.codes(now)[0]
-        while self._can(child, group):
-            child[slots] = np.minimum(child[slots] + 1, self.space.sizes[slots] - 1)
-            if cost - price.codes(child)[0] >= stride:
-                break
-        if price.codes(child)[0] <= price.target:  # across the line: compare what it would become as a member
-            child = np.array(self._fit(price, child, upper))
-        code = tuple(int(i) for i in child)
-        if len(self.trace) >= end and self.space.decode(code) not in self.known:
-            return child, None
-        return child, self.measure(code, name, "descent", price)
-
-    def _guesses(self, budget: Budget, price: Price, upper: Code, end: int):
-        """Even cuts: of everything, then per depth with Mamba left whole and with everything cut."""
-        keep_mamba = {a: self.space.choices[a][0] for a in (MAMBA_HEADS, MAMBA_HEAD_DIM)}
-        depths = self.space.choices[DEPTH]
-        fixed: list[tuple[str, dict[str, int]]] = [("even", {})]
-        for extra in (keep_mamba, {}):
-            fixed += [("depth", {DEPTH: d, **extra}) for d in (depths if len(depths) > 1 else ())]
-        if len(depths) == 1:
-            fixed.append(("even", keep_mamba))
-        for origin, given in fixed:
-            if len(self.trace) >= end:
-                return
-            member = uniform(self.space, budget, fixed=given)
-            yield origin, self._fit(price, np.array(self.space.encode(member)), upper)
-
-    def _elite(self, price: Price, upper: Code, most: int) -> list[tuple[Code, float]]:
-        """Best measured codes that meet the budget inside `upper`."""
-        found = self._near(price, upper)
-        return sorted(found, key=lambda pair: (pair[1], pair[0]))[:most]
-
-    def _near(self, price: Price, upper: Code) -> list[tuple[Code, float]]:
-        """Measured codes inside `upper` that meet the budget and use most of it."""
-        if not self.tried:
-            return []
-        top = np.array(upper)
-        codes = np.array([c for c, _ in self.tried], dtype=np.int64).reshape(len(self.tried), -1)
-        costs = price.codes(codes)
-        depth = self.space.slot(DEPTH)
-        active = self.space.active_at[codes[:, depth] if depth is not None else np.zeros(len(codes), dtype=np.int64)]
-        good = ((codes >= top) | ~active).all(axis=1) & (costs <= price.target)
-        return [pair for pair, ok in zip(self.tried, good, strict=True) if ok]
-
-    def _refine(self, name: str, price: Price, upper: Code) -> bool:
-        """Measure the most promising new variation of the best codes; False when none is left."""
-        near = self._near(price, upper)
-        elite = self._elite(price, upper, ELITE)
-        if not elite:
-            return False
-        pool: dict[Subnet, Code] = {}
-        for _ in range(4 * POOL):
-            code = self._fit(price, self._vary(elite), upper)
-            member = self.space.decode(code)
-            if member not in self.known:
-                pool.setdefault(member, code)
-            if len(pool) >= POOL:
-                break
-        if not pool:
-            return False
-        codes = list(pool.values())
-        if len(near) < 3:
-            chosen = codes[int(self.rng.integers(len(codes)))]
-        else:
-            seen = np.array([c for c, _ in near]), np.array([v for _, v in near])
-            guess = self.surrogate.draw(*seen, np.array(codes), self.rng)
-            chosen = codes[int(np.argmin(guess))]
-        return self.measure(chosen, name, "refine", price) is not None
-
-    def _vary(self, elite: list[tuple[Code, float]]) -> np.ndarray:
-        """A child of the elite: sometimes crossed with another, then one to three groups or slots moved."""
-        rng = self.rng
-        # Rank-weighted: the best parent is drawn most often.
-        odds = 1 / np.arange(1, len(elite) + 1)
-        pick = rng.choice(len(elite), size=2, p=odds / odds.sum())
-        child = np.array(elite[pick[0]][0])
-        if pick[0] != pick[1] and rng.random() < 0.4:
-            other = np.array(elite[pick[1]][0])
-            for group in self.groups:
-                if rng.random() < 0.5:
-                    child[list(group)] = other[list(group)]
-        for _ in range(int(rng.integers(1, 4))):
-            group = self.groups[int(rng.integers(len(self.groups)))]
-            slots = list(group) if rng.random() < 0.6 else [group[int(rng.integers(len(group)))]]
-            step = int(rng.choice([-2, -1, 1, 2], p=[0.15, 0.35, 0.35, 0.15]))
-            child[slots] = np.clip(child[slots] + step, 0, self.space.sizes[slots] - 1)
-        return child
+def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code]:
+    whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
+    if not budgets:
+        return []
+    upper, down = whole, []
+    total = max(round(DOWN * explorer.left), 1)
+    for number, budget in enumerate(budgets):
+        goal = Goal(budget, space.price(budget), upper, least)
+        allowance = (total - len(explorer.trace)) // (len(budgets) - number)
+        start, end = len(explorer.trace), len(explorer.trace) + allowance
+        # The first round measures every group once; later budgets profit from its figures.
+        explorer.descend(goal, start + max(round(DESCENT * allowance), min(len(explorer.groups) + 2, allowance // 2)))
+        explorer.guess(goal, min(end, len(explorer.trace) + max(round(GUESSES * allowance), 1)))
+        explorer.refine(goal, end)
+        found = explorer.meets(goal)
+        upper = tuple(int(i) for i in explorer.codes[found[0]]) if len(found) else _unmeasured(explorer, goal)
+        down.append(upper)
+    lower = least
+    for number, budget in enumerate(reversed(budgets)):
+        goal = Goal(budget, space.price(budget), whole, lower)
+        end = len(explorer.trace) + explorer.left // (len(budgets) - number)
+        if not len(explorer.meets(goal)):
+            explorer.measure(explorer.fit(goal, np.array(down[len(budgets) - 1 - number])), goal, "fit")
+        explorer.refine(goal, end)
+        found = explorer.meets(goal)
+        if not len(found):
+            break
+        lower = tuple(int(i) for i in explorer.codes[found[0]])
+    return _best_chain(explorer, space, budgets) or down
 
 
-def _value(loss: float | None) -> float:
-    return math.nan if loss is None else loss
+def _unmeasured(explorer: Explorer, goal: Goal) -> Code:
+    """Without a candidate left: the even cut, made to fit."""
+    member = uniform(explorer.space, goal.budget)
+    return explorer.fit(goal, np.array(explorer.space.encode(member)))
+
+
+def _best_chain(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code] | None:
+    """Of the measured codes, one per budget, each nested in the one before, with the smallest sum of log losses."""
+    codes = explorer.codes
+    if not len(codes):
+        return None
+    score = np.log(np.maximum(explorer.losses, 1e-12))
+    inside = np.stack([nested(space, codes, upper) for upper in codes])  # [larger, smaller]
+    best, links = np.zeros(len(codes)), []
+    for number, budget in enumerate(budgets):
+        price = space.price(budget)
+        own = np.where(price.codes(codes) <= price.target, score, np.inf)
+        if number == 0:
+            best = own
+            continue
+        through = np.where(inside, best[:, None], np.inf)
+        links.append(through.argmin(axis=0))
+        best = through.min(axis=0) + own
+    if not np.isfinite(best.min()):
+        return None
+    at = int(best.argmin())
+    chain = [at]
+    for link in reversed(links):
+        at = int(link[at])
+        chain.append(at)
+    return [tuple(int(i) for i in codes[i]) for i in reversed(chain)]
 
 
 def _json(loss: float) -> float | None:

@@ -27,6 +27,9 @@ TOLERANCE = 0.002
 EXCHANGE = 5.0
 ROUNDS = 1000
 
+#: the smallest and the largest entries that a code may have
+Window = tuple[np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -128,36 +131,46 @@ class _Departure:
 
 
 def fit(
-    space: Space, price: Price, code: Sequence[int], upper: Sequence[int], tolerance: float = TOLERANCE
+    space: Space,
+    price: Price,
+    code: Sequence[int],
+    upper: Sequence[int],
+    lower: Sequence[int] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> tuple[int, ...]:
-    """Repair a code: nested in `upper`, cost at most the target and near it. Deterministic.
+    """Repair a code: nested in `upper`, holding `lower`, cost at most the target and near it. Deterministic.
 
     Args:
         space: the space of the codes.
         price: the budget's price; the smallest code meets it (`Price.check`).
         code: where to start, and what to stay close to.
         upper: code that the result is nested in.
+        lower: code that is nested in the result, itself nested in `upper` and within the target; None: the smallest.
         tolerance: relative miss at which to stop.
 
     Returns:
         The repaired code.
     """
     top = np.asarray(upper, dtype=np.int64)
-    origin = np.maximum(np.asarray(code, dtype=np.int64), top)
+    bottom = space.sizes - 1
+    if lower is not None:
+        bottom = np.where(space.active(lower), np.asarray(lower, dtype=np.int64), bottom)
+    origin = np.clip(np.asarray(code, dtype=np.int64), top, np.maximum(bottom, top))
     if not len(origin):
         return ()
+    window = (top, bottom)
     departure = _Departure(space, price, origin)
     now, cost = origin.copy(), float(price.codes(origin)[0])
     for _ in range(ROUNDS):  # down to the budget
         if cost <= price.target:
             break
-        codes = _steps(space, now, top, down=True)
+        codes = _steps(space, now, window, down=True)
         costs = price.codes(codes)
         useful = np.minimum(cost - costs, cost - price.target)
         paid = departure(codes) - departure(now[None])[0]
         now, cost = _pick(codes, costs, np.where(useful > 0, paid / np.maximum(useful, 1e-9), np.inf))
     for _ in range(ROUNDS):  # up as far as there is room
-        codes = _steps(space, now, top, down=False)
+        codes = _steps(space, now, window, down=False)
         if not len(codes) or -price.miss(cost) <= tolerance:
             break
         costs = price.codes(codes)
@@ -170,7 +183,7 @@ def fit(
     for _ in range(ROUNDS):  # one step down with one step up
         if -price.miss(cost) <= tolerance:
             break
-        swapped = _swap(space, price, now, top, cost, departure, tolerance)
+        swapped = _swap(space, price, now, window, cost, departure, tolerance)
         if swapped is None:
             break
         now, cost = swapped
@@ -184,10 +197,12 @@ def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> tuple[np.n
     return codes[at], float(costs[at])
 
 
-def _steps(space: Space, now: np.ndarray, top: np.ndarray, down: bool) -> np.ndarray:
-    """All codes that differ from `now` in one active slot: towards smaller widths, or larger ones within `top`."""
+def _steps(space: Space, now: np.ndarray, window: Window, down: bool) -> np.ndarray:
+    """All codes that differ from `now` in one active slot, towards smaller or larger widths within the window."""
     slots, choices = space.steps
-    allowed = choices > now[slots] if down else (choices < now[slots]) & (choices >= top[slots])
+    top, bottom = window
+    allowed = (choices >= top[slots]) & (choices <= bottom[slots])
+    allowed &= choices > now[slots] if down else choices < now[slots]
     allowed &= space.active(now)[slots]
     slots, choices = slots[allowed], choices[allowed]
     codes = np.repeat(now[None], len(slots), axis=0)
@@ -199,14 +214,14 @@ def _swap(
     space: Space,
     price: Price,
     now: np.ndarray,
-    top: np.ndarray,
+    window: Window,
     cost: float,
     departure: _Departure,
     tolerance: float,
     tried: int = 256,
 ) -> tuple[np.ndarray, float] | None:
     """The cheapest pair (one slot down, one up) that closes at least half of the gap that pairs can close."""
-    downs, ups = _steps(space, now, top, down=True), _steps(space, now, top, down=False)
+    downs, ups = _steps(space, now, window, down=True), _steps(space, now, window, down=False)
     if not len(downs) or not len(ups):
         return None
     room = price.target - cost

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_what_is_written_is_read_back(tensors):
         assert set(read) == set(tensors) and sum(told) == sum(r.nbytes for r in tensors.values())
         for name, raw in tensors.items():
             assert read[name].dtype == raw.dtype and np.array_equal(read[name].words, raw.words)
-        assert [ITEMSIZE[r.dtype] for r in read.values()] == sorted((ITEMSIZE[r.dtype] for r in read.values()))[::-1]
+        assert [ITEMSIZE[r.dtype] for r in read.values()] == sorted(ITEMSIZE[r.dtype] for r in read.values())[::-1]
 
 
 def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
@@ -119,7 +120,7 @@ def test_shards(sizes, limit):
     assert [e for s in shards for e in s] == entries
     for shard in shards:
         assert sum(e.nbytes for e in shard) <= limit or len(shard) == 1
-    for a, b in zip(shards, shards[1:]):
+    for a, b in itertools.pairwise(shards):
         assert sum(e.nbytes for e in a) + b[0].nbytes > limit
 
 

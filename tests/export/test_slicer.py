@@ -20,7 +20,6 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export.hf import MEMBER_FILE, open_source, open_tensors
 from nemo_elastic.export.pieces import Pieces
-from nemo_elastic.export.safetensors_io import ITEMSIZE, Raw
 from nemo_elastic.export.slicer import cut_tensors
 from nemo_elastic.family import Layer, Subnet
 from tests.shapes import PARENT
@@ -66,7 +65,7 @@ def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
     with scratch() as place:
         members = {"b": chain[1], "c": chain[2]} if name else {}
         write(place / "family", parent, members, tensors=random_words(parent, dtype))
-        if name and len({s for s in chain}) == 3:
+        if name and len(set(chain)) == 3:
             slice_checkpoint(place / "family", place / "direct", member="c")
         else:
             slice_checkpoint(place / "family", place / "direct", subnet=chain[2])
@@ -188,6 +187,20 @@ def test_generation_settings_are_made_where_there_are_none(tmp_path):
     assert json.loads((tmp_path / "family" / "generation_config.json").read_text()) == {"eos_token_id": [4, 5]}
 
 
+def test_no_attention_no_cache(tmp_path):
+    """transformers' cache asks an attention layer how many tokens it holds."""
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "generation_config.json").write_text('{"eos_token_id": 7}')
+    write(tmp_path / "family", PARENT, tokenizer_dir=tmp_path / "tokenizer")
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.uniform([0, 1]))
+    assert json.loads((tmp_path / "cut" / "generation_config.json").read_text()) == {
+        "eos_token_id": 7,
+        "use_cache": False,
+    }
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["use_cache"] is False
+    assert "keeps no attention layer" in (tmp_path / "cut" / "README.md").read_text()
+
+
 def test_per_layer_widths_bring_their_code(tmp_path):
     uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
     write(tmp_path / "family", PARENT)
@@ -205,7 +218,7 @@ def test_per_layer_widths_bring_their_code(tmp_path):
 def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
     tied = replace(PARENT, tied=True)
     write(tmp_path / "family", tied)
-    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=replace(SMALL))
+    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
     found = open_tensors(tmp_path / "cut")
     np.testing.assert_array_equal(found["lm_head.weight"].words, found["backbone.embeddings.weight"].words)
     assert sum(math.prod(t.shape) for t in found.values()) == cut.parameters + tied.vocab * SMALL.hidden
@@ -310,8 +323,3 @@ def test_cutting_brings_neither_torch_nor_nemo(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
     assert (tmp_path / "cut" / "model.safetensors").is_file()
-
-
-def test_words_of_every_size_have_a_name():
-    assert {ITEMSIZE[d] for d in ("F8_E4M3", "BF16", "F32", "F64")} == {1, 2, 4, 8}
-    assert Raw("BF16", np.zeros((2, 3), "<u2")).nbytes == 12

@@ -162,7 +162,7 @@ def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
     # not as a script: the checkpoint writer starts a process that would import the script, and NeMo, again (10 s)
     code = "import sys; from tests.nemo.platform_worker import main; main(*sys.argv[1:])"
     command = [sys.executable, "-c", code, folder, keep]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text()) | {"log": done.stdout + done.stderr}
 

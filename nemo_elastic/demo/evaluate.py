@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's evaluation: every member, its three controls, and answers to held-out problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .settings import Settings
+
+#: context at which all models are compared: that of stage 2
+LENGTH = 512
+
+
+def evaluate(
+    data: Path, family: Path, sorted_parent: Path, parent: Path, settings: Settings, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """One row per member, the parent first: see the keys in `report.result.MemberResult`.
+
+    Args:
+        data: data folder.
+        family: trained family folder; sorted_parent: the same before training; parent: unsorted HF folder.
+        settings: how many tokens and problems.
+        tell: progress lines.
+    """
+    from nemo_elastic.cost import MemorySpec, memory, parameters
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.evaluation.accuracy import answer_accuracy
+    from nemo_elastic.evaluation.controls import controls
+    from nemo_elastic.evaluation.perplexity import perplexity
+    from nemo_elastic.runtime import load_family
+
+    folder = DataFolder.open(data)
+    tokens, problems = folder.tokens("val"), folder.problems()[: settings.problems]
+    trained, before, unsorted = load_family(family), load_family(sorted_parent), load_family(parent)
+    rows = controls(
+        trained,
+        before,
+        lambda m: perplexity(m, tokens, LENGTH, max_tokens=settings.eval_tokens).nats,
+        unsorted,
+        progress=lambda done, total: tell(f"held-out loss: {done}/{total} models"),
+    )
+    out = []
+    whole = parameters(trained.parent, trained.held)
+    spec = MemorySpec(batch=1, length=LENGTH, weights="fp32", cache="fp32")
+    models = [("parent", before.select(None), None), *((r.member, trained.select(r.member), r) for r in rows)]
+    for name, model, row in models:
+        answers = answer_accuracy(model, problems, folder.tokenizer_dir)
+        tell(f"answers of {name}: {answers.correct}/{answers.total}")
+        loss = rows[0].parent if row is None else row.trained
+        out.append(
+            {
+                "name": name,
+                "parameters": model.parameters,
+                "ratio": model.parameters / whole,
+                "memory_bytes": memory(model.parent, model.subnet, spec),
+                "loss": loss,
+                "perplexity": 2.718281828459045**loss,
+                "accuracy": answers.share,
+                "accuracy_by_task": {str(t): a.share for t, a in answers.by(lambda p: p.task).items()},
+                "untrained_loss": None if row is None else row.untrained,
+                "unsorted_loss": None if row is None else row.unsorted,
+                "recovered": None if row is None else row.recovered,
+                "hidden": model.subnet.hidden,
+                "layers": len(model.subnet.layers),
+                "pattern": model.subnet.pattern,
+            }
+        )
+    return out

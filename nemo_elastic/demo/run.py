@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo from end to end: data → parent → stages → family → members → evaluation → report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nemo_elastic.errors import bad
+from nemo_elastic.files import atomic_write
+
+from .settings import Settings
+
+VERSION = 1
+#: loss above the parent's that each member may have, and how far the parent must be below a bigram model
+LIMITS = (0.08, 0.15, 0.25)
+BIGRAM_MARGIN = 0.5
+RECOVERED = 0.5
+
+
+class Demo:
+    """One run in one folder.
+
+    Args:
+        out: folder to fill; an existing one is refused unless `force`, which replaces it.
+        settings: sizes.
+        force: replace `out`.
+        console: where progress goes.
+    """
+
+    def __init__(self, out: Path, settings: Settings, force: bool = False, console: Console | None = None) -> None:
+        self.out, self.settings = Path(out).resolve(), settings
+        if self.out.exists() and any(self.out.iterdir() if self.out.is_dir() else [self.out]):
+            if not force:
+                raise bad("--out", str(out), "a new or empty folder; --force replaces it")
+            if not (self.out / "data").is_dir():
+                raise bad("--out", str(out), "--force replaces the folder of an earlier demo only")
+            shutil.rmtree(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.console = console or Console(highlight=False)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str, what: str) -> Iterator[None]:
+        """Announce and time a phase."""
+        self.console.print(f"[bold]{name}[/bold]: {what}")
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+        self.console.print(f"  {self.seconds[name]:.0f} s")
+
+    def tell(self, line: str) -> None:
+        self.console.print(f"  {line}", markup=False)
+
+    def run(self) -> dict[str, Any]:
+        """Everything, in order; returns what metrics.json holds."""
+        from nemo_elastic.config import ElasticConfig
+        from nemo_elastic.data.build import build_data
+
+        s, out = self.settings, self.out
+        began = time.monotonic()
+        config = ElasticConfig.from_dict(s.block)
+        with self.phase("data", "text of the Python standard library and worked reasoning problems"):
+            folder = build_data(out / "data", vocab=s.vocab, progress=self._data_progress())
+        with self.phase("start", "import NeMo and Megatron"):
+            from .quiet import quiet
+
+            quiet()
+            from .train import train_parent, train_stage
+        with self.phase("parent", f"{s.parent_steps} steps of a stock NeMo recipe"):
+            parent = train_parent(out / "data", out / "parent", s)
+        with self.phase("stage 1", "rank, sort, search shapes; then router and weights at 128 tokens"):
+            first = train_stage(1, out / "data", out / "stage1", s, parent)
+        with self.phase("stage 2", "the same members at 512 tokens"):
+            second = train_stage(2, out / "data", out / "stage2", s, parent, first)
+        with self.phase("cut", "every member as a Hugging Face folder and as a NeMo checkpoint"):
+            self._export(parent, second, config, folder)
+        with self.phase("evaluation", "held-out loss of members and controls, answers to held-out problems"):
+            from .evaluate import evaluate
+
+            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.tell)
+        with self.phase("report", "plots and one HTML page"):
+            metrics = self._metrics(folder, rows, time.monotonic() - began)
+            atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            from nemo_elastic.report.build import build_report
+
+            page = build_report(out)
+        self.console.print(f"report: {page}", markup=False)
+        self._table(metrics)
+        return metrics
+
+    def _data_progress(self) -> Any:
+        seen: set[str] = set()
+
+        def show(what: str, share: float) -> None:
+            if what not in seen:
+                seen.add(what)
+                self.tell(what)
+
+        return show
+
+    def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
+        from nemo_elastic.export.family_folder import write_family
+        from nemo_elastic.export.slicer import slice_checkpoint
+        from nemo_elastic.manifest import Family
+        from nemo_elastic.nemo.checkpoint import read_checkpoint
+        from nemo_elastic.nemo.family import export_family
+        from nemo_elastic.nemo.shape import parent_of
+        from nemo_elastic.nemo.tiny import TinyNemotronH
+        from nemo_elastic.ranking import Ranking, sort
+
+        out = self.out
+        shape = config.parent_shape(parent_of(TinyNemotronH(), self.settings.vocab))
+        ranking = Ranking.load(out / "stage1" / "elastic" / "ranking", shape)
+        provenance = {"made_by": "nemo-elastic demo", "data": data.digest, "tokens": self.settings.elastic_tokens}
+        family = export_family(trained, out / "family", shape, config, tokenizer_dir=data.tokenizer_dir,
+                               ranking_digest=ranking.digest, provenance=provenance)  # fmt: skip
+        before, _ = read_checkpoint(parent, shape)
+        write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir)
+        whole = Family.of(shape, {"full": shape.full})
+        write_family(out / "parent_hf", shape, before, whole, data.tokenizer_dir)
+        for member in family:
+            for form in ("hf", "nemo"):
+                cut = slice_checkpoint(out / "family", out / "members" / member.name / form, member=member.name,
+                                       format=form)  # fmt: skip
+            self.tell(f"{member.name}: {cut.parameters:,} parameters, {member.subnet.pattern}")
+
+    def _metrics(self, data: Any, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        from nemo_elastic.data.bigram import bigram_loss
+
+        heldout = [json.loads(x) for x in (self.out / "parent" / "metrics.jsonl").read_text().splitlines()]
+        curve = [x["losses"]["parent"] for x in heldout if x["kind"] == "heldout"]
+        bigram = bigram_loss(data, limit=self.settings.eval_tokens)
+        parent, members = rows[0], rows[1:]
+        targets: dict[str, Any] = {
+            "parent below bigram by 0.5": parent["loss"] <= bigram - BIGRAM_MARGIN,
+            **{
+                f"{m['name']} at most parent + {limit}": m["loss"] <= parent["loss"] + limit
+                for m, limit in zip(members, LIMITS, strict=False)
+            },
+            **{
+                f"{m['name']} recovers half of the gap": m["recovered"] is None or m["recovered"] >= RECOVERED
+                for m in members[1:]
+            },
+            **{
+                f"{m['name']} sorted cut beats unsorted": m["untrained_loss"] < m["unsorted_loss"]
+                for m in members[1:]
+            },
+        }
+        return {
+            "version": VERSION,
+            "seconds": self.seconds | {"total": seconds},
+            "bigram_loss": bigram,
+            "parent_loss": {"start": curve[0], "end": curve[-1], "evaluation": parent["loss"]},
+            "members": rows,
+            "targets": targets,
+        }
+
+    def _table(self, metrics: dict[str, Any]) -> None:
+        table = Table(title="members: held-out loss in nats per token", box=SIMPLE_HEAD, padding=(0, 1))
+        for column in ("member", "parameters", "share", "MiB", "loss", "untrained", "unsorted", "closed", "answers"):
+            table.add_column(column, justify="left" if column == "member" else "right", no_wrap=True)
+        for m in metrics["members"]:
+            table.add_row(
+                m["name"],
+                f"{m['parameters']:,}",
+                f"{m['ratio']:.0%}",
+                f"{m['memory_bytes'] / 2**20:.1f}",
+                f"{m['loss']:.3f}",
+                *("" if m[k] is None else f"{m[k]:.3f}" for k in ("untrained_loss", "unsorted_loss")),
+                "" if m["recovered"] is None else f"{m['recovered']:.0%}",
+                f"{m['accuracy']:.0%}",
+            )
+        for name, met in metrics["targets"].items():
+            self.console.print(f"  {'met   ' if met else 'missed'}  {name}", markup=False)
+        total = metrics["seconds"]["total"]
+        self.console.print(f"bigram model {metrics['bigram_loss']:.3f}; everything took {total:.0f} s", markup=False)
+        self.console.print("untrained, unsorted: the same shape cut before training, with and without sorting;", markup=False)
+        self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
+        self.console.print(table)

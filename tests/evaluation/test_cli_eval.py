@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic eval`, from its arguments to its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_elastic.cli import main
+from nemo_elastic.data.build import build_data
+from nemo_elastic.data.tokenizer import save_tokenizer, train_tokenizer
+from nemo_elastic.evaluation import answer_accuracy, perplexity
+from nemo_elastic.export.family_folder import write_family
+from nemo_elastic.export.slicer import slice_checkpoint
+from nemo_elastic.manifest import Family
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import FamilyRuntime
+from tests.shapes import PARENT
+
+PARENT_400 = replace(PARENT, vocab=400)
+MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
+QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return NemotronH.random(PARENT_400)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model, data):
+    out = tmp_path_factory.mktemp("family") / "family"
+    return write_family(out, PARENT_400, model.state_dict(), Family.of(PARENT_400, MEMBERS), data.tokenizer_dir)
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as done:
+        main(["eval", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(done.value.code or 0), captured.out, captured.err
+
+
+def test_json_has_the_figures_of_every_member(capsys, folder, data, model):
+    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--json")
+    assert code == 0 and not err
+    rows = json.loads(out)
+    family = FamilyRuntime(model, MEMBERS)
+    assert [row["member"] for row in rows] == ["12b", "6b"]
+    for row in rows:
+        member = family.select(row["member"])
+        expected = perplexity(member, data.tokens("val"), 64, 8, 200)
+        assert row["source"] == str(folder) and row["parameters"] == member.parameters
+        assert row["loss"] == pytest.approx(expected.nats, rel=1e-6) and row["tokens"] == 200
+        assert row["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
+        assert row["answers"] == answer_accuracy(member, data.problems()[:4], data.tokenizer_dir).to_json()
+
+
+def test_the_table_names_members_losses_and_tasks(capsys, folder, data, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    code, out, _ = run(capsys, folder, "--data", data.path, *QUICK)
+    assert code == 0
+    rows = json.loads(run(capsys, folder, "--data", data.path, *QUICK, "--json")[1])
+    for row in rows:
+        line = next(x for x in out.splitlines() if f" {row['member']} " in x)
+        assert f"{row['parameters']:,}" in line and f"{row['loss']:.4f}" in line and "/4" in line
+    assert "over 200 tokens" in out and "chain_sum" in out and "level 1" in out
+
+
+def test_some_members_of_several_sources(capsys, folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    slice_checkpoint(folder, tmp_path / "small", member="6b")
+    quick = (*QUICK[:-1], 0)
+    code, out, err = run(capsys, folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick, "--json")
+    rows = json.loads(out)
+    assert code == 0, err
+    assert [(row["source"], row["member"]) for row in rows] == [(str(folder), "6b"), (str(tmp_path / "small"), "6b")]
+    assert rows[0]["loss"] == rows[1]["loss"] and "answers" not in rows[0]
+    code, out, _ = run(capsys, folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick)
+    assert code == 0 and "source" in out and "small" in out
+
+
+def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkeypatch):
+    """The harness itself is optional: what is tested here is what it is given, and what becomes of its answer."""
+    from nemo_elastic.evaluation import tasks
+
+    asked = []
+
+    class Harness:
+        def __init__(self, names, include):
+            asked.append((names, include))
+
+        def run(self, member, tokenizer_dir, limit, batch):
+            asked.append((member.name, tokenizer_dir, limit, batch))
+            return {"arc_easy": {"acc": 0.25}}
+
+    monkeypatch.setattr(tasks, "Harness", Harness)
+    options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--batch", 2)
+    code, out, err = run(capsys, folder, *options, "--json")
+    assert code == 0, err
+    assert asked == [(["arc_easy", "piqa"], None), ("12b", folder, 3, 2), ("6b", folder, 3, 2)]
+    assert [row["tasks"] for row in json.loads(out)] == [{"arc_easy": {"acc": 0.25}}] * 2
+    code, out, _ = run(capsys, folder, *options)
+    assert code == 0 and "arc_easy acc" in out and "0.2500" in out
+
+
+def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, model):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    save_tokenizer(train_tokenizer(["other words " * 9], 300), tmp_path / "other")
+    other = write_family(
+        tmp_path / "family", PARENT_400, model.state_dict(), Family.of(PARENT_400, MEMBERS), tmp_path / "other"
+    )
+    bare = write_family(
+        tmp_path / "bare", PARENT, NemotronH.random(PARENT).state_dict(), Family.of(PARENT, {"a": PARENT.full})
+    )
+    cases = [
+        ((folder,), "nothing to measure"),
+        ((folder, "--data", data.path, "--member", "7b"), "no source has 7b; there are 12b, 6b"),
+        ((folder, "--data", tmp_path), "no data folder"),
+        ((tmp_path / "nothing", "--data", data.path), "existing folder"),
+        ((folder, "--tasks", "arc_easy"), "pip install 'lm-eval"),
+        ((folder, "--data", data.path, "--device", "toaster"), "--device: 'toaster'"),
+        ((other, "--data", data.path), "another tokenizer"),
+        ((bare, "--data", data.path), "400 tokens of vocabulary"),
+        ((bare, "--tasks", "arc_easy"), "no tokenizer.json"),
+    ]
+    for arguments, words in cases:
+        code, out, err = run(capsys, *arguments)
+        assert code == 2 and not out and len(err.splitlines()) == 1 and words in err, (arguments, err)
+
+
+def test_help_has_an_example(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and "nemo-elastic eval family/ --data data" in " ".join(out.split())
+
+
+def test_nothing_is_held_after_a_source(folder, data, capsys, monkeypatch):
+    """Slices of a member are dropped before the next one is measured."""
+    held = []
+    monkeypatch.setattr(FamilyRuntime, "release", lambda self: held.append(self.slice_bytes) or self._selected.clear())
+    assert run(capsys, folder, "--data", data.path, *QUICK[:-1], 0)[0] == 0
+    assert len(held) == 2 and held[0] == 0 < held[1]
+    assert not torch.is_inference_mode_enabled()

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The three controls of a trained member."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.evaluation import Control, controls, perplexity
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import FamilyRuntime
+from tests.shapes import PARENT
+
+SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8)
+TINY = PARENT.uniform(keep=(0, 3), hidden=4)
+MEMBERS = {"full": PARENT.full, "small": SMALL, "tiny": TINY}
+TOKENS = np.random.default_rng(0).integers(PARENT.vocab, size=200)
+
+
+def test_recovered_is_the_share_of_the_gap_that_training_closed():
+    row = Control("6b", 10, trained=3.2, parent=3.0, untrained=4.0, unsorted=4.5)
+    assert row.recovered == pytest.approx(0.8) and row.to_json()["recovered"] == row.recovered
+    assert replace(row, trained=4.0).recovered == 0
+    assert replace(row, trained=2.9).recovered > 1
+    assert replace(row, untrained=3.0).recovered is None, "there is nothing to recover"
+
+
+def test_rows_are_the_losses_of_the_right_models():
+    trained, parent, unsorted = (FamilyRuntime(NemotronH.random(PARENT, seed=s), MEMBERS) for s in (1, 2, 3))
+    calls, told = [], []
+
+    def loss(model):
+        calls.append(model)
+        return perplexity(model, TOKENS, 32).nats
+
+    rows = controls(trained, parent, loss, unsorted, progress=lambda done, of: told.append((done, of)))
+
+    def direct(family, subnet):
+        return perplexity(lambda t: family.model(t, subnet), TOKENS, 32).nats
+
+    whole = direct(parent, PARENT.full)
+    assert [row.member for row in rows] == ["full", "small", "tiny"]
+    for row in rows:
+        subnet = MEMBERS[row.member]
+        is_full = subnet == PARENT.full
+        assert row == Control(
+            row.member,
+            parameters(PARENT, subnet),
+            trained=direct(trained, subnet),
+            parent=whole,
+            untrained=whole if is_full else direct(parent, subnet),
+            unsorted=whole if is_full else direct(unsorted, subnet),
+        )
+    assert len(calls) == 1 + 3 + 2 + 2, "each model once"
+    assert told == [(i, 8) for i in range(1, 9)]
+
+
+def test_without_an_unsorted_parent_and_for_some_members():
+    trained, parent = (FamilyRuntime(NemotronH.random(PARENT, seed=s), MEMBERS) for s in (1, 2))
+    rows = controls(trained, parent, lambda m: float(m.parameters), members={"tiny": TINY})
+    count = parameters(PARENT, TINY)
+    assert rows == [Control("tiny", count, count, parameters(PARENT, PARENT.full), count, None)]
+
+
+def test_families_of_different_parents_are_refused():
+    trained = FamilyRuntime(NemotronH.random(PARENT))
+    other = FamilyRuntime(NemotronH.random(replace(PARENT, ffn=8)))
+    with pytest.raises(ElasticError, match="same parent"):
+        controls(trained, other, lambda m: 0.0)

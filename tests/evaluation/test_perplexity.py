@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out loss: every token once, in its window, whatever the batch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.evaluation import Loss, perplexity
+from nemo_elastic.nn.model import NemotronH
+from tests.shapes import PARENT
+
+MODEL = NemotronH.random(PARENT, dtype=torch.float64)
+
+
+def slowly(model, tokens, length, max_tokens):
+    """Each label on its own: predict it from what is before it in its window."""
+    losses = []
+    for i in range(1, min(len(tokens), (max_tokens or len(tokens)) + 1)):
+        start = (i - 1) // length * length
+        inputs = torch.tensor(np.array(tokens[start:i], dtype=np.int64))[None]
+        losses.append(-model(inputs)[0, -1].log_softmax(-1)[int(tokens[i])].item())
+    return losses
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_every_token_is_predicted_once_from_its_window(data):
+    tokens = np.array(data.draw(st.lists(st.integers(0, PARENT.vocab - 1), min_size=2, max_size=30)), dtype=np.uint16)
+    length, batch = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    max_tokens = data.draw(st.none() | st.integers(1, 40))
+    expected = slowly(MODEL, tokens, length, max_tokens)
+    found = perplexity(MODEL, tokens, length, batch, max_tokens)
+    assert found.tokens == len(expected)
+    assert found.nats == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_a_model_that_knows_nothing_has_the_loss_of_a_die():
+    found = perplexity(lambda t: torch.zeros(*t.shape, 10), np.zeros(5000, dtype=np.int32), 64, 8)
+    assert found.nats == pytest.approx(math.log(10)) and found.perplexity == pytest.approx(10)
+    assert found.tokens == 4999
+
+
+def test_it_reads_a_memory_map_and_leaves_no_gradient(tmp_path):
+    np.arange(20, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    tokens = np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="r")
+    seen = []
+
+    def model(t):
+        seen.append(t)
+        return MODEL(t)
+
+    perplexity(model, tokens, 8, 2)
+    assert [t.tolist() for t in seen] == [[list(range(8)), list(range(8, 16))], [[16, 17, 18]]]
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+
+
+def test_json_has_no_infinity():
+    assert Loss(1.0, 3).to_json() == {"loss": 1.0, "perplexity": math.e, "tokens": 3}
+    assert Loss(900.0, 3).to_json() == {"loss": 900.0, "perplexity": None, "tokens": 3}
+    assert Loss(math.nan, 3).to_json() == {"loss": None, "perplexity": None, "tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seq_length": 0}, "seq_length"),
+        ({"batch": 0}, "batch"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"tokens": np.array([1])}, "1 tokens"),
+    ],
+)
+def test_refused(change, words):
+    with pytest.raises(ElasticError, match=words):
+        perplexity(MODEL, **{"tokens": np.array([1, 2, 3]), "seq_length": 2, **change})
