@@ -33,7 +33,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
-	$(BIN)/nemo-elastic demo --out $(OUT)
+	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)
 
 .PHONY: test
 test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
@@ -60,11 +60,12 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 .PHONY: bench
 bench: $(VENV)/.stamp ## Every benchmark; each prints its table
 	@for file in benchmarks/bench_*.py; do \
-		echo "== $$file"; $(QUIET_THREADS) $(BIN)/python "$$file"; done
+		name=$$(basename "$$file" .py); echo "== $$name"; \
+		OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m "benchmarks.$$name"; done
 
 .PHONY: bench-shapes
-bench-shapes: $(VENV)/.stamp ## Only the search for shapes
-	$(QUIET_THREADS) $(BIN)/python benchmarks/bench_shapes.py
+bench-shapes: $(VENV)/.stamp ## Found shapes against uniform ones of the same cost, on the demo in OUT
+	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_shapes --run $(OUT)
 
 .PHONY: venv
 venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments

@@ -103,7 +103,16 @@ def measure(rounds: int) -> list[dict[str, float | str]]:
 
 def table(rows: list[dict[str, float | str]]) -> str:
     """The rows as a Markdown table."""
-    head = ["member", "parameters", "sliced s", "masked s", "dense s", "sliced / full step", "sliced / dense", "sliced / masked"]
+    head = [
+        "member",
+        "parameters",
+        "sliced s",
+        "masked s",
+        "dense s",
+        "sliced / full step",
+        "sliced / dense",
+        "sliced / masked",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row["member"], *(f"{v:.3f}" for k, v in row.items() if k != "member")]

@@ -13,159 +13,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .cost import MemorySpec, memory, parameters
+from .budget import AxisConfig, Budget
+from .checks import integer, number
 from .errors import ElasticError, bad
 from .family import AXES, DEPTH, FFN, LAYER_AXES, Parent, known_fields
 
 GATES = ("soft", "hard")
 DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-def number(name: str, value: Any, low: float, high: float, allowed: str) -> float:
-    """A finite number in [low, high], booleans excluded."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise bad(name, value, allowed)
-    return value
-
-
-def integer(name: str, value: Any, low: int, allowed: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise bad(name, value, allowed)
-    return value
-
-
-def _parse_float(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def parse_size(name: str, value: Any) -> int:
-    """Bytes from an integer or from text such as 18GiB."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    if isinstance(value, str):
-        for unit in sorted(UNITS, key=len, reverse=True):
-            if value.endswith(unit):
-                try:
-                    size = int(float(value[: -len(unit)]) * UNITS[unit])
-                except (ValueError, OverflowError):
-                    break
-                if size > 0:
-                    return size
-                break
-    raise bad(name, value, f"a size such as 18GiB (units {', '.join(UNITS)})")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """One member to train: its name and at most one target. Without a target it is the parent itself.
-
-    Attributes:
-        name: name of the member, used in sampling, files and reports.
-        params: number of parameters.
-        ratio: share of the parent's parameters, between 0 and 1.
-        memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
-    """
-
-    name: str
-    params: float | None = None
-    ratio: float | None = None
-    memory: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or not self.name.replace(".", "").replace("-", "").isalnum():
-            raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes")
-        where = f"elastic.budgets[{self.name}]"
-        given = [f for f in ("params", "ratio", "memory") if getattr(self, f) is not None]
-        if len(given) > 1:
-            raise bad(where, " and ".join(given), "one of params, ratio and memory")
-        if self.params is not None:
-            if isinstance(self.params, str):  # YAML 1.1 reads 8.9e9 as text
-                object.__setattr__(self, "params", _parse_float(self.params))
-            number(f"{where}.params", self.params, 1, 1e15, "a number of parameters, at least 1")
-        if self.ratio is not None:
-            number(f"{where}.ratio", self.ratio, 1e-6, 1, "a share of the parent's parameters in (0, 1]")
-        if self.memory is not None:
-            if not isinstance(self.memory, Mapping) or "size" not in self.memory:
-                raise bad(f"{where}.memory", self.memory, "a mapping with size, e.g. {size: 18GiB, batch: 1}")
-            parse_size(f"{where}.memory.size", self.memory["size"])
-            self.memory_spec()
-
-    @property
-    def is_parent(self) -> bool:
-        return self.params is None and self.ratio is None and self.memory is None
-
-    def memory_spec(self) -> MemorySpec:
-        rest = {k: v for k, v in (self.memory or {}).items() if k != "size"}
-        return MemorySpec(**known_fields(MemorySpec, rest, f"elastic.budgets[{self.name}].memory"))
-
-    def cost(self, parent: Parent, member: Any) -> Any:
-        """The quantity this budget limits, of a `Subnet` or an `Expected` member: parameters or bytes."""
-        if self.memory is not None:
-            return memory(parent, member, self.memory_spec())
-        return parameters(parent, member)
-
-    def target(self, parent: Parent) -> float:
-        """The limit on `cost` for this parent.
-
-        Raises:
-            ElasticError: the target is above the parent.
-        """
-        whole = self.cost(parent, parent.full)
-        if self.is_parent:
-            return whole
-        where, limit = f"elastic.budgets[{self.name}]", whole
-        if self.params is not None:
-            where, limit = f"{where}.params", float(self.params)
-        elif self.ratio is not None:
-            return self.ratio * whole
-        elif self.memory is not None:
-            where, limit = f"{where}.memory.size", parse_size(where, self.memory["size"])
-        if limit > whole:
-            raise bad(where, limit, f"at most the parent's {whole:.0f}")
-        return limit
-
-
-@dataclass(frozen=True)
-class AxisConfig:
-    """Choices of one axis: absolute widths, descending, the parent's first.
-
-    Attributes:
-        choices: widths a member may have; for depth the number of layers it keeps.
-        per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model.
-        stripes: FFN only: blocks of the axis. Any tensor-parallel size that divides it keeps equal shares.
-    """
-
-    choices: tuple[int, ...]
-    per_layer: bool = False
-    stripes: int | None = None
-
-    @classmethod
-    def read(cls, name: str, data: Any) -> AxisConfig:
-        where = f"elastic.axes.{name}"
-        if isinstance(data, AxisConfig):
-            data = {k: v for k, v in asdict(data).items() if v is not None}
-        raw = {"choices": data} if isinstance(data, (list, tuple)) else known_fields(cls, data, where)
-        choices = raw["choices"]
-        if not isinstance(choices, (list, tuple)) or not choices:
-            raise bad(f"{where}.choices", choices, "a list of widths in descending order")
-        for c in choices:
-            integer(f"{where}.choices", c, 1, "positive integers")
-        if list(choices) != sorted(set(choices), reverse=True):
-            raise bad(f"{where}.choices", list(choices), "descending widths, each once")
-        per_layer, stripes = raw.get("per_layer", False), raw.get("stripes")
-        if not isinstance(per_layer, bool):
-            raise bad(f"{where}.per_layer", per_layer, "true or false")
-        if per_layer and name not in (FFN, "mamba_heads", "attention_heads"):
-            raise bad(f"{where}.per_layer", per_layer, "false: this axis has one choice for the whole model")
-        if stripes is not None:
-            if name != FFN:
-                raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
-            integer(f"{where}.stripes", stripes, 1, "a positive integer")
-        return cls(tuple(choices), per_layer, stripes)
 
 
 @dataclass(frozen=True)
@@ -422,7 +276,9 @@ class ElasticConfig:
                 out[name] = AxisConfig((full,))
                 continue
             if name in LAYER_AXES and LAYER_AXES[name][0] not in parent.types:
-                raise bad(f"elastic.axes.{name}", list(axis.choices), f"this parent has no {LAYER_AXES[name][0]} layer")
+                raise bad(
+                    f"elastic.axes.{name}", list(axis.choices), f"this parent has no {LAYER_AXES[name][0]} layer"
+                )
             for c in axis.choices:
                 if name != DEPTH:
                     prefix = parent.axis(name)
@@ -445,8 +301,11 @@ class ElasticConfig:
             target = b.target(parent)
             share = target / b.cost(parent, parent.full)
             if before and share >= last:
-                raise bad(f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent",
-                          f"below {before!r} ({last:.4g}): order budgets from the largest to the smallest")  # fmt: skip
+                raise bad(
+                    f"elastic.budgets[{b.name}]",
+                    f"{share:.4g} of the parent",
+                    f"below {before!r} ({last:.4g}): from the largest budget to the smallest",
+                )
             out[b.name], last, before = target, share, b.name
         return out
 

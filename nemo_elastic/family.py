@@ -174,10 +174,7 @@ class Layer:
         return (
             self.index == other.index
             and self.type == other.type
-            and all(
-                (getattr(self, f) or 0) <= (getattr(other, f) or 0)
-                for f in ("ffn", "heads", "head_dim")
-            )
+            and all((getattr(self, f) or 0) <= (getattr(other, f) or 0) for f in ("ffn", "heads", "head_dim"))
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -252,9 +249,7 @@ class Subnet:
         known = known_fields(cls, data, field)
         if not isinstance(known["layers"], list):
             raise bad(f"{field}.layers", known["layers"], "a list of layers")
-        layers = tuple(
-            Layer(**known_fields(Layer, x, f"{field}.layers[{i}]")) for i, x in enumerate(known["layers"])
-        )
+        layers = tuple(Layer(**known_fields(Layer, x, f"{field}.layers[{i}]")) for i, x in enumerate(known["layers"]))
         return cls(known[HIDDEN], layers).validate(parent)
 
 

@@ -180,7 +180,5 @@ def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
     out = []
     for row, layer in rows(parent, member):
         i = position[layer.index] if layer is not None else ""
-        out.append(
-            Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer))
-        )
+        out.append(Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer)))
     return out

@@ -3,8 +3,8 @@
 """BlockedPrefix: every nested width is "the first k/B of each of B equal blocks".
 
 This is the only module that computes an index. `BlockedPrefix` describes one axis, `Selection` one dimension of a
-tensor: a concatenation of parts, each part a grid of factors of which a prefix is kept ([z | x | B | C | dt] of a Mamba
-input projection, [q | k | v] interleaved by key-value group of an attention one). Works on numpy and torch alike.
+tensor: a concatenation of parts, each part a grid of factors of which a prefix is kept ([z | x | B | C | dt] of a
+Mamba input projection, [q | k | v] interleaved by key-value group of an attention one). Works on numpy and torch.
 """
 
 from __future__ import annotations

@@ -36,6 +36,4 @@ NANO_12B = Parent(
     attention_head_dim=128,
     ffn_stripes=8,
 )
-NANO_9B = replace(
-    NANO_12B, pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-", hidden=4480, ffn=15680
-)
+NANO_9B = replace(NANO_12B, pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-", hidden=4480, ffn=15680)

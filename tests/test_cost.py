@@ -31,8 +31,12 @@ from .test_family import members
 def test_published_counts() -> None:
     assert parameters(NANO_12B, NANO_12B.full) == 12_310_001_152
     assert parameters(NANO_9B, NANO_9B.full) == 8_888_227_328
-    assert parameters(NANO_12B, NANO_12B.uniform(hidden=4480, ffn=15680, mamba_heads=112)) == pytest.approx(9.08e9, rel=1e-3)
-    assert parameters(NANO_12B, NANO_12B.uniform(hidden=3840, ffn=11264, mamba_heads=80)) == pytest.approx(6.01e9, rel=1e-3)
+    assert parameters(NANO_12B, NANO_12B.uniform(hidden=4480, ffn=15680, mamba_heads=112)) == pytest.approx(
+        9.08e9, rel=1e-3
+    )
+    assert parameters(NANO_12B, NANO_12B.uniform(hidden=3840, ffn=11264, mamba_heads=80)) == pytest.approx(
+        6.01e9, rel=1e-3
+    )
 
 
 @given(members())
@@ -44,7 +48,12 @@ def test_parameters_are_the_sum_of_the_tensors_pitfall_8(m: Subnet) -> None:
 @given(members())
 def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) -> None:
     layers = tuple(
-        ExpectedLayer(x.index, x.type, torch.tensor(1.0), *(None if v is None else torch.tensor(float(v)) for v in (x.ffn, x.heads, x.head_dim)))
+        ExpectedLayer(
+            x.index,
+            x.type,
+            torch.tensor(1.0),
+            *(None if v is None else torch.tensor(float(v)) for v in (x.ffn, x.heads, x.head_dim)),
+        )
         for x in m.layers
     )
     e = Expected(torch.tensor(float(m.hidden)), layers)

@@ -43,7 +43,6 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
     "init": Entry("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
     "rank": Entry("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
-    "train": Entry("nemo_elastic.cli.train", "Train a family: any stock NeMo recipe plus an elastic block."),
     "slice": Entry("nemo_elastic.cli.slice", "Cut one member out of a family."),
     "inspect": Entry("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
     "eval": Entry("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),

@@ -153,8 +153,7 @@ class Demo:
                 for m in members[1:]
             },
             **{
-                f"{m['name']} sorted cut beats unsorted": m["untrained_loss"] < m["unsorted_loss"]
-                for m in members[1:]
+                f"{m['name']} sorted cut beats unsorted": m["untrained_loss"] < m["unsorted_loss"] for m in members[1:]
             },
         }
         return {
@@ -185,6 +184,8 @@ class Demo:
             self.console.print(f"  {'met   ' if met else 'missed'}  {name}", markup=False)
         total = metrics["seconds"]["total"]
         self.console.print(f"bigram model {metrics['bigram_loss']:.3f}; everything took {total:.0f} s", markup=False)
-        self.console.print("untrained, unsorted: the same shape cut before training, with and without sorting;", markup=False)
+        self.console.print(
+            "untrained, unsorted: the same shape cut before training, with and without sorting;", markup=False
+        )
         self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
         self.console.print(table)

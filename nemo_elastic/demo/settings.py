@@ -67,6 +67,5 @@ SHORT = replace(
     eval_every=20,
     eval_tokens=4096,
     problems=16,
-    block=BLOCK
-    | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
+    block=BLOCK | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
 )

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from nemo_elastic.nn.norm import rms_norm
@@ -156,8 +155,9 @@ class ElasticColumnLinear(ColumnParallelLinear):
     def __init__(self, input_size: int, output_size: int, *, config: Any, **kwargs: Any) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)
         self.eps = config.layernorm_epsilon
-        device = self.weight.device
-        self.layer_norm_weight = torch.nn.Parameter(torch.ones(input_size, dtype=config.params_dtype, device=device))
+        assert self.weight is not None
+        ones = torch.ones(input_size, dtype=config.params_dtype, device=self.weight.device)
+        self.layer_norm_weight = torch.nn.Parameter(ones)
         self.layer_norm_weight.sequence_parallel = config.sequence_parallel  # pyright: ignore
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

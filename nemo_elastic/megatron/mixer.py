@@ -31,7 +31,9 @@ class ElasticMambaMixer(MambaMixer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
-        with mock.patch.multiple(mamba_mixer, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object):
+        with mock.patch.multiple(
+            mamba_mixer, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object
+        ):
             super().__init__(*args, **kwargs)
         self.eps = self.norm.eps
 

@@ -143,4 +143,3 @@ def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.
         for g in gates.layers
     )
     return replicated(gates.hidden), layers
-

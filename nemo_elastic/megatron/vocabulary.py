@@ -16,10 +16,7 @@ import torch.nn.functional as F
 from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import (
-
     gather_from_tensor_model_parallel_region,
-    reduce_from_tensor_model_parallel_region,
-    reduce_scatter_to_sequence_parallel_region,
 )
 
 from nemo_elastic.family import Subnet
@@ -130,5 +127,3 @@ def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:
         head.__class__ = ElasticHead
         head.elastic = state  # pyright: ignore[reportAttributeAccessIssue]
     return model
-
-

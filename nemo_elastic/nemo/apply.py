@@ -128,9 +128,7 @@ def apply_elastic(
             nl.AutoResume,
             resume_if_exists=True,
             resume_ignore_no_checkpoint=True,
-            restore_config=run.Config(
-                nl.RestoreConfig, path=previous, load_model_state=True, load_optim_state=True
-            ),
+            restore_config=run.Config(nl.RestoreConfig, path=previous, load_model_state=True, load_optim_state=True),
         )
         changes.append(("resume", None, f"stage 1 at {previous}"))
     if verbose:

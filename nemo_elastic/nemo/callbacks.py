@@ -14,11 +14,15 @@ import torch
 from nemo.lightning import io
 
 from nemo_elastic.nn.gates import Choice
+from nemo_elastic.nn.kl import cross_entropy
 from nemo_elastic.router import Router
 
 from .data import dataset_tokens
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members
+
+#: metrics of a stock run that are kept beside our own
+LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
 
 class ElasticCallback(pl.Callback, io.IOMixin):
@@ -44,7 +48,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         if not model.members.is_frozen and trainer.global_step >= model.freeze_step:
             freeze_members(trainer, model, Path(self.out))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         model: ElasticMambaModel = pl_module
         names = [b.name for b in model.elastic_config.budgets]
         drawn = model.training_loss_reduction.by_budget
@@ -86,13 +90,13 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._started = self._printed = time.monotonic()
         self._measure(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
         self._tokens += sampler.global_batch_size * sampler.seq_len
         line = {
             k: float(v)
             for k, v in trainer.callback_metrics.items()
-            if k.startswith(("loss_", "cost_", "entropy_", "router_")) or k in ("reduced_train_loss", "grad_norm", "lr")
+            if k.startswith(("loss_", "cost_", "entropy_", "router_")) or k in LOGGED
         }
         self._write(trainer, line | {"kind": "step", "seconds": time.monotonic() - self._started})
         if self.eval_every and trainer.global_step % self.eval_every == 0:
@@ -149,7 +153,7 @@ def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str,
         total = 0.0
         for t, y in zip(tokens.split(8), labels.split(8), strict=True):
             logits = model.logits(t, choice) if isinstance(model, ElasticMambaModel) else model.module(t, None, None)
-            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
+            total += float(cross_entropy(logits.float(), y).sum())
         out[name] = total / labels.numel()
     model.train(was_training)
     return out

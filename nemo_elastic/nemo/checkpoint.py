@@ -72,7 +72,11 @@ def read_checkpoint(path: str | Path, parent: Parent) -> tuple[dict[str, torch.T
 
 
 #: megatron-core saves these in parts, so that they can be resharded: suffixes in storage order
-PARTS = {"in_proj.weight": ("z", "x", "B", "C", "dt"), "conv1d.weight": ("x", "B", "C"), "conv1d.bias": ("x", "B", "C")}
+PARTS = {
+    "in_proj.weight": ("z", "x", "B", "C", "dt"),
+    "conv1d.weight": ("x", "B", "C"),
+    "conv1d.bias": ("x", "B", "C"),
+}
 
 
 def join_parts(parent: Parent, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -106,5 +110,3 @@ def _split_qkv(parent: Parent, fused: torch.Tensor) -> dict[str, torch.Tensor]:
     per = grouped.shape[1] - 2 * d
     q, k, v = grouped.split([per, d, d], 1)
     return {"q": q.flatten(0, 1), "k": k.flatten(0, 1), "v": v.flatten(0, 1)}
-
-

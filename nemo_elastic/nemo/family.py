@@ -20,7 +20,9 @@ from .checkpoint import read_checkpoint
 from .members import decode
 
 
-def members_of(parent: Parent, elastic: Mapping[str, torch.Tensor], config: ElasticConfig, where: str) -> dict[str, Subnet]:
+def members_of(
+    parent: Parent, elastic: Mapping[str, torch.Tensor], config: ElasticConfig, where: str
+) -> dict[str, Subnet]:
     """Members that an elastic checkpoint carries, by budget name.
 
     Raises:

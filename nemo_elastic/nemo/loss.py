@@ -43,7 +43,9 @@ def token_loss(
             group=group,
         ).view(labels_bs.shape)
     if teacher_bsv is None or config.mode == "frozen_ce":
-        ce = vocab_parallel_cross_entropy(student_bsv.transpose(0, 1).float(), labels_bs.transpose(0, 1)).transpose(0, 1)
+        ce = vocab_parallel_cross_entropy(student_bsv.transpose(0, 1).float(), labels_bs.transpose(0, 1)).transpose(
+            0, 1
+        )
         loss = ce if loss is None else loss + config.alpha * ce
     assert loss is not None
     return loss

@@ -54,6 +54,8 @@ class ElasticMambaModel(llm.MambaModel):
         optim: `ElasticOptimizer`; tokenizer, model_transform: as in NeMo.
     """
 
+    hidden: Hidden
+
     def __init__(
         self,
         config: Any = None,
@@ -76,7 +78,9 @@ class ElasticMambaModel(llm.MambaModel):
         if stage_steps < 1:
             raise bad("stage_steps", stage_steps, "at least 1")
         if self.elastic_config.distill.mode in ("frozen", "frozen_ce") and teacher is None:
-            raise bad("teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint")
+            raise bad(
+                "teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint"
+            )
         self.teacher_path, self.stage, self.stage_steps = teacher, stage, stage_steps
         self.sampler = BudgetSampler(self.elastic_config.weights(), self.elastic_config.seed)
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
@@ -111,14 +115,17 @@ class ElasticMambaModel(llm.MambaModel):
         router = None
         if self.elastic_config.router is not None:
             # the order in which layers are dropped comes with the ranking, before the first step
-            router = Router(self.space(parent), self.elastic_config.budgets, self.elastic_config.router, self.elastic_config.seed)
+            router = Router(
+                self.space(parent), self.elastic_config.budgets, self.elastic_config.router, self.elastic_config.seed
+            )
         members = Members(parent, len(self.elastic_config.budgets), router).to(next(core.parameters()).device)
         core.add_module("elastic", members)
         if self.stage == 1 and self.teacher_path is not None:
             load_model_weights(core, self.teacher_path)
         state = ElasticState(parent)
         make_elastic(core, state)
-        self.__dict__["hidden"] = Hidden(state, members, core, teacher)
+        # nn.Module.__setattr__ is not asked: nothing in it must be registered
+        object.__setattr__(self, "hidden", Hidden(state, members, core, teacher))
 
     def space(self, parent: Parent, drop_order: list[int] | None = None) -> Space:
         """Members that the axes allow; the order in which layers are dropped comes with the ranking."""
@@ -209,5 +216,3 @@ def unwrap(module: Any) -> Any:
     while hasattr(module, "module"):
         module = module.module
     return module
-
-

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer and schedule: the router learns at its own rate, on every stage, without disturbing the model's clipping."""
+"""Optimizer and schedule: the router learns at its own rate and does not disturb the model's clipping."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def is_router(name: str, _: torch.Tensor) -> bool:
 
 def no_weight_decay(name: str, param: torch.Tensor) -> bool:
     """megatron-core's own rule (biases and vectors), and the router."""
-    return ROUTER_PREFIX in name or name.endswith(".bias") or param.dim() == 1 or getattr(param, "_no_weight_decay", False)
+    return (
+        ROUTER_PREFIX in name
+        or name.endswith(".bias")
+        or param.dim() == 1
+        or getattr(param, "_no_weight_decay", False)
+    )
 
 
 def router_ratio(router_lr: float, lr: float) -> float:
@@ -40,7 +45,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
     """
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
-        """megatron-core's reductions, then the router's: every pipeline stage holds a replica and sees its own layers."""
+        """megatron-core's reductions, then the router's: each pipeline stage has a replica that saw its own layers."""
         out = super().finalize_model_grads(*args, **kwargs)
         models = args[0] if args else kwargs["model"]
         for model in models:

@@ -39,12 +39,12 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         out: folder that gets `ranking/` and `shapes.json`.
 
     Raises:
-        ElasticError: a tensor-parallel run without a sorted parent, a ranking of another parent, an unreachable budget.
+        ElasticError: a tensor-parallel run, a ranking of another parent, an unreachable budget.
     """
     config = model.elastic_config
     if parallel_state.get_tensor_model_parallel_world_size() > 1:
         raise bad("tensor_model_parallel_size", parallel_state.get_tensor_model_parallel_world_size(),
-                  "1 for ranking and search; larger runs start from a checkpoint whose members were found")  # fmt: skip
+                  "1 for ranking and search; start larger runs from a checkpoint with members")  # fmt: skip
     model.eval()
     with torch.no_grad():
         ranking = obtain_ranking(trainer, model, out)
@@ -152,7 +152,7 @@ def untrained_loss(trainer: Any, model: ElasticMambaModel, tokens: int) -> Any:
         for i, chunk in enumerate(chunks):
             teacher = cache[i] if keep else model.logits(chunk, None)
             student = model.logits(chunk, member)
-            kl = forward_kl(student.flatten(0, 1), teacher.flatten(0, 1), chunk_tokens=model.elastic_config.distill.chunk_tokens)
+            kl = forward_kl(student, teacher, chunk_tokens=model.elastic_config.distill.chunk_tokens)
             total += torch.tensor([float(kl.sum()), kl.numel()], dtype=torch.float64, device=data.device)
         _sum_over_data_parallel(total)
         return float(total[0] / total[1])
@@ -206,5 +206,3 @@ def _search_progress(trainer: Any) -> Any:
             print(f"  search: {done}/{total} candidates", flush=True)
 
     return show
-
-

@@ -164,25 +164,15 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
         xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(2 * bc)])
     run.watch("mamba_x", xbc_blc[..., :inner].unflatten(-1, (heads, dim)))
 
-    conv = run.state.conv_bck if isinstance(run.state, MambaState) else None
-    xbc_blc, conv = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv, return_state=True)
+    mamba_state = run.state if isinstance(run.state, MambaState) else None
+    conv_bck = None if mamba_state is None else mamba_state.conv_bck
+    xbc_blc, conv_bck = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv_bck, return_state=True)
+    if mamba_state is not None:
+        mamba_state.conv_bck = conv_bck
     x_bli, b_bln, c_bln = xbc_blc.split([inner, bc, bc], -1)
     x_blhp = x_bli.unflatten(-1, (heads, dim))
     b_blgn, c_blgn = (t.unflatten(-1, (groups, state)) for t in (b_bln, c_bln))
-    a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
-    if not isinstance(run.state, MambaState):
-        y_blhp = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, w["d"], w["dt_bias"], chunk_size=_chunk_size(state))
-    elif x_bld.shape[1] == 1:
-        y_bhp, run.state.ssm_bhpn = ssd_step(
-            x_blhp[:, 0], dt_blh[:, 0], a_h, b_blgn[:, 0], c_blgn[:, 0], w["d"], w["dt_bias"], run.state.ssm_bhpn
-        )
-        y_blhp, run.state.conv_bck = y_bhp.unsqueeze(1), conv
-    else:
-        y_blhp, run.state.ssm_bhpn = ssd_chunked(
-            x_blhp, dt_blh, a_h, b_blgn, c_blgn, w["d"], w["dt_bias"], _chunk_size(state), run.state.ssm_bhpn, True
-        )
-        run.state.conv_bck = conv
-    assert isinstance(y_blhp, torch.Tensor)
+    y_blhp = _scan(x_blhp, dt_blh, b_blgn, c_blgn, w, mamba_state)
     y_bli = y_blhp.flatten(2)
     if gate_i is None:
         y_bli = gated_rms_norm(y_bli, z_bli, w["norm"], groups, parent.norm_eps)
@@ -191,9 +181,27 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     return F.linear(y_bli, w["out_proj"])
 
 
-def _chunk_size(state: int) -> int:
-    """Positions per chunk of the scan: what `ssd_chunked` says is fast. It does not change the function."""
-    return 32 if state <= 32 else 128
+def _scan(
+    x_blhp: torch.Tensor,
+    dt_blh: torch.Tensor,
+    b_blgn: torch.Tensor,
+    c_blgn: torch.Tensor,
+    w: LayerWeights,
+    state: MambaState | None,
+) -> torch.Tensor:
+    """The scan over a sequence, from the state that there is and moving it on."""
+    a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
+    d_h, dt_bias_h = w["d"], w["dt_bias"]
+    if state is not None and x_blhp.shape[1] == 1:
+        x_bhp, dt_bh, b_bgn, c_bgn = (t[:, 0] for t in (x_blhp, dt_blh, b_blgn, c_blgn))
+        y_bhp, state.ssm_bhpn = ssd_step(x_bhp, dt_bh, a_h, b_bgn, c_bgn, d_h, dt_bias_h, state.ssm_bhpn)
+        return y_bhp.unsqueeze(1)
+    chunk = 32 if b_blgn.shape[-1] <= 32 else 128  # what `ssd_chunked` says is fast; the function is the same
+    before = None if state is None else state.ssm_bhpn
+    y_blhp, after = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, d_h, dt_bias_h, chunk, before, True)
+    if state is not None:
+        state.ssm_bhpn = after
+    return y_blhp
 
 
 Mixer = Callable[[torch.Tensor, LayerRun], torch.Tensor]

@@ -52,13 +52,15 @@ class Gates:
     layers: tuple[LayerGates, ...]
 
     @classmethod
-    def of(cls, parent: Parent, subnet: Subnet, dtype: torch.dtype = torch.float32, device: object = None) -> Gates:
+    def of(
+        cls, parent: Parent, subnet: Subnet, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Gates:
         """Zeros and ones that make a masked forward compute `subnet` exactly."""
 
         def mask(axis: str, k: int) -> torch.Tensor:
             prefix = parent.axis(axis)
             grid = prefix.grid(k)
-            gate = torch.zeros(grid.shape, dtype=dtype, device=device)  # pyright: ignore[reportArgumentType]
+            gate = torch.zeros(grid.shape, dtype=dtype, device=device)
             gate[tuple(slice(n) for n in grid.kept)] = 1
             return gate.reshape(-1)
 
@@ -71,7 +73,7 @@ class Gates:
             assert k is not None
             layers.append(
                 LayerGates(
-                    keep=torch.tensor(float(kept is not None), dtype=dtype, device=device),  # pyright: ignore[reportArgumentType]
+                    keep=torch.tensor(float(kept is not None), dtype=dtype, device=device),
                     width=mask(widths[kind], k),
                     head_dim=mask("mamba_head_dim", layer.head_dim) if layer.head_dim is not None else None,
                 )

@@ -148,6 +148,9 @@ def test_a_member_by_name_and_what_is_told_of_it(tmp_path):
     # the shape of a named member has that name, however it is given
     assert slice_checkpoint(tmp_path / "family", tmp_path / "same", subnet=SMALL).member == "small"
     assert contents(tmp_path / "same") == contents(tmp_path / "cut")
+    # and keeps it when it is copied out of its own folder
+    assert slice_checkpoint(tmp_path / "cut", tmp_path / "again", subnet=SMALL).member == "small"
+    assert contents(tmp_path / "again") == contents(tmp_path / "cut")
 
 
 def test_a_plain_model_is_a_parent_too(tmp_path):
@@ -311,6 +314,43 @@ def test_pieces_are_small_and_add_up(both, span):
         parts = list(pieces())
         assert all(p.flags.c_contiguous and p.nbytes <= max(span, words[:1].nbytes) for p in parts)
         np.testing.assert_array_equal(np.concatenate([p.reshape(-1) for p in parts]), pieces.whole().reshape(-1))
+
+
+def test_nemo_needs_one_width_per_layer_type(tmp_path):
+    write(tmp_path / "family", PARENT)
+    uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    with pytest.raises(ElasticError, match="the same in all layers of a type"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=uneven, format="nemo")
+    assert [p.name for p in tmp_path.iterdir()] == ["family"]
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_nemo_checkpoint_has_the_same_words(tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    (tmp_path / "run.py").write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from nemo_elastic import slice_checkpoint\n"
+        "from nemo_elastic.export.hf import read_parent\n"
+        "from nemo_elastic.export.torch_io import load_tensors\n"
+        "if __name__ == '__main__':\n"
+        "    place = Path(sys.argv[1])\n"
+        "    for form in ('hf', 'nemo'):\n"
+        "        slice_checkpoint(place / 'family', place / form, member='small', format=form)\n"
+        "    from nemo_elastic.export.hf_config import from_hf_config\n"
+        "    from nemo_elastic.nemo.checkpoint import read_checkpoint\n"
+        "    own = from_hf_config(read_parent(place / 'hf')[2])[0]\n"
+        "    written, _ = read_checkpoint(place / 'nemo', own)\n"
+        "    wanted = load_tensors(place / 'hf')\n"
+        "    assert set(written) == set(wanted), set(written) ^ set(wanted)\n"
+        "    words = lambda t: t.contiguous().view(__import__('torch').int16)\n"
+        "    assert all((words(written[n]) == words(t)).all() for n, t in wanted.items())\n"
+        "    print('same', len(wanted))\n"
+    )
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert f"same {len(layout.tensors(PARENT, SMALL))}" in done.stdout, done.stderr[-3000:]
 
 
 def test_cutting_brings_neither_torch_nor_nemo(tmp_path):

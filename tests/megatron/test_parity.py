@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The megatron-core layers: masked = sliced, full = stock, nothing that is cut matters, gradients go where they should."""
+"""The megatron-core layers: masked = sliced, full = stock, what is cut does not matter, gradients land right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, fused_qkv, selection, tensors
+from nemo_elastic.layout import fused_qkv, selection, tensors
 from nemo_elastic.nn.gates import Gates
 
 from .models import build, logits_and_grads, randomise, start

@@ -102,6 +102,22 @@ def test_gates_have_the_right_gradients(data):
         assert (values[0] - values[1]) / 2e-6 == pytest.approx((grad * step).sum().item(), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", [t.hf for t in tensors(PARENT, PARENT.full)])
+def test_weights_have_the_right_gradients(name):
+    """In double precision, which no part of the model may leave."""
+    model, tokens = NemotronH.random(PARENT, dtype=torch.float64), tokens_of(PARENT)
+    weight = model.get_parameter(name)
+    model(tokens).square().mean().backward()
+    step = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=weight.dtype)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(step, alpha=sign * 1e-6)
+            values.append(model(tokens).square().mean().item())
+            weight.sub_(step, alpha=sign * 1e-6)
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx((weight.grad * step).sum().item(), rel=1e-5, abs=1e-9)
+
+
 @some
 @given(data=st.data())
 def test_soft_gates_are_the_formula_of_the_method(data):
@@ -230,6 +246,16 @@ def test_decoding_with_a_cache_equals_the_full_forward(data):
         parts.append(model(tokens[:, start:stop], member, cache=cache))
     assert cache.length == 9
     assert close(torch.cat(parts, 1), expected, 1e-11, floor=0.0)
+
+
+def test_a_cache_can_be_narrowed_to_some_sequences():
+    model = NemotronH.random(PARENT, dtype=torch.float64)
+    tokens = tokens_of(PARENT, batch=4, length=9)
+    cache = model.init_cache(4)
+    model(tokens[:, :6], cache=cache)
+    cache.select(torch.tensor([2, 0]))
+    found = torch.cat([model(tokens[[2, 0], i : i + 1], cache=cache) for i in (6, 7, 8)], 1)
+    assert close(found, model(tokens)[[2, 0], 6:], 1e-12, floor=0.0)
 
 
 def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[int], member: Subnet | None):
