@@ -78,8 +78,8 @@ def command(
 def _largest(source: Source, params: str | None, memory: str | None, batch: int, length: int) -> tuple[str, str]:
     """Name of the largest member within a limit, and a line that says how far below it is."""
     from nemo_elastic import cost
-    from nemo_elastic.cli.show import parse_count
     from nemo_elastic.checks import parse_size
+    from nemo_elastic.cli.show import parse_count
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.export.card import human_bytes, serving_spec
 

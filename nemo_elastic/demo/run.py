@@ -110,6 +110,7 @@ class Demo:
         return show
 
     def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
+        from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID
         from nemo_elastic.export.family_folder import write_family
         from nemo_elastic.export.slicer import slice_checkpoint
         from nemo_elastic.manifest import Family
@@ -119,16 +120,32 @@ class Demo:
         from nemo_elastic.nemo.tiny import TinyNemotronH
         from nemo_elastic.ranking import Ranking, sort
 
+        from .evaluate import LENGTH
+
         out = self.out
         shape = config.parent_shape(parent_of(TinyNemotronH(), self.settings.vocab))
         ranking = Ranking.load(out / "stage1" / "elastic" / "ranking", shape)
+        base = {
+            "bos_token_id": EOS_ID,
+            "eos_token_id": EOS_ID,
+            "pad_token_id": PAD_ID,
+            "max_position_embeddings": LENGTH,
+        }
         provenance = {"made_by": "nemo-elastic demo", "data": data.digest, "tokens": self.settings.elastic_tokens}
-        family = export_family(trained, out / "family", shape, config, tokenizer_dir=data.tokenizer_dir,
-                               ranking_digest=ranking.digest, provenance=provenance)  # fmt: skip
+        family = export_family(
+            trained,
+            out / "family",
+            shape,
+            config,
+            tokenizer_dir=data.tokenizer_dir,
+            ranking_digest=ranking.digest,
+            provenance=provenance,
+            base=base,
+        )
         before, _ = read_checkpoint(parent, shape)
-        write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir)
+        write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir, base=base)
         whole = Family.of(shape, {"full": shape.full})
-        write_family(out / "parent_hf", shape, before, whole, data.tokenizer_dir)
+        write_family(out / "parent_hf", shape, before, whole, data.tokenizer_dir, base=base)
         for member in family:
             for form in ("hf", "nemo"):
                 cut = slice_checkpoint(out / "family", out / "members" / member.name / form, member=member.name,

@@ -45,6 +45,7 @@ def export_family(
     tokenizer_dir: str | Path | None = None,
     ranking_digest: str | None = None,
     provenance: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Family:
     """Write the family folder of an elastic NeMo checkpoint.
@@ -56,6 +57,7 @@ def export_family(
         config: the elastic block of the run.
         tokenizer_dir: HF tokenizer to copy.
         ranking_digest, provenance: recorded in elastic.json.
+        base: HF config settings without a shape (token ids, context length).
         force: replace an existing folder.
     """
     tensors, elastic = read_checkpoint(checkpoint, parent)
@@ -68,5 +70,5 @@ def export_family(
         ranking_digest=ranking_digest,
         provenance=provenance,
     )
-    write_family(out, parent, tensors, family, tokenizer_dir, force=force)
+    write_family(out, parent, tensors, family, tokenizer_dir, base=base, force=force)
     return family

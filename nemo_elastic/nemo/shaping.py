@@ -13,7 +13,7 @@ import torch
 from megatron.core import parallel_state
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.hf import read_shapes
+from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import Subnet
 from nemo_elastic.files import atomic_write
 from nemo_elastic.nn.gates import Choice, Probe
@@ -119,7 +119,7 @@ def find_shapes(trainer: Any, model: ElasticMambaModel, space: Space, out: Path)
     config = model.elastic_config
     report: dict[str, Any]
     if config.shapes is not None:
-        found = read_shapes(config.shapes, model.parent, config)
+        found = read_members(config.shapes, model.parent, config)
         report = {"source": config.shapes}
     elif config.search is not None:
         result = search(

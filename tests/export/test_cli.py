@@ -94,7 +94,7 @@ def test_slice_by_shape(run, family, tmp_path):
     [
         ([], "give exactly one of --budget, --params, --memory, --subnet"),
         (["--budget", "small", "--params", "5"], "give exactly one of"),
-        (["--budget", "smal"], "did you mean 'small'"),
+        (["--budget", "smallish"], "did you mean 'small'"),
         (["--params", "many"], "--params: 'many' is not allowed; a number of parameters such as 6e9"),
         (["--memory", "14"], "--memory: '14' is not allowed; a size such as 18GiB"),
         (["--memory", "14GiB", "--batch", "0"], "memory.batch: 0"),

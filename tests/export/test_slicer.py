@@ -243,7 +243,7 @@ def test_force_replaces_and_may_replace_the_source(tmp_path):
     [
         ({}, "give either the name of a member or a subnet"),
         ({"member": "small", "subnet": SMALL}, "give either"),
-        ({"member": "smal"}, "'smal' is not in this family; did you mean 'small'"),
+        ({"member": "smallish"}, "'smallish' is not in this family; did you mean 'small'"),
         ({"member": "../small"}, "is not in this family"),
         ({"member": "small", "format": "gguf"}, "format: 'gguf' is not allowed; one of hf, nemo"),
         ({"subnet": replace(PARENT.full, hidden=17)}, "hidden: 17 is not allowed; allowed are 1 to 16"),

@@ -12,10 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import AXES, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, selection, tensors
+from nemo_elastic.layout import selection, tensors
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT
@@ -215,103 +214,6 @@ def test_the_whole_as_a_subnet_is_the_whole(data):
     assert close(model(tokens, Gates.of(parent, parent.full, dtype=torch.float64)), model(tokens), 1e-12, floor=0.0)
 
 
-@some
-@given(data=st.data())
-def test_a_held_member_runs_its_own_members(data):
-    """Parent → middle → small: cut in one step, in two, or from a model that holds the middle one alone."""
-    parent = data.draw(parents())
-    _, middle, small = data.draw(chains(parent))
-    model = NemotronH.random(parent, dtype=torch.float64)
-    held = model.submodel(middle)
-    tokens = tokens_of(parent)
-    assert sum(p.numel() for p in held.parameters()) == parameters(parent, middle)
-    assert torch.equal(held(tokens), model(tokens, middle))
-    assert torch.equal(held(tokens, small), model(tokens, small))
-    assert torch.equal(held.submodel(small)(tokens), model(tokens, small))
-    with torch.no_grad():
-        held.get_parameter("backbone.norm_f.weight").zero_()
-    assert model(tokens, middle).any(), "a submodel has memory of its own"
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_decoding_with_a_cache_equals_the_full_forward(data):
-    parent, member = data.draw(parents_and_subnets())
-    model = NemotronH.random(parent, dtype=torch.float64)
-    tokens = tokens_of(parent, batch=3, length=9)
-    expected = model(tokens, member)
-    cuts = sorted(data.draw(st.sets(st.integers(1, 8))))
-    cache, parts = model.init_cache(3, member), []
-    for start, stop in zip([0, *cuts], [*cuts, 9]):
-        parts.append(model(tokens[:, start:stop], member, cache=cache))
-    assert cache.length == 9
-    assert close(torch.cat(parts, 1), expected, 1e-11, floor=0.0)
-
-
-def test_a_cache_can_be_narrowed_to_some_sequences():
-    model = NemotronH.random(PARENT, dtype=torch.float64)
-    tokens = tokens_of(PARENT, batch=4, length=9)
-    cache = model.init_cache(4)
-    model(tokens[:, :6], cache=cache)
-    cache.select(torch.tensor([2, 0]))
-    found = torch.cat([model(tokens[[2, 0], i : i + 1], cache=cache) for i in (6, 7, 8)], 1)
-    assert close(found, model(tokens)[[2, 0], 6:], 1e-12, floor=0.0)
-
-
-def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[int], member: Subnet | None):
-    ids = list(prompt)
-    while len(ids) < len(prompt) + count:
-        ids.append(int(model(torch.tensor([ids]), member)[0, -1].argmax()))
-        if ids[-1] in stops:
-            break
-    return ids[len(prompt) :]
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_generate_is_the_argmax_of_full_forwards(data):
-    """Prompts of any lengths, limits of their own, a stop token: each gets what it would get alone."""
-    parent, member = data.draw(parents_and_subnets())
-    model = NemotronH.random(parent, dtype=torch.float64)
-    token = st.integers(0, parent.vocab - 1)
-    prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=5))
-    limits = data.draw(st.lists(st.integers(0, 6), min_size=len(prompts), max_size=len(prompts)))
-    stops = data.draw(st.sets(token, max_size=2))
-    expected = [greedy_slowly(model, p, n, stops, member) for p, n in zip(prompts, limits)]
-    assert model.generate(prompts, limits, stops, choice=member) == expected
-
-
-def test_generate_takes_a_tensor_and_one_limit():
-    model = NemotronH.random(PARENT, seed=6, dtype=torch.float64)
-    tokens = tokens_of(PARENT, batch=3, length=4)
-    new = model.generate(tokens, 5)
-    assert new == [greedy_slowly(model, row, 5, set(), None) for row in tokens.tolist()]
-    assert not any(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("prompts", "limit", "words"),
-    [([[1], []], 1, r"prompts\[1\]"), ([[99]], 1, "0 to 31"), ([[1], [2]], [1], "2 prompts")],
-)
-def test_generate_refuses(prompts, limit, words):
-    with pytest.raises(ElasticError, match=words):
-        NemotronH.random(PARENT).generate(prompts, limit)
-
-
-def test_slices_of_prefixes_are_views_and_dropped_layers_are_not_read():
-    model = NemotronH.random(PARENT)
-    member = PARENT.uniform(keep=(0, 3), hidden=8, mamba_heads=4)
-    weights = model.weights(member)
-    table = model.get_parameter("backbone.embeddings.weight")
-    assert weights.embedding.data_ptr() == table.data_ptr() and weights.embedding.shape == (32, 8)
-    assert weights.layers[1]["k"].data_ptr() == model.get_parameter("backbone.layers.3.mixer.k_proj.weight").data_ptr()
-    assert [w.layer.index for w in weights.layers] == [0, 3]
-    seen = set()
-    model(tokens_of(PARENT), member, probe=lambda site, index, x: seen.add((index, site, x.shape[2:])))
-    assert {index for index, _, _ in seen} == {0, 3, -1}
-    assert {shape for _, site, shape in seen if site == "hidden"} == {(8,)}
-
-
 def test_every_probe_site_shows_what_it_says():
     model = NemotronH.random(PARENT, dtype=torch.float64)
     tokens = tokens_of(PARENT)
@@ -342,16 +244,6 @@ def test_every_probe_site_shows_what_it_says():
     assert torch.allclose(last, model(tokens)) and torch.allclose(last[:, -1:], model(tokens, last=True))
 
 
-def test_random_weights_are_not_degenerate():
-    """No weight is constant, and no norm's is 1: a test with these sees each of them."""
-    state = NemotronH.random(PARENT).state_dict()
-    again = NemotronH.random(PARENT, dtype=torch.float64).state_dict()
-    for name, value in state.items():
-        assert value.std() > 0 and (value != 1).all(), name
-        assert torch.equal(value, again[name].float()), name
-    assert not torch.equal(state["lm_head.weight"], NemotronH.random(PARENT, seed=1).state_dict()["lm_head.weight"])
-
-
 def test_half_precision_runs_close_to_single():
     model = NemotronH.random(PARENT)
     tokens = tokens_of(PARENT)
@@ -362,28 +254,6 @@ def test_half_precision_runs_close_to_single():
         assert found.dtype == torch.bfloat16
         assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
     assert len(half.generate(tokens, 3, choice=member)[0]) == 3
-
-
-def test_state_dict_has_the_names_of_hugging_face_and_round_trips():
-    model = NemotronH.random(PARENT)
-    names = {t.hf for t in tensors(PARENT, PARENT.full)}
-    assert set(model.state_dict()) == names == {name for name, _ in model.named_parameters()}
-    other = NemotronH.random(PARENT, seed=9)
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(tokens_of(PARENT)), model(tokens_of(PARENT)))
-    frozen = NemotronH(PARENT, model.state_dict(), trainable=False)
-    assert not any(p.requires_grad for p in frozen.parameters())
-
-
-def test_wrong_weights_are_refused_by_name():
-    state = NemotronH.random(PARENT).state_dict()
-    head = BY_NAME["head"].hf
-    with pytest.raises(ElasticError, match=f"{head}: missing"):
-        NemotronH(PARENT, {k: v for k, v in state.items() if k != head})
-    with pytest.raises(ElasticError, match="bias: not of this model"):
-        NemotronH(PARENT, {**state, "lm_head.bias": state[head][0]})
-    with pytest.raises(ElasticError, match=r"lm_head.weight: \(32, 15\)"):
-        NemotronH(PARENT, {**state, head: state[head][:, :15]})
 
 
 def test_wrong_choices_are_refused():
@@ -403,16 +273,6 @@ def test_wrong_choices_are_refused():
         model(tokens, small, cache=model.init_cache(2))
     with pytest.raises(ElasticError, match="batch of 3"):
         model(tokens, small, cache=model.init_cache(3, small))
-
-
-def test_a_lean_cut_gives_the_same_and_keeps_nothing():
-    from nemo_elastic.nn.forward import forward
-
-    model = NemotronH.random(PARENT)
-    member = PARENT.uniform(ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
-    lean = model.weights(member, lean=True)
-    assert lean.layers[0] is not lean.layers[0] and len(lean.layers) == 5
-    assert torch.equal(forward(lean, tokens_of(PARENT)), model(tokens_of(PARENT), member))
 
 
 @given(data=st.data())

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""apply_elastic: what it changes in a recipe, what it refuses; schedules; NeMo's own 12B recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+
+pytestmark = pytest.mark.nemo
+BLOCK = {
+    "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
+    "axes": {
+        "hidden": [5120, 4480, 3840, 3584],
+        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+        "mamba_heads": {"choices": [128, 112, 96, 80]},
+        "depth": [62, 58, 54],
+    },
+}
+
+
+@pytest.fixture
+def recipe() -> Any:
+    from nemo.collections import llm
+
+    return llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8)
+
+
+def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.callbacks import ElasticCallback
+    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.nemo.optim import ElasticOptimizer, ElasticSchedule
+
+    recipe.trainer.max_steps = 1000
+    data, tensor_parallel = recipe.data, recipe.trainer.strategy.tensor_model_parallel_size
+    out = apply_elastic(recipe, ElasticConfig.from_dict(BLOCK), teacher="parent")
+    assert out is recipe
+    assert recipe.model.__fn_or_cls__ is ElasticMambaModel
+    assert ElasticConfig.from_dict(recipe.model.elastic) == ElasticConfig.from_dict(BLOCK)
+    assert recipe.model.stage_steps == 1000
+    assert recipe.optim.__fn_or_cls__ is ElasticOptimizer
+    assert recipe.optim.lr_mult == pytest.approx(1e-2 / recipe.optim.config.lr)
+    assert recipe.optim.lr_scheduler.__fn_or_cls__ is ElasticSchedule
+    assert recipe.optim.lr_scheduler.freeze_step == 670
+    assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-1] is ElasticCallback
+    assert recipe.trainer.strategy.ddp.overlap_grad_reduce is False
+    assert recipe.trainer.strategy.ddp.overlap_param_gather is False
+    assert recipe.data is data
+    assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
+    printed = capsys.readouterr().out
+    for changed in ("model: MambaModel -> ElasticMambaModel", "overlap_grad_reduce: True -> False", "lr_scheduler"):
+        assert changed in printed
+
+
+def test_the_12b_shape_is_read_from_its_config() -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.nemo.shape import parent_of, stock_sizes
+
+    config = llm.NemotronNano12Bv2(apply_rope_fusion=False)
+    parent = ElasticConfig.from_dict(BLOCK).parent_shape(parent_of(config, 131072))
+    assert parameters(parent, parent.full) == 12_310_001_152
+    sizes = stock_sizes(parent, parent.uniform(hidden=3840, ffn=12288, mamba_heads=80))
+    assert sizes["hidden_size"] == 3840
+    assert sizes["hybrid_override_pattern"] == config.hybrid_override_pattern
+    ElasticConfig.from_dict(BLOCK).resolve_axes(parent)
+
+
+def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.trainer.max_steps = 300
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", done_steps=1000, verbose=False)
+    schedule = recipe.optim.lr_scheduler
+    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 670)
+    assert recipe.resume.restore_config.path == "one"
+    assert recipe.resume.restore_config.load_optim_state is True
+
+
+def test_refusals(recipe: Any) -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    with pytest.raises(ElasticError, match="previous: None"):
+        apply_elastic(recipe, BLOCK, stage=2)
+    with pytest.raises(ElasticError, match=r"recipe.model: 'LlamaModel' is not allowed; a MambaModel"):
+        apply_elastic(llm.llama3_8b.pretrain_recipe(num_nodes=1), BLOCK)
+
+
+def test_other_architectures_are_no_parents() -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.nemo.shape import parent_of
+
+    with pytest.raises(ElasticError, match="model.config: 'Llama3Config8B'"):
+        parent_of(llm.Llama3Config8B(apply_rope_fusion=False), 128256)
+    with pytest.raises(ElasticError, match=r"gated_linear_unit: True"):
+        parent_of(llm.NemotronNano12Bv2(gated_linear_unit=True, apply_rope_fusion=False), 131072)
+
+
+def test_the_schedule_joins_the_stages_and_stops_the_router() -> None:
+    from nemo_elastic.nemo.optim import ElasticSchedule, is_router, no_weight_decay, router_ratio
+
+    whole = ElasticSchedule(total_steps=100, warmup_steps=10, freeze_step=40)
+    second = ElasticSchedule(total_steps=100, warmup_steps=10, start_step=60, freeze_step=40)
+    assert [second.model_factor(i) for i in range(40)] == [whole.model_factor(60 + i) for i in range(40)]
+    assert whole.model_factor(0) == pytest.approx(0.1)
+    assert whole.model_factor(9) == pytest.approx(1.0)
+    assert whole.model_factor(100) == pytest.approx(0.1)
+    assert whole.router_factor(39) == 1.0
+    assert whole.router_factor(40) == second.router_factor(0) == 0.0
+    import torch
+
+    p = torch.zeros(3, 3)
+    assert is_router("module.elastic.router.down.hidden", p)
+    assert no_weight_decay("module.elastic.router.down.hidden", p)
+    assert not no_weight_decay("module.decoder.layers.0.mixer.in_proj.weight", p)
+    assert router_ratio(3e-3, 3e-3) != 1.0
+
+
+def test_blocks_survive_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK}))
+    assert ElasticConfig.load(path) == ElasticConfig.from_dict(BLOCK)

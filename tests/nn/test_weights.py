@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cutting one member's weights out of another's: views, copies of their own, names, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Parent
+from nemo_elastic.layout import BY_NAME, tensors
+from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.model import NemotronH
+from tests.shapes import PARENT
+from tests.strategies import chains, parents
+
+some = settings(max_examples=25, deadline=None)
+
+
+def tokens_of(parent: Parent, batch: int = 2, length: int = 7) -> torch.Tensor:
+    return torch.randint(parent.vocab, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+@some
+@given(data=st.data())
+def test_a_held_member_runs_its_own_members(data):
+    """Parent → middle → small: cut in one step, in two, or from a model that holds the middle one alone."""
+    parent = data.draw(parents())
+    _, middle, small = data.draw(chains(parent))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    held = model.submodel(middle)
+    tokens = tokens_of(parent)
+    assert sum(p.numel() for p in held.parameters()) == parameters(parent, middle)
+    assert torch.equal(held(tokens), model(tokens, middle))
+    assert torch.equal(held(tokens, small), model(tokens, small))
+    assert torch.equal(held.submodel(small)(tokens), model(tokens, small))
+    with torch.no_grad():
+        held.get_parameter("backbone.norm_f.weight").zero_()
+    assert model(tokens, middle).any(), "a submodel has memory of its own"
+
+
+def test_slices_of_prefixes_are_views_and_dropped_layers_are_not_read():
+    model = NemotronH.random(PARENT)
+    member = PARENT.uniform(keep=(0, 3), hidden=8, mamba_heads=4)
+    weights = model.weights(member)
+    table = model.get_parameter("backbone.embeddings.weight")
+    assert weights.embedding.data_ptr() == table.data_ptr() and weights.embedding.shape == (32, 8)
+    assert weights.layers[1]["k"].data_ptr() == model.get_parameter("backbone.layers.3.mixer.k_proj.weight").data_ptr()
+    assert [w.layer.index for w in weights.layers] == [0, 3]
+    seen = set()
+    model(tokens_of(PARENT), member, probe=lambda site, index, x: seen.add((index, site, x.shape[2:])))
+    assert {index for index, _, _ in seen} == {0, 3, -1}
+    assert {shape for _, site, shape in seen if site == "hidden"} == {(8,)}
+
+
+def test_random_weights_are_not_degenerate():
+    """No weight is constant, and no norm's is 1: a test with these sees each of them."""
+    state = NemotronH.random(PARENT).state_dict()
+    again = NemotronH.random(PARENT, dtype=torch.float64).state_dict()
+    for name, value in state.items():
+        assert value.std() > 0 and (value != 1).all(), name
+        assert torch.equal(value, again[name].float()), name
+    assert not torch.equal(state["lm_head.weight"], NemotronH.random(PARENT, seed=1).state_dict()["lm_head.weight"])
+
+
+def test_state_dict_has_the_names_of_hugging_face_and_round_trips():
+    model = NemotronH.random(PARENT)
+    names = {t.hf for t in tensors(PARENT, PARENT.full)}
+    assert set(model.state_dict()) == names == {name for name, _ in model.named_parameters()}
+    other = NemotronH.random(PARENT, seed=9)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(tokens_of(PARENT)), model(tokens_of(PARENT)))
+    frozen = NemotronH(PARENT, model.state_dict(), trainable=False)
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_wrong_weights_are_refused_by_name():
+    state = NemotronH.random(PARENT).state_dict()
+    head = BY_NAME["head"].hf
+    with pytest.raises(ElasticError, match=f"{head}: missing"):
+        NemotronH(PARENT, {k: v for k, v in state.items() if k != head})
+    with pytest.raises(ElasticError, match="bias: not of this model"):
+        NemotronH(PARENT, {**state, "lm_head.bias": state[head][0]})
+    with pytest.raises(ElasticError, match=r"lm_head.weight: \(32, 15\)"):
+        NemotronH(PARENT, {**state, head: state[head][:, :15]})
+
+
+def test_a_lean_cut_gives_the_same_and_keeps_nothing():
+    model = NemotronH.random(PARENT)
+    member = PARENT.uniform(ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
+    lean = model.weights(member, lean=True)
+    assert lean.layers[0] is not lean.layers[0] and len(lean.layers) == 5
+    assert torch.equal(forward(lean, tokens_of(PARENT)), model(tokens_of(PARENT), member))
