@@ -41,7 +41,8 @@ def train_uniform(run: Path, settings: Any) -> Path:
     block = uniform_block(settings.block, run / "stage1" / "elastic" / "ranking")
     sampling = settings.stage2_block()["sampling"]
     first = train_stage(1, run / "data", out / "stage1", settings, parent, block=block)
-    second = train_stage(2, run / "data", out / "stage2", settings, parent, first, block=block | {"sampling": sampling})
+    late = block | {"sampling": sampling}
+    second = train_stage(2, run / "data", out / "stage2", settings, parent, first, block=late)
     config = ElasticConfig.from_dict(block)
     shape = config.parent_shape(parent_of(TinyNemotronH(), settings.vocab))
     export_family(second, out / "family", shape, config, tokenizer_dir=DataFolder.open(run / "data").tokenizer_dir)

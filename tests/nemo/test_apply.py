@@ -101,7 +101,7 @@ def test_other_architectures_are_no_parents() -> None:
 
     from nemo_elastic.nemo.shape import parent_of
 
-    with pytest.raises(ElasticError, match="model.config: 'Llama3Config8B'"):
+    with pytest.raises(ElasticError, match=r"model.config: 'Llama3Config8B'"):
         parent_of(llm.Llama3Config8B(apply_rope_fusion=False), 128256)
     with pytest.raises(ElasticError, match=r"gated_linear_unit: True"):
         parent_of(llm.NemotronNano12Bv2(gated_linear_unit=True, apply_rope_fusion=False), 131072)

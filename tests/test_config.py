@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The elastic block: round trip, defaults, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+
+from .shapes import NANO_12B
+
+BLOCK: dict[str, Any] = {
+    "budgets": [
+        {"name": "12b"},
+        {"name": "9b", "memory": {"size": "18GiB", "batch": 1, "length": 131072, "weights": "bf16", "cache": "bf16"}},
+        {"name": "6b", "params": 6.0e9},
+    ],
+    "axes": {
+        "hidden": [5120, 4480, 3840, 3584],
+        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+        "mamba_heads": {"choices": [128, 112, 96, 80], "per_layer": False},
+        "mamba_head_dim": [80, 64],
+        "attention_heads": {"choices": [40, 32, 24], "per_layer": False},
+        "depth": [62, 58, 54],
+    },
+    "ranking": None,
+    "search": {"candidates": 256, "tokens": 65536},
+    "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
+               "loss_weight": 1.0, "deadzone": 0.0, "gate": "soft", "freeze_at": 0.67},
+    "distill": {"mode": "frozen", "temperature": 1.0, "chunk_tokens": 512},
+    "sampling": {"12b": 1, "9b": 1, "6b": 1},
+}  # fmt: skip
+
+
+def test_round_trip_through_json_values() -> None:
+    config = ElasticConfig.from_dict(BLOCK)
+    assert ElasticConfig.from_dict(config.to_dict()) == config
+    assert config.weights() == [1 / 3, 1 / 3, 1 / 3]
+    parent = config.parent_shape(NANO_12B)
+    assert config.targets(parent)["9b"] == 18 * 2**30
+    assert config.resolve_axes(parent)["depth"].choices == (62, 58, 54)
+
+
+def test_the_documented_block_is_the_default_block() -> None:
+    """Everything but budgets and axes has the value of the documentation when it is left out."""
+    short = ElasticConfig.from_dict({k: BLOCK[k] for k in ("budgets", "axes")})
+    assert short.to_dict() | {"sampling": BLOCK["sampling"]} == ElasticConfig.from_dict(BLOCK).to_dict()
+
+
+def test_the_parent_is_always_a_member() -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "half", "ratio": 0.5}], "sampling": {}})
+    assert [b.name for b in config.budgets] == ["full", "half"]
+    assert config.budgets[0].is_parent
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("elastic:\n  budgets: [{name: big}, {name: small, params: 6e9}]\n  axes: {hidden: [5120, 3840]}\n")
+    assert ElasticConfig.load(path).budgets[1].params == 6e9
+
+
+AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"budget": []}, r"elastic: unknown field 'budget'; did you mean 'budgets'\?"),
+        ({"axes": {"hiden": [1]}}, r"unknown field 'hiden'; did you mean 'hidden'\?"),
+        ({"axes": {}}, "elastic.axes: {}"),
+        ({"axes": {"hidden": []}}, r"elastic.axes.hidden.choices: \[\]"),
+        ({"axes": {"hidden": [3840, 5120]}}, "descending widths"),
+        ({"axes": {"hidden": [5120, 5120]}}, "descending widths"),
+        ({"axes": {"hidden": [5120, -1]}}, "positive integers"),
+        ({"axes": {"hidden": {"choices": [5120], "per_layer": True}}}, "one choice for the whole model"),
+        ({"axes": {"depth": {"choices": [62], "stripes": 2}}}, "only ffn has stripes"),
+        ({"axes": {"ffn": {"choices": [20480], "per_layer": "yes"}}}, "per_layer: 'yes'"),
+        ({"budgets": "6b"}, "elastic.budgets: '6b'"),
+        ({"budgets": [{"name": "12b"}]}, "at least one budget below the parent"),
+        (
+            {"budgets": [*BUDGETS, {"name": "6b", "ratio": 0.1}]},
+            "elastic.budgets: '6b' is not allowed; each name once",
+        ),
+        ({"budgets": [{"name": "a"}, {"name": "b"}]}, "only one budget may have no target"),
+        ({"budgets": [{"name": "s", "ratio": 0.5}, {"name": "p"}]}, "the parent first"),
+        ({"budgets": [{"name": "a b", "ratio": 0.5}]}, "letters, digits"),
+        ({"budgets": [{"name": "a", "ratio": 0.5, "params": 1e9}]}, "one of params, ratio and memory"),
+        ({"budgets": [{"name": "a", "ratio": 1.5}]}, r"ratio: 1.5 is not allowed; a share"),
+        ({"budgets": [{"name": "a", "params": "many"}]}, "params: 'many'"),
+        ({"budgets": [{"name": "a", "memory": {"batch": 1}}]}, "a mapping with size"),
+        ({"budgets": [{"name": "a", "memory": {"size": "18 apples"}}]}, "a size such as 18GiB"),
+        ({"budgets": [{"name": "a", "memory": {"size": "1GiB", "length": 0}}]}, "memory.length: 0"),
+        ({"search": {"candidates": 0}}, "elastic.search.candidates: 0"),
+        ({"router": {"tau": [1.0]}}, "elastic.router.tau"),
+        ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
+        ({"router": {"gate": "medium"}}, "one of soft, hard"),
+        ({"router": {"freeze_at": 1.5}}, "elastic.router.freeze_at: 1.5"),
+        ({"router": {"lr": True}}, "elastic.router.lr: True"),
+        ({"distill": {"mode": "hot"}}, "elastic.distill.mode: 'hot'"),
+        ({"distill": None}, "elastic.distill: None"),
+        ({"distill": {"chunk_tokens": 0}}, "elastic.distill.chunk_tokens: 0"),
+        ({"importance": {"depth": "guess"}}, "one of mse, cosine"),
+        ({"sampling": {"7b": 1}}, "elastic.sampling: '7b' is not allowed; names of budgets: 12b, 9b, 6b"),
+        ({"sampling": {"12b": 0}}, "at least one positive weight"),
+        ({"shapes": "s.json"}, "fixed shapes need"),
+        ({"seed": -1}, "elastic.seed: -1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line) as e:
+        ElasticConfig.from_dict(BLOCK | {"sampling": {}} | change)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("axes", "line"),
+    [
+        ({"hidden": [6144, 5120]}, "elastic.axes.hidden: 6144 is not allowed; allowed are 1 to 5120"),
+        ({"hidden": [4480]}, "the first choice must be the parent's 5120"),
+        ({"mamba_heads": [128, 100]}, "elastic.axes.mamba_heads: 100 .* in multiples of 8"),
+        ({"attention_heads": [40, 30]}, "elastic.axes.attention_heads: 30 .* in multiples of 8"),
+        ({"ffn": {"choices": [20480, 10001], "stripes": 8}}, "elastic.axes.ffn: 10001"),
+        ({"depth": [70, 62]}, "at most the parent's 62 layers"),
+    ],
+)
+def test_axes_are_held_against_the_parent(axes: dict, line: str) -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"axes": axes})
+    with pytest.raises(ElasticError, match=line):
+        config.resolve_axes(config.parent_shape(NANO_12B))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "line"),
+    [
+        ([{"name": "a", "ratio": 0.4}, {"name": "b", "ratio": 0.5}], r"elastic.budgets\[b\]: '0.5 of the parent'"),
+        ([{"name": "a", "ratio": 0.4}, {"name": "b", "ratio": 0.4}], r"elastic.budgets\[b\]"),
+        ([{"name": "a", "params": 2e10}], r"elastic.budgets\[a\].params: 20000000000.0 .* at most the parent's"),
+    ],
+)
+def test_budgets_are_held_against_the_parent(budgets: list, line: str) -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"budgets": budgets, "sampling": {}})
+    with pytest.raises(ElasticError, match=line):
+        config.targets(NANO_12B)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match="an existing YAML file"):
+        ElasticConfig.load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(ElasticError, match="not readable as YAML"):
+        ElasticConfig.load(tmp_path / "bad.yaml")
