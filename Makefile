@@ -61,11 +61,11 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 bench: $(VENV)/.stamp ## Every benchmark; each prints its table
 	@for file in benchmarks/bench_*.py; do \
 		name=$$(basename "$$file" .py); echo "== $$name"; \
-		OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m "benchmarks.$$name"; done
+		OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m "benchmarks.$$name" --markdown "docs/tables/$$name.md"; done
 
 .PHONY: bench-shapes
 bench-shapes: $(VENV)/.stamp ## Found shapes against uniform ones of the same cost, on the demo in OUT
-	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_shapes --run $(OUT)
+	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_shapes --run $(OUT) --markdown docs/tables/bench_shapes.md
 
 .PHONY: venv
 venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments

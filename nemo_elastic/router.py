@@ -72,12 +72,14 @@ class Router(nn.Module):
         ElasticError: no member meets one of the budgets.
     """
 
+    drop_order: torch.Tensor
+
     def __init__(
         self, space: Space, budgets: Sequence[Budget], config: RouterConfig | None = None, seed: int = 0
     ) -> None:
         super().__init__()
         space.check_budgets(budgets)
-        self.space, self.budgets, self.config, self.seed = space, tuple(budgets), config or RouterConfig(), seed
+        self._space, self.budgets, self.config, self.seed = space, tuple(budgets), config or RouterConfig(), seed
         self.axes = tuple(axis for axis in AXES if space.positions(axis))
         self.prices = [space.price(b) for b in self.budgets]
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
@@ -95,19 +97,42 @@ class Router(nn.Module):
         for axis in AXES:
             mask = space.kept if axis == DEPTH else self._masks(axis)
             self.register_buffer(f"mask_{axis}", torch.from_numpy(mask).float(), persistent=False)
+        # Saved, too: with another order the same probabilities would drop other layers.
+        self.register_buffer("drop_order", torch.tensor(space.whole_drop_order, dtype=torch.int64))
         for i, price in enumerate(self.prices):
             self.register_buffer(f"base_{i}", torch.from_numpy(price.base / price.target), persistent=False)
             for kind, table in price.tables.items():
                 self.register_buffer(f"table_{i}_{kind}", torch.from_numpy(table / price.target), persistent=False)
 
+    @property
+    def space(self) -> Space:
+        """Members that are chosen from. It follows `drop_order`, so a checkpoint brings its own.
+
+        May be set, once a ranking is known: to a space that differs in its drop order only.
+        """
+        order = tuple(self.drop_order.tolist())
+        if order != self._space.whole_drop_order:
+            self._space = self._space.reordered(order)
+            self._buffer("mask", DEPTH).copy_(torch.from_numpy(self._space.kept))
+        return self._space
+
+    @space.setter
+    def space(self, space: Space) -> None:
+        if (space.parent, space.slots) != (self._space.parent, self._space.slots):
+            raise ValueError("a router's space may change its drop order only")
+        self.drop_order.copy_(torch.tensor(space.whole_drop_order))
+
+    def _buffer(self, *name: object) -> torch.Tensor:
+        return self.get_buffer("_".join(map(str, name)))
+
     def _shape(self, axis: str) -> tuple[int, int]:
-        return len(self.space.positions(axis)), len(self.space.choices[axis])
+        return len(self._space.positions(axis)), len(self._space.choices[axis])
 
     def _masks(self, axis: str) -> np.ndarray:
         """What each choice keeps of an axis, [choices, size]."""
-        prefix = self.space.parent.axis(axis)
-        out = np.zeros((len(self.space.choices[axis]), prefix.size), dtype=bool)
-        for i, width in enumerate(self.space.choices[axis]):
+        prefix = self._space.parent.axis(axis)
+        out = np.zeros((len(self._space.choices[axis]), prefix.size), dtype=bool)
+        for i, width in enumerate(self._space.choices[axis]):
             out[i, prefix.grid(width).indices()] = True
         return out
 
@@ -181,7 +206,7 @@ class Router(nn.Module):
         out = {}
         for axis in self.axes:
             inner = nn.functional.leaky_relu(weights @ self.down[axis], 0.1)
-            prior = torch.einsum("b,bsc->sc", weights, getattr(self, f"prior_{axis}"))
+            prior = torch.einsum("b,bsc->sc", weights, self._buffer("prior", axis))
             out[axis] = (inner @ self.up[axis]).view(self._shape(axis)) + prior
         return out
 
@@ -243,11 +268,11 @@ class Router(nn.Module):
         """
         pi = self.probabilities(budget, tau, scale, noise)
         picked = {axis: p.argmax(-1) for axis, p in pi.items()}
-        choice = self._decode(picked)
+        choice = self._decode(picked)  # brings the depth mask up to date
         straight = self.config.gate == "hard" if hard is None else hard
         gate = {axis: self._gate(axis, p, picked[axis] if straight else None) for axis, p in pi.items()}
         layers = []
-        for i, kind in enumerate(self.space.parent.types):
+        for i, kind in enumerate(self._space.parent.types):
             width, *rest = (a for a in TABLE_AXES[kind] if a != MAMBA_HEAD_DIM)
             assert not rest
             head_dim = gate[MAMBA_HEAD_DIM][0] if MAMBA_HEAD_DIM in TABLE_AXES[kind] else None
@@ -255,7 +280,7 @@ class Router(nn.Module):
         return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice, self)
 
     def _gate(self, axis: str, pi: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
-        mask: torch.Tensor = getattr(self, f"mask_{axis}")
+        mask = self._buffer("mask", axis)
         # What all choices keep is one, not a sum of probabilities that rounds to 0.99999994.
         soft = torch.where(mask.all(dim=0), mask.new_ones(()), pi @ mask)
         if picked is None:
@@ -264,17 +289,16 @@ class Router(nn.Module):
 
     def _row(self, axis: str, layer: int) -> int:
         """Row of an axis' probabilities that concerns a layer of the parent."""
-        return self.space.layers_of(axis).index(layer) if self.space.per_layer[axis] and axis in self.axes else 0
+        return self._space.layers_of(axis).index(layer) if self._space.per_layer[axis] and axis in self.axes else 0
 
     def expected(self, probabilities: Probabilities) -> Expected:
         """Expected member under some probabilities; widths and keep probabilities are float64 scalars."""
+        space = self.space
         pi = {axis: p.double() for axis, p in probabilities.items()}
-        width = {
-            axis: p @ torch.tensor(self.space.choices[axis], dtype=p.dtype, device=p.device) for axis, p in pi.items()
-        }
-        keep = (pi[DEPTH] @ getattr(self, f"mask_{DEPTH}").double())[0]
+        width = {axis: p @ torch.tensor(space.choices[axis], dtype=p.dtype, device=p.device) for axis, p in pi.items()}
+        keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
         layers = []
-        for i, kind in enumerate(self.space.parent.types):
+        for i, kind in enumerate(space.parent.types):
             own = {LAYER_AXES[a][1]: width[a][self._row(a, i)] for a in TABLE_AXES[kind]}
             layers.append(ExpectedLayer(i, kind, keep=keep[i], **own))
         return Expected(width[HIDDEN][0], tuple(layers))
@@ -285,14 +309,14 @@ class Router(nn.Module):
         The same as `Budget.cost` of `expected` over `Budget.target`, from the price tables: ten operations instead of
         thousands.
         """
-        i = self.index(budget)
+        i, space = self.index(budget), self.space
         pi = {axis: p.double() for axis, p in probabilities.items()}
         hidden = pi[HIDDEN][0]
-        keep = (pi[DEPTH] @ getattr(self, f"mask_{DEPTH}").double())[0]
-        total = hidden @ getattr(self, f"base_{i}").double()
+        keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
+        total = hidden @ self._buffer("base", i).double()
         for kind in self.prices[i].tables:
-            table = torch.einsum("h,h...->...", hidden, getattr(self, f"table_{i}_{kind}").double())
-            layers = [j for j, t in enumerate(self.space.parent.types) if t == kind]
+            table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, kind).double())
+            layers = [j for j, t in enumerate(space.parent.types) if t == kind]
             first, *second = TABLE_AXES[kind]
             if second:
                 table = table @ pi[second[0]][0]
@@ -358,7 +382,7 @@ class Router(nn.Module):
                 wanted = torch.zeros_like(z)
                 for row, slot in enumerate(self.space.positions(axis)):
                     wanted[row, code[slot]] = strength
-                getattr(self, f"prior_{axis}")[i] += wanted - z
+                self._buffer("prior", axis)[i] += wanted - z
 
     @staticmethod
     def entropy(probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -371,4 +395,4 @@ class Router(nn.Module):
         return out
 
     def _like(self) -> torch.Tensor:
-        return getattr(self, f"mask_{HIDDEN}")
+        return self._buffer("mask", HIDDEN)

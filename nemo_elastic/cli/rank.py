@@ -20,8 +20,9 @@ def command(
     samples: Annotated[int, typer.Option(help="Training sequences to look at.")] = 64,
     length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
     depth: Annotated[str, typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")] = "mse",
-    ffn: Annotated[str, typer.Option(help="activation: what enters the second linear; first: the first's output.")]
-    = "activation",
+    ffn: Annotated[
+        str, typer.Option(help="activation: what enters the second linear; first: the first's output.")
+    ] = "activation",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,
 ) -> None:

@@ -47,7 +47,9 @@ class Demo:
                 raise bad("--out", str(out), "--force replaces the folder of an earlier demo only")
             shutil.rmtree(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.console = console or Console(highlight=False)
+        screen = Console(highlight=False)
+        # a file or a pipe has no width of its own: the table must not be cut there
+        self.console = console or (screen if screen.is_terminal else Console(highlight=False, width=110))
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -206,3 +208,24 @@ class Demo:
         )
         self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
         self.console.print(table)
+
+
+def markdown(metrics: dict[str, Any]) -> str:
+    """The final table for the documentation: `python -m nemo_elastic.demo.run runs/demo/metrics.json`."""
+    head = ["member", "parameters", "share", "loss", "untrained", "unsorted", "closed", "answers"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for m in metrics["members"]:
+        cells = [m["name"], f"{m['parameters']:,}", f"{m['ratio']:.0%}", f"{m['loss']:.3f}"]
+        cells += ["" if m[k] is None else f"{m[k]:.3f}" for k in ("untrained_loss", "unsorted_loss")]
+        cells += ["" if m["recovered"] is None else f"{m['recovered']:.0%}", f"{m['accuracy']:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    lines.append(f"Bigram model of the same tokens: {metrics['bigram_loss']:.3f}. The whole run took "
+                 f"{metrics['seconds']['total']:.0f} s.")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(markdown(json.loads(Path(sys.argv[1]).read_text())), end="")

@@ -38,9 +38,9 @@ class Settings:
     """
 
     vocab: int = 1024
-    parent_steps: int = 900
-    stage1_steps: int = 260
-    stage2_steps: int = 130
+    parent_steps: int = 700
+    stage1_steps: int = 240
+    stage2_steps: int = 120
     eval_every: int = 100
     eval_tokens: int = 32768
     problems: int = 96

@@ -15,6 +15,7 @@ from typing import Any
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
+from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 
 
@@ -67,7 +68,8 @@ def controls(
         parent: the sorted parent before training.
         loss: loss of a model in nats per token, e.g. `lambda m: perplexity(m, tokens, 128).nats`. Called once for each
             model that differs.
-        unsorted: the parent as it was before sorting.
+        unsorted: the parent as it was before sorting. Its folder may not know of FFN stripes: members are cut from it
+            as from the family.
         members: names and shapes; all of `trained` by default.
         progress: called with (models measured, models in all).
 
@@ -77,9 +79,8 @@ def controls(
     Raises:
         ElasticError: the families have different parents.
     """
-    for other in (parent, unsorted):
-        if other is not None and other.parent != trained.parent:
-            raise ElasticError("controls: the families do not have the same parent")
+    parent = _as_parent(parent, trained)
+    unsorted = None if unsorted is None else _as_parent(unsorted, trained)
     members = dict(trained.members if members is None else members)
     full = parent.parent.full
     # The cut of the parent's own shape is the parent itself, sorted or not: measured once.
@@ -105,3 +106,13 @@ def controls(
         )
         for name, subnet in members.items()
     ]
+
+
+def _as_parent(family: FamilyRuntime, trained: FamilyRuntime) -> FamilyRuntime:
+    """The same weights, counted in stripes as in the trained family: a plain folder does not know of any."""
+    if family.parent == trained.parent:
+        return family
+    if family.parent.with_stripes(trained.parent.ffn_stripes) != trained.parent or family.held != family.parent.full:
+        raise ElasticError("controls: the families do not have the same parent")
+    model = NemotronH(trained.parent, family.model.state_dict(), trainable=False)  # shares the memory
+    return FamilyRuntime(model, lean=family.lean)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,17 @@ def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str,
     """{"members": {name: subnet}, …}: what `elastic.shapes` reads."""
     if trainer.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
-        body = {"members": {n: m.to_json() for n, m in members.items()}, "report": dict(report)}
-        atomic_write(path, json.dumps(body, indent=1) + "\n")
+        body = {"members": {n: m.to_json() for n, m in members.items()}, "report": finite(dict(report))}
+        atomic_write(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity: null stands for what could not be measured."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _progress(trainer: Any, what: str) -> Any:

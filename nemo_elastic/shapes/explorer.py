@@ -19,7 +19,7 @@ from nemo_elastic.shapes.space import Code, Space
 from nemo_elastic.shapes.surrogate import Surrogate, layer_groups
 
 #: descent steps that a budget's cut is divided in
-STEPS = 8
+STEPS = 6
 #: best candidates that are varied, and variations judged before one is measured
 ELITE, POOL = 6, 32
 

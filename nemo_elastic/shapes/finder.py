@@ -32,7 +32,7 @@ from nemo_elastic.shapes.explorer import Explorer, Goal, Trial, nested
 from nemo_elastic.shapes.space import Code, Space
 
 #: share of all candidates for the way down; of a budget's candidates there, for the descent and for guesses
-DOWN, DESCENT, GUESSES = 0.6, 0.35, 0.25
+DOWN, DESCENT, GUESSES = 0.75, 0.5, 0.15
 
 
 @dataclass(frozen=True)

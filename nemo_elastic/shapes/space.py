@@ -78,6 +78,17 @@ class Space:
         self._prices: dict[str, Price] = {}
         self._layers: dict[tuple[int, tuple[int, ...]], Layer] = {}
 
+    @cached_property
+    def whole_drop_order(self) -> tuple[int, ...]:
+        """The drop order, with the layers that no depth drops at its end."""
+        rest = [i for i in range(self.parent.num_layers) if i not in set(self.drop_order)]
+        return (*self.drop_order, *rest)
+
+    def reordered(self, drop_order: Sequence[int]) -> Space:
+        """The same choices with another drop order."""
+        axes = {a: AxisConfig(self.choices[a], self.per_layer[a]) for a in AXES}
+        return Space(self.parent, axes, drop_order)
+
     def layers_of(self, axis: str) -> tuple[int, ...]:
         """Parent indices of the layers that have a per-layer axis."""
         return tuple(i for i, kind in enumerate(self.parent.types) if kind == LAYER_AXES[axis][0])

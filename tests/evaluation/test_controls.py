@@ -18,6 +18,7 @@ from tests.shapes import PARENT
 
 SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8)
 TINY = PARENT.uniform(keep=(0, 3), hidden=4)
+CUT = PARENT.uniform(ffn=8)
 MEMBERS = {"full": PARENT.full, "small": SMALL, "tiny": TINY}
 TOKENS = np.random.default_rng(0).integers(PARENT.vocab, size=200)
 
@@ -67,8 +68,26 @@ def test_without_an_unsorted_parent_and_for_some_members():
     assert rows == [Control("tiny", count, count, parameters(PARENT, PARENT.full), count, None)]
 
 
+def test_an_unsorted_parent_without_stripes_is_cut_as_the_family():
+    """A plain folder has one stripe; the same widths must be kept of it as of the family, stripe by stripe."""
+    trained, parent = (FamilyRuntime(NemotronH.random(PARENT, seed=s), {"cut": CUT}) for s in (1, 2))
+    plain = NemotronH.random(replace(PARENT, ffn_stripes=1), seed=3)
+
+    def loss(model):
+        return perplexity(model, TOKENS, 32).nats
+
+    row = controls(trained, parent, loss, FamilyRuntime(plain))[0]
+    striped = NemotronH(PARENT, plain.state_dict())
+    assert row.unsorted == perplexity(lambda t: striped(t, CUT), TOKENS, 32).nats
+    assert row.unsorted != perplexity(lambda t: plain(t, CUT), TOKENS, 32).nats
+
+
 def test_families_of_different_parents_are_refused():
     trained = FamilyRuntime(NemotronH.random(PARENT))
     other = FamilyRuntime(NemotronH.random(replace(PARENT, ffn=8)))
+    part = FamilyRuntime(NemotronH.random(PARENT, member=SMALL))
+    for wrong in (other, part):
+        with pytest.raises(ElasticError):
+            controls(trained, wrong, lambda m: 0.0)
     with pytest.raises(ElasticError, match="same parent"):
         controls(trained, other, lambda m: 0.0)

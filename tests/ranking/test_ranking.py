@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A ranking on disk: whole, checked, of one parent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.ranking.ranking import JSON, TENSORS
+from tests.ranking.test_sorting import shuffled, tokens_of
+from tests.shapes import PARENT
+from tests.strategies import parents
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = NemotronH.random(PARENT, seed=1)
+    options = RankOptions(ffn="first", head_channels=2)
+    ranking = rank(model, PARENT, [tokens_of(PARENT)], options, provenance={"data": "random"})
+    ranking.save(tmp_path / "ranking")
+    return ranking, tmp_path / "ranking"
+
+
+def edit(folder, **changes):
+    head = json.loads((folder / JSON).read_text())
+    (folder / JSON).write_text(json.dumps(head | changes))
+
+
+def test_what_was_saved_is_loaded(saved):
+    ranking, folder = saved
+    loaded = Ranking.load(folder, PARENT)
+    assert loaded.digest == ranking.digest and loaded.parent == PARENT and loaded.options == ranking.options
+    assert (loaded.depth, loaded.depth_scores) == (ranking.depth, ranking.depth_scores)
+    assert loaded.provenance == ranking.provenance
+    for name in ranking.scores:
+        np.testing.assert_array_equal(loaded.scores[name], ranking.scores[name])
+    assert sorted(p.name for p in folder.iterdir()) == [JSON, TENSORS]
+    with pytest.raises(ElasticError, match="already exists"):
+        ranking.save(folder)
+    ranking.save(folder, force=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), parent=parents())
+def test_the_digest_changes_with_every_order_and_with_nothing_else(data, parent):
+    a = shuffled(parent, 0)
+    same = replace(a, scores={}, options=RankOptions(ffn="first"), provenance={"x": 1})
+    restored = replace(a, orders=dict(reversed([(k, v.astype(np.int32)) for k, v in a.orders.items()])))
+    assert a.digest == same.digest == restored.digest
+    name = data.draw(st.sampled_from([*a.orders, "depth"]))
+    if name == "depth":
+        other = replace(a, depth=a.depth[::-1])
+    else:
+        other = replace(a, orders=dict(a.orders) | {name: shuffled(parent, 1).orders[name]})
+    moved = a.depth != other.depth or any(not np.array_equal(a.orders[n], other.orders[n]) for n in a.orders)
+    assert (a.digest != other.digest) == moved
+
+
+@pytest.mark.parametrize("field, value", [("hidden", 20), ("vocab", 33), ("pattern", "M-M--"), ("mamba_groups", 3)])
+def test_a_ranking_of_another_parent_is_refused_with_the_field(saved, field, value):
+    _, folder = saved
+    other = replace(PARENT, **{field: value})
+    with pytest.raises(ElasticError) as e:
+        Ranking.load(folder, other)
+    message = e.value.message
+    assert f"{field} is {getattr(PARENT, field)!r} there, {value!r} in this parent" in message
+    assert str(folder) in message
+
+
+def test_other_stripes_are_the_same_parent(saved):
+    _, folder = saved
+    assert Ranking.load(folder, PARENT.with_stripes(2)).parent == PARENT
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"version": 2}, "version: 2 is not allowed; this release reads version 1"),
+        ({"extra": 1}, "unknown field 'extra'"),
+        ({"digest": "0" * 64}, "damaged"),
+        ({"depth": [{"layer": 0, "score": None}]}, "depth must order all 5 layers"),
+        ({"depth": [0, 1, 2, 3, 4]}, "depth is not a list of"),
+        ({"options": {"ffn": "both"}}, "rank.ffn: 'both'"),
+    ],
+)
+def test_a_changed_head_is_refused(saved, change, message):
+    _, folder = saved
+    edit(folder, **change)
+    with pytest.raises(ElasticError, match=message):
+        Ranking.load(folder)
+
+
+def test_changed_tensors_are_refused(saved):
+    from safetensors.numpy import load_file, save_file
+
+    ranking, folder = saved
+    good = load_file(folder / TENSORS)
+
+    def attempt(match, **change):
+        save_file(good | change, folder / TENSORS)
+        with pytest.raises(ElasticError, match=match):
+            Ranking.load(folder)
+
+    swapped = good["order.hidden"].copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    attempt("damaged", **{"order.hidden": swapped})
+    attempt("'hidden' is not a permutation of its 16 channels", **{"order.hidden": swapped * 0})
+    heads = good["order.mamba_heads.0"].copy()
+    attempt("moves a head out of its group", **{"order.mamba_heads.0": heads[[1, 0, 2, 3, 4, 5]]})
+    attempt("unknown tensor", **{"bias.hidden": swapped})
+    attempt("'ffn.0' is not of this parent", **{"order.ffn.0": good["order.ffn.1"]})
+    (folder / TENSORS).write_bytes(b"not safetensors")
+    with pytest.raises(ElasticError, match="not readable as safetensors"):
+        Ranking.load(folder)
+    (folder / TENSORS).unlink()
+    with pytest.raises(ElasticError, match="no such file"):
+        Ranking.load(folder)
+    assert ranking.digest
+
+
+def test_a_folder_that_is_no_ranking_is_told(tmp_path):
+    with pytest.raises(ElasticError, match="no such file"):
+        Ranking.load(tmp_path)
+    (tmp_path / JSON).write_text("[]")
+    with pytest.raises(ElasticError, match="not a ranking"):
+        Ranking.load(tmp_path)
+
+
+def test_a_trivial_ranking_moves_nothing_with_one_stripe():
+    from nemo_elastic.ranking import sort
+
+    parent = PARENT.with_stripes(1)
+    state = NemotronH.random(parent).state_dict()
+    assert all(v is state[k] for k, v in sort(state, Ranking.trivial(parent)).items())

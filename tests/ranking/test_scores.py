@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores against their formulas written out, and sums that add up over batches and ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import RankOptions, Statistics
+from tests.ranking.test_sorting import tokens_of
+from tests.shapes import PARENT
+
+
+class Recorder:
+    """A probe that keeps everything, for formulas written out."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, int], list[np.ndarray]] = {}
+
+    def __call__(self, site, layer, activation):
+        self.seen.setdefault((site, layer), []).append(activation.detach().double().numpy())
+
+    def get(self, site, layer):
+        return np.concatenate(self.seen[site, layer])
+
+
+def collect(options=None, seeds=(0, 1, 2)):
+    model = NemotronH.random(PARENT, seed=1)
+    statistics, recorder = Statistics(PARENT, options), Recorder()
+    for seed in seeds:
+        for probe in (statistics, recorder):
+            model(tokens_of(PARENT, seed=seed), None, probe)
+    return statistics, recorder
+
+
+def l2_mean(a):
+    """sqrt(sum over batch of (mean over tokens of |a|)^2)."""
+    return np.sqrt((np.abs(a).mean(axis=1) ** 2).sum(axis=0))
+
+
+def test_scores_follow_the_formulas_of_the_method():
+    statistics, recorder = collect()
+    scores = statistics.scores()
+    norms = [recorder.get("hidden", i) for i in range(-1, PARENT.num_layers)]
+    np.testing.assert_allclose(scores["hidden"], sum(l2_mean(a) for a in norms), rtol=1e-5)
+    np.testing.assert_allclose(scores["ffn.1"], l2_mean(recorder.get("ffn", 1)), rtol=1e-5)
+    s_hp = l2_mean(recorder.get("mamba_x", 0))
+    np.testing.assert_allclose(scores["mamba_head_dim.0"], np.sqrt((s_hp**2).sum(0)), rtol=1e-5)
+    np.testing.assert_allclose(scores["mamba_heads.0"], np.sqrt((s_hp**2).sum(1)), rtol=1e-5)
+    s_he = l2_mean(recorder.get("attention", 3))
+    np.testing.assert_allclose(scores["attention_heads.3"], np.sqrt((s_he**2).sum(1)), rtol=1e-5)
+
+
+def test_options_change_what_they_say():
+    options = RankOptions(ffn="first", aggregation="mean", depth="cosine", head_channels=2)
+    statistics, recorder = collect(options)
+    scores = statistics.scores()
+    np.testing.assert_allclose(scores["ffn.1"], np.abs(recorder.get("ffn_pre", 1)).mean(axis=(0, 1)), rtol=1e-5)
+    s_hp = np.abs(recorder.get("mamba_x", 0)).mean(axis=(0, 1))
+    top = np.argsort(-np.linalg.norm(s_hp, axis=0))[:2]
+    np.testing.assert_allclose(scores["mamba_heads.0"], np.linalg.norm(s_hp[:, top], axis=1), rtol=1e-5)
+    a, b = (recorder.get(site, 2) for site in ("layer_in", "layer_out"))
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    np.testing.assert_allclose(scores["depth"][2], (1 - cosine).mean(), rtol=1e-4)
+
+
+def test_memory_does_not_grow_with_samples():
+    few, _ = collect(seeds=(0,))
+    many, _ = collect(seeds=(0, 1, 2, 3, 4))
+    assert {k: v.shape for k, v in few.sums.items()} == {k: v.shape for k, v in many.sums.items()}
+    assert not few._layer_in and not many._layer_in
+
+
+@pytest.mark.parametrize("depth", ["mse", "cosine"])
+def test_two_halves_merged_are_the_whole(depth):
+    options = RankOptions(depth=depth)
+    whole, _ = collect(options, seeds=(0, 1, 2, 3))
+    left, _ = collect(options, seeds=(0, 1))
+    right, _ = collect(options, seeds=(2, 3))
+    for name, value in left.merge(right).scores().items():
+        np.testing.assert_allclose(value, whole.scores()[name], rtol=1e-12)
+
+
+def test_reduce_sums_over_ranks_and_reaches_every_sum_once():
+    whole, _ = collect(seeds=(0, 0))
+    one, _ = collect(seeds=(0,))
+    seen = []
+
+    def twice(t):  # another rank that saw the same
+        seen.append(t.shape)
+        return t * 2
+
+    scores = one.reduce(twice).scores()
+    assert len(seen) == len(one.sums) + 1
+    for name, value in whole.scores().items():
+        np.testing.assert_allclose(scores[name], value, rtol=1e-12)
+
+
+def test_a_rank_without_a_layer_contributes_zeros():
+    """Pipeline parallelism: a stage's probe sees its own layers only; the sum over stages is the whole."""
+    model, tokens = NemotronH.random(PARENT, seed=1), tokens_of(PARENT)
+    whole = Statistics(PARENT)
+    stages = Statistics(PARENT), Statistics(PARENT)
+    model(tokens, None, whole)
+    for i, stage in enumerate(stages):
+        model(
+            tokens, None, lambda site, layer, a, i=i, s=stage: s(site, layer, a) if (layer >= 2) == bool(i) else None
+        )
+    with pytest.raises(ElasticError, match="no activation was seen"):
+        stages[0].scores()
+    for name, value in stages[0].merge(stages[1]).scores().items():
+        np.testing.assert_allclose(value, whole.scores()[name], rtol=1e-12)
+
+
+def test_broken_activations_and_wrong_probes_are_told():
+    statistics, _ = collect()
+    statistics("ffn", 1, torch.full((1, 2, PARENT.ffn), float("nan")))
+    with pytest.raises(ElasticError, match=r"ffn\.1 are not finite"):
+        statistics.scores()
+    with pytest.raises(ValueError, match="the parent has"):
+        Statistics(PARENT)("ffn", 1, torch.zeros(1, 2, PARENT.ffn // 2))
+    with pytest.raises(ElasticError, match=r"rank\.aggregation: 'max' is not allowed"):
+        RankOptions(aggregation="max")
+    with pytest.raises(ElasticError, match="unknown field 'fnn'"):
+        RankOptions.from_json({"fnn": "first"})

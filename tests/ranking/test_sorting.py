@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sorting keeps the function, and makes the most important channels the prefix of every width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import AXES, DEPTH, LAYER_AXES, Parent
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking, rank, sort
+from nemo_elastic.ranking.orders import GROUPED, names, order
+from tests.shapes import PARENT
+from tests.strategies import parents
+
+some = settings(max_examples=40, deadline=None)
+
+
+def tokens_of(parent: Parent, batch: int = 2, length: int = 9, seed: int = 0) -> torch.Tensor:
+    return torch.randint(parent.vocab, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def shuffled(parent: Parent, seed: int) -> Ranking:
+    """A ranking of random scores."""
+    rng = np.random.default_rng(seed)
+    scores = {name: rng.random(parent.axis(axis).size) for name, axis, _ in names(parent)}
+    orders = {name: order(scores[name], parent.axis(a).blocks if a in GROUPED else 1) for name, a, _ in names(parent)}
+    depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
+    return Ranking(parent, orders, scores, depth, (None,) * parent.num_layers)
+
+
+@some
+@given(parent=parents(), seed=st.integers(0, 99))
+def test_sorting_by_any_order_leaves_the_logits_unchanged(parent, seed):
+    model = NemotronH.random(parent, seed=seed)
+    ranking = shuffled(parent, seed)
+    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
+    tokens = tokens_of(parent)
+    expected = model(tokens).detach()
+    assert torch.allclose(resorted(tokens), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@some
+@given(parent=parents(), seed=st.integers(0, 9))
+def test_sorting_by_a_measured_ranking_leaves_the_logits_unchanged(parent, seed):
+    model = NemotronH.random(parent, seed=seed)
+    ranking = rank(model, parent, [tokens_of(parent, seed=1), tokens_of(parent, batch=1, seed=2)])
+    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
+    tokens = tokens_of(parent)
+    expected = model(tokens).detach()
+    assert torch.allclose(resorted(tokens), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@some
+@given(data=st.data(), parent=parents(), seed=st.integers(0, 99))
+def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed):
+    """The member of k channels computes what the unsorted parent computes with all but its top k zeroed."""
+    axis = data.draw(st.sampled_from([a for a in AXES if a != DEPTH]))
+    prefix = parent.axis(axis)
+    k = data.draw(st.integers(1, prefix.size // prefix.blocks)) * prefix.blocks
+    model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
+    ranking = shuffled(parent, seed)
+    member = parent.uniform(**{axis: k})
+    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
+    gates = Gates.of(parent, parent.full, dtype=torch.float64)
+    for name, own, layer in names(parent):
+        if own != axis:
+            continue
+        groups = prefix.blocks if axis in GROUPED else 1
+        top = ranking.orders[name][:k]
+        assert np.all(np.bincount(top // (prefix.size // groups), minlength=groups) == k // groups)
+        mask = torch.zeros(prefix.size, dtype=torch.float64)
+        mask[torch.from_numpy(top)] = 1
+        if layer is None:
+            gates.hidden = mask
+        elif axis == "mamba_head_dim":
+            gates.layers[layer].head_dim = mask
+        else:
+            gates.layers[layer].width = mask
+    tokens = tokens_of(parent)
+    assert torch.allclose(resorted(tokens, member), model(tokens, gates), rtol=1e-9, atol=1e-9)
+
+
+@some
+@given(parent=parents(), seed=st.integers(0, 99))
+def test_top_k_per_group_have_the_largest_scores(parent, seed):
+    ranking = shuffled(parent, seed)
+    for name, axis, _ in names(parent):
+        groups = parent.axis(axis).blocks if axis in GROUPED else 1
+        per_group = parent.axis(axis).size // groups
+        for g in range(groups):
+            own = [c for c in ranking.orders[name] if c // per_group == g]
+            assert np.all(np.diff(ranking.scores[name][own]) <= 0)
+
+
+def test_heads_never_leave_their_group_even_when_all_that_matter_are_in_one():
+    """Pitfall 2: Mamba heads share their group's B and C; a cut keeps as many in every group."""
+    scores = np.arange(6.0)  # group 1 (heads 3, 4, 5) beats group 0 everywhere
+    ordered = order(scores, groups=2)
+    assert ordered.tolist() == [2, 5, 1, 4, 0, 3]
+    assert PARENT.axis("mamba_heads").order_to_layout(ordered).tolist() == [2, 1, 0, 5, 4, 3]
+    orders = dict(shuffled(PARENT, 0).orders)
+    orders["mamba_heads.0"] = np.array([5, 4, 3, 2, 1, 0])
+    with pytest.raises(ElasticError, match="mamba_heads.0.*out of its group"):
+        Ranking(PARENT, orders, {}, (0, 1, 2, 3, 4), (None,) * 5)
+
+
+def test_ffn_stripes_change_the_layout_and_neither_function_nor_order():
+    model, ranking = NemotronH.random(PARENT, seed=3), shuffled(PARENT, 3)
+    tokens = tokens_of(PARENT)
+    one, four = PARENT.with_stripes(1), PARENT.with_stripes(4)
+    member = {"ffn": 8}
+    narrow = [NemotronH(p, sort(model.state_dict(), ranking, p))(tokens, p.uniform(**member)) for p in (one, four)]
+    assert torch.allclose(*narrow, rtol=1e-5, atol=1e-5)  # the same top neurons, stored elsewhere
+
+
+def test_numpy_and_torch_states_are_sorted_alike_and_rigid_tensors_are_not_copied():
+    model, ranking = NemotronH.random(PARENT), shuffled(PARENT, 1)
+    state = {k: v.detach() for k, v in model.state_dict().items()}
+    by_torch = sort(state, ranking)
+    by_numpy = sort({k: v.numpy() for k, v in state.items()}, ranking)
+    assert list(by_torch) == list(state)
+    for name, value in by_torch.items():
+        assert np.array_equal(value.numpy(), by_numpy[name]), name
+    key = next(n for n in state if n.endswith("k_proj.weight"))
+    assert by_torch[key].shape == state[key].shape
+    assert all(v is state[k] for k, v in sort(state, Ranking.trivial(PARENT), PARENT.with_stripes(1)).items())
+
+
+@pytest.mark.parametrize("axis", LAYER_AXES)
+def test_every_axis_moves_something(axis):
+    """A row of the layout table without its axis would pass all tests that only compare logits."""
+    ranking = shuffled(PARENT, 5)
+    trivial = Ranking.trivial(PARENT)
+    only = {n: (ranking if a == axis else trivial).orders[n] for n, a, _ in names(PARENT)}
+    state = NemotronH.random(PARENT, seed=4).state_dict()
+    moved = sort(state, Ranking(PARENT, only, {}, ranking.depth, ranking.depth_scores), PARENT.with_stripes(1))
+    changed = {k.split(".", 3)[-1] for k in state if not torch.equal(state[k], moved[k])}
+    expected = {
+        "ffn": {"mixer.up_proj.weight", "mixer.down_proj.weight"},
+        "attention_heads": {"mixer.q_proj.weight", "mixer.o_proj.weight"},
+    }
+    names_of = ("in_proj.weight", "conv1d.weight", "conv1d.bias", "norm.weight", "out_proj.weight")
+    channels = {f"mixer.{n}" for n in names_of}
+    expected["mamba_head_dim"] = channels
+    expected["mamba_heads"] = channels | {f"mixer.{n}" for n in ("A_log", "D", "dt_bias")}
+    assert changed == expected[axis]
+
+
+def test_errors_name_what_is_wrong():
+    model, ranking = NemotronH.random(PARENT), shuffled(PARENT, 1)
+    state = dict(model.state_dict())
+    with pytest.raises(ElasticError, match="hidden is 16 there, 20 in this parent"):
+        sort(state, ranking, replace(PARENT, hidden=20))
+    with pytest.raises(ElasticError, match="has no 'lm_head.weight'"):
+        sort({k: v for k, v in state.items() if k != "lm_head.weight"}, ranking)
+    with pytest.raises(ElasticError, match="'extra' is no tensor"):
+        sort(state | {"extra": torch.zeros(1)}, ranking)
+    with pytest.raises(ElasticError, match=r"shape \(3,\), this parent's is \(16,\)"):
+        sort(state | {"backbone.norm_f.weight": torch.zeros(3)}, ranking)
+
+
+def test_a_tied_head_may_be_in_the_state_or_not():
+    parent = replace(PARENT, tied=True)
+    ranking = shuffled(parent, 1)
+    state = dict(NemotronH.random(parent).state_dict())
+    without = {k: v for k, v in state.items() if k != "lm_head.weight"}
+    with_head = without | {"lm_head.weight": without["backbone.embeddings.weight"]}
+    assert "lm_head.weight" not in sort(without, ranking)
+    both = sort(with_head, ranking)
+    assert torch.equal(both["lm_head.weight"], both["backbone.embeddings.weight"])
