@@ -76,6 +76,8 @@ class RouterConfig:
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.
         init_std: standard deviation of its initial weights.
+        prior: logit that the shapes found by the search start with; 0 forgets them. A small one lets the noise of the
+            first steps run shapes far from any budget.
         loss_weight: weight of the budget loss |cost/target - 1|.
         deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
@@ -87,6 +89,7 @@ class RouterConfig:
     tau: tuple[float, float] = (1.0, 0.05)
     scale: tuple[float, float] = (1.0, 10.0)
     init_std: float = 0.1
+    prior: float = 2.0
     loss_weight: float = 1.0
     deadzone: float = 0.0
     gate: str = "soft"
@@ -103,6 +106,7 @@ class RouterConfig:
                 number(f"elastic.router.{name}", v, 1e-6, 1e6, "positive numbers")
             object.__setattr__(self, name, tuple(pair))
         number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
+        number("elastic.router.prior", self.prior, 0, 100, "from 0 to 100")
         number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
         number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
         if self.gate not in GATES:

@@ -132,6 +132,11 @@ class ElasticMambaModel(llm.MambaModel):
         order = list(range(parent.num_layers)) if drop_order is None else drop_order
         return Space(parent, self.elastic_config.resolve_axes(parent), order)
 
+    def restore_drop_order(self) -> None:
+        """Give the router the ranked order of layers that came with the weights; it is built before they are."""
+        if self.members.router is not None:
+            self.members.router.space = self.space(self.parent, self.members.drop_order.tolist())
+
     @property
     def parent(self) -> Parent:
         return self.hidden.state.parent

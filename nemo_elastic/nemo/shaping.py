@@ -56,10 +56,10 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         space.check_budgets(config.budgets)
         found = find_shapes(trainer, model, space, out)
     model.train()
-    if members.router is not None:
-        members.router.space = space
+    if members.router is not None and config.router is not None:
+        model.restore_drop_order()
         if config.search is not None:
-            members.router.start_from(found)
+            members.router.start_from(found, config.router.prior)
         members.put(list(found.values()), frozen=False)
     else:
         members.put(list(found.values()), frozen=True)
@@ -166,7 +166,7 @@ def freeze_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
     members = model.members
     if members.router is None:
         raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
-    members.router.space = model.space(model.parent, members.drop_order.tolist())
+    model.restore_drop_order()
     projections = members.router.family()
     found = {b.name: projections[b.name].member for b in model.elastic_config.budgets}
     model.freeze(list(found.values()))

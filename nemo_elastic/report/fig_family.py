@@ -26,9 +26,10 @@ def draw(run: Run) -> Figure | None:
     _limits(axes, members, run)
     _references(axes, run)
     at = [(float(m.parameters or 0), float(m.loss or 0)) for m in members]
-    axes.plot([x for x, _ in at], [y for _, y in at], color="#b9c6d3", lw=2.2, zorder=3)
+    trained = at[1:] if _before_training(members) else at
+    axes.plot([x for x, _ in trained], [y for _, y in trained], color="#b9c6d3", lw=2.2, zorder=3)
     for i, m in enumerate(members):
-        if i:
+        if i and not _is_whole(m, members[0]):
             _journey(axes, m, colour(i))
         axes.plot(*at[i], "o", ms=13 if i else 14, color=colour(i), mec="white", mew=1.6, zorder=7)
         _name(axes, m, i, members[0])
@@ -44,10 +45,15 @@ def draw(run: Run) -> Figure | None:
 
 
 def _title(members: list[MemberResult]) -> str:
-    cuts = len(members) - 1
-    if not cuts:
+    models = len(members) - _before_training(members)
+    if models < 2:
         return f"The parent: {millions(members[0].parameters or 0)} parameters"
-    return f"One training run, {cuts + 1} models: cut out of one set of weights as they are"
+    return f"One training run, {models} models: cut out of one set of weights as they are"
+
+
+def _before_training(members: list[MemberResult]) -> bool:
+    """The first row is the parent as it was, beside the whole member that it became."""
+    return len(members) > 1 and _is_whole(members[1], members[0])
 
 
 def _subtitle(members: list[MemberResult]) -> str:
@@ -67,15 +73,15 @@ def _limits(axes: Axes, members: list[MemberResult], run: Run) -> None:
     width = (max(sizes) - min(sizes)) or max(sizes)
     height = (max(losses) - min(losses)) or 1.0
     axes.set_xlim(min(sizes) - 0.16 * width, max(sizes) + 0.14 * width)
-    axes.set_ylim(min(losses) - 0.17 * height, max(losses) + 0.10 * height)
+    axes.set_ylim(min(losses) - 0.20 * height, max(losses) + 0.26 * height)
 
 
 def _references(axes: Axes, run: Run) -> None:
     bigram = run.results.bigram_loss if run.results else None
     if bigram:
         axes.axhline(bigram, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1)
-        axes.annotate(f"bigram model {bigram:.2f}", (1, bigram), xycoords=axes.get_yaxis_transform(), xytext=(-4, 4),
-                      textcoords="offset points", ha="right", fontsize=9.5, color=INK)  # fmt: skip
+        axes.annotate(f"bigram model {bigram:.2f}", (0.42, bigram), xycoords=axes.get_yaxis_transform(), xytext=(0, 4),
+                      textcoords="offset points", ha="center", fontsize=9.5, color=INK)  # fmt: skip
 
 
 def _journey(axes: Axes, m: MemberResult, paint: str) -> None:
@@ -115,11 +121,18 @@ def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: fl
 
 def _name(axes: Axes, m: MemberResult, i: int, parent: MemberResult) -> None:
     more = f" (+{m.loss - parent.loss:.2f})" if i and m.loss is not None and parent.loss is not None else ""
-    first = f"{m.name}" + (" parent" if not i else "")
-    axes.annotate(first, (m.parameters or 0, m.loss or 0), xytext=(0, -13), textcoords="offset points", ha="center",
-                  va="top", fontweight="bold", color=colour(i), fontsize=12, path_effects=halo())  # fmt: skip
-    axes.annotate(f"{m.loss:.2f}{more}", (m.parameters or 0, m.loss or 0), xytext=(0, -29), textcoords="offset points",
-                  ha="center", va="top", color=MUTED, fontsize=10)  # fmt: skip
+    first = m.name if i or m.name == "parent" else f"{m.name} parent"
+    # the whole member sits where the parent does: its name goes above, the parent's below
+    name, figure, side = (30, 14, "bottom") if i and _is_whole(m, parent) else (-13, -29, "top")
+    axes.annotate(first, (m.parameters or 0, m.loss or 0), xytext=(0, name), textcoords="offset points", ha="center",
+                  va=side, fontweight="bold", color=colour(i), fontsize=12, path_effects=halo())  # fmt: skip
+    axes.annotate(f"{m.loss:.2f}{more}", (m.parameters or 0, m.loss or 0), xytext=(0, figure),
+                  textcoords="offset points", ha="center", va=side, color=MUTED, fontsize=10)  # fmt: skip
+
+
+def _is_whole(m: MemberResult, parent: MemberResult) -> bool:
+    """A member of the parent's own size: nothing was cut, only trained on."""
+    return m.parameters == parent.parameters
 
 
 def _legend(axes: Axes, members: list[MemberResult]) -> None:

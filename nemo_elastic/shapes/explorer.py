@@ -190,7 +190,7 @@ class Explorer:
         """Measure variations of the best codes, the most promising first, until `end` or until none is new."""
         while len(self.trace) < min(end, self.candidates):
             found = self.meets(goal)
-            if not len(found):
+            if not len(found) or not self.groups:
                 return
             pool = self._pool(goal, list(self._variations(found[:ELITE])))
             if not pool:

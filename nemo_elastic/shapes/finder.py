@@ -32,7 +32,9 @@ from nemo_elastic.shapes.explorer import Explorer, Goal, Trial, nested
 from nemo_elastic.shapes.space import Code, Space
 
 #: share of all candidates for the way down; of a budget's candidates there, for the descent and for guesses
-DOWN, DESCENT, GUESSES = 0.75, 0.5, 0.15
+DOWN, DESCENT, GUESSES = 0.8, 0.5, 0.15
+#: added to a loss before chains are compared: below it, in nats per token, differences are noise
+NOISE = 0.02
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,12 @@ def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
         if not len(found):
             break
         lower = tuple(int(i) for i in explorer.codes[found[0]])
+    before = -1
+    while explorer.left and len(explorer.trace) > before:  # where a window was too narrow to use all candidates
+        before = len(explorer.trace)
+        for number, budget in enumerate(budgets):
+            end = before + -(-explorer.left // (len(budgets) - number))
+            explorer.refine(Goal(budget, space.price(budget), whole, least), end)
     return _best_chain(explorer, space, budgets) or down
 
 
@@ -144,11 +152,11 @@ def _unmeasured(explorer: Explorer, goal: Goal) -> Code:
 
 
 def _best_chain(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code] | None:
-    """Of the measured codes, one per budget, each nested in the one before, with the smallest sum of log losses."""
+    """Of the measured codes one per budget, each nested in the one before, with the smallest product of losses."""
     codes = explorer.codes
     if not len(codes):
         return None
-    score = np.log(np.maximum(explorer.losses, 1e-12))
+    score = np.log(np.maximum(explorer.losses, 0) + NOISE)
     inside = np.stack([nested(space, codes, upper) for upper in codes])  # [larger, smaller]
     best, links = np.zeros(len(codes)), []
     for number, budget in enumerate(budgets):

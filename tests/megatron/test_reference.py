@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The megatron-core model against the reference in plain torch, which the exporter's tests hold against transformers."""
+"""The megatron-core model against the reference in plain torch, which is itself held against transformers."""
 
 from __future__ import annotations
 

@@ -37,26 +37,30 @@ def shuffled(parent: Parent, seed: int) -> Ranking:
     return Ranking(parent, orders, scores, depth, (None,) * parent.num_layers)
 
 
+def assert_same_function(model: NemotronH, ranking: Ranking, tolerance: float = 1e-10) -> None:
+    resorted = NemotronH(model.parent, sort(model.state_dict(), ranking))
+    tokens = tokens_of(model.parent)
+    expected = model(tokens).detach()
+    assert float((resorted(tokens).detach() - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
 @some
 @given(parent=parents(), seed=st.integers(0, 99))
 def test_sorting_by_any_order_leaves_the_logits_unchanged(parent, seed):
-    model = NemotronH.random(parent, seed=seed)
-    ranking = shuffled(parent, seed)
-    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
-    tokens = tokens_of(parent)
-    expected = model(tokens).detach()
-    assert torch.allclose(resorted(tokens), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
+    assert_same_function(model, shuffled(parent, seed))
 
 
 @some
 @given(parent=parents(), seed=st.integers(0, 9))
 def test_sorting_by_a_measured_ranking_leaves_the_logits_unchanged(parent, seed):
-    model = NemotronH.random(parent, seed=seed)
-    ranking = rank(model, parent, [tokens_of(parent, seed=1), tokens_of(parent, batch=1, seed=2)])
-    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
-    tokens = tokens_of(parent)
-    expected = model(tokens).detach()
-    assert torch.allclose(resorted(tokens), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
+    assert_same_function(model, rank(model, parent, [tokens_of(parent, seed=1), tokens_of(parent, batch=1, seed=2)]))
+
+
+def test_in_single_precision_sorting_changes_no_more_than_rounding():
+    for seed in range(10):
+        assert_same_function(NemotronH.random(PARENT, seed=seed), shuffled(PARENT, seed), tolerance=1e-5)
 
 
 @some
@@ -109,7 +113,7 @@ def test_heads_never_leave_their_group_even_when_all_that_matter_are_in_one():
     assert PARENT.axis("mamba_heads").order_to_layout(ordered).tolist() == [2, 1, 0, 5, 4, 3]
     orders = dict(shuffled(PARENT, 0).orders)
     orders["mamba_heads.0"] = np.array([5, 4, 3, 2, 1, 0])
-    with pytest.raises(ElasticError, match="mamba_heads.0.*out of its group"):
+    with pytest.raises(ElasticError, match=r"mamba_heads\.0.*out of its group"):
         Ranking(PARENT, orders, {}, (0, 1, 2, 3, 4), (None,) * 5)
 
 
@@ -160,7 +164,7 @@ def test_errors_name_what_is_wrong():
     state = dict(model.state_dict())
     with pytest.raises(ElasticError, match="hidden is 16 there, 20 in this parent"):
         sort(state, ranking, replace(PARENT, hidden=20))
-    with pytest.raises(ElasticError, match="has no 'lm_head.weight'"):
+    with pytest.raises(ElasticError, match=r"has no 'lm_head\.weight'"):
         sort({k: v for k, v in state.items() if k != "lm_head.weight"}, ranking)
     with pytest.raises(ElasticError, match="'extra' is no tensor"):
         sort(state | {"extra": torch.zeros(1)}, ranking)

@@ -1,0 +1,358 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The router's numbers: probabilities, noise, gates, cost, schedule, starting point, precision, saving."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.config import AxisConfig, Budget, RouterConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import AXES, DEPTH, HIDDEN
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.router import Router
+from nemo_elastic.shapes import uniform_family
+from tests.spaces.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
+
+some = settings(max_examples=40, deadline=None)
+
+
+def router_of(space=None, budgets=BUDGETS, seed=0, **config) -> Router:
+    return Router(space or small_space(), budgets, RouterConfig(**config), seed)
+
+
+def one_hot(space, code) -> dict[str, torch.Tensor]:
+    """Probabilities that choose a code."""
+    out = {axis: torch.ones(1, 1) for axis in AXES}
+    for axis in AXES:
+        slots = space.positions(axis)
+        if slots:
+            picked = torch.tensor([code[s] for s in slots])
+            out[axis] = torch.nn.functional.one_hot(picked, len(space.choices[axis])).float()
+    return out
+
+
+def decided(router: Router, code, monkeypatch) -> None:
+    monkeypatch.setattr(router, "probabilities", lambda *a, **k: one_hot(router.space, code))
+
+
+def assert_same_gates(a: Gates, b: Gates) -> None:
+    assert torch.equal(a.hidden, b.hidden)
+    for x, y in zip(a.layers, b.layers, strict=True):
+        assert torch.equal(x.keep, y.keep) and (x.head_dim is None) == (y.head_dim is None)
+        if x.keep:  # the widths of a layer that is not kept multiply nothing
+            assert torch.equal(x.width, y.width)
+            assert x.head_dim is None or torch.equal(x.head_dim, y.head_dim)
+
+
+@some
+@given(data=st.data(), space=spaces(), hard=st.booleans())
+def test_decided_probabilities_give_exactly_the_members_gates(data, space, hard):
+    """Soft at one-hot probabilities is the masked-hard model, bit for bit."""
+    code = data.draw(codes(space))
+    router = router_of(space, (Budget("full"),))
+    with pytest.MonkeyPatch.context() as patch:
+        decided(router, code, patch)
+        routed = router.gates("full", hard=hard)
+    member = space.decode(code)
+    assert routed.choice == member
+    assert_same_gates(routed.gates, Gates.of(space.parent, member))
+
+
+@some
+@given(space=spaces(), seed=st.integers(0, 9), step=st.integers(0, 5))
+def test_pitfall_5_hard_gates_are_zeros_and_ones_however_undecided_the_router_is(space, seed, step):
+    """Public code multiplied by a probability at every site of a choice (p^k); a hard value must be the submodel's."""
+    router = router_of(space, (Budget("full"), Budget("any", params=space.price(Budget("x"))(space.smallest))), seed)
+    routed = router.gates("any", tau=1.0, scale=1.0, noise=(step, 0), hard=True)
+    assert_same_gates(routed.gates, Gates.of(space.parent, routed.choice))
+
+
+@some
+@given(space=spaces(), seed=st.integers(0, 9))
+def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
+    router = router_of(space, (Budget("full"),), seed)
+    routed = router.gates("full", tau=0.7, noise=(0, seed), hard=False)
+    pi, parent = routed.probabilities, space.parent
+    widths = {"mlp": "ffn", "mamba": "mamba_heads", "attention": "attention_heads"}
+    for i, kind in enumerate(parent.types):
+        axis = widths[kind]
+        gate = routed.gates.layers[i].width
+        row = pi[axis][space.layers_of(axis).index(i) if len(pi[axis]) > 1 else 0]
+        prefix = parent.axis(axis)
+        kept_by = torch.zeros(prefix.size)
+        for p, width in zip(row, space.choices[axis], strict=True):
+            kept_by[torch.from_numpy(prefix.grid(width).indices())] += p.detach()
+        torch.testing.assert_close(gate.detach(), kept_by)
+        # ones exactly on what every choice keeps
+        assert torch.all(gate[torch.from_numpy(prefix.grid(space.choices[axis][-1]).indices())] == 1)
+        expected = getattr(routed.expected.layers[i], "ffn" if kind == "mlp" else "heads")
+        assert float(gate.sum()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(routed.gates.hidden.sum()) == pytest.approx(float(routed.expected.hidden), rel=1e-5)
+
+
+def test_a_layers_gate_is_the_probability_that_the_depth_keeps_it():
+    """Pitfall 6: depth reached only the loss, never the forward."""
+    space = small_space()
+    router = router_of(space)
+    routed = router.gates("small", noise=(0, 0), hard=False)
+    pi = routed.probabilities[DEPTH][0]
+    for place, layer in enumerate(space.whole_drop_order):
+        kept = sum(p for p, k in zip(pi, space.choices[DEPTH], strict=True) if 12 - k <= place)
+        assert float(routed.gates.layers[layer].keep) == pytest.approx(float(kept), abs=1e-6)
+        assert float(routed.expected.layers[layer].keep) == pytest.approx(float(kept), abs=1e-6)
+    gradient = torch.autograd.grad(routed.gates.layers[5].keep, router.up[DEPTH])[0]
+    assert gradient.abs().sum() > 0
+
+
+@some
+@given(data=st.data(), space=spaces())
+def test_pitfall_8_the_expected_cost_of_a_decided_choice_is_its_exact_count(data, space):
+    code = data.draw(codes(space))
+    parent = space.parent
+    served = int(Budget("x", memory={"size": 1, "batch": 2}).cost(parent, parent.full))
+    budgets = (
+        Budget("full"),
+        Budget("some", params=space.price(Budget("full")).whole),
+        Budget("served", memory={"size": served, "batch": 2}),
+    )
+    router = router_of(space, budgets)
+    for budget in budgets[1:]:
+        exact = budget.cost(parent, space.decode(code))
+        share = router.expected_cost(one_hot(space, code), budget.name)
+        assert float(share) == pytest.approx(exact / budget.target(parent), rel=1e-12)
+
+
+@some
+@given(space=spaces(), seed=st.integers(0, 9))
+def test_the_table_of_costs_is_the_cost_of_the_expected_member(space, seed):
+    budget = Budget("some", params=space.price(Budget("full")).whole)
+    router = router_of(space, (Budget("full"), budget), seed)
+    routed = router.gates("some", noise=(0, seed))
+    slow = budget.cost(space.parent, routed.expected) / budget.target(space.parent)
+    assert float(router.expected_cost(routed.probabilities, 1)) == pytest.approx(float(slow), rel=1e-6)
+
+
+def test_pitfall_3_every_axis_has_its_own_noise():
+    """Public code re-seeded per axis, so that all axes drew the same noise."""
+    router = router_of(nano_space(), NANO.budgets)
+    draws = np.stack(
+        [
+            [router.gumbel(axis, (3,), (step, micro)).numpy() for axis in range(len(AXES))]
+            for step in range(200)
+            for micro in range(5)
+        ]
+    )  # [draws, axes, 3]
+    for a, b in itertools.combinations(range(len(AXES)), 2):
+        for i, j in itertools.product(range(3), repeat=2):
+            assert abs(np.corrcoef(draws[:, a, i], draws[:, b, j])[0, 1]) < 0.12
+    assert draws.mean() == pytest.approx(0.5772, abs=0.05) and draws.std() == pytest.approx(1.2825, abs=0.05)
+
+
+def test_pitfall_3_noise_differs_across_micro_batches_and_steps_and_not_across_ranks():
+    router, other_rank = router_of(), router_of()
+    draws = {(step, micro): router.gumbel(1, (4,), (step, micro)).numpy() for step in range(40) for micro in range(8)}
+    for (step, micro), value in draws.items():
+        assert np.array_equal(value, other_rank.gumbel(1, (4,), (step, micro)).numpy())
+    flat = np.stack(list(draws.values()))
+    assert len(np.unique(flat.round(12))) == flat.size
+    by_micro = flat.reshape(40, 8, 4)
+    for i, j in itertools.combinations(range(8), 2):
+        assert abs(np.corrcoef(by_micro[:, i].ravel(), by_micro[:, j].ravel())[0, 1]) < 0.35
+    one, two = (Router(small_space(), BUDGETS, RouterConfig(), seed) for seed in (0, 1))
+    assert not np.array_equal(one.gumbel(0, (4,), (0, 0)), two.gumbel(0, (4,), (0, 0)))
+
+
+def test_noise_leaves_torchs_and_numpys_generators_alone():
+    """A forward that recomputes activations, or another library, must not see other numbers."""
+    router = router_of()
+    torch.manual_seed(0), np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    router.gates("small", noise=(3, 1))
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_noise_makes_choices_follow_their_probabilities():
+    """Gumbel-max: argmax of logits + noise is a draw from the softmax."""
+    router = router_of(small_space(), init_std=0.5)
+    expected = router.probabilities("small")[HIDDEN][0].detach().numpy()
+    drawn = [int(router.probabilities("small", noise=(i, 0))[HIDDEN].argmax()) for i in range(3000)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 3000, expected, atol=0.03)
+
+
+def test_pitfall_11_choosing_has_no_noise_and_is_the_same_in_every_mode_and_step():
+    """Public code kept the noise in evaluation: another network for every decoded token."""
+    router = router_of()
+    first = router.choose("small")
+    state = torch.get_rng_state()
+    for mode in (router.train, router.eval):
+        mode()
+        router.gates("small", noise=(1, 2))
+        assert router.choose("small") == router.choose(2) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    quiet = router.gates("small", tau=0.3, scale=4.0, noise=None)
+    assert quiet.choice == first  # temperature and scale do not move the argmax
+    assert router.choose("full") == router.space.full
+
+
+def test_schedules_are_linear_until_the_freeze():
+    router = router_of(tau=(1.0, 0.05), scale=(1.0, 10.0), freeze_at=0.5)
+    assert router.schedule(0.0) == (1.0, 1.0)
+    assert router.schedule(0.25) == pytest.approx((0.525, 5.5))
+    assert router.schedule(0.5) == router.schedule(1.0) == pytest.approx((0.05, 10.0))
+    assert router_of(freeze_at=0.0).schedule(0.0) == pytest.approx((0.05, 10.0))
+
+
+def test_the_budget_loss_is_the_relative_miss_outside_the_dead_zone():
+    space = small_space()
+    code = space.encode(uniform_family(space, BUDGETS)["large"])
+    exact = BUDGETS[2].cost(space.parent, space.decode(code)) / BUDGETS[2].target(space.parent) - 1
+    pi = one_hot(space, code)
+    assert float(router_of(space).budget_loss(pi, "small")) == pytest.approx(abs(exact), rel=1e-6)
+    assert float(router_of(space, deadzone=exact - 0.01).budget_loss(pi, "small")) == pytest.approx(exact, rel=1e-6)
+    assert float(router_of(space, deadzone=exact + 0.01).budget_loss(pi, "small")) == 0.0
+    below = one_hot(space, space.encode(space.smallest))
+    assert 0 < float(router_of(space).budget_loss(below, "small")) < 1  # too small is a miss, too
+
+
+def test_the_parents_budget_pulls_every_axis_to_its_full_choice():
+    space = small_space()
+    router = router_of(space)
+    assert float(router.budget_loss(one_hot(space, [0] * len(space.slots)), "full")) == 0.0
+    assert float(router.budget_loss(one_hot(space, space.sizes - 1), 0)) == pytest.approx(1.0)
+    optimizer = torch.optim.Adam(router.parameters(), 1e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        router.budget_loss(router.gates(0, noise=(step, 0)), 0).backward()
+        optimizer.step()
+    assert all(p[:, 0].min() > 0.7 for a, p in router.probabilities(0).items() if a in router.axes)
+
+
+def test_the_budget_loss_alone_finds_a_member_of_the_budget():
+    router = router_of()
+    optimizer = torch.optim.Adam(router.parameters(), 1e-2)
+    for step in range(300):
+        optimizer.zero_grad()
+        tau, scale = router.schedule(step / 300)
+        router.budget_loss(router.gates("small", tau, scale, noise=(step, 0)), "small").backward()
+        optimizer.step()
+    assert abs(router.family()["small"].raw_miss) < 0.15
+    assert -0.01 < router.family()["small"].miss <= 0
+
+
+def test_a_router_starts_from_found_shapes_mildly():
+    space = small_space()
+    router, found = router_of(space), uniform_family(small_space(), BUDGETS)
+    router.start_from(found, strength=2.0)
+    for name, member in found.items():
+        assert router.choose(name) == member
+    p = router.probabilities("small")[HIDDEN][0]
+    best = int(p.argmax())
+    assert float(p[best]) == pytest.approx(np.exp(2) / (np.exp(2) + 4), rel=1e-5)
+    assert {n: p.member for n, p in router.family().items()} == found
+    router.start_from({"small": space.smallest})  # again, one of them
+    assert router.choose("small") == space.smallest and router.choose("large") == found["large"]
+    with pytest.raises(ElasticError, match="budget: 'tiny' is not allowed; one of full, large, small"):
+        router.start_from({"tiny": space.smallest})
+
+
+def test_frozen_members_are_nested_and_within_their_budgets():
+    space = nano_space()
+    for seed in range(5):
+        family = router_of(space, NANO.budgets, seed=seed, init_std=1.0).family()
+        assert family["6b"].member <= family["9b"].member <= family["12b"].member == space.full
+        assert all(-0.01 < p.miss <= 0 for p in family.values())
+        assert family["9b"].raw == router_of(space, NANO.budgets, seed=seed, init_std=1.0).choose("9b")
+
+
+def test_unseen_budgets_mix_their_neighbours():
+    router = router_of()
+    torch.testing.assert_close(router.interpolate(0.61), torch.tensor([0.0, 0.5, 0.5]))
+    assert router.interpolate(0.72).tolist() == [0, 1, 0] and router.interpolate(0.5).tolist() == [0, 0, 1]
+    assert router.interpolate(1.0).tolist() == [1, 0, 0]
+    router.start_from(uniform_family(small_space(), BUDGETS))
+    assert router.choose(router.interpolate(0.5)) == router.choose("small")
+    routed = router.gates(router.interpolate(0.61))
+    ends = [router.expected_cost(router.probabilities(b), "small") for b in ("small", "large")]
+    assert ends[0] < router.expected_cost(routed.probabilities, "small") < ends[1]
+    with pytest.raises(ElasticError, match=r"share: 0\.3 is not allowed; between 0\.5 and 1"):
+        router.interpolate(0.3)
+
+
+def test_entropy_tells_decided_from_undecided():
+    space = small_space()
+    assert all(float(h) == 0 for h in Router.entropy(one_hot(space, space.sizes - 1)).values())
+    flat = {a: torch.full_like(p, 1 / p.shape[-1]) for a, p in one_hot(space, space.sizes - 1).items()}
+    flat["rigid"] = torch.ones(1, 1)
+    assert set(Router.entropy(flat)) == set(router_of(space).axes)
+    assert all(float(h) == pytest.approx(1) for h in Router.entropy(flat).values())
+
+
+@pytest.mark.parametrize("convert", ["half", "bfloat16"])
+def test_a_router_inside_a_half_precision_model_stays_in_single(convert):
+    model = torch.nn.ModuleDict({"router": router_of(), "linear": torch.nn.Linear(2, 2)})
+    before = {k: v.clone() for k, v in model["router"].state_dict().items()}
+    getattr(model, convert)()
+    model.to(torch.bfloat16)
+    assert model["linear"].weight.dtype != torch.float32
+    for name, value in model["router"].state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name])
+    assert model["router"].gates("small", noise=(0, 0)).gates.hidden.dtype == torch.float32
+    assert model["router"].double().gates("small").gates.hidden.dtype == torch.float64
+
+
+def test_a_saved_router_comes_back_with_its_prior_and_its_drop_order():
+    """A run that resumes builds its router before it knows the ranking."""
+    space = small_space()
+    router = router_of(space)
+    router.start_from(uniform_family(space, BUDGETS))
+    fresh = router_of(space.reordered(range(12)), seed=7)
+    assert fresh.choose("small") != router.choose("small")
+    fresh.load_state_dict(router.state_dict())
+    assert fresh.space.whole_drop_order == space.whole_drop_order
+    fresh.seed = router.seed
+    a, b = (r.gates("small", 0.5, 2.0, noise=(4, 1)) for r in (router, fresh))
+    assert a.choice == b.choice
+    for x, y in zip(a.gates.layers, b.gates.layers):
+        assert torch.equal(x.keep, y.keep) and torch.equal(x.width, y.width)
+    assert copy.deepcopy(router).choose("small") == router.choose("small")
+
+
+def test_the_drop_order_may_be_set_later_and_nothing_else():
+    space = small_space()
+    router = router_of(space.reordered(range(12)))
+    first = router.gates("small").gates
+    router.space = space
+    for layer, gates in enumerate(router.gates("small").gates.layers):
+        place = space.whole_drop_order.index(layer)
+        assert torch.equal(gates.keep, first.layers[place].keep)
+    with pytest.raises(ValueError, match="drop order only"):
+        router.space = small_space(hidden=AxisConfig((128, 64)))
+
+
+def test_the_same_seed_gives_the_same_router():
+    one, two, other = router_of(seed=1), router_of(seed=1), router_of(seed=2)
+    for (name, a), b, c in zip(one.named_parameters(), two.parameters(), other.parameters()):
+        assert torch.equal(a, b) and not torch.equal(a, c), name
+    assert float(torch.cat([p.flatten() for p in one.parameters()]).std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_router_is_small_and_has_no_parameter_for_a_rigid_axis():
+    router = router_of(nano_space(), NANO.budgets)
+    assert sum(p.numel() for p in router.parameters()) < 100_000
+    rigid = router_of(small_space(hidden=AxisConfig((128,))))
+    assert HIDDEN not in rigid.axes and torch.all(rigid.gates("small").gates.hidden == 1)
+
+
+def test_budgets_that_cannot_be_met_are_told_at_once():
+    with pytest.raises(ElasticError, match="nearest cost that the axes reach"):
+        router_of(budgets=(*BUDGETS, Budget("none", ratio=0.01)))
+    with pytest.raises(ElasticError, match="budget: 5 is not allowed"):
+        router_of().choose(5)

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Spaces that several tests search, and a strategy for any small one."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nemo_elastic.config import AxisConfig, Budget, ElasticConfig
+from nemo_elastic.family import AXES, DEPTH, LAYER_AXES, Parent
+from nemo_elastic.shapes import Space
+from tests.shapes import NANO_12B
+from tests.strategies import parents
+
+NANO = ElasticConfig.from_dict(
+    {
+        "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
+        "axes": {
+            "hidden": [5120, 4480, 3840, 3584],
+            "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+            "mamba_heads": {"choices": [128, 112, 96, 80], "per_layer": False},
+            "mamba_head_dim": [80, 64],
+            "attention_heads": {"choices": [40, 32, 24], "per_layer": False},
+            "depth": [62, 58, 54],
+        },
+    }
+)
+
+#: twelve layers, awkward on purpose, small enough for thousands of members
+SMALL = Parent(
+    pattern="M-M-M*-M-M*-",
+    hidden=128,
+    vocab=512,
+    ffn=512,
+    mamba_heads=16,
+    mamba_head_dim=16,
+    mamba_groups=4,
+    state=16,
+    attention_heads=8,
+    kv_heads=2,
+    attention_head_dim=16,
+    ffn_stripes=4,
+)
+SMALL_AXES = {
+    "hidden": AxisConfig((128, 112, 96, 80, 64)),
+    "ffn": AxisConfig((512, 384, 320, 256, 128), per_layer=True),
+    "mamba_heads": AxisConfig((16, 12, 8, 4), per_layer=True),
+    "mamba_head_dim": AxisConfig((16, 12)),
+    "attention_heads": AxisConfig((8, 6, 4)),
+    "depth": AxisConfig((12, 11, 10, 9, 8)),
+}
+SMALL_DROPS = (5, 3, 10, 8, 7, 1, 0, 2, 4, 6, 9, 11)
+BUDGETS = (Budget("full"), Budget("large", ratio=0.72), Budget("small", ratio=0.5))
+
+
+def nano_space() -> Space:
+    parent = NANO.parent_shape(NANO_12B)
+    return Space(parent, NANO.resolve_axes(parent), range(61, -1, -1))
+
+
+def small_space(**axes: AxisConfig) -> Space:
+    return Space(SMALL, SMALL_AXES | axes, SMALL_DROPS)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, max_layers: int = 5) -> Space:
+    """Any choices of any axes of any small parent, layers dropped in any order."""
+    parent = draw(parents(max_layers=max_layers))
+    axes: dict[str, AxisConfig] = {}
+    for axis in AXES:
+        if axis == DEPTH:
+            full, blocks = parent.num_layers, 1
+        else:
+            if axis in LAYER_AXES and LAYER_AXES[axis][0] not in parent.types:
+                continue
+            full, blocks = parent.axis(axis).size, parent.axis(axis).blocks
+        smaller = [k * blocks for k in range(1, full // blocks)]
+        chosen = draw(st.sets(st.sampled_from(smaller), max_size=3)) if smaller else set()
+        own = axis in ("ffn", "mamba_heads", "attention_heads") and draw(st.booleans())
+        axes[axis] = AxisConfig((full, *sorted(chosen, reverse=True)), per_layer=own)
+    return Space(parent, axes, draw(st.permutations(range(parent.num_layers))))
+
+
+@st.composite
+def codes(draw: st.DrawFn, space: Space) -> tuple[int, ...]:
+    return tuple(draw(st.integers(0, int(n) - 1)) for n in space.sizes)
