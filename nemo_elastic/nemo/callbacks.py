@@ -39,7 +39,6 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         model: ElasticMambaModel = pl_module
         if not model.members.found:
             prepare_members(trainer, model, Path(self.out))
-        model.restore_drop_order()
         self._freeze_when_due(trainer, model)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -23,12 +23,10 @@ class Members(nn.Module):
         router: the trained router, or None.
         codes: int64 [budgets, 1 + 3 * layers], see `encode`; zeros until shapes were found.
         frozen: int64 [1]: 1 once the shapes are fixed and every step is sliced.
-        drop_order: int64 [layers]: layers from least to most important, as ranked.
     """
 
     codes: torch.Tensor
     frozen: torch.Tensor
-    drop_order: torch.Tensor
 
     def __init__(self, parent: Parent, budgets: int, router: nn.Module | None = None) -> None:
         super().__init__()
@@ -36,7 +34,6 @@ class Members(nn.Module):
         self.router = router
         self.register_buffer("codes", torch.zeros(budgets, 1 + 3 * parent.num_layers, dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
-        self.register_buffer("drop_order", torch.arange(parent.num_layers))
         self._cache: tuple[bytes, list[Subnet]] | None = None
 
     @property

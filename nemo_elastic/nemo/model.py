@@ -128,14 +128,9 @@ class ElasticMambaModel(llm.MambaModel):
         object.__setattr__(self, "hidden", Hidden(state, members, core, teacher))
 
     def space(self, parent: Parent, drop_order: list[int] | None = None) -> Space:
-        """Members that the axes allow; the order in which layers are dropped comes with the ranking."""
+        """Members that the axes allow; the order in which layers go comes with the ranking and stays in the router."""
         order = list(range(parent.num_layers)) if drop_order is None else drop_order
         return Space(parent, self.elastic_config.resolve_axes(parent), order)
-
-    def restore_drop_order(self) -> None:
-        """Give the router the ranked order of layers that came with the weights; it is built before they are."""
-        if self.members.router is not None:
-            self.members.router.space = self.space(self.parent, self.members.drop_order.tolist())
 
     @property
     def parent(self) -> Parent:

@@ -51,13 +51,12 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         ranking = obtain_ranking(trainer, model, out)
         sort_in_place(model, ranking)
         members = model.members
-        members.drop_order.copy_(torch.tensor(ranking.depth, dtype=torch.int64))
         space = model.space(model.parent, list(ranking.depth))
         space.check_budgets(config.budgets)
         found = find_shapes(trainer, model, space, out)
     model.train()
     if members.router is not None and config.router is not None:
-        model.restore_drop_order()
+        members.router.space = space
         if config.search is not None:
             members.router.start_from(found, config.router.prior)
         members.put(list(found.values()), frozen=False)
@@ -166,7 +165,6 @@ def freeze_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
     members = model.members
     if members.router is None:
         raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
-    model.restore_drop_order()
     projections = members.router.family()
     found = {b.name: projections[b.name].member for b in model.elastic_config.budgets}
     model.freeze(list(found.values()))

@@ -80,6 +80,7 @@ class Explorer:
         self.codes = np.zeros((0, len(space.slots)), dtype=np.int64)
         self.losses = np.zeros(0)
         self.trace: list[Trial] = []
+        self._fitted: dict[tuple[str, Code, Code, Code], Code] = {}
         self.ratios: dict[int, float] = {}  # group -> loss per unit of cost when it was last measured
 
     @property
@@ -112,7 +113,12 @@ class Explorer:
         return found[np.argsort(self.losses[found], kind="stable")]
 
     def fit(self, goal: Goal, code: np.ndarray) -> Code:
-        return fit(self.space, goal.price, tuple(int(i) for i in code), goal.upper, goal.lower)
+        """`projection.fit` to a goal; variations come back often, so each is fitted once."""
+        start = tuple(int(i) for i in code)
+        key = goal.budget.name, goal.upper, goal.lower, start
+        if key not in self._fitted:
+            self._fitted[key] = fit(self.space, goal.price, start, goal.upper, goal.lower)
+        return self._fitted[key]
 
     # ------------------------------------------------------------------ descent
 

@@ -41,8 +41,7 @@ def digest(tensors: dict[str, Any]) -> str:
 
 def state_of(trainer: Any, model: Any) -> dict[str, str]:
     """Digests of weights, router, members and optimizer."""
-    core = model.hidden.core
-    named = dict(core.named_parameters()) | dict(core.named_buffers())
+    named = {k: v for k, v in model.hidden.core.state_dict().items() if hasattr(v, "detach")}
     optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
     moments = {
         f"{g}.{i}.{k}": optimizer.state[p][k]
@@ -54,7 +53,7 @@ def state_of(trainer: Any, model: Any) -> dict[str, str]:
     return {
         "weights": digest({k: v for k, v in named.items() if not k.startswith("elastic.")}),
         "router": digest({k: v for k, v in named.items() if k.startswith("elastic.router.")}),
-        "members": digest({k: v for k, v in named.items() if k in ("elastic.codes", "elastic.drop_order")}),
+        "members": digest({k: v for k, v in named.items() if k in ("elastic.codes", "elastic.frozen")}),
         "optimizer": digest(moments),
         "moments": str(len(moments)),
         "teacher": digest(dict(model.hidden.teacher.named_parameters())),

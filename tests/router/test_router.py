@@ -202,6 +202,31 @@ def test_pitfall_11_choosing_has_no_noise_and_is_the_same_in_every_mode_and_step
     assert router.choose("full") == router.space.full
 
 
+def test_probabilities_are_the_formula():
+    """softmax((logits x scale + g) / tau), the logits from two bias-free layers around a LeakyReLU(0.1)."""
+    router = router_of()
+    for axis in router.axes:
+        row = router.down[axis][2]
+        z = torch.where(row > 0, row, 0.1 * row) @ router.up[axis]
+        g = router.gumbel(AXES.index(axis), router._shape(axis), (7, 3)).float()
+        expected = ((z.view(g.shape) * 4.0 + g) / 0.3).softmax(-1)
+        torch.testing.assert_close(router.probabilities("small", 0.3, 4.0, noise=(7, 3))[axis], expected)
+
+
+def test_hard_gates_have_the_gradient_of_soft_ones_on_dropped_channels_too():
+    """A router that only hears of what was computed learns nothing about what it cut off (method §12)."""
+    router = router_of()
+    grads = []
+    for hard in (False, True):
+        gates = router.gates("small", noise=(0, 0), hard=hard).gates
+        weights = torch.arange(1.0, 129.0)  # no two channels count alike
+        total = (gates.hidden * weights).sum() + sum(x.keep * i + x.width.sum() for i, x in enumerate(gates.layers))
+        grads.append(torch.autograd.grad(total, list(router.parameters()), allow_unused=True))
+    for soft, hard in zip(*grads):
+        assert (soft is None) == (hard is None)
+        assert soft is None or torch.equal(soft, hard)
+
+
 def test_schedules_are_linear_until_the_freeze():
     router = router_of(tau=(1.0, 0.05), scale=(1.0, 10.0), freeze_at=0.5)
     assert router.schedule(0.0) == (1.0, 1.0)

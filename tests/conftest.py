@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget the attention backend of the last test's model.
+
+    megatron-core writes it into NVTE_* variables and refuses to build a model with another backend where it finds them,
+    in the same process or in one that inherits them.
+    """
+    for name in [n for n in os.environ if n.startswith("NVTE_")]:
+        del os.environ[name]
