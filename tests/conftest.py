@@ -13,8 +13,8 @@ import pytest
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Forget the attention backend of the last test's model.
 
-    megatron-core writes it into NVTE_* variables and refuses to build a model with another backend where it finds them,
-    in the same process or in one that inherits them.
+    megatron-core writes it into NVTE_* variables and refuses to build a model with another backend where it finds
+    them, in the same process or in one that inherits them.
     """
     for name in [n for n in os.environ if n.startswith("NVTE_")]:
         del os.environ[name]

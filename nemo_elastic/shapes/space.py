@@ -189,13 +189,17 @@ class Space:
         return code
 
     def active(self, code: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Which entries of a code matter, bool [slots]: not those of layers that it drops."""
+        """Which entries of a code matter, bool [slots]: not those that only concern layers that it drops."""
         return self.active_at[self.index(code, DEPTH)]
 
     @cached_property
     def active_at(self) -> np.ndarray:
         """`active` for every depth choice, bool [depth choices, slots]."""
-        rows = [[s.layer is None or bool(kept[s.layer]) for s in self.slots] for kept in self.kept]
+        concerns = [
+            (s.layer,) if s.layer is not None else self.layers_of(s.axis) if s.axis in LAYER_AXES else None
+            for s in self.slots
+        ]
+        rows = [[layers is None or bool(kept[list(layers)].any()) for layers in concerns] for kept in self.kept]
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.slots))
 
     @cached_property

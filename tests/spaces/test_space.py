@@ -132,6 +132,16 @@ def test_a_space_without_free_axes_has_one_member():
     ]
 
 
+def test_a_width_of_layers_that_are_all_gone_does_not_hinder_nesting():
+    """Without an MLP left, its one width for all layers says nothing."""
+    axes = {"ffn": AxisConfig((16, 8)), "depth": AxisConfig((5, 3))}
+    space = Space(PARENT, axes, (1, 4, 0, 2, 3))  # layers 1 and 4 are the MLPs
+    small, thin = space.decode((0, 1)), space.decode((1, 0))
+    assert small <= thin and space.encode(small) == (0, 1)
+    assert nested(space, np.array([space.encode(small)]), space.encode(thin)).all()
+    assert not space.active((1, 1))[0] and space.active((1, 0)).all()
+
+
 def test_another_drop_order_keeps_slots_and_choices():
     space = Space(SMALL, SMALL_AXES, SMALL_DROPS[:5])
     assert space.whole_drop_order == (5, 3, 10, 8, 7, 0, 1, 2, 4, 6, 9, 11)
