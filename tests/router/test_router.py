@@ -94,8 +94,8 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
         # ones exactly on what every choice keeps
         assert torch.all(gate[torch.from_numpy(prefix.grid(space.choices[axis][-1]).indices())] == 1)
         expected = getattr(routed.expected.layers[i], "ffn" if kind == "mlp" else "heads")
-        assert float(gate.detach().sum()) == pytest.approx(float(expected), rel=1e-5)
-    assert float(routed.gates.hidden.detach().sum()) == pytest.approx(float(routed.expected.hidden), rel=1e-5)
+        assert float(gate.detach().sum()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(routed.gates.hidden.detach().sum()) == pytest.approx(float(routed.expected.hidden.detach()), rel=1e-5)
 
 
 def test_a_layers_gate_is_the_probability_that_the_depth_keeps_it():
