@@ -113,6 +113,10 @@ class RouterConfig:
             raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
         number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
 
+    def freeze_step(self, stage_steps: int) -> int:
+        """First step of a stage 1 of `stage_steps` that runs on frozen shapes."""
+        return round(self.freeze_at * stage_steps)
+
 
 @dataclass(frozen=True)
 class DistillConfig:

@@ -83,7 +83,7 @@ def apply_elastic(
     changes.append(("model", "MambaModel", "ElasticMambaModel"))
 
     stage_one = done_steps if stage == 2 else steps
-    freeze = 0 if config.router is None else round(config.router.freeze_at * stage_one)
+    freeze = 0 if config.router is None else config.router.freeze_step(stage_one)
     old = recipe.optim
     schedule = getattr(old, "lr_scheduler", None)
     peak = old.config.lr

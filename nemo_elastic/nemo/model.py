@@ -144,7 +144,7 @@ class ElasticMambaModel(llm.MambaModel):
     def freeze_step(self) -> int:
         """First step of stage 1 that runs on slices of frozen shapes."""
         router = self.elastic_config.router
-        return 0 if router is None or self.stage == 2 else round(router.freeze_at * self.stage_steps)
+        return 0 if router is None or self.stage == 2 else router.freeze_step(self.stage_steps)
 
     # ------------------------------------------------------------------ stepping
 
@@ -167,7 +167,7 @@ class ElasticMambaModel(llm.MambaModel):
         loss = self.elastic_config.router.loss_weight * members.router.budget_loss(routed, budget)
         return budget, routed.gates, loss
 
-    def logits(self, tokens_bs: torch.Tensor, choice: Choice, probe: Probe | None = None) -> torch.Tensor:
+    def logits(self, tokens_bs: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
         """Logits [b, s, V/tp] of this rank for a choice; gradients flow as the caller's mode says."""
         state = self.hidden.state
         state.choice, state.probe = choice, probe
@@ -209,10 +209,3 @@ def check_parallel(parent: Parent, world: int) -> None:
     for axis, kind in (("ffn", "mlp"), ("mamba_heads", "mamba"), ("attention_heads", "attention")):
         if kind in parent.types:
             parent.axis(axis).shard(world)
-
-
-def unwrap(module: Any) -> Any:
-    """The megatron-core model inside DDP and precision wrappers."""
-    while hasattr(module, "module"):
-        module = module.module
-    return module

@@ -17,7 +17,6 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import Subnet
 from nemo_elastic.files import atomic_write
-from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.nn.kl import forward_kl
 from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
 from nemo_elastic.shapes import Space, search, uniform_family
@@ -66,15 +65,6 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         optimizer.mcore_optimizer.reload_model_params()
 
 
-def forward_of(model: ElasticMambaModel) -> Any:
-    """The model as ranking and search call it: (tokens [b, l], choice, probe) → logits [b, l, V]."""
-
-    def forward(tokens: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
-        return model.logits(tokens, choice, probe)
-
-    return forward
-
-
 def _sum_over_data_parallel(t: torch.Tensor) -> torch.Tensor:
     torch.distributed.all_reduce(t, group=parallel_state.get_data_parallel_group())
     return t
@@ -92,7 +82,7 @@ def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking
     )
     size = trainer.datamodule.data_sampler.micro_batch_size
     ranking = rank(
-        forward_of(model),
+        model.logits,
         model.parent,
         list(tokens.split(size)),
         options,
