@@ -43,9 +43,12 @@ def token_loss(
             group=group,
         ).view(labels_bs.shape)
     if teacher_bsv is None or config.mode == "frozen_ce":
-        ce = vocab_parallel_cross_entropy(student_bsv.transpose(0, 1).float(), labels_bs.transpose(0, 1)).transpose(
-            0, 1
+        # megatron-core takes views of what it is given, so tokens first must be tokens first in memory
+        student_sbv, labels_sb = (
+            student_bsv.transpose(0, 1).float().contiguous(),
+            labels_bs.transpose(0, 1).contiguous(),
         )
+        ce = vocab_parallel_cross_entropy(student_sbv, labels_sb).transpose(0, 1).contiguous()
         loss = ce if loss is None else loss + config.alpha * ce
     assert loss is not None
     return loss
