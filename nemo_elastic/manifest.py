@@ -9,7 +9,7 @@ reader computes all of it again: a number that does not agree is an error, and s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,6 +57,7 @@ class Family:
         members: the parent first, then from the largest to the smallest.
         ranking_digest: digest of the ranking that sorted the parent; None where it was not sorted.
         provenance: where the family comes from, JSON values only.
+        drop_order: layers of the parent in the order in which smaller shapes lose them; None where none is known.
     """
 
     parent: Parent
@@ -64,6 +65,7 @@ class Family:
     members: tuple[Member, ...]
     ranking_digest: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    drop_order: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
@@ -75,6 +77,7 @@ class Family:
             raise bad("ranking", self.ranking_digest, "a digest or null")
         if not isinstance(self.provenance, Mapping) or not _is_json(dict(self.provenance)):
             raise bad("provenance", self.provenance, "a mapping of JSON values")
+        self._check_drop_order()
 
     @classmethod
     def of(
@@ -86,6 +89,7 @@ class Family:
         budgets: Iterable[Budget] = (),
         ranking_digest: str | None = None,
         provenance: Mapping[str, Any] | None = None,
+        drop_order: Iterable[int] | None = None,
     ) -> Family:
         """Build a family; what can be computed is.
 
@@ -97,6 +101,7 @@ class Family:
             budgets: Budgets of the `elastic:` block, kept with the members of the same names.
             ranking_digest: See the class.
             provenance: See the class.
+            drop_order: See the class.
 
         Raises:
             ElasticError: Members that are not nested, a bad name, choices that the parent has not.
@@ -111,7 +116,8 @@ class Family:
         members = tuple(Member(n, s, made_for.get(n), counts[n]) for n, s in named.items())
         if axes is None:
             axes = {n: _axis_in_use(parent, n, [m.subnet for m in members]) for n in AXES}
-        return cls(parent, axes, members, ranking_digest, dict(provenance or {}))
+        order = None if drop_order is None else tuple(drop_order)
+        return cls(parent, axes, members, ranking_digest, dict(provenance or {}), order)
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members)
@@ -134,17 +140,6 @@ class Family:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(self.names)}")
 
-    def largest(self, limit: float, cost: Callable[[Subnet], float] | None = None) -> Member | None:
-        """Give the largest member whose cost is at most `limit`, or None.
-
-        Args:
-            limit: Parameters, or whatever `cost` counts.
-            cost: Function of a Subnet; counts parameters when None.
-        """
-        if cost is None:
-            return next((m for m in self.members if m.parameters <= limit), None)
-        return next((m for m in self.members if cost(m.subnet) <= limit), None)
-
     def to_json(self) -> dict[str, Any]:
         """Give the content of `elastic.json`."""
         spec = MemorySpec()
@@ -166,6 +161,7 @@ class Family:
             },
             "ranking": self.ranking_digest,
             "provenance": dict(self.provenance),
+            "drop_order": None if self.drop_order is None else list(self.drop_order),
         }
 
     @classmethod
@@ -185,7 +181,9 @@ class Family:
             raise bad("members", known["members"], "a mapping name -> member")
         members = [_read_member(parent, n, m) for n, m in known["members"].items()]
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
-        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"])
+        order = known.get("drop_order")
+        order = tuple(order) if isinstance(order, list) else order
+        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order)
 
     @classmethod
     def load(cls, folder: str | Path) -> Family:
@@ -241,6 +239,15 @@ class Family:
                 raise ElasticError(f"members.{m.name}: not nested in {before.name!r}: {why}")
             before = m
 
+    def _check_drop_order(self) -> None:
+        order, number = self.drop_order, self.parent.num_layers
+        if order is None:
+            return
+        whole = isinstance(order, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in order)
+        if not whole or sorted(order) != list(range(number)):
+            told = list(order) if isinstance(order, tuple) else order
+            raise bad("drop_order", told, f"each of the parent's layers 0 to {number - 1} once, or null")
+
 
 def check_name(where: str, name: Any) -> str:
     """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
@@ -274,6 +281,7 @@ class _File:
     members: dict
     ranking: str | None
     provenance: dict
+    drop_order: list | None = None  # families of before it was kept have none
 
 
 @dataclass

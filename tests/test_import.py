@@ -17,7 +17,7 @@ PACKAGE = Path(nemo_elastic.__file__).parent
 TRAINING = ("nemo_elastic.megatron", "nemo_elastic.nemo", "nemo_elastic.data.megatron")
 NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "modelopt", "transformer_engine")
 #: stdlib and numpy only
-CORE = ("errors", "files", "config", "family", "layout", "prefix", "manifest", "cost")
+CORE = ("errors", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost")
 
 
 def modules():

@@ -35,6 +35,7 @@ BLOCK = ElasticConfig.from_dict(
 def family(**other) -> Family:
     members = {"big": PARENT.full, "mid": SMALL, "low": TINY}
     told = {"budgets": BLOCK.budgets, "ranking_digest": "sha256:ab", "provenance": {"tokens": 5, "of": ["a", None]}}
+    told["drop_order"] = [2, 4, 1, 0, 3]
     return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(told | other))
 
 
@@ -87,15 +88,11 @@ def test_axes_are_taken_from_the_members():
     assert axes["depth"] == AxisConfig((5, 4)) and axes["attention_heads"] == AxisConfig((4,))
 
 
-def test_members_by_name_and_size():
+def test_members_by_name():
     made = family()
     assert made.member("mid").subnet == SMALL
     with pytest.raises(ElasticError, match="'mit' is not in this family; did you mean 'mid'"):
         made.member("mit")
-    count = made.member("mid").parameters
-    assert made.largest(count).name == "mid" and made.largest(count - 1).name == "low"  # type: ignore[union-attr]
-    assert made.largest(made.members[-1].parameters - 1) is None
-    assert made.largest(8, lambda subnet: subnet.hidden).name == "mid"  # type: ignore[union-attr]
 
 
 def test_order_of_keys_does_not_matter():
@@ -153,6 +150,15 @@ def broken(path, value):
         (["members", "../up"], family().to_json()["members"]["mid"], "'../up' is not allowed; letters, digits"),
         (["ranking"], 5, "a digest or null"),
         (["provenance"], [], "a mapping of JSON values"),
+        (
+            ["drop_order"],
+            [4, 3, 2, 1],
+            "drop_order: [4, 3, 2, 1] is not allowed; each of the parent's layers 0 to 4 once",
+        ),
+        (["drop_order"], [4, 3, 2, 2, 0], "each of the parent's layers"),
+        (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),
+        (["drop_order"], [4, 3, 2, 1, 0.0], "each of the parent's layers"),
+        (["drop_order"], "43210", "drop_order: '43210' is not allowed"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path):
@@ -161,6 +167,15 @@ def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path)
         Family.load(tmp_path)
     assert message in told.value.message and "\n" not in told.value.message
     assert told.value.message.startswith(str(tmp_path / FILE))
+
+
+def test_the_drop_order_is_kept_and_may_be_missing():
+    assert family().drop_order == (2, 4, 1, 0, 3) and family().to_json()["drop_order"] == [2, 4, 1, 0, 3]
+    assert Family.from_json(family().to_json()).drop_order == (2, 4, 1, 0, 3)
+    assert Family.from_json(broken(["drop_order"], None)).drop_order is None
+    assert Family.from_json(broken(["drop_order"], ...)) == family(drop_order=None)
+    with pytest.raises(ElasticError, match="drop_order"):
+        family(drop_order=range(4))
 
 
 def test_a_count_that_was_not_nested_any_more():
