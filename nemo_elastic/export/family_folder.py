@@ -20,8 +20,9 @@ from nemo_elastic.manifest import Family, why_not_nested
 from .card import family_card
 from .hf import Source, open_source
 from .pieces import SPAN, Pieces
-from .safetensors_io import Entry
-from .write import SHARD_BYTES, Progress, entries_of, write_model, write_text
+from .safetensors_io import Raw
+from .shards import SHARD_BYTES, Entry, Progress
+from .write import entries_of, write_model, write_text
 
 __all__ = ["init_family", "read_members", "write_family"]
 
@@ -122,8 +123,9 @@ def init_family(
             "training": None,
             "parent": source.folder.resolve().name,
         },
+        drop_order=order,
     )
-    _write(out, family, entries, source.config, source.folder, force, shard_bytes, progress)
+    _write(out, family, entries, source.config, source.companions, force, shard_bytes, progress)
     return family
 
 
@@ -168,24 +170,25 @@ def _ranked(
         index = t.layer.index if t.layer is not None else None
         orders = [permutation(read, parent, t.row, dim, index) for dim in range(len(t.shape))]
         raw = source.tensors[t.hf]
-        entries.append(Entry(t.hf, raw.dtype, t.shape, _Sorted(raw.words, orders)))
+        entries.append(Entry(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
     return tuple(read.depth), read.digest, entries
 
 
 class _Sorted:
-    """An array with its dimensions permuted, a few megabytes at a time."""
+    """A tensor with its dimensions permuted, a few megabytes at a time."""
 
-    def __init__(self, words: np.ndarray, orders: Sequence[np.ndarray | None]) -> None:
-        self.words, self.orders = words, orders
+    def __init__(self, raw: Raw, orders: Sequence[np.ndarray | None]) -> None:
+        self.raw, self.orders = raw, orders
 
     def __call__(self) -> Iterator[np.ndarray]:
         first, *rest = self.orders
         if first is None and not any(order is not None for order in rest):
-            yield from Pieces(self.words)()
+            yield from Pieces(self.raw)()
             return
-        rows = max(1, SPAN // max(1, self.words[:1].nbytes))
-        for at in range(0, len(self.words), rows):
-            piece = self.words[at : at + rows] if first is None else self.words[first[at : at + rows]]
+        words = self.raw.words
+        rows = max(1, SPAN // max(1, words[:1].nbytes))
+        for at in range(0, len(words), rows):
+            piece = words[at : at + rows] if first is None else words[first[at : at + rows]]
             for dim, order in enumerate(rest, 1):
                 piece = piece if order is None else piece.take(order, dim)
             yield piece

@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nemo_elastic import layout
 from nemo_elastic.cost import parameters
@@ -19,7 +23,9 @@ from nemo_elastic.manifest import FILE as FAMILY_FILE
 from nemo_elastic.manifest import VERSION, Family, check_name
 
 from .hf_config import from_hf_config, to_hf_config
+from .pieces import Pieces
 from .safetensors_io import Raw, open_shard
+from .shards import INDEX, SINGLE
 
 __all__ = [
     "MEMBER_FILE",
@@ -32,12 +38,12 @@ __all__ = [
     "open_tensors",
     "read_parent",
     "read_shapes",
+    "same_words",
 ]
 
 #: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _HEAD, _EMBEDDING = "lm_head.weight", "backbone.embeddings.weight"
 
 
@@ -67,6 +73,7 @@ class Shapes:
         config: its `config.json`.
         family: its `elastic.json`, where it has one.
         origin: where it comes from.
+        files_from: where its tokenizer and other companions are, if not in the folder itself.
     """
 
     folder: Path
@@ -75,6 +82,12 @@ class Shapes:
     config: Mapping[str, Any]
     family: Family | None
     origin: Origin
+    files_from: Path | None = field(default=None, kw_only=True)
+
+    @property
+    def companions(self) -> Path:
+        """The folder with its tokenizer, its defaults for generation, its licence."""
+        return self.files_from or self.folder
 
     @property
     def members(self) -> dict[str, Subnet]:
@@ -101,11 +114,13 @@ class Source(Shapes):
 
 
 def open_source(folder: str | Path) -> Source:
-    """Open a family, a member or any plain Nemotron-H folder, and check that shapes and tensors agree.
+    """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
 
     Raises:
         ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
     """
+    if _is_nemo(Path(folder)):
+        return _nemo().open_nemo(Path(folder))
     shapes = read_shapes(folder)
     tensors = open_tensors(shapes.folder)
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
@@ -133,10 +148,8 @@ def read_shapes(folder: str | Path) -> Shapes:
     folder = Path(folder)
     if not folder.is_dir():
         raise bad("source", str(folder), "an existing folder")
-    if (folder / "weights" / "metadata.json").is_file() and not (folder / "config.json").is_file():
-        raise ElasticError(
-            f"{folder}: is a NeMo checkpoint; a Hugging Face folder (config.json, *.safetensors) is read"
-        )
+    if _is_nemo(folder):
+        return _nemo().read_nemo_shapes(folder)
     path = folder / "config.json"
     config = _read_config(path)
     parent, held = from_hf_config(config, str(path))
@@ -154,6 +167,17 @@ def read_shapes(folder: str | Path) -> Shapes:
     if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
         raise ElasticError(f"{folder}: config.json and {told} describe different models")
     return Shapes(folder, wanted, wanted_held, config, family, origin)
+
+
+def _is_nemo(folder: Path) -> bool:
+    return any((folder / part).is_dir() for part in ("weights", "context")) and not (folder / "config.json").exists()
+
+
+def _nemo() -> Any:
+    # By name: what cuts and exports is below NeMo and must stay importable without it.
+    if importlib.util.find_spec("nemo") is None:
+        raise ModuleNotFoundError("No module named 'nemo'", name="nemo")
+    return importlib.import_module("nemo_elastic.nemo.source")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -228,14 +252,14 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
         ElasticError: No weights, a missing or broken file, an index that does not fit its files.
     """
     folder = Path(folder)
-    if (folder / _SINGLE).is_file():
-        found = open_shard(folder / _SINGLE)
-    elif (folder / _INDEX).is_file():
-        found = dict(_open_index(folder / _INDEX))
+    if (folder / SINGLE).is_file():
+        found = open_shard(folder / SINGLE)
+    elif (folder / INDEX).is_file():
+        found = dict(_open_index(folder / INDEX))
     else:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
         hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
-        raise ElasticError(f"{folder}: has no weights ({_SINGLE} or {_INDEX}){hint}")
+        raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
     out: dict[str, Raw] = {}
     for name, tensor in found.items():
         own = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
@@ -281,7 +305,7 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
     if parent.tied and _HEAD in extra:
         extra.remove(_HEAD)
         head, embedding = tensors[_HEAD], tensors.get(_EMBEDDING)
-        if embedding is None or head.shape != embedding.shape or (head.words != embedding.words).any():
+        if embedding is None or not same_words(head, embedding):
             raise ElasticError(f"{where}: {_HEAD} is not the embedding, but config.json says tie_word_embeddings")
     for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
         if names:
@@ -290,3 +314,16 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
             raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
+
+
+def same_words(a: Raw, b: Raw, part: Pieces | None = None) -> bool:
+    """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
+    part = part if part is not None else Pieces(b)
+    if a.shape != part.shape or a.dtype != b.dtype:
+        return False
+    flat, at = a.words.reshape(-1), 0
+    for piece in part():
+        if not np.array_equal(flat[at : at + piece.size], piece.reshape(-1)):
+            return False
+        at += piece.size
+    return True

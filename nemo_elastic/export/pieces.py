@@ -10,43 +10,47 @@ import numpy as np
 
 from nemo_elastic.prefix import Selection
 
+from .safetensors_io import Raw
+
 __all__ = ["Pieces"]
 
-#: bytes of the source that one piece spans
-SPAN = 16 * 2**20
+#: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
+SPAN = 4 * 2**20
 
 
 class Pieces:
-    """What selections keep of an array, in order. What is mapped from a file is read only where it stays.
+    """What selections keep of a tensor, in order. What is mapped from a file is read only where it stays.
 
     Args:
-        words: The array, at least one dimension.
+        raw: The tensor, at least one dimension. Its words are asked for when they are needed, and once: it may have to
+            read them.
         selections: What each dimension keeps; everything if there are none.
-        span: Bytes of the array that one piece spans.
+        span: Bytes of the tensor that one piece spans.
     """
 
-    def __init__(self, words: np.ndarray, selections: tuple[Selection, ...] = (), span: int = SPAN) -> None:
-        self.words, self.selections, self.span = words, selections, span
+    def __init__(self, raw: Raw, selections: tuple[Selection, ...] = (), span: int = SPAN) -> None:
+        self.raw, self.selections, self.span = raw, selections, span
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of what is kept."""
-        return tuple(s.kept_size for s in self.selections) if self.selections else tuple(self.words.shape)
+        return tuple(s.kept_size for s in self.selections) if self.selections else self.raw.shape
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension."""
-        rows = max(1, self.span // max(1, self.words[:1].nbytes))
-        runs = self.selections[0].runs if self.selections else ((0, len(self.words)),)
+        words = self.raw.words
+        rows = max(1, self.span // max(1, words[:1].nbytes))
+        runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         for start, stop in runs:
             for at in range(start, stop, rows):
-                piece = self.words[at : min(stop, at + rows)]
+                piece = words[at : min(stop, at + rows)]
                 for dim, selection in enumerate(self.selections[1:], 1):
                     piece = selection.take(piece, dim)
                 yield np.ascontiguousarray(piece)
 
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""
-        out = self.words
+        out = self.raw.words
         for dim, selection in enumerate(self.selections):
             out = selection.take(out, dim)
         return out

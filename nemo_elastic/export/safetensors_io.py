@@ -4,7 +4,7 @@
 
 numpy has no bfloat16 and no float8, and slicing needs neither: an element is a word of 1, 2, 4 or 8 bytes that is
 copied as it is. `Raw` is such an array with the name of its dtype. Reading maps the file and copies nothing; every
-header is checked before any of it is believed. Writing puts one tensor after the other through a small buffer.
+header is checked before any of it is believed. `shards` writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,7 +22,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError
 
-__all__ = ["ITEMSIZE", "Entry", "Raw", "open_shard", "plan_shards", "write_shard"]
+__all__ = ["ITEMSIZE", "Extent", "Raw", "open_shard", "word"]
 
 #: dtype in a header -> bytes per element. Dtypes below one byte cannot be cut by element and are not read.
 ITEMSIZE = {
@@ -40,16 +41,54 @@ _HEADER_LIMIT = 100_000_000  # what the safetensors library allows
 
 
 @dataclass(frozen=True, eq=False)
+class Extent:
+    """Where a tensor lies in a mapped file.
+
+    Attributes:
+        path: the file.
+        start, stop: its bytes there.
+        data: the whole file, mapped.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    data: mmap.mmap
+
+    def forget(self) -> None:
+        """Give the process's pages back: it holds one tensor at a time then, of a model of any size."""
+        first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(self.data, "madvise"):  # not on every system
+            self.data.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
+
+    def evict(self) -> None:
+        """Forget, and let the system drop its cache of them: for what is read once.
+
+        What else is cached stays, and the next pages come from those that were given back, which takes a third off the
+        time of cutting a large model.
+        """
+        self.forget()
+        if hasattr(os, "posix_fadvise"):
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(handle, self.start, self.stop - self.start, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+@dataclass(frozen=True, eq=False)
 class Raw:
     """A tensor as words.
 
     Attributes:
         dtype: its name in a safetensors header, e.g. BF16.
         words: unsigned little-endian integers of the element's size, in the tensor's shape.
+        extent: where it lies, if the words are those of a mapped file.
     """
 
     dtype: str
     words: np.ndarray
+    extent: Extent | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,7 +165,7 @@ def open_shard(path: Path) -> dict[str, Raw]:
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")
             header = _parse(path, file.read(length))
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else b""
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else None
     except FileNotFoundError:
         raise ElasticError(f"{path}: no such file") from None
     except OSError as exc:
@@ -142,10 +181,12 @@ def open_shard(path: Path) -> dict[str, Raw]:
         lost = "truncated" if at > size - 8 - length else "longer than its tensors"
         raise ElasticError(f"{path}: {lost} ({size - 8 - length} bytes of data, its header says {at})")
     out = {}
-    for name, dtype, shape, start, _ in entries:
-        count = math.prod(shape)
-        flat = np.frombuffer(data, word(dtype), count, 8 + length + start) if count else np.empty(0, word(dtype))
-        out[name] = Raw(dtype, flat.reshape(shape))
+    for name, dtype, shape, start, stop in entries:
+        if data is None or start == stop:
+            out[name] = Raw(dtype, np.empty(shape, word(dtype)))
+            continue
+        flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
+        out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data))
     return out
 
 
@@ -180,71 +221,3 @@ def _entries(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, str, 
         if stop - start != math.prod(shape) * ITEMSIZE[dtype]:
             raise ElasticError(f"{path}: tensor {name!r} has {stop - start} bytes, {dtype} {shape} is another size")
         yield name, dtype, tuple(shape), start, stop
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor that is going to be written.
-
-    Attributes:
-        name: its name in the file.
-        dtype: name of its dtype.
-        shape: its shape.
-        chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[np.ndarray]]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
-
-
-def plan_shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
-    """Deal tensors out to files of at most `limit` bytes, in the order given; a larger tensor has its own file."""
-    shards: list[list[Entry]] = [[]]
-    held = 0
-    for entry in entries:
-        if shards[-1] and held + entry.nbytes > limit:
-            shards.append([])
-            held = 0
-        shards[-1].append(entry)
-        held += entry.nbytes
-    return shards
-
-
-def write_shard(path: Path, entries: Iterable[Entry], done: Callable[[int], None] | None = None) -> None:
-    """Write one file.
-
-    The layout depends on the names, dtypes and shapes alone, so that equal tensors make equal files: larger elements
-    first (that keeps every tensor aligned), then by name; the header is padded to eight bytes.
-
-    Args:
-        path: The file to write.
-        entries: Its tensors.
-        done: Called with the number of bytes after each piece.
-    """
-    ordered = sorted(entries, key=lambda e: (-ITEMSIZE[e.dtype], e.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for e in ordered:
-        header[e.name] = {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [at, at + e.nbytes]}
-        at += e.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for e in ordered:
-            left = e.nbytes
-            for chunk in e.chunks():
-                if chunk.dtype != word(e.dtype) or chunk.nbytes > left:
-                    raise RuntimeError(f"{e.name}: a piece that does not fit {e.dtype} {e.shape}")
-                file.write(np.ascontiguousarray(chunk).data)
-                left -= chunk.nbytes
-                if done is not None:
-                    done(chunk.nbytes)
-            if left:
-                raise RuntimeError(f"{e.name}: {left} bytes short of its shape {e.shape}")

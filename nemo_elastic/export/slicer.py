@@ -18,15 +18,16 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Subnet
 from nemo_elastic.files import atomic_dir
-from nemo_elastic.manifest import why_not_nested
+from nemo_elastic.manifest import check_name, why_not_nested
 
 from .card import member_card
 from .hf import MEMBER_FILE, Origin, Source, member_to_json, open_source
 from .pieces import Pieces
-from .safetensors_io import Entry, Raw
-from .write import SHARD_BYTES, Progress, write_model, write_text
+from .safetensors_io import Raw
+from .shards import SHARD_BYTES, Entry, Progress
+from .write import Model, write_models, write_text
 
-__all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint"]
+__all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
 
 FORMATS = ("hf", "nemo")
 
@@ -77,32 +78,88 @@ def slice_checkpoint(
     Raises:
         ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way.
     """
-    if format not in FORMATS:
-        raise bad("format", format, f"one of {', '.join(FORMATS)}")
     if (member is None) == (subnet is None):
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
+    _check_format(format)
     if format == "nemo":
-        # By name: what cuts and exports is below NeMo and must stay importable without it.
-        nemo = importlib.import_module("nemo_elastic.nemo.write")
-        tokenizer = nemo.find_tokenizer(opened.folder)
-        nemo.write_member(opened.parent, target, cut_tensors(opened, target), out, tokenizer, force)
+        _write_nemo(opened, target, out, force)
     else:
         with atomic_dir(out, force) as folder:
-            write_model(
-                folder,
-                opened.parent,
-                target,
-                _entries(opened, target),
-                base=opened.config,
-                files_from=opened.folder,
-                shard_bytes=shard_bytes,
-                progress=progress,
-            )
-            write_text(folder / MEMBER_FILE, json.dumps(member_to_json(opened.parent, target, origin), indent=2))
-            write_text(folder / "README.md", member_card(opened.parent, target, origin, opened.dtype))
+            _write_hf(opened, {folder: (target, origin)}, shard_bytes, progress)
     return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
+
+
+def slice_members(
+    source: str | Path | Source,
+    out: str | Path,
+    members: Mapping[str, Subnet],
+    *,
+    format: str = "hf",
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> list[Cut]:
+    """Cut several members in one pass over the source; a source larger than memory is read from the disk once.
+
+    Args:
+        source: See `slice_checkpoint`.
+        out: The folder that gets a folder for each member, all of them or none.
+        members: Name of a folder in `out` -> shape. Names are those that members may have.
+        format, force, shard_bytes, progress: See `slice_checkpoint`.
+
+    Returns:
+        What was cut, in the order of `members`.
+
+    Raises:
+        ElasticError: See `slice_checkpoint`; a name that no member may have.
+    """
+    opened = source if isinstance(source, Source) else open_source(source)
+    targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
+    if not targets:
+        raise ElasticError("members: none to cut")
+    _check_format(format)
+    with atomic_dir(out, force) as folder:
+        if format == "nemo":
+            for name, (target, _) in targets.items():
+                _write_nemo(opened, target, folder / name, force=False)
+        else:
+            for name in targets:
+                (folder / name).mkdir()
+            _write_hf(opened, {folder / name: t for name, t in targets.items()}, shard_bytes, progress)
+    return [
+        Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
+        for name, (target, origin) in targets.items()
+    ]
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise bad("format", format, f"one of {', '.join(FORMATS)}")
+
+
+def _write_hf(
+    source: Source,
+    targets: Mapping[Path, tuple[Subnet, Origin]],
+    shard_bytes: int,
+    progress: Progress | None,
+) -> None:
+    for folder, (target, origin) in targets.items():
+        write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
+        write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype))
+    models = [
+        Model(folder, source.parent, target, _entries(source, target), source.config, source.companions)
+        for folder, (target, _) in targets.items()
+    ]
+    write_models(models, shard_bytes=shard_bytes, progress=progress)
+
+
+def _write_nemo(source: Source, target: Subnet, out: str | Path, force: bool) -> None:
+    # By name: what cuts and exports is below NeMo and must stay importable without it.
+    nemo = importlib.import_module("nemo_elastic.nemo.write")
+    tokenizer = nemo.find_tokenizer(source.companions)
+    nemo.write_member(source.parent, target, cut_tensors(source, target), out, tokenizer, force)
 
 
 def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:
@@ -116,12 +173,12 @@ def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:
 
 
 class _Cuts(Mapping[str, Raw]):
-    def __init__(self, pieces: dict[str, tuple[str, Pieces]]) -> None:
+    def __init__(self, pieces: dict[str, tuple[Raw, Pieces]]) -> None:
         self._pieces = pieces
 
     def __getitem__(self, name: str) -> Raw:
-        dtype, pieces = self._pieces[name]
-        return Raw(dtype, pieces.whole())
+        raw, pieces = self._pieces[name]
+        return Raw(raw.dtype, pieces.whole())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pieces)
@@ -130,8 +187,8 @@ class _Cuts(Mapping[str, Raw]):
         return len(self._pieces)
 
 
-def cut_pieces(source: Source, target: Subnet) -> dict[str, tuple[str, Pieces]]:
-    """Give, for each tensor of a member in storage order, its dtype and the part of the source's tensor that it is."""
+def cut_pieces(source: Source, target: Subnet) -> dict[str, tuple[Raw, Pieces]]:
+    """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays."""
     names = {(t.row.name, t.layer and t.layer.index): t.hf for t in layout.tensors(source.parent, source.held)}
     out = {}
     for t in layout.tensors(source.parent, target):
@@ -140,12 +197,15 @@ def cut_pieces(source: Source, target: Subnet) -> dict[str, tuple[str, Pieces]]:
         kept = tuple(
             layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
         )
-        out[t.hf] = raw.dtype, Pieces(raw.words, kept)
+        out[t.hf] = raw, Pieces(raw, kept)
     return out
 
 
 def _entries(source: Source, target: Subnet) -> list[Entry]:
-    return [Entry(name, dtype, pieces.shape, pieces) for name, (dtype, pieces) in cut_pieces(source, target).items()]
+    return [
+        Entry(name, raw.dtype, pieces.shape, pieces, raw.extent)
+        for name, (raw, pieces) in cut_pieces(source, target).items()
+    ]
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

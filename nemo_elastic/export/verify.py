@@ -19,7 +19,8 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
 
-from .hf import Source, open_source
+from .checksums import CHECKSUMS_FILE, Checksum, read_checksums
+from .hf import Source, open_source, same_words
 from .pieces import Pieces
 from .safetensors_io import Raw
 from .slicer import cut_pieces, cut_tensors
@@ -82,7 +83,8 @@ def verify(
 
     Args:
         source: The folder.
-        parent: The model that the family was made from: the full member must compute the same.
+        parent: For a family the model that it was made from: the full member must compute the same. For a member the
+            family: it must be its cut, byte for byte, and compute what the family computes with masks.
         forward: Run the model: every member cut out must compute what the whole computes with masks. None runs it
             where torch is installed and the model is small enough (`FORWARD_LIMIT`).
         tokens: Length of the random text that it is run on.
@@ -95,7 +97,9 @@ def verify(
         ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
     """
     opened = open_source(source)
-    checks = [*_shape_checks(opened), _finite(opened)]
+    checks = [*_shape_checks(opened), *_value_checks(opened)]
+    if parent is not None and opened.held != opened.parent.full:
+        checks.append(_cut_check(opened, _open_parent(opened, parent)))
     why = _why_no_forward(opened, forward)
     if why is not None:
         checks.append(Check("logits", None, f"skipped: {why}"))
@@ -134,20 +138,51 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
     return None
 
 
-def _finite(source: Source) -> Check:
-    bad = {name: n for name, raw in source.tensors.items() if (n := not_finite(raw))}
-    if not bad:
-        return Check("finite", True, "every value")
-    return Check("finite", False, f"{sum(bad.values()):,} values are not, the first in {next(iter(bad))}")
+def _cut_check(source: Source, family: Source) -> Check:
+    """Compare a member with the family that it should be cut from, word for word."""
+    cut = cut_pieces(family, source.held)
+    wrong = [name for name, (raw, pieces) in cut.items() if not same_words(source.tensors[name], raw, pieces)]
+    figure = (
+        f"{len(wrong)} of its tensors are not, the first is {wrong[0]}" if wrong else "every tensor, byte for byte"
+    )
+    return Check("cut of the parent", not wrong, figure)
+
+
+def _value_checks(source: Source) -> Iterator[Check]:
+    """Read every tensor once, for its checksum and for values that are no numbers."""
+    written = read_checksums(source.folder)
+    strange: dict[str, int] = {}
+    changed = []
+    for name, raw in source.tensors.items():
+        checksum, count = Checksum(), 0
+        for piece in Pieces(raw)():
+            checksum.add(piece.reshape(-1).view(np.uint8).data)
+            count += not_finite(Raw(raw.dtype, piece))
+        if count:
+            strange[name] = count
+        if written is not None and written.get(name) != checksum.digits:
+            changed.append(name)
+        if raw.extent is not None:
+            raw.extent.forget()
+    figure = "every value"
+    if strange:
+        figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
+    yield Check("finite", not strange, figure)
+    figure = f"{len(source.tensors)} tensors as they were written"
+    if changed:
+        figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
+    elif written is None:
+        figure = f"skipped: there is no {CHECKSUMS_FILE}"
+    yield Check("checksums", None if written is None else not changed, figure)
 
 
 def not_finite(raw: Raw) -> int:
-    """Number of values that are infinite or not a number, read off the words a few megabytes at a time."""
+    """Number of values that are infinite or not a number, read off the words."""
     bits = _NOT_FINITE.get(raw.dtype)
     if bits is None:
         return 0
     mask = np.array(bits, raw.words.dtype)
-    return sum(int(((piece & mask) == mask).sum()) for piece in Pieces(raw.words)())
+    return int(np.count_nonzero((raw.words & mask) == mask))
 
 
 def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
@@ -182,20 +217,26 @@ def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed
         logits_blv = whole(text_bl)
         finite = bool(torch.isfinite(logits_blv).all())
         yield Check("logits", finite, f"largest {float(logits_blv.abs().max()):.3g} on {tokens} random tokens")
-        if parent is not None:
-            other = open_source(parent)
-            if (
-                other.parent.with_stripes(source.parent.ffn_stripes) != source.parent
-                or other.held != other.parent.full
-            ):
-                raise ElasticError(f"{parent}: has another shape than the parent of {source.folder}")
-            yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
+        other = _open_parent(source, parent) if parent is not None else None
         if source.held != source.parent.full:
-            yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")
+            if other is None:
+                yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")
+            else:
+                masked_blv = model(other, other.held)(text_bl, Gates.of(source.parent, source.held))
+                yield _compare("cut = masked", logits_blv, masked_blv)
             return
+        if other is not None:
+            yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
         for name, subnet in source.members.items():
             masked_blv = whole(text_bl, Gates.of(source.parent, subnet))
             yield _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
+
+
+def _open_parent(source: Source, folder: str | Path) -> Source:
+    other = open_source(folder)
+    if other.parent.with_stripes(source.parent.ffn_stripes) != source.parent or other.held != other.parent.full:
+        raise ElasticError(f"{folder}: has another shape than the parent of {source.folder}")
+    return other
 
 
 def _compare(name: str, a_blv: torch.Tensor, b_blv: torch.Tensor) -> Check:

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a Hugging Face folder from words: weights in shards, config, tokenizer, model card."""
+"""Writing Hugging Face folders from words: weights in shards, config, tokenizer."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,15 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import read_json
 
+from .checksums import write_checksums
 from .hf import check_tensors
 from .hf_config import PUZZLE, to_hf_config
 from .pieces import Pieces
-from .safetensors_io import Entry, Raw, plan_shards, write_shard
+from .safetensors_io import Raw
+from .shards import SHARD_BYTES, Entry, Progress, write_weights
 
-__all__ = ["SHARD_BYTES", "Progress", "copy_files", "entries_of", "write_model", "write_text"]
+__all__ = ["Model", "copy_files", "entries_of", "write_model", "write_models", "write_text"]
 
-#: Called with (bytes written, bytes in all).
-Progress = Callable[[int, int], None]
-
-SHARD_BYTES = 5 * 10**9  # the hub's own habit
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -34,6 +33,73 @@ COMPANIONS = (
     "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
 _REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is going to be written.
+
+    Attributes:
+        folder: an existing folder, usually (in) the temporary one of `files.atomic_dir`.
+        parent: shape of the parent.
+        member: the member that the entries are.
+        entries: its tensors, in storage order.
+        base: `config.json` of the source, see `to_hf_config`.
+        files_from: folder whose tokenizer, generation settings and licence are copied.
+    """
+
+    folder: Path
+    parent: Parent
+    member: Subnet
+    entries: Sequence[Entry]
+    base: Mapping[str, Any] | None = None
+    files_from: Path | None = None
+
+
+def write_models(
+    models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Write weights, `config.json`, `generation_config.json`, checksums and what goes along, for some models at once.
+
+    Args:
+        models: What to write, each into a folder of its own. Their tensors are read in one pass.
+        shard_bytes: Largest file of weights.
+        progress: Told after every piece.
+
+    Returns:
+        The `config.json` of each.
+
+    Raises:
+        ElasticError: Not enough room on the disk, or a setting of the source that is no JSON.
+    """
+    weights = {m.folder: _with_head(m) for m in models}
+    checksums = write_weights(weights, shard_bytes, progress)
+    return [_write_around(m, found) for m, found in zip(models, checksums, strict=True)]
+
+
+def _with_head(model: Model) -> list[Entry]:
+    entries = list(model.entries)
+    if model.parent.tied:
+        # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
+        embedding = next(e for e in entries if e.name == "backbone.embeddings.weight")
+        entries.append(replace(embedding, name="lm_head.weight"))
+    return entries
+
+
+def _write_around(model: Model, checksums: Mapping[str, str]) -> dict[str, Any]:
+    """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
+    folder = model.folder
+    config = to_hf_config(model.parent, model.member, dtype=model.entries[0].dtype, base=model.base)
+    write_checksums(folder, checksums)
+    if config["model_type"] == PUZZLE:
+        for name in _REMOTE_CODE:
+            template = files("nemo_elastic.export") / "puzzle" / f"{name}.txt"
+            (folder / name).write_bytes(template.read_bytes())
+    if model.files_from is not None:
+        copy_files(model.files_from, folder)
+    _write_generation(folder / "generation_config.json", config)
+    _write_json(folder / "config.json", config)
+    return config
 
 
 def write_model(
@@ -47,37 +113,9 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write weights, `config.json`, `generation_config.json` and what goes along.
-
-    Args:
-        folder: An existing folder, usually the temporary one of `files.atomic_dir`.
-        parent: Shape of the parent.
-        member: The member that the entries are.
-        entries: Its tensors, in storage order.
-        base: `config.json` of the source, see `to_hf_config`.
-        files_from: Folder whose tokenizer, generation settings and licence are copied.
-        shard_bytes: Largest file of weights.
-        progress: Told after every piece.
-
-    Returns:
-        The `config.json` that was written.
-    """
-    entries = list(entries)
-    if parent.tied:
-        # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
-        embedding = next(e for e in entries if e.name == "backbone.embeddings.weight")
-        entries.append(Entry("lm_head.weight", embedding.dtype, embedding.shape, embedding.chunks))
-    config = to_hf_config(parent, member, dtype=entries[0].dtype, base=base)
-    _write_weights(folder, entries, shard_bytes, progress)
-    _write_json(folder / "config.json", config)
-    if config["model_type"] == PUZZLE:
-        for name in _REMOTE_CODE:
-            template = files("nemo_elastic.export") / "puzzle" / f"{name}.txt"
-            (folder / name).write_bytes(template.read_bytes())
-    if files_from is not None:
-        copy_files(files_from, folder)
-    _write_generation(folder / "generation_config.json", config)
-    return config
+    """Write one model; see `Model` and `write_models`."""
+    model = Model(folder, parent, member, entries, base, files_from)
+    return write_models([model], shard_bytes=shard_bytes, progress=progress)[0]
 
 
 def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
@@ -117,30 +155,10 @@ def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where
     """
     raw = {name: Raw.of(value, name) for name, value in tensors.items()}
     check_tensors(parent, member, raw, where)
-    return [Entry(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf].words)) for t in layout.tensors(parent, member)]
-
-
-def _write_weights(folder: Path, entries: list[Entry], shard_bytes: int, progress: Progress | None) -> None:
-    total = sum(e.nbytes for e in entries)
-    written = 0
-
-    def done(count: int) -> None:
-        nonlocal written
-        written += count
-        if progress is not None:
-            progress(written, total)
-
-    shards = plan_shards(entries, shard_bytes)
-    if len(shards) == 1:
-        write_shard(folder / "model.safetensors", shards[0], done)
-        return
-    weight_map = {}
-    for i, shard in enumerate(shards):
-        name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        write_shard(folder / name, shard, done)
-        weight_map |= {e.name: name for e in shard}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(folder / "model.safetensors.index.json", index)
+    return [
+        Entry(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf]), raw[t.hf].extent)
+        for t in layout.tensors(parent, member)
+    ]
 
 
 def _write_json(path: Path, value: Any) -> None:

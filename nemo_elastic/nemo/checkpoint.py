@@ -12,19 +12,13 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent
-from nemo_elastic.layout import tensors
+from nemo_elastic.layout import Tensor, tensors
 
+from .inferred import parts_of
+from .stored import PREFIX, Stored, weights_folder
 
-def weights_folder(path: str | Path) -> Path:
-    """The folder of sharded weights inside a NeMo checkpoint.
-
-    Raises:
-        ElasticError: there is no distributed checkpoint at `path`.
-    """
-    for candidate in (Path(path) / "weights", Path(path)):
-        if (candidate / "metadata.json").is_file():
-            return candidate
-    raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
+#: what stands before the names of router and members
+ELASTIC = "elastic."
 
 
 def load_model_weights(core: Any, path: str | Path | None) -> None:
@@ -43,21 +37,9 @@ def load_model_weights(core: Any, path: str | Path | None) -> None:
 
 
 def plain_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Every model tensor of a distributed checkpoint, whole, without a process group (optimizer state is left out).
-
-    A NeMo checkpoint is trusted input: its metadata is a pickle.
-    """
-    from torch.distributed.checkpoint import FileSystemReader, load
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    reader = FileSystemReader(str(weights_folder(path)))
-    found = {
-        k: torch.empty(m.size, dtype=m.properties.dtype)
-        for k, m in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(m, TensorStorageMetadata) and k.startswith("module.")
-    }
-    load(found, storage_reader=reader, no_dist=True)
-    return found
+    """Every model tensor of a distributed checkpoint, whole, without a process group (optimizer state is left out)."""
+    stored = Stored(path)
+    return {PREFIX + name: value for name, value in zip(stored.sizes, stored.read(*stored.sizes), strict=True)}
 
 
 def read_checkpoint(path: str | Path, parent: Parent) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -66,27 +48,52 @@ def read_checkpoint(path: str | Path, parent: Parent) -> tuple[dict[str, torch.T
     Returns:
         Weights with HF names, and what lies under `elastic.` (router, found members).
     """
-    plain = {k.removeprefix("module."): v for k, v in plain_tensors(path).items()}
-    elastic = {k.removeprefix("elastic."): v for k, v in plain.items() if k.startswith("elastic.")}
+    plain = {name.removeprefix(PREFIX): value for name, value in plain_tensors(path).items()}
+    elastic = {name.removeprefix(ELASTIC): value for name, value in plain.items() if name.startswith(ELASTIC)}
     return hf_from_megatron(parent, join_parts(parent, plain)), elastic
 
 
-#: megatron-core saves these in parts, so that they can be resharded: suffixes in storage order
-PARTS = {
-    "in_proj.weight": ("z", "x", "B", "C", "dt"),
-    "conv1d.weight": ("x", "B", "C"),
-    "conv1d.bias": ("x", "B", "C"),
-}
+def read_elastic(stored: Stored) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds under `elastic.`: router, found members."""
+    names = [name for name in stored.sizes if name.startswith(ELASTIC)]
+    return {n.removeprefix(ELASTIC): value for n, value in zip(names, stored.read(*names), strict=True)}
+
+
+def read_tensor(stored: Stored, parent: Parent, tensor: Tensor, name: str) -> torch.Tensor:
+    """Read one tensor of a model as its HF folder has it.
+
+    Args:
+        stored: the checkpoint.
+        parent: shape that the model was cut from.
+        tensor: the tensor.
+        name: of the Megatron tensor that holds it. One that is stored in parts is put together, and the fused
+            query-key-value projection falls apart in three.
+
+    Raises:
+        ElasticError: it is missing, or has another shape.
+    """
+    parts = (name,) if name in stored.sizes else parts_of(name) or (name,)
+    for part in parts:
+        if part not in stored.sizes:
+            raise ElasticError(f"checkpoint: tensor {part} is missing")
+    value, *others = stored.read(*parts)
+    return _checked(parent, tensor, torch.cat([value, *others]) if others else value)
 
 
 def join_parts(parent: Parent, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Undo the split of Mamba's fused tensors in a distributed checkpoint."""
-    out = {k: v for k, v in plain.items() if k.rsplit(".", 1)[-1] not in ("z", "x", "B", "C", "dt")}
-    for tensor in tensors(parent, parent.full):
-        for end, parts in PARTS.items():
-            if tensor.megatron.endswith(end) and tensor.megatron not in out:
-                out[tensor.megatron] = torch.cat([plain[f"{tensor.megatron}.{p}"] for p in parts])
+    out = dict(plain)
+    for t in tensors(parent, parent.full):
+        parts = parts_of(t.megatron)
+        if parts and t.megatron not in out:
+            out[t.megatron] = torch.cat([_taken(out, part) for part in parts])
     return out
+
+
+def _taken(plain: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in plain:
+        raise ElasticError(f"checkpoint: tensor {name} is missing")
+    return plain.pop(name)
 
 
 def hf_from_megatron(parent: Parent, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -95,13 +102,18 @@ def hf_from_megatron(parent: Parent, state: Mapping[str, torch.Tensor]) -> dict[
     for t in tensors(parent, parent.full):
         if t.megatron not in state:
             raise ElasticError(f"checkpoint: tensor {t.megatron} is missing")
-        value = state[t.megatron]
-        if t.row.name in ("attention.q", "attention.k", "attention.v"):
-            value = _split_qkv(parent, value)[t.row.name[-1]]
-        if tuple(value.shape) != t.shape:
-            raise bad(f"checkpoint.{t.megatron}", tuple(value.shape), f"the shape {t.shape} of the model")
-        out[t.hf] = value
+        out[t.hf] = _checked(parent, t, state[t.megatron])
     return out
+
+
+def _checked(parent: Parent, tensor: Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A whole Megatron tensor as the HF tensor that it is or holds."""
+    kind, _, which = tensor.row.name.partition(".")
+    if kind == "attention" and which in ("q", "k", "v"):
+        value = _split_qkv(parent, value)[which]
+    if tuple(value.shape) != tensor.shape:
+        raise bad(f"checkpoint.{tensor.megatron}", tuple(value.shape), f"the shape {tensor.shape} of the model")
+    return value
 
 
 def _split_qkv(parent: Parent, fused: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -26,14 +26,53 @@ def members_of(
     """Members that an elastic checkpoint carries, by budget name.
 
     Raises:
-        ElasticError: the checkpoint is of a stock model, of other budgets, or its shapes are not found yet.
+        ElasticError: the checkpoint is of a stock model, of other budgets or another parent, or its shapes are not
+            found yet.
     """
     codes = elastic.get("codes")
     if codes is None or not codes.any():
         raise bad("checkpoint", where, "an elastic checkpoint with members")
+    if codes.shape[1:] != (1 + 3 * parent.num_layers,):
+        raise bad("checkpoint.elastic.codes", tuple(codes.shape), f"members of {parent.num_layers} layers")
     if len(codes) != len(config.budgets):
         raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
     return {b.name: decode(parent, row) for b, row in zip(config.budgets, codes.tolist(), strict=True)}
+
+
+def elastic_family(
+    parent: Parent,
+    elastic: Mapping[str, torch.Tensor],
+    block: Mapping[str, Any] | ElasticConfig,
+    where: str,
+    *,
+    ranking_digest: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Family:
+    """The family that an elastic checkpoint holds.
+
+    Args:
+        parent: shape of its weights.
+        elastic: what it holds under `elastic.` (`checkpoint.read_elastic`).
+        block: the elastic block of the run.
+        where: the checkpoint, for errors.
+        ranking_digest, provenance: recorded in elastic.json.
+
+    Raises:
+        ElasticError: it has no members, or those of another block or parent.
+    """
+    config = block if isinstance(block, ElasticConfig) else ElasticConfig.from_dict(dict(block))
+    shape = config.parent_shape(parent)
+    members = members_of(shape, elastic, config, where)
+    order = next((elastic[name] for name in ("router.drop_order", "drop_order") if name in elastic), None)
+    return Family.of(
+        shape,
+        members,
+        axes=config.resolve_axes(shape),
+        budgets=config.budgets,
+        ranking_digest=ranking_digest,
+        provenance=provenance,
+        drop_order=None if order is None else order.tolist(),
+    )
 
 
 def export_family(
@@ -48,12 +87,14 @@ def export_family(
     base: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Family:
-    """Write the family folder of an elastic NeMo checkpoint.
+    """Write the family folder of an elastic NeMo checkpoint, of a shape and a block that are known.
+
+    `nemo-elastic convert` does it with what the checkpoint says of itself.
 
     Args:
-        checkpoint: folder that training left (trusted input: its metadata is a pickle).
+        checkpoint: folder that training left.
         out: folder to write.
-        parent: shape of the parent, with the FFN stripes of the run.
+        parent: shape of the parent.
         config: the elastic block of the run.
         tokenizer_dir: HF tokenizer to copy.
         ranking_digest, provenance: recorded in elastic.json.
@@ -61,14 +102,8 @@ def export_family(
         force: replace an existing folder.
     """
     tensors, elastic = read_checkpoint(checkpoint, parent)
-    members = members_of(parent, elastic, config, str(checkpoint))
-    family = Family.of(
-        parent,
-        members,
-        axes=config.resolve_axes(parent),
-        budgets=config.budgets,
-        ranking_digest=ranking_digest,
-        provenance=provenance,
+    family = elastic_family(
+        parent, elastic, config, str(checkpoint), ranking_digest=ranking_digest, provenance=provenance
     )
-    write_family(out, parent, tensors, family, tokenizer_dir, base=base, force=force)
+    write_family(out, family.parent, tensors, family, tokenizer_dir, base=base, force=force)
     return family

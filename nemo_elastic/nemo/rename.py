@@ -19,7 +19,7 @@ from nemo_elastic.export.torch_io import to_torch
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.layout import BY_NAME, Tensor, sizes, tensors
 
-from .checkpoint import PARTS
+from .inferred import PARTS
 
 _QKV = ("attention.q", "attention.k", "attention.v")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nemo_elastic.errors import bad
@@ -26,6 +27,42 @@ FIELDS = {
 }
 
 
+#: what makes a Nemotron-H of an SSMConfig: field -> the only value that we can cut
+FIXED = {
+    "gated_linear_unit": False,
+    "add_bias_linear": False,
+    "add_qkv_bias": False,
+    "normalization": "RMSNorm",
+    "layernorm_zero_centered_gamma": False,
+    "qk_layernorm": False,
+    "position_embedding_type": "none",
+    "softmax_scale": None,
+    "window_size": None,
+    "multi_latent_attention": False,
+    "num_moe_experts": None,
+    "mtp_num_layers": None,
+}
+#: names of the squared ReLU: megatron-core's own, and NeMo's in `NemotronHConfigBase`, which has no name
+_ACTIVATIONS = ("squared_relu", "relu2", "<lambda>")
+
+
+def check_config(get: Callable[[str, Any], Any], where: str) -> None:
+    """Raise where a config describes another architecture than Nemotron-H's.
+
+    Args:
+        get: (field, default) -> its value.
+        where: what the config is, for errors.
+    """
+    for name, wanted in FIXED.items():
+        value = get(name, wanted)
+        if value != wanted:
+            raise bad(f"{where}.{name}", value, f"Nemotron-H has {wanted!r}")
+    activation = get("activation_func", None)
+    told = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
+    if isinstance(told, str) and not told.endswith(_ACTIVATIONS):
+        raise bad(f"{where}.activation_func", told, "Nemotron-H has the squared ReLU")
+
+
 def parent_of(config: Any, vocab: int) -> Parent:
     """Shape of the model that an SSMConfig describes.
 
@@ -39,11 +76,7 @@ def parent_of(config: Any, vocab: int) -> Parent:
     pattern = getattr(config, "hybrid_override_pattern", None)
     if not pattern:
         raise bad("model.config", type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
-    for name, wanted in (("gated_linear_unit", False), ("add_bias_linear", False), ("normalization", "RMSNorm"),
-                         ("position_embedding_type", "none")):  # fmt: skip
-        value = getattr(config, name, wanted)
-        if value != wanted:
-            raise bad(f"model.config.{name}", value, f"Nemotron-H has {wanted!r}")
+    check_config(lambda name, default: getattr(config, name, default), "model.config")
     values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items()}
     values["norm_eps"] = float(values["norm_eps"])
     if values["mamba_heads"] is None:

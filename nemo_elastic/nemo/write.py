@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.hf import open_source
+from nemo_elastic.export.hf import Source, open_source
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import atomic_dir
 
@@ -108,8 +108,17 @@ def import_hf(folder: str | os.PathLike[str], out: str | os.PathLike[str], force
     Raises:
         ElasticError: see `open_source` and `write_nemo_checkpoint`.
     """
-    source = open_source(Path(folder))
-    return write_nemo_checkpoint(out, source.parent, source.held, source.tensors, find_tokenizer(folder), force)
+    return write_source(open_source(Path(folder)), out, force)
+
+
+def write_source(source: Source, out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Write what was opened, whole, as a NeMo checkpoint of stock classes.
+
+    Raises:
+        ElasticError: see `write_nemo_checkpoint`.
+    """
+    tokenizer = find_tokenizer(source.companions)
+    return write_nemo_checkpoint(out, source.parent, source.held, source.tensors, tokenizer, force)
 
 
 def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
@@ -214,12 +223,15 @@ def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) 
 
 
 def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]) -> None:
+    from nemo.utils import logging
+
     from .platform.device import cuda_as_cpu
 
     # what MegatronStrategy.sharded_state_dict_metadata says of weights without an optimizer
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     checkpoint = {**common, "sharded_state_dict": sharded}
-    with cuda_as_cpu():  # the writer synchronises with a GPU whether or not there is one
+    # The writer synchronises with a GPU whether or not there is one, and tells on stdout how long it took.
+    with cuda_as_cpu(), logging.temp_verbosity(logging.WARNING):
         io.save_checkpoint(checkpoint, folder, storage_options={"content_metadata": metadata})
 
 

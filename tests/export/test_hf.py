@@ -170,10 +170,6 @@ def test_what_is_no_model_folder(tmp_path, family):
         open_source(tmp_path / "nowhere")
     with pytest.raises(ElasticError, match=r"has no config.json"):
         open_source(tmp_path)
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "metadata.json").write_text("{}")
-    with pytest.raises(ElasticError, match="is a NeMo checkpoint"):
-        open_source(tmp_path)
     for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
         (family / "config.json").write_text(text)
         with pytest.raises(ElasticError, match=message):

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export.pieces import Pieces
-from nemo_elastic.export.safetensors_io import ITEMSIZE, Entry, Raw, open_shard, plan_shards, word, write_shard
+from nemo_elastic.export.safetensors_io import ITEMSIZE, Raw, open_shard, word
+from nemo_elastic.export.shards import SINGLE, Entry, write_weights
 from nemo_elastic.export.torch_io import from_torch, to_torch
 
 from .helpers import scratch
@@ -29,7 +30,14 @@ DTYPES = {
 
 
 def entry(name: str, raw: Raw) -> Entry:
-    return Entry(name, raw.dtype, raw.shape, Pieces(raw.words, span=64))
+    return Entry(name, raw.dtype, raw.shape, Pieces(raw, span=64))
+
+
+def write(folder: Path, entries: list[Entry], progress=None) -> Path:
+    """Write one file; give its path."""
+    folder.mkdir(exist_ok=True)
+    write_weights({folder: entries}, progress=progress)
+    return folder / SINGLE
 
 
 @st.composite
@@ -45,10 +53,8 @@ def raws(draw: st.DrawFn) -> Raw:
 @given(st.dictionaries(st.text("ab.é", min_size=1), raws(), max_size=5))
 def test_what_is_written_is_read_back(tensors):
     with scratch() as place:
-        told = []
-        write_shard(place / "x.safetensors", [entry(n, r) for n, r in tensors.items()], told.append)
-        read = open_shard(place / "x.safetensors")
-        assert set(read) == set(tensors) and sum(told) == sum(r.nbytes for r in tensors.values())
+        read = open_shard(write(place, [entry(n, r) for n, r in tensors.items()]))
+        assert set(read) == set(tensors)
         for name, raw in tensors.items():
             assert read[name].dtype == raw.dtype and np.array_equal(read[name].words, raw.words)
         assert [ITEMSIZE[r.dtype] for r in read.values()] == sorted(ITEMSIZE[r.dtype] for r in read.values())[::-1]
@@ -61,13 +67,13 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
     }
     safetensors.torch.save_file(state, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     theirs = open_shard(tmp_path / "theirs.safetensors")
-    write_shard(tmp_path / "ours.safetensors", [entry(n, from_torch(t)) for n, t in state.items()])
-    ours = safetensors.torch.load_file(tmp_path / "ours.safetensors")
+    path = write(tmp_path, [entry(n, from_torch(t)) for n, t in state.items()])
+    ours = safetensors.torch.load_file(path)
     for name, tensor in state.items():
         assert to_torch(theirs[name]).dtype == ours[name].dtype == tensor.dtype
         for other in (to_torch(theirs[name]), to_torch(theirs[name], copy=False), ours[name]):
             assert torch.equal(other.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8)), name
-    with safetensors.safe_open(tmp_path / "ours.safetensors", "np") as file:
+    with safetensors.safe_open(path, "np") as file:
         assert file.metadata() == {"format": "pt"}
 
 
@@ -77,10 +83,9 @@ def test_equal_tensors_make_equal_files(tmp_path):
         entry("b", Raw.of(np.arange(4, dtype=np.float32))),
         entry("a", Raw.of(np.arange(5, dtype=np.float32))),
     ]
-    write_shard(tmp_path / "1", entries)
-    write_shard(tmp_path / "2", entries[::-1])
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    header = int.from_bytes((tmp_path / "1").read_bytes()[:8], "little")
+    one, two = write(tmp_path / "1", entries), write(tmp_path / "2", entries[::-1])
+    assert one.read_bytes() == two.read_bytes()
+    header = int.from_bytes(one.read_bytes()[:8], "little")
     assert header % 8 == 0
 
 
@@ -109,29 +114,12 @@ def test_arrays_and_tensors_as_words():
 
 
 def test_mapped_tensors_cannot_be_written_to(tmp_path):
-    write_shard(tmp_path / "x", [entry("a", Raw.of(np.ones(4)))])
-    words = open_shard(tmp_path / "x")["a"].words
+    path = write(tmp_path, [entry("a", Raw.of(np.ones(4)))])
+    words = open_shard(path)["a"].words
     with pytest.raises(ValueError, match="read-only"):
         words[0] = 0
-    to_torch(open_shard(tmp_path / "x")["a"]).zero_()  # a copy by default
-    assert open_shard(tmp_path / "x")["a"].words.any()
-
-
-@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12))
-def test_shards(sizes, limit):
-    entries = [Entry(str(i), "U8", (n,), list) for i, n in enumerate(sizes)]
-    shards = plan_shards(entries, limit)
-    assert [e for s in shards for e in s] == entries
-    for shard in shards:
-        assert sum(e.nbytes for e in shard) <= limit or len(shard) == 1
-    for a, b in itertools.pairwise(shards):
-        assert sum(e.nbytes for e in a) + b[0].nbytes > limit
-
-
-def test_a_source_that_gives_too_little_or_too_much_is_a_bug_that_shows(tmp_path):
-    for words in (np.zeros(3, "<u4"), np.zeros(5, "<u4"), np.zeros(4, "<u8")):
-        with pytest.raises(RuntimeError, match="a:"):
-            write_shard(tmp_path / "x", [Entry("a", "F32", (4,), lambda words=words: [words])])
+    to_torch(open_shard(path)["a"]).zero_()  # a copy by default
+    assert open_shard(path)["a"].words.any()
 
 
 def file_of(header, data=b"", length=None) -> bytes:
@@ -192,8 +180,7 @@ def test_a_damaged_header_never_gets_through_as_something_else(data):
     """Any byte of a header may change: what comes out is the file's own tensors, or one line."""
     raw = Raw.of(np.arange(6, dtype=np.float32).reshape(2, 3))
     with scratch() as place:
-        path = place / "x"
-        write_shard(path, [entry("a", raw), entry("b", Raw.of(np.arange(3, dtype=np.int16)))])
+        path = write(place, [entry("a", raw), entry("b", Raw.of(np.arange(3, dtype=np.int16)))])
         content = bytearray(path.read_bytes())
         at = data.draw(st.integers(0, 8 + int.from_bytes(content[:8], "little") - 1))
         content[at] = data.draw(st.integers(0, 255))

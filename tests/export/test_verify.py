@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from nemo_elastic import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export import verify as module
+from nemo_elastic.export.checksums import CHECKSUMS_FILE
 from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.export.safetensors_io import Raw
 from nemo_elastic.export.slicer import slice_checkpoint
@@ -54,8 +55,8 @@ def failed(report):
 def test_all_is_well(tmp_path, dtype):
     report = verify(make(tmp_path / "family", dtype=dtype))
     assert report.ok and [check.name for check in report.checks] == [
-        "tensors", "big: counts", "mid: counts", "low: counts", "mid: nested", "low: nested", "finite", "logits",
-        "big: cut = masked", "mid: cut = masked", "low: cut = masked",
+        "tensors", "big: counts", "mid: counts", "low: counts", "mid: nested", "low: nested", "finite", "checksums",
+        "logits", "big: cut = masked", "mid: cut = masked", "low: cut = masked",
     ]  # fmt: skip
     assert all(check.ok for check in report.checks)
     told = report.to_json()
@@ -73,11 +74,47 @@ def test_a_member_alone(family, tmp_path):
     assert [check.name for check in report.checks][:2] == ["tensors", "mid: counts"]
 
 
+def test_a_member_beside_its_family(family, tmp_path):
+    slice_checkpoint(family, tmp_path / "mid", member="mid")
+    slice_checkpoint(tmp_path / "mid", tmp_path / "low", subnet=TINY)
+    for name in ("mid", "low"):
+        report = verify(tmp_path / name, parent=family)
+        assert report.ok and all(check.ok for check in report.checks)
+        assert [check.name for check in report.checks][-3:] == ["cut of the parent", "logits", "cut = masked"]
+    other = make(tmp_path / "other", state=random_state(PARENT, PARENT.full, seed=1))
+    assert failed(verify(tmp_path / "mid", parent=other)) == ["cut of the parent", "cut = masked"]
+    assert failed(verify(tmp_path / "mid", parent=other, forward=False)) == ["cut of the parent"]
+    with pytest.raises(ElasticError, match="another shape than the parent"):
+        verify(tmp_path / "mid", parent=tmp_path / "low")
+
+
+def test_damage_on_the_way_is_found(family, tmp_path):
+    change(family, UP, (3, 2), 1.0)
+    report = verify(family, forward=False)
+    assert failed(report) == ["checksums"] and report.checks[-2].figure == (
+        f"1 tensors are not what was written, the first is {UP}"
+    )
+    (family / CHECKSUMS_FILE).unlink()
+    report = verify(family, forward=False)
+    assert report.ok and report.checks[-2].ok is None and CHECKSUMS_FILE in report.checks[-2].figure
+    for text, message in (
+        ("[]", "a mapping"),
+        ('{"algorithm": "md5", "tensors": {}}', "reads crc32"),
+        ('{"algorithm": "crc32", "tensors": []}', "name -> checksum"),
+        ('{"algorithm": "crc32", "tensors": {"a": "12"}}', "8 hexadecimal digits"),
+    ):
+        (family / CHECKSUMS_FILE).write_text(text)
+        with pytest.raises(ElasticError, match=message) as told:
+            verify(family, forward=False)
+        assert str(family / CHECKSUMS_FILE) in told.value.message
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite(family, value):
     change(family, UP, (3, slice(2)), value)
     report = verify(family, forward=False)
-    assert failed(report) == ["finite"] and report.checks[-2].figure == f"2 values are not, the first in {UP}"
+    assert failed(report) == ["finite", "checksums"]
+    assert report.checks[-3].figure == f"2 values are not, the first in {UP}"
     assert report.checks[-1].figure == "skipped: not asked for"
     assert "logits" in failed(verify(family))
 
