@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 
 def command(
-    parent: Annotated[Path, typer.Argument(help="A plain Nemotron-H in Hugging Face's format.")],
+    parent: Annotated[Path, typer.Argument(help="A plain Nemotron-H in Hugging Face's format or NeMo's.")],
     config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
     out: Annotated[Path, typer.Option("--out", help="The family folder to write.")],
     ranking: Annotated[

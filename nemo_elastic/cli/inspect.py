@@ -17,23 +17,44 @@ def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     batch: Annotated[int, typer.Option(help="Sequences served at once, for the memory.")] = 1,
     length: Annotated[int, typer.Option(help="Tokens that each of them may have, for the memory.")] = 8192,
+    path: Annotated[
+        bool, typer.Option("--path", help="List sizes between the members, too: what `slice --params` can cut.")
+    ] = False,
+    sizes: Annotated[int, typer.Option(help="How many of them, evenly spaced, for --path.")] = 12,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
 
-    Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`.
+    Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`. What else can be
+    cut: `nemo-elastic inspect family/ --path --sizes 20`.
     """
     from rich.console import Console
 
-    from nemo_elastic.cli.show import describe, members_table, serving, widths_table
+    from nemo_elastic.checks import integer
+    from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, serving, widths_table
+    from nemo_elastic.errors import ElasticError
     from nemo_elastic.export.hf import read_shapes
+    from nemo_elastic.path import path as path_of
 
+    integer("--sizes", sizes, 2, "a number of sizes, at least 2")
     shapes = read_shapes(source)
     spec = serving(shapes, batch, length)
+    between, places = None, []
+    if path:
+        if shapes.family is None:
+            raise ElasticError(f"{source}: is one model, not a family; there is nothing between its members")
+        between = path_of(shapes.family)
+        places = sorted({*between.spread(sizes), *between.members()})
     if json:
-        typer.echo(json_module.dumps(describe(shapes, spec), indent=2))
+        told = describe(shapes, spec)
+        if between is not None:
+            told["path"] = describe_path(between, places, spec)
+        typer.echo(json_module.dumps(told, indent=2))
         return
     console = Console()
+    if between is not None:
+        console.print(path_table(between, places, spec))
+        return
     console.print(members_table(shapes.parent, shapes.members, spec, str(source)))
     console.print(widths_table(shapes.parent, shapes.members))
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

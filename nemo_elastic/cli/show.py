@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,20 @@ if TYPE_CHECKING:
     from nemo_elastic.cost import MemorySpec
     from nemo_elastic.export.hf import Shapes
     from nemo_elastic.family import Parent, Subnet
+    from nemo_elastic.path import SubnetPath
 
-__all__ = ["describe", "members_table", "parse_count", "serving", "widths_table", "writing"]
+__all__ = [
+    "describe",
+    "describe_path",
+    "members_table",
+    "parse_count",
+    "path_table",
+    "serving",
+    "size",
+    "size_line",
+    "widths_table",
+    "writing",
+]
 
 _COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -39,11 +51,23 @@ def parse_count(option: str, text: str) -> float:
 
 @contextmanager
 def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal while it lasts; gives the function to call with (bytes written, bytes in all)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    """Show a bar on a terminal while it lasts: bytes, rate, time passed and time left.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    Gives the function to call with (bytes written, bytes in all).
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    sizes = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *sizes)
     console = Console(stderr=True)
     # gone when it ends, so that an error stays one line
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
@@ -59,26 +83,46 @@ def serving(shapes: Shapes, batch: int = 1, length: int = 8192) -> MemorySpec:
     return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
 
 
-def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
-    """Give what `inspect --json` prints."""
+def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
+    """Exact parameters, and bytes in service with what they are counted for."""
     from nemo_elastic.cost import memory, parameters
 
+    held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
+    return {"parameters": parameters(parent, subnet), "memory": held}
+
+
+def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
+    """The same in words."""
+    from nemo_elastic.export.card import human_bytes
+
+    told = size(parent, subnet, spec)
+    place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
+    return f"{told['parameters']:,} parameters, {human_bytes(told['memory']['bytes'])} in service ({place})"
+
+
+def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
+    """Give what `inspect --json` prints."""
     budgets = {m.name: m.budget for m in shapes.family} if shapes.family is not None else {}
     return {
         "source": str(shapes.folder),
         "parent": shapes.parent.to_json(),
         "members": {
-            name: {
-                "parameters": parameters(shapes.parent, subnet),
-                "memory": asdict(spec) | {"bytes": int(memory(shapes.parent, subnet, spec))},
-                "budget": budgets.get(name),
-                "subnet": subnet.to_json(),
-            }
+            name: size(shapes.parent, subnet, spec) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
             for name, subnet in shapes.members.items()
         },
         "ranking": shapes.origin.ranking,
         "provenance": dict(shapes.origin.provenance),
     }
+
+
+def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> list[dict[str, Any]]:
+    """Give what `inspect --path --json` prints of places on a path, each good for `slice --subnet`."""
+    members, out = path.members(), []
+    for at in places:
+        subnet, between = path[at], None if at in members else list(path.between(at))
+        told = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec)
+        out.append(told | {"subnet": subnet.to_json()})
+    return out
 
 
 def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
@@ -112,6 +156,31 @@ def widths_table(parent: Parent, members: Mapping[str, Subnet]) -> Any:
             else:
                 cells.append(str(layer.ffn if layer.ffn is not None else layer.heads))
         table.add_row(f"{i} {kind}", *cells)
+    return table
+
+
+def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any:
+    """Give a table with a row per place on a path: parameters, memory, widths."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from nemo_elastic.export.card import human_bytes, width
+
+    title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for name in ("of the parent", "memory", "hidden", "FFN", "Mamba", "query heads", "layers"):
+        table.add_column(name, justify="right", overflow="fold")
+    members, whole = path.members(), path.family.members[0].parameters
+    for at in places:
+        subnet = path[at]
+        told = size(path.family.parent, subnet, spec)
+        cells = [f"{told['parameters']:,}", f"{told['parameters'] / whole:.1%}", human_bytes(told["memory"]["bytes"])]
+        cells += [width(subnet, axis) for axis in ("hidden", "ffn")]
+        heads = width(subnet, "mamba_heads")
+        cells.append(heads if heads == "-" else f"{heads}x{width(subnet, 'mamba_head_dim')}")
+        table.add_row(members.get(at, ""), *cells, width(subnet, "attention_heads"), width(subnet, "depth"))
     return table
 
 

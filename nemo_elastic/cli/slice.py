@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-elastic slice`: cut one member out, without training and without torch."""
+"""`nemo-elastic slice`: cut members out, by name or at any size, without training and without torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from nemo_elastic.export.hf import Source
+    from nemo_elastic.family import Subnet
 
 __all__ = ["command"]
 
@@ -19,85 +20,106 @@ __all__ = ["command"]
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a larger member, or any plain Nemotron-H folder.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
-    budget: Annotated[str | None, typer.Option("--budget", help="Name of the member.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME."),
+    ] = None,
     params: Annotated[
-        str | None, typer.Option("--params", help="Largest member of at most so many parameters: 6e9, 6B.")
+        str | None, typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", help="Largest member that is served in so much memory: 14GiB.")
+        str | None, typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Sequences served at once, for --memory.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens that each of them may have, for --memory.")] = 8192,
+    ratio: Annotated[
+        str | None,
+        typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6."),
+    ] = None,
     subnet: Annotated[
         Path | None, typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
     ] = None,
+    batch: Annotated[int, typer.Option(help="Sequences served at once, for the memory.")] = 1,
+    length: Annotated[int, typer.Option(help="Tokens that each of them may have, for the memory.")] = 8192,
     format: Annotated[
         str, typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
     ] = "hf",
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
+    ] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
 ) -> None:
-    """Cut one member out of a family: its weights are copied, nothing is trained.
+    """Cut members out of a family: weights are copied, nothing is trained. Sizes may lie between two members.
 
     Examples: `nemo-elastic slice family/ --budget 6b --out 6b/`, or what fits a card:
-    `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`.
+    `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. A shape between two members is nested like
+    them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.cli.show import writing
+    from nemo_elastic.checks import parse_size
+    from nemo_elastic.cli.show import size, size_line, writing
+    from nemo_elastic.cli.sizes import find, read_request, read_subnet
     from nemo_elastic.errors import ElasticError
+    from nemo_elastic.export.card import serving_spec
     from nemo_elastic.export.hf import open_source
-    from nemo_elastic.export.slicer import slice_checkpoint
-    from nemo_elastic.family import Subnet
-    from nemo_elastic.files import read_json
+    from nemo_elastic.export.slicer import slice_checkpoint, slice_members
 
-    ways = {"--budget": budget, "--params": params, "--memory": memory, "--subnet": subnet}
+    names = budget or []
+    ways = {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
-        raise ElasticError(f"slice: give exactly one of {', '.join(ways)}" + (f", not {given}" if given else ""))
+        told = f", not {' and '.join(given)}" if given else ""
+        raise ElasticError(
+            f"slice: give exactly one of {', '.join(ways)}{told} (only --budget may come several times)"
+        )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ElasticError(f"--budget: {twice!r} is given twice")
+    shard_bytes = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
-    shape, note = None, None
+    spec = serving_spec(opened.dtype, batch=batch, length=length)
+    shape, found = None, None
     if subnet is not None:
-        shape = Subnet.from_json(read_json(subnet), opened.parent, str(subnet))
-    elif budget is None:
-        budget, note = _largest(opened, params, memory, batch, length)
+        shape = read_subnet(subnet, opened.parent)
+    elif not names:
+        found = find(opened, read_request(opened.parent, spec, params, memory, ratio))
+        shape = found.subnet
     with writing(f"writing {out}", quiet=json) as progress:
-        cut = slice_checkpoint(opened, out, member=budget, subnet=shape, format=format, force=force, progress=progress)
+        if len(names) > 1:
+            members = _members(opened, names)
+            cuts = slice_members(
+                opened, out, members, format=format, force=force, shard_bytes=shard_bytes, progress=progress
+            )
+        else:
+            cut = slice_checkpoint(
+                opened,
+                out,
+                member=names[0] if names else None,
+                subnet=shape,
+                format=format,
+                force=force,
+                shard_bytes=shard_bytes,
+                progress=progress,
+            )
+            cuts = [cut]
     if json:
-        told = {
-            "out": str(cut.out),
-            "member": cut.member,
-            "parameters": cut.parameters,
-            "subnet": cut.subnet.to_json(),
-        }
-        typer.echo(json_module.dumps(told, indent=2))
+        told = [
+            {"out": str(cut.out), "member": cut.member}
+            | size(opened.parent, cut.subnet, spec)
+            | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
+            for cut in cuts
+        ]
+        typer.echo(json_module.dumps(told if len(names) > 1 else told[0], indent=2))
         return
-    if note is not None:
-        typer.echo(note)
-    typer.echo(f"{out}: {cut.member or 'a shape of your own'}, {cut.parameters:,} parameters")
+    if found is not None:
+        typer.echo(str(found))
+    for cut in cuts:
+        name = cut.member or (found.name if found is not None else "a shape of your own")
+        typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
 
 
-def _largest(source: Source, params: str | None, memory: str | None, batch: int, length: int) -> tuple[str, str]:
-    """Name of the largest member within a limit, and a line that says how far below it is."""
-    from nemo_elastic import cost
-    from nemo_elastic.checks import parse_size
-    from nemo_elastic.cli.show import parse_count
+def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
+    """Shapes of several members by name."""
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.export.card import human_bytes, serving_spec
 
     if source.family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family; give a shape with --subnet")
-    if params is not None:
-        option, limit = "--params", parse_count("--params", params)
-        price = lambda subnet: cost.parameters(source.parent, subnet)  # noqa: E731
-        told = lambda value: f"{value:,.0f} parameters"  # noqa: E731
-    else:
-        option, limit = "--memory", parse_size("--memory", memory)
-        spec = serving_spec(source.dtype, batch=batch, length=length)
-        price = lambda subnet: cost.memory(source.parent, subnet, spec)  # noqa: E731
-        told = human_bytes
-    found = source.family.largest(limit, price)
-    if found is None:
-        least = source.family.members[-1]
-        raise ElasticError(f"{option}: {told(limit)} is too little; {least.name} takes {told(price(least.subnet))}")
-    used = price(found.subnet)
-    below = f"{1 - used / limit:.1%} below {told(limit)}"
-    return found.name, f"largest member that fits: {found.name} takes {told(used)}, {below}"
+        raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
+    return {name: source.family.member(name).subnet for name in names}

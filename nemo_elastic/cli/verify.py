@@ -16,7 +16,12 @@ __all__ = ["command"]
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     parent: Annotated[
-        Path | None, typer.Option("--parent", help="The model that the family was made from: must compute the same.")
+        Path | None,
+        typer.Option(
+            "--parent",
+            help="Of a family: the model that it was made from, must compute the same. "
+            "Of a member: the family, of which it must be the cut.",
+        ),
     ] = None,
     forward: Annotated[
         bool | None,

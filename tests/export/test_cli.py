@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The four commands: what they print, their exit codes, one line for what is wrong."""
+"""inspect, init and verify: what they print, their exit codes, one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import json
 import pytest
 import torch
 
-from nemo_elastic.cli import main
 from nemo_elastic.cli.show import parse_count
 from nemo_elastic.cost import MemorySpec, memory, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export.family_folder import write_family
-from nemo_elastic.export.hf import MEMBER_FILE, open_source
+from nemo_elastic.export.hf import MEMBER_FILE
+from nemo_elastic.family import Subnet
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
+from nemo_elastic.path import path
 from tests.shapes import PARENT
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -32,88 +33,6 @@ elastic:
 def family(tmp_path):
     state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
     return write_family(tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12"))
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        told = capsys.readouterr()
-        return int(done.value.code or 0), told.out, told.err
-
-    return call
-
-
-def test_slice_by_name(run, family, tmp_path):
-    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
-    assert (code, err) == (0, "") and out == f"{tmp_path / 'cut'}: small, {COUNT:,} parameters\n"
-    assert open_source(tmp_path / "cut").held == SMALL
-    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
-    assert (code, out, err) == (2, "", f"error: {tmp_path / 'cut'}: already exists; --force replaces it\n")
-    code, out, _ = run("slice", family, "--budget", "small", "--out", tmp_path / "cut", "--force", "--json")
-    assert code == 0 and json.loads(out) == {
-        "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
-    }  # fmt: skip
-
-
-def test_slice_by_size(run, family, tmp_path):
-    code, out, _ = run("slice", family, "--params", WHOLE - 1, "--out", tmp_path / "a")
-    below = f"{1 - COUNT / (WHOLE - 1):.1%} below {WHOLE - 1:,} parameters"
-    assert code == 0 and f"largest member that fits: small takes {COUNT:,} parameters, {below}\n" in out
-    assert (
-        run("slice", family, "--params", "6.404K", "--out", tmp_path / "b")[1]
-        .splitlines()[-1]
-        .endswith(f"full, {WHOLE:,} parameters")
-    )
-    code, _, err = run("slice", family, "--params", 5, "--out", tmp_path / "c")
-    assert code == 2 and err == f"error: --params: 5 parameters is too little; small takes {COUNT:,} parameters\n"
-    size = int(memory(PARENT, PARENT.full, MemorySpec(batch=2, length=64)))
-    for limit, name in ((size, "full"), (size - 1, "small")):
-        options = ("--memory", f"{limit}B", "--batch", 2, "--length", 64, "--force", "--json")
-        code, out, _ = run("slice", family, *options, "--out", tmp_path / "d")
-        assert code == 0 and json.loads(out)["member"] == name
-    code, _, err = run("slice", family, "--memory", "1KiB", "--out", tmp_path / "e")
-    assert code == 2 and err.startswith("error: --memory: 1 KiB is too little; small takes")
-    assert not (tmp_path / "c").exists() and not (tmp_path / "e").exists()
-
-
-def test_slice_by_shape(run, family, tmp_path):
-    (tmp_path / "shape.json").write_text(json.dumps(PARENT.uniform([0, 3], hidden=5).to_json()))
-    code, out, _ = run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / "cut")
-    assert code == 0 and "a shape of your own" in out and open_source(tmp_path / "cut").held.hidden == 5
-    (tmp_path / "shape.json").write_text('{"hidden": 17, "layers": []}')
-    code, _, err = run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / "x")
-    assert code == 2 and err == "error: hidden: 17 is not allowed; allowed are 1 to 16\n"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "give exactly one of --budget, --params, --memory, --subnet"),
-        (["--budget", "small", "--params", "5"], "give exactly one of"),
-        (["--budget", "smallish"], "did you mean 'small'"),
-        (["--params", "many"], "--params: 'many' is not allowed; a number of parameters such as 6e9"),
-        (["--memory", "14"], "--memory: '14' is not allowed; a size such as 18GiB"),
-        (["--memory", "14GiB", "--batch", "0"], "memory.batch: 0"),
-        (["--budget", "small", "--format", "gguf"], "format: 'gguf' is not allowed"),
-        (["--subnet", "nowhere.json"], "nowhere.json: no such file"),
-    ],
-)
-def test_slice_says_what_is_wrong_in_one_line(run, family, tmp_path, options, message):
-    code, out, err = run("slice", family, *options, "--out", tmp_path / "cut")
-    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["family"]
-
-
-def test_slice_of_no_family(run, family, tmp_path):
-    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
-    code, _, err = run("slice", tmp_path / "small", "--params", "5e9", "--out", tmp_path / "x")
-    assert code == 2 and "is one model, not a family; give a shape with --subnet" in err
-    code, _, err = run("slice", tmp_path, "--budget", "small", "--out", tmp_path / "x")
-    assert code == 2 and "not a model folder" in err
 
 
 def test_inspect(run, family):
@@ -133,8 +52,35 @@ def test_inspect(run, family):
     assert told["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
     assert told["ranking"] == "ab12" and told["parent"] == PARENT.to_json()
     (family / "model.safetensors").unlink()
-    assert run("inspect", family)[0] == 0
+    assert run("inspect", family)[0] == 0 and run("inspect", family, "--path")[0] == 0
     assert run("inspect", family.parent)[0] == 2
+
+
+def test_inspect_lists_sizes_between_members(run, family, tmp_path):
+    shapes = path(Family.load(family))
+    code, out, err = run("inspect", family, "--path", "--sizes", 3)
+    rows = [line.split() for line in out.splitlines() if line.strip()[-1:].isdigit()]
+    assert (code, err) == (0, "") and f"of {len(shapes)} sizes (memory: bf16, 1 x 8192 tokens)" in out
+    assert rows[0][:3] == ["full", f"{WHOLE:,}", "100.0%"] and rows[-1][:2] == ["small", f"{COUNT:,}"]
+    assert rows[0][-5:] == ["16", "16", "6x4", "4", "5"] and rows[-1][-5:] == ["8", "8", "4x4", "4", "4"]
+    assert len(rows) == 3
+
+    code, out, _ = run("inspect", family, "--path", "--json", "--batch", 3)
+    told, whole = json.loads(out), json.loads(run("inspect", family, "--json", "--batch", 3)[1])
+    listed = told.pop("path")
+    assert told == whole and listed[0]["member"] == "full" and listed[-1]["member"] == "small"
+    for entry, at in zip(listed, shapes.spread(12), strict=True):
+        subnet = Subnet.from_json(entry["subnet"], PARENT)
+        assert subnet == shapes[at] and entry["parameters"] == parameters(PARENT, subnet)
+        assert entry["memory"]["bytes"] == memory(PARENT, subnet, MemorySpec(batch=3))
+        assert (entry["between"] is None) == (entry["member"] is not None)
+    assert listed[1]["between"] == ["full", "small"]
+
+    code, _, err = run("inspect", family, "--path", "--sizes", 1)
+    assert code == 2 and err == "error: --sizes: 1 is not allowed; a number of sizes, at least 2\n"
+    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    code, _, err = run("inspect", tmp_path / "small", "--path")
+    assert code == 2 and "is one model, not a family" in err and len(err.splitlines()) == 1
 
 
 def test_init(run, family, tmp_path):
@@ -153,7 +99,7 @@ def test_init(run, family, tmp_path):
     (tmp_path / "elastic.yaml").write_text(YAML.replace("hidden", "hiden"))
     code, _, err = run(*arguments, "--force")
     assert code == 2 and "hiden" in err and len(err.splitlines()) == 1
-    assert Family.load(tmp_path / "made") == made
+    assert Family.load(tmp_path / "made") == made and made.drop_order == (4, 3, 2, 1, 0)
 
 
 def test_verify(run, family):

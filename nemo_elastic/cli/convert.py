@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic convert`: a whole model from one format to the other."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nemo_elastic.export.hf import Source
+
+__all__ = ["command"]
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="A NeMo checkpoint, or any folder of a Nemotron-H.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint of stock classes.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Convert a whole model between Hugging Face's format and NeMo's, offline; its weights stay as they are.
+
+    Shapes come from config.json or from the checkpoint's own tensors, so any will do, pruned ones included. A trained
+    elastic checkpoint becomes a family folder with all its members in Hugging Face's format, and the parent alone in
+    NeMo's. NeMo to NeMo rewrites a checkpoint with stock classes and a layer pattern that fits: ModelOpt leaves one
+    that does not.
+
+    Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
+    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need `nemo-elastic[nemo]`.
+    """
+    from nemo_elastic.cli.show import writing
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.errors import ElasticError, bad
+    from nemo_elastic.export.hf import open_source
+
+    if format not in ("hf", "nemo"):
+        raise bad("--format", format, "hf or nemo")
+    opened = open_source(source)
+    if format == "hf" and (source / "config.json").is_file():
+        raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
+    with writing(f"writing {out}", quiet=json) as progress:
+        if format == "nemo":
+            from nemo_elastic.nemo.write import write_source
+
+            write_source(opened, out, force)
+            members = {"model": opened.held}
+        else:
+            _to_hf(opened, out, force, progress)
+            members = opened.members
+    counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
+    if json:
+        told = {"out": str(out), "format": format, "pattern": opened.held.pattern, "members": counts}
+        typer.echo(json_module.dumps(told, indent=2))
+        return
+    for name, count in counts.items():
+        typer.echo(f"{out}: {name}, {count:,} parameters")
+
+
+def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:
+    from nemo_elastic.export.family_folder import write_family
+    from nemo_elastic.export.slicer import slice_checkpoint
+
+    if opened.family is None:
+        slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)
+        return
+    write_family(
+        out,
+        opened.parent,
+        opened.tensors,
+        opened.family,
+        opened.companions,
+        base=opened.config,
+        force=force,
+        progress=progress,
+    )

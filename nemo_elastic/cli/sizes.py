@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks for, a size or a shape in a file -> a shape inside the source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic import cost
+from nemo_elastic.checks import number, parse_float, parse_size
+from nemo_elastic.cost import MemorySpec
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.export.card import human_bytes
+from nemo_elastic.export.hf import Shapes
+from nemo_elastic.family import Parent, Subnet, known_fields
+from nemo_elastic.files import read_json
+from nemo_elastic.path import path
+
+from .show import parse_count
+
+__all__ = ["Found", "Request", "find", "read_request", "read_subnet"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A limit on the size.
+
+    Attributes:
+        option: as the user wrote it; value: what the user gave, as a number; asked: the same in words.
+        limit: the limit on `price`, in parameters or bytes.
+        told: says an amount of that in words.
+    """
+
+    option: str
+    value: float
+    asked: str
+    limit: float
+    price: Callable[[Subnet], float]
+    told: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The largest shape within a limit.
+
+    Attributes:
+        subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
+        between: the members on either side; None where it is one.
+        used: what it costs, in the unit of the limit.
+        larger: what the next larger shape costs; None for the parent.
+    """
+
+    request: Request
+    subnet: Subnet
+    name: str
+    between: tuple[str, str] | None
+    used: float
+    larger: float | None
+
+    @property
+    def below(self) -> float:
+        """How far below the limit it is, as a share of the limit."""
+        return 1 - self.used / self.request.limit
+
+    def __str__(self) -> str:
+        start = f"largest shape within {self.request.asked}: {self.name}"
+        if self.larger is None:
+            return f"{start}, the parent itself, {self.below:.2%} below"
+        step = self.larger / self.request.limit - 1
+        return f"{start}, {self.below:.2%} below; the next larger one is {step:.2%} above"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what `slice --json` prints of it."""
+        return {
+            "option": self.request.option,
+            "value": self.request.value,
+            "limit": self.request.limit,
+            "below": self.below,
+            "between": self.between,
+            "larger": self.larger,
+        }
+
+
+def read_request(
+    parent: Parent, spec: MemorySpec, params: str | None = None, memory: str | None = None, ratio: str | None = None
+) -> Request:
+    """Read the one of `--params`, `--memory` and `--ratio` that is given.
+
+    Args:
+        parent: Shape of the parent.
+        spec: What a deployment holds in memory.
+        params: A number of parameters: 6e9, 6B.
+        memory: Bytes in service: 14GiB.
+        ratio: Share of the parent's parameters.
+    """
+
+    def count(subnet: Subnet) -> float:
+        return cost.parameters(parent, subnet)
+
+    def told(value: float) -> str:
+        return f"{value:,.0f} parameters"
+
+    if memory is not None:
+        size = parse_size("--memory", memory)
+        price = lambda subnet: cost.memory(parent, subnet, spec)  # noqa: E731
+        return Request("--memory", size, human_bytes(size), size, price, human_bytes)
+    if params is not None:
+        value = parse_count("--params", params)
+        return Request("--params", value, told(value), value, count, told)
+    share = parse_float(ratio or "")
+    share = number("--ratio", share, math.ulp(0.0), 1, "a share of the parent's parameters, above 0 and at most 1")
+    limit = share * count(parent.full)
+    return Request("--ratio", share, f"{share:g} of the parent ({told(limit)})", limit, count, told)
+
+
+def find(source: Shapes, request: Request) -> Found:
+    """The largest shape on the family's path within a limit.
+
+    Raises:
+        ElasticError: The source is one model, or even the smallest member is too large.
+    """
+    if source.family is None:
+        raise ElasticError(f"{source.folder}: is one model, not a family; give a shape with --subnet")
+    shapes = path(source.family)
+    at = shapes.fit(request.limit, request.price)
+    if at is None:
+        least = source.family.members[-1]
+        needed = request.told(request.price(least.subnet))
+        raise ElasticError(
+            f"{request.option}: {request.asked} is too little; the smallest, {least.name}, takes {needed}"
+        )
+    above, under = shapes.between(at)
+    subnet = shapes[at]
+    return Found(
+        request,
+        subnet,
+        above if above == under else f"between {above} and {under}",
+        None if above == under else (above, under),
+        request.price(subnet),
+        request.price(shapes[at - 1]) if at > 0 else None,
+    )
+
+
+@dataclass
+class _Entry:
+    """A member as `inspect --json` prints it."""
+
+    subnet: dict
+    parameters: int | None = None
+    memory: dict | None = None
+    budget: dict | None = None
+    member: str | None = None
+    between: list | None = None
+
+
+def read_subnet(file: Path, parent: Parent) -> Subnet:
+    """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`.
+
+    Raises:
+        ElasticError: Neither, a shape that is not the parent's, or a count of parameters that is not the shape's.
+    """
+    data = read_json(file)
+    try:
+        if not isinstance(data, dict) or "subnet" not in data:
+            return Subnet.from_json(data, parent)
+        entry = known_fields(_Entry, data, "member")
+        subnet = Subnet.from_json(entry["subnet"], parent)
+        told, count = entry.get("parameters"), cost.parameters(parent, subnet)
+        if told is not None and told != count:
+            raise bad("parameters", told, f"its shape has {count}")
+        return subnet
+    except ElasticError as exc:
+        raise ElasticError(f"{file}: {exc}") from None
