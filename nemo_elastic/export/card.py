@@ -143,25 +143,20 @@ def _usage(member: Subnet) -> list[str]:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})',
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
         'tokens = tokenizer("The first", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=32)[0]))",
         "```",
         "",
-        "vLLM:",
-        "",
-        "```bash",
-        f"vllm serve .{flag}",
-        "```",
-        "",
     ]
+    if all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
+        lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
+    else:
+        lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]
     if not member.widths("attention_heads"):
         lines += ["It keeps no attention layer, which transformers' cache needs: decoding there is slow.", ""]
     if not plain:
         lines += ["Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.", ""]
-        mamba = any(len(set(member.widths(axis))) > 1 for axis in ("mamba_heads", "mamba_head_dim"))
-        if mamba:
-            lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it; transformers can.", ""]
     return lines
 
 

@@ -100,7 +100,9 @@ def to_hf_config(
         The content of `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
     """
     base = base or {}
-    widths = {name: _first(member, name, parent.axis(name).size) for name in LAYER_AXES}
+    # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
+    # silently takes a part of a larger one.
+    widths = {name: max(member.widths(name), default=parent.axis(name).size) for name in LAYER_AXES}
     sizes = {field: getattr(parent, field) for field in _SIZES} | widths | {"hidden": member.hidden}
     out: dict[str, Any] = {
         "architectures": ["NemotronHForCausalLM"],
@@ -132,11 +134,6 @@ def to_hf_config(
             "block_configs": [_block(layer) for layer in member.layers],
         }
     return out
-
-
-def _first(member: Subnet, axis: str, default: int) -> int:
-    """Width of an axis in the member's first layer that has it; the parent's where none is left."""
-    return next(iter(member.widths(axis)), default)
 
 
 def _block(layer: Layer) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A member that vLLM would load and get wrong is refused: what of that can be seen without vLLM.
+
+vLLM builds every Mamba layer by the config's own widths and reads as much of a tensor as it has room for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.export.hf_config import to_hf_config
+
+from .cases import CASES, PARENT, ROOT, with_widths
+
+TEMPLATE = ROOT / "nemo_elastic" / "export" / "puzzle" / "configuration_nemotron_h_puzzle.py.txt"
+ASK = """
+import json, sys
+config = NemotronHPuzzleConfig(**json.loads(sys.argv[1]))
+assert config.layer_config(0).mamba_num_heads == int(sys.argv[2])
+config.get_nemotron_h_config_for_layer(1)
+"""
+
+
+def test_widths_of_the_config_are_the_largest():
+    uneven = with_widths(with_widths(PARENT.full, "heads", {0: 6, 3: 4}), "ffn", {1: 64})
+    config = to_hf_config(PARENT, uneven)
+    assert (config["mamba_num_heads"], config["num_attention_heads"], config["intermediate_size"]) == (8, 8, 256)
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize(("name", "heads", "refused"), [("mamba", 6, True), ("ffn", 6, False), ("heads", 8, False)])
+def test_mamba_layers_that_differ(name, heads, refused):
+    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
+    config = json.dumps(to_hf_config(PARENT, CASES[name].member))
+    command = [str(ROOT / python), "-c", TEMPLATE.read_text(encoding="utf-8") + ASK, config, str(heads)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300)
+    if refused:
+        assert done.returncode == 1
+        assert "ValueError: vLLM needs one mamba_num_heads in all layers, this model has [6, 8]" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-2000:]
