@@ -68,8 +68,9 @@ class MemorySpec:
             if isinstance(v, bool) or not isinstance(v, int) or v < 1:
                 raise bad(f"memory.{name}", v, "must be a positive integer")
         for name in ("weights", "cache", "state"):
-            if getattr(self, name) not in DTYPE_BYTES:
-                raise bad(f"memory.{name}", getattr(self, name), f"one of {', '.join(DTYPE_BYTES)}")
+            v = getattr(self, name)
+            if not isinstance(v, str) or v not in DTYPE_BYTES:
+                raise bad(f"memory.{name}", v, f"one of {', '.join(DTYPE_BYTES)}")
 
 
 def parameters(parent: Parent, member: Any) -> Any:

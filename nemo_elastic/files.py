@@ -11,19 +11,23 @@ import errno
 import json
 import math
 import os
-import secrets
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import ElasticError
+from .renames import clear_leftovers, put_in_place, sync, temporary
 
-__all__ = ["atomic_dir", "atomic_write", "explain_os_error", "read_json"]
+__all__ = ["atomic_dir", "atomic_write", "check_apart", "explain_os_error", "read_json"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_UNWRITABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV,
+}  # fmt: skip
+#: Names that `renames` makes up; messages have the target's own.
+_MADE_UP = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(?:lock|tmp|old)", re.DOTALL)
 
 
 def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
@@ -36,12 +40,53 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
     Returns:
         The error to raise instead, or None when `exc` is something else (a bug, say) and must keep its traceback.
     """
+    path = _target(path)
     # safetensors wraps the operating system's error in its own type and leaves only the text.
     if getattr(exc, "errno", None) in _FULL or "No space left on device" in str(exc):
         return ElasticError(f"{path}: no space left on the disk; nothing was written")
-    if isinstance(exc, OSError) and exc.errno in _UNWRITABLE:
-        return ElasticError(f"{path}: cannot be written ({exc.strerror}: {exc.filename or path})")
+    if not isinstance(exc, OSError):
+        return None
+    if exc.errno == errno.EFBIG:
+        return ElasticError(
+            f"{path}: a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
+        )
+    if exc.errno in _UNWRITABLE:
+        named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, (str, bytes)) else path
+        where = _target(named)
+        if where != named:
+            where = where.parent
+        elif where != path and where not in path.parents:
+            return ElasticError(f"{where}: cannot be read ({exc.strerror})")  # something that is copied along
+        return ElasticError(f"{path}: cannot be written ({exc.strerror}: {where})")
     return None
+
+
+def _target(path: Path) -> Path:
+    """The folder or file that is being written, where a path leads to or into a temporary name for it."""
+    for i, part in enumerate(path.parts):
+        found = _MADE_UP.fullmatch(part)
+        if found:
+            return Path(*path.parts[:i], found[1])
+    return path
+
+
+def check_apart(out: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Refuse an output that lies inside of what is read for it, or around it. To replace the very folder is fine.
+
+    Args:
+        out: What is going to be written.
+        source: The folder that is going to be read.
+
+    Raises:
+        ElasticError: One holds the other.
+    """
+    path = Path(os.path.abspath(out))
+    # Where they really are: a way through links is no other place. The last link of `out` itself is what is replaced.
+    here, there = Path(os.path.realpath(path.parent), path.name), Path(os.path.realpath(source))
+    if there in here.parents:
+        raise ElasticError(f"{path}: is inside {source}, which is read; name a folder elsewhere")
+    if here in there.parents:
+        raise ElasticError(f"{path}: holds {source}, which is read; name another folder")
 
 
 @contextmanager
@@ -49,12 +94,13 @@ def atomic_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Pat
     """Write a folder whole or not at all.
 
     Yields a new, empty folder beside `out`. When the block ends it is flushed to the disk and renamed to `out`; when
-    the block raises anything at all, Ctrl-C included, it is removed and an older `out` is still there, untouched.
+    the block raises anything at all, Ctrl-C included, it is removed and an older `out` is still there, untouched. What
+    a process that was killed left behind is cleared away by the next that writes the same `out`.
 
     Args:
         out: The folder to write. Missing parents are made.
-        force: Replace an existing `out`. The old one is moved aside first and removed only after the rename, so `out`
-            may be the very folder that the block reads from. A symbolic link is replaced, not what it points to.
+        force: Replace an existing `out`. The two are exchanged in one step and the old one is removed afterwards, so
+            `out` may be the very folder that the block reads from. A symbolic link is replaced, not what it points to.
 
     Yields:
         The folder to write into.
@@ -63,20 +109,19 @@ def atomic_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Pat
         ElasticError: `out` exists and `force` is False, the place cannot be written, or the disk is full.
     """
     path = Path(os.path.abspath(out))
-    _refuse(path, force)
-    tmp = _sibling(path, "tmp")
-    try:
+    with _told(path):
+        clear_leftovers(path)
+        _refuse(path, force)
         _make_parent(path)
-        tmp.mkdir()  # not tempfile.mkdtemp: the result must have the permissions of the user's umask, not 0700
-        yield tmp
-        _sync_tree(tmp)
-        _swap_in(tmp, path, force)
-    except BaseException as exc:
-        shutil.rmtree(tmp, ignore_errors=True)
-        told = explain_os_error(exc, path)
-        if told is not None:
-            raise told from exc
-        raise
+        with temporary(path) as tmp:
+            tmp.mkdir()  # not tempfile.mkdtemp: the result must have the permissions of the user's umask, not 0700
+            yield tmp
+            _sync_tree(tmp)
+            _refuse(path, force)  # it may have appeared while the block ran
+            try:
+                put_in_place(tmp, path, replace=force)
+            except FileExistsError:
+                raise ElasticError(f"{path}: another process has written it just now; it is left as it is") from None
 
 
 def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -90,24 +135,17 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
         ElasticError: The place cannot be written, or the disk is full.
     """
     path = Path(os.path.abspath(path))
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raises where the name is too long
         raise ElasticError(f"{path}: is a folder; name a file")
-    tmp = _sibling(path, "tmp")
-    try:
+    with _told(path):
         _make_parent(path)
-        with open(tmp, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-        _sync(path.parent)
-    except BaseException as exc:
-        with suppress(OSError):
-            tmp.unlink()
-        told = explain_os_error(exc, path)
-        if told is not None:
-            raise told from exc
-        raise
+        with temporary(path) as tmp:
+            with open(tmp, "xb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(tmp, path)
+            sync(path.parent)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -141,13 +179,37 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ElasticError(f"{path}: not valid JSON ({exc})") from None
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of the operating system that the user can mend, in one line."""
+    try:
+        yield
+    except Exception as exc:
+        told = explain_os_error(exc, path)
+        if told is not None:
+            raise told from exc
+        raise
+
+
 def _refuse(path: Path, force: bool) -> None:
-    if os.path.lexists(path) and not force:
+    exists = _exists(path)
+    if exists and not force:
         raise ElasticError(f"{path}: already exists; --force replaces it")
     # --force on a folder that holds the user's work is a typo ("--out . --force"), not a wish.
-    for kept, word in ((Path.cwd(), "the current folder"), (Path.home(), "the home folder")):
-        if path == kept or path in kept.parents:
+    for kept, word in ((os.getcwd(), "the current folder"), (os.path.expanduser("~"), "the home folder")):
+        if path == Path(kept) or path in Path(kept).parents:
             raise ElasticError(f"{path}: holds {word} and is never replaced; name a new folder")
+    if exists and os.path.ismount(path):
+        raise ElasticError(f"{path}: is a mount point, which cannot be replaced; name a folder inside it")
+
+
+def _exists(path: Path) -> bool:
+    """Whether anything is there; unlike `os.path.lexists` not silent about a name that cannot be."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _make_parent(path: Path) -> None:
@@ -157,46 +219,12 @@ def _make_parent(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), exc.filename) from None
 
 
-def _sibling(path: Path, kind: str) -> Path:
-    return path.parent / f".{path.name[:200]}.{secrets.token_hex(4)}.{kind}"
-
-
-def _swap_in(tmp: Path, path: Path, force: bool) -> None:
-    old = _sibling(path, "old")
-    if os.path.lexists(path):
-        _refuse(path, force)  # it may have appeared while the block ran
-        os.rename(path, old)
-        try:
-            os.rename(tmp, path)
-        except BaseException:
-            os.rename(old, path)
-            raise
-    else:
-        os.rename(tmp, path)
-    _sync(path.parent)
-    if old.is_symlink() or old.is_file():
-        old.unlink()
-    else:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _sync_tree(root: Path) -> None:
     for folder, _, files in os.walk(root):
         for name in files:
             if not os.path.islink(os.path.join(folder, name)):
-                _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+                sync(Path(folder, name))
+        sync(Path(folder))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

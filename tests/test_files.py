@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 
 import pytest
 
 from nemo_elastic import files
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import atomic_dir, atomic_write, explain_os_error, read_json
+from nemo_elastic.files import atomic_dir, atomic_write, check_apart, explain_os_error, read_json
 
 
 def names(folder):
@@ -104,22 +105,6 @@ def test_a_failure_under_force_keeps_the_old_one(tmp_path):
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
 
 
-def test_a_failed_rename_under_force_puts_the_old_one_back(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    write(out, "old")
-    rename = os.rename
-
-    def fail(src, dst):
-        if str(src).endswith(".tmp"):
-            raise OSError(errno.EIO, "Input/output error")
-        rename(src, dst)
-
-    monkeypatch.setattr(files.os, "rename", fail)
-    with pytest.raises(OSError, match="Input/output error"):
-        write(out, force=True)
-    assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
-
-
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ElasticError, match="already exists"), atomic_dir(out):
@@ -154,11 +139,25 @@ def test_a_full_disk_found_while_flushing_is_one_line(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ElasticError, match="no space left"):
         write(tmp_path / "out")
     with pytest.raises(ElasticError, match="no space left"):
         atomic_write(tmp_path / "file", "x")
+    assert names(tmp_path) == []
+
+
+def test_a_file_above_the_limit_is_one_line(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for write_it in (lambda p: write(p, "x" * 2000), lambda p: atomic_write(p, "x" * 2000)):
+            with pytest.raises(
+                ElasticError, match="out: a file is larger than the file system, or `ulimit -f`, allows"
+            ):
+                write_it(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == []
 
 
@@ -172,6 +171,18 @@ def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path)
     assert explain_os_error(OSError(errno.EIO, "Input/output error"), tmp_path) is None
 
 
+def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
+    out, denied = tmp_path / "out", tmp_path / "tokenizer.json"
+    for where, told in (
+        (denied, f"{denied}: cannot be read (Permission denied)"),
+        (out, f"{out}: cannot be written (Permission denied: {out})"),
+        (tmp_path / ".out.0123abcd.tmp" / "sub" / "x", f"{out}: cannot be written (Permission denied: {tmp_path})"),
+        (None, f"{out}: cannot be written (Permission denied: {out})"),
+    ):
+        exc = PermissionError(errno.EACCES, "Permission denied", None if where is None else str(where))
+        assert str(explain_os_error(exc, out)) == told
+
+
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     for write_it in (lambda p: write(p), lambda p: atomic_write(p, "x")):
@@ -180,13 +191,86 @@ def test_an_unwritable_place_is_one_line(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError(errno.EROFS, "Read-only file system")
+def test_a_file_inside_of_what_is_written_is_told_as_the_output(tmp_path):
+    """As `elastic.json` in a family."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ElasticError, match=f"^{tmp_path / 'out'}: a file is larger"):
+            with atomic_dir(tmp_path / "out") as tmp:
+                atomic_write(tmp / "file", "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
 
-    monkeypatch.setattr(files.Path, "mkdir", refuse)
-    with pytest.raises(ElasticError, match=r"cannot be written \(Read-only file system"):
-        write(tmp_path / "out")
+
+def test_an_unwritable_folder_is_one_line_that_names_it(tmp_path, monkeypatch):
+    """Root may write everywhere, so the answer is put in; tests/export/test_faults.py mounts the real thing."""
+    mkdir, open_ = os.mkdir, os.open
+
+    def refuse(path, *rest, **other):
+        if str(path).startswith(str(tmp_path / "ro")):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return (mkdir if other.pop("make", False) else open_)(path, *rest, **other)
+
+    (tmp_path / "ro").mkdir()
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "mkdir", lambda path, *rest, **other: refuse(path, *rest, make=True, **other))
+    for out, where in (
+        (tmp_path / "ro" / "out", tmp_path / "ro"),
+        (tmp_path / "ro" / "a" / "out", tmp_path / "ro" / "a"),
+    ):
+        with pytest.raises(ElasticError) as told:
+            write(out)
+        assert told.value.message == f"{out}: cannot be written (Read-only file system: {where})"
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "é" * 128])
+def test_a_name_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, name):
+    with pytest.raises(ElasticError, match=r"cannot be written \(File name too long"):
+        with atomic_dir(tmp_path / name):
+            pytest.fail("the block must not run")
+    with pytest.raises(ElasticError, match="File name too long"):
+        atomic_write(tmp_path / name, "x")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-", "a\nb", ".x.0123abcd.tmp"])
+def test_a_name_that_can_be_is_written(tmp_path, name):
+    write(tmp_path / name)
+    write(tmp_path / name, "newer", force=True)
+    atomic_write(tmp_path / "sub" / name, "x")
+    assert names(tmp_path) == sorted([name, "sub"]) and names(tmp_path / "sub") == [name]
+
+
+def test_an_output_is_neither_inside_nor_around_what_is_read(tmp_path, monkeypatch):
+    source = tmp_path / "runs" / "family"
+    write(source)
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(source)
+    for out, read, word in (
+        (source / "cut", source, "is inside"),
+        (source / "sub" / "file", source, "is inside"),
+        (tmp_path / "link" / "cut", source, "is inside"),
+        (source / "cut", tmp_path / "link", "is inside"),
+        ("cut", ".", "is inside"),
+        (tmp_path / "runs", source, "holds"),
+        (tmp_path, tmp_path / "link", "holds"),
+    ):
+        with pytest.raises(ElasticError, match=f"{os.path.abspath(out)}: {word} .*, which is read; name a"):
+            check_apart(out, read)
+    for out in (source, tmp_path / "link", tmp_path / "runs" / "family2", tmp_path / "new" / "cut", "../cut"):
+        check_apart(out, source)
+
+
+def test_a_home_that_is_not_known_is_no_trouble(tmp_path, monkeypatch):
+    """As in a container that runs under any number as its user."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    with pytest.raises(RuntimeError):
+        files.Path.home()
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize(("content", "expect"), [("é\n", "é\n".encode()), (b"\0\r\n", b"\0\r\n")])

@@ -71,6 +71,6 @@ def command(
     for name, info in folder.splits.items():
         share = f"{info.problem_tokens / info.tokens:.0%}"
         table.add_row(name, f"{info.tokens:,}", f"{info.documents:,}", f"{info.problems:,}", share)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"{folder.held_out_problems} problems held out; {time.monotonic() - started:.1f} s")

@@ -91,7 +91,7 @@ def command(
         typer.echo(json_module.dumps(rows, indent=2))
         return
     for table in _tables(rows):
-        Console().print(table)
+        Console(markup=False).print(table)
 
 
 def _check_device(device: str) -> None:

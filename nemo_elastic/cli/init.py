@@ -42,4 +42,4 @@ def command(
     if json:
         typer.echo(json_module.dumps(describe(shapes, serving(shapes)), indent=2))
         return
-    Console().print(members_table(shapes.parent, shapes.members, serving(shapes), str(out)))
+    Console(markup=False).print(members_table(shapes.parent, shapes.members, serving(shapes), str(out)))

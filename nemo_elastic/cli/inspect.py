@@ -51,7 +51,7 @@ def command(
             told["path"] = describe_path(between, places, spec)
         typer.echo(json_module.dumps(told, indent=2))
         return
-    console = Console()
+    console = Console(markup=False)
     if between is not None:
         console.print(path_table(between, places, spec))
         return

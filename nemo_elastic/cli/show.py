@@ -67,7 +67,7 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     )
 
     sizes = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), *sizes)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *sizes)
     console = Console(stderr=True)
     # gone when it ends, so that an error stays one line
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:

@@ -52,6 +52,6 @@ def command(
             table.add_column(header)
         for check in report.checks:
             table.add_row(check.name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.figure)
-        Console().print(table)
+        Console(markup=False).print(table)
     if not report.ok:
         raise typer.Exit(1)

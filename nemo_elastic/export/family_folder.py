@@ -14,7 +14,7 @@ from nemo_elastic import __version__, layout
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import DEPTH, Parent, Subnet
-from nemo_elastic.files import atomic_dir, read_json
+from nemo_elastic.files import atomic_dir, check_apart, read_json
 from nemo_elastic.manifest import Family, why_not_nested
 
 from .card import family_card
@@ -98,6 +98,7 @@ def init_family(
         ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent.
     """
     source = open_source(parent_folder)
+    check_apart(out, source.folder)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,9 @@ def open_source(folder: str | Path) -> Source:
     Raises:
         ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
     """
-    if _is_nemo(Path(folder)):
-        return _nemo().open_nemo(Path(folder))
+    folder = _readable(folder)
+    if _is_nemo(folder):
+        return _nemo().open_nemo(folder)
     shapes = read_shapes(folder)
     tensors = open_tensors(shapes.folder)
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
@@ -145,9 +147,7 @@ def read_parent(folder: str | Path) -> tuple[Parent, Subnet, dict[str, Any]]:
 
 def read_shapes(folder: str | Path) -> Shapes:
     """Read everything that a folder says of itself, without its weights; see `read_parent`."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise bad("source", str(folder), "an existing folder")
+    folder = _readable(folder)
     if _is_nemo(folder):
         return _nemo().read_nemo_shapes(folder)
     path = folder / "config.json"
@@ -167,6 +167,16 @@ def read_shapes(folder: str | Path) -> Shapes:
     if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
         raise ElasticError(f"{folder}: config.json and {told} describe different models")
     return Shapes(folder, wanted, wanted_held, config, family, origin)
+
+
+def _readable(folder: str | Path) -> Path:
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise bad("source", str(folder), "an existing folder") from None
+    except OSError as exc:
+        raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
+    return Path(folder)
 
 
 def _is_nemo(folder: Path) -> bool:
@@ -276,7 +286,7 @@ def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
         raise ElasticError(f"{path}: has no weight_map")
     for file in weight_map.values():
         # An index from somewhere else must not make us read outside of its folder.
-        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file or "\\" in file:
+        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
             raise bad(f"{path}: weight_map", file, "names of .safetensors files in the same folder")
     for file in sorted(set(weight_map.values())):
         wanted = {name for name, f in weight_map.items() if f == file}

@@ -9,6 +9,7 @@ files of code (`export/puzzle/`) that transformers and vLLM load with `trust_rem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -161,6 +162,10 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
     for key, only in _FIXED.items():
         if config.get(key, only) != only:
             raise bad(f"{where}: {key}", config[key], f"only {only!r} is supported")
+    for key in ("time_step_limit", "mamba_dt_limit"):
+        limit = config.get(key)
+        if isinstance(limit, list) and any(isinstance(x, (int, float)) and 0 < x < math.inf for x in limit):
+            raise bad(f"{where}: {key}", limit, "only the unlimited 0 to infinity is supported")
     types = _layer_types(config, where)
     sizes = _read_sizes(config, types, where)
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)

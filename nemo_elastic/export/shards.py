@@ -128,9 +128,9 @@ class _Place:
 def _check_room(folder: Path, total: int) -> None:
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    if total > free:
+    if disk.f_blocks and total > free:  # some network file systems give no sizes
         lack = f"{total:,} bytes are needed and {free:,} free"
-        raise ElasticError(f"{folder.parent}: no space left on the disk: {lack}; nothing was written")
+        raise ElasticError(f"no space left on the disk: {lack}; nothing was written")
 
 
 def _plan(folder: Path, entries: list[Entry], shard_bytes: int) -> Iterator[_Place]:

@@ -17,7 +17,7 @@ from nemo_elastic import layout
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Subnet
-from nemo_elastic.files import atomic_dir
+from nemo_elastic.files import atomic_dir, check_apart
 from nemo_elastic.manifest import check_name, why_not_nested
 
 from .card import member_card
@@ -83,6 +83,7 @@ def slice_checkpoint(
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
     _check_format(format)
+    check_apart(out, opened.folder)
     if format == "nemo":
         _write_nemo(opened, target, out, force)
     else:
@@ -120,6 +121,7 @@ def slice_members(
     if not targets:
         raise ElasticError("members: none to cut")
     _check_format(format)
+    check_apart(out, opened.folder)
     with atomic_dir(out, force) as folder:
         if format == "nemo":
             for name, (target, _) in targets.items():

@@ -1,17 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the environment of transformers 5, where this project is not installed: logits and tokens of folders.
+"""Runs in the environment of transformers 5, where this project is not installed: one process for many small models.
 
-Usage: python hf_worker.py PLACE NAME..., where PLACE has tokens.npy [b, l] and a folder per name. Writes
-PLACE/NAME.npz with logits [b, l, v] and greedily generated tokens, and PLACE/NAME.saved: the folder as transformers
-saves it.
+Usage: python hf_worker.py, then one request a line, {"do": name of a function below, ...its arguments}; each is
+answered by one line of JSON. Arrays travel as files: tokens.npy [b, l] in, *.npz out.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,37 +23,88 @@ def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in model.named_parameters()}
 
 
-def main(place: Path, names: list[str]) -> None:
-    tokens = torch.from_numpy(np.load(place / "tokens.npy"))
-    told = {}
-    for name in names:
-        remote = json.loads((place / name / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            place / name, dtype=torch.float32, trust_remote_code=remote, output_loading_info=True
-        )
-        model.eval()
-        with torch.no_grad():
-            logits = model(tokens).logits
+def version() -> str:
+    return __version__
+
+
+def run(folder: str, tokens: str, out: str, thorough: bool = False, override: dict[str, Any] | None = None) -> dict:
+    """Load a folder and write its logits [b, l, v] to `out`.
+
+    Args:
+        folder: What to load, with remote code where it is a puzzle.
+        tokens: File of tokens.
+        out: File to write.
+        thorough: Decode greedily, too, with the cache (`grown`) and without (`again`), save the model to FOLDER.saved,
+            and build it anew from its config alone.
+        override: Settings in place of those of `config.json`.
+    """
+    tokens_bl = torch.from_numpy(np.load(tokens))
+    remote = json.loads((Path(folder) / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=remote, output_loading_info=True, **(override or {})
+    )
+    model.eval()
+    told = {
+        "class": type(model).__name__,
+        "loading": {key: sorted(map(str, value)) for key, value in loading.items() if value},
+    }
+    with torch.no_grad():
+        arrays = {"logits": model(tokens_bl).logits}
+        if thorough:
             # with a mask, or a token that is the padding token would be taken for padding
-            mask = torch.ones_like(tokens[:, :6])
-            grown = model.generate(
-                tokens[:, :6], attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0
+            start = tokens_bl[:, :6]
+            arrays["grown"] = model.generate(
+                start, attention_mask=torch.ones_like(start), max_new_tokens=8, do_sample=False, pad_token_id=0
             )
-            again = tokens[:, :6]
+            again = start
             for _ in range(8):  # without the cache: what decoding step by step must give
                 again = torch.cat([again, model(again, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)], 1)
-        np.savez(place / f"{name}.npz", logits=logits.numpy(), grown=grown.numpy(), again=again.numpy())
-        model.save_pretrained(place / f"{name}.saved")
-        config = AutoConfig.from_pretrained(place / name, trust_remote_code=remote)
+            arrays["again"] = again
+    np.savez(out, **{name: array.numpy() for name, array in arrays.items()})
+    if thorough:
+        model.save_pretrained(f"{folder}.saved")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
         fresh = AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
-        told[name] = {
-            "class": type(model).__name__,
-            "loading": {key: sorted(map(str, value)) for key, value in loading.items() if value},
-            "same shapes when made anew": shapes(fresh) == shapes(model),
-            "finite": all(bool(torch.isfinite(p).all()) for p in fresh.parameters()),
-        }
-    (place / "told.json").write_text(json.dumps({"transformers": __version__, "models": told}))
+        told["same shapes when made anew"] = shapes(fresh) == shapes(model)
+        told["finite"] = all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
+    return told
+
+
+def make(
+    config: dict[str, Any],
+    folder: str,
+    tokens: str,
+    out: str,
+    dtype: str = "float32",
+    shard: str = "5GB",
+    seed: int = 0,
+) -> dict:
+    """Make a random model out of the arguments of `NemotronHConfig`, save it to `folder` and its logits to `out`."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("nemotron_h", **config)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1:
+                p.normal_(std=0.7 / p.shape[1] ** 0.5 if "conv" not in name else 0.5)
+            else:  # norms are all ones otherwise, and biases all zeros
+                p.add_(0.2 * torch.randn(p.shape))
+        if config.get("tie_word_embeddings"):  # transformers has the setting and does nothing with it
+            model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+        model.to(getattr(torch, dtype))
+        model.save_pretrained(folder, max_shard_size=shard)
+        logits = model.float()(torch.from_numpy(np.load(tokens))).logits
+    np.savez(out, logits=logits.numpy())
+    return {"files": sorted(p.name for p in Path(folder).iterdir())}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what transformers prints is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = {"version": version, "run": run, "make": make}[request.pop("do")](**request)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()

@@ -92,15 +92,54 @@ def test_published_shapes():
     assert config["hybrid_override_pattern"] == NANO_12B.pattern and config["num_hidden_layers"] == 62
 
 
-@pytest.mark.parametrize(
-    "names", [("mamba", "mlp", "attention"), ("linear_attention", "mlp", "full_attention")], ids=["old", "new"]
-)
-def test_layer_types_in_old_and_new_words(names):
+OLD, NEW = ("mamba", "mlp", "attention"), ("linear_attention", "mlp", "full_attention")
+
+
+@pytest.mark.parametrize("key", ["layers_block_type", "layer_types"])
+@pytest.mark.parametrize("names", [OLD, NEW], ids=["old", "new"])
+def test_layer_types_in_old_and_new_words(names, key):
     words = dict(zip("M-*", names))
-    config = changed(hybrid_override_pattern=..., layers_block_type=[words[c] for c in NANO_9B.pattern])
+    config = changed(hybrid_override_pattern=..., **{key: [words[c] for c in NANO_9B.pattern]})
     assert from_hf_config(config) == from_hf_config(NANO)
-    config["layer_types"] = config.pop("layers_block_type")
+    assert from_hf_config(config | {"num_hidden_layers": 56}) == from_hf_config(NANO)
+    # beside the pattern it may be there too, as long as both say the same
+    assert from_hf_config(config | {"hybrid_override_pattern": NANO_9B.pattern}) == from_hf_config(NANO)
+    other = NANO_9B.pattern.replace("*", "-", 1)
+    with pytest.raises(ElasticError, match="do not agree"):
+        from_hf_config(config | {"hybrid_override_pattern": other})
+
+
+def test_layer_types_in_words_of_both_times():
+    """A file that was edited by hand, or by a version between."""
+    words = [(OLD if i % 2 else NEW)["M-*".index(c)] for i, c in enumerate(NANO_9B.pattern)]
+    assert from_hf_config(changed(hybrid_override_pattern=..., layers_block_type=words)) == from_hf_config(NANO)
+
+
+def test_blocks_in_old_and_new_words():
+    uneven = Subnet(12, (PARENT.layer(0), PARENT.layer(1, ffn=8), PARENT.layer(3), PARENT.layer(4)))
+    config = to_hf_config(PARENT, uneven)
+    read = from_hf_config(config)
+    for block in config["block_configs"]:
+        block["block_type"] = dict(zip(OLD, NEW))[block["block_type"]]
+    assert from_hf_config(config) == read
+
+
+def test_what_transformers_writes_beside():
+    """transformers 5 writes settings of parts that a dense model has not, and infinity in its own way."""
+    config = changed(
+        hybrid_override_pattern=..., num_hidden_layers=..., dtype="float32", torch_dtype=...,
+        layers_block_type=[dict(zip("M-*", NEW))[c] for c in NANO_9B.pattern],
+        time_step_limit=[0.0, {"__float__": "Infinity"}], time_step_min=0.001, mtp_layers_block_type=["mlp", "moe"],
+        num_nextn_predict_layers=0, n_routed_experts=8, moe_latent_size=None, use_mamba_kernels=True,
+        transformers_version="5.19.0", mamba_proj_bias=False, num_logits_to_keep=1,
+    )  # fmt: skip
     assert from_hf_config(config) == from_hf_config(NANO)
+
+
+@pytest.mark.parametrize("key", ["layer_norm_epsilon", "rms_norm_eps", "norm_eps"])
+def test_the_epsilon_in_each_of_its_words(key):
+    config = changed(layer_norm_epsilon=..., rms_norm_eps=...) | {key: 1e-3}
+    assert from_hf_config(config)[0].norm_eps == 1e-3
 
 
 def test_keys_in_old_words():
@@ -157,6 +196,7 @@ def test_per_layer_widths():
         ({"sliding_window": 4096}, "sliding_window"),
         ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ({"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
         ({"tie_word_embeddings": "no"}, "tied"),
         ({"layer_norm_epsilon": 2.0}, "norm_eps"),
         ({"model_type": PUZZLE}, "block_configs: None is not allowed; a list of 56"),

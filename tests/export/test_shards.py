@@ -105,8 +105,10 @@ def test_forgotten_pages_are_read_again(tmp_path):
 
 
 def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9, f_bavail=1, f_frsize=4096))
     big = entry("a", np.zeros(5000, np.uint8))
     with pytest.raises(ElasticError, match=r"no space left on the disk: 5,000 bytes are needed and 4,096 free"):
         write_weights({tmp_path: [big]})
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    write_weights({tmp_path: [big]})

@@ -12,84 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nemo_elastic import layout, slice_checkpoint
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export.hf import MEMBER_FILE, open_source, open_tensors
-from nemo_elastic.export.pieces import Pieces
 from nemo_elastic.export.slicer import cut_tensors
 from nemo_elastic.family import Layer, Subnet
 from tests.shapes import PARENT
-from tests.strategies import chains, parents, parents_and_subnets
 
-from .helpers import contents, random_words, scratch, write
+from .helpers import contents, random_words, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
-DTYPES = st.sampled_from(["F32", "BF16", "F16", "F8_E4M3"])
-
-
-@settings(max_examples=40, deadline=None)
-@given(parents_and_subnets(), DTYPES, st.integers(50, 5000))
-def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
-    parent, member = both
-    words = random_words(parent, dtype)
-    with scratch() as place:
-        write(place / "family", parent, tensors=words, shard_bytes=shard_bytes)
-        cut = slice_checkpoint(place / "family", place / "cut", subnet=member, shard_bytes=shard_bytes)
-        found = open_tensors(place / "cut")
-        source = {(t.row.name, t.layer and t.layer.index): words[t.hf] for t in layout.tensors(parent, parent.full)}
-        for t in layout.tensors(parent, member):
-            index = t.layer.index if t.layer else None
-            kept = [
-                layout.selection(parent, t.row, d, parent.full, member, index).indices for d in range(len(t.shape))
-            ]
-            whole = source[t.row.name, index]
-            assert found[t.hf].dtype == dtype
-            np.testing.assert_array_equal(found[t.hf].words, whole.words[np.ix_(*kept)], t.hf)
-        counted = {n: math.prod(raw.shape) for n, raw in found.items() if n != "lm_head.weight" or not parent.tied}
-        assert sum(counted.values()) == parameters(parent, member) == cut.parameters
-        sizes = [p.stat().st_size for p in (place / "cut").glob("*.safetensors")]
-        assert len(sizes) == 1 or max(sizes) < shard_bytes + max(raw.nbytes for raw in found.values()) + 100_000
-        assert open_source(place / "cut").held == member
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
-    parent = data.draw(parents())
-    chain = data.draw(chains(parent, 3))
-    dtype, name = data.draw(DTYPES), data.draw(st.sampled_from([None, "c"]))
-    with scratch() as place:
-        members = {"b": chain[1], "c": chain[2]} if name else {}
-        write(place / "family", parent, members, tensors=random_words(parent, dtype))
-        if name and len(set(chain)) == 3:
-            slice_checkpoint(place / "family", place / "direct", member="c")
-        else:
-            slice_checkpoint(place / "family", place / "direct", subnet=chain[2])
-        slice_checkpoint(place / "family", place / "between", subnet=chain[1])
-        slice_checkpoint(place / "between", place / "twice", subnet=chain[2])
-        direct, twice = contents(place / "direct"), contents(place / "twice")
-        assert direct.keys() == twice.keys()
-        for file in direct.keys() - {MEMBER_FILE, "README.md"}:  # these two have the name, which the family gives
-            assert direct[file] == twice[file], file
-        if json.loads(direct[MEMBER_FILE])["name"] is None:
-            assert direct == twice
-
-
-@settings(max_examples=25, deadline=None)
-@given(parents(), DTYPES)
-def test_the_full_cut_is_the_source(parent, dtype):
-    with scratch() as place:
-        write(place / "family", parent, tensors=random_words(parent, dtype))
-        for source, out in (("family", "one"), ("one", "two")):
-            slice_checkpoint(place / source, place / out, member="full")
-        family, one, two = (contents(place / f) for f in ("family", "one", "two"))
-        assert one == two
-        for file in family.keys() - {"elastic.json", "README.md"}:
-            assert family[file] == one[file], file
 
 
 def test_rows_of_a_mamba_projection_counted_by_hand(tmp_path):
@@ -296,24 +230,6 @@ def test_tensors_can_be_cut_one_by_one(tmp_path):
         np.testing.assert_array_equal(cut[name].words, raw.words)
     with pytest.raises(KeyError):
         cut["nothing"]
-
-
-@settings(max_examples=50, deadline=None)
-@given(parents_and_subnets(), st.integers(1, 200))
-def test_pieces_are_small_and_add_up(both, span):
-    parent, member = both
-    for t in layout.tensors(parent, member):
-        index = t.layer.index if t.layer else None
-        whole = next(
-            x for x in layout.tensors(parent, parent.full) if x.row == t.row and (x.layer and x.layer.index) == index
-        )
-        words = np.arange(math.prod(whole.shape), dtype=np.uint32).reshape(whole.shape)
-        kept = tuple(layout.selection(parent, t.row, d, parent.full, member, index) for d in range(len(t.shape)))
-        pieces = Pieces(words, kept, span)
-        assert pieces.shape == t.shape
-        parts = list(pieces())
-        assert all(p.flags.c_contiguous and p.nbytes <= max(span, words[:1].nbytes) for p in parts)
-        np.testing.assert_array_equal(np.concatenate([p.reshape(-1) for p in parts]), pieces.whole().reshape(-1))
 
 
 def test_nemo_needs_one_width_per_layer_type(tmp_path):

@@ -1,34 +1,33 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What we write loads in stock transformers and computes what our own model computes.
-
-transformers 5 lives in an environment of its own; the variable NEMO_ELASTIC_HF_PYTHON names its python. All folders go
-through one process, because importing transformers takes longer than running them.
-"""
+"""What we write loads in stock transformers and computes what our own model and the independent reference compute."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis import strategies as st
 
 from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.export.hf import open_source
 from nemo_elastic.export.slicer import slice_checkpoint
-from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.family import AXES, LAYER_AXES, Layer, Parent, Subnet
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import random_state
+from tests import reference
 from tests.shapes import PARENT
+from tests.strategies import parents, subnets
+
+from .hf_client import worker
 
 pytestmark = pytest.mark.hf
-ROOT = Path(__file__).parents[2]
 WIDE = Parent(
     pattern="M*-M--*M", hidden=24, vocab=40, ffn=20, mamba_heads=6, mamba_head_dim=5, mamba_groups=3, state=6,
     conv_kernel=3, attention_heads=6, kv_heads=2, attention_head_dim=7, ffn_stripes=2,
@@ -72,40 +71,46 @@ CASES = {
     "tied per layer": Case(TIED, UNEVEN, PUZZLE),
     "two layers": Case(WIDE, Subnet(7, (Layer(1, "attention", heads=4), Layer(6, "attention", heads=2))), PUZZLE),
 }
+TOKENS = torch.randint(32, (2, 40), generator=torch.Generator().manual_seed(0))
+#: Axes that a random member is cut on, whether its layers differ, and how many of such members are drawn.
+DRAWN = [
+    *(((axis,), False, 1) for axis in AXES),
+    *(((axis,), True, 1) for axis in LAYER_AXES),
+    (tuple(AXES), False, 10),
+    (tuple(AXES), True, 10),
+    (tuple(AXES), None, 6),
+]
+COUNT = sum(count for *_, count in DRAWN)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Every case's folder after the worker went through it, its logits by our own model, and what the worker told."""
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
-    python = python if python.is_absolute() else ROOT / python
-    assert python.exists(), f"{python} is missing: `make venv` makes it, or set NEMO_ELASTIC_HF_PYTHON"
-    place = tmp_path_factory.mktemp("hf")
-    tokens = torch.randint(32, (2, 40), generator=torch.Generator().manual_seed(0))
-    np.save(place / "tokens.npy", tokens.numpy())
-    ours = {}
+def hf(tmp_path_factory):
+    with worker(tmp_path_factory.mktemp("hf")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ran(hf):
+    """Every case's folder, its logits by our own model, and what transformers made of it."""
+    ours, theirs, told = {}, {}, {}
     for i, (name, case) in enumerate(CASES.items()):
         state = random_state(case.parent, case.parent.full, seed=i, dtype=case.dtype)
-        family = write_family(place / f"{name}.family", case.parent, state, Family.of(case.parent, {"c": case.member}))
-        slice_checkpoint(family, place / name, subnet=case.member)
+        family = Family.of(case.parent, {"c": case.member})
+        source = write_family(hf.place / f"{name}.family", case.parent, state, family)
+        slice_checkpoint(source, hf.place / name, subnet=case.member)
         model = NemotronH(case.parent, {n: t.float() for n, t in state.items()}, trainable=False)
-        ours[name] = model(tokens, case.member).numpy()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    extra = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules"), "OMP_NUM_THREADS": "1"}
-    worker = [str(python), str(Path(__file__).with_name("hf_worker.py")), str(place), *CASES]
-    done = subprocess.run(worker, env=clean | extra, cwd=place, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return place, ours, json.loads((place / "told.json").read_text())
+        ours[name] = model(TOKENS, case.member).numpy()
+        theirs[name], told[name] = hf.arrays("run", TOKENS.numpy(), folder=str(hf.place / name), thorough=True)
+    return hf.place, ours, theirs, told
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_decoding(ran, name):
-    place, ours, told = ran
-    got = np.load(place / f"{name}.npz")
-    np.testing.assert_allclose(got["logits"], ours[name], rtol=1e-5, atol=1e-5)
+    _, ours, theirs, told = ran
+    np.testing.assert_allclose(theirs[name]["logits"], ours[name], rtol=1e-5, atol=1e-5)
     assert np.abs(ours[name]).max() > 0.5  # nothing to compare otherwise
-    np.testing.assert_array_equal(got["grown"], got["again"])
-    assert told["models"][name] == {
+    np.testing.assert_array_equal(theirs[name]["grown"], theirs[name]["again"])
+    assert told[name] == {
         "class": CASES[name].kind,
         "loading": {},  # no missing, unexpected or mismatched tensor
         "same shapes when made anew": True,
@@ -115,7 +120,7 @@ def test_logits_and_decoding(ran, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_transformers_saves_is_read_again(ran, name):
-    place, _, _ = ran
+    place = ran[0]
     ours, theirs = open_source(place / name), open_source(place / f"{name}.saved")
     assert [replace(x, index=i) for i, x in enumerate(ours.held.layers)] == list(theirs.held.layers)
     assert (theirs.held.hidden, theirs.parent.norm_eps) == (ours.held.hidden, ours.parent.norm_eps)
@@ -124,6 +129,93 @@ def test_what_transformers_saves_is_read_again(ran, name):
         np.testing.assert_array_equal(theirs.tensors[tensor].numpy(), ours.tensors[tensor].numpy())
 
 
-def test_transformers_is_as_new_as_we_say(ran):
-    version = tuple(map(int, ran[2]["transformers"].split(".")[:2]))
-    assert version >= (5, 6)
+def test_transformers_is_as_new_as_we_say(hf):
+    assert tuple(map(int, hf.ask("version").split(".")[:2])) >= (5, 6)
+
+
+def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) -> tuple[Parent, Subnet]:
+    """The same random parent and member in every run: hypothesis without its chance."""
+    found: list[tuple[Parent, Subnet]] = []
+
+    @seed(number)
+    @settings(
+        max_examples=4, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(st.data())
+    def draw(data: st.DataObject) -> None:
+        parent = data.draw(parents(pattern=st.text("M-*", min_size=3, max_size=6)))
+        member = data.draw(subnets(parent, axes=axes, per_layer=per_layer))
+        assume(member != parent.full and (per_layer is None or member.is_uniform != per_layer))
+        found.append((parent, member))
+
+    draw()
+    return found[-1]  # the first is the simplest
+
+
+def reference_of(family: Path, parent: Parent, member: Subnet, tokens: np.ndarray) -> np.ndarray | None:
+    """The reference's logits of a member; None where rounding the weights to float32 would show in them.
+
+    Some drawn models have norms over one or two numbers next to zero, whose sign decides: there is nothing to compare.
+    """
+    cut = reference.cut(reference.read(family), member.to_json(), parent.ffn_stripes)
+    expect = reference.logits(cut, tokens)
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        rounded = {n: t * (1 + 6e-8 * rng.standard_normal(t.shape)) for n, t in cut.tensors.items()}
+        moved = reference.logits(replace(cut, tensors=rounded), tokens)
+        if np.abs(moved - expect).max() > 5e-6 * np.abs(expect).max():
+            return None
+    return expect
+
+
+@pytest.fixture(scope="module")
+def drawn(hf):
+    """Of each random member: parent, member, folder, tokens, the reference's logits, transformers', what that told."""
+    out, numbers, left_out = [], itertools.count(), 0
+    for axes, per_layer, count in DRAWN:
+        wanted = len(out) + count
+        while len(out) < wanted:
+            i = next(numbers)
+            parent, member = random_member(axes, per_layer, i)
+            state = random_state(parent, parent.full, seed=i)
+            family = write_family(hf.place / f"{i}.family", parent, state, Family.of(parent, {"m": member}))
+            tokens = np.random.default_rng(i).integers(parent.vocab, size=(2, 11))
+            expect = reference_of(family, parent, member, tokens)
+            if expect is None:
+                left_out += 1
+                continue
+            folder = slice_checkpoint(family, hf.place / f"{i}.member", subnet=member).out
+            got, told = hf.arrays("run", tokens, folder=str(folder))
+            out.append((parent, member, folder, tokens, expect, got["logits"], told))
+    assert left_out < COUNT // 4
+    return out
+
+
+@pytest.mark.parametrize("i", range(COUNT))
+def test_a_random_member(drawn, i):
+    _, member, folder, tokens, expect, got, told = drawn[i]
+    assert told == {"class": "NemotronHForCausalLM" if member.is_uniform else PUZZLE, "loading": {}}
+    scale = np.abs(expect).max()
+    assert scale > 0.05 and np.abs(got - expect).max() <= 1e-5 * scale
+    # and what the folder says of itself is the same model
+    again = reference.logits(reference.read(folder), tokens)
+    assert np.abs(again - expect).max() <= 1e-10 * scale
+
+
+def test_the_random_members_are_of_all_kinds(drawn):
+    assert len(drawn) == COUNT >= 25
+    members = [(parent, member) for parent, member, *_ in drawn]
+    assert {member.is_uniform for _, member in members} == {parent.tied for parent, _ in members} == {True, False}
+    assert {parent.norm_eps for parent, _ in members} == {1e-5, 1e-2}
+    assert {n > 1 for p, _ in members for n in (p.ffn_stripes, p.mamba_groups, p.kv_heads)} == {True, False}
+    for axis, (kind, field) in LAYER_AXES.items():
+        cut = [
+            getattr(layer, field) < parent.axis(axis).size
+            for parent, member in members
+            for layer in member.layers
+            if layer.type == kind
+        ]
+        assert sum(cut) >= 5, axis
+    assert sum(member.hidden < parent.hidden for parent, member in members) >= 5
+    assert sum(len(member.layers) < parent.num_layers for parent, member in members) >= 5
+    assert any("*" not in member.pattern for _, member in members)

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts small and read-only file systems, and runs our commands on them. In a name space of its own: nothing stays.
+
+Usage: unshare --user --map-root-user --mount python fault_worker.py SCENARIO FAMILY PLACE. Prints one line of JSON: a
+list of what happened, one entry a command: its exit code, its error text, and the names in its target's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.cli import main
+
+Told = dict[str, Any]
+PAGE = 4096
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True, capture_output=True)
+
+
+def run(place: Path, *arguments: object) -> Told:
+    """Run a command of ours, and look into `place` afterwards."""
+    errors, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return {"code": code, "error": errors.getvalue(), "names": sorted(p.name for p in place.iterdir())}
+
+
+def weights(family: Path) -> int:
+    """Bytes that the tensors of the whole family take."""
+    files = family.glob("*.safetensors")
+    return sum(p.stat().st_size - 8 - int.from_bytes(p.read_bytes()[:8], "little") for p in files)
+
+
+def full(family: Path, place: Path) -> Iterator[Told]:
+    """A disk with too little room for the weights; with more room it works."""
+    mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
+    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut")
+    mount("-o", "remount,size=50m", str(place))
+    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut")
+    yield run(place, "verify", place / "cut", "--no-forward")
+
+
+def full_midway(family: Path, place: Path) -> Iterator[Told]:
+    """Room for the weights, as far as can be told before, and for nothing else; beside an older output."""
+    need = -(-weights(family) // PAGE) * PAGE  # the two small files that are written first have a page each
+    mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    disk = os.statvfs(place)
+    used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    mount("-o", f"remount,size={used + need + 2 * PAGE}", str(place))
+    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "verify", place / "cut", "--no-forward")
+    mount("-o", "remount,size=50m", str(place))
+    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "verify", place / "cut", "--no-forward")
+
+
+def read_only(family: Path, place: Path) -> Iterator[Told]:
+    """A target that cannot be written, until it can; a source that cannot be written, which is no trouble."""
+    mount("-t", "tmpfs", "-o", "ro", "tmpfs", str(place))
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "deep" / "cut")
+    mount("-o", "remount,rw", str(place))
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    mount("-o", "remount,ro", str(place))
+    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "verify", place / "cut", "--no-forward")
+    yield run(place, "slice", place / "cut", "--budget", "small", "--out", family.parent / "from read-only")
+
+
+def mount_point(family: Path, place: Path) -> Iterator[Told]:
+    """A volume that is mounted where the output should be, as container users have it."""
+    mount("-t", "tmpfs", "tmpfs", str(place))
+    yield run(place, "slice", family, "--budget", "small", "--out", place)
+    yield run(place, "slice", family, "--budget", "small", "--out", place, "--force")
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+
+
+if __name__ == "__main__":
+    scenarios = {"full": full, "full_midway": full_midway, "read_only": read_only, "mount_point": mount_point}
+    print(json.dumps(list(scenarios[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))))
