@@ -5,6 +5,8 @@
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.nn.dtype import work_dtype
+
 
 def causal_conv1d(
     x_blc: torch.Tensor,
@@ -16,7 +18,7 @@ def causal_conv1d(
     """``silu(bias + sum_i weight[:, i] * x[l - (k - 1) + i])``: every channel sees its own last k inputs.
 
     Runs as F.conv1d with ``groups=c``: on a CPU it needs half the time of a sum of k shifted products, forward and
-    backward together.
+    backward together. A single position behind a state is one product instead, which is many times faster than both.
 
     Args:
         x_blc: Input ``[b, l, c]``.
@@ -46,8 +48,13 @@ def causal_conv1d(
         x_bcl = torch.cat([state_bck.to(dtype), x_bcl], dim=2)
     elif past:
         x_bcl = F.pad(x_bcl, (past, 0))
-    y_bcl = F.silu(F.conv1d(x_bcl, weight_c1k.to(dtype), bias, groups=channels))
-    y_blc = y_bcl.transpose(1, 2)
+    if state_bck is not None and length == 1:
+        work = work_dtype(x_bcl)
+        y_bc = (x_bcl.to(work) * weight_c1k[:, 0].to(work)).sum(-1)
+        y_bcl = (y_bc if bias is None else y_bc + bias.to(work)).to(dtype).unsqueeze(-1)
+    else:
+        y_bcl = F.conv1d(x_bcl, weight_c1k.to(dtype), bias, groups=channels)
+    y_blc = F.silu(y_bcl).transpose(1, 2)
     if not return_state:
         return y_blc
     # a copy: a view would keep the whole input alive for as long as the cache lives

@@ -124,19 +124,19 @@ class LayerRun:
 
 def mlp(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Squared ReLU, no gate, no bias."""
-    h_blf = F.linear(x_bld, run.w["up"])
+    h_blf = run.w.linear("up", x_bld)
     run.watch("ffn_pre", h_blf)
     h_blf = F.relu(h_blf).square()
     run.watch("ffn", h_blf)
     if run.gates is not None:
         h_blf = h_blf * run.gates.width.to(h_blf.dtype)
-    return F.linear(h_blf, run.w["down"])
+    return run.w.linear("down", h_blf)
 
 
 def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Grouped-query attention without positions."""
     heads = (-1, run.parent.attention_head_dim)
-    q_bhld, k_bgld, v_bgld = (F.linear(x_bld, run.w[n]).unflatten(-1, heads).transpose(1, 2) for n in ("q", "k", "v"))
+    q_bhld, k_bgld, v_bgld = (run.w.linear(n, x_bld).unflatten(-1, heads).transpose(1, 2) for n in ("q", "k", "v"))
     past_len = 0
     if run.state is not None:
         assert isinstance(run.state, KeyValueState)
@@ -146,7 +146,7 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     run.watch("attention", y_blhd)
     if run.gates is not None:
         y_blhd = y_blhd * run.gates.width.to(y_blhd.dtype)[:, None]
-    return F.linear(y_blhd.flatten(2), run.w["out"])
+    return run.w.linear("out", y_blhd.flatten(2))
 
 
 def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
@@ -155,7 +155,7 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     assert layer.heads is not None and layer.head_dim is not None
     heads, dim, groups, state = layer.heads, layer.head_dim, parent.mamba_groups, parent.state
     inner, bc = heads * dim, groups * state
-    z_bli, xbc_blc, dt_blh = F.linear(x_bld, w["in_proj"]).split([inner, inner + 2 * bc, heads], -1)
+    z_bli, xbc_blc, dt_blh = w.linear("in_proj", x_bld).split([inner, inner + 2 * bc, heads], -1)
     gate_i = count_g = None
     if run.gates is not None:
         gate_i = run.gates.channels().to(z_bli.dtype)
@@ -178,7 +178,7 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
         y_bli = gated_rms_norm(y_bli, z_bli, w["norm"], groups, parent.norm_eps)
     else:
         y_bli = gated_rms_norm(y_bli * gate_i, z_bli, w["norm"], groups, parent.norm_eps, count_g) * gate_i
-    return F.linear(y_bli, w["out_proj"])
+    return w.linear("out_proj", y_bli)
 
 
 def _scan(

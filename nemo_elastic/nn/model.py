@@ -98,9 +98,9 @@ class NemotronH(nn.Module):
             raise bad("choice", "Gates", "gates are sized for the parent, of which only a member is held here")
         return forward(self.weights(), tokens_bl, choice, probe, cache, last)
 
-    def weights(self, choice: Subnet | None = None, lean: bool = False) -> Weights:
+    def weights(self, choice: Subnet | None = None) -> Weights:
         """What a forward of `choice` reads: views and gathers of the parameters as they are now; see `cut`."""
-        return cut(self.parent, self.member, dict(self.named_parameters()), choice, lean)
+        return cut(self.parent, self.member, dict(self.named_parameters()), choice)
 
     def submodel(self, choice: Subnet) -> NemotronH:
         """A model that holds `choice` alone, in memory of its own."""

@@ -144,7 +144,7 @@ def ssd_step(
     B_bh1n = B_bgn.to(dtype).repeat_interleave(r, dim=1).unsqueeze(2)
     C_bhn1 = C_bgn.to(dtype).repeat_interleave(r, dim=1).unsqueeze(3)
     keep_bh11 = (dt * A_h.to(dtype)).exp()[..., None, None]
-    state = state_bhpn.to(dtype) * keep_bh11 + (x * dt[..., None]).unsqueeze(-1) * B_bh1n
+    state = torch.addcmul(state_bhpn.to(dtype) * keep_bh11, (x * dt[..., None]).unsqueeze(-1), B_bh1n)
     y = _skip((state @ C_bhn1).squeeze(-1), x, D_h)
     return y.to(x_bhp.dtype), state.to(state_bhpn.dtype)
 

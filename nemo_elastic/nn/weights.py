@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import MAMBA, Layer, Parent, Subnet
@@ -17,14 +18,45 @@ from nemo_elastic.layout import BY_NAME, Row, rows, selection, tensors
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where a matrix that is stored in another order than the model's has a member's channels.
+
+    Attributes:
+        rows: int64 [out]: output channel i is row rows[i]; None where they are in order.
+        columns: int64 [in]: input channel i meets column columns[i]; columns that no channel meets are read as if
+            their input were 0. None where they are in order.
+    """
+
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LayerWeights:
-    """Weights of one layer at the widths of `layer`; the names are those of the layout table without their prefix."""
+    """Weights of one layer at the widths of `layer`; the names are those of the layout table without their prefix.
+
+    Attributes:
+        layer: its widths.
+        tensors: by name. Vectors have the channels of `layer` in order; a matrix has them at its `places`.
+        places: of matrices that are not in order.
+    """
 
     layer: Layer
     tensors: Mapping[str, torch.Tensor]
+    places: Mapping[str, Places] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.tensors[name]
+
+    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """``x @ W.T``: channels [..., in] to channels [..., out], both in order wherever the matrix has them."""
+        weight, at = self.tensors[name], self.places.get(name)
+        if at is None:
+            return F.linear(x, weight)
+        if at.columns is not None:
+            x = x.new_zeros(*x.shape[:-1], weight.shape[1]).scatter_(-1, at.columns.expand_as(x), x)
+        y = F.linear(x, weight)
+        return y if at.rows is None else y.gather(-1, at.rows.expand(*y.shape[:-1], -1))
 
 
 @dataclass(frozen=True)
@@ -35,7 +67,7 @@ class Weights:
         parent: shape of the whole model.
         member: what the tensors below are sized for.
         embedding, head: [vocab, d]; the same tensor where they are tied.
-        layers: the kept layers in order. May cut each layer when it is asked for it (see `cut`).
+        layers: the kept layers in order.
         final_norm: [d].
     """
 
@@ -47,9 +79,7 @@ class Weights:
     head: torch.Tensor
 
 
-def cut(
-    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet | None = None, lean: bool = False
-) -> Weights:
+def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet | None = None) -> Weights:
     """Weights of `member`, cut out of the tensors of `held`.
 
     Gradients flow back into `state`, and only into what `member` keeps.
@@ -59,22 +89,30 @@ def cut(
         held: the member that `state` holds.
         state: HF names (layers numbered within `held`) to tensors.
         member: nested in `held`; `held` itself by default, for which no tensor is touched.
-        lean: cut a layer anew each time it is read, so that no more than one layer's copies exist at a time.
 
     Raises:
         ElasticError: `member` is no member of `parent`, or not nested in `held`.
     """
     member = held if member is None else check_nested(parent, held, member)
     model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
-    layers: Sequence[LayerWeights] = _Layers(parent, held, state, member)
+    layers = []
+    for layer in member.layers:
+        own = {n: _take(parent, held, state, member, row, layer) for n, row in layer_rows(layer.type).items()}
+        layers.append(LayerWeights(layer, own))
     return Weights(
         parent,
         member,
         model["embedding"],
-        layers if lean else tuple(layers),
+        tuple(layers),
         model["final_norm"],
         model["embedding" if parent.tied else "head"],
     )
+
+
+@lru_cache
+def layer_rows(kind: str) -> dict[str, Row]:
+    """Rows of the layout table for a layer of a type, by their names without its prefix."""
+    return {row.name.partition(".")[2]: row for row in BY_NAME.values() if row.layer == kind}
 
 
 @lru_cache(maxsize=4096)
@@ -86,25 +124,6 @@ def check_nested(parent: Parent, held: Subnet, member: Subnet) -> Subnet:
         where = f"its layers {wrong}" if wrong else f"its hidden width {member.hidden}"
         raise ElasticError(f"subnet: not nested in the member that is held; {where} exceed it")
     return member
-
-
-class _Layers(Sequence[LayerWeights]):
-    """The layers of `member`, each cut when it is read."""
-
-    def __init__(self, parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet) -> None:
-        self._source = (parent, held, state, member)
-        self._layers = member.layers
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
-        layer = self._layers[i]
-        own = (row for row in BY_NAME.values() if row.layer == layer.type)
-        return LayerWeights(layer, {row.name.partition(".")[2]: _take(*self._source, row, layer) for row in own})
-
-    def __iter__(self) -> Iterator[LayerWeights]:
-        return (self[i] for i in range(len(self)))
 
 
 def _take(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One set of weights, many models: the largest member is held, every other one runs on slices of it."""
+"""One set of weights, many models: the largest member is held, every other one runs on views of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.export.hf import Source, open_source
 from nemo_elastic.export.torch_io import to_torch
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.family import Subnet
+from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.generate import generate
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import Weights, check_nested
+
+from .storage import CutLayers, Storage
 
 #: name of the only member of a folder that gives itself none
 FULL = "full"
@@ -31,17 +34,27 @@ class MemberModel:
     Attributes:
         name: its name in the family, None for a shape of its own.
         subnet: its shape.
-        weights: views of the family's weights where a width is a prefix, gathered copies elsewhere.
+        weights: what its forward reads: views of the family's matrices, and gathered vectors.
     """
 
     def __init__(self, name: str | None, weights: Weights) -> None:
         self.name, self.weights = name, weights
         self.parent, self.subnet = weights.parent, weights.member
 
-    def __call__(self, tokens_bl: torch.Tensor) -> torch.Tensor:
-        """Logits [b, l, v] of token ids [b, l], without gradients."""
+    def __call__(self, tokens_bl: torch.Tensor, cache: Cache | None = None, last: bool = False) -> torch.Tensor:
+        """Logits [b, l, v] of token ids [b, l], without gradients.
+
+        Args:
+            tokens_bl: token ids [b, l].
+            cache: from `init_cache`: the tokens before these. Moved on in place.
+            last: logits of the last position only, [b, 1, v].
+        """
         with torch.no_grad():
-            return forward(self.weights, tokens_bl.to(self.weights.embedding.device))
+            return forward(self.weights, tokens_bl.to(self.weights.embedding.device), cache=cache, last=last)
+
+    def init_cache(self, batch: int) -> Cache:
+        """State before the first token of `batch` sequences."""
+        return Cache.empty(self.parent, self.subnet, batch, self.weights.embedding)
 
     def generate(
         self,
@@ -62,37 +75,54 @@ class MemberModel:
 
 
 class FamilyRuntime:
-    """Weights of the largest member, and every smaller one as slices of them.
+    """Weights of the largest member, and every smaller one as views of them.
+
+    Selecting a member takes no time and next to no memory, any number of them can be in use at once, and each runs at
+    its own cost. `storage.py` says how.
+
+    Threads may select and run members at the same time: weights are never written, and what is made on first use is
+    the same whoever makes it. A `Cache` is for one thread at a time.
 
     Args:
-        model: holds the weights. They must not change while members are in use: gathered slices are copies.
-        members: names of members nested in what the model holds, largest first; only the held one by default.
-        lean: gather each layer's slices anew in every forward instead of keeping them: the family then takes the
-            memory of its largest member and of one layer, and decoding is slower.
+        model: holds the weights. Matrices that need another order than the model's are copied, the others are shared:
+            they must not change while members are in use.
+        members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
+            selected too, and cost up to as much as the member above them.
+        dtype, device, copy: see `Storage`.
+
+    Attributes:
+        parent: shape in which layers are counted.
+        held: the member whose weights are in memory.
+        members: shapes by name, largest first.
 
     Raises:
         ElasticError: a member is not nested in what the model holds.
     """
 
-    def __init__(self, model: NemotronH, members: Mapping[str, Subnet] | None = None, lean: bool = False) -> None:
-        self.model, self.lean = model, lean
+    def __init__(
+        self,
+        model: NemotronH,
+        members: Mapping[str, Subnet] | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        copy: bool = False,
+    ) -> None:
+        self.parent, self.held = model.parent, model.member
         self.members = dict(members or {FULL: model.member})
         for name, subnet in self.members.items():
             try:
                 check_nested(model.parent, model.member, subnet)
             except ElasticError as exc:
                 raise ElasticError(f"member {name!r}: {exc}") from None
+        tensors = dict(model.named_parameters())
+        self._storage = Storage(self.parent, self.held, self.members.values(), tensors, dtype, device, copy)
         self._selected: dict[Subnet, MemberModel] = {}
 
     @property
-    def parent(self) -> Parent:
-        """Shape in which layers are counted."""
-        return self.model.parent
-
-    @property
-    def held(self) -> Subnet:
-        """The member whose weights are in memory."""
-        return self.model.member
+    def model(self) -> NemotronH:
+        """The weights in the order of the folder, as a model: it shares what is stored so and copies the rest."""
+        return NemotronH(self.parent, self._storage.in_order(), self.held, trainable=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +130,7 @@ class FamilyRuntime:
         return tuple(self.members)
 
     def select(self, which: str | Subnet | None = None) -> MemberModel:
-        """The model of one member. Its slices are made on first use and kept until `release`.
+        """The model of one member; the same one each time, until `release`.
 
         Args:
             which: a member's name, any shape nested in what is held, or None for all that is held.
@@ -116,34 +146,31 @@ class FamilyRuntime:
                 raise ElasticError(f"member: {which!r} is not in this family; {hint}it has {', '.join(self.names)}")
             subnet = self.members[which]
         else:
-            subnet = self.held if which is None else which
+            subnet = self.held if which is None else check_nested(self.parent, self.held, which)
             name = next((n for n, s in self.members.items() if s == subnet), None)
         if subnet not in self._selected:
-            with torch.no_grad():
-                self._selected[subnet] = MemberModel(name, self.model.weights(subnet, self.lean))
+            self._selected.setdefault(subnet, MemberModel(name, self._storage.weights(subnet)))
         return self._selected[subnet]
 
     def release(self) -> None:
-        """Forget the slices that were made; models that are still in use keep theirs."""
+        """Forget what was selected; models that are still in use stay as they are."""
         self._selected.clear()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights that are held."""
-        return sum(p.nbytes for p in self.model.parameters())
+        return sum(t.nbytes for t in self._storage.tensors.values())
 
     @property
     def slice_bytes(self) -> int:
-        """Bytes of the gathered slices that selected members keep beside the weights (views take none)."""
-        held = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        kept: dict[int, int] = {}
-        for model in self._selected.values() if not self.lean else ():
+        """Bytes that selected members keep beside the weights: gathered vectors, and where channels are stored."""
+        owned, kept = self._storage.owned, {}
+        for model in self._selected.values():
             w = model.weights
-            for t in (w.embedding, w.final_norm, w.head, *(t for layer in w.layers for t in layer.tensors.values())):
-                storage = t.untyped_storage()
-                if storage.data_ptr() not in held:
-                    kept[storage.data_ptr()] = storage.nbytes()
-        return sum(kept.values())
+            assert isinstance(w.layers, CutLayers)
+            tensors = [w.embedding, w.final_norm, w.head, *w.layers.in_use()]
+            kept |= {p: t for t in tensors if (p := t.untyped_storage().data_ptr()) not in owned}
+        return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
 def members_of(source: Source) -> dict[str, Subnet]:
@@ -158,7 +185,6 @@ def load_family(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    lean: bool = False,
     mmap: bool = False,
 ) -> FamilyRuntime:
     """Load a family, a member or any plain Nemotron-H folder.
@@ -174,9 +200,8 @@ def load_family(
             that `open_source` opened.
         dtype: of the weights in memory; that of the files by default.
         device: where they go.
-        lean: see `FamilyRuntime`.
-        mmap: leave weights of the right dtype in the mapped files, to be read when they are used. Writing to them
-            ends the process, so this is for models that only run.
+        mmap: leave weights of the right dtype and order in the mapped files, to be read when they are used. Those are
+            all of a single model, and of a family what its members cut along no other axis than depth and hidden.
 
     Returns:
         The family; a folder without `elastic.json` is a family of one.
@@ -185,14 +210,7 @@ def load_family(
         ElasticError: not such a folder, or one that contradicts itself.
     """
     source = folder if isinstance(folder, Source) else open_source(folder)
-    state: dict[str, torch.Tensor] = {}
-    for t in layout.tensors(source.parent, source.held):  # a tied head may be in the files as well: it is not needed
-        tensor = to_torch(source.tensors[t.hf], copy=not mmap)
-        state[t.hf] = tensor.to(device=device, dtype=dtype or _computable(tensor.dtype))
-    model = NemotronH(source.parent, state, source.held, trainable=False)
-    return FamilyRuntime(model, members_of(source), lean)
-
-
-def _computable(dtype: torch.dtype) -> torch.dtype:
-    """Torch stores float8 but does not compute with it."""
-    return torch.bfloat16 if dtype.itemsize == 1 else dtype
+    # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
+    mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
+    model = NemotronH(source.parent, mapped, source.held, trainable=False)
+    return FamilyRuntime(model, members_of(source), dtype=dtype, device=device, copy=not mmap)

@@ -13,8 +13,8 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent
 from nemo_elastic.layout import BY_NAME, tensors
-from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.weights import LayerWeights, Places
 from tests.shapes import PARENT
 from tests.strategies import chains, parents
 
@@ -89,9 +89,16 @@ def test_wrong_weights_are_refused_by_name():
         NemotronH(PARENT, {**state, head: state[head][:, :15]})
 
 
-def test_a_lean_cut_gives_the_same_and_keeps_nothing():
-    model = NemotronH.random(PARENT)
-    member = PARENT.uniform(ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
-    lean = model.weights(member, lean=True)
-    assert lean.layers[0] is not lean.layers[0] and len(lean.layers) == 5
-    assert torch.equal(forward(lean, tokens_of(PARENT)), model(tokens_of(PARENT), member))
+@pytest.mark.parametrize("moved", ["rows", "columns", "both"])
+def test_a_matrix_in_another_order_is_found_by_its_places(moved):
+    """Channels lie anywhere in a larger matrix; what lies between them is not heard."""
+    random = torch.Generator().manual_seed(0)
+    stored = torch.randn(9, 7, generator=random, dtype=torch.float64)
+    rows = torch.tensor([8, 0, 5, 3]) if moved != "columns" else None
+    columns = torch.tensor([6, 1, 2]) if moved != "rows" else None
+    own = stored[slice(None) if rows is None else rows][:, slice(None) if columns is None else columns]
+    w = LayerWeights(PARENT.layer(1), {"up": stored, "down": own}, {"up": Places(rows, columns)})
+    for shape in ((2, 5), (1,), ()):
+        x = torch.randn(*shape, own.shape[1], generator=random, dtype=torch.float64)
+        torch.testing.assert_close(w.linear("up", x), x @ own.T, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(w.linear("down", x), x @ own.T, rtol=1e-12, atol=1e-12)

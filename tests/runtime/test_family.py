@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,11 +22,18 @@ from tests.shapes import PARENT
 MIDDLE = PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4)
 SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=2, attention_heads=2)
 MEMBERS = {"12b": PARENT.full, "9b": MIDDLE, "6b": SMALL}
+#: matrices in which a width of these members is several blocks
+BLOCKED = ("in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "o_proj")
 TOKENS = torch.randint(PARENT.vocab, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 def model(dtype: torch.dtype = torch.float32, **changes) -> NemotronH:
     return NemotronH.random(replace(PARENT, **changes), seed=3, dtype=dtype)
+
+
+def close(a: torch.Tensor, b: torch.Tensor, rounding: float = 1e-11) -> bool:
+    """Equal but for the order of sums, which follows the order in which the family stores its channels."""
+    return a.dtype == b.dtype and (a - b).abs().max().item() <= rounding * b.abs().max().item()
 
 
 def write(path, weights: NemotronH):
@@ -34,20 +42,20 @@ def write(path, weights: NemotronH):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("family") / "family", model())
+    return write(tmp_path_factory.mktemp("family") / "family", model(torch.float64))
 
 
-@pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("mmap", [False, True])
-def test_every_member_is_the_slice_of_the_model_that_was_written(folder, lean, mmap):
-    family = load_family(folder, lean=lean, mmap=mmap)
+def test_every_member_is_the_slice_of_the_model_that_was_written(folder, mmap):
+    family, written = load_family(folder, mmap=mmap), model(torch.float64)
     assert family.names == ("12b", "9b", "6b") and family.parent == PARENT and family.held == PARENT.full
     for name, subnet in MEMBERS.items():
         member = family.select(name)
         with torch.no_grad():
-            expected = model()(TOKENS, subnet)
-        assert torch.equal(member(TOKENS), expected) and not member(TOKENS).requires_grad
-        assert member.generate(TOKENS[:, :3], 4) == model().generate(TOKENS[:, :3], 4, choice=subnet)
+            expected = written(TOKENS, subnet)
+        assert close(member(TOKENS), expected) and not member(TOKENS).requires_grad
+        assert close(member(TOKENS, last=True), expected[:, -1:])
+        assert member.generate(TOKENS[:, :3], 4) == written.generate(TOKENS[:, :3], 4, choice=subnet)
         assert (member.name, member.subnet) == (name, subnet)
 
 
@@ -57,7 +65,7 @@ def test_a_selection_is_made_once_and_any_shape_can_be_selected(folder):
     assert family.select() is family.select("12b") is family.select(PARENT.full)
     other = PARENT.uniform(keep=(1, 2), hidden=5, ffn=4)
     assert family.select(other).name is None
-    assert torch.equal(family.select(other)(TOKENS), model()(TOKENS, other))
+    assert close(family.select(other)(TOKENS), model(torch.float64)(TOKENS, other))
     kept = family.select("6b")
     family.release()
     assert family.select("6b") is not kept
@@ -65,21 +73,33 @@ def test_a_selection_is_made_once_and_any_shape_can_be_selected(folder):
 
 
 def test_weights_are_held_once(folder):
-    """Prefixes are views of the held weights; only gathers take memory, and lean families keep none of them."""
+    """Every matrix of every member is a view of what was loaded."""
     family = load_family(folder)
-    total = sum(p.numel() * 4 for p in model().parameters())
-    assert family.nbytes == total
-    narrow = PARENT.uniform(keep=(0, 1, 3), hidden=6)
-    family.select("12b"), family.select(narrow)
+    assert family.nbytes == sum(p.nbytes for p in model(torch.float64).parameters())
+    family.select()(TOKENS)
     assert family.slice_bytes == 0
-    table = family.model.get_parameter("backbone.embeddings.weight")
-    assert family.select(narrow).weights.embedding.data_ptr() == table.data_ptr()
-    family.select("6b")
-    small_layers = sum(t.numel() * 4 for w in family.select("6b").weights.layers for t in w.tensors.values())
-    assert 0 < family.slice_bytes <= small_layers
-    lean = load_family(folder, lean=True)
-    lean.select("6b")(TOKENS)
-    assert lean.slice_bytes == 0
+    held = {t.untyped_storage().data_ptr() for w in family.select().weights.layers for t in w.tensors.values()}
+    for name in ("9b", "6b"):
+        member = family.select(name)
+        matrices = [t for w in member.weights.layers for t in w.tensors.values() if t.dim() == 2]
+        assert len(matrices) > 6 and {t.untyped_storage().data_ptr() for t in matrices} <= held
+    assert 0 < family.slice_bytes < family.nbytes / 2  # all that such tiny layers have beside their matrices
+
+
+def test_only_mmap_leaves_weights_in_the_files(folder, tmp_path):
+    """What the files hold after loading matters to it alone, and to what needs no other order."""
+    path = shutil.copytree(folder, tmp_path / "family")
+    copied, mapped = load_family(path), load_family(path, mmap=True)
+    logits, names = copied.select("6b")(TOKENS), set(copied.model.state_dict())
+    assert torch.equal(mapped.select("6b")(TOKENS), logits)
+    for file in path.glob("*.safetensors"):
+        with file.open("r+b") as words:
+            words.write(bytes(file.stat().st_size))
+    assert torch.equal(copied.select("6b")(TOKENS), logits)
+    assert all(p.any() for p in copied.model.parameters())
+    lost = {name for name, p in mapped.model.named_parameters() if not p.any()}
+    cut = {n for n in names if ".layers.2." not in n}  # that layer is the parent's alone
+    assert names - lost == {n for n in cut if n.split(".")[-2] in BLOCKED}
 
 
 def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
@@ -87,9 +107,9 @@ def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
     slice_checkpoint(folder, tmp_path / "9b", member="9b")
     cut = load_family(tmp_path / "9b")
     assert cut.names == ("9b",) and cut.held == MIDDLE and cut.parent == PARENT
-    assert torch.equal(cut.select("9b")(TOKENS), family.select("9b")(TOKENS))
+    assert close(cut.select("9b")(TOKENS), family.select("9b")(TOKENS))
     inside = replace(MIDDLE, hidden=7)
-    assert torch.equal(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
+    assert close(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
     with pytest.raises(ElasticError, match="not nested"):
         cut.select(PARENT.full)
 
@@ -108,22 +128,21 @@ def test_a_plain_folder_is_a_family_of_one(tmp_path):
 def test_dtypes(tmp_path):
     half = NemotronH(PARENT, {k: v.bfloat16() for k, v in model().state_dict().items()})
     path = write(tmp_path / "half", half)
-    assert load_family(path).select("9b")(TOKENS).dtype == torch.bfloat16
-    assert torch.equal(load_family(path).select("9b")(TOKENS), half(TOKENS, MIDDLE))
-    single = load_family(path, dtype=torch.float32)
-    assert single.nbytes == 2 * load_family(path).nbytes
-    upcast = NemotronH(PARENT, {k: v.float() for k, v in half.state_dict().items()})
-    assert torch.equal(single.select("6b")(TOKENS), upcast(TOKENS, SMALL))
+    assert close(load_family(path).select("9b")(TOKENS), half(TOKENS, MIDDLE), 0.03)
+    double = load_family(path, dtype=torch.float64)
+    assert double.nbytes == 4 * load_family(path).nbytes
+    upcast = NemotronH(PARENT, {k: v.double() for k, v in half.state_dict().items()})
+    assert close(double.select("6b")(TOKENS), upcast(TOKENS, SMALL))
     eight = {k: v.to(torch.float8_e4m3fn) for k, v in model().state_dict().items()}
     path = write_family(tmp_path / "eight", PARENT, eight, Family.of(PARENT, MEMBERS))
     stored = NemotronH(PARENT, {k: v.bfloat16() for k, v in eight.items()})
-    assert torch.equal(load_family(path).select("6b")(TOKENS), stored(TOKENS, SMALL))
+    assert close(load_family(path).select("6b")(TOKENS), stored(TOKENS, SMALL), 0.03)
 
 
 def test_a_runtime_of_a_model_in_memory():
-    weights = model()
+    weights = model(torch.float64)
     family = FamilyRuntime(weights, {"all": PARENT.full, "some": MIDDLE})
-    assert torch.equal(family.select("some")(TOKENS), weights(TOKENS, MIDDLE))
+    assert close(family.select("some")(TOKENS), weights(TOKENS, MIDDLE))
     assert FamilyRuntime(weights).names == ("full",)
     held = FamilyRuntime(weights.submodel(MIDDLE))
     assert held.select().subnet == MIDDLE

@@ -1,0 +1,318 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family of over 1 GiB in memory once: what three live members take, how fast they are, and whether they are right.
+
+    python -m benchmarks.bench_runtime [--place DIR] [--json FILE] [--markdown FILE]
+
+A random family in float32 is written to a temporary folder (needs 4 GB of disk), and its three members are cut out.
+Each measurement runs in a process of its own:
+
+- memory: the largest member's folder alone, all three members of the family folder, and the three member folders in
+  one process; every model reads 64 tokens and then decodes 32, in turn with the others, all caches alive. What counts
+  is the peak of the anonymous memory above what the process has before it loads.
+- select: members and shapes between them, at the 62 layers and the vocabulary of the 12B parent and tiny widths,
+  without anything cached.
+- decoding: a member of the family and the same member's own folder take turns.
+- transformers: the three member folders in the environment that NEMO_ELASTIC_HF_PYTHON names (.venv-hf by default):
+  logits, and tokens decoded greedily.
+
+Ends with exit code 1 if a target is missed. Linux only: it reads /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # this file also runs where this package is not installed, see `run_transformers`
+    from nemo_elastic.family import Parent, Subnet
+
+NAMES = ("1.00", "0.72", "0.50")
+PROMPT, NEW = 64, 32
+MEMORY, SELECT_MS, LOGITS = 1.05, 1.0, 1e-4  # targets: at most
+
+
+def shape() -> Parent:
+    """The proportions of Nemotron Nano 12B v2 at two fifths of its width and few layers."""
+    from nemo_elastic.family import Parent
+
+    return Parent(
+        "M-M*-M-M", hidden=2048, vocab=12288, ffn=8192, mamba_heads=64, mamba_head_dim=64, mamba_groups=8, state=128,
+        attention_heads=16, kv_heads=4, attention_head_dim=128, ffn_stripes=8,
+    )  # fmt: skip
+
+
+def members(parent: Parent) -> dict[str, Subnet]:
+    """Three nested members; between them every axis is cut."""
+    middle = {"hidden": 1792, "ffn": 6144, "mamba_heads": 48}
+    small = {"hidden": 1536, "ffn": 5120, "mamba_heads": 48, "mamba_head_dim": 56, "attention_heads": 12}
+    shapes = (parent.full, parent.uniform(None, **middle), parent.uniform(range(parent.num_layers - 1), **small))
+    return dict(zip(NAMES, shapes, strict=True))
+
+
+def make(place: Path) -> dict[str, Any]:
+    """Write the family, its members and a prompt below `place`."""
+    import numpy as np
+
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.export.family_folder import write_family
+    from nemo_elastic.export.slicer import slice_checkpoint
+    from nemo_elastic.manifest import Family
+    from nemo_elastic.nn.weights import random_state
+
+    parent = shape()
+    found = members(parent)
+    write_family(place / "family", parent, random_state(parent, parent.full), Family.of(parent, found))
+    for name in NAMES:
+        slice_checkpoint(place / "family", place / name, member=name)
+    np.save(place / "tokens.npy", np.random.default_rng(0).integers(parent.vocab, size=(1, PROMPT)))
+    return {name: parameters(parent, member) for name, member in found.items()}
+
+
+def anonymous() -> int:
+    """Bytes of this process that no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+def hold(place: Path, folders: list[str], names: list[str]) -> dict[str, Any]:
+    """Peak of the anonymous memory while members of these folders are loaded and decode in turn."""
+    import numpy as np
+    import torch
+
+    from nemo_elastic.runtime import load_family
+
+    tokens = torch.from_numpy(np.load(place / "tokens.npy"))
+    torch.nn.functional.linear(torch.ones(64, 64), torch.ones(64, 64))  # threads and their buffers are no model's
+    before = anonymous()
+    peak, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.003):
+            peak[0] = max(peak[0], anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    families = [load_family(place / folder) for folder in folders]
+    loaded = anonymous()
+    live = [family.select(name) for family in families for name in names if name in family.names]
+    caches = [model.init_cache(1) for model in live]
+    last = [model(tokens, cache, last=True) for model, cache in zip(live, caches, strict=True)]
+    for _ in range(NEW):
+        last = [m(x[:, -1].argmax(-1, keepdim=True), c, last=True) for m, c, x in zip(live, caches, last, strict=True)]
+    done.set()
+    watcher.join()
+    return {
+        "loaded": loaded - before,
+        "peak": peak[0] - before,
+        "models": len(live),
+        "slices": sum(family.slice_bytes for family in families),
+    }
+
+
+def select_times() -> dict[str, Any]:
+    """Median milliseconds of a first `select`, for the slowest of some shapes of 62 layers."""
+    from dataclasses import replace
+
+    from nemo_elastic import layout
+    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.weights import check_nested
+    from nemo_elastic.runtime import FamilyRuntime
+
+    parent = replace(
+        shape(), pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-", hidden=48, vocab=131072,
+        ffn=64, mamba_heads=32, mamba_head_dim=4, state=4, attention_head_dim=4,
+    )  # fmt: skip
+    keep = [i for i in range(62) if i not in (20, 21)]
+    small = {"hidden": 40, "ffn": 48, "mamba_heads": 24, "mamba_head_dim": 3, "attention_heads": 12}
+    family = {"a": parent.full, "b": parent.uniform(hidden=44, ffn=56), "c": parent.uniform(keep, **small)}
+    between = [parent.uniform(keep, **(small | {"hidden": d, "ffn": f})) for d in (41, 42, 43) for f in (48, 56)]
+    model = NemotronH.random(parent)
+    shapes = [*family, *between]
+    times: list[list[float]] = [[] for _ in shapes]
+    for _ in range(15):
+        runtime = FamilyRuntime(model, family)
+        check_nested.cache_clear()
+        layout._selection.cache_clear()
+        for which, taken in zip(shapes, times, strict=True):
+            began = time.perf_counter()
+            runtime.select(which)
+            taken.append(1e3 * (time.perf_counter() - began))
+    return {"slowest": max(statistics.median(taken) for taken in times)}
+
+
+def decode(place: Path) -> dict[str, Any]:
+    """Each member in the family and alone, in turn: seconds per token; and the family's answers."""
+    import numpy as np
+    import torch
+
+    from nemo_elastic.runtime import MemberModel, load_family
+
+    def seconds(model: MemberModel) -> tuple[float, float]:
+        cache = model.init_cache(1)
+        began = time.perf_counter()
+        model(tokens, cache, last=True)
+        read = time.perf_counter()
+        for i in range(12):
+            model(tokens[:, i : i + 1], cache, last=True)
+        return read - began, (time.perf_counter() - read) / 12
+
+    tokens = torch.from_numpy(np.load(place / "tokens.npy"))
+    family = load_family(place / "family")
+    found = {}
+    for name in NAMES:
+        inside, alone = family.select(name), load_family(place / name).select()
+        np.savez(place / f"{name}.ours.npz", logits=inside(tokens).numpy(), new=inside.generate(tokens, NEW))
+        rounds = [(seconds(inside), seconds(alone)) for _ in range(12)][1:]
+        found[name] = {
+            "read": [PROMPT / statistics.median(r[i][0] for r in rounds) for i in (0, 1)],
+            "decode": [1 / statistics.median(r[i][1] for r in rounds) for i in (0, 1)],
+            "ratio": statistics.median(r[1][1] / r[0][1] for r in rounds),
+            "read_ratio": statistics.median(r[1][0] / r[0][0] for r in rounds),
+        }
+    return found
+
+
+def run_transformers(place: Path) -> dict[str, Any]:
+    """Logits and greedy tokens of the member folders; runs in the other environment."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, __version__
+
+    tokens = torch.from_numpy(np.load(place / "tokens.npy"))
+    for name in NAMES:
+        model = AutoModelForCausalLM.from_pretrained(place / name, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits = model(tokens).logits
+            # without a mask, generate() would take a token for padding
+            options = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None, "pad_token_id": 0}
+            new = model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)[:, PROMPT:]
+        np.savez(place / f"{name}.theirs.npz", logits=logits.numpy(), new=new.numpy())
+    return {"version": __version__}
+
+
+def compare(place: Path) -> dict[str, Any]:
+    """For each member the largest difference of a logit, relative to the largest logit, and tokens that agree."""
+    import numpy as np
+
+    found = {}
+    for name in NAMES:
+        ours, theirs = (np.load(place / f"{name}.{who}.npz") for who in ("ours", "theirs"))
+        found[name] = {
+            "logits": float(np.abs(ours["logits"] - theirs["logits"]).max() / np.abs(theirs["logits"]).max()),
+            "tokens": int((ours["new"] == theirs["new"]).sum()),
+            "different": len(np.unique(theirs["new"])),
+        }
+    return found
+
+
+def worker(kind: str, place: Path, *args: str, python: str = sys.executable) -> dict[str, Any]:
+    """What `kind` returns in a new process."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    root = Path(__file__).resolve().parents[1]
+    here = clean | {"PYTHONPATH": str(root)} if python == sys.executable else clean | {"HF_HUB_OFFLINE": "1"}
+    command = [python, str(Path(__file__).resolve()), "--worker", kind, "--place", str(place), *args]
+    done = subprocess.run(command, env=here, cwd=place, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{kind}: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(place: Path) -> dict[str, Any]:
+    """All measurements."""
+    root = Path(__file__).resolve().parents[1]
+    hf = root / os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python")
+    if not hf.is_file():
+        raise SystemExit(f"{hf} is missing: `make venv` makes it, or set NEMO_ELASTIC_HF_PYTHON")
+    sizes = worker("make", place)
+    found: dict[str, Any] = {
+        "parameters": sizes,
+        "alone": worker("hold", place, NAMES[0]),
+        "family": worker("hold", place, "family"),
+        "folders": worker("hold", place, *NAMES),
+        "select": worker("select", place),
+        "speed": worker("decode", place),
+        "transformers": worker("transformers", place, python=str(hf)),
+    }
+    return found | {"equal": compare(place)}
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Targets that were not met."""
+    tests = {
+        f"memory <= {MEMORY} x the largest": found["family"]["peak"] <= MEMORY * found["alone"]["peak"],
+        "three models live": found["family"]["models"] == found["folders"]["models"] == len(NAMES),
+        f"select < {SELECT_MS} ms": found["select"]["slowest"] < SELECT_MS,
+        f"logits within {LOGITS} of transformers'": all(x["logits"] <= LOGITS for x in found["equal"].values()),
+        "greedy tokens equal": all(x["tokens"] == NEW for x in found["equal"].values()),
+    }
+    return [name for name, met in tests.items() if not met]
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measurements as Markdown."""
+    alone, family, folders = (found[k]["peak"] for k in ("alone", "family", "folders"))
+    lines = [
+        "| what | measured | target |",
+        "|---|---|---|",
+        f"| weights of the family | {4 * found['parameters'][NAMES[0]] / 2**30:.2f} GiB | at least 1 GiB |",
+        f"| peak memory, largest member alone | {alone / 2**20:,.0f} MiB | |",
+        f"| peak memory, all three in one family | {family / 2**20:,.0f} MiB, {family / alone:.3f} x | {MEMORY} x |",
+        f"| peak memory, three folders | {folders / 2**20:,.0f} MiB, {folders / alone:.3f} x | |",
+        f"| first `select` at 62 layers | {found['select']['slowest']:.2f} ms | {SELECT_MS:.0f} ms |",
+        "",
+        "| member | parameters | decode, tokens/s | alone | family / alone | read, tokens/s | alone | family / alone "
+        f"| logits to transformers | equal tokens of {NEW} |",
+        "|" + "---|" * 10,
+    ]
+    for name in NAMES:
+        speed, equal = found["speed"][name], found["equal"][name]
+        cells = [name, f"{found['parameters'][name]:,}"]
+        for way, ratio in (("decode", "ratio"), ("read", "read_ratio")):
+            cells += [f"{speed[way][0]:.1f}", f"{speed[way][1]:.1f}", f"{speed[ratio]:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{equal['logits']:.1e}", str(equal["tokens"])]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("folders", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        kinds = {
+            "make": lambda: make(args.place),
+            "hold": lambda: hold(args.place, args.folders, list(NAMES)),
+            "select": select_times,
+            "decode": lambda: decode(args.place),
+            "transformers": lambda: run_transformers(args.place),
+        }
+        print(json.dumps(kinds[args.worker]()))
+        return
+    with tempfile.TemporaryDirectory(dir=args.place) as place:
+        found = measure(Path(place))
+    print(table(found))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(table(found))
+    if wrong := missed(found):
+        raise SystemExit(f"missed: {'; '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of the largest member, stored so that every member is a corner of every matrix.
+
+In a folder a width keeps the first part of each of several blocks: heads of a Mamba group, stripes of an MLP, the
+parts of [z | x | B | C | dt]. Such a slice is no matrix with strides, so it would be copied for each member, or
+multiplied block by block. Here the dimensions that members cut are stored in the order in which members give channels
+up: first what the smallest keeps, then what the next one adds, and so on. Every member of the family is then a view of
+the top left corner, which one product reads where it lies. What is moved instead are activations: one gather of a
+layer's few thousand channels to where the model has them and one back (`LayerWeights.linear`).
+
+A shape between the members runs as well. It reads up to the last channel that it keeps, which along one axis is
+exactly what it keeps, and never more than what the next larger member reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from nemo_elastic import layout
+from nemo_elastic.family import MLP, Layer, Parent, Subnet
+from nemo_elastic.layout import BY_NAME, Row, selection
+from nemo_elastic.nn.weights import LayerWeights, Places, Weights, layer_rows
+from nemo_elastic.prefix import Grid, Selection
+
+Chain = tuple[Selection, ...]
+Made = dict[tuple[Selection, Chain | None], torch.Tensor]
+Device = str | torch.device | None
+
+
+@lru_cache(maxsize=1024)
+def nested_order(chain: Chain) -> np.ndarray | None:
+    """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
+
+    Within what one selection adds to the next, channels are sorted along the first axis that is cut, so that the
+    widths of that axis which no selection has are prefixes too.
+    """
+    if all(part.is_full or part.is_prefix for part in chain):
+        return None
+    kept_by = np.sum([part.mask() for part in chain], axis=0)
+    grids = zip(*(part.parts for part in chain), strict=True)
+    steps = np.concatenate([_steps(cuts) for cuts in grids])
+    return np.lexsort((steps, -kept_by))
+
+
+def _steps(cuts: Sequence[Grid]) -> np.ndarray:
+    """For each position of a part, its coordinate along the first factor that one of `cuts` cuts; -1: none does."""
+    shape = cuts[0].shape
+    for axis, size in enumerate(shape):
+        if any(grid.kept[axis] < size for grid in cuts):
+            return np.indices(shape)[axis].reshape(-1)
+    return np.full(cuts[0].size, -1)
+
+
+class Storage:
+    """Tensors of `held`, each matrix in nested order.
+
+    Args:
+        parent: shape of the whole model.
+        held: the member whose tensors these are.
+        members: for which the order is made; all nested in `held`.
+        tensors: by HF name, in the order of the model. Read one by one, never written.
+        dtype: of what is stored; for float8, with which torch does not compute, bfloat16, else that of each tensor.
+        device: where it goes.
+        copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
+    """
+
+    def __init__(
+        self,
+        parent: Parent,
+        held: Subnet,
+        members: Iterable[Subnet],
+        tensors: Mapping[str, torch.Tensor],
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        copy: bool = False,
+    ) -> None:
+        self.parent, self.held = parent, held
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._position = {index: i for i, index in enumerate(held.kept)}
+        self._chains: dict[tuple[str, int], Chain] = {}  # of dimensions that are stored in another order
+        self._places: dict[Chain, torch.Tensor] = {}  # where such an order has the channels
+        members = tuple(members)
+        for t in layout.tensors(parent, held):
+            given = tensors[t.hf].detach()
+            stored = given.to(dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype))
+            for dim in (0, 1) if len(t.shape) == 2 else ():  # what is no matrix is small: each member gathers its own
+                stored = self._reorder(stored, t, dim, members, device)
+            stored = stored.to(device=device)
+            if copy and stored.untyped_storage().data_ptr() == given.untyped_storage().data_ptr():
+                stored = stored.clone()
+            self.tensors[t.hf] = stored
+
+    def _reorder(
+        self, stored: torch.Tensor, t: layout.Tensor, dim: int, members: Sequence[Subnet], device: Device
+    ) -> torch.Tensor:
+        """`stored` with dimension `dim` in nested order, which is remembered; itself where it is so already."""
+        index = None if t.layer is None else t.layer.index
+        users = [m for m in members if index is None or index in m.by_index]
+        chain = tuple(dict.fromkeys(selection(self.parent, t.row, dim, self.held, m, index) for m in users))
+        order = nested_order(chain)
+        if order is None:
+            return stored
+        self._chains[t.hf, dim] = chain
+        if chain not in self._places:
+            self._places[chain] = torch.from_numpy(np.argsort(order)).to(device or stored.device)
+        return stored.index_select(dim, torch.from_numpy(order).to(stored.device))
+
+    def in_order(self) -> dict[str, torch.Tensor]:
+        """The tensors as the model has them; shares the memory of those that are stored so."""
+        out = dict(self.tensors)
+        for (name, dim), chain in self._chains.items():
+            out[name] = out[name].index_select(dim, self._places[chain])
+        return out
+
+    @property
+    def owned(self) -> dict[int, torch.Tensor]:
+        """Everything that is kept here, by where it lies in memory."""
+        return {t.untyped_storage().data_ptr(): t for t in (*self.tensors.values(), *self._places.values())}
+
+    def weights(self, member: Subnet) -> Weights:
+        """What a forward of `member`, nested in `held`, reads. Layers are cut when they first run."""
+        head = BY_NAME["embedding" if self.parent.tied else "head"]
+        embedding, norm, head = (self.cut(member, r)[0] for r in (BY_NAME["embedding"], BY_NAME["final_norm"], head))
+        return Weights(self.parent, member, embedding, CutLayers(self, member), norm, head)
+
+    def cut(
+        self, member: Subnet, row: Row, layer: Layer | None = None, made: Made | None = None
+    ) -> tuple[torch.Tensor, Places | None]:
+        """One tensor of `member`: a matrix is a view, with its places if it is not in order; a vector may be a copy.
+
+        Args:
+            member: nested in `held`.
+            row: of the layout table.
+            layer: of `member`, None for the model's own tensors.
+            made: places that layers of the member share.
+        """
+        index = None if layer is None else layer.index
+        name = row.hf.format(i="" if index is None else self._position[index])
+        t, places = self.tensors[name], []
+        for dim in range(t.dim()):
+            part = selection(self.parent, row, dim, self.held, member, index)
+            chain = self._chains.get((name, dim))
+            if t.dim() != 2 or (chain is None and (part.is_full or part.is_prefix)):
+                t, at = part.take(t, dim), None
+            else:
+                at = self._find(part, chain, {} if made is None else made, t.device)
+                t = t.narrow(dim, 0, int(at.max()) + 1)
+            places.append(at)
+        return t, Places(*places) if any(at is not None for at in places) else None
+
+    def _find(self, part: Selection, chain: Chain | None, made: Made, device: torch.device) -> torch.Tensor:
+        """Where the channels of `part` are stored."""
+        if chain is not None and part.is_full:
+            return self._places[chain]
+        if (part, chain) not in made:
+            kept = torch.from_numpy(part.indices).to(device)
+            made[part, chain] = kept if chain is None else self._places[chain][kept]
+        return made[part, chain]
+
+
+class CutLayers(Sequence[LayerWeights]):
+    """The layers of a member, each cut when it is first read. Two threads may cut one at once: both get the same."""
+
+    def __init__(self, storage: Storage, member: Subnet) -> None:
+        self._storage, self._member = storage, member
+        self._made: Made = {}
+        self.cut: list[LayerWeights | None] = [None] * len(member.layers)
+
+    def __len__(self) -> int:
+        return len(self.cut)
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = self.cut[i]
+        if found is None:
+            found = self.cut[i] = self._cut(self._member.layers[i])
+        return found
+
+    def in_use(self) -> Iterator[torch.Tensor]:
+        """Tensors of the layers that were read, and their places."""
+        for layer in filter(None, self.cut):
+            yield from layer.tensors.values()
+            for at in layer.places.values():
+                yield from (t for t in (at.rows, at.columns) if t is not None)
+
+    def _cut(self, layer: Layer) -> LayerWeights:
+        own = {n: self._storage.cut(self._member, row, layer, self._made) for n, row in layer_rows(layer.type).items()}
+        tensors = {name: t for name, (t, _) in own.items()}
+        places = {name: at for name, (_, at) in own.items() if at is not None}
+        if layer.type == MLP and len(tensors["up"]) == layer.ffn:
+            places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
+        return LayerWeights(layer, tensors, places)

@@ -1,0 +1,227 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Nested order: every member is a corner of every matrix, and computes what it computes when it is cut out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.family import AXES, LAYER_AXES, Parent, Subnet
+from nemo_elastic.layout import rows, selection, shape
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.runtime.storage import CutLayers, nested_order
+from tests.shapes import PARENT
+from tests.strategies import chains, parents, subnets
+
+some = settings(max_examples=40, deadline=None)
+
+
+def tokens_of(parent: Parent, batch: int = 2, length: int = 6) -> torch.Tensor:
+    return torch.randint(parent.vocab, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal in double precision, but for the order of sums."""
+    return (a - b).abs().max().item() <= 1e-11 * b.abs().max().item()
+
+
+def matrices(model: MemberModel) -> dict[tuple[str, int | None], torch.Tensor]:
+    """Every matrix that a forward of the model reads, by name and layer."""
+    w = model.weights
+    out = {("embedding", None): w.embedding, ("head", None): w.head}
+    for layer in w.layers:
+        own = {f"{layer.layer.type}.{name}": t for name, t in layer.tensors.items() if t.dim() == 2}
+        out |= {(name, layer.layer.index): t for name, t in own.items()}
+    return out
+
+
+def shapes(parent: Parent, member: Subnet) -> dict[tuple[str, int | None], tuple[int, ...]]:
+    """Shapes of those matrices in a model that holds the member alone."""
+    found = {
+        (row.name, layer and layer.index): shape(parent, row, member, layer) for row, layer in rows(parent, member)
+    }
+    if parent.tied:
+        found["head", None] = found["embedding", None]
+    return {key: size for key, size in found.items() if len(size) == 2}
+
+
+@some
+@given(data=st.data())
+def test_members_of_any_family_are_what_is_cut_out(data):
+    """Logits and tokens, of members, and of a shape of its own inside a member."""
+    parent = data.draw(parents())
+    members = data.draw(chains(parent))
+    members.append(data.draw(subnets(parent, upper=data.draw(st.sampled_from(members)))))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    family = FamilyRuntime(model, {str(i): m for i, m in enumerate(members[:3])})
+    tokens = tokens_of(parent)
+    for member in members:
+        alone = model.submodel(member)
+        assert same(family.select(member)(tokens), alone(tokens))
+        assert family.select(member).generate(tokens[:, :3], 5) == alone.generate(tokens[:, :3], 5)
+
+
+@some
+@given(data=st.data(), axis=st.sampled_from(AXES))
+def test_one_axis_at_a_time(data, axis):
+    parent = data.draw(parents(pattern=st.permutations("MM--**").map("".join)))
+    middle = data.draw(subnets(parent, axes=(axis,)))
+    small = data.draw(subnets(parent, axes=(axis,), upper=middle))
+    model = NemotronH.random(parent, dtype=torch.float64)
+    family = FamilyRuntime(model, {"a": parent.full, "b": middle, "c": small})
+    for member in (parent.full, middle, small):
+        assert same(family.select(member)(tokens_of(parent)), model.submodel(member)(tokens_of(parent)))
+
+
+@some
+@given(data=st.data())
+def test_a_member_reads_no_row_or_column_but_its_own_and_copies_none(data):
+    parent = data.draw(parents())
+    members = data.draw(chains(parent))
+    family = FamilyRuntime(NemotronH.random(parent), {str(i): m for i, m in enumerate(members)})
+    held = {t.untyped_storage().data_ptr() for t in matrices(family.select()).values()}
+    for member in members:
+        found = matrices(family.select(member))
+        assert {key: tuple(t.shape) for key, t in found.items()} == shapes(parent, member)
+        assert {t.untyped_storage().data_ptr() for t in found.values()} <= held
+
+
+@some
+@given(data=st.data())
+def test_a_shape_between_members_reads_no_more_than_the_next_larger_member(data):
+    parent = data.draw(parents())
+    large, middle, small = data.draw(chains(parent))
+    family = FamilyRuntime(NemotronH.random(parent), {"a": large, "b": middle, "c": small})
+    between = data.draw(subnets(parent, upper=middle))
+    upper = shapes(parent, middle)
+    for key, t in matrices(family.select(between)).items():
+        assert all(n <= most for n, most in zip(t.shape, upper[key], strict=True))
+
+
+@pytest.mark.parametrize("axis", LAYER_AXES)
+def test_along_one_axis_every_width_is_a_prefix(axis):
+    """Widths that no member has cost what they keep."""
+    blocks, size = PARENT.axis(axis).blocks, PARENT.axis(axis).size
+    members = {"a": PARENT.full, "b": PARENT.uniform(**{axis: blocks})}
+    family = FamilyRuntime(NemotronH.random(PARENT), members)
+    for width in range(blocks, size + 1, blocks):
+        member = PARENT.uniform(hidden=9, **{axis: width})
+        assert {k: tuple(t.shape) for k, t in matrices(family.select(member)).items()} == shapes(PARENT, member)
+
+
+@some
+@given(data=st.data())
+def test_the_order_has_every_channel_once_and_members_first(data):
+    parent = data.draw(parents())
+    members = data.draw(chains(parent))
+    small = members[-1]
+    for row, layer in rows(parent, small):
+        for dim in range(len(row.dims)):
+            index = layer and layer.index
+            chain = tuple(selection(parent, row, dim, parent.full, m, index) for m in members)
+            order = nested_order(chain)
+            order = np.arange(chain[0].size) if order is None else order
+            assert sorted(order) == list(range(chain[0].size))
+            for part in chain:
+                assert sorted(order[: part.kept_size]) == list(part.indices)
+
+
+def test_members_that_are_not_nested_in_each_other_run_too():
+    wide, long = PARENT.uniform(keep=(0, 1, 3), ffn=12), PARENT.uniform(mamba_heads=2, ffn=8, hidden=9)
+    narrow = PARENT.uniform(mamba_heads=4, mamba_head_dim=2)
+    model = NemotronH.random(PARENT, dtype=torch.float64)
+    family = FamilyRuntime(model, {"wide": wide, "long": long, "narrow": narrow})
+    for member in (wide, long, narrow, PARENT.full):
+        assert same(family.select(member)(tokens_of(PARENT)), model(tokens_of(PARENT), member))
+
+
+def test_live_members_decode_in_turn():
+    """Each carries its own cache, so that turns of others do not show."""
+    members = {
+        "12b": PARENT.full,
+        "9b": PARENT.uniform(hidden=12, ffn=12, mamba_heads=4),
+        "6b": PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=3, attention_heads=2),
+    }
+    model = NemotronH.random(PARENT, dtype=torch.float64)
+    family = FamilyRuntime(model, members)
+    between = replace(members["9b"], hidden=10)
+    live = [family.select(which) for which in (*members, between)]
+    tokens = tokens_of(PARENT, length=12)
+    caches = [m.init_cache(2) for m in live]
+    parts = [[m(tokens[:, :5], cache)] for m, cache in zip(live, caches)]
+    for i in range(5, 12):
+        for m, cache, out in zip(live, caches, parts):
+            out.append(m(tokens[:, i : i + 1], cache, last=True))
+    for m, out in zip(live, parts):
+        assert same(torch.cat(out, 1), model.submodel(m.subnet)(tokens))
+
+
+def test_threads_select_and_run_at_once():
+    model = NemotronH.random(PARENT, dtype=torch.float64)
+    small = PARENT.uniform(hidden=8, ffn=8, mamba_heads=2, attention_heads=2)
+    members = [PARENT.full, PARENT.uniform(hidden=12, ffn=12), small]
+    tokens = tokens_of(PARENT)
+    expected = [model(tokens, m) for m in members]
+    for _ in range(5):
+        family = FamilyRuntime(model, {str(i): m for i, m in enumerate(members)})
+        with ThreadPoolExecutor(6) as pool:
+            jobs = [pool.submit(lambda name, f=family: f.select(name)(tokens), str(i % 3)) for i in range(12)]
+            found = [job.result() for job in jobs]
+        assert all(same(logits, expected[i % 3]) for i, logits in enumerate(found))
+        assert family.select("2") is family.select(small)
+
+
+def test_layers_are_cut_when_they_first_run():
+    family = FamilyRuntime(NemotronH.random(PARENT), {"a": PARENT.full, "b": PARENT.uniform(hidden=8, ffn=8)})
+    layers = family.select("b").weights.layers
+    assert isinstance(layers, CutLayers) and layers.cut == [None] * 5
+    assert layers[1] is layers[1] and [layer is None for layer in layers.cut] == [True, False, True, True, True]
+    assert [w.layer.index for w in layers] == [0, 1, 2, 3, 4]
+    with pytest.raises(IndexError):
+        layers[5]
+
+
+def test_what_members_keep_beside_the_weights_is_small():
+    """At a width at which matrices weigh something: vectors, and a number for each channel."""
+    parent = replace(
+        PARENT, hidden=256, ffn=512, mamba_heads=16, mamba_head_dim=32, attention_heads=8, attention_head_dim=32
+    )
+    small = parent.uniform(hidden=128, ffn=256, mamba_heads=8, mamba_head_dim=16, attention_heads=4)
+    middle = parent.uniform(hidden=192, ffn=384, mamba_heads=12, mamba_head_dim=24)
+    family = FamilyRuntime(NemotronH.random(parent), {"a": parent.full, "b": middle, "c": small})
+    before = family.nbytes
+    for which in family.names:
+        family.select(which)(tokens_of(parent))
+    assert family.nbytes == before
+    assert 0 < family.slice_bytes < 0.04 * before
+    family.release()
+    assert family.slice_bytes == 0
+
+
+@some
+@given(data=st.data())
+def test_the_model_comes_back_in_its_own_order(data):
+    parent = data.draw(parents())
+    model = NemotronH.random(parent)
+    family = FamilyRuntime(model, {str(i): m for i, m in enumerate(data.draw(chains(parent)))})
+    back = family.model.state_dict()
+    assert list(back) == list(model.state_dict())
+    assert all(torch.equal(t, back[name]) for name, t in model.state_dict().items())
+
+
+def test_a_family_of_one_shares_the_memory_of_its_model():
+    model = NemotronH.random(PARENT)
+    family = FamilyRuntime(model)
+    own = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in family.model.parameters()} == own
+    assert {t.data_ptr() for t in matrices(family.select()).values()} <= own
+    copied = FamilyRuntime(model, copy=True)
+    assert not own & {p.data_ptr() for p in copied.model.parameters()}
