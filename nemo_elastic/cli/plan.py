@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic plan`: memory and cost of a training run per GPU, before anything is started."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nemo_elastic.family import Parent
+    from nemo_elastic.plan import Layout, RunShape
+
+__all__ = ["command"]
+
+
+def command(
+    config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
+    parent: Annotated[str, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")],
+    seq_length: Annotated[int, typer.Option("--seq-length", help="Tokens per sequence.")] = 8192,
+    global_batch: Annotated[int, typer.Option("--global-batch-size", help="Sequences per step.")] = 1536,
+    micro_batch: Annotated[int, typer.Option("--micro-batch-size", help="Sequences per forward.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", help="Number of GPUs, in nodes of 8.")] = 128,
+    gpu: Annotated[str, typer.Option("--gpu", help="h100 (80 GB) or h200 (141 GB).")] = "h100",
+    stage: Annotated[int, typer.Option("--stage", help="1 learns shapes with soft masks first, 2 trains slices.")] = 1,
+    kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
+
+    Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2, nemotron-h-8b, nemotron-h-tiny. Times are
+    estimates for comparing layouts. Exit code 1 if nothing fits.
+
+    Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --seq-length 49152
+    --global-batch-size 512 --stage 2`
+    """
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.plan import RunShape, layouts
+
+    run = RunShape(seq_length, global_batch, micro_batch, gpus, gpu, stage, kernels)
+    shape = _read_parent(parent)
+    found = layouts(shape, ElasticConfig.load(config), run)
+    chosen = next((layout for layout in found if layout.fits), None)
+    if json:
+        typer.echo(json_module.dumps(_told(parent, shape, run, found, chosen), indent=2))
+    else:
+        _print(parent, shape, run, found, chosen)
+    if chosen is None:
+        raise typer.Exit(1)
+
+
+def _read_parent(parent: str) -> Parent:
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.plan import preset
+
+    if not Path(parent).is_dir():
+        return preset(parent)
+    from nemo_elastic.export.hf import read_parent
+
+    shape, held, _ = read_parent(parent)
+    if held != shape.full:
+        raise ElasticError(f"--parent: {parent} is a member cut out of a parent; training starts from a whole one")
+    return shape
+
+
+def _told(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None) -> dict[str, Any]:
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.plan import GPUS
+
+    return {
+        "parent": name,
+        "parameters": parameters(parent, parent.full),
+        "run": asdict(run) | {"usable_bytes": round(GPUS[run.gpu].usable)},
+        "best": chosen.to_json() if chosen is not None else None,
+        "layouts": [layout.to_json() for layout in found],
+    }
+
+
+def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.plan import GPUS
+
+    usable = GPUS[run.gpu].usable
+    title = (
+        f"{name} ({parameters(parent, parent.full):,} parameters), stage {run.stage}: {run.global_batch} x "
+        f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {usable / 1e9:.1f} usable"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
+    columns = "TP,PP,DP,SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
+    for column in columns.split(","):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("fits", no_wrap=True)
+    for layout in found:
+        held = layout.memory.to_json()
+        cells = [str(layout.tensor), str(layout.pipeline), str(layout.data)]
+        cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
+        cells += [f"{layout.seconds:.3g}", *(f"{held[k] / 1e9:.1f}" for k in held)]
+        style = "bold" if layout is chosen else "" if layout.fits else "dim"
+        table.add_row(*cells, "best" if layout is chosen else "yes" if layout.fits else "no", style=style)
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=140)  # a table in a file or a pipe is never cut
+    console.print(table)
+    typer.echo("total: all that stays, and the larger of loss and backward")
+    if chosen is None:
+        least = min(found, key=lambda layout: layout.memory.total)
+        typer.echo(f"nothing fits; the smallest, {least}, {least.reason}")
+        return
+    work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
+    typer.echo(
+        f"best: {chosen}, {chosen.reason}; a step is {work['total']} PFLOP (student {work['student']}, "
+        f"recomputation {work['recompute']}, teacher {work['teacher']}), about {chosen.seconds:.3g} s"
+    )

@@ -1,0 +1,193 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every parallel layout of a run, with what it takes and whether it fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import LAYER_AXES, MAMBA_HEAD_DIM, Parent
+
+from .activations import Sharding
+from .machine import GPUS, NODE, RunShape
+from .memory import Memory, local_parameters, stage_memory, stages
+from .work import Work, gated_share, members, seconds, step_work
+
+__all__ = ["Layout", "best", "layouts", "why_not"]
+
+#: pipeline-parallel sizes above this are not tried
+MOST_STAGES = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay a run out on GPUs.
+
+    Attributes:
+        tensor: tensor-parallel size; pipeline: stages; data: replicas. Their product is the number of GPUs.
+        sequence_parallel: the residual stream is divided over tensor-parallel ranks.
+        recompute: every layer's activations are computed again in the backward pass (recompute_granularity "full").
+        memory: per GPU, of the fullest stage.
+        work: FLOPs of a step; seconds: its estimated time.
+        fits: the memory is enough; reason: the figures, in words.
+    """
+
+    tensor: int
+    pipeline: int
+    data: int
+    sequence_parallel: bool
+    recompute: bool
+    memory: Memory
+    work: Work
+    seconds: float
+    fits: bool
+    reason: str
+
+    def __str__(self) -> str:
+        parts = [f"TP{self.tensor}", f"PP{self.pipeline}", f"DP{self.data}"]
+        parts += ["SP"] if self.sequence_parallel else []
+        return " ".join(parts + (["recompute"] if self.recompute else []))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what `plan --json` prints of it."""
+        return {
+            "tensor_model_parallel_size": self.tensor,
+            "pipeline_model_parallel_size": self.pipeline,
+            "context_parallel_size": 1,
+            "data_parallel_size": self.data,
+            "sequence_parallel": self.sequence_parallel,
+            "recompute": self.recompute,
+            "memory": self.memory.to_json(),
+            "flops": self.work.to_json(),
+            "seconds": self.seconds,
+            "fits": self.fits,
+            "reason": self.reason,
+        }
+
+
+def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, pipeline: int) -> str | None:
+    """What forbids a tensor- and pipeline-parallel size, in words; None where nothing does.
+
+    Args:
+        parent: shape with the block's FFN stripes.
+        config: the block.
+        run: the run.
+        tensor: tensor-parallel size.
+        pipeline: pipeline-parallel size.
+    """
+    for axis, (kind, _) in LAYER_AXES.items():
+        if kind in parent.types and axis != MAMBA_HEAD_DIM:
+            blocks = parent.axis(axis).blocks
+            if blocks % tensor:
+                return f"TP {tensor} does not divide the {blocks} blocks of {axis}"
+    if parent.vocab % tensor:
+        return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
+    if tensor > NODE:
+        return f"TP {tensor} leaves a node of {NODE} GPUs"
+    if pipeline > 1 and config.distill.mode in ("frozen", "frozen_ce"):
+        return f"PP {pipeline} is refused with a frozen teacher, which is whole"
+    if parent.num_layers % pipeline:
+        return f"PP {pipeline} does not divide {parent.num_layers} layers"
+    if run.gpus % (tensor * pipeline):
+        return f"TP {tensor} x PP {pipeline} does not divide {run.gpus} GPUs"
+    data = run.gpus // (tensor * pipeline)
+    if run.global_batch % (run.micro_batch * data):
+        return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
+    return None
+
+
+def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout]:
+    """Every layout that the code runs, the fastest first by estimate.
+
+    Args:
+        parent: shape of the parent.
+        config: the `elastic:` block.
+        run: lengths, batches and machine.
+
+    Returns:
+        Layouts at all tensor-parallel sizes of one node and all pipeline-parallel sizes that the block allows, with
+        and without sequence parallelism and activation recomputation. Not all of them fit: see `Layout.fits`.
+
+    Raises:
+        ElasticError: The block does not fit the parent, or no layout is possible with this batch and this many GPUs.
+    """
+    parent = config.parent_shape(parent)
+    family = members(parent, config)
+    out, reasons = [], []
+    for tensor in range(1, min(NODE, run.gpus) + 1):
+        for pipeline in range(1, min(MOST_STAGES, run.gpus // tensor) + 1):
+            reason = why_not(parent, config, run, tensor, pipeline)
+            if reason is not None:
+                reasons.append(reason)
+                continue
+            for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
+                for recompute in (False, True):
+                    work = step_work(parent, family, config, run, recompute)
+                    out.append(_layout(parent, config, run, Sharding(tensor, sequence), pipeline, recompute, work))
+    if not out:
+        raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
+    return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
+
+
+def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
+    """The fastest layout that fits, by estimate.
+
+    Raises:
+        ElasticError: None fits; the message has the smallest one's figures.
+    """
+    found = layouts(parent, config, run)
+    for layout in found:
+        if layout.fits:
+            return layout
+    least = min(found, key=lambda layout: layout.memory.total)
+    raise ElasticError(
+        f"no layout fits {run.gpus} {run.gpu.upper()}: {least} {least.reason}; use more or larger GPUs, "
+        "a shorter sequence or a smaller micro-batch"
+    )
+
+
+def _layout(
+    parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, pipeline: int, recompute: bool, work: Work
+) -> Layout:
+    gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * pipeline)
+    micro_batches = run.global_batch // (run.micro_batch * data)
+    own = stages(parent, pipeline)
+    memory = max(
+        (
+            stage_memory(
+                parent,
+                stage,
+                config.distill,
+                shards,
+                data=data,
+                in_flight=min(pipeline - stage.index, micro_batches),
+                tokens=run.seq_length * run.micro_batch,
+                recompute=recompute,
+                gated=gated_share(config, run) > 0,
+                kernels=run.kernels,
+            )
+            for stage in own
+        ),
+        key=lambda m: m.total,
+    )
+    parameters = max(local_parameters(parent, stage, shards.tensor) for stage in own)
+    fits = memory.total <= gpu.usable
+    told = f"needs {memory.total / 1e9:.1f} GB of {gpu.usable / 1e9:.1f} usable"
+    return Layout(
+        shards.tensor,
+        pipeline,
+        data,
+        shards.sequence,
+        recompute,
+        memory,
+        work,
+        seconds(
+            parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
+            recompute=recompute,
+        ),
+        fits,
+        told if fits else f"{told}; most of it {memory.largest}",
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The machine and the run that a plan is made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_elastic.checks import integer
+from nemo_elastic.errors import bad
+
+__all__ = ["EFFICIENCY", "GPUS", "NODE", "RESERVE", "Gpu", "RunShape"]
+
+#: share of the nominal memory that a plan leaves free: CUDA context, NCCL buffers, kernels' workspace, fragmentation.
+#: An assumption; nobody has measured it for these models.
+RESERVE = 0.08
+#: share of the peak rate that matrix products, norms and the scan reach together. An assumption, of the size that
+#: dense models are reported to reach in bf16.
+EFFICIENCY = 0.4
+#: GPUs that NVLink connects: tensor parallelism stays inside
+NODE = 8
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of GPU. Source: the vendor's data sheets, SXM versions.
+
+    Attributes:
+        memory: bytes.
+        flops: dense bf16 FLOP/s.
+        nvlink: bytes/s to the other GPUs of a node, in one direction.
+        network: bytes/s to other nodes: one 400 Gb/s port per GPU, as in DGX systems.
+    """
+
+    name: str
+    memory: float
+    flops: float
+    nvlink: float = 450e9
+    network: float = 50e9
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a plan may fill."""
+        return (1 - RESERVE) * self.memory
+
+
+GPUS = {"h100": Gpu("h100", 80e9, 989e12), "h200": Gpu("h200", 141e9, 989e12)}
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """What is run.
+
+    Attributes:
+        seq_length: tokens per sequence.
+        global_batch: sequences per optimizer step.
+        micro_batch: sequences per forward of one rank.
+        gpus: number of GPUs.
+        gpu: their kind, a key of `GPUS`.
+        stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 trains slices only.
+        kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and keeps several times more).
+    """
+
+    seq_length: int
+    global_batch: int
+    micro_batch: int = 1
+    gpus: int = 8
+    gpu: str = "h100"
+    stage: int = 1
+    kernels: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("seq_length", "global_batch", "micro_batch", "gpus"):
+            integer(_option(name), getattr(self, name), 1, "a positive integer")
+        if self.gpu not in GPUS:
+            raise bad("--gpu", self.gpu, f"one of {', '.join(GPUS)}")
+        if self.stage not in (1, 2):
+            raise bad("--stage", self.stage, "1 or 2")
+        if self.global_batch % self.micro_batch:
+            raise bad("--micro-batch-size", self.micro_batch, f"a divisor of the global batch {self.global_batch}")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.seq_length * self.global_batch
+
+
+def _option(name: str) -> str:
+    return "--" + {"global_batch": "global-batch-size", "micro_batch": "micro-batch-size"}.get(
+        name, name.replace("_", "-")
+    )

@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Published shapes of Nemotron-H parents, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nemo_elastic.errors import bad
+from nemo_elastic.family import Parent
+
+__all__ = ["PRESETS", "preset"]
+
+_12B = Parent(
+    pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-",
+    hidden=5120,
+    vocab=131072,
+    ffn=20480,
+    mamba_heads=128,
+    mamba_head_dim=80,
+    mamba_groups=8,
+    state=128,
+    attention_heads=40,
+    kv_heads=8,
+    attention_head_dim=128,
+)
+_9B = replace(_12B, pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-", hidden=4480, ffn=15680)
+_8B = replace(
+    _12B,
+    pattern="M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+    hidden=4096,
+    ffn=21504,
+    mamba_head_dim=64,
+    attention_heads=32,
+)
+_TINY = Parent(
+    pattern="M-M-M*-M-M*-",
+    hidden=128,
+    vocab=1024,
+    ffn=512,
+    mamba_heads=16,
+    mamba_head_dim=16,
+    mamba_groups=4,
+    state=16,
+    attention_heads=8,
+    kv_heads=2,
+    attention_head_dim=16,
+)
+
+#: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, and this project's TinyNemotronH;
+#: tests/plan/test_presets.py compares each with its class. The vocabulary is NeMo's, padding included.
+PRESETS: dict[str, Parent] = {
+    "nemotron-nano-12b-v2": _12B,
+    "nemotron-nano-9b-v2": _9B,
+    "nemotron-h-8b": _8B,
+    "nemotron-h-tiny": _TINY,
+}
+
+
+def preset(name: str) -> Parent:
+    """The shape of a named parent.
+
+    Raises:
+        ElasticError: No such name.
+    """
+    if name not in PRESETS:
+        raise bad("--parent", name, f"a folder, or one of {', '.join(PRESETS)}")
+    return PRESETS[name]

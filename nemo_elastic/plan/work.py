@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""FLOPs and time of one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import flops_per_token
+from nemo_elastic.family import DEPTH, Parent, Subnet
+from nemo_elastic.shapes import Space, uniform_family
+
+from .activations import HALF, SINGLE, Sharding
+from .machine import EFFICIENCY, NODE, Gpu, RunShape
+
+__all__ = ["Work", "gated_share", "members", "seconds", "step_work"]
+
+
+def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
+    """Even cuts that meet the budgets: they stand in for the members that training has yet to find.
+
+    Args:
+        parent: shape with the block's FFN stripes.
+        config: the block.
+
+    Raises:
+        ElasticError: the block does not fit the parent.
+    """
+    axes = config.resolve_axes(parent)
+    config.targets(parent)
+    order = range(parent.num_layers - 1, -1, -1) if len(axes[DEPTH].choices) > 1 else ()
+    return uniform_family(Space(parent, axes, tuple(order)), config.budgets)
+
+
+def gated_share(config: ElasticConfig, run: RunShape) -> float:
+    """Share of the run's steps that train under the router's soft masks, at full size."""
+    return config.router.freeze_at if config.router is not None and run.stage == 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one optimizer step on all GPUs together, averaged over the run.
+
+    Attributes:
+        student: forward and backward of the sampled members.
+        recompute: their layers' second forward.
+        teacher: the teacher's forward.
+    """
+
+    student: float
+    recompute: float
+    teacher: float
+
+    @property
+    def total(self) -> float:
+        return self.student + self.recompute + self.teacher
+
+    def to_json(self) -> dict[str, float]:
+        """FLOPs by part, total included."""
+        return {"student": self.student, "recompute": self.recompute, "teacher": self.teacher, "total": self.total}
+
+
+def step_work(
+    parent: Parent, family: Mapping[str, Subnet], config: ElasticConfig, run: RunShape, recompute: bool
+) -> Work:
+    """FLOPs of a step: tokens x FLOPs per token (cost.flops_per_token), backward twice the forward.
+
+    A micro-batch runs one member, drawn by `sampling`. Until shapes are frozen all but the parent's own micro-batches
+    run the whole model under masks. A frozen teacher sees every micro-batch, a trainable one those of smaller members.
+    """
+    length, share = run.seq_length, gated_share(config, run)
+    whole = flops_per_token(parent, parent.full, length)
+    whole_layers = flops_per_token(parent, parent.full, length, head=False)
+    forward = layers = 0.0
+    for weight, member in zip(config.weights(), family.values(), strict=True):
+        forward += weight * (share * whole + (1 - share) * flops_per_token(parent, member, length))
+        layers += weight * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
+    taught = {"ce": 0.0, "trainable": 1 - config.weights()[0]}.get(config.distill.mode, 1.0)
+    return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
+
+
+def seconds(
+    parent: Parent,
+    config: ElasticConfig,
+    run: RunShape,
+    gpu: Gpu,
+    work: Work,
+    shards: Sharding,
+    *,
+    pipeline: int,
+    data: int,
+    parameters: int,
+    recompute: bool,
+) -> float:
+    """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
+
+    Products run at `EFFICIENCY` of the peak whatever their size. Tensor parallelism moves the residual stream: a ring
+    all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice that. Per layer that is 2 in a forward pass,
+    and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input again for the weight's
+    gradient) and 2 without. Data parallelism reduces fp32 gradients and gathers bf16 parameters once a step (overlap
+    is off). A pipeline of p stages idles for p-1 micro-batches. Narrower members are counted at full width here.
+
+    Args:
+        parent: shape of the model.
+        config: the block.
+        run: the run.
+        gpu: kind of GPU.
+        work: FLOPs of the step.
+        shards: tensor and sequence parallelism.
+        pipeline: pipeline-parallel size.
+        data: data-parallel size.
+        parameters: parameters on one GPU.
+        recompute: layers are checkpointed.
+    """
+    micro_batches = run.global_batch // (run.micro_batch * data)
+    products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
+    t = shards.tensor
+    passes = 2 + (3 if shards.sequence else 2) + (2 if recompute else 0)
+    passes += 0 if config.distill.mode == "ce" else 2
+    stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
+    tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
+    link = gpu.network if run.gpus > NODE else gpu.nvlink
+    reduction = (SINGLE + HALF) * parameters * (data - 1) / data / link
+    return (products + tensor) * (1 + (pipeline - 1) / micro_batches) + reduction

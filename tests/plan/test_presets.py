@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Presets have the published shapes and counts, and are those of NeMo's classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan import PRESETS, preset
+
+#: preset -> NeMo's class
+CLASSES = {
+    "nemotron-nano-12b-v2": "NemotronNano12Bv2",
+    "nemotron-nano-9b-v2": "NemotronNano9Bv2",
+    "nemotron-h-8b": "NemotronHConfig8B",
+    "nemotron-h-tiny": "TinyNemotronH",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("nemotron-nano-12b-v2", 12_310_001_152), ("nemotron-nano-9b-v2", 8_888_227_328)]
+)
+def test_published_counts(name: str, count: int) -> None:
+    parent = preset(name)
+    assert parameters(parent, parent.full) == count
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ElasticError, match=r"'nano'.*nemotron-nano-12b-v2"):
+        preset("nano")
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_nemos_classes(name: str) -> None:
+    from nemo.collections.llm.gpt.model import ssm
+
+    from nemo_elastic.nemo import tiny
+    from nemo_elastic.nemo.shape import parent_of
+
+    # that fusion is TransformerEngine's, and refused without
+    config = (getattr(ssm, CLASSES[name], None) or getattr(tiny, CLASSES[name]))(apply_rope_fusion=False)
+    if config.kv_channels is None:  # megatron-core fills it in when the config is finalised
+        config.kv_channels = config.hidden_size // config.num_attention_heads
+    assert replace(parent_of(config, config.vocab_size), ffn_stripes=1) == preset(name)
