@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic schema`: what editors complete and check an `elastic:` block with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+
+def command(
+    out: Annotated[Path | None, typer.Option("--out", help="File to write, instead of printing it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Print the JSON schema of a YAML file with an `elastic:` block.
+
+    An editor with a YAML language server uses it when the file's first line is
+    `# yaml-language-server: $schema=elastic.schema.json`.
+
+    Example: `nemo-elastic schema --out elastic.schema.json`
+    """
+    from nemo_elastic.errors import bad
+    from nemo_elastic.files import atomic_write
+    from nemo_elastic.schema import json_schema
+
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if out.exists() and not force:
+        raise bad("--out", str(out), "a new file; --force replaces it")
+    atomic_write(out, text)

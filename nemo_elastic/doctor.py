@@ -1,0 +1,259 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed, what will be used, and what is wrong: facts, and pure functions on them.
+
+`collect` looks at this machine; `diagnose` and `paths` only judge what it found. NeMo is never imported: that takes
+ten seconds, and the release numbers say enough.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ERROR", "NOTE", "WARNING", "Device", "Facts", "Finding", "collect", "diagnose", "paths"]
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+#: what training needs, beside torch: distributions
+TRAINING = ("nemo-toolkit", "megatron-core", "nemo-run", "nvidia-modelopt", "lightning", "transformers")
+#: CUDA kernels that break a CPU environment: distribution -> module that holds them
+KERNELS = {
+    "mamba-ssm": "mamba_ssm.ops.triton.ssd_combined",
+    "causal-conv1d": "causal_conv1d",
+    "transformer-engine": "transformer_engine",
+}
+PACKAGES = ("nemo-elastic", "torch", *TRAINING, *KERNELS, "triton", "numpy")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU: its name, bytes, and compute capability."""
+
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found.
+
+    Attributes:
+        python: release of the interpreter; system: operating system and machine.
+        versions: distribution -> release, None where it is not installed.
+        gpus: what torch can use; driver: the machine has NVIDIA's driver.
+        cuda: CUDA release that torch was built for; None for a CPU build, or without torch.
+        llm: NeMo's collection of language models is there.
+        broken: module -> what importing it said.
+        unmet: requirements of nemo-elastic[nemo] that installed releases do not meet.
+    """
+
+    python: tuple[int, int, int]
+    system: str = "Linux x86_64"
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    gpus: tuple[Device, ...] = ()
+    driver: bool = False
+    cuda: str | None = None
+    llm: bool = False
+    broken: Mapping[str, str] = field(default_factory=dict)
+    unmet: tuple[str, ...] = ()
+
+    def has(self, name: str) -> bool:
+        return self.versions.get(name) is not None
+
+    def release(self, name: str) -> tuple[int, ...]:
+        """Numbers of a release: 2.7.3rc1 is (2, 7, 3)."""
+        return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[a-z+]", self.versions.get(name) or "")[0]))
+
+    @property
+    def trains(self) -> bool:
+        """Something of the training stack is installed, so it is meant to work."""
+        return self.has("nemo-toolkit") or self.has("megatron-core")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know: how bad it is, what it is about, what is wrong, and what mends it."""
+
+    level: str
+    about: str
+    problem: str
+    fix: str
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working."""
+    found = [Finding(*told) for told in (*_python(facts), *_training(facts), *_kernels(facts), *_torch(facts))]
+    return sorted(found, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
+
+
+_Told = Iterator[tuple[str, str, str, str]]
+_EXTRA = "pip install 'nemo-elastic[nemo]'"
+
+
+def _python(facts: Facts) -> _Told:
+    if not (3, 10) <= facts.python[:2] < (3, 13):
+        yield ERROR, "python", "NeMo 2.7 and ModelOpt take 3.10 to 3.12", "make an environment with one of those"
+
+
+def _training(facts: Facts) -> _Told:
+    if not facts.trains:
+        yield NOTE, "training", "not installed; slice, init, inspect, verify and plan need nothing more", _EXTRA
+        return
+    for name in ("torch", *TRAINING):
+        if not facts.has(name):
+            yield ERROR, name, "missing, and training needs it", _EXTRA
+    nemo, core = facts.release("nemo-toolkit"), facts.release("megatron-core")
+    if facts.has("nemo-toolkit"):
+        if nemo >= (3,) or not facts.llm:
+            told = "has no nemo.collections.llm, which 3.0 dropped; nothing can be trained"
+            yield ERROR, "nemo-toolkit", told, "pip install 'nemo-toolkit[lightning]~=2.7.3'"
+        elif nemo < (2, 6):
+            told = "comes with a megatron-core that this package cannot train on"
+            yield ERROR, "nemo-toolkit", told, "use NeMo 2.7, or the container nemo:25.11"
+    if facts.has("megatron-core") and core < (0, 15):
+        fix = "pip install 'megatron-core~=0.15.3', or the container nemo:25.11"
+        yield ERROR, "megatron-core", "0.14 and older have no ProcessGroupCollection", fix
+    if core >= (0, 16):
+        told = "0.16 imports triton whatever the machine, and dropped arguments that NeMo 2.7 passes"
+        yield ERROR, "megatron-core", told, "pip install 'megatron-core~=0.15.3'"
+    if facts.release("transformers") >= (5,):
+        yield ERROR, "transformers", "NeMo 2.7 does not work with 5", "pip install 'transformers>=4.57,<5'"
+    for line in facts.unmet:
+        told = f"{line} is what this package is tested with"
+        yield WARNING, re.split(r"[^\w.-]", line)[0], told, f"pip install '{line}' if something fails"
+
+
+def _kernels(facts: Facts) -> _Told:
+    if not facts.gpus:
+        for name in KERNELS:
+            if facts.has(name) and facts.trains:
+                told = "without a GPU it makes megatron-core believe that it may call kernels; training fails"
+                yield ERROR, name, told, f"pip uninstall {name}"
+        if facts.has("triton") and facts.trains:
+            told = "without a GPU megatron-core takes its presence for kernels"
+            yield WARNING, "triton", told, "pip uninstall triton, or install torch's CPU build"
+        return
+    for name, module in KERNELS.items():
+        if module in facts.broken:
+            fix = f"build it for this torch: pip install --no-build-isolation --force-reinstall --no-deps {name}"
+            yield ERROR, name, f"cannot be imported ({facts.broken[module]})", fix
+    if not facts.trains:
+        return
+    if not facts.has("mamba-ssm"):
+        told = "missing: the scan runs in torch, slower and with several times the activations"
+        yield WARNING, "mamba-ssm", told, "pip install --no-build-isolation 'nemo-elastic[gpu]'"
+    elif not facts.has("causal-conv1d"):
+        told = "missing: mamba-ssm's fused scan calls it and fails in the first forward"
+        yield ERROR, "causal-conv1d", told, "pip install --no-build-isolation 'causal-conv1d~=1.5'"
+
+
+def _torch(facts: Facts) -> _Told:
+    if facts.driver and facts.has("torch") and not facts.gpus:
+        told = "is a CPU build" if facts.cuda is None else f"is built for CUDA {facts.cuda} and sees no GPU"
+        fix = "install the CUDA build" if facts.cuda is None else "check nvidia-smi, CUDA_VISIBLE_DEVICES, the driver"
+        yield WARNING, "torch", f"{told}, on a machine with NVIDIA's driver: the GPU is not used", fix
+    for name, gpu in {g.name: g for g in facts.gpus}.items():
+        if gpu.capability < (8, 0):
+            told = f"compute capability {gpu.capability[0]}.{gpu.capability[1]} has no bf16"
+            yield WARNING, name, told, "train on an A100 or newer"
+
+
+def paths(facts: Facts) -> dict[str, str]:
+    """What each part will use here, in words."""
+    device = f"{len(facts.gpus)} x {facts.gpus[0].name}" if facts.gpus else "this CPU"
+    errors = [f for f in diagnose(facts) if f.level == ERROR]
+    if not facts.trains:
+        training = f"not installed: {_EXTRA}"
+    elif errors:
+        training = f"will not work: see {', '.join(dict.fromkeys(f.about for f in errors))}"
+    else:
+        training = f"on {device}, " + ("MegatronStrategy" if facts.gpus else "gloo, with CUDA's names redirected")
+    fused = facts.gpus and facts.has("mamba-ssm") and facts.has("causal-conv1d")
+    fused = fused and not {KERNELS["mamba-ssm"], KERNELS["causal-conv1d"]} & set(facts.broken)
+    return {
+        "slice, init, inspect, verify, plan": "ready",
+        "eval, rank": f"on {device}" if facts.has("torch") else "not installed: pip install 'nemo-elastic[runtime]'",
+        "training": training,
+        "Mamba scan in training": "mamba_ssm's fused kernel on sliced tensors" if fused else "torch (nn.ssd)",
+        "attention": "torch's scaled_dot_product_attention",
+        "linears and norms": "this package's sliced ones; TransformerEngine is not used",
+    }
+
+
+def collect() -> Facts:
+    """Look at this machine. Imports torch where it is installed, and kernels where there is a GPU to run them."""
+    versions = {name: _version(name) for name in PACKAGES}
+    gpus: tuple[Device, ...] = ()
+    cuda, broken = None, {}
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        cuda = torch.version.cuda
+        if torch.cuda.is_available():
+            every = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+            gpus = tuple(Device(p.name, p.total_memory, (p.major, p.minor)) for p in every)
+    if gpus:
+        for name, module in KERNELS.items():
+            if versions[name] is not None and (said := _import_error(module)) is not None:
+                broken[module] = said
+    return Facts(
+        python=(sys.version_info.major, sys.version_info.minor, sys.version_info.micro),
+        system=f"{platform.system()} {platform.machine()}",
+        versions=versions,
+        gpus=gpus,
+        driver=Path("/proc/driver/nvidia/version").exists(),
+        cuda=cuda,
+        llm=_has_llm(),
+        broken=broken,
+        unmet=_unmet(),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _import_error(module: str) -> str | None:
+    try:
+        importlib.import_module(module)
+    except Exception as exc:  # a kernel built for another torch fails in any way it likes
+        return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    return None
+
+
+def _has_llm() -> bool:
+    found = importlib.util.find_spec("nemo")
+    folders = (found.submodule_search_locations or []) if found is not None else []
+    return any(Path(folder, "collections", "llm").is_dir() for folder in folders)
+
+
+def _unmet() -> tuple[str, ...]:
+    """Requirements of the extra [nemo] that an installed release does not meet; missing ones are told elsewhere."""
+    try:
+        from packaging.requirements import Requirement
+
+        lines = importlib.metadata.requires("nemo-elastic") or []
+    except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError):
+        return ()
+    out = []
+    for line in lines:
+        needed: Any = Requirement(line)
+        if needed.marker is None or not needed.marker.evaluate({"extra": "nemo"}):
+            continue
+        held = _version(needed.name)
+        if held is not None and not needed.specifier.contains(held, prereleases=True):
+            out.append(f"{needed.name}{needed.specifier}")
+    return tuple(out)

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every block in conf/ is valid by itself, against its schema, and on the parent that it is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from omegaconf import OmegaConf
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.demo.settings import BLOCK
+from nemo_elastic.plan import PRESETS, preset
+from nemo_elastic.plan.work import members
+
+CONF = Path(__file__).parents[1] / "conf"
+PARENTS = {
+    "elastic_12b": "nemotron-nano-12b-v2",
+    "elastic_9b": "nemotron-nano-9b-v2",
+    "elastic_8b": "nemotron-h-8b",
+    "elastic_tiny": "nemotron-h-tiny",
+}
+FILES = sorted(CONF.glob("*.yaml"))
+
+
+def test_every_file_has_a_parent_and_every_parent_a_file() -> None:
+    blocks = [p.stem for p in FILES if "elastic" in OmegaConf.load(p)]
+    assert set(PARENTS) <= set(blocks)
+    assert set(PARENTS.values()) == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PARENTS)
+def test_a_block_is_valid_and_its_budgets_can_be_met(name: str) -> None:
+    path = CONF / f"{name}.yaml"
+    config = ElasticConfig.load(path)
+    parent = config.parent_shape(preset(PARENTS[name]))
+    targets = config.targets(parent)
+    assert set(config.resolve_axes(parent)) >= set(config.axes)
+    for member, subnet in members(parent, config).items():
+        # even cuts, the coarsest of all ways to meet a budget, come within a few percent of it
+        assert 0.95 * targets[member] < parameters(parent, subnet) <= targets[member]
+    for tensor in (2, 4, 8) if name != "elastic_tiny" else (2,):
+        for axis in ("ffn", "mamba_heads", "attention_heads"):
+            parent.axis(axis).shard(tensor)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_file_follows_the_schema_that_it_names(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    data = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(data, dict) or "elastic" not in data:
+        pytest.skip("holds no elastic block")
+    first = text.splitlines()[0]
+    assert first == "# yaml-language-server: $schema=elastic.schema.json"
+    schema = json.loads((CONF / first.partition("$schema=")[2]).read_text(encoding="utf-8"))
+    assert [e.message for e in Draft202012Validator(schema).iter_errors(data)] == []
+
+
+def test_the_12b_block_has_the_papers_values() -> None:
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    router = config.router
+    assert router is not None
+    assert (router.hidden, router.lr, router.init_std, router.loss_weight) == (256, 1e-2, 0.1, 1.0)
+    assert (router.tau, router.scale) == ((1.0, 0.05), (1.0, 10.0))
+    assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
+    assert config.distill.mode == "frozen"
+
+
+def test_the_8b_block_can_choose_the_published_4b() -> None:
+    config = ElasticConfig.load(CONF / "elastic_8b.yaml")
+    parent = config.parent_shape(preset("nemotron-h-8b"))
+    axes = config.resolve_axes(parent)
+    widths = {"hidden": 3072, "ffn": 12288, "mamba_heads": 112}
+    assert all(width in axes[axis].choices for axis, width in widths.items())
+    assert parameters(parent, parent.uniform(**widths)) == 4_489_223_040 <= config.targets(parent)["4b"]
+
+
+def test_the_tiny_block_is_the_demos() -> None:
+    assert ElasticConfig.load(CONF / "elastic_tiny.yaml") == ElasticConfig.from_dict(BLOCK)
