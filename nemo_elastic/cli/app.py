@@ -43,11 +43,16 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
     "init": Entry("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
     "rank": Entry("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
+    "train": Entry("nemo_elastic.cli.train", "Train a family: any NeMo recipe of a Nemotron-H, and a block."),
     "slice": Entry("nemo_elastic.cli.slice", "Cut one member out of a family."),
+    "convert": Entry("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
     "inspect": Entry("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
     "eval": Entry("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
     "verify": Entry("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Entry("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
+    "plan": Entry("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),
+    "doctor": Entry("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
+    "schema": Entry("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
     "data": Entry("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
 }
 

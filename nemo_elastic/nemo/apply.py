@@ -5,24 +5,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nemo_run as run
 from nemo import lightning as nl
-from nemo.collections import llm
-from nemo.collections.llm.gpt.model.ssm import SSMConfig
 
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.errors import bad
 
 from .callbacks import ElasticCallback
+from .checks import check_architecture, check_data, check_parallel, check_shape, check_stage, made_by, name_of
 from .model import ElasticMambaModel
 from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
+
+#: arguments of MegatronMixedPrecision that go back to their defaults with fp8
+LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
+#: settings of the model that need layers of one shape, or TransformerEngine's: name -> what we set
+MODEL_SETTINGS = {
+    "fp8": None,
+    "fp4": None,
+    "tp_comm_overlap": False,
+    "enable_cuda_graph": False,
+    "external_cuda_graph": False,
+}
+
+
+class Changes:
+    """Settings of a recipe that were rewritten: (dotted name, before, after)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, Any, Any]] = []
+
+    def note(self, label: str, before: Any, after: Any) -> None:
+        """Remember a change that is made elsewhere."""
+        self.lines.append((label, before, after))
+
+    def set(self, owner: Any, name: str, value: Any, label: str) -> None:
+        """Set a field where it has another value."""
+        before = getattr(owner, name, None)
+        if before != value:
+            self.note(f"{label}.{name}", before, value)
+            setattr(owner, name, value)
+
+    def text(self) -> str:
+        """One line per change."""
+        told = [f"  {label}: {name_of(before)} -> {name_of(after)}" for label, before, after in self.lines]
+        return "\n".join(["apply_elastic changes the recipe:", *told])
 
 
 def apply_elastic(
     recipe: run.Partial,
-    elastic: ElasticConfig | Mapping[str, Any],
+    elastic: ElasticConfig | Mapping[str, Any] | str | Path,
     *,
     teacher: str | None = None,
     stage: int = 1,
@@ -34,9 +67,11 @@ def apply_elastic(
 ) -> run.Partial:
     """Turn a NeMo-Run recipe of a Nemotron-H into one that trains a nested family. The recipe is changed in place.
 
+    What the recipe and the block must agree on is checked first; a recipe that is refused is left as it was.
+
     Args:
         recipe: `run.Partial` of `llm.pretrain`, `llm.train` or `llm.finetune` with a MambaModel.
-        elastic: the elastic block.
+        elastic: the elastic block, or a YAML file with one.
         teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum.
         previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
@@ -49,90 +84,145 @@ def apply_elastic(
         The recipe.
 
     Raises:
-        ElasticError: the recipe trains something else than a Nemotron-H, or a stage lacks what it starts from.
+        ElasticError: the recipe trains something else than a Nemotron-H, a stage lacks what it starts from, or
+            `checks` found that recipe and block do not fit.
     """
-    config = elastic if isinstance(elastic, ElasticConfig) else ElasticConfig.from_dict(elastic)
-    model_class = getattr(getattr(recipe, "model", None), "__fn_or_cls__", None)
-    config_class = getattr(getattr(getattr(recipe, "model", None), "config", None), "__fn_or_cls__", None)
-    if not (isinstance(model_class, type) and issubclass(model_class, llm.MambaModel)):
-        raise bad("recipe.model", getattr(model_class, "__name__", model_class), "a MambaModel (Nemotron-H)")
-    if not (isinstance(config_class, type) and issubclass(config_class, SSMConfig)):
-        raise bad("recipe.model.config", getattr(config_class, "__name__", config_class), "a subclass of SSMConfig")
-    if stage == 2 and previous is None:
-        raise bad("previous", previous, "stage 2 goes on from a checkpoint of stage 1")
-    changes: list[tuple[str, Any, Any]] = []
-
-    def change(owner: Any, name: str, value: Any, label: str) -> None:
-        before = getattr(owner, name, None)
-        if before != value:
-            changes.append((label, before, value))
-            setattr(owner, name, value)
-
+    if isinstance(elastic, ElasticConfig):
+        config = elastic
+    else:
+        config = ElasticConfig.load(elastic) if isinstance(elastic, (str, Path)) else ElasticConfig.from_dict(elastic)
+    check_architecture(recipe)
     steps = recipe.trainer.max_steps
-    total = total_steps or done_steps + steps
-    kept = {k: getattr(recipe.model, k) for k in ("tokenizer", "model_transform") if hasattr(recipe.model, k)}
+    check_stage(
+        config, steps, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps
+    )
+    check_parallel(recipe, config, check_shape(recipe, config), teacher)
+    check_data(recipe)
+    changes = Changes()
+    _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
+    _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total_steps or done_steps + steps)
+    _precision(recipe, changes)
+    _callbacks(recipe, out, changes)
+    _start(recipe, previous if stage == 2 else None, changes)
+    if verbose:
+        print(changes.text(), flush=True)
+    return recipe
+
+
+def _model(
+    recipe: Any, config: ElasticConfig, changes: Changes, *, teacher: str | None, stage: int, steps: int
+) -> None:
+    old = recipe.model
+    changes.note("model", old, ElasticMambaModel.__name__)
+    kept = {k: getattr(old, k) for k in ("tokenizer", "model_transform") if getattr(old, k, None) is not None}
     recipe.model = run.Config(
         ElasticMambaModel,
-        config=recipe.model.config,
+        config=old.config,
         elastic=config.to_dict(),
         teacher=teacher,
         stage=stage,
         stage_steps=steps,
         **kept,
     )
-    changes.append(("model", "MambaModel", "ElasticMambaModel"))
+    changes.note("model.config.mamba_stack_spec", "the recipe's", "elastic layers, without TransformerEngine")
+    shape = recipe.model.config
+    length = getattr(recipe.data, "seq_length", None)
+    if length is not None:  # check_data refuses where both were written down and differ
+        changes.set(shape, "seq_length", length, "model.config")
+    for name, value in MODEL_SETTINGS.items():
+        if getattr(shape, name, None):
+            changes.set(shape, name, value, "model.config")
+    if getattr(shape, "recompute_granularity", None) == "selective":
+        # our layers recompute whole or not at all, and NeMo's Mamba layers know no recomputation
+        changes.set(shape, "recompute_granularity", None, "model.config")
 
-    stage_one = done_steps if stage == 2 else steps
-    freeze = 0 if config.router is None else config.router.freeze_step(stage_one)
+
+def _optimizer(recipe: Any, config: ElasticConfig, changes: Changes, *, stage: int, done: int, total: int) -> None:
     old = recipe.optim
     schedule = getattr(old, "lr_scheduler", None)
     peak = old.config.lr
-    warmup = getattr(schedule, "warmup_steps", None)
-    floor = getattr(schedule, "min_ratio", None)
+    warmup, floor, lowest = (getattr(schedule, k, None) for k in ("warmup_steps", "min_ratio", "min_lr"))
     if floor is None:
-        floor = (getattr(schedule, "min_lr", None) or 0.1 * peak) / peak
+        floor = 0.1 if lowest is None else lowest / peak
+    # the router is frozen at a share of stage 1's steps, and stays so in stage 2
+    freeze = (
+        0 if config.router is None else config.router.freeze_step(done if stage == 2 else recipe.trainer.max_steps)
+    )
     recipe.optim = run.Config(
         ElasticOptimizer,
         config=old.config,
         no_weight_decay_cond=no_weight_decay,
         scale_lr_cond=is_router if config.router else None,
         lr_mult=router_ratio(config.router.lr, peak) if config.router else 1.0,
+        # NeMo overwrites `max_steps` of every stock scheduler with the trainer's, so that a stage would decay to its
+        # end; ours counts `total_steps`, over all stages, under a name that NeMo does not know
         lr_scheduler=run.Config(
             ElasticSchedule,
             total_steps=total,
             warmup_steps=warmup if warmup is not None else 60,
             min_ratio=floor,
-            start_step=done_steps,
+            start_step=done,
             freeze_step=freeze,
         ),
     )
-    changes.append(("optim", getattr(old.__fn_or_cls__, "__name__", "?"), "ElasticOptimizer"))
-    changes.append(("optim.lr_scheduler", getattr(getattr(schedule, "__fn_or_cls__", None), "__name__", None),
-                    "ElasticSchedule"))  # fmt: skip
+    changes.note("optim", old, ElasticOptimizer.__name__)
+    changes.note(
+        "optim.lr_scheduler",
+        schedule,
+        f"ElasticSchedule (steps {done} to {done + recipe.trainer.max_steps} of {total}, "
+        f"{recipe.optim.lr_scheduler.warmup_steps} of warm-up, down to {floor:.3g} of the peak)",
+    )
+    if config.router:
+        changes.note("optim.lr_mult", getattr(old, "lr_mult", None), f"{recipe.optim.lr_mult:.4g}, of the router")
+    for name in ("no_weight_decay_cond", "scale_lr_cond"):
+        if getattr(old, name, None) is not None:
+            changes.note(f"optim.{name}", getattr(old, name), getattr(recipe.optim, name))
 
-    strategy = recipe.trainer.strategy
-    ddp = getattr(strategy, "ddp", None)
+
+def _precision(recipe: Any, changes: Changes) -> None:
+    """Turn off gradient overlaps and 8-bit formats: a micro-batch uses only a part of the weights."""
+    ddp = getattr(recipe.trainer.strategy, "ddp", None)
     if ddp is not None and not isinstance(ddp, str):
         # only the last micro-batch's parameters are counted by the overlap, and each micro-batch has its own
-        change(ddp, "overlap_grad_reduce", False, "trainer.strategy.ddp.overlap_grad_reduce")
-        change(ddp, "overlap_param_gather", False, "trainer.strategy.ddp.overlap_param_gather")
+        for name in ("overlap_grad_reduce", "overlap_param_gather"):
+            if getattr(ddp, name, False):
+                changes.set(ddp, name, False, "trainer.strategy.ddp")
     plugins = getattr(recipe.trainer, "plugins", None)
-    if plugins is not None and getattr(plugins, "fp8", None):
-        change(plugins, "fp8", None, "trainer.plugins.fp8")
-    log_dir = getattr(recipe.log, "explicit_log_dir", None) or getattr(recipe.log, "log_dir", None) or "."
-    callbacks = list(getattr(recipe.trainer, "callbacks", None) or [])
-    recipe.trainer.callbacks = [*callbacks, run.Config(ElasticCallback, out=out or f"{log_dir}/elastic")]
-    changes.append(("trainer.callbacks", len(callbacks), "+ ElasticCallback"))
-    if stage == 2:
+    for i, plugin in enumerate(plugins if isinstance(plugins, list) else [plugins]):
+        where = f"trainer.plugins[{i}]" if isinstance(plugins, list) else "trainer.plugins"
+        for name in sorted(getattr(plugin, "__arguments__", {})):
+            if name.startswith(LOW_PRECISION) and getattr(plugin, name) not in (None, False, 0):
+                changes.note(f"{where}.{name}", getattr(plugin, name), "left out")
+                delattr(plugin, name)
+
+
+def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
+    kept = []
+    for callback in getattr(recipe.trainer, "callbacks", None) or []:
+        if getattr(made_by(callback), "__name__", "") == "MegatronCommOverlapCallback":
+            changes.note("trainer.callbacks", callback, "left out: it would turn the overlaps on again")
+        else:
+            kept.append(callback)
+    log = getattr(recipe, "log", None)
+    folder = getattr(log, "explicit_log_dir", None) or getattr(log, "log_dir", None) or "."
+    own = run.Config(ElasticCallback, out=out or f"{folder}/elastic")
+    recipe.trainer.callbacks = [*kept, own]
+    names = ", ".join(name_of(callback) for callback in kept) or "none"
+    changes.note("trainer.callbacks", names, f"the same and ElasticCallback, which writes to {own.out}")
+
+
+def _start(recipe: Any, previous: str | None, changes: Changes) -> None:
+    if previous is not None:
         recipe.resume = run.Config(
             nl.AutoResume,
             resume_if_exists=True,
             resume_ignore_no_checkpoint=True,
             restore_config=run.Config(nl.RestoreConfig, path=previous, load_model_state=True, load_optim_state=True),
         )
-        changes.append(("resume", None, f"stage 1 at {previous}"))
-    if verbose:
-        print("apply_elastic changes the recipe:")
-        for label, before, after in changes:
-            print(f"  {label}: {before} -> {after}")
-    return recipe
+        changes.note("resume", None, f"stage 1 at {previous}")
+        return
+    restore = getattr(getattr(recipe, "resume", None), "restore_config", None)
+    if restore is not None:
+        # it holds no router, and would be read over the sorted weights
+        recipe.resume.restore_config = None
+        changes.note("resume.restore_config", getattr(restore, "path", restore), "none: the teacher is the start")

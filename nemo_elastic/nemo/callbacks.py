@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning callbacks: prepare and freeze the shapes, measure members while training, write the run's metrics."""
+"""Lightning callbacks: prepare and freeze the shapes, measure members while training, write the run's metrics.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
 
 import json
 import time

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer and schedule: the router learns at its own rate and does not disturb the model's clipping."""
+"""Optimizer and schedule: the router learns at its own rate and does not disturb the model's clipping.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
 
 import math
 from typing import Any

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A Nemotron-H that trains on a CPU: the parent of the demo, the tests and the tiny recipes."""
+"""A Nemotron-H that trains on a CPU: the parent of the demo, the tests and the tiny recipes.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

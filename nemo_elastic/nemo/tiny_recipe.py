@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A stock NeMo-Run recipe of a tiny Nemotron-H that trains on a CPU: what `apply_elastic` is given in the demo."""
+"""A stock NeMo-Run recipe of a tiny Nemotron-H that trains on a CPU: what `apply_elastic` is given in the demo.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: NeMo-Run reads the annotations of a factory as types.
+"""
 
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 
+from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.megatron import pretraining_data
 
 from .callbacks import MetricsWriter
@@ -53,8 +55,9 @@ def tiny_recipe(
         devices, tensor_parallel: ranks, and how many of them share a layer.
         seed: of the data order.
     """
+    folder = DataFolder.open(data)
     module = pretraining_data(
-        data,
+        folder,
         seq_length=seq_length,
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
@@ -65,11 +68,10 @@ def tiny_recipe(
     strategy = run.Config(
         strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
     )
+    config = run.Config(TinyNemotronH, seq_length=seq_length, vocab_size=folder.vocab_size)
     return run.Partial(
         llm.pretrain,
-        model=run.Config(
-            llm.MambaModel, config=run.Config(TinyNemotronH, seq_length=seq_length), tokenizer=module.tokenizer
-        ),
+        model=run.Config(llm.MambaModel, config=config, tokenizer=module.tokenizer),
         data=module,
         trainer=run.Config(
             nl.Trainer,
@@ -121,6 +123,49 @@ def tiny_recipe(
             ),
         ),
         resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),
+    )
+
+
+def nemotron_elastic_tiny(
+    data: str = "data",
+    out: str = "runs/nemotron_elastic_tiny",
+    steps: int = 200,
+    seq_length: int = 128,
+    micro_batch_size: int = 8,
+    global_batch_size: int = 16,
+    devices: int = 1,
+    tensor_parallel: int = 1,
+) -> run.Partial:
+    """The tiny recipe as a factory of `llm.pretrain`: a 1.6M Nemotron-H that trains on one or two CPU cores.
+
+    It is a stock recipe; the elastic block is given beside it, as to any other.
+
+    Examples:
+        CLI usage:
+            $ nemo-elastic data --out data
+            $ nemo llm pretrain --factory "nemotron_elastic_tiny(out=runs/parent,steps=300)"
+            $ nemo elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=runs/parent/checkpoints/…
+
+        Python API usage:
+            >>> recipe = nemotron_elastic_tiny(data="data", out="runs/parent", steps=300)
+
+    Args:
+        data: folder made by `nemo-elastic data`.
+        out: log directory.
+        steps: optimizer steps.
+        seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
+        devices, tensor_parallel: ranks, and how many of them share a layer.
+    """
+    return tiny_recipe(
+        data,
+        Path(out).resolve(),  # NeMo-Run starts jobs in other working directories
+        steps=steps,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+        warmup_steps=max(1, steps // 20),
+        devices=devices,
+        tensor_parallel=tensor_parallel,
     )
 
 

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic train`: what `nemo elastic train` does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+command = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@command.command(context_settings={"ignore_unknown_options": True})
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD=VALUE]...",
+            help="The recipe's fields, those of the block (elastic.router.lr=3e-3), teacher=, stage=, previous=, "
+            "done_steps=, total_steps=, out=; run.executor= and every option of NeMo-Run.",
+        ),
+    ] = None,
+    factory: Annotated[
+        str | None, typer.Option("--factory", "-f", help="Any NeMo recipe, e.g. nemotron_nano_12b_v2.")
+    ] = None,
+    yaml: Annotated[
+        str | None, typer.Option("--yaml", help="File with `elastic:` beside fields of the recipe.")
+    ] = None,
+    to_yaml: Annotated[
+        str | None, typer.Option("--to-yaml", help="Write the whole run for --yaml to read; start nothing.")
+    ] = None,
+    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print what would run; start nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking.")] = False,
+) -> None:
+    """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
+
+    The recipe's settings that have to change are printed, and what does not fit is refused, before anything starts.
+    It is the same command as `nemo elastic train`.
+
+    Example: `nemo-elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b`, or on a
+    CPU: `nemo-elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=parent/ trainer.max_steps=20`.
+    """
+    from nemo_elastic.nemo.cli_entry import main
+
+    argv = list(overrides or [])
+    for name, value in (("--factory", factory), ("--yaml", yaml), ("--to-yaml", to_yaml)):
+        if value is not None:
+            argv += [name, value]
+    main([*argv, *(["--dryrun"] if dryrun else []), *(["--yes"] if yes else [])], "nemo-elastic train")

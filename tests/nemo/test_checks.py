@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What apply_elastic refuses before anything starts: one line each, and the recipe as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_elastic.errors import ElasticError
+
+pytestmark = pytest.mark.nemo
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
+    "axes": {
+        "hidden": [5120, 4480, 3840, 3584],
+        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+        "mamba_heads": {"choices": [128, 112, 96, 80]},
+        "depth": [62, 58, 54],
+    },
+}
+
+
+@pytest.fixture
+def recipe() -> Any:
+    from nemo.collections import llm
+
+    return llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8, max_steps=100)
+
+
+def put(recipe: Any, dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for name in path:
+        recipe = getattr(recipe, name)
+    setattr(recipe, last, value)
+
+
+def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
+    """The line that apply_elastic refuses with; the recipe must be left alone."""
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    before = recipe.clone()
+    with pytest.raises(ElasticError) as caught:
+        apply_elastic(recipe, block, **({"teacher": "parent"} | settings), verbose=False)
+    assert recipe == before
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
+        ("trainer.strategy.tensor_model_parallel_size", 16, "set stripes to a multiple of 16"),
+        ("trainer.strategy.pipeline_model_parallel_size", 2, "1 while a teacher is in use"),
+        ("trainer.strategy.context_parallel_size", 2, "1 in this version"),
+        ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
+        ("trainer.devices", 6, "a multiple of 4 with 1 node"),
+        ("trainer.max_steps", -1, "at least 1"),
+        ("data.seq_length", 8190, "a multiple of the tensor-parallel size (4): sequence_parallel is on"),
+        ("data.num_train_samples", 10, "at least trainer.max_steps x global_batch_size = 76800"),
+        ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
+        ("model.config.num_moe_experts", 8, "Nemotron-H has None"),
+        ("model.config.hybrid_override_pattern", None, "a pattern such as"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, told: str) -> None:
+    if field == "data.num_train_samples":
+        import nemo_run as run
+        from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+        recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
+    put(recipe, field, value)
+    line = refused(recipe)
+    assert line.startswith(f"recipe.{field}: {value!r} is not allowed")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("model.config.mamba_num_groups", 2, "divides the 2 Mamba groups (recipe.model.config.mamba_num_groups)"),
+        ("model.config.num_query_groups", 2, "divides the 2 key-value heads (recipe.model.config.num_query_groups)"),
+    ],
+)
+def test_tensor_parallel_ranks_share_groups_and_key_value_heads(
+    recipe: Any, field: str, value: int, told: str
+) -> None:
+    put(recipe, field, value)
+    line = refused(recipe)
+    assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
+    assert told in line
+
+
+def test_a_whole_ffn_needs_stripes_for_tensor_parallel_ranks(recipe: Any) -> None:
+    block = BLOCK | {"axes": {k: v for k, v in BLOCK["axes"].items() if k != "ffn"}}
+    assert "divides the 1 stripes of elastic.axes.ffn; set stripes to a multiple of 4" in refused(
+        recipe, block | {"budgets": [{"name": "full"}, {"name": "most", "ratio": 0.8}]}
+    )
+
+
+def test_pipeline_stages_divide_the_layers_where_there_is_no_teacher(recipe: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.trainer.strategy.pipeline_model_parallel_size = 4
+    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
+    assert line.endswith("a size that divides the 62 layers of recipe.model.config")
+    recipe.trainer.strategy.pipeline_model_parallel_size = 2
+    apply_elastic(recipe, BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"budgets": [{"name": "a"}, {"name": "b", "params": 2e13}]}, "at most the parent's 12310001152"),
+        ({"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]}, "the nearest cost that the axes reach is"),
+        ({"budgets": [{"name": "a"}, {"name": "b", "parms": 1e9}]}, "unknown field 'parms'; did you mean 'params'?"),
+        ({"axes": {"hidden": [4096, 2048]}}, "the first choice must be the parent's 5120"),
+        ({"axes": {"mamba_heads": [128, 100]}}, "elastic.axes.mamba_heads"),
+        ({"axes": {"hiden": [5120, 4480]}}, "did you mean 'hidden'?"),
+        ({"router": {"tua": [1.0, 0.1]}}, "did you mean 'tau'?"),
+        ({"rooter": {}}, "did you mean 'router'?"),
+    ],
+)
+def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any], told: str) -> None:
+    assert told in refused(recipe, BLOCK | change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"teacher": None}, "teacher: None is not allowed; the parent's NeMo checkpoint"),
+        ({"stage": 3}, "stage: 3"),
+        ({"stage": 2}, "previous: None"),
+        ({"stage": 2, "previous": "one"}, "done_steps: 0"),
+        ({"previous": "one"}, "only stage 2"),
+        ({"done_steps": 5}, "0 in stage 1"),
+        ({"total_steps": 50}, "at least done_steps + trainer.max_steps = 100"),
+    ],
+)
+def test_a_stage_has_what_it_starts_from(recipe: Any, settings: dict[str, Any], told: str) -> None:
+    assert told in refused(recipe, **settings)
+
+
+def test_misspelt_fields_that_kwargs_would_swallow(recipe: Any) -> None:
+    recipe.trainer.strategy.tensor_model_paralel_size = 2
+    line = refused(recipe)
+    assert line.startswith("recipe.trainer.strategy: unknown field 'tensor_model_paralel_size'")
+    assert line.endswith("did you mean 'tensor_model_parallel_size'?")
+
+
+def test_model_and_data_have_one_sequence_length(recipe: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.model.config.seq_length = 49152
+    line = refused(recipe)
+    assert line.startswith("recipe.data.seq_length: 8192 is not allowed; recipe.model.config.seq_length says 49152")
+    recipe.data.seq_length = 49152
+    del recipe.model.config.seq_length  # where only the data says it, the model follows
+    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
+    assert recipe.model.config.seq_length == 49152
+
+
+def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+    from nemo_elastic.data.indexed import write_indexed
+
+    write_indexed(tmp_path / "short", [np.arange(100), np.arange(50)], 512)
+    recipe.data = run.Config(PreTrainingDataModule, paths=[0.5, str(tmp_path / "short")], seq_length=8192)
+    assert refused(recipe).endswith(f"shorter sequences: {tmp_path / 'short'} has 150 tokens")
+
+
+def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:
+    """A budget just above the smallest member of the config's vocabulary is easy to meet with a small tokenizer."""
+    import nemo_run as run
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from nemo_elastic.nemo.checks import vocabulary
+
+    assert vocabulary(recipe) == 131072
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel()
+    words.train_from_iterator(["one two three"], trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(tmp_path)
+    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(tmp_path))
+    assert vocabulary(recipe) == 512  # padded to 128 times the tensor-parallel size of 4
+
+
+@pytest.mark.parametrize("name", ["llama3_8b", "mamba2_130m"])
+def test_recipes_of_other_architectures(name: str) -> None:
+    from nemo.collections import llm
+
+    line = refused(getattr(llm, name).pretrain_recipe())
+    assert line.startswith("recipe.model")
+    assert "Nemotron-H" in line
+
+
+def test_an_elastic_recipe_is_not_made_elastic_again(recipe: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
+    assert refused(recipe) == (
+        "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
+    )
+
+
+def test_adapters_are_refused(recipe: Any) -> None:
+    import nemo_run as run
+    from nemo.collections import llm
+
+    tuned = llm.nemotron_nano_12b_v2.finetune_recipe()
+    tuned.peft = run.Config(llm.peft.LoRA)
+    assert refused(tuned).startswith("recipe.peft: 'LoRA' is not allowed")
