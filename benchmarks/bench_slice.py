@@ -63,7 +63,7 @@ class Ran:
 def family_of(layers: int) -> Family:
     """The first layers of the 12B, and members of about 0.72 and 0.49 of it on every axis."""
     parent = replace(NANO_12B, pattern=PATTERN[:layers])
-    dropped = {i for i in range(9, layers, 10)} if layers > 20 else {layers - 1}
+    dropped = set(range(9, layers, 10)) if layers > 20 else {layers - 1}
     keep = [i for i in range(layers) if i not in dropped]
     members = {
         "12b": parent.full,
@@ -114,7 +114,8 @@ def run(command: Sequence[str], **more: str) -> Ran:
             status = Path(f"/proc/{process.pid}/status").read_text()
         except OSError:
             break
-        told = {k: int(v.split()[0]) * 1024 for k, _, v in (x.partition(":") for x in status.splitlines()) if "Rss" in k}
+        fields = (line.partition(":") for line in status.splitlines())
+        told = {name: int(value.split()[0]) * 1024 for name, _, value in fields if "Rss" in name}
         anonymous, resident = max(anonymous, told.get("RssAnon", 0)), max(resident, sum(told.values()))
         time.sleep(0.01)
     if process.wait():
@@ -181,7 +182,8 @@ def compare(place: Path, layers: int) -> list[str]:
         f"| seconds | anonymous memory | resident memory |",
         "|---|---:|---:|---:|",
         f"| `nemo-elastic slice` | {ours.seconds:.1f} | {gib(ours.anonymous)} | {gib(ours.resident)} |",
-        f"| load in transformers, index, save | {theirs.seconds:.1f} | {gib(theirs.anonymous)} | {gib(theirs.resident)} |",
+        f"| load in transformers, index, save | {theirs.seconds:.1f} | {gib(theirs.anonymous)} "
+        f"| {gib(theirs.resident)} |",
         f"| ratio | {theirs.seconds / ours.seconds:.1f} x | {theirs.anonymous / ours.anonymous:.0f} x | "
         f"{theirs.resident / ours.resident:.1f} x |",
     ]
@@ -219,7 +221,8 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]
         f"| `cp` of that member, in turn | {rate(written, copies)} |",
         f"| bytes per second against `cp` | {ratio:.2f} x |",
         f"| peak anonymous memory | {anonymous / 2**20:.0f} MiB |",
-        f"| peak resident memory, mapped pages of the source included | {max(r.resident for r in cuts) / 2**20:.0f} MiB |",
+        "| peak resident memory, mapped pages of the source included "
+        f"| {max(r.resident for r in cuts) / 2**20:.0f} MiB |",
         f"| 9b and 6b in two passes | {sum(r.seconds for r in apart):.1f} s |",
         f"| 9b and 6b in one pass | {both.seconds:.1f} s |",
         f"| one pass against two | {both.seconds / sum(r.seconds for r in apart):.2f} x |",

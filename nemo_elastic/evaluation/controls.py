@@ -115,4 +115,4 @@ def _as_parent(family: FamilyRuntime, trained: FamilyRuntime) -> FamilyRuntime:
     if family.parent.with_stripes(trained.parent.ffn_stripes) != trained.parent or family.held != family.parent.full:
         raise ElasticError("controls: the families do not have the same parent")
     model = NemotronH(trained.parent, family.model.state_dict(), trainable=False)  # shares the memory
-    return FamilyRuntime(model, lean=family.lean)
+    return FamilyRuntime(model, trained.members)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,8 @@ __all__ = ["Pieces"]
 
 #: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
 SPAN = 4 * 2**20
+#: bytes of what is kept that are asked of the disk before their turn: enough to keep it busy while a piece is written
+AHEAD = 4 * SPAN
 
 
 class Pieces:
@@ -41,12 +44,26 @@ class Pieces:
         words = self.raw.words
         rows = max(1, self.span // max(1, words[:1].nbytes))
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
-        for start, stop in runs:
-            for at in range(start, stop, rows):
-                piece = words[at : min(stop, at + rows)]
-                for dim, selection in enumerate(self.selections[1:], 1):
-                    piece = selection.take(piece, dim)
-                yield np.ascontiguousarray(piece)
+        parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
+        wanted = self._wanted(parts, words[:1].nbytes)
+        for start, stop in parts:
+            next(wanted)
+            piece = words[start:stop]
+            for dim, selection in enumerate(self.selections[1:], 1):
+                piece = selection.take(piece, dim)
+            yield np.ascontiguousarray(piece)
+
+    def _wanted(self, parts: list[tuple[int, int]], row: int) -> Iterator[None]:
+        """Before each part, ask for those that follow: the system's own guess would also read rows that go."""
+        left, ahead = deque(parts), 0
+        for start, stop in parts:
+            ahead -= stop - start
+            while left and ahead * row < AHEAD:
+                first, last = left.popleft()
+                ahead += last - first
+                if self.raw.extent is not None:
+                    self.raw.extent.want(first * row, last * row)
+            yield
 
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""

@@ -55,6 +55,12 @@ class Extent:
     stop: int
     data: mmap.mmap
 
+    def want(self, start: int, stop: int) -> None:
+        """Have the system read these bytes of the tensor meanwhile."""
+        first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(self.data, "madvise"):  # not on every system
+            self.data.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
+
     def forget(self) -> None:
         """Give the process's pages back: it holds one tensor at a time then, of a model of any size."""
         first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
