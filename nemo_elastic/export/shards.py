@@ -3,8 +3,8 @@
 """Weights of one or several folders, written as safetensors in one pass over what they come from.
 
 Tensors are taken in the order in which they lie in the source and go to their places in the files, a few megabytes at
-a time. So a source larger than memory is read once, from front to back, however many folders are cut from it.
-Checksums are computed beside the writing.
+a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. One
+thread reads and cuts, another writes, and a third computes checksums.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import itertools
 import json
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ __all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Entry", "Progress", "plan_shards",
 
 #: Called with (bytes written, bytes in all).
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -96,21 +98,25 @@ def write_weights(
     left = Counter(p.file for p in places)
     checksums: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
     written = 0
-    with ThreadPoolExecutor(1, "checksum") as adding, ThreadPoolExecutor(1, "sync") as syncing:
-        synced: list[Future[None]] = []
+    with (
+        ThreadPoolExecutor(1, "aside") as aside,
+        ThreadPoolExecutor(1, "checksum") as adding,
+        closing(_ahead(_read(places))) as reading,
+    ):
+        waiting: list[Future[None]] = []
         for place, following in itertools.zip_longest(places, places[1:]):
             checksum = Checksum()
-            for count in _copy(place, checksum, adding):
+            for count in _write(place, reading, checksum, adding):
                 written += count
                 if progress is not None:
                     progress(written, total)
             checksums[place.folder][place.entry.name] = checksum.digits
             left[place.file] -= 1
             if not left[place.file]:
-                synced.append(syncing.submit(_sync, place.file))
+                waiting.append(aside.submit(_sync, place.file))
             if place.entry.extent and (following is None or following.entry.extent is not place.entry.extent):
-                place.entry.extent.evict()
-        for future in synced:
+                waiting.append(aside.submit(place.entry.extent.evict))
+        for future in waiting:
             future.result()
     return [dict(sorted(found.items())) for found in checksums.values()]
 
@@ -167,29 +173,42 @@ def _write_header(path: Path, entries: list[Entry]) -> dict[str, int]:
     return {e.name: 8 + len(text) + header[e.name]["data_offsets"][0] for e in entries}
 
 
-def _copy(place: _Place, checksum: Checksum, adding: ThreadPoolExecutor) -> Iterator[int]:
-    """Write one tensor and compute its checksum; gives the bytes of each piece."""
-    entry, at, end = place.entry, place.start, place.start + place.entry.nbytes
-    added: Future[None] | None = None
+def _read(places: Iterable[_Place]) -> Iterator[memoryview]:
+    """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
+    for place in places:
+        entry, left = place.entry, place.entry.nbytes
+        for chunk in entry.chunks():
+            left -= chunk.nbytes
+            if chunk.dtype != word(entry.dtype) or left < 0:
+                raise RuntimeError(f"{entry.name}: a piece that does not fit {entry.dtype} {entry.shape}")
+            if chunk.size:
+                yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+        if left:
+            raise RuntimeError(f"{entry.name}: {left} bytes short of its shape {entry.shape}")
+        yield memoryview(b"")
+
+
+def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
+    """The same items, made by another thread while the last ones are in use: reading and writing take as long."""
+    with ThreadPoolExecutor(1, "read") as reading:
+        coming = deque(reading.submit(next, items, None) for _ in range(depth))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(reading.submit(next, items, None))
+            yield item
+
+
+def _write(
+    place: _Place, reading: Iterator[memoryview], checksum: Checksum, adding: ThreadPoolExecutor
+) -> Iterator[int]:
+    """Write one tensor, and compute its checksum meanwhile; gives the bytes of each piece."""
     # Opened anew for each tensor: a source in another order may have any number of files in the making.
     with open(place.file, "r+b", buffering=0) as file:
-        file.seek(at)
-        for chunk in entry.chunks():
-            if chunk.dtype != word(entry.dtype) or at + chunk.nbytes > end:
-                raise RuntimeError(f"{entry.name}: a piece that does not fit {entry.dtype} {entry.shape}")
-            if not chunk.size:
-                continue
-            piece = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
-            if added is not None:
-                added.result()
+        file.seek(place.start)
+        while piece := next(reading):
             added = adding.submit(checksum.add, piece)
             _write_all(file, piece)
-            at += len(piece)
+            added.result()
             yield len(piece)
-    if added is not None:
-        added.result()
-    if at != end:
-        raise RuntimeError(f"{entry.name}: {end - at} bytes short of its shape {entry.shape}")
 
 
 def _write_all(file: Any, piece: memoryview) -> None:
