@@ -35,6 +35,8 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
+#: bytes of a file that may wait in the system's cache to be written to the disk
+CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -95,7 +97,10 @@ def write_weights(
     places = [place for folder, entries in folders.items() for place in _plan(folder, list(entries), shard_bytes)]
     # Sorting keeps the order among tensors that lie nowhere, and brings those together that are cut from the same.
     places.sort(key=lambda p: (str(p.entry.extent.path), p.entry.extent.start) if p.entry.extent else ("", 0))
-    left = Counter(p.file for p in places)
+    left: Counter[Path] = Counter()
+    for place in places:
+        left[place.file] += place.entry.nbytes
+    cached: Counter[Path] = Counter()
     checksums: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
     written = 0
     with (
@@ -108,12 +113,14 @@ def write_weights(
             checksum = Checksum()
             for count in _write(place, reading, checksum, adding):
                 written += count
+                left[place.file] -= count
+                cached[place.file] += count
+                if cached[place.file] > CACHED_BYTES or not left[place.file]:
+                    cached[place.file] = 0
+                    waiting.append(aside.submit(_to_disk, place.file))
                 if progress is not None:
                     progress(written, total)
             checksums[place.folder][place.entry.name] = checksum.digits
-            left[place.file] -= 1
-            if not left[place.file]:
-                waiting.append(aside.submit(_sync, place.file))
             if place.entry.extent and (following is None or following.entry.extent is not place.entry.extent):
                 waiting.append(aside.submit(place.entry.extent.evict))
         for future in waiting:
@@ -217,10 +224,15 @@ def _write_all(file: Any, piece: memoryview) -> None:
         piece = piece[file.write(piece) :]
 
 
-def _sync(path: Path) -> None:
-    """Put a finished file on the disk while the next is being written."""
+def _to_disk(path: Path) -> None:
+    """Put what a file has by now on the disk, and let the system drop its cache of it.
+
+    Nothing reads it soon, and the pages serve for what comes next: fresh ones cost more time than the disk.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
