@@ -53,7 +53,7 @@ def test_releases_are_written_before_the_installation_and_checked_after_it() -> 
 
 
 def test_docker_commands_of_the_documentation_name_what_exists() -> None:
-    """Those of nemo-elastic itself are checked by test_house."""
+    """Those of nemo-elastic itself are checked by test_docs."""
     pages = [ROOT / "Dockerfile", ROOT / "docs" / "containers.md"]
     lines = [x for p in pages for x in re.findall(r"docker (?:build|run) .*?(?=   |$)", p.read_text(), re.MULTILINE)]
     arguments = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
