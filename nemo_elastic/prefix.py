@@ -10,8 +10,9 @@ Mamba input projection, [q | k | v] interleaved by key-value group of an attenti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,34 @@ class Selection:
                 raise bad("tensor_model_parallel_size", world, f"must divide {self.outer} groups")
             return Selection(self.parts, self.outer // world)
         return Selection(tuple(p.shard(world) for p in self.parts))
+
+
+#: nested selections of one dimension, the largest first
+Chain = tuple[Selection, ...]
+
+
+@lru_cache(maxsize=1024)
+def nested_order(chain: Chain) -> np.ndarray | None:
+    """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
+
+    Within what one selection adds to the next, channels are sorted along the first axis that is cut, so that the
+    widths of that axis which no selection has are prefixes too.
+    """
+    if all(part.is_full or part.is_prefix for part in chain):
+        return None
+    kept_by = np.sum([part.mask() for part in chain], axis=0)
+    grids = zip(*(part.parts for part in chain), strict=True)
+    steps = np.concatenate([_steps(cuts) for cuts in grids])
+    return np.lexsort((steps, -kept_by))
+
+
+def _steps(cuts: Sequence[Grid]) -> np.ndarray:
+    """For each position of a part, its coordinate along the first factor that one of `cuts` cuts; -1: none does."""
+    shape = cuts[0].shape
+    for axis, size in enumerate(shape):
+        if any(grid.kept[axis] < size for grid in cuts):
+            return np.indices(shape)[axis].reshape(-1)
+    return np.full(cuts[0].size, -1)
 
 
 def _is_numpy(t: Array) -> bool:

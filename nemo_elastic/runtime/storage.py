@@ -16,7 +16,6 @@ exactly what it keeps, and never more than what the next larger member reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,35 +24,10 @@ from nemo_elastic import layout
 from nemo_elastic.family import MLP, Layer, Parent, Subnet
 from nemo_elastic.layout import BY_NAME, Row, selection
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights, layer_rows
-from nemo_elastic.prefix import Grid, Selection
+from nemo_elastic.prefix import Chain, Selection, nested_order
 
-Chain = tuple[Selection, ...]
 Made = dict[tuple[Selection, Chain | None], torch.Tensor]
 Device = str | torch.device | None
-
-
-@lru_cache(maxsize=1024)
-def nested_order(chain: Chain) -> np.ndarray | None:
-    """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
-
-    Within what one selection adds to the next, channels are sorted along the first axis that is cut, so that the
-    widths of that axis which no selection has are prefixes too.
-    """
-    if all(part.is_full or part.is_prefix for part in chain):
-        return None
-    kept_by = np.sum([part.mask() for part in chain], axis=0)
-    grids = zip(*(part.parts for part in chain), strict=True)
-    steps = np.concatenate([_steps(cuts) for cuts in grids])
-    return np.lexsort((steps, -kept_by))
-
-
-def _steps(cuts: Sequence[Grid]) -> np.ndarray:
-    """For each position of a part, its coordinate along the first factor that one of `cuts` cuts; -1: none does."""
-    shape = cuts[0].shape
-    for axis, size in enumerate(shape):
-        if any(grid.kept[axis] < size for grid in cuts):
-            return np.indices(shape)[axis].reshape(-1)
-    return np.full(cuts[0].size, -1)
 
 
 class Storage:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from nemo_elastic.family import AXES, LAYER_AXES, Parent, Subnet
 from nemo_elastic.layout import rows, selection, shape
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.prefix import nested_order
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
-from nemo_elastic.runtime.storage import CutLayers, nested_order
+from nemo_elastic.runtime.storage import CutLayers
 from tests.shapes import PARENT
 from tests.strategies import chains, parents, subnets
 
