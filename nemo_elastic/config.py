@@ -17,6 +17,7 @@ from .budget import AxisConfig, Budget
 from .checks import integer, number
 from .errors import ElasticError, bad
 from .family import AXES, DEPTH, FFN, LAYER_AXES, Parent, known_fields
+from .files import read_yaml
 
 GATES = ("soft", "hard")
 DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
@@ -240,14 +241,13 @@ class ElasticConfig:
     @classmethod
     def load(cls, path: str | Path) -> ElasticConfig:
         """Read a YAML file that is a block or holds one under `elastic:`."""
-        from omegaconf import OmegaConf
-
         try:
-            data = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+            data = read_yaml(path)
         except FileNotFoundError:
             raise bad("config", str(path), "an existing YAML file") from None
         except Exception as e:  # YAML and OmegaConf errors share no base class
-            raise ElasticError(f"config: {path}: not readable as YAML ({str(e).splitlines()[0]})") from None
+            why = (str(e) or type(e).__name__).splitlines()[0]
+            raise ElasticError(f"config: {path}: not readable as YAML ({why})") from None
         return cls.from_dict(data["elastic"] if isinstance(data, dict) and "elastic" in data else data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,10 +264,11 @@ class ElasticConfig:
         return out
 
     def parent_shape(self, parent: Parent) -> Parent:
-        """`parent` with the FFN stripes of this block (8 unless given, fewer where 8 does not divide the widths)."""
-        ffn = self.axes.get(FFN)
-        if ffn is None:
-            return parent
+        """`parent` with the FFN stripes of this block: 8 unless given, fewer where 8 does not divide every width.
+
+        A whole FFN has stripes too: they say which tensor-parallel sizes share it equally.
+        """
+        ffn = self.axes.get(FFN, AxisConfig((parent.ffn,)))
         return parent.with_stripes(ffn.stripes if ffn.stripes is not None else default_stripes(ffn.choices))
 
     def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:

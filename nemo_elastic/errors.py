@@ -4,6 +4,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: characters of a line, and of a value in it: what is damaged may be long
+_LINE, _LONGEST = 4000, 400
+
 
 class ElasticError(ValueError):
     """A mistake in what the user gave us, told in one clear line.
@@ -16,6 +23,7 @@ class ElasticError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
+        message = message if len(message) <= _LINE else f"{message[:_LINE]}…"
         super().__init__(message)
         self.message = message
 
@@ -31,4 +39,27 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
     Returns:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
-    return ElasticError(f"{field}: {value!r} is not allowed; {allowed}")
+    return ElasticError(f"{field}: {shown(value)} is not allowed; {allowed}")
+
+
+def shown(value: object) -> str:
+    """`repr` for one line: what is long, or has no `repr` (integers of thousands of digits), is cut short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__} too large to show>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+@contextmanager
+def exit_in_one_line() -> Iterator[None]:
+    """For scripts: a mistake of the user's ends as in a command, with one line on stderr and exit code 2.
+
+    Raises:
+        SystemExit: an `ElasticError` came out of the block.
+    """
+    try:
+        yield
+    except ElasticError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        raise SystemExit(2) from None

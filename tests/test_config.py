@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def test_the_parent_is_always_a_member() -> None:
     config = ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "half", "ratio": 0.5}], "sampling": {}})
     assert [b.name for b in config.budgets] == ["full", "half"]
     assert config.budgets[0].is_parent
+
+
+def test_a_whole_ffn_has_stripes_for_tensor_parallel_ranks() -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"axes": {"hidden": [5120, 3840]}})
+    assert config.parent_shape(NANO_12B).ffn_stripes == 8
+    assert config.parent_shape(replace(NANO_12B, ffn=20484, ffn_stripes=1)).ffn_stripes == 6
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:

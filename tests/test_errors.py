@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 
 
 def test_bad_names_field_value_and_what_is_allowed():
@@ -20,3 +20,12 @@ def test_it_is_a_value_error_that_survives_pickling():
     with pytest.raises(ValueError, match="'x' is not allowed"):
         raise bad("f", "x", "use y")
     assert str(pickle.loads(pickle.dumps(ElasticError("one line")))) == "one line"
+
+
+def test_a_script_ends_in_one_line_and_exit_code_two(capsys):
+    with pytest.raises(SystemExit) as left, exit_in_one_line():
+        raise ElasticError("field: 1 is not\n  allowed")
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: field: 1 is not allowed\n"
+    with pytest.raises(KeyError), exit_in_one_line():
+        raise KeyError("a bug")

@@ -40,12 +40,12 @@ def command(
     --global-batch-size 512 --stage 2`
     """
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.plan import RunShape, layouts
+    from nemo_elastic.plan import RunShape, choose, layouts
 
     run = RunShape(seq_length, global_batch, micro_batch, gpus, gpu, stage, kernels)
     shape = _read_parent(parent)
     found = layouts(shape, ElasticConfig.load(config), run)
-    chosen = next((layout for layout in found if layout.fits), None)
+    chosen = choose(found)
     if json:
         typer.echo(json_module.dumps(_told(parent, shape, run, found, chosen), indent=2))
     else:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import ElasticError
 
-__all__ = ["Index", "open_tokens", "read_index", "token_dtype", "write_indexed"]
+__all__ = ["Index", "count_tokens", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
@@ -86,11 +86,7 @@ def read_index(prefix: Path) -> Index:
         if not file.is_file():
             raise ElasticError(f"{file}: no such file")
     raw = path.read_bytes()
-    if len(raw) < _HEADER.size or not raw.startswith(_MAGIC):
-        raise ElasticError(f"{path}: not a Megatron index")
-    _, version, code, sequences, marks = _HEADER.unpack_from(raw)
-    if version != 1 or code not in _DTYPES:
-        raise ElasticError(f"{path}: version {version}, token type {code}; only version 1 of uint16 or int32 is read")
+    dtype, sequences, marks = _header(path, raw)
     # Modes of multimodal data may follow; nothing here needs them.
     if len(raw) < _HEADER.size + 12 * sequences + 8 * marks:
         raise ElasticError(f"{path}: cut short")
@@ -98,7 +94,6 @@ def read_index(prefix: Path) -> Index:
     lengths = np.frombuffer(raw, "<i4", sequences, start)
     offsets = np.frombuffer(raw, "<i8", sequences, start + 4 * sequences)
     documents = np.frombuffer(raw, "<i8", marks, start + 12 * sequences)
-    dtype = _DTYPES[code]
     ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
     sound = sequences and marks and (lengths >= 0).all() and (np.diff(documents) >= 0).all()
     sound = sound and documents[0] == 0 and documents[-1] == sequences
@@ -106,6 +101,30 @@ def read_index(prefix: Path) -> Index:
     if not sound:
         raise ElasticError(f"{path}: does not fit {data.name}; one of them is damaged or from another build")
     return Index(dtype, lengths, documents)
+
+
+def count_tokens(prefix: Path) -> int:
+    """Tokens of a pair by its header and the size of `prefix.bin`: the whole index of a large corpus takes gigabytes.
+
+    Raises:
+        ElasticError: If a file is missing, or the header is not Megatron's.
+    """
+    path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    if not data.is_file():
+        raise ElasticError(f"{data}: no such file")
+    with path.open("rb") as stream:
+        dtype, _, _ = _header(path, stream.read(_HEADER.size))
+    return data.stat().st_size // dtype.itemsize
+
+
+def _header(path: Path, raw: bytes) -> tuple[np.dtype, int, int]:
+    """Type of a token, number of sequences, number of document marks."""
+    if len(raw) < _HEADER.size or not raw.startswith(_MAGIC):
+        raise ElasticError(f"{path}: not a Megatron index")
+    _, version, code, sequences, marks = _HEADER.unpack_from(raw)
+    if version != 1 or code not in _DTYPES:
+        raise ElasticError(f"{path}: version {version}, token type {code}; only version 1 of uint16 or int32 is read")
+    return _DTYPES[code], sequences, marks
 
 
 def open_tokens(prefix: Path) -> np.ndarray:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -26,7 +27,8 @@ ROW_ALIGNMENT = 8
 class ElasticMambaMixer(MambaMixer):
     """megatron-core's mixer (parameters, sharding) with a forward of our own that takes widths.
 
-    On CUDA the fused kernels of mamba_ssm get the sliced tensors; elsewhere the scan is nn.ssd in torch.
+    On CUDA the fused kernel of mamba_ssm gets the sliced tensors; elsewhere, and without mamba_ssm, the scan is nn.ssd
+    in torch.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -82,8 +84,9 @@ class ElasticMambaMixer(MambaMixer):
         count = None
         if channel_gate is not None:
             count = channel_gate.float().view(groups, -1).sum(-1)
-        if zxbcdt_sbo.is_cuda and mamba_mixer.mamba_split_conv1d_scan_combined is not None:
-            y_bli = fused_scan(zxbcdt_blo, weights, head_dim, groups, self.chunk_size)
+        kernel = fused_kernel(zxbcdt_sbo)
+        if kernel is not None:
+            y_bli = fused_scan(kernel, zxbcdt_blo, weights, head_dim, groups, self.chunk_size)
             y_bli = y_bli if channel_gate is None else y_bli * channel_gate
             # the kernel has multiplied by silu(z) already: SiLU(z) = 1 is not expressible, so norm without a gate
             y_bli = _group_norm(y_bli, norm, groups, self.eps, count)
@@ -118,11 +121,22 @@ def torch_scan(
     return y.flatten(-2), z
 
 
+def fused_kernel(x: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """mamba_ssm's fused scan where `x` can use it: on CUDA, if megatron-core could import it."""
+    # where the import failed (no mamba_ssm, or one from before Mamba-2) megatron-core has no such name
+    return getattr(mamba_mixer, "mamba_split_conv1d_scan_combined", None) if x.is_cuda else None
+
+
 def fused_scan(
-    zxbcdt_blo: torch.Tensor, w: dict[str, torch.Tensor], head_dim: int, groups: int, chunk_size: int
+    kernel: Callable[..., torch.Tensor],
+    zxbcdt_blo: torch.Tensor,
+    w: dict[str, torch.Tensor],
+    head_dim: int,
+    groups: int,
+    chunk_size: int,
 ) -> torch.Tensor:
-    """mamba_ssm's fused convolution, scan and SiLU gate on sliced tensors; returns y * silu(z), [b, l, inner]."""
-    return mamba_mixer.mamba_split_conv1d_scan_combined(
+    """The kernel's convolution, scan and SiLU gate on sliced tensors; returns y * silu(z), [b, l, inner]."""
+    return kernel(
         align_rows(zxbcdt_blo),
         w["conv_weight"].squeeze(1),
         w["conv_bias"],

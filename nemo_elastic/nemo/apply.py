@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,23 @@ from nemo import lightning as nl
 from nemo_elastic.config import ElasticConfig
 
 from .callbacks import ElasticCallback
-from .checks import check_architecture, check_data, check_parallel, check_shape, check_stage, made_by, name_of
+from .checks import (
+    check_architecture,
+    check_data,
+    check_parallel,
+    check_shape,
+    check_stage,
+    check_teacher,
+    made_by,
+    name_of,
+)
 from .model import ElasticMambaModel
 from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
+#: of data parallelism and of the optimizer
+OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
 #: settings of the model that need layers of one shape, or TransformerEngine's: name -> what we set
 MODEL_SETTINGS = {
     "fp8": None,
@@ -91,22 +104,33 @@ def apply_elastic(
         config = elastic
     else:
         config = ElasticConfig.load(elastic) if isinstance(elastic, (str, Path)) else ElasticConfig.from_dict(elastic)
+    config = replace(config, ranking=absolute(config.ranking), shapes=absolute(config.shapes))
+    teacher, previous = absolute(teacher), absolute(previous)
     check_architecture(recipe)
     steps = recipe.trainer.max_steps
     check_stage(
         config, steps, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps
     )
-    check_parallel(recipe, config, check_shape(recipe, config), teacher)
+    parent = check_shape(recipe, config)
+    check_parallel(recipe, config, parent, teacher)
     check_data(recipe)
+    check_teacher(teacher, parent)
     changes = Changes()
     _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
     _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total_steps or done_steps + steps)
-    _precision(recipe, changes)
+    _precision(recipe, config, changes)
     _callbacks(recipe, out, changes)
     _start(recipe, previous if stage == 2 else None, changes)
     if verbose:
         print(changes.text(), flush=True)
     return recipe
+
+
+def absolute(path: str | Path | None) -> str | None:
+    """A path that is here, from the root: jobs start in other working directories. Another may be a cluster's."""
+    if path is None:
+        return None
+    return os.path.abspath(path) if os.path.exists(path) else str(path)
 
 
 def _model(
@@ -179,14 +203,17 @@ def _optimizer(recipe: Any, config: ElasticConfig, changes: Changes, *, stage: i
             changes.note(f"optim.{name}", getattr(old, name), getattr(recipe.optim, name))
 
 
-def _precision(recipe: Any, changes: Changes) -> None:
+def _precision(recipe: Any, config: ElasticConfig, changes: Changes) -> None:
     """Turn off gradient overlaps and 8-bit formats: a micro-batch uses only a part of the weights."""
-    ddp = getattr(recipe.trainer.strategy, "ddp", None)
-    if ddp is not None and not isinstance(ddp, str):
-        # only the last micro-batch's parameters are counted by the overlap, and each micro-batch has its own
-        for name in ("overlap_grad_reduce", "overlap_param_gather"):
-            if getattr(ddp, name, False):
-                changes.set(ddp, name, False, "trainer.strategy.ddp")
+    optimizer = recipe.optim.config
+    # an overlap counts the last micro-batch's parameters, and each micro-batch has its own
+    for owner, label in (
+        (getattr(recipe.trainer.strategy, "ddp", None), "trainer.strategy.ddp"),
+        (optimizer, "optim.config"),
+    ):
+        for name in OVERLAPS:
+            if getattr(owner, name, False):
+                changes.set(owner, name, False, label)
     plugins = getattr(recipe.trainer, "plugins", None)
     for i, plugin in enumerate(plugins if isinstance(plugins, list) else [plugins]):
         where = f"trainer.plugins[{i}]" if isinstance(plugins, list) else "trainer.plugins"
@@ -194,6 +221,10 @@ def _precision(recipe: Any, changes: Changes) -> None:
             if name.startswith(LOW_PRECISION) and getattr(plugin, name) not in (None, False, 0):
                 changes.note(f"{where}.{name}", getattr(plugin, name), "left out")
                 delattr(plugin, name)
+        half = "16" in str(getattr(plugin, "precision", None))
+        if half and config.router is not None and not getattr(optimizer, "use_distributed_optimizer", False):
+            # megatron-core's other one cannot save the router, which is float32 among half-precision weights
+            changes.set(optimizer, "use_distributed_optimizer", True, "optim.config")
 
 
 def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
@@ -213,13 +244,13 @@ def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
 
 def _start(recipe: Any, previous: str | None, changes: Changes) -> None:
     if previous is not None:
+        changes.note("resume", getattr(recipe, "resume", None), f"stage 1 at {previous}")
         recipe.resume = run.Config(
             nl.AutoResume,
             resume_if_exists=True,
             resume_ignore_no_checkpoint=True,
             restore_config=run.Config(nl.RestoreConfig, path=previous, load_model_state=True, load_optim_state=True),
         )
-        changes.note("resume", None, f"stage 1 at {previous}")
         return
     restore = getattr(getattr(recipe, "resume", None), "restore_config", None)
     if restore is not None:

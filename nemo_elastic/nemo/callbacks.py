@@ -14,14 +14,17 @@ import lightning.pytorch as pl
 import torch
 from nemo.lightning import io
 
+from nemo_elastic.config import DistillConfig
 from nemo_elastic.nn.gates import Choice
-from nemo_elastic.nn.kl import cross_entropy
 from nemo_elastic.router import Router
 
 from .data import dataset_tokens
+from .loss import token_loss
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members
 
+#: the loss on held-out text, over a vocabulary that may be split among ranks
+CROSS_ENTROPY = DistillConfig(mode="ce")
 #: metrics of a stock run that are kept beside our own
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
@@ -154,7 +157,7 @@ def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str,
         total = 0.0
         for t, y in zip(tokens.split(8), labels.split(8), strict=True):
             logits = model.logits(t, choice) if isinstance(model, ElasticMambaModel) else model.module(t, None, None)
-            total += float(cross_entropy(logits.float(), y).sum())
+            total += float(token_loss(CROSS_ENTROPY, logits, None, y).sum())
         out[name] = total / labels.numel()
     model.train(was_training)
     return out

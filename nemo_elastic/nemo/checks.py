@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.budget import AxisConfig, Budget
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.data.indexed import read_index
+from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import DEPTH, FFN, Parent
+from nemo_elastic.layout import tensors
 from nemo_elastic.shapes import Space
 
+from .checkpoint import ELASTIC
+from .inferred import infer
 from .model import ElasticMambaModel
-from .shape import parent_of
+from .shape import FIELDS, parent_of
+from .stored import Stored
 
 STRATEGY = "recipe.trainer.strategy"
 #: modes of distill that keep the parent in memory beside the family
@@ -67,6 +72,8 @@ def check_architecture(recipe: Any) -> None:
             raise bad(f"recipe.{part}", name_of(value), f"a run.Config of {base.__name__}")
     if getattr(getattr(recipe.optim, "config", None), "lr", None) is None:
         raise bad("recipe.optim.config.lr", None, "a peak learning rate")
+    if getattr(recipe, "data", None) is None:
+        raise bad("recipe.data", None, "a run.Config of a data module")
     if getattr(recipe, "peft", None) is not None:
         raise bad("recipe.peft", name_of(recipe.peft), "null: every weight of the family is trained")
     check_spelling("recipe.trainer", recipe.trainer)
@@ -135,6 +142,7 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent, teacher: 
     for name, allowed in (
         ("context_parallel_size", "1 in this version; long sequences take tensor and sequence parallelism"),
         ("virtual_pipeline_model_parallel_size", "null: NeMo's Mamba models have no virtual stages"),
+        ("fsdp", "null: gradients of sliced weights need the buffers of Megatron's own data parallelism"),
     ):
         value = getattr(strategy, name, None)
         if value not in (None, 1):
@@ -177,13 +185,13 @@ def check_data(recipe: Any) -> None:
         allowed = f"at least trainer.max_steps x global_batch_size = {steps * batch}"
         raise bad("recipe.data.num_train_samples", samples, allowed)
     paths = getattr(recipe.data, "paths", None)
-    train = paths.get("train") if isinstance(paths, dict) else paths
-    for prefix in [train] if isinstance(train, str) else train or []:
-        # weights of a blend, and files that only the cluster has, are passed over
-        if isinstance(prefix, str) and Path(f"{prefix}.idx").is_file():
-            tokens = read_index(Path(prefix)).tokens
-            if tokens <= length:
-                raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
+    for part in paths.values() if isinstance(paths, Mapping) else [paths]:
+        for prefix in [part] if isinstance(part, str) else part or []:
+            # weights of a blend, and files that only the cluster has, are passed over
+            if isinstance(prefix, str) and Path(f"{prefix}.idx").is_file():
+                tokens = count_tokens(Path(prefix))
+                if tokens <= length:
+                    raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
 
 
 class _Shape:
@@ -240,6 +248,25 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
         for budget in config.budgets:
             Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
     return parent
+
+
+def check_teacher(teacher: str | None, parent: Parent) -> None:
+    """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
+    if teacher is None or not Path(teacher).exists():
+        return
+    try:
+        stored = Stored(teacher)
+    except ElasticError as error:
+        raise ElasticError(f"teacher: {error.message.removeprefix('checkpoint: ')}") from None
+    sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
+    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
+    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
+    if held != found.full:
+        raise bad("teacher", teacher, "a whole parent: its layers differ in width")
+    if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
+        name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
+        told = f"its {name} is {getattr(found, name)!r}, that of recipe.model.config {getattr(parent, name)!r}"
+        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
 
 
 def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budget) -> list[int]:

@@ -26,10 +26,10 @@ from nemo_run.core.serialization.yaml import YamlSerializer
 from omegaconf import OmegaConf
 
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 
-from .checks import did_you_mean, field_names
-from .run_file import RunFile, whole_recipe
+from .checks import did_you_mean, field_names, made_by
+from .run_file import SETTINGS, RunFile, whole_recipe
 from .tiny_recipe import nemotron_elastic_tiny
 
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
@@ -53,13 +53,11 @@ class ElasticContext(run.cli.RunContext):
     def cli_execute(self, fn: Any, args: list[str], entrypoint_type: Any = "task") -> None:
         """Run or export; a mistake of the user's ends in one line and exit code 2, anything else in a traceback."""
         try:
-            if self.to_yaml or self.to_json or self.to_toml:
-                self.export([a for a in args if not a.startswith("run")])
-            else:
-                super().cli_execute(fn, args, entrypoint_type)
-        except ElasticError as error:
-            typer.echo("error: " + " ".join(str(error).split()), err=True)
-            raise SystemExit(2) from None  # an Exit would be taken for an unexpected error by NeMo-Run
+            with exit_in_one_line():  # its SystemExit is no Exception, which NeMo-Run would take for unexpected
+                if self.to_yaml or self.to_json or self.to_toml:
+                    self.export([a for a in args if not a.startswith("run.")])
+                else:
+                    super().cli_execute(fn, args, entrypoint_type)
         except typer.Abort:
             typer.echo("error: not confirmed; --yes starts without asking", err=True)
             raise SystemExit(2) from None
@@ -107,16 +105,23 @@ def trainer_of(factory: str | None) -> Callable[..., Any]:
     """The entry point of NeMo under which a factory is registered; `llm.pretrain` for one given by its import path.
 
     Raises:
-        ElasticError: no recipe has this name.
+        ElasticError: no recipe has this name, or it has no such argument.
     """
     if factory is None:
         return TRAINERS[0]
-    name = factory.partition("(")[0].strip()
+    name, _, given = factory.partition("(")
+    name = name.strip()
     for trainer in TRAINERS:
         try:
-            run.cli.resolve_factory(trainer, name)
+            found = run.cli.resolve_factory(trainer, name)
         except ValueError:
             continue
+        arguments = inspect.signature(found).parameters
+        for argument in re.findall(r"(?:^|,)\s*(\w+)\s*=", given):
+            if argument not in arguments:
+                raise ElasticError(
+                    f"--factory {name}: unknown argument {argument!r}{did_you_mean(argument, arguments)}"
+                )
         return trainer
     if "." in name:
         return TRAINERS[0]
@@ -152,15 +157,16 @@ def _fails(recipe: Any, override: str) -> bool:
 
 
 def _near_field(recipe: Any, override: str) -> str:
-    """What an override may have meant: the first part of its name that the recipe has not."""
+    """What an override may have meant: the first part of its name that neither the recipe nor `SETTINGS` has."""
+    beside: tuple[str, ...] = SETTINGS
     for name in override.partition("=")[0].split("."):
-        made = getattr(recipe, "__fn_or_cls__", None)
+        made = made_by(recipe)
         if made is None:
             break
         names = field_names(made) if isinstance(made, type) else list(inspect.signature(made).parameters)
         if name not in names:
-            return did_you_mean(name, names)
-        recipe = getattr(recipe, name, None)
+            return did_you_mean(name, [*names, *beside])
+        recipe, beside = getattr(recipe, name, None), ()
     return ""
 
 

@@ -43,11 +43,9 @@ def token_loss(
             group=group,
         ).view(labels_bs.shape)
     if teacher_bsv is None or config.mode == "frozen_ce":
-        # megatron-core takes views of what it is given, so tokens first must be tokens first in memory
-        student_sbv, labels_sb = (
-            student_bsv.transpose(0, 1).float().contiguous(),
-            labels_bs.transpose(0, 1).contiguous(),
-        )
+        # megatron-core takes views of what it is given, so tokens first must be tokens first in memory; it computes in
+        # float32
+        student_sbv, labels_sb = (x.transpose(0, 1).contiguous() for x in (student_bsv, labels_bs))
         ce = vocab_parallel_cross_entropy(student_sbv, labels_sb).transpose(0, 1).contiguous()
         loss = ce if loss is None else loss + config.alpha * ce
     assert loss is not None

@@ -168,11 +168,15 @@ class ElasticMambaModel(llm.MambaModel):
         return budget, routed.gates, loss
 
     def logits(self, tokens_bs: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
-        """Logits [b, s, V/tp] of this rank for a choice; gradients flow as the caller's mode says."""
+        """Logits [b, s, V/tp] of this rank for a choice, in the model's dtype; gradients as the caller's mode says.
+
+        The core module is called without megatron-core's wrappers around it: Float16Module would make a float32 copy
+        of all logits, where the losses work in float32 on a few tokens at a time.
+        """
         state = self.hidden.state
         state.choice, state.probe = choice, probe
         try:
-            return self.module(tokens_bs, None, None)
+            return self.hidden.core(tokens_bs, None, None)
         finally:
             state.choice, state.probe = None, None
 

@@ -106,7 +106,9 @@ class _ForwardKL(torch.autograd.Function):
         (grad_tv,) = ctx.saved_tensors
         if grad_tv is None:
             return (None,) * 6
-        return grad_tv * grad_t.unsqueeze(-1).to(grad_tv.dtype), None, None, None, None, None
+        # `out` keeps the product in the logits' dtype and the factor in its own, without a larger copy of all logits
+        product_tv = torch.mul(grad_tv, grad_t.unsqueeze(-1), out=torch.empty_like(grad_tv))
+        return product_tv, None, None, None, None, None
 
 
 def _kl_rows(

@@ -7,9 +7,9 @@ What was checked against real runs: parameters, and the activations and the loss
 (`tests/plan/test_measured.py`). Times rest on assumed rates (`machine.py`); their order means more than their size.
 """
 
-from nemo_elastic.plan.layouts import Layout, best, layouts
+from nemo_elastic.plan.layouts import Layout, best, choose, layouts
 from nemo_elastic.plan.machine import GPUS, Gpu, RunShape
 from nemo_elastic.plan.memory import Memory
 from nemo_elastic.plan.presets import PRESETS, preset
 
-__all__ = ["GPUS", "PRESETS", "Gpu", "Layout", "Memory", "RunShape", "best", "layouts", "preset"]
+__all__ = ["GPUS", "PRESETS", "Gpu", "Layout", "Memory", "RunShape", "best", "choose", "layouts", "preset"]

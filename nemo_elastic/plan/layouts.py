@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from .machine import GPUS, NODE, RunShape
 from .memory import Memory, local_parameters, stage_memory, stages
 from .work import Work, gated_share, members, seconds, step_work
 
-__all__ = ["Layout", "best", "layouts", "why_not"]
+__all__ = ["Layout", "best", "choose", "layouts", "why_not"]
 
 #: pipeline-parallel sizes above this are not tried
 MOST_STAGES = 16
+#: share of a step's time that its estimate cannot tell apart
+BLUR = 0.015
 
 
 @dataclass(frozen=True)
@@ -132,16 +135,30 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
 
 
+def choose(found: Sequence[Layout]) -> Layout | None:
+    """The fastest layout that fits, by estimate; among those that are as fast, the smallest.
+
+    Args:
+        found: layouts, the fastest first.
+
+    Returns:
+        None where none fits.
+    """
+    fitting = [layout for layout in found if layout.fits]
+    as_fast = [layout for layout in fitting if layout.seconds <= (1 + BLUR) * fitting[0].seconds]
+    return min(as_fast, key=lambda layout: layout.memory.total, default=None)
+
+
 def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
-    """The fastest layout that fits, by estimate.
+    """What `choose` takes.
 
     Raises:
         ElasticError: None fits; the message has the smallest one's figures.
     """
     found = layouts(parent, config, run)
-    for layout in found:
-        if layout.fits:
-            return layout
+    chosen = choose(found)
+    if chosen is not None:
+        return chosen
     least = min(found, key=lambda layout: layout.memory.total)
     raise ElasticError(
         f"no layout fits {run.gpus} {run.gpu.upper()}: {least} {least.reason}; use more or larger GPUs, "

@@ -68,20 +68,18 @@ def local_parameters(parent: Parent, stage: Stage, tensor: int) -> int:
 def loss(parent: Parent, distill: DistillConfig, tokens: int, tensor: int) -> float:
     """Bytes of logits and of what the loss makes of them, on the last stage, for `tokens` of a micro-batch.
 
-    v = vocabulary / t. The student's logits come out of megatron-core's Float16Module in fp32; a frozen teacher is not
-    wrapped and stays in bf16, a trainable one is the student itself. nn.kl.forward_kl keeps the gradient in the
-    student's dtype, and works in fp32 on `chunk_tokens` at a time: student, teacher, its exponentials, and a mask of
-    one byte. Cross-entropy (megatron-core's vocabulary-parallel one) keeps the softmax in fp32; in mode trainable only
-    the full member has it, which has no teacher and so holds less.
+    v = vocabulary / t. Both models' logits are bf16. nn.kl.forward_kl keeps the gradient in the student's dtype, and
+    works in fp32 on `chunk_tokens` at a time: student, teacher, its exponentials, and a mask of one byte.
+    Cross-entropy (megatron-core's vocabulary-parallel one) keeps the softmax in fp32. It comes after the divergence;
+    in mode trainable only the full member has it, which has no teacher.
     """
     mode = distill.mode
-    per_token = SINGLE  # the student's logits
-    if mode != "ce":
-        per_token += (SINGLE if mode == "trainable" else HALF) + SINGLE
-    if mode in ("ce", "frozen_ce"):
-        per_token += SINGLE
-    chunk = 0 if mode == "ce" else min(distill.chunk_tokens, tokens) * (3 * SINGLE + 1)
-    return (tokens * per_token + chunk) * parent.vocab / tensor
+    chunk = min(distill.chunk_tokens, tokens) * (3 * SINGLE + 1)
+    divergence = 0 if mode == "ce" else tokens * 3 * HALF + chunk
+    cross_entropy = 0 if mode == "frozen" else tokens * (HALF + SINGLE)
+    if mode == "frozen_ce":
+        cross_entropy += tokens * 2 * HALF  # the teacher's logits and the divergence's gradient are still there
+    return max(divergence, cross_entropy) * parent.vocab / tensor
 
 
 def transient(

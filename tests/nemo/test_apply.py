@@ -85,6 +85,44 @@ def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
     assert recipe.resume.restore_config.load_optim_state is True
 
 
+def test_paths_that_are_here_hold_in_any_working_directory(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    (tmp_path / "ranking").mkdir()
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = {"teacher": "/cluster/12b", "stage": 2, "previous": "one", "done_steps": 10, "verbose": False}
+    apply_elastic(recipe, BLOCK | {"ranking": "ranking"}, **settings)
+    assert recipe.model.teacher == "/cluster/12b"
+    assert recipe.model.elastic["ranking"] == str(tmp_path / "ranking")
+    assert recipe.resume.restore_config.path == str(tmp_path / "one")
+
+
+def test_overlaps_go_wherever_they_are_set(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.optim.config.overlap_param_gather_with_optimizer_step = True
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert not recipe.optim.config.overlap_param_gather_with_optimizer_step
+    assert "  optim.config.overlap_param_gather_with_optimizer_step: True -> False\n" in capsys.readouterr().out
+
+
+def test_a_router_beside_half_precision_weights_needs_the_distributed_optimizer(
+    recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.optim.config.use_distributed_optimizer = False
+    plain = recipe.clone()
+    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    assert not plain.optim.config.use_distributed_optimizer
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert recipe.optim.config.use_distributed_optimizer
+    assert "  optim.config.use_distributed_optimizer: False -> True\n" in capsys.readouterr().out
+
+
 def test_refusals(recipe: Any) -> None:
     from nemo.collections import llm
 

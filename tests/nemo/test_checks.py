@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
         ("trainer.strategy.pipeline_model_parallel_size", 2, "1 while a teacher is in use"),
         ("trainer.strategy.context_parallel_size", 2, "1 in this version"),
         ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
+        ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
+        ("data", None, "a run.Config of a data module"),
         ("trainer.devices", 6, "a multiple of 4 with 1 node"),
         ("trainer.max_steps", -1, "at least 1"),
         ("data.seq_length", 8190, "a multiple of the tensor-parallel size (4): sequence_parallel is on"),
@@ -96,11 +99,14 @@ def test_tensor_parallel_ranks_share_groups_and_key_value_heads(
     assert told in line
 
 
-def test_a_whole_ffn_needs_stripes_for_tensor_parallel_ranks(recipe: Any) -> None:
-    block = BLOCK | {"axes": {k: v for k, v in BLOCK["axes"].items() if k != "ffn"}}
-    assert "divides the 1 stripes of elastic.axes.ffn; set stripes to a multiple of 4" in refused(
-        recipe, block | {"budgets": [{"name": "full"}, {"name": "most", "ratio": 0.8}]}
-    )
+def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    block = BLOCK | {"axes": {"hidden": [5120, 3840]}, "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.8}]}
+    recipe.trainer.strategy.tensor_model_parallel_size = 3
+    assert "divides the 8 stripes of elastic.axes.ffn" in refused(recipe, block)
+    recipe.trainer.strategy.tensor_model_parallel_size = 8
+    apply_elastic(recipe, block, teacher="parent", verbose=False)
 
 
 def test_pipeline_stages_divide_the_layers_where_there_is_no_teacher(recipe: Any) -> None:
@@ -172,8 +178,28 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
     from nemo_elastic.data.indexed import write_indexed
 
     write_indexed(tmp_path / "short", [np.arange(100), np.arange(50)], 512)
-    recipe.data = run.Config(PreTrainingDataModule, paths=[0.5, str(tmp_path / "short")], seq_length=8192)
-    assert refused(recipe).endswith(f"shorter sequences: {tmp_path / 'short'} has 150 tokens")
+    short = str(tmp_path / "short")
+    for paths in ([0.5, short], short, {"train": ["/cluster/train"], "validation": [short]}):
+        recipe.data = run.Config(PreTrainingDataModule, paths=paths, seq_length=8192)
+        assert refused(recipe).endswith(f"shorter sequences: {short} has 150 tokens")
+
+
+def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
+    from nemo_elastic.nemo.checks import check_teacher
+
+    from .checkpoints import store
+    from .cutting import PARENT, random_tensors
+
+    path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
+    check_teacher(path, replace(PARENT, vocab=1, ffn_stripes=1))
+    check_teacher("/cluster/12b", PARENT)
+    with pytest.raises(ElasticError) as caught:
+        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden))
+    told = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
+    assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {told}"
+    assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)
+    told = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
+    assert refused(recipe, teacher=str(tmp_path)) == told
 
 
 def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:

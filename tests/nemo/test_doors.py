@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -94,6 +96,27 @@ def test_three_doors_give_one_configuration(run_yaml: Path, stock: Any, capsys: 
     assert told[0] == told[1] == told[2]
     assert by_python.trainer.max_steps == 1000
     assert by_python.data.global_batch_size == 64
+
+
+def test_the_examples_of_the_documentation_give_one_configuration(tmp_path: Path, monkeypatch: Any) -> None:
+    import nemo_run as run
+
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    section = text.partition("## Three doors")[2].partition("\n## ")[0]
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("yaml", "bash", "python")}
+    monkeypatch.chdir(tmp_path)
+    Path("elastic.yaml").write_text(blocks["yaml"][0])
+    *command, factory, _, file, override = shlex.split(blocks["bash"][0])
+    assert command == ["nemo", "elastic", "train", "--factory"]
+    by_command = command_line([override], factory, Path(file))
+    in_python: dict[str, Any] = {}
+    exec(blocks["python"][0], in_python)
+    ran = []
+    monkeypatch.setattr(run, "run", lambda *args, plugins: ran.append((*args, *plugins)))
+    exec(blocks["python"][1], {})
+    ((task, executor, plugin),) = ran
+    plugin.setup(task, executor)
+    assert by_command == in_python["recipe"] == task
 
 
 def test_what_is_changed_is_told_before_anything_starts(stock: Any, capsys: Any) -> None:
@@ -244,7 +267,8 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
             FACTORY,
             "recipe: trainer.max_steps=many: Failed to parse 'many' as",
         ),
-        ([], "nemotron_nano_12b_v2(num_nods=1)", "No parameter named 'num_nods'"),
+        ([], "nemotron_nano_12b_v2(num_nods=1)", "unknown argument 'num_nods'; did you mean 'num_nodes'?"),
+        (["techer=parent"], FACTORY, "recipe: techer=parent: No parameter named 'techer'; did you mean 'teacher'?"),
         (["elastic=@gone.yaml"], FACTORY, "elastic: 'gone.yaml' is not allowed; an existing YAML file"),
         (["elastic=null"], FACTORY, "elastic: None is not allowed; a block"),
         (["teacher"], FACTORY, "override: 'teacher' is not allowed; field=value"),
@@ -260,6 +284,42 @@ def test_a_mistake_is_one_line_and_exit_code_two(
     lines = [x for x in capfd.readouterr().err.splitlines() if "rror" in x]
     assert len(lines) == 1
     assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("trainer.strategy.tensor_model_parallel_size", 3, "a size that divides the 8 stripes of elastic.axes.ffn"),
+        ("model.config.mamba_num_groups", 2, "a size that divides the 2 Mamba groups"),
+        ("trainer.strategy.pipeline_model_parallel_size", 2, "1 while a teacher is in use"),
+        ("model.config.seq_length", 16384, "recipe.model.config.seq_length says 16384"),
+        ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_every_door_in_the_same_line(
+    run_yaml: Path, stock: Any, capfd: Any, field: str, value: Any, told: str
+) -> None:
+    import nemo_run as run
+
+    from nemo_elastic import ElasticPlugin, apply_elastic
+
+    with pytest.raises(SystemExit) as left:
+        command_line([f"{field}={value}"], FACTORY, run_yaml, dryrun=True)
+    assert left.value.code == 2
+    seen = capfd.readouterr()
+    (line,) = (x for x in seen.err.splitlines() if "rror" in x)
+    assert told in line
+    assert "apply_elastic changes" not in seen.out
+    recipe, *path = stock(), *field.split(".")
+    owner = recipe
+    for name in path[:-1]:
+        owner = getattr(owner, name)
+    setattr(owner, path[-1], value)
+    with pytest.raises(ElasticError) as by_python:
+        apply_elastic(recipe, BLOCK, teacher="/checkpoints/12b")
+    with pytest.raises(ElasticError) as by_plugin:
+        ElasticPlugin(BLOCK, teacher="/checkpoints/12b").setup(recipe, run.LocalExecutor())
+    assert line == f"error: {by_python.value}" == f"error: {by_plugin.value}"
 
 
 def test_a_bug_keeps_its_traceback(run_yaml: Path, monkeypatch: Any, capfd: Any) -> None:
@@ -287,7 +347,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     env["PATH"] = sysconfig.get_path("scripts") + os.pathsep + env["PATH"]  # LocalExecutor starts `python`
 
     def call(*args: str) -> str:
-        done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
 

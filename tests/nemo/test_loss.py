@@ -39,3 +39,32 @@ def test_values_and_gradients(mode, batch):
     (want,) = torch.autograd.grad((expected_bs * weights_bs).sum(), student_bsv)
     (got,) = torch.autograd.grad((got_bs * weights_bs).sum(), student_bsv)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "ce"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bf16_logits_lose_nothing_but_the_rounding_of_their_gradient(mode, batch):
+    """The loss is bit for bit that of the same logits in float32; the gradient is rounded twice to 8 bits."""
+    from benchmarks.models import start
+    from nemo_elastic.nemo.loss import token_loss
+
+    start()
+    random = torch.Generator().manual_seed(0)
+    student_bsv = torch.randn(batch, 50, 128, generator=random).bfloat16().requires_grad_()
+    teacher_bsv = torch.randn(batch, 50, 128, generator=random).bfloat16() if mode != "ce" else None
+    before_bsv = student_bsv.detach().clone()
+    labels_bs = torch.randint(128, (batch, 50), generator=random)
+    config = DistillConfig(mode=mode, chunk_tokens=16)
+    got_bs = token_loss(config, student_bsv, teacher_bsv, labels_bs)
+    assert torch.equal(student_bsv, before_bsv)
+    wide_bsv = student_bsv.detach().float().requires_grad_()
+    want_bs = token_loss(config, wide_bsv.clone(), teacher_bsv, labels_bs)
+    assert got_bs.dtype == torch.float32
+    assert torch.equal(got_bs, want_bs)
+    weights_bs = torch.full((batch, 50), 1 / 150)  # what dividing by the tokens of a step makes of a loss's gradient
+    (got,) = torch.autograd.grad((got_bs * weights_bs).sum(), student_bsv)
+    (want,) = torch.autograd.grad((want_bs * weights_bs).sum(), wide_bsv)
+    assert got.dtype == torch.bfloat16
+    # twice half of bf16's last place; where two losses are added, parts that cancel are rounded before
+    torch.testing.assert_close(got.float(), want, rtol=2**-7, atol=0.0 if mode != "frozen_ce" else 2e-5)
+    assert float(got.float().abs().sum() / want.abs().sum()) == pytest.approx(1, abs=2e-4)  # no bias

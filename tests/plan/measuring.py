@@ -93,8 +93,7 @@ class Peak(TorchDispatchMode):
 def step_peak(model: Any, parent: Parent, batch: int, length: int, chunk_tokens: int) -> int:
     """Bytes at the fullest moment of a distillation step, beyond parameters and gradient buffers.
 
-    As on a GPU: the student's logits are made fp32 by megatron-core's Float16Module, the teacher's stay bf16, and
-    weight gradients go into `main_grad`.
+    As on a GPU: the logits stay bf16, and weight gradients go into `main_grad`.
     """
     from nemo_elastic.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.nn.kl import forward_kl
@@ -105,7 +104,7 @@ def step_peak(model: Any, parent: Parent, batch: int, length: int, chunk_tokens:
     tokens = tokens_of(parent, batch, length)
 
     def step() -> torch.Tensor:
-        student = model(tokens, None, None).float()
+        student = model(tokens, None, None)
         with torch.no_grad():
             teacher = model(tokens, None, None)
         return forward_kl(student, teacher, chunk_tokens=chunk_tokens).sum()

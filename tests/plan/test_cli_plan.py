@@ -35,7 +35,7 @@ def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str],
     told = json.loads(out)
     assert code == 0 and told["parameters"] == 12_310_001_152
     assert told["best"]["fits"] and told["best"]["memory"]["total"] <= told["run"]["usable_bytes"] < 80e9
-    assert told["best"] == next(x for x in told["layouts"] if x["fits"])
+    assert told["best"] in told["layouts"]
     assert told["best"]["context_parallel_size"] == 1
 
 

@@ -14,7 +14,7 @@ import pytest
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import GPUS, RunShape, best, layouts, preset
+from nemo_elastic.plan import GPUS, RunShape, best, choose, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stages
@@ -64,6 +64,17 @@ def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
     assert {x.fits for x in found} == {True, False}
 
 
+def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
+    """Sequence parallelism costs 1.4 % of a step here, and saves 25 GB."""
+    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits)
+    assert (str(fast), str(small)) == ("TP4 PP1 DP32 recompute", "TP4 PP1 DP32 SP recompute")
+    assert fast.memory.total > small.memory.total + 20e9
+    assert choose([fast, small]) == small
+    assert choose([fast, replace(small, seconds=1.02 * fast.seconds)]) == fast
+    assert choose([replace(fast, fits=False), small]) == small
+    assert choose([replace(fast, fits=False)]) is None
+
+
 def test_static_memory_by_hand() -> None:
     count = parameters(P12, P12.full)
     one = next(x for x in layouts(P12, block(), STAGE_1) if x.tensor == 1).memory
@@ -90,11 +101,11 @@ def test_shards_hold_every_parameter_once_and_norms_everywhere() -> None:
 def test_the_loss_of_every_mode() -> None:
     def per_token(mode: str) -> float:
         distill = block(distill={"mode": mode, "chunk_tokens": 1}).distill
-        more = 0 if mode == "ce" else 13 * P12.vocab
+        more = 13 * P12.vocab if mode in ("frozen", "trainable") else 0
         return (loss(P12, distill, 1000, 1) - more) / 1000 / P12.vocab
 
     assert {m: per_token(m) for m in ("frozen", "frozen_ce", "ce", "trainable")} == {
-        "frozen": 10, "frozen_ce": 14, "ce": 8, "trainable": 12,
+        "frozen": 6, "frozen_ce": 10, "ce": 6, "trainable": 6,
     }  # fmt: skip
 
 

@@ -76,17 +76,19 @@ def test_parameters_of_a_real_model() -> None:
     assert count == local_parameters(PARENT, stages(PARENT, 1)[0], 1) == parameters(PARENT, PARENT.full)
 
 
+@pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "ce", "trainable"])
 @pytest.mark.parametrize("chunk", [32, 256])
-def test_the_loss_holds_what_the_formula_says(chunk: int) -> None:
-    from nemo_elastic.nn.kl import forward_kl
+def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str) -> None:
+    from nemo_elastic.nemo.loss import token_loss
 
-    tokens, vocab = 512, PARENT.vocab
+    start()
+    tokens, distill = 512, DistillConfig(mode=mode, chunk_tokens=chunk)
+    labels = torch.zeros(1, tokens, dtype=torch.long)
     with Peak() as peak:
-        student = torch.randn(tokens, vocab).requires_grad_()
-        teacher = torch.randn(tokens, vocab, dtype=torch.bfloat16)
-        forward_kl(student, teacher, chunk_tokens=chunk)
-    wanted = loss(PARENT, DistillConfig(chunk_tokens=chunk), tokens, 1)
-    assert peak.most == pytest.approx(wanted, rel=TOLERANCE)
+        student = torch.randn(1, tokens, PARENT.vocab, dtype=torch.bfloat16).requires_grad_()
+        teacher = None if mode == "ce" else torch.randn(1, tokens, PARENT.vocab, dtype=torch.bfloat16)
+        token_loss(distill, student, teacher, labels)
+    assert peak.most == pytest.approx(loss(PARENT, distill, tokens, 1), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Three steps of elastic training in float32 and in bf16, for test_bf16.py.
+
+python -m tests.nemo.bf16_worker FOLDER: writes FOLDER/facts.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.nemo.elastic_worker import BLOCK
+
+
+def main(folder: Path) -> None:
+    import fiddle
+    import torch
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
+
+    from nemo_elastic.data.build import build_data
+    from nemo_elastic.demo.quiet import quiet
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.checkpoint import plain_tensors
+    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
+
+    quiet()
+    torch.set_num_threads(1)
+    text = folder / "text"
+    text.mkdir(parents=True)
+    library = Path(json.__file__).parent.parent
+    for name in ("ast", "calendar", "decimal"):
+        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    build_data(folder / "data", [text], vocab=512, held_out_problems=4)
+    seen: set[str] = set()
+    logits = ElasticMambaModel.logits
+
+    def watched(self: Any, *args: Any) -> Any:
+        out = logits(self, *args)
+        seen.add(str(out.dtype))
+        return out
+
+    ElasticMambaModel.logits = watched
+
+    def launch(name: str, teacher: str | None = None, half: bool = False) -> Path:
+        recipe = tiny_recipe(folder / "data", folder / name, steps=3, seq_length=64, micro_batch_size=2,
+                             global_batch_size=4, label=name, eval_sequences=2)  # fmt: skip
+        if half:
+            recipe.trainer.plugins = bf16_mixed()
+            for config in (recipe.model.config, recipe.optim.config):
+                config.bf16, config.params_dtype = True, torch.bfloat16
+        if teacher is not None:
+            apply_elastic(recipe, BLOCK | {"distill": {"mode": "frozen_ce"}}, teacher=teacher, verbose=False)
+        destroy_num_microbatches_calculator()
+        seen.clear()
+        fiddle.build(recipe)()
+        return last_checkpoint(folder / name)
+
+    teacher = str(launch("parent"))
+    facts: dict[str, Any] = {}
+    for name in ("single", "half"):
+        tensors = plain_tensors(launch(name, teacher, half=name == "half"))
+        lines = [json.loads(x) for x in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        facts[name] = {
+            "logits": sorted(seen),
+            "weights": str(tensors["module.output_layer.weight"].dtype),
+            "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
+            "norms": [x["grad_norm"] for x in lines if x["kind"] == "step"],
+        }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
