@@ -1,0 +1,305 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The curriculum: rank → stage 1 → stage 2 → slice, each a job that starts from what the one before it left.
+
+What a job leaves has a name that is known before it runs, so that all can be submitted as one experiment:
+
+    DIR/rank/elastic                        importance, orders, trace of the search
+    DIR/rank/checkpoints/ranked             sorted weights, first members, the router's start
+    DIR/stage1/checkpoints/step=5169-last   and router, found members, optimizer state
+    DIR/stage2/checkpoints/step=1789-last
+    DIR/family, DIR/members/NAME            Hugging Face folders
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nemo_run as run
+from nemo import lightning as nl
+from nemo.lightning.pytorch.callbacks import PreemptionCallback
+from nemo.lightning.run.plugins import PreemptionPlugin
+from torchx.specs.api import AppState
+
+from nemo_elastic.checks import integer
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
+
+from .apply import apply_elastic
+from .rank_run import rank_only
+
+#: (nodes, devices per node) -> where a job runs
+Executors = Callable[[int, int], run.Executor]
+#: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
+#: weights and optimizer state of a 12B are written
+STOP_BEFORE = 900
+#: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
+FILENAME = "{step}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Lengths and sizes of one stage.
+
+    Attributes:
+        seq_length: tokens per sequence.
+        global_batch_size, micro_batch_size: sequences per optimizer step, and per forward of one rank.
+        max_steps: optimizer steps.
+        sampling: weights of the budgets, the parent's first; None takes the elastic block's.
+    """
+
+    seq_length: int
+    global_batch_size: int
+    max_steps: int
+    sampling: tuple[float, ...] | None = None
+    micro_batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("seq_length", "global_batch_size", "max_steps", "micro_batch_size"):
+            integer(f"stage.{name}", getattr(self, name), 1, "at least 1")
+
+    @property
+    def samples(self) -> int:
+        """Sequences of the whole stage."""
+        return self.global_batch_size * self.max_steps
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole stage."""
+        return self.seq_length * self.samples
+
+    def block(self, config: ElasticConfig) -> ElasticConfig:
+        """The elastic block with this stage's sampling.
+
+        Raises:
+            ElasticError: not one weight for each budget.
+        """
+        if self.sampling is None:
+            return config
+        names = [budget.name for budget in config.budgets]
+        if len(names) != len(self.sampling):
+            raise bad("stage.sampling", self.sampling, f"one weight for each of {', '.join(names)}")
+        return replace(config, sampling=dict(zip(names, self.sampling, strict=True)))
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Both stages, and the learning rate over them.
+
+    The defaults are the paper's (arXiv 2511.16664): 65B tokens at 8192, then 45B at 49152, where the full model is
+    drawn more often. The router's own hyper-parameters are in the elastic block.
+
+    Attributes:
+        stage1, stage2: see `Stage`.
+        lr: peak rate of the weights.
+        warmup_steps: steps of warm-up, once; then a cosine over both stages.
+        min_ratio: rate at the end, as a share of the peak. The paper does not give it; NeMo's own recipes take 0.1.
+    """
+
+    stage1: Stage = Stage(8192, 1536, 5170)
+    stage2: Stage = Stage(49152, 512, 1790, sampling=(0.5, 0.3, 0.2))
+    lr: float = 9e-5
+    warmup_steps: int = 60
+    min_ratio: float = 0.1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of both stages."""
+        return self.stage1.max_steps + self.stage2.max_steps
+
+    def stage(self, number: int) -> Stage:
+        """Stage 1 or 2."""
+        return self.stage1 if number == 1 else self.stage2
+
+
+PAPER = Curriculum()
+
+
+def inside(dir: str, name: str) -> str:
+    """A folder of the curriculum in `dir`: that of a job, by its name.
+
+    Raises:
+        ElasticError: `dir` is no absolute path.
+    """
+    if not os.path.isabs(dir):
+        raise bad("dir", dir, "an absolute path, the same on all nodes: jobs run in working directories of their own")
+    return os.path.join(dir, name)
+
+
+def ranking_dir(dir: str) -> str:
+    """What the ranking says of itself: scores and orders, and the search's trace."""
+    return os.path.join(inside(dir, "rank"), "elastic")
+
+
+def ranked_checkpoint(dir: str) -> str:
+    """What the ranking leaves, see `rank_run`."""
+    return os.path.join(inside(dir, "rank"), "checkpoints", "ranked")
+
+
+def end_of(log_dir: str, steps: int) -> str:
+    """The last checkpoint of a run of so many steps, whose checkpoints are called FILENAME."""
+    return os.path.join(log_dir, "checkpoints", f"step={steps - 1}-last")
+
+
+def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
+    """What stage 1 or 2 leaves."""
+    return end_of(inside(dir, f"stage{number}"), curriculum.stage(number).max_steps)
+
+
+def checkpoints(every: int) -> run.Config:
+    """NeMo's checkpoints with names that are known beforehand: only the newest is kept, and that of the end.
+
+    Args:
+        every: steps between them. A new one is whole before the one before it goes.
+    """
+    return run.Config(
+        nl.ModelCheckpoint,
+        filename=FILENAME,
+        save_last=True,
+        save_top_k=0,
+        monitor="reduced_train_loss",
+        every_n_train_steps=every,
+        save_optim_on_train_end=True,
+    )
+
+
+def rank_recipe(recipe: run.Partial, config: ElasticConfig, *, parent: str, dir: str) -> run.Partial:
+    """A stock recipe of stage 1 at tensor-parallel size 1, turned into the ranking.
+
+    Args:
+        recipe: see `rank_run.rank_only`.
+        config: the elastic block.
+        parent: NeMo checkpoint of the parent.
+        dir: folder of the curriculum.
+    """
+    return rank_only(recipe, config, parent=parent, out=ranking_dir(dir), checkpoint=ranked_checkpoint(dir))
+
+
+def stage_recipe(
+    recipe: run.Partial, config: ElasticConfig, curriculum: Curriculum, number: int, *, parent: str, dir: str
+) -> run.Partial:
+    """A stock recipe with a stage's lengths, made elastic and given what it starts from. It is changed in place.
+
+    Args:
+        recipe: any recipe that `apply_elastic` takes, whose data has the stage's lengths.
+        config: the elastic block.
+        curriculum: both stages.
+        number: 1 starts from the ranking, 2 from the end of stage 1: weights, router, members and optimizer state.
+        parent: NeMo checkpoint of the parent, the teacher of both stages.
+        dir: folder of the curriculum.
+
+    Raises:
+        ElasticError: see `apply_elastic`.
+    """
+    stage = curriculum.stage(number)
+    recipe.trainer.max_steps = stage.max_steps
+    recipe.log.ckpt.filename = FILENAME
+    apply_elastic(
+        recipe,
+        stage.block(config),
+        teacher=parent,
+        stage=number,
+        previous=stage_checkpoint(dir, curriculum, 1) if number == 2 else None,
+        done_steps=curriculum.stage1.max_steps if number == 2 else 0,
+        total_steps=curriculum.steps,
+        out=os.path.join(inside(dir, f"stage{number}"), "elastic"),
+    )
+    if number == 1:
+        recipe.resume = run.Config(
+            nl.AutoResume,
+            resume_if_exists=True,
+            resume_ignore_no_checkpoint=True,
+            # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
+            restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(dir), load_optim_state=False),
+        )
+    return recipe
+
+
+def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
+    """Write a trained checkpoint as a family folder, and every member of it as a folder of its own.
+
+    Args:
+        checkpoint: what stage 2 left.
+        out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
+        ranking: folder of the ranking that sorted the weights, for the family's record.
+    """
+    from nemo_elastic.export.family_folder import write_family
+    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.export.slicer import slice_members
+    from nemo_elastic.ranking import Ranking
+
+    source = open_source(checkpoint)
+    if source.family is None:
+        raise bad("checkpoint", checkpoint, "an elastic checkpoint")
+    family, folder = source.family, Path(out)
+    if ranking is not None:
+        family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
+    write_family(folder / "family", family.parent, source.tensors, family, source.companions,
+                 base=source.config, force=True)  # fmt: skip
+    members = {member.name: member.subnet for member in family}
+    for cut in slice_members(folder / "family", folder / "members", members, force=True):
+        print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)
+
+
+def slice_step(curriculum: Curriculum, config: ElasticConfig, *, dir: str) -> run.Partial:
+    """The job that cuts the members out of the end of stage 2: one process, no GPU."""
+    ranking = config.ranking or os.path.join(ranking_dir(dir), "ranking")
+    return run.Partial(slice_family, checkpoint=stage_checkpoint(dir, curriculum, 2), out=dir, ranking=ranking)
+
+
+def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Config]) -> None:
+    """Append callbacks to all jobs that train."""
+    for job in jobs.values():
+        if getattr(job, "optim", None) is not None:
+            job.trainer.callbacks = [*job.trainer.callbacks, *callbacks]
+
+
+def run_family(
+    name: str, jobs: Mapping[str, run.Partial], executors: Executors, *, repeat: int = 1, dryrun: bool = False
+) -> None:
+    """Run jobs as one experiment, each after the one before it has succeeded.
+
+    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each.
+
+    Args:
+        name: title of the experiment.
+        jobs: by name, in order.
+        executors: where a job of so many nodes and devices runs.
+        repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
+            time with a checkpoint, and the next goes on from there. One too many ends at once.
+        dryrun: print what would run.
+
+    Raises:
+        ElasticError: a job failed.
+    """
+    integer("repeat", repeat, 1, "at least 1")
+    with run.Experiment(name) as experiment:
+        for job, task in jobs.items():
+            trains = getattr(task, "optim", None) is not None
+            trainer = getattr(task, "trainer", None)
+            executor = executors(getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 1))
+            for _ in range(repeat if trains else 1):
+                experiment.add(
+                    task,
+                    executor=executor,
+                    name=job,
+                    plugins=[stop_in_time()] if trains and repeat > 1 else None,
+                    tail_logs=isinstance(executor, run.LocalExecutor),
+                )
+        if dryrun:
+            experiment.dryrun()
+            return
+        experiment.run(
+            sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
+        )
+    failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
+    if failed is not None:
+        raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+
+
+def stop_in_time() -> PreemptionPlugin:
+    """NeMo's plugin that writes a checkpoint before the time of a Slurm job is over, after the step under way."""
+    return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(PreemptionCallback)])

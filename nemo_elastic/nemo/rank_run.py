@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ranking as a job of its own: a checkpoint with sorted weights and first members, from which stage 1 starts.
+
+Ranking looks at whole layers, so it runs at tensor-parallel size 1; training a large parent does not. Here it runs
+without optimizer, gradients and teacher, over data-parallel ranks, and what it leaves loads at any layout.
+
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import nemo_run as run
+from nemo import lightning as nl
+from nemo.collections import llm
+from nemo.lightning import io
+from nemo.lightning.ckpt_utils import ckpt_to_dir
+from nemo.lightning.io.pl import TrainerContext
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+
+from .apply import apply_elastic
+from .context import read_context
+from .model import ElasticMambaModel
+from .shaping import prepare_members
+
+
+class RankCallback(pl.Callback, io.IOMixin):
+    """Ranks, sorts and searches at the start of a validation, and writes the model down.
+
+    A job that finds its checkpoint has nothing to do: a repeated experiment goes on behind it.
+
+    Args:
+        out: folder for the ranking and the search's trace (`ranking/`, `shapes.json`).
+        checkpoint: NeMo checkpoint to write, whole or not at all.
+    """
+
+    def __init__(self, out: str, checkpoint: str) -> None:
+        self.out, self.checkpoint = out, checkpoint
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        model: ElasticMambaModel = pl_module
+        if not already_ranked(Path(self.checkpoint), model.elastic_config):
+            prepare_members(trainer, model, Path(self.out))
+            save_whole(trainer, Path(self.checkpoint))
+
+
+def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
+    """Whether an earlier run left this checkpoint.
+
+    Raises:
+        ElasticError: it did, with another block.
+    """
+    if not checkpoint.exists():
+        return False
+    if read_context(checkpoint).elastic != config.to_dict():
+        raise ElasticError(f"{checkpoint}: was ranked with another elastic block; give a new folder, or remove it")
+    return True
+
+
+def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
+    """Write a NeMo checkpoint without optimizer state; all ranks call it."""
+    partial = checkpoint.with_name(f"{checkpoint.name}-unfinished")
+    if trainer.is_global_zero:
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.strategy.barrier()
+    trainer.save_checkpoint(partial, weights_only=True)
+    if trainer.is_global_zero:
+        TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
+        partial.rename(checkpoint)
+    trainer.strategy.barrier()
+
+
+def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: str, checkpoint: str) -> run.Partial:
+    """Turn a stock recipe at tensor-parallel size 1 into one that ranks its parent.
+
+    Args:
+        recipe: what stage 1 would train, with stage 1's data: its first samples are looked at. Changed in place.
+        config: the elastic block.
+        parent: NeMo checkpoint of the parent.
+        out, checkpoint: see `RankCallback`.
+
+    Returns:
+        A recipe of `llm.validate`, which reads a single global batch.
+
+    Raises:
+        ElasticError: see `apply_elastic` and `already_ranked`.
+    """
+    # no loss is taken; with one against the parent, the parent would be in memory twice
+    block = replace(config, distill=replace(config.distill, mode="ce"))
+    apply_elastic(recipe, block, teacher=parent, verbose=False)
+    # where the checkpoint lies on this machine, one of another block is refused before anything starts
+    already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))
+    trainer = recipe.trainer
+    trainer.callbacks = [run.Config(RankCallback, out=out, checkpoint=checkpoint)]
+    trainer.limit_val_batches = 1
+    # Megatron builds an order of all validations that training would make: this many train batches have one
+    trainer.val_check_interval = recipe.data.num_train_samples or trainer.max_steps
+    trainer.strategy.ckpt_async_save = False
+    trainer.strategy.setup_optimizers = False
+    trainer.strategy.ddp = "pytorch"  # outside of training that is none at all, so no buffers for gradients
+    log = run.Config(nl.NeMoLogger, name="rank", explicit_log_dir=recipe.log.explicit_log_dir)
+    return run.Partial(llm.validate, model=recipe.model, data=recipe.data, trainer=trainer, log=log)

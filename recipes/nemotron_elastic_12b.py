@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+r"""Nemotron Nano V2 12B → 12B, 9B and 6B, nested: the family of Nemotron Elastic (arXiv 2511.16664).
+
+Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_12b.yaml;
+lengths, batches, steps and rates are the paper's, `curriculum.PAPER`; bf16.
+
+The layout is the fastest that fits, by `nemo_elastic.plan`. On the 128 H100s of the defaults:
+
+    stage 1: TP4 PP1 DP32 SP
+    stage 2: TP4 PP1 DP32 SP recompute
+
+Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for activations. At
+TP4 those of 8192 tokens fit once sequence parallelism divides the residual stream. Those of 49152 tokens fit at no
+tensor-parallel size of a node, so they are computed again in the backward pass, and TP4 is enough again: TP8 would fit
+too, with smaller products and so less of a GPU's rate. No pipeline parallelism with a frozen teacher, which is whole;
+no context parallelism. The ranking takes one node: every GPU holds the parent, 24.6 GB, without gradients, optimizer
+or teacher.
+
+    $ python recipes/run_slurm.py --recipe nemotron_elastic_12b --parent /checkpoints/12b --dir /runs/12b \
+        --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \
+        --account research --partition batch --image nemo-elastic:25.11 --mount /checkpoints /runs /data
+
+    >>> from nemotron_elastic_12b import stage1_recipe
+    >>> recipe = stage1_recipe("/checkpoints/12b", [0.7, "/data/code", 0.3, "/data/web"], "/runs/12b")
+    >>> recipe.trainer.val_check_interval = 100
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo.collections import llm
+
+from nemo_elastic.nemo.cluster import FamilyRecipe
+
+FAMILY = FamilyRecipe(
+    name="nemotron_elastic_12b",
+    stock=llm.nemotron_nano_12b_v2.pretrain_recipe,
+    shape="nemotron-nano-12b-v2",
+    block=Path(__file__).resolve().parents[1] / "conf" / "elastic_12b.yaml",
+)
+rank_recipe = FAMILY.rank_recipe
+stage1_recipe = FAMILY.stage1_recipe
+stage2_recipe = FAMILY.stage2_recipe
+slice_step = FAMILY.slice_step
+family_experiment = FAMILY.family_experiment

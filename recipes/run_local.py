@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+r"""Run a recipe of this folder on this machine: torchrun, one process per GPU.
+
+    python recipes/run_local.py --recipe nemotron_elastic_8b --parent /checkpoints/8b --dir /runs/8b \
+        --data 0.7 /data/code 0.3 /data/web --devices 8 --gpu h200
+
+--dryrun prints what would run. See docs/clusters.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import nemo_run as run
+
+RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
+
+
+def get_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options that are the same wherever a recipe runs."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", required=True, choices=RECIPES)
+    parser.add_argument("--parent", required=True, help="NeMo checkpoint of the parent")
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="[WEIGHT] PREFIX",
+        help="Megatron token files, without .bin and .idx",
+    )
+    parser.add_argument("--long-data", nargs="+", metavar="[WEIGHT] PREFIX", help="those of stage 2, if others")
+    parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
+    parser.add_argument(
+        "--tokenizer", help="folder of the parent's tokenizer; by default NeMo's recipe loads it from a hub"
+    )
+    parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
+    parser.add_argument("--gpu", default="h100", help="their kind, for the layout: h100 or h200")
+    parser.add_argument("--dryrun", action="store_true", help="print what would run")
+    return parser
+
+
+def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
+    """torchrun on this machine.
+
+    Raises:
+        ElasticError: more than one node.
+    """
+    import nemo_run as run
+
+    from nemo_elastic.errors import bad
+
+    if nodes != 1:
+        raise bad("num_nodes", nodes, "1 on this machine; run_slurm.py has more")
+    # torchrun lies beside python, also where the environment is not active
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return run.LocalExecutor(
+        ntasks_per_node=devices, launcher="torchrun", env_vars={"PATH": path, "TOKENIZERS_PARALLELISM": "0"} | threads
+    )
+
+
+def refuse(error: Exception) -> NoReturn:
+    """One line, and the exit code of bad input."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat: int = 1) -> None:
+    """Run the recipe that the options name; a mistake of the user's is one line and exit code 2."""
+    from nemo_elastic.errors import ElasticError
+
+    try:
+        importlib.import_module(args.recipe).family_experiment(
+            args.parent,
+            args.data,
+            args.dir,
+            long_data=args.long_data,
+            tokenizer=args.tokenizer,
+            num_nodes=num_nodes,
+            num_gpus_per_node=args.devices,
+            gpu=args.gpu,
+            executors=executors,
+            repeat=repeat,
+            dryrun=args.dryrun,
+        )
+    except ElasticError as error:
+        refuse(error)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """See the module."""
+    args = get_parser(__doc__).parse_args(argv)
+    args.dir = str(Path(args.dir).resolve())
+    experiment(args, local_executor, num_nodes=1)
+
+
+if __name__ == "__main__":
+    main()

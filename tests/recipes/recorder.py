@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A callback that writes down what a stage starts and ends with, one file per rank; it runs inside the jobs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from megatron.core import parallel_state
+
+from nemo_elastic.nemo.model import ElasticMambaModel
+from tests.nemo.training_worker import digest, state_of
+
+
+class StateRecorder(pl.Callback):
+    """Digests of a stage's state, its lengths and its draws, in FOLDER/stageN-rankM.json.
+
+    Args:
+        folder: where to write.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.told: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not isinstance(pl_module, ElasticMambaModel):
+            return
+        core = pl_module.hidden.core
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.told = {
+            "start": state_of(trainer, pl_module),
+            "members": [m.to_json() for m in pl_module.members.get()],
+            "frozen": pl_module.members.is_frozen,
+            "length": [core.config.recompute_granularity, data.seq_length, pl_module.config.seq_length],
+            "sampling": pl_module.elastic_config.weights(),
+            "parallel": [
+                parallel_state.get_tensor_model_parallel_world_size(),
+                parallel_state.get_data_parallel_world_size(),
+                core.config.sequence_parallel,
+            ],
+            "lr": [g["lr"] for g in trainer.optimizers[0].param_groups],
+            # one that every rank holds, and the first row of one that is cut in two
+            "norm": core.decoder.final_norm.weight.tolist(),
+            "row": core.decoder.layers[1].mlp.linear_fc2.weight[0].tolist(),
+        }
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.told:
+            self.told |= {
+                "end": state_of(trainer, pl_module),
+                "end_members": [m.to_json() for m in pl_module.members.get()],
+                "end_lr": [g["lr"] for g in trainer.optimizers[0].param_groups],
+                "teacher_moved": digest(dict(pl_module.hidden.teacher.named_parameters()))
+                != self.told["start"]["teacher"],
+            }
+            out = Path(self.folder) / f"stage{pl_module.stage}-rank{trainer.global_rank}.json"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(self.told))

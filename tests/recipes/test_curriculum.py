@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The curriculum: the paper's figures, names that are known beforehand, the ranking's recipe, failing jobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+
+pytestmark = pytest.mark.nemo
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_the_defaults_are_the_papers() -> None:
+    from nemo_elastic.nemo.curriculum import PAPER
+
+    one, two = PAPER.stage1, PAPER.stage2
+    assert (one.seq_length, one.global_batch_size) == (8192, 1536)
+    assert (two.seq_length, two.global_batch_size) == (49152, 512)
+    assert one.tokens == pytest.approx(65e9, rel=0.01)
+    assert two.tokens == pytest.approx(45e9, rel=0.01)
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    assert one.block(config).weights() == pytest.approx([1 / 3] * 3)
+    assert two.block(config).weights() == pytest.approx([0.5, 0.3, 0.2])
+    assert (PAPER.lr, PAPER.warmup_steps, PAPER.steps) == (9e-5, 60, 6960)
+
+
+def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
+    from nemo_elastic.nemo.curriculum import PAPER
+
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    assert replace(PAPER.stage2.block(config), sampling=config.sampling) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seq_length", 0), ("global_batch_size", 1.5), ("max_steps", -1), ("micro_batch_size", True)]
+)
+def test_sizes_are_positive_integers(field: str, value: Any) -> None:
+    from nemo_elastic.nemo.curriculum import Stage
+
+    sizes = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2} | {field: value}
+    with pytest.raises(ElasticError, match=f"stage.{field}: .* at least 1"):
+        Stage(**sizes)
+
+
+def test_sampling_has_a_weight_for_each_budget() -> None:
+    from nemo_elastic.nemo.curriculum import Stage
+
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    with pytest.raises(ElasticError, match=r"stage.sampling: \(0.5, 0.5\) .* one weight for each of 12b, 9b, 6b"):
+        Stage(8, 4, 2, sampling=(0.5, 0.5)).block(config)
+
+
+def test_a_relative_folder_is_refused() -> None:
+    from nemo_elastic.nemo.curriculum import PAPER, slice_step
+
+    with pytest.raises(ElasticError, match=r"dir: 'runs/12b' .* an absolute path"):
+        slice_step(PAPER, ElasticConfig.load(CONF / "elastic_12b.yaml"), dir="runs/12b")
+
+
+def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
+    from nemo_elastic.nemo.curriculum import PAPER, slice_step
+
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    assert slice_step(PAPER, config, dir="/runs/12b").ranking == "/runs/12b/rank/elastic/ranking"
+    given = replace(config, ranking="/rankings/12b")
+    assert slice_step(PAPER, given, dir="/runs/12b").ranking == "/rankings/12b"
+
+
+def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NeMo-Run says nothing in its exit code; ours must."""
+    import nemo_run as run
+    from run_local import local_executor
+
+    def without_torchrun(nodes: int, devices: int) -> run.LocalExecutor:
+        executor = local_executor(nodes, devices)
+        executor.launcher = None
+        return executor
+
+    from nemo_elastic.nemo.curriculum import run_family, slice_family
+
+    monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))  # read from the environment on import
+    nothing = run.Partial(slice_family, checkpoint=str(tmp_path / "nothing"), out=str(tmp_path))
+    with pytest.raises(ElasticError, match=r"family: first failed; its log is in .*/first"):
+        run_family("family", {"first": nothing}, without_torchrun)
+    assert not (tmp_path / "family").exists()
+    logs = [p.read_text(errors="replace") for p in (tmp_path / "experiments").rglob("*/first/**/*.log")]
+    assert any("ElasticError" in text for text in logs), "it ran, and failed by itself"
+
+
+def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
+    from nemo_elastic.nemo.curriculum import slice_family
+
+    with pytest.raises(ElasticError):
+        slice_family(str(tmp_path), str(tmp_path / "out"))

@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the docstrings of the recipes show, and the executor of the page on clusters; test_docs.py has the pages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documentation import ROOT, blocks
+from tests.test_docs import parse_python
+
+SCRIPTS = sorted((ROOT / "recipes").glob("*.py"))
+RECIPES = [path for path in SCRIPTS if path.stem.startswith("nemotron")]
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_its_command_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = re.findall(
+        r"^ +(?:\$ )?python (recipes/\w+\.py .*)", docstring(path).replace("\\\n", " "), re.MULTILINE
+    )
+    words = shlex.split(command)
+    assert path.stem in words or words[0] == f"recipes/{path.name}"
+    parse_python(words, monkeypatch)
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_its_python_runs(path: Path) -> None:
+    lines = re.findall(r">>> (.*)", docstring(path))
+    assert len(lines) >= 2
+    names: dict[str, Any] = {}
+    exec("\n".join(line for line in lines if "family_experiment(" not in line), names)
+    assert ("recipe" in names) == ("tiny" not in path.stem)
+    assert "recipe" not in names or names["recipe"].trainer.val_check_interval == 100
+
+
+@pytest.mark.nemo
+def test_the_executors_of_the_page_on_clusters() -> None:
+    (block,) = [b for b in blocks("python", page=ROOT / "docs" / "clusters.md") if "def executors" in b.text]
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    stage, cut = names["executors"](16, 8), names["executors"](1, 1)
+    assert (stage.nodes, stage.ntasks_per_node, stage.partition) == (16, 8, "batch")
+    assert (cut.nodes, cut.ntasks_per_node, cut.partition) == (1, 1, "interactive")
+
+
+@pytest.mark.nemo
+def test_the_page_names_what_the_tiny_one_leaves() -> None:
+    import nemotron_elastic_tiny as tiny
+
+    from nemo_elastic.nemo.curriculum import end_of, ranked_checkpoint, ranking_dir, stage_checkpoint
+
+    plan = tiny.curriculum()
+    left = {ranking_dir("/x"), ranked_checkpoint("/x"), end_of("/x/parent", tiny.PARENT_STEPS)}
+    left |= {stage_checkpoint("/x", plan, number) for number in (1, 2)}
+    (block,) = [b for b in blocks("text", page=ROOT / "docs" / "recipes.md") if "parent/checkpoints" in b.text]
+    assert left <= {f"/x/{line.split()[0]}" for line in block.text.splitlines()}

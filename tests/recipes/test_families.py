@@ -1,0 +1,229 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The large recipes, built in full on a CPU: exact sizes, members, layouts that fit, and what jobs hand over."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan import GPUS, RunShape, layouts, preset
+from nemo_elastic.plan.work import members
+
+pytestmark = pytest.mark.nemo
+ROOT = Path(__file__).parents[2]
+PARAMETERS = {
+    "nemotron_elastic_12b": 12_310_001_152,
+    "nemotron_elastic_9b": 8_888_227_328,
+    "nemotron_elastic_8b": 8_100_852_736,
+}
+BLEND = [0.7, "/data/code", 0.3, "/data/web"]
+WHERE = ("/checkpoints/parent", BLEND, "/runs/family")
+
+
+@pytest.fixture(params=PARAMETERS)
+def module(request: pytest.FixtureRequest) -> Any:
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def stages(module: Any) -> dict[int, Any]:
+    return {1: module.stage1_recipe(*WHERE), 2: module.stage2_recipe(*WHERE)}
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Any]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.recipes.meta_worker", *PARAMETERS]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_model_of_a_recipe_builds_in_full(name: str, built: dict[str, Any]) -> None:
+    shape = preset(importlib.import_module(name).FAMILY.shape)
+    whole = built[name]
+    assert whole["class"] == "MambaModel"
+    assert whole["layers"] == shape.num_layers
+    assert whole["parameters"] == PARAMETERS[name] == parameters(shape, shape.full)
+    assert 0 < whole["router"] < whole["parameters"] / 50
+
+
+def test_members_reach_their_budgets(module: Any) -> None:
+    config = module.FAMILY.config
+    parent = config.parent_shape(preset(module.FAMILY.shape))
+    targets = config.targets(parent)
+    for name, subnet in members(parent, config).items():
+        assert 0.95 * targets[name] < parameters(parent, subnet) <= targets[name]
+
+
+def test_the_12b_family_has_a_9b_and_a_6b() -> None:
+    config = importlib.import_module("nemotron_elastic_12b").FAMILY.config
+    parent = config.parent_shape(preset("nemotron-nano-12b-v2"))
+    sizes = {name: parameters(parent, subnet) / 1e9 for name, subnet in members(parent, config).items()}
+    assert sizes["12b"] == pytest.approx(12.31, abs=0.01)
+    assert 8.5 < sizes["9b"] <= 8.9
+    assert 5.7 < sizes["6b"] <= 6.0
+
+
+def test_token_budgets_are_those_of_the_recipes_themselves(stages: dict[int, Any]) -> None:
+    tokens = {
+        number: recipe.trainer.max_steps * recipe.data.global_batch_size * recipe.data.seq_length
+        for number, recipe in stages.items()
+    }
+    assert tokens[1] == pytest.approx(65e9, rel=0.01)
+    assert tokens[2] == pytest.approx(45e9, rel=0.01)
+    for recipe in stages.values():
+        assert recipe.data.num_train_samples == recipe.trainer.max_steps * recipe.data.global_batch_size
+
+
+def test_layouts_fit_and_are_the_planners(module: Any, stages: dict[int, Any]) -> None:
+    for number, recipe in stages.items():
+        strategy, config, data = recipe.trainer.strategy, recipe.model.config, recipe.data
+        gpus = recipe.trainer.num_nodes * recipe.trainer.devices
+        shape = RunShape(data.seq_length, data.global_batch_size, data.micro_batch_size, gpus, "h100", number)
+        recompute = config.recompute_granularity == "full"
+        mine = [
+            layout
+            for layout in layouts(preset(module.FAMILY.shape), module.FAMILY.config, shape)
+            if (layout.tensor, layout.pipeline, layout.sequence_parallel, layout.recompute)
+            == (
+                strategy.tensor_model_parallel_size,
+                strategy.pipeline_model_parallel_size,
+                strategy.sequence_parallel,
+                recompute,
+            )
+        ]
+        assert len(mine) == 1
+        assert mine[0].fits
+        assert mine[0].memory.total < GPUS["h100"].usable
+        assert strategy.context_parallel_size == 1
+        told = [line.strip() for line in module.__doc__.splitlines()]
+        assert f"stage {number}: {mine[0]}" in told, "the docstring names the layout"
+
+
+def test_other_machines_get_another_layout(module: Any) -> None:
+    recipe = module.stage2_recipe(*WHERE, num_nodes=8, gpu="h200")
+    assert recipe.trainer.num_nodes == 8
+    found = recipe.trainer.strategy.tensor_model_parallel_size, recipe.model.config.recompute_granularity
+    there = module.FAMILY.layout(2, importlib.import_module("nemo_elastic.nemo.curriculum").PAPER, 64, "h200")
+    assert found == (there.tensor, "full" if there.recompute else None)
+    with pytest.raises(ElasticError, match="no layout"):
+        module.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
+
+
+def test_stages_are_bf16_and_have_the_papers_rates(stages: dict[int, Any]) -> None:
+    from nemo_elastic.nemo.curriculum import PAPER
+
+    for number, recipe in stages.items():
+        (precision,) = recipe.trainer.plugins
+        assert precision.precision == "bf16-mixed"
+        assert not getattr(precision, "fp8", None)
+        assert recipe.optim.config.lr == 9e-5
+        assert recipe.optim.config.lr * recipe.optim.lr_mult == pytest.approx(1e-2)
+        schedule = recipe.optim.lr_scheduler
+        assert (schedule.warmup_steps, schedule.total_steps) == (60, PAPER.steps)
+        assert schedule.min_ratio == pytest.approx(0.1)
+        assert schedule.start_step == (0 if number == 1 else PAPER.stage1.max_steps)
+        assert schedule.freeze_step == round(0.67 * PAPER.stage1.max_steps)
+        assert recipe.model.stage_steps == recipe.trainer.max_steps
+        assert recipe.model.config.seq_length == recipe.data.seq_length
+
+
+def test_jobs_hand_over(module: Any, stages: dict[int, Any]) -> None:
+    rank, cut = module.rank_recipe(*WHERE), module.slice_step("/runs/family")
+    (callback,) = rank.trainer.callbacks
+    assert callback.checkpoint == stages[1].resume.restore_config.path == "/runs/family/rank/checkpoints/ranked"
+    assert stages[1].resume.restore_config.load_optim_state is False
+    assert stages[2].resume.restore_config.path == "/runs/family/stage1/checkpoints/step=5169-last"
+    assert stages[2].resume.restore_config.load_optim_state is True
+    assert cut.checkpoint == "/runs/family/stage2/checkpoints/step=1789-last"
+    for number, recipe in stages.items():
+        assert recipe.resume.resume_if_exists is True
+        assert recipe.log.explicit_log_dir == f"/runs/family/stage{number}"
+        assert recipe.log.ckpt.filename == "{step}"
+        assert recipe.log.ckpt.save_optim_on_train_end is True
+        assert recipe.model.teacher == "/checkpoints/parent"
+        assert recipe.trainer.strategy.ckpt_load_strictness is None
+    assert stages[1].model.elastic["axes"] == stages[2].model.elastic["axes"] == rank.model.elastic["axes"]
+
+
+def test_the_ranking_holds_the_parent_once_and_reads_stage_ones_data(module: Any, stages: dict[int, Any]) -> None:
+    from nemo.collections import llm
+
+    rank = module.rank_recipe(*WHERE)
+    strategy = rank.trainer.strategy
+    assert rank.__fn_or_cls__ is llm.validate
+    assert (rank.trainer.num_nodes, rank.trainer.devices) == (1, 8)
+    assert (strategy.tensor_model_parallel_size, strategy.sequence_parallel) == (1, False)
+    assert (strategy.setup_optimizers, strategy.ddp) == (False, "pytorch")
+    assert rank.model.elastic["distill"]["mode"] == "ce"  # which has no teacher beside the model
+    assert rank.model.teacher == "/checkpoints/parent"  # whose weights are ranked
+    same = ("paths", "split", "seq_length", "num_train_samples", "seed", "index_mapping_dir")
+    assert all(getattr(rank.data, name) == getattr(stages[1].data, name) for name in same)
+    assert rank.data.global_batch_size == 8
+
+
+def test_recomputation_is_a_config_that_megatron_takes(stages: dict[int, Any]) -> None:
+    import fiddle
+
+    config = stages[2].model.config
+    config.apply_rope_fusion = config.gradient_accumulation_fusion = False  # kernels that a CPU has not
+    assert fiddle.build(config).recompute_granularity == config.recompute_granularity
+
+
+def test_data_are_a_blend_or_splits(module: Any) -> None:
+    recipe = module.stage1_recipe(*WHERE)
+    assert recipe.data.paths == BLEND
+    assert recipe.data.split == "998,1,1"
+    recipe = module.stage1_recipe("/parent", {"train": ["/a"], "validation": ["/b"]}, "/runs/family")
+    assert recipe.data.paths == {"train": ["/a"], "validation": ["/b"], "test": ["/b"]}
+    assert recipe.data.split is None
+    for data, told in (("/data/text", "data: '/data/text'"), ([], r"data: \[\]"), ({"train": ["/a"]}, "validation")):
+        with pytest.raises(ElasticError, match=told):
+            module.stage1_recipe("/parent", data, "/runs/family")
+
+
+def test_a_tokenizer_may_be_a_folder(module: Any) -> None:
+    recipe = module.stage1_recipe(*WHERE, tokenizer="/checkpoints/tokenizer")
+    assert recipe.model.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
+    assert recipe.data.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
+
+
+def test_a_curriculum_is_followed(module: Any) -> None:
+    from nemo_elastic.nemo.curriculum import PAPER
+
+    short = replace(PAPER, stage1=replace(PAPER.stage1, max_steps=100), lr=5e-5)
+    first = module.stage1_recipe(*WHERE, curriculum=short)
+    second = module.stage2_recipe(*WHERE, curriculum=short)
+    assert (first.trainer.max_steps, first.optim.config.lr) == (100, 5e-5)
+    assert second.resume.restore_config.path.endswith("stage1/checkpoints/step=99-last")
+    assert second.optim.lr_scheduler.start_step == 100
+    assert first.trainer.val_check_interval == 100
+
+
+def test_a_recipe_reads_the_block_in_conf(module: Any) -> None:
+    assert module.FAMILY.block.parent == ROOT / "conf"
+    assert ElasticConfig.load(module.FAMILY.block) == module.FAMILY.config
+    stage = module.stage1_recipe(*WHERE)
+    assert ElasticConfig.from_dict(stage.model.elastic) == module.FAMILY.config
+
+
+def test_the_table_in_the_documentation_is_up_to_date() -> None:
+    from tools.recipe_table import table
+
+    stored = (ROOT / "docs" / "tables" / "recipes.md").read_text(encoding="utf-8")
+    assert table() == stored, ".venv/bin/python tools/recipe_table.py > docs/tables/recipes.md"

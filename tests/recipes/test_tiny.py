@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny recipe: parent → rank → stage 1 → stage 2 → slice, one experiment, two torchrun ranks a job.
+
+It runs once; every test reads what the jobs left and what `recorder.StateRecorder` wrote down inside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from .tiny_worker import STEPS
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("1.6m", "1.1m", "0.8m")
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from nemo_elastic.data.build import build_data
+
+    folder = tmp_path_factory.mktemp("tiny")
+    text = folder / "text"
+    text.mkdir()
+    library = Path(json.__file__).parent.parent
+    for name in ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest"):
+        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    build_data(folder / "data", [text], vocab=1024, held_out_problems=4)
+    block = OmegaConf.load(ROOT / "conf" / "elastic_tiny.yaml")
+    block.elastic.importance = {"samples": 8, "depth_samples": 1}
+    block.elastic.search = {"candidates": 8, "tokens": 256}
+    OmegaConf.save(block, folder / "elastic.yaml")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.recipes.tiny_worker", str(folder)],
+        cwd=folder, env=env, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(ran: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """What each stage told on each rank: (stage, rank) -> facts."""
+    return {(s, r): json.loads((ran / "told" / f"stage{s}-rank{r}.json").read_text()) for s in (1, 2) for r in (0, 1)}
+
+
+@pytest.mark.parametrize("part", ["weights", "router", "members", "optimizer", "moments", "teacher"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_stage_two_starts_with_exactly_what_stage_one_left(told: Any, part: str, rank: int) -> None:
+    assert told[2, rank]["start"][part] == told[1, rank]["end"][part]
+
+
+def test_stages_train_and_the_teacher_stays(told: Any) -> None:
+    for key, facts in told.items():
+        assert facts["start"]["weights"] != facts["end"]["weights"], key
+        assert int(facts["end"]["moments"]) > 0
+        assert not facts["teacher_moved"]
+    assert told[1, 0]["start"]["router"] != told[1, 0]["end"]["router"]
+    assert told[2, 0]["start"]["router"] == told[2, 0]["end"]["router"]
+
+
+def test_stage_two_has_its_own_context_length_sampling_and_recomputation(told: Any) -> None:
+    assert told[1, 0]["length"] == [None, 128, 128]
+    assert told[2, 0]["length"] == ["full", 256, 256]
+    assert told[1, 0]["sampling"] == pytest.approx([1 / 3] * 3)
+    assert told[2, 0]["sampling"] == [0.5, 0.3, 0.2]
+
+
+def test_stages_are_tensor_parallel_with_sequence_parallelism(told: Any) -> None:
+    for facts in told.values():
+        assert facts["parallel"] == [2, 1, True]
+    # shards: the ranks of a stage hold different weights, and one router
+    assert told[1, 0]["start"]["weights"] != told[1, 1]["start"]["weights"]
+    assert told[1, 0]["end"]["router"] == told[1, 1]["end"]["router"]
+
+
+def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, told: Any) -> None:
+    found = json.loads((ran / "tiny" / "rank" / "elastic" / "shapes.json").read_text())
+    assert found["report"]["source"] == "search"
+    assert told[1, 0]["members"] == [found["members"][name] for name in NAMES]
+    assert not told[1, 0]["frozen"]
+    assert told[2, 0]["frozen"]
+    assert not (ran / "tiny" / "stage1" / "elastic" / "ranking").exists()
+    assert told[2, 1]["end_members"] == told[1, 0]["end_members"]
+
+
+def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
+    """Ranked at tensor-parallel size 1, loaded at 2."""
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.nemo.checkpoint import read_checkpoint
+    from nemo_elastic.plan import preset
+    from nemo_elastic.ranking import Ranking, sort
+
+    parent = ElasticConfig.load(ran / "elastic.yaml").parent_shape(preset("nemotron-h-tiny"))
+    whole, _ = read_checkpoint(ran / "tiny" / "parent" / "checkpoints" / "step=3-last", parent)
+    ranked, elastic = read_checkpoint(ran / "tiny" / "rank" / "checkpoints" / "ranked", parent)
+    ranking = Ranking.load(ran / "tiny" / "rank" / "elastic" / "ranking", parent)
+    ordered = sort(whole, ranking, parent)
+    assert all((ordered[name] == ranked[name]).all() for name in ordered)
+    assert any((whole[name] != ranked[name]).any() for name in ordered)
+    assert elastic["router.drop_order"].tolist() == list(ranking.depth)
+    first, second = told[1, 0], told[1, 1]
+    assert first["norm"] == second["norm"] == ranked["backbone.norm_f.weight"].tolist()
+    assert first["row"] + second["row"] == ranked["backbone.layers.1.mixer.down_proj.weight"][0].tolist()
+
+
+def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
+    from nemo_elastic.nemo.optim import ElasticSchedule
+
+    whole = ElasticSchedule(total_steps=sum(STEPS), warmup_steps=2)
+    assert told[2, 0]["lr"] == told[1, 0]["end_lr"]
+    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model_factor(STEPS[0]))
+    assert max(told[2, 0]["end_lr"]) == pytest.approx(3e-3 * 0.1)
+
+
+def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) -> None:
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.export.hf import read_shapes
+    from nemo_elastic.export.verify import verify
+    from nemo_elastic.ranking import Ranking
+
+    shapes = read_shapes(ran / "tiny" / "family")
+    assert shapes.family is not None
+    assert [m.name for m in shapes.family] == list(NAMES)
+    assert [m.subnet.to_json() for m in shapes.family] == told[2, 0]["end_members"]
+    assert shapes.family.ranking_digest == Ranking.load(ran / "tiny" / "rank" / "elastic" / "ranking").digest
+    assert verify(ran / "tiny" / "family").ok
+    for member in shapes.family:
+        cut = read_shapes(ran / "tiny" / "members" / member.name)
+        assert cut.held == member.subnet
+        assert parameters(cut.parent, cut.held) == member.parameters
+
+
+def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:
+    from dataclasses import replace
+
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.nemo.rank_run import already_ranked
+
+    checkpoint = ran / "tiny" / "rank" / "checkpoints" / "ranked"
+    config = ElasticConfig.load(ran / "elastic.yaml")
+    config = replace(config, distill=replace(config.distill, mode="ce"))
+    assert already_ranked(checkpoint, config)
+    assert not already_ranked(checkpoint.with_name("other"), config)
+    with pytest.raises(ElasticError, match="ranked with another elastic block; give a new folder"):
+        already_ranked(checkpoint, replace(config, seed=7))
