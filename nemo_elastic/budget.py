@@ -35,8 +35,9 @@ class Budget:
             not isinstance(self.name, str)
             or not self.name
             or not self.name.replace(".", "").replace("-", "").isalnum()
+            or len(self.name) > 100  # it becomes part of file names
         ):
-            raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes")
+            raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes, at most 100")
         where = f"elastic.budgets[{self.name}]"
         given = [f for f in ("params", "ratio", "memory") if getattr(self, f) is not None]
         if len(given) > 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from .errors import ElasticError, bad
+from .errors import ElasticError, bad, shown
 from .prefix import BlockedPrefix
 
 MAMBA, MLP, ATTENTION = "mamba", "mlp", "attention"
@@ -30,6 +30,10 @@ LAYER_AXES = {
     MAMBA_HEAD_DIM: (MAMBA, "head_dim"),
     ATTENTION_HEADS: (ATTENTION, "heads"),
 }
+
+
+#: more than any model has; a line of a damaged file must not fill the memory with layers
+MAX_LAYERS = 10_000
 
 
 def _positive(field: str, value: Any) -> int:
@@ -73,6 +77,8 @@ class Parent:
         unknown = sorted(set(self.pattern) - set(PATTERN)) if isinstance(self.pattern, str) else [self.pattern]
         if unknown or not self.pattern:
             raise bad("parent.pattern", self.pattern, "a Nemotron-H pattern has one of M, - and * per layer")
+        if len(self.pattern) > MAX_LAYERS:
+            raise bad("parent.pattern", self.pattern, f"at most {MAX_LAYERS} layers")
         for f in fields(self):
             if f.type == "int":
                 _positive(f"parent.{f.name}", getattr(self, f.name))
@@ -150,9 +156,9 @@ def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
     names = [f.name for f in fields(cls)]
     for key in data:
         if key not in names:
-            near = get_close_matches(str(key), names, 1)
+            near = get_close_matches(key, names, 1) if isinstance(key, str) else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ElasticError(f"{field}: unknown field {key!r}{hint} (allowed: {', '.join(names)})")
+            raise ElasticError(f"{field}: unknown field {shown(key)}{hint} (allowed: {', '.join(names)})")
     for f in fields(cls):
         if f.default is MISSING and f.default_factory is MISSING and f.name not in data:
             raise ElasticError(f"{field}.{f.name}: missing")
@@ -249,6 +255,8 @@ class Subnet:
         known = known_fields(cls, data, field)
         if not isinstance(known["layers"], list):
             raise bad(f"{field}.layers", known["layers"], "a list of layers")
+        if len(known["layers"]) > parent.num_layers:
+            raise bad(f"{field}.layers", len(known["layers"]), f"at most the parent's {parent.num_layers} layers")
         layers = tuple(Layer(**known_fields(Layer, x, f"{field}.layers[{i}]")) for i, x in enumerate(known["layers"]))
         return cls(known[HIDDEN], layers).validate(parent)
 

@@ -20,7 +20,24 @@ from typing import Any
 from .errors import ElasticError
 from .renames import clear_leftovers, put_in_place, sync, temporary
 
-__all__ = ["atomic_dir", "atomic_write", "check_apart", "explain_os_error", "read_json"]
+__all__ = [
+    "atomic_dir",
+    "atomic_write",
+    "check_apart",
+    "explain_os_error",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "whole_number",
+]
+
+# Files come from anywhere: what a small one unfolds to, and how much of a large one is read, has a limit.
+_TEXT_BYTES = 64 * 2**20
+_YAML_BYTES = 2**18
+_YAML_VALUES = 100_000
+#: What an interpolation counts for: each of n, three to a value, may hold three of the next, which makes 3^(n/3).
+_INTERPOLATION = 5_000
+_DIGITS = 20
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNWRITABLE = {
@@ -149,7 +166,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity.
+    """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
 
     Args:
         path: The file.
@@ -162,7 +179,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ElasticError(f"{path}: no such file") from None
     except UnicodeDecodeError as exc:
@@ -170,13 +187,81 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except OSError as exc:
         raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite)
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=whole_number
+        )
     except json.JSONDecodeError as exc:
         raise ElasticError(f"{path}: not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})") from None
     except RecursionError:
         raise ElasticError(f"{path}: not valid JSON (nested too deeply)") from None
-    except ValueError as exc:  # ours below, or an integer of thousands of digits
+    except ValueError as exc:  # ours below
         raise ElasticError(f"{path}: not valid JSON ({exc})") from None
+
+
+def read_text(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> str:
+    """Read a UTF-8 file that has to be small.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        ElasticError: It is larger.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)  # not by its size: a pipe and a device have none
+    if len(content) > most:
+        raise ElasticError(f"{path}: larger than {most >> 10} KiB, which no such file is")
+    return content.decode("utf-8")
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file as OmegaConf does: plain values, no tag that names code, interpolations resolved.
+
+    Aliases and interpolations are counted before they are written out: a dozen lines of them can stand for terabytes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is not YAML, or would unfold to too much.
+        Exception: What PyYAML and OmegaConf raise, which share no base class.
+    """
+    import io
+
+    import yaml
+    from omegaconf import OmegaConf
+
+    text = read_text(path, _YAML_BYTES)
+    if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
+        raise ValueError("its aliases and interpolations may stand for too much")
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
+
+
+def whole_number(text: str) -> int:
+    """An integer of JSON; one of thousands of digits has no `str`, and none of ours is near.
+
+    Raises:
+        ValueError: It is longer than any size.
+    """
+    if len(text) > _DIGITS:
+        raise ValueError(f"the number {text[:_DIGITS]}… is too large")
+    return int(text)
+
+
+def _unfolded(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for when each alias is written out."""
+    if node is None or isinstance(node.value, str):
+        return 1 + (_INTERPOLATION * node.value.count("${") if node is not None else 0)
+    if id(node) not in known:
+        known[id(node)] = -1
+        inner = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
+    if known[id(node)] < 0:
+        raise ValueError("an anchor holds an alias of itself")
+    return known[id(node)]
 
 
 @contextmanager

@@ -254,7 +254,7 @@ def check_name(where: str, name: Any) -> str:
     try:
         return Budget(name).name
     except ElasticError:
-        raise bad(where, name, "letters, digits, dots and dashes") from None
+        raise bad(where, name, "letters, digits, dots and dashes, at most 100") from None
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:

@@ -17,6 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CATALOGUE = Path(__file__).with_suffix(".yaml")
+CASES = ROOT / "tests" / "bad_input" / "cases.yaml"
 HOLE = "…"
 HEAD = """\
 # Troubleshooting
@@ -32,6 +33,9 @@ error: elastic.router.freeze_at: 2.0 is not allowed; a fraction of stage 1 from 
 First the field as you wrote it, or the file; then the value; then what would have been fine. In the lines below `…`
 stands for whatever differs: search this page for a word of the fixed part. `nemo-elastic doctor` looks at the
 environment and says what is wrong and what mends it. A traceback is a bug of ours; please report it.
+
+{tested} of the {lines} kinds of line below are provoked by the {cases} cases of bad input in
+`tests/bad_input/cases.yaml`, which a test runs.
 """
 
 
@@ -83,6 +87,11 @@ def matches(pattern: str, line: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split(HOLE))), line) is not None
 
 
+def explains(pattern: str, line: str) -> bool:
+    """Whether a line is one that a pattern stands for, said alone or after the name of a file."""
+    return matches(pattern, line) or matches(f"{HOLE}: {pattern}", line)
+
+
 def _shown(line: str, entry: Entry) -> str:
     if entry.is_symptom:
         return f"**{line}**"
@@ -91,7 +100,10 @@ def _shown(line: str, entry: Entry) -> str:
 
 def page(groups: list[Group]) -> str:
     """The whole page, as Markdown."""
-    lines = [HEAD]
+    said = [case["says"] for case in yaml.safe_load(CASES.read_text(encoding="utf-8"))]
+    patterns = [p for group in groups for entry in group.entries if not entry.is_symptom for p in entry.says]
+    tested = sum(any(explains(p, line) for line in said) for p in patterns)
+    lines = [HEAD.format(tested=tested, lines=len(patterns), cases=len(said))]
     for group in groups:
         lines += [f"## {group.title}", ""]
         if group.text is not None:

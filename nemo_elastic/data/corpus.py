@@ -166,7 +166,7 @@ def _read_file(path: Path, name: str) -> Iterator[Document]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ElasticError(f"{path} line {number}: not JSON") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise ElasticError(f"{path} line {number}: no object with a field 'text' that is a string")

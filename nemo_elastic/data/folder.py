@@ -241,7 +241,7 @@ def _read_problems(path: Path) -> list[Problem]:
         where = f"{path} line {line_number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ElasticError(f"{where}: not JSON") from None
         prompt = row.pop("prompt", None) if isinstance(row, dict) else None
         length = row.pop("length", None) if isinstance(row, dict) else None

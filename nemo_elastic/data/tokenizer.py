@@ -84,14 +84,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Open the tokenizer of a folder, without transformers.
 
     Raises:
-        ElasticError: If there is none.
+        ElasticError: If there is none, or it is damaged.
     """
     from tokenizers import Tokenizer
 
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ElasticError(f"{path}: no tokenizer here")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as exc:  # tokenizers raises nothing narrower
+        raise ElasticError(f"{path}: not a tokenizer ({str(exc).splitlines()[0]})") from None
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:

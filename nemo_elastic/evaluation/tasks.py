@@ -7,7 +7,6 @@ The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.files import read_json
 from nemo_elastic.runtime import MemberModel
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
@@ -195,7 +195,10 @@ def _end_of_text(folder: Path, token_to_id: Callable[[str], int | None]) -> int:
     path = folder / "tokenizer_config.json"
     token: Any = None
     if path.is_file():
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise ElasticError(f"{path}: not a JSON object")
+        token = settings.get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
     found = token_to_id(token) if isinstance(token, str) else None
     if found is None:

@@ -10,6 +10,7 @@ digest would take longer than the writing.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ __all__ = ["CHECKSUMS_FILE", "Checksum", "read_checksums", "write_checksums"]
 
 CHECKSUMS_FILE = "elastic_checksums.json"
 _ALGORITHM = "crc32"
-_LENGTH = 8
+_DIGITS = re.compile("[0-9a-f]{8}")
 
 
 class Checksum:
@@ -70,8 +71,8 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
         if not isinstance(known["tensors"], dict):
             raise bad("tensors", known["tensors"], "a mapping name -> checksum")
         for name, checksum in known["tensors"].items():
-            if not isinstance(checksum, str) or len(checksum) != _LENGTH:
-                raise bad(f"tensors.{name}", checksum, f"{_LENGTH} hexadecimal digits")
+            if not isinstance(checksum, str) or not _DIGITS.fullmatch(checksum):
+                raise bad(f"tensors.{name}", checksum, "8 hexadecimal digits")
     except ElasticError as exc:
         raise exc if exc.message.startswith(str(path)) else ElasticError(f"{path}: {exc}") from None
     return known["tensors"]

@@ -19,7 +19,7 @@ from nemo_elastic import layout
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet, known_fields
-from nemo_elastic.files import read_json
+from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.manifest import FILE as FAMILY_FILE
 from nemo_elastic.manifest import VERSION, Family, check_name
 
@@ -193,11 +193,13 @@ def _nemo() -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     # Not `files.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path), parse_int=whole_number)
     except FileNotFoundError:
         raise ElasticError(f"{path.parent}: not a model folder (it has no config.json)") from None
     except OSError as exc:
         raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+    except ElasticError:
+        raise
     except (ValueError, RecursionError) as exc:
         raise ElasticError(f"{path}: not valid JSON ({exc})") from None
     if not isinstance(config, dict):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import ATTENTION, LAYER_AXES, MAMBA, MLP, SYMBOL, Layer, Parent, Subnet
+from nemo_elastic.family import ATTENTION, LAYER_AXES, MAMBA, MAX_LAYERS, MLP, SYMBOL, Layer, Parent, Subnet
 
 __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "to_hf_config"]
 
@@ -186,6 +186,9 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
     pattern, listed = config.get("hybrid_override_pattern"), config.get("layers_block_type", config.get("layer_types"))
+    for told in (pattern, listed):
+        if isinstance(told, (str, list)) and len(told) > MAX_LAYERS:
+            raise bad(f"{where}: num_hidden_layers", len(told), f"at most {MAX_LAYERS}")
     types: list[str] | None = None
     if listed is not None:
         if not isinstance(listed, list) or not listed:

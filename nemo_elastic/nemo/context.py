@@ -9,6 +9,7 @@ that were given, and the config's class the rest.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,11 @@ def token_ids(tokenizer: Path | None) -> dict[str, int]:
     )
     ids: dict[Any, Any] = _mapping(model, "vocab")
     for token in added if isinstance(added, list) else []:
-        if isinstance(token, Mapping):
-            ids[token.get("content")] = token.get("id")
+        if isinstance(token, Mapping) and isinstance(token.get("content"), str):
+            ids[token["content"]] = token.get("id")
     for number, token in decoder.items():
-        if isinstance(token, Mapping) and number.isdecimal():
-            ids[token.get("content")] = int(number)
+        if isinstance(token, Mapping) and isinstance(token.get("content"), str) and re.fullmatch("[0-9]{1,9}", number):
+            ids[token["content"]] = int(number)
     found = {}
     for key in _SPECIAL:
         token = config.get(key)

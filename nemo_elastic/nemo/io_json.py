@@ -16,8 +16,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import read_json
 
 _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
+_BEGUN = object()
 #: where classes may lie whose defaults are looked up
-_PACKAGES = ("nemo.", "nemo_elastic.")
+_PACKAGES = ("nemo.collections.llm.", "nemo_elastic.nemo.")
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
@@ -37,34 +38,40 @@ def read_io_json(file: Path, path: str) -> dict[str, Any]:
     try:
         objects = data["objects"]
         key = next(k for k, o in objects.items() if f"<root>.{path}" in (o.get("paths") or ()))
-        value = _object(objects, key, ())
+        value = _object(objects, key, {})
     except StopIteration:
         raise ElasticError(f"{file}: says nothing of {path}") from None
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:
         raise ElasticError(f"{file}: not what NeMo writes ({type(exc).__name__}: {exc})") from None
     return value if isinstance(value, dict) else {}
 
 
-def _object(objects: Mapping[str, Any], key: str, above: tuple[str, ...]) -> Any:
-    if key in above:
-        raise ValueError(f"{key} holds itself")
+def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
+    """An object of the graph; `known` has those that were read, as each may be held by many, and those begun."""
+    if key in known:
+        if known[key] is _BEGUN:
+            raise ValueError(f"{key} holds itself")
+        return known[key]
+    known[key] = _BEGUN
     told = objects[key]
     items: dict[Any, Any] = {}
     for name, value in told["items"]:
         match = _KEY.fullmatch(name)
         if match is None:
             raise ValueError(name)
-        items[ast.literal_eval(match[1])] = _value(objects, value, (*above, key))
+        items[ast.literal_eval(match[1])] = _value(objects, value, known)
     kind = told["type"]["name"]
     if kind in ("list", "tuple"):
-        return list(items.values())
-    return _defaults(objects, told) | items if kind == "Config" else items
+        known[key] = list(items.values())
+    else:
+        known[key] = _defaults(objects, told) | items if kind == "Config" else items
+    return known[key]
 
 
-def _value(objects: Mapping[str, Any], value: Mapping[str, Any], above: tuple[str, ...]) -> Any:
+def _value(objects: Mapping[str, Any], value: Mapping[str, Any], known: dict[str, Any]) -> Any:
     if value["type"] == "leaf":
         return value["value"]
-    return _object(objects, value["key"], above) if value["type"] == "ref" else None
+    return _object(objects, value["key"], known) if value["type"] == "ref" else None
 
 
 def _defaults(objects: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def _defaults(objects: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, 
         return {}
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError:  # of another release
+    except Exception:  # of another release, or no module at all: a module may raise anything
         return {}
     fields = dataclasses.fields(found) if isinstance(found, type) and dataclasses.is_dataclass(found) else ()
     return {f.name: f.default for f in fields if isinstance(f.default, (bool, int, float, str, type(None)))}

@@ -64,7 +64,7 @@ def check_orders(parent: Parent, orders: Orders) -> None:
     for name, axis in expected.items():
         size, groups = parent.axis(axis).size, _groups(parent, axis)
         given = np.asarray(orders[name])
-        if given.shape != (size,) or not np.array_equal(np.sort(given), np.arange(size)):
+        if given.shape != (size,) or given.dtype.kind != "i" or not np.array_equal(np.sort(given), np.arange(size)):
             raise ElasticError(f"ranking: order {name!r} is not a permutation of its {size} channels")
         if np.any(given // (size // groups) != np.tile(np.arange(groups), size // groups)):
             raise ElasticError(f"ranking: order {name!r} moves a head out of its group of {size // groups}")

@@ -126,10 +126,14 @@ class Ranking:
         head = read_json(path / JSON)
         if not isinstance(head, dict) or "version" not in head:
             raise ElasticError(f"{path / JSON}: not a ranking (it has no version)")
-        if head["version"] != VERSION:
+        if isinstance(head["version"], bool) or head["version"] != VERSION:
             raise bad(f"{path / JSON}: version", head["version"], f"this release reads version {VERSION}")
         known = known_fields(_Head, head, str(path / JSON))
-        shape = Parent.from_json(known["parent"], f"{path / JSON}: parent")
+        try:
+            shape = Parent.from_json(known["parent"])
+            options = RankOptions.from_json(known["options"], "options")
+        except ElasticError as e:
+            raise ElasticError(f"{path / JSON}: {e.message}") from None
         tensors = _tensors(path / TENSORS)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
@@ -140,9 +144,8 @@ class Ranking:
         try:
             depth = tuple(int(step["layer"]) for step in known["depth"])
             depth_scores = tuple(None if s["score"] is None else float(s["score"]) for s in known["depth"])
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise ElasticError(f"{path / JSON}: depth is not a list of {{layer, score}}") from None
-        options = RankOptions.from_json(known["options"], f"{path / JSON}: options")
         try:
             out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
         except ElasticError as e:
@@ -169,5 +172,5 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except FileNotFoundError:
         raise ElasticError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as e:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:  # dtypes that numpy has not, too
         raise ElasticError(f"{path}: not readable as safetensors ({e})") from None

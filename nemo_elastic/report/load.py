@@ -176,9 +176,12 @@ def load_run(path: Path) -> Run:
 
 def number(value: Any) -> float | None:
     """`value` as a finite float, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer above every float
+        return None
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

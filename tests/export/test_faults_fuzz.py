@@ -23,6 +23,7 @@ from nemo_elastic.cli import main
 from nemo_elastic.export.hf import MEMBER_FILE
 from nemo_elastic.export.verify import verify
 from nemo_elastic.manifest import FILE as FAMILY_FILE
+from tests.hostile import JSON, leaves
 from tests.shapes import PARENT
 
 from .helpers import random_values, write
@@ -37,11 +38,6 @@ FILES = {
 }
 CHOICES = st.sampled_from([(kind, file) for kind, files in FILES.items() for file in files])
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5) | st.just("../x"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=4,
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +49,6 @@ def originals(tmp_path_factory):
     write(place / "sharded", PARENT, {"small": SMALL}, tensors=values, shard_bytes=8000)
     slice_checkpoint(place / "family", place / "member", member="small")
     return place
-
-
-def leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to everything in a JSON value but itself."""
-    keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path for key, inner in keys for path in [(*at, key), *leaves(inner, (*at, key))]]
 
 
 def call(*arguments: object) -> tuple[int, str]:

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A case of the catalogue: whole folders, the damage done to them, a command, the line that it must say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_elastic import slice_checkpoint
+from nemo_elastic.data.build import build_data
+from nemo_elastic.export.hf import MEMBER_FILE
+from nemo_elastic.ranking import Ranking
+from tests.export.helpers import random_values, write
+from tests.shapes import PARENT as SHAPE
+
+CATALOGUE = Path(__file__).with_name("cases.yaml")
+PARENT = replace(SHAPE, vocab=512)
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+BLOCK: dict[str, Any] = {
+    "elastic": {
+        "budgets": [{"name": "big"}, {"name": "half", "ratio": 0.7}],
+        "axes": {"hidden": [16, 12, 8], "ffn": {"choices": [16, 8], "stripes": 4}, "depth": [5, 4]},
+    }
+}
+#: a block for `nemotron_nano_12b_v2`
+LARGE: dict[str, Any] = {
+    "elastic": {
+        "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}],
+        "axes": {"hidden": [5120, 4480], "ffn": {"choices": [20480, 15360], "stripes": 8}, "depth": [62, 58]},
+    },
+    "teacher": "/checkpoints/12b",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the catalogue.
+
+    Attributes:
+        run: the command line after `nemo-elastic`, in a folder with the originals that it or the damage names.
+        says: the line, without `error: `; … stands for what another machine or release words differently.
+        write: file -> its text; an empty folder where the name ends in a slash.
+        set: JSON or YAML file -> {dotted.path: value}; a value of $gone takes the entry away.
+        swap: file -> [text that is in it, text instead].
+        cut: file -> number of bytes that its end has lost.
+        remove: files and folders.
+        nemo: needs NeMo.
+    """
+
+    run: str
+    says: str
+    write: dict[str, str] = field(default_factory=dict)
+    set: dict[str, dict[str, Any]] = field(default_factory=dict)
+    swap: dict[str, list[str]] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    nemo: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        return shlex.split(self.run)
+
+    @property
+    def names(self) -> set[str]:
+        """First parts of all paths that it names."""
+        paths = [*self.arguments, *self.write, *self.set, *self.swap, *self.cut, *self.remove]
+        return {path.rpartition("=")[2].lstrip("@").split("/")[0] for path in paths}
+
+    def damage(self, place: Path) -> None:
+        """Do to the copies in `place` what the row says."""
+        for name, text in self.write.items():
+            path = place / name
+            (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                path.write_bytes(text.encode("latin-1" if "\xff" in text else "utf-8"))
+        for name, values in self.set.items():
+            path = place / name
+            data = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text())
+            for at, value in values.items():
+                _set(data, at, value)
+            path.write_text(json.dumps(data) if path.suffix == ".json" else yaml.safe_dump(data))
+        for name, (old, new) in self.swap.items():
+            content = (place / name).read_bytes()
+            assert content.count(old.encode()) >= 1, f"{name} has no {old}"
+            (place / name).write_bytes(content.replace(old.encode(), new.encode(), 1))
+        for name, lost in self.cut.items():
+            content = (place / name).read_bytes()
+            (place / name).write_bytes(content[:-lost])
+        for name in self.remove:
+            path = place / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _set(data: Any, at: str, value: Any) -> None:
+    *way, last = [int(part) if part.isdecimal() else part for part in re.split(r"\.", at)]
+    for part in way:
+        data = data[part]
+    if value == "$gone":
+        del data[last]
+    else:
+        data[last] = value
+
+
+def read_cases(path: Path = CATALOGUE) -> list[Case]:
+    """The catalogue; a field that a case has not is an error."""
+    return [Case(**row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
+
+
+class Originals:
+    """Whole folders and files by name, each made when the first case needs it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.made: set[str] = set()
+
+    def copy(self, names: set[str], place: Path) -> None:
+        """Put copies of those that are named into a folder."""
+        for name in sorted(names & set(MAKERS)):
+            original = self.get(name)
+            if original.is_dir():
+                shutil.copytree(original, place / name)
+            else:
+                shutil.copy(original, place / name)
+
+    def get(self, name: str) -> Path:
+        path = self.place / name
+        if name not in self.made:
+            MAKERS[name](self, path)
+            self.made.add(name)
+        return path
+
+    @cached_property
+    def tensors(self) -> Any:
+        return random_values(PARENT)
+
+    def family(self, path: Path) -> None:
+        write(path, PARENT, {"small": SMALL}, tensors=self.tensors)
+
+    def sharded(self, path: Path) -> None:
+        write(path, PARENT, {"small": SMALL}, tensors=self.tensors, shard_bytes=20_000)
+
+    def member(self, path: Path) -> None:
+        slice_checkpoint(self.get("family"), path, member="small")
+
+    def parent(self, path: Path) -> None:
+        slice_checkpoint(self.get("family"), path, member="full")
+        (path / MEMBER_FILE).unlink()
+
+    def ranking(self, path: Path) -> None:
+        Ranking.trivial(PARENT).save(path)
+
+    def data(self, path: Path) -> None:
+        build_data(path, [Path(sysconfig.get_paths()["stdlib"], "json")], vocab=400, held_out_problems=8)
+
+    def block(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(BLOCK))
+
+    def large(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(LARGE))
+
+
+MAKERS: dict[str, Callable[[Originals, Path], None]] = {
+    "family": Originals.family,
+    "sharded": Originals.sharded,
+    "member": Originals.member,
+    "parent": Originals.parent,
+    "ranking": Originals.ranking,
+    "data": Originals.data,
+    "elastic.yaml": Originals.block,
+    "12b.yaml": Originals.large,
+}

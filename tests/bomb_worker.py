@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small files that stand for endless ones, read within limits that the kernel holds: see tests/test_bombs.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.export.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.export.hf import read_shapes
+from nemo_elastic.export.hf_config import to_hf_config
+from nemo_elastic.export.safetensors_io import open_shard
+from nemo_elastic.family import Subnet
+from nemo_elastic.files import read_json
+from nemo_elastic.manifest import FILE, Family
+from tests.shapes import PARENT
+
+#: what one file of each kind may take, all of them together for the seconds
+MEMORY, SECONDS = 3 * 2**30, 120
+FAMILY = Family.of(PARENT, {"full": PARENT.full}).to_json()
+LEVELS = range(1, 30)
+
+
+def chain(first: str, each: str) -> str:
+    """Lines of which each holds the one before ten times."""
+    return "\n".join([first, *(each.format(i=i, before=i - 1) for i in LEVELS)])
+
+
+TEN = ", ".join(["*a{before}"] * 10)
+#: name -> text of a block
+BLOCKS = {
+    "aliases": chain("a0: &a0 [1, 2]", "a{i}: &a{i} [" + TEN + "]"),
+    "merged aliases": chain("a0: &a0 {x: 1}", "a{i}: &a{i} {{<<: [" + TEN + "]}}"),
+    "an alias of itself": "seed: &a [1, {b: *a}]",
+    "interpolations": chain("a0: x", "a{i}: " + "${{a{before}}}" * 10),
+    "interpolated mappings": chain("a0: {x: 1}", "a{i}: {{x: '${{a{before}}}', y: '${{a{before}}}'}}"),
+    "an interpolation of itself": "seed: ${seed}",
+    "aliases of interpolations": "a: &a ['${b}', '${b}']\nb: &b ['${c}', '${c}']\nc: [" + "*a, " * 30_000 + "]",
+    "depth": "[" * 100_000,
+    "depth of mappings": "{a: " * 50_000,
+    "depth of a block": "".join(" " * i + "a:\n" for i in range(600)),
+    "length": "# \n" * 200_000,
+    "a number": "seed: 0x" + "f" * 200_000,
+    "a number to base 60": "seed: " + ":59" * 80_000,
+}
+#: name -> text of a JSON file
+JSON = {
+    "depth": "[" * 5_000_000,
+    "closed depth": "[" * 100_000 + "]" * 100_000,
+    "depth of mappings": '{"a":' * 1_000_000,
+    "a number": "1" * 30_000_000,
+    "a fraction": "0." + "1" * 30_000_000,
+    "length": " " * (64 * 2**20 + 1),
+}
+
+
+def families() -> dict[str, str]:
+    """Name -> text of an `elastic.json`."""
+    full, axes = FAMILY["members"]["full"], FAMILY["axes"]
+    layer = {"index": 0, "type": "mamba", "heads": 2, "head_dim": 1}
+    hidden = {"choices": list(range(3_000_000)), "per_layer": False, "blocks": 1}
+    changes = {
+        "layers of the parent": {"parent": FAMILY["parent"] | {"pattern": "M" * 30_000_000}},
+        "layers of a member": {"members": {"full": full | {"subnet": {"hidden": 1, "layers": [layer] * 300_000}}}},
+        "names": {"members": {"x" * 30_000_000: full}},
+        "choices": {"axes": axes | {"hidden": hidden}},
+    }
+    return {name: json.dumps(FAMILY | change) for name, change in changes.items()}
+
+
+def read(what: str, reader: Callable[[], Any]) -> None:
+    try:
+        reader()
+        print(f"{what}: READ")
+    except ElasticError as refused:
+        assert "\n" not in str(refused) and len(str(refused)) < 4100
+        print(f"{what}: refused")
+    sys.stdout.flush()
+
+
+def main(place: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    for name, text in BLOCKS.items():
+        (place / "block.yaml").write_text(text)
+        read(f"block: {name}", lambda: ElasticConfig.load(place / "block.yaml"))
+    for name, text in JSON.items():
+        (place / "some.json").write_text(text)
+        read(f"json: {name}", lambda: Subnet.from_json(read_json(place / "some.json"), PARENT))
+    for name, text in families().items():
+        (place / FILE).write_text(text)
+        read(f"family: {name}", lambda: Family.load(place))
+    (place / FILE).unlink()
+    config = to_hf_config(PARENT, PARENT.full)
+    layers = {"hybrid_override_pattern": "M" * 30_000_000, "num_hidden_layers": 30_000_000}
+    (place / "config.json").write_text(json.dumps(config | layers))
+    read("config: layers", lambda: read_shapes(place))
+    (place / "config.json").write_text("1" * 30_000_000)
+    read("config: a number", lambda: read_shapes(place))
+    (place / CHECKSUMS_FILE).write_text('{"algorithm": "crc32", "tensors": {' + '"a": "00000000", ' * 100_000 + "}}")
+    read("checksums: twice", lambda: read_checksums(place))
+    shape = b'{"a": {"shape": [' + b"9999999999999999999," * 100_000 + b"1]}}"
+    for name, header in {"depth": b"[" * 1_000_000, "a shape": shape}.items():
+        (place / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        read(f"weights: {name}", lambda: open_shard(place / "a.safetensors"))
+    (place / "a.safetensors").write_bytes(b"\xff" * 8)
+    read("weights: a header of 2^64 bytes", lambda: open_shard(place / "a.safetensors"))
+    for name in ("endless.json", FILE, "config.json"):
+        (place / name).unlink(missing_ok=True)
+    os.symlink("/dev/zero", place / "endless.json")
+    read("json: a device without an end", lambda: read_json(place / "endless.json"))
+    print("whole")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
