@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.files import read_yaml
 
 from .apply import apply_elastic
 from .plugin import ElasticPlugin
@@ -129,9 +130,10 @@ def read_mapping(name: str, path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise bad(name, path, "an existing YAML file")
     try:
-        toml = Path(path).suffix == ".toml"
-        loaded = OmegaConf.create(ConfigSerializer().load_dict(path)) if toml else OmegaConf.load(path)
-        data = OmegaConf.to_container(loaded, resolve=True)
+        if Path(path).suffix == ".toml":
+            data = OmegaConf.to_container(OmegaConf.create(ConfigSerializer().load_dict(path)), resolve=True)
+        else:
+            data = read_yaml(path)
     except Exception as error:  # YAML, TOML and OmegaConf errors share no base class
         raise ElasticError(f"{name}: {path} is not readable ({str(error).splitlines()[0]})") from None
     if not isinstance(data, dict):
