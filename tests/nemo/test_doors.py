@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
     assert serializer.deserialize(serializer.serialize(recipe)) == recipe
 
 
+@pytest.fixture
+def root_log() -> Iterator[None]:
+    """An experiment of NeMo-Run turns the root logger to stdout, and back when Python collects it."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+@pytest.mark.usefixtures("root_log")
 def test_the_plugin_leaves_the_recipe_itself_alone(stock: Any, tmp_path: Path, monkeypatch: Any) -> None:
     import nemo_run as run
 

@@ -20,8 +20,17 @@ from omegaconf import OmegaConf
 from .tiny_worker import STEPS
 
 ROOT = Path(__file__).parents[2]
+STOPPED_STEPS = 6  # of stop_worker, which imports NeMo
 NAMES = ("1.6m", "1.1m", "0.8m")
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+
+
+def run_worker(name: str, folder: Path, *args: str) -> None:
+    """Run a module of this folder in a process of its own."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
+    command = [sys.executable, "-m", f"tests.recipes.{name}", str(folder), *args]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +48,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block.elastic.importance = {"samples": 8, "depth_samples": 1}
     block.elastic.search = {"candidates": 8, "tokens": 256}
     OmegaConf.save(block, folder / "elastic.yaml")
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.recipes.tiny_worker", str(folder)],
-        cwd=folder, env=env, capture_output=True, text=True, timeout=1800,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    run_worker("tiny_worker", folder)
     return folder
 
 
@@ -139,6 +143,16 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) ->
         cut = read_shapes(ran / "tiny" / "members" / member.name)
         assert cut.held == member.subnet
         assert parameters(cut.parent, cut.held) == member.parameters
+
+
+def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
+    rank = ran / "stopped" / "rank"
+    rank.parent.mkdir()
+    rank.symlink_to(ran / "tiny" / "rank")
+    checkpoints = ran / "stopped" / "stage1" / "checkpoints"
+    for step, left in (("3", "step=3-last"), (None, f"step={STOPPED_STEPS - 1}-last")):
+        run_worker("stop_worker", ran, *([step] if step else []))
+        assert [path.name for path in checkpoints.iterdir()] == [left]
 
 
 def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:

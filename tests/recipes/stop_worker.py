@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 of the tiny recipe in one process, as one of several jobs in a row, for test_tiny.py.
+
+python -m tests.recipes.stop_worker FOLDER [STEP]: at STEP it gets the signal that Slurm sends before its limit.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from nemo.lightning import io
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+STEPS = 6
+
+
+class Signal(pl.Callback, io.IOMixin):
+    """Slurm, in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(folder: Path, step: int | None) -> None:
+    from dataclasses import replace
+
+    import fiddle
+    import nemo_run as run
+    import nemotron_elastic_tiny as tiny
+
+    from nemo_elastic.nemo.curriculum import stop_in_time
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from tests.recipes.stop_worker import Signal
+
+    tiny.RANKS, tiny.BLOCK = 1, folder / "elastic.yaml"
+    plan = tiny.curriculum()
+    plan = replace(plan, stage1=replace(plan.stage1, max_steps=STEPS, global_batch_size=4, micro_batch_size=4))
+    parent = str(folder / "tiny" / "parent" / "checkpoints" / "step=3-last")
+    job = tiny.stage1_recipe(parent, str(folder / "data"), str(folder / "stopped"), plan)
+    stop_in_time().setup(job, run.LocalExecutor())
+    if step is not None:
+        job.trainer.callbacks.append(run.Config(Signal, step=step))
+    with cuda_as_cpu():  # NeMo's callback puts a flag on the current device
+        fiddle.build(job)()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
