@@ -82,7 +82,7 @@ class ElasticMambaModel(llm.MambaModel):
                 "teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint"
             )
         self.teacher_path, self.stage, self.stage_steps = teacher, stage, stage_steps
-        self.sampler = BudgetSampler(self.elastic_config.weights(), self.elastic_config.seed)
+        self.sampler = BudgetSampler(self.elastic_config.weights(), self.elastic_config.seed, stage)
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
         self.last_router: dict[str, Any] = {}

@@ -25,7 +25,9 @@ def test_frequencies_pass_a_chi_squared_test_pitfall_4(weights: list[float]) -> 
 def test_draws_are_independent_across_micro_batches_and_steps_pitfall_4() -> None:
     sampler = BudgetSampler([1, 1, 1], seed=0)
     draws = np.array([[sampler.draw(s, m) for m in range(4)] for s in range(2000)])
-    for a, b in ((draws[:, 0], draws[:, 1]), (draws[:-1, 0], draws[1:, 0]), (draws[:-1, 3], draws[1:, 0])):
+    second = np.array([BudgetSampler([1, 1, 1], seed=0, stage=2).draw(s, 0) for s in range(2000)])
+    pairs = (draws[:, 0], draws[:, 1]), (draws[:-1, 0], draws[1:, 0]), (draws[:-1, 3], draws[1:, 0])
+    for a, b in (*pairs, (draws[:, 0], second)):
         joint = np.zeros((3, 3))
         np.add.at(joint, (a, b), 1)
         expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True) / joint.sum()
