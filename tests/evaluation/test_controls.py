@@ -78,8 +78,8 @@ def test_an_unsorted_parent_without_stripes_is_cut_as_the_family():
 
     row = controls(trained, parent, loss, FamilyRuntime(plain))[0]
     striped = NemotronH(PARENT, plain.state_dict())
-    assert row.unsorted == perplexity(lambda t: striped(t, CUT), TOKENS, 32).nats
-    assert row.unsorted != perplexity(lambda t: plain(t, CUT), TOKENS, 32).nats
+    assert row.unsorted == pytest.approx(perplexity(lambda t: striped(t, CUT), TOKENS, 32).nats, rel=1e-6)
+    assert row.unsorted != pytest.approx(perplexity(lambda t: plain(t, CUT), TOKENS, 32).nats, rel=1e-4)
 
 
 def test_families_of_different_parents_are_refused():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
@@ -19,6 +20,8 @@ from tests.shapes import PARENT
 from tests.strategies import chains, parents
 
 some = settings(max_examples=25, deadline=None)
+#: a product may add in another order where its factors lie otherwise in memory
+LAST_BITS = {"rtol": 1e-12, "atol": 1e-14}
 
 
 def tokens_of(parent: Parent, batch: int = 2, length: int = 7) -> torch.Tensor:
@@ -35,9 +38,9 @@ def test_a_held_member_runs_its_own_members(data):
     held = model.submodel(middle)
     tokens = tokens_of(parent)
     assert sum(p.numel() for p in held.parameters()) == parameters(parent, middle)
-    assert torch.equal(held(tokens), model(tokens, middle))
-    assert torch.equal(held(tokens, small), model(tokens, small))
-    assert torch.equal(held.submodel(small)(tokens), model(tokens, small))
+    assert_close(held(tokens), model(tokens, middle), **LAST_BITS)
+    assert_close(held(tokens, small), model(tokens, small), **LAST_BITS)
+    assert_close(held.submodel(small)(tokens), model(tokens, small), **LAST_BITS)
     with torch.no_grad():
         held.get_parameter("backbone.norm_f.weight").zero_()
     assert model(tokens, middle).any(), "a submodel has memory of its own"
