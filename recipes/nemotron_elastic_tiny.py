@@ -176,14 +176,10 @@ def tiny_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """See the module."""
     args = tiny_parser().parse_args(argv)
-    from run_local import refuse
+    from nemo_elastic.errors import exit_in_one_line
 
-    from nemo_elastic.errors import ElasticError
-
-    try:
+    with exit_in_one_line():
         family_experiment(str(Path(args.dir).resolve()), args.data, args.parent, dryrun=args.dryrun)
-    except ElasticError as error:
-        refuse(error)
 
 
 if __name__ == "__main__":

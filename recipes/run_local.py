@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -69,17 +69,11 @@ def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
     )
 
 
-def refuse(error: Exception) -> NoReturn:
-    """One line, and the exit code of bad input."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
 def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat: int = 1) -> None:
     """Run the recipe that the options name; a mistake of the user's is one line and exit code 2."""
-    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.errors import exit_in_one_line
 
-    try:
+    with exit_in_one_line():
         importlib.import_module(args.recipe).family_experiment(
             args.parent,
             args.data,
@@ -93,8 +87,6 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
             repeat=repeat,
             dryrun=args.dryrun,
         )
-    except ElasticError as error:
-        refuse(error)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
