@@ -128,10 +128,11 @@ def select_times() -> dict[str, Any]:
     from nemo_elastic import layout
     from nemo_elastic.nn.model import NemotronH
     from nemo_elastic.nn.weights import check_nested
+    from nemo_elastic.plan import preset
     from nemo_elastic.runtime import FamilyRuntime
 
     parent = replace(
-        shape(), pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-", hidden=48, vocab=131072,
+        shape(), pattern=preset("nemotron-nano-12b-v2").pattern, hidden=48, vocab=131072,
         ffn=64, mamba_heads=32, mamba_head_dim=4, state=4, attention_head_dim=4,
     )  # fmt: skip
     keep = [i for i in range(62) if i not in (20, 21)]

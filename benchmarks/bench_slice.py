@@ -33,15 +33,11 @@ from nemo_elastic.export.hf import open_source
 from nemo_elastic.export.shards import Entry
 from nemo_elastic.export.slicer import cut_pieces
 from nemo_elastic.export.write import write_model
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.family import Subnet
 from nemo_elastic.manifest import Family
+from nemo_elastic.plan import preset
 
 ROOT = Path(__file__).parents[1]
-PATTERN = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-"
-NANO_12B = Parent(
-    pattern=PATTERN, hidden=5120, vocab=131072, ffn=20480, mamba_heads=128, mamba_head_dim=80, mamba_groups=8,
-    state=128, attention_heads=40, kv_heads=8, attention_head_dim=128, ffn_stripes=8,
-)  # fmt: skip
 SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory
 BLOCK = 2**25
 
@@ -62,7 +58,8 @@ class Ran:
 
 def family_of(layers: int) -> Family:
     """The first layers of the 12B, and members of about 0.72 and 0.49 of it on every axis."""
-    parent = replace(NANO_12B, pattern=PATTERN[:layers])
+    parent = preset("nemotron-nano-12b-v2").with_stripes(8)
+    parent = replace(parent, pattern=parent.pattern[:layers])
     dropped = set(range(9, layers, 10)) if layers > 20 else {layers - 1}
     keep = [i for i in range(layers) if i not in dropped]
     members = {

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nemo_elastic.family import Parent
+from nemo_elastic.plan import preset
 
 PARENT = Parent(
     pattern="M-M*-",
@@ -22,18 +21,5 @@ PARENT = Parent(
     attention_head_dim=4,
     ffn_stripes=4,
 )
-NANO_12B = Parent(
-    pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-",
-    hidden=5120,
-    vocab=131072,
-    ffn=20480,
-    mamba_heads=128,
-    mamba_head_dim=80,
-    mamba_groups=8,
-    state=128,
-    attention_heads=40,
-    kv_heads=8,
-    attention_head_dim=128,
-    ffn_stripes=8,
-)
-NANO_9B = replace(NANO_12B, pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-", hidden=4480, ffn=15680)
+#: tests/plan/test_presets.py holds these against NeMo's classes
+NANO_12B, NANO_9B = (preset(f"nemotron-nano-{size}-v2").with_stripes(8) for size in ("12b", "9b"))

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from nemo_elastic.config import AxisConfig, Budget, ElasticConfig
-from nemo_elastic.family import AXES, DEPTH, LAYER_AXES, Parent
+from nemo_elastic.family import AXES, DEPTH, LAYER_AXES
+from nemo_elastic.plan import preset
 from nemo_elastic.shapes import Space
 from tests.shapes import NANO_12B
 from tests.strategies import parents
@@ -27,20 +30,7 @@ NANO = ElasticConfig.from_dict(
 )
 
 #: twelve layers, awkward on purpose, small enough for thousands of members
-SMALL = Parent(
-    pattern="M-M-M*-M-M*-",
-    hidden=128,
-    vocab=512,
-    ffn=512,
-    mamba_heads=16,
-    mamba_head_dim=16,
-    mamba_groups=4,
-    state=16,
-    attention_heads=8,
-    kv_heads=2,
-    attention_head_dim=16,
-    ffn_stripes=4,
-)
+SMALL = replace(preset("nemotron-h-tiny"), vocab=512, ffn_stripes=4)
 SMALL_AXES = {
     "hidden": AxisConfig((128, 112, 96, 80, 64)),
     "ffn": AxisConfig((512, 384, 320, 256, 128), per_layer=True),
