@@ -64,6 +64,11 @@ class Picture:
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(words)}</text>'
         )
 
+    def paragraph(self, x: float, y: float, step: float, *lines: str) -> None:
+        """Small text, a line every `step`."""
+        for i, words in enumerate(lines):
+            self.text(x, y + step * i, words, "small")
+
     def line(self, points: Sequence[tuple[float, float]], kind: str = "line") -> None:
         told = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.parts.append(f'<polyline points="{told}" class="{kind}"/>')
@@ -125,15 +130,14 @@ def nested() -> Picture:
             p.rect(left + block * each, top, (each - 3) * columns / ffn[0], side * rows / hidden[0], kind)
     p.text(left, top - 6, "ffn", "small muted")
     p.text(left - 8, top + side - 4, "hidden", "small muted", "end")
-    for i, line in enumerate((
+    p.paragraph(456, top + 22, 24,
         "Rows: the hidden width, one block.",
         "Columns: FFN neurons, eight stripes.",
         "Sorting by importance has put the best",
         "channels of each block first.",
         "One class computes these indices: for",
         "masks, slices, exports and shards.",
-    )):  # fmt: skip
-        p.text(456, top + 22 + 24 * i, line, "small")
+    )  # fmt: skip
     return p
 
 
@@ -256,15 +260,14 @@ def runtime() -> Picture:
                        130 * rows / hidden[0], kind)  # fmt: skip
     p.text(310, top + 70, "→", "title", "middle")
     p.text(16, top + 16, "one weight", "bold small")
-    for i, line in enumerate((
+    p.paragraph(510, top + 14, 22,
         "Channels are stored in the order in",
         "which members give them up: each",
         "member is the top left corner, a view",
         "that one product reads as it lies.",
         "A selected member keeps only small",
         "vectors of its own beside it.",
-    )):  # fmt: skip
-        p.text(510, top + 14 + 22 * i, line, "small")
+    )  # fmt: skip
     return p
 
 

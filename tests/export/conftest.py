@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import pytest
 
+from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
+from tests.shapes import PARENT
+
+from .helpers import SMALL, random_values, write
 
 
 @pytest.fixture
@@ -20,3 +24,15 @@ def run(capsys, monkeypatch):
         return int(done.value.code or 0), told.out, told.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A family in one file, the same in several, and its small member."""
+    place = tmp_path_factory.mktemp("originals")
+    values = random_values(PARENT)
+    write(place / "family", PARENT, {"small": SMALL}, tensors=values)
+    write(place / "sharded", PARENT, {"small": SMALL}, tensors=values, shard_bytes=8000)
+    slice_checkpoint(place / "family", place / "member", member="small")
+    assert (place / "sharded" / "model-00001-of-00004.safetensors").exists()
+    return place

@@ -8,8 +8,6 @@ list of what happened, one entry a command: its exit code, its error text, and t
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -18,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.cli import main
+from .helpers import call
 
 Told = dict[str, Any]
 PAGE = 4096
@@ -30,13 +28,8 @@ def mount(*words: str) -> None:
 
 def run(place: Path, *arguments: object) -> Told:
     """Run a command of ours, and look into `place` afterwards."""
-    errors, code = io.StringIO(), 0
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as done:
-            code = int(done.code or 0)
-    return {"code": code, "error": errors.getvalue(), "names": sorted(p.name for p in place.iterdir())}
+    code, error = call(*arguments)
+    return {"code": code, "error": error, "names": sorted(p.name for p in place.iterdir())}
 
 
 def weights(family: Path) -> int:

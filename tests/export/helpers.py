@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from nemo_elastic import layout
+from nemo_elastic.cli import main
 from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.export.safetensors_io import ITEMSIZE, Raw
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.manifest import Family
+from tests.shapes import PARENT
+
+#: a member of it, cut on every axis
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 
 
 def random_words(parent: Parent, dtype: str = "BF16", seed: int = 0) -> dict[str, Raw]:
@@ -52,3 +59,14 @@ def scratch() -> Iterator[Path]:
     """A folder for one example of hypothesis."""
     with tempfile.TemporaryDirectory() as place:
         yield Path(place)
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    """Run a command of ours in this process: its exit code, and what it says on stderr."""
+    errors, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return code, errors.getvalue()

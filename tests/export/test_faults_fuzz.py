@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -14,21 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic import slice_checkpoint
-from nemo_elastic.cli import main
 from nemo_elastic.export.hf import MEMBER_FILE
 from nemo_elastic.export.verify import verify
 from nemo_elastic.manifest import FILE as FAMILY_FILE
 from tests.hostile import JSON, leaves
-from tests.shapes import PARENT
 
-from .helpers import random_values, write
+from .helpers import call
 
-SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: files to damage in each of the originals
 FILES = {
@@ -38,27 +32,6 @@ FILES = {
 }
 CHOICES = st.sampled_from([(kind, file) for kind, files in FILES.items() for file in files])
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """A family in one file, the same in several, and its small member."""
-    place = tmp_path_factory.mktemp("originals")
-    values = random_values(PARENT)
-    write(place / "family", PARENT, {"small": SMALL}, tensors=values)
-    write(place / "sharded", PARENT, {"small": SMALL}, tensors=values, shard_bytes=8000)
-    slice_checkpoint(place / "family", place / "member", member="small")
-    return place
-
-
-def call(*arguments: object) -> tuple[int, str]:
-    errors, code = io.StringIO(), 0
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as done:
-            code = int(done.code or 0)
-    return code, errors.getvalue()
 
 
 def never_a_traceback(folder: Path) -> None:

@@ -20,25 +20,12 @@ from nemo_elastic.export.hf import MEMBER_FILE, open_source
 from nemo_elastic.manifest import FILE as FAMILY_FILE
 from tests.shapes import PARENT
 
-from .helpers import contents, random_values, write
+from .helpers import SMALL, contents, random_values, write
 
-SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 UP = "backbone.layers.1.mixer.up_proj.weight"
 NORM = "backbone.norm_f.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD, CHECKSUMS = "model-00001-of-00004.safetensors", "elastic_checksums.json"
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """A family in one file, the same in several, and its small member."""
-    place = tmp_path_factory.mktemp("originals")
-    values = random_values(PARENT)
-    write(place / "family", PARENT, {"small": SMALL}, tensors=values)
-    write(place / "sharded", PARENT, {"small": SMALL}, tensors=values, shard_bytes=8000)
-    slice_checkpoint(place / "family", place / "member", member="small")
-    assert (place / "sharded" / SHARD).exists()
-    return place
 
 
 @pytest.fixture

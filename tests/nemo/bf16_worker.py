@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nemo.elastic_worker import BLOCK
+from tests.texts import FEW, library_text
 
 
 def main(folder: Path) -> None:
@@ -30,11 +31,7 @@ def main(folder: Path) -> None:
 
     quiet()
     torch.set_num_threads(1)
-    text = folder / "text"
-    text.mkdir(parents=True)
-    library = Path(json.__file__).parent.parent
-    for name in ("ast", "calendar", "decimal"):
-        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    text = library_text(folder / "text", FEW)
     build_data(folder / "data", [text], vocab=512, held_out_problems=4)
     seen: set[str] = set()
     logits = ElasticMambaModel.logits

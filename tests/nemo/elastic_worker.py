@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.texts import FEW, library_text
+
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
     "axes": {
@@ -41,11 +43,7 @@ def main(folder: Path) -> None:
 
     quiet()
     torch.set_num_threads(1)
-    text = folder / "text"
-    text.mkdir(parents=True)
-    library = Path(json.__file__).parent.parent
-    for name in ("ast", "calendar", "decimal"):
-        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    text = library_text(folder / "text", FEW)
     build_data(folder / "data", [text], vocab=500, held_out_problems=4)
 
     class Recorder(pl.Callback):

@@ -13,17 +13,9 @@ import yaml
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
+from tests.nemo.blocks import NANO_12B as BLOCK
 
 pytestmark = pytest.mark.nemo
-BLOCK = {
-    "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
-    "axes": {
-        "hidden": [5120, 4480, 3840, 3584],
-        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
-        "mamba_heads": {"choices": [128, 112, 96, 80]},
-        "depth": [62, 58, 54],
-    },
-}
 
 
 @pytest.fixture

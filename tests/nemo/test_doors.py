@@ -21,17 +21,10 @@ import yaml
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from tests.nemo.blocks import NANO_12B as BLOCK
+from tests.texts import library_text
 
 pytestmark = pytest.mark.nemo
-BLOCK: dict[str, Any] = {
-    "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
-    "axes": {
-        "hidden": [5120, 4480, 3840, 3584],
-        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
-        "mamba_heads": {"choices": [128, 112, 96, 80]},
-        "depth": [62, 58, 54],
-    },
-}
 TINY: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}],
     "axes": {
@@ -362,11 +355,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
 
-    text = folder / "text"
-    text.mkdir()
-    library = Path(json.__file__).parent.parent
-    for name in ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest"):
-        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    library_text(folder / "text")
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
     call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
     told = call(sys.executable, str(Path(__file__).with_name("doors_worker.py")), str(folder))

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.texts import library_text
+
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
     "axes": {
@@ -78,11 +80,7 @@ def main(folder: Path) -> None:
 
     quiet()
     torch.set_num_threads(1)
-    text = folder / "text"
-    text.mkdir(parents=True)
-    library = Path(json.__file__).parent.parent
-    for name in ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest"):
-        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    text = library_text(folder / "text")
     build_data(folder / "data", [text], vocab=512, held_out_problems=4)
     facts: dict[str, Any] = {"choices": [], "steps": STEPS}
 

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from tests.texts import library_text
+
 from .tiny_worker import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +40,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nemo_elastic.data.build import build_data
 
     folder = tmp_path_factory.mktemp("tiny")
-    text = folder / "text"
-    text.mkdir()
-    library = Path(json.__file__).parent.parent
-    for name in ("argparse", "ast", "calendar", "configparser", "datetime", "decimal", "difflib", "doctest"):
-        (text / f"{name}.py").write_text((library / f"{name}.py").read_text())
+    text = library_text(folder / "text")
     build_data(folder / "data", [text], vocab=1024, held_out_problems=4)
     block = OmegaConf.load(ROOT / "conf" / "elastic_tiny.yaml")
     block.elastic.importance = {"samples": 8, "depth_samples": 1}

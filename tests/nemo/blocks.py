@@ -1,0 +1,18 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Elastic blocks that several tests give to recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: for Nemotron Nano V2 12B
+NANO_12B: dict[str, Any] = {
+    "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
+    "axes": {
+        "hidden": [5120, 4480, 3840, 3584],
+        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+        "mamba_heads": {"choices": [128, 112, 96, 80]},
+        "depth": [62, 58, 54],
+    },
+}
