@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from nemo_elastic.config import integer
 from nemo_elastic.errors import bad
-from nemo_elastic.nn.kl import cross_entropy
+from nemo_elastic.nn.dtype import work_dtype
 
 #: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary
 _CHUNK = 1024
@@ -82,7 +83,9 @@ def perplexity(
             logits_tv = model(window_bl[:, :-1]).flatten(0, 1)
             labels_t = window_bl[:, 1:].flatten().to(logits_tv.device)
             for at in range(0, len(labels_t), _CHUNK):
-                total += cross_entropy(logits_tv[at : at + _CHUNK], labels_t[at : at + _CHUNK]).double().sum().item()
+                rows_tv = logits_tv[at : at + _CHUNK].to(work_dtype(logits_tv))
+                loss_t = F.cross_entropy(rows_tv, labels_t[at : at + _CHUNK], reduction="none")
+                total += loss_t.double().sum().item()
     return Loss(total / count, count)
 
 

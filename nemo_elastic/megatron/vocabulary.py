@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding and head at the width of a member.
+"""Embedding, head and the loss of the head, at the width of a member.
 
 MambaModel builds both itself and offers no spec for them, so they are given our class after construction
 (`make_elastic`): the subclasses add a forward and nothing else, names and sharding stay.
@@ -8,6 +8,7 @@ MambaModel builds both itself and offers no spec for them, so they are given our
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
-from megatron.core.tensor_parallel.mappings import (
-    gather_from_tensor_model_parallel_region,
-)
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
 from nemo_elastic.family import Subnet
+from nemo_elastic.nn.head_loss import Head, head_loss
 from nemo_elastic.prefix import Grid, Selection
 
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
@@ -127,3 +127,78 @@ def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:
         head.__class__ = ElasticHead
         head.elastic = state  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def hidden_states(model: MambaModel, tokens_bs: torch.Tensor) -> torch.Tensor:
+    """Output [s, b, d] of a pipeline stage's layers, on the last stage of the final norm; no logits are made.
+
+    What MambaModel's forward does before its head. Under sequence parallelism a shard [s/tp, b, d].
+    """
+    x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
+    return model.decoder(hidden_states=x, attention_mask=None)
+
+
+def vocabulary_loss(
+    student: tuple[MambaModel, torch.Tensor],
+    teacher: tuple[MambaModel, torch.Tensor] | None,
+    labels_bs: torch.Tensor,
+    weights_bs: torch.Tensor | None = None,
+    **how: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nn.head_loss` of two models' heads over the tensor-parallel vocabulary.
+
+    Args:
+        student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
+        teacher: the same of the teacher; None for cross-entropy alone.
+        labels_bs: token ids.
+        weights_bs: weight of every token (the loss mask).
+        how: `ce`, `temperature`, `top_k`, `chunk_tokens` of `head_loss`.
+
+    Returns:
+        The weighted sum, with gradients (the head's in the window of `main_grad`); every token's loss [b, s], without.
+    """
+    length, batch = labels_bs.t().shape
+    own = _head(*student)
+    loss, losses_t = head_loss(
+        own,
+        None if teacher is None else _head(*teacher),
+        labels_t=labels_bs.t().reshape(-1),
+        weights_t=None if weights_bs is None else weights_bs.t().reshape(-1),
+        group=tensor_group(student[0].output_layer),
+        deliver=partial(_add_to_window, width=own.hidden_td.shape[-1]),
+        **how,
+    )
+    return loss, losses_t.view(length, batch).t()
+
+
+def _head(model: MambaModel, hidden_sbd: torch.Tensor) -> Head:
+    """Hidden states of all tokens, whose gradient is summed over vocabulary shards, and the head's weight."""
+    layer = model.output_layer
+    weight = model.shared_embedding_or_output_weight() if model.share_embeddings_and_output_weights else layer.weight
+    assert weight is not None
+    group = tensor_group(layer)
+    if group is not None:
+        hidden_sbd = _ToEveryShard.apply(hidden_sbd, layer.sequence_parallel, group)
+    return Head(hidden_sbd.flatten(0, 1), weight)
+
+
+class _ToEveryShard(torch.autograd.Function):
+    """The tokens of all sequence shards; the gradients that all vocabulary shards give them, summed.
+
+    Megatron's own mappings make their gradients on a CUDA device by name, where no CPU run can step in.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_sbd: torch.Tensor, sequence_parallel: bool, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.args = (sequence_parallel, group)
+        return gather(x_sbd, group) if sequence_parallel else x_sbd.view_as(x_sbd)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        sequence_parallel, group = ctx.args
+        return (reduce_scatter if sequence_parallel else all_reduce)(grad, group), None, None
+
+
+def _add_to_window(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor, width: int) -> Any:
+    columns = Selection((Grid((weight.shape[1],), (width,)),))
+    return accumulate(weight, piece, None, columns, factor=factor)

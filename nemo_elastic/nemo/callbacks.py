@@ -12,16 +12,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from megatron.core.utils import unwrap_model
 from nemo.lightning import io
 
 from nemo_elastic.config import DistillConfig
+from nemo_elastic.megatron.vocabulary import hidden_states
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 
 from .data import dataset_tokens
-from .loss import token_loss
+from .loss import distill_loss
 from .model import ElasticMambaModel
-from .shaping import freeze_members, prepare_members
+from .shaping import freeze_members, prepare_members, refresh_members
 
 #: the loss on held-out text, over a vocabulary that may be split among ranks
 CROSS_ENTROPY = DistillConfig(mode="ce")
@@ -47,6 +49,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._freeze_when_due(trainer, pl_module)
+        refresh_members(trainer, pl_module)
 
     def _freeze_when_due(self, trainer: pl.Trainer, model: ElasticMambaModel) -> None:
         if not model.members.is_frozen and trainer.global_step >= model.freeze_step:
@@ -145,7 +148,9 @@ def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str,
         return {}
     tokens, labels = dataset_tokens(dataset, sequences)
     choices: dict[str, Choice] = {"parent": None}
-    if isinstance(model, ElasticMambaModel):
+    elastic = isinstance(model, ElasticMambaModel)
+    core = None if elastic else unwrap_model(model.module)
+    if elastic:
         names = [b.name for b in model.elastic_config.budgets]
         choices = {names[0]: None}
         if model.members.found:
@@ -156,8 +161,8 @@ def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str,
     for name, choice in choices.items():
         total = 0.0
         for t, y in zip(tokens.split(8), labels.split(8), strict=True):
-            logits = model.logits(t, choice) if isinstance(model, ElasticMambaModel) else model.module(t, None, None)
-            total += float(token_loss(CROSS_ENTROPY, logits, None, y).sum())
+            output = model.output(t, choice) if elastic else (core, hidden_states(core, t))
+            total += float(distill_loss(CROSS_ENTROPY, output, None, y)[0])
         out[name] = total / labels.numel()
     model.train(was_training)
     return out

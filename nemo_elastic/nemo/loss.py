@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loss of a micro-batch: per-token distillation or cross-entropy, and its reduction over micro-batches and ranks."""
+"""Loss of a micro-batch: distillation or cross-entropy from hidden states, and its reduction over micro-batches."""
 
 from __future__ import annotations
 
@@ -8,55 +8,54 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
 from nemo_elastic.config import DistillConfig
-from nemo_elastic.nn.kl import forward_kl
+from nemo_elastic.megatron.vocabulary import vocabulary_loss
+
+#: a megatron-core MambaModel and its hidden states [s, b, d]
+Output = tuple[Any, torch.Tensor]
 
 
-def token_loss(
+def distill_loss(
     config: DistillConfig,
-    student_bsv: torch.Tensor,
-    teacher_bsv: torch.Tensor | None,
+    student: Output,
+    teacher: Output | None,
     labels_bs: torch.Tensor,
-) -> torch.Tensor:
-    """Loss per token [b, s]: forward KL(teacher || student), cross-entropy, or KL + alpha x cross-entropy.
+    weights_bs: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward KL(teacher || student), cross-entropy, or KL + alpha x cross-entropy, of a micro-batch.
 
     Args:
         config: the elastic block's distill section.
-        student_bsv: student logits, vocabulary shard of this rank.
-        teacher_bsv: teacher logits, same shard; None makes the loss cross-entropy.
+        student, teacher: models and their hidden states (`megatron.vocabulary`); no teacher makes the loss
+            cross-entropy.
         labels_bs: target token ids.
+        weights_bs: weight of every token: the loss mask.
+
+    Returns:
+        The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
     """
-    group = None
-    if parallel_state.get_tensor_model_parallel_world_size() > 1:
-        group = parallel_state.get_tensor_model_parallel_group()
-    loss = None
-    if teacher_bsv is not None:
-        vocab = student_bsv.shape[-1]
-        loss = forward_kl(
-            student_bsv.reshape(-1, vocab),
-            teacher_bsv.reshape(-1, vocab),
-            temperature=config.temperature,
-            chunk_tokens=config.chunk_tokens,
-            group=group,
-        ).view(labels_bs.shape)
-    if teacher_bsv is None or config.mode == "frozen_ce":
-        # megatron-core takes views of what it is given, so tokens first must be tokens first in memory; it computes in
-        # float32
-        student_sbv, labels_sb = (x.transpose(0, 1).contiguous() for x in (student_bsv, labels_bs))
-        ce = vocab_parallel_cross_entropy(student_sbv, labels_sb).transpose(0, 1).contiguous()
-        loss = ce if loss is None else loss + config.alpha * ce
-    assert loss is not None
-    return loss
+    if teacher is None:
+        ce = 1.0
+    else:
+        ce = config.alpha if config.mode == "frozen_ce" else 0.0
+    return vocabulary_loss(
+        student,
+        teacher,
+        labels_bs,
+        weights_bs,
+        ce=ce,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        chunk_tokens=config.chunk_tokens,
+    )
 
 
 class ElasticLossReduction(MaskedTokenLossReduction):
-    """NeMo's token-weighted mean, plus the router's budget loss, plus the mean of each budget for the log.
+    """NeMo's token-weighted mean, without the router's budget loss, and the mean of each budget for the log.
 
-    A micro-batch's loss is a sum that megatron-core divides by the tokens of the step: the budget loss enters with the
-    micro-batch's token count as its weight. `by_budget` holds budget index -> mean loss of the last step.
+    `by_budget` holds budget index -> mean loss of the last step.
     """
 
     def __init__(self, budgets: int) -> None:
@@ -65,15 +64,20 @@ class ElasticLossReduction(MaskedTokenLossReduction):
         self.by_budget: dict[int, float] = {}
 
     def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:
-        """batch["elastic"] holds the budget index and the router's loss of this micro-batch, see model.py."""
-        loss_sum, tokens, report = super().forward(batch, forward_out)
-        info = batch["elastic"]
-        each = torch.zeros(self.budgets, 2, device=loss_sum.device)
-        each[info["budget"]] = report["loss_sum_and_ub_size"].float()
-        report = report | {"by_budget": each}
-        if info["router_loss"] is not None:
-            loss_sum = loss_sum + info["router_loss"].float() * tokens
-        return loss_sum, tokens, report
+        """(loss sum, tokens, report), as NeMo's own gives it for a loss per token.
+
+        Args:
+            batch: has the loss mask, and in "elastic" (index, share, loss sum) of each budget, see model.py.
+            forward_out: the micro-batch's loss with the router's, already weighted by the mask and summed over tokens.
+        """
+        tokens = batch["loss_mask"].sum().to(torch.int)
+        each = torch.zeros(self.budgets, 2, device=forward_out.device)
+        total = torch.zeros((), device=forward_out.device)
+        for budget, share, loss_sum in batch["elastic"]:
+            each[budget] = torch.stack([loss_sum, tokens])
+            total += share * loss_sum
+        report = {"loss_sum_and_ub_size": torch.stack([total, tokens]), "by_budget": each}
+        return forward_out, tokens, report
 
     def reduce(self, losses_reduced_per_micro_batch: Any) -> torch.Tensor:
         if losses_reduced_per_micro_batch:

@@ -11,15 +11,12 @@ channel, g group (Mamba's or the key/value heads'), n state channel, t token, v 
 
 from nemo_elastic.nn.attention import causal_attention
 from nemo_elastic.nn.conv import causal_conv1d
-from nemo_elastic.nn.kl import cross_entropy, forward_kl
 from nemo_elastic.nn.norm import gated_rms_norm, rms_norm
 from nemo_elastic.nn.ssd import ssd_chunked, ssd_step
 
 __all__ = [
     "causal_attention",
     "causal_conv1d",
-    "cross_entropy",
-    "forward_kl",
     "gated_rms_norm",
     "rms_norm",
     "ssd_chunked",

@@ -1,0 +1,208 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loss of a language model's head from hidden states: divergence from a teacher, cross-entropy, or both.
+
+The logits of a model are tokens x vocabulary, in two models and in float32 the largest tensors of a training step by
+far. Here no more than ``chunk_tokens`` of their rows exist at a time: head, softmax, loss and every gradient of a
+chunk are computed one after the other in two reused buffers, and the gradients of hidden states and weight are summed
+up in the forward pass. The backward pass only scales them, so the loss that is differentiable is the weighted
+SUM over tokens: one number, whose upstream gradient is one number.
+
+Shape suffixes: t token, c token of a chunk, v entry of this rank's part of the vocabulary, d hidden channel, k one of
+the teacher's top tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.logit_rows import LogitRows
+
+#: (weight, gradient of the sum [v, d] in the work dtype, factor) -> what autograd gets as the weight's gradient
+Deliver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
+
+
+class Head(NamedTuple):
+    """What enters a head, and the head.
+
+    Attributes:
+        hidden_td: hidden states after the final norm.
+        weight_vd: the head's weight, this rank's rows; the first d of its columns are used, without a copy.
+    """
+
+    hidden_td: torch.Tensor
+    weight_vd: torch.Tensor
+
+    def part(self) -> torch.Tensor:
+        """The columns in use, a view."""
+        return self.weight_vd[:, : self.hidden_td.shape[1]]
+
+
+def whole_gradient(weight_vd: torch.Tensor, piece_vd: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """`factor` times a gradient of the first columns, in a tensor of the weight's shape and dtype."""
+    full = torch.zeros_like(weight_vd)
+    full[:, : piece_vd.shape[1]].addcmul_(piece_vd, factor)
+    return full
+
+
+def head_loss(
+    student: Head,
+    teacher: Head | None = None,
+    *,
+    labels_t: torch.Tensor | None = None,
+    weights_t: torch.Tensor | None = None,
+    ce: float = 0.0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    chunk_tokens: int = 512,
+    group: dist.ProcessGroup | None = None,
+    deliver: Deliver = whole_gradient,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum over tokens of ``weight x (KL(teacher || student) + ce x cross-entropy)``, and the same without weights.
+
+    The divergence is taken at `temperature`, without the factor temperature**2 (as ModelOpt's LogitsKLLoss for
+    Megatron); the cross-entropy never has a temperature. Logits are rounded to the dtype of the hidden states, as a
+    head gives them; all that follows is float32 (float64 for float64). The teacher gets no gradient.
+
+    With `top_k` the teacher speaks for its k likeliest tokens only, and all others are one event: what the student
+    makes of them is free, as long as their sum is that of the teacher. That is never more than the whole divergence,
+    and equal to it at the size of the vocabulary. (ModelOpt's later TopKLogitsKLLoss renormalises both distributions
+    over the k tokens instead, and so does not see what a student gives to the others.)
+
+    With a `group` every rank passes its own rows of both weights, the same hidden states, labels and weights, and gets
+    the same two results. The gradient of the hidden states is then this rank's share: summing it over ranks belongs to
+    the caller's (Megatron's) mappings of the hidden states.
+
+    Args:
+        student: its hidden states and head; either may need a gradient.
+        teacher: of the same number of tokens and rows of the vocabulary; None for cross-entropy alone.
+        labels_t: token ids in the whole vocabulary, for the cross-entropy, which is 0 where one is outside.
+        weights_t: weight of every token; None for ones. Not differentiable.
+        ce: weight of the cross-entropy; 0 leaves it out.
+        temperature: divides both logits; positive.
+        top_k: tokens of the teacher that count for themselves; None for all.
+        chunk_tokens: tokens whose logits are held at a time; does not change the value.
+        group: ranks among which the vocabulary is split into equal parts, in order.
+        deliver: makes the weight's gradient; megatron.vocabulary adds it to `main_grad`.
+
+    Returns:
+        The weighted sum, differentiable once; and the loss of every token [t], which is not. Float32 or float64.
+
+    Raises:
+        ValueError: shapes that do not fit, values out of range, or nothing to compute.
+    """
+    _check(student, teacher, labels_t, weights_t, ce, temperature, top_k, chunk_tokens)
+    vocabulary = student.weight_vd.shape[0] * (1 if group is None else group.size())
+    rows = LogitRows(ce, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
+    wanted = torch.is_grad_enabled()
+    call = _Call(rows, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad)
+    teacher = None if teacher is None else Head(teacher[0].detach(), teacher[1].detach())
+    loss, losses_t = _HeadLoss.apply(student[0], student[1], teacher, labels_t, weights_t, call)  # pyright: ignore
+    return loss, losses_t
+
+
+@dataclass(frozen=True)
+class _Call:
+    rows: LogitRows
+    chunk_tokens: int
+    deliver: Deliver
+    hidden: bool
+    weight: bool
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_td: torch.Tensor,
+        weight_vd: torch.Tensor,
+        teacher: Head | None,
+        labels_t: torch.Tensor | None,
+        weights_t: torch.Tensor | None,
+        call: _Call,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        student, dtype = Head(hidden_td, weight_vd), work_dtype(hidden_td)
+        tokens, size = len(hidden_td), min(call.chunk_tokens, len(hidden_td))
+        weights_t = hidden_td.new_ones(tokens, dtype=dtype) if weights_t is None else weights_t.to(dtype)
+        losses_t = hidden_td.new_empty(tokens, dtype=dtype)
+        grads = call.hidden or call.weight
+        dx_td = torch.empty_like(hidden_td) if call.hidden else None
+        dw_vd = torch.zeros_like(student.part(), dtype=dtype) if call.weight else None
+        # allocated once: fresh pages of this size cost more than what is computed in them
+        heads = (student,) if teacher is None else (student, teacher)
+        buffers = [head.hidden_td.new_empty(size, len(weight_vd)) for head in heads]
+        for start in range(0, tokens, size):
+            at = slice(start, min(start + size, tokens))
+            s_cv, *t_cv = (
+                torch.mm(head.hidden_td[at], head.part().t(), out=buffer[: at.stop - start])
+                for head, buffer in zip(heads, buffers, strict=True)
+            )
+            labels_c = None if labels_t is None else labels_t[at]
+            losses_t[at] = call.rows(s_cv, t_cv[0] if t_cv else None, labels_c, weights_t[at] if grads else None)
+            if dx_td is not None:
+                torch.mm(s_cv, student.part(), out=dx_td[at])  # s_cv holds the gradient of the logits by now
+            if dw_vd is not None:
+                _add_product(dw_vd, s_cv, hidden_td[at])
+        if call.rows.group is not None:
+            dist.all_reduce(losses_t, group=call.rows.group)
+        ctx.save_for_backward(weight_vd, dx_td, dw_vd)
+        ctx.deliver = call.deliver
+        ctx.mark_non_differentiable(losses_t)
+        return (losses_t * weights_t).sum(), losses_t
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: torch.Tensor, _: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight_vd, dx_td, dw_vd = ctx.saved_tensors
+        dx_td = None if dx_td is None else dx_td * factor
+        dw = None if dw_vd is None else ctx.deliver(weight_vd, dw_vd, factor)
+        return dx_td, dw, None, None, None, None
+
+
+def _add_product(sum_vd: torch.Tensor, grad_cv: torch.Tensor, hidden_cd: torch.Tensor, block: int = 8192) -> None:
+    """sum += grad^T hidden. In half precision each chunk's product is rounded, their sum is not."""
+    if sum_vd.dtype == grad_cv.dtype:
+        sum_vd.addmm_(grad_cv.t(), hidden_cd)
+        return
+    for start in range(0, len(sum_vd), block):
+        at = slice(start, start + block)
+        sum_vd[at] += torch.mm(grad_cv[:, at].t(), hidden_cd)
+
+
+def _check(
+    student: Head,
+    teacher: Head | None,
+    labels_t: torch.Tensor | None,
+    weights_t: torch.Tensor | None,
+    ce: float,
+    temperature: float,
+    top_k: int | None,
+    chunk_tokens: int,
+) -> None:
+    for name, head in (("student", student), ("teacher", teacher)):
+        if head is not None and (head[0].dim() != 2 or head[0].shape[1] > head[1].shape[1]):
+            raise ValueError(f"{name}: hidden states {tuple(head[0].shape)} do not fit a head {tuple(head[1].shape)}")
+    tokens = len(student.hidden_td)
+    if teacher is not None and (len(teacher[0]), len(teacher[1])) != (tokens, len(student[1])):
+        raise ValueError(
+            f"teacher: {len(teacher[0])} tokens and {len(teacher[1])} rows of the vocabulary, the student has "
+            f"{tokens} and {len(student[1])}"
+        )
+    for name, given in (("labels_t", labels_t), ("weights_t", weights_t)):
+        if given is not None and given.shape != (tokens,):
+            raise ValueError(f"{name} has shape {tuple(given.shape)}, not {(tokens,)}")
+    if ce < 0 or (teacher is None and not ce):
+        raise ValueError(f"ce is {ce}: positive without a teacher, else at least 0")
+    if ce and labels_t is None:
+        raise ValueError("labels_t: cross-entropy needs them")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    for name, number in (("top_k", top_k), ("chunk_tokens", chunk_tokens)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be positive, not {number}")

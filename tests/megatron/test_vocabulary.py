@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The loss of the head from hidden states: against logits, in every width, in DDP's buffers, and on two ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from nemo_elastic.layout import tensors
+
+from .models import build, randomise, start
+from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates, shard
+
+pytestmark = pytest.mark.nemo
+HOW = {"temperature": 1.5, "ce": 0.4}
+
+
+def batch() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    tokens, labels = (torch.randint(0, PARENT.vocab, (2, 8), generator=g) for _ in range(2))
+    return {"tokens": tokens, "labels": labels, "mask": torch.rand(2, 8, generator=g) * (labels % 3 > 0)}
+
+
+def from_hidden(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, **how: Any) -> Any:
+    from nemo_elastic.megatron.vocabulary import hidden_states, vocabulary_loss
+
+    with torch.no_grad():
+        taught = (teacher, hidden_states(teacher, tokens))
+    return vocabulary_loss((model, hidden_states(model, tokens)), taught, labels, mask, chunk_tokens=5, **how)
+
+
+def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, temperature: float, ce: float) -> Any:
+    student = model(tokens, None, None)
+    with torch.no_grad():
+        p = (teacher(tokens, None, None) / temperature).softmax(-1)
+    kl = F.kl_div((student / temperature).log_softmax(-1), p, reduction="none").sum(-1)
+    each = kl + ce * F.cross_entropy(student.transpose(1, 2), labels, reduction="none")
+    return (each * mask).sum(), each
+
+
+def step(way: Any, model: Any, teacher: Any, choice: Any, data: dict[str, torch.Tensor], **how: Any) -> dict[str, Any]:
+    """Loss, losses, and every gradient, of a loss that is divided as megatron-core does it."""
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    model.zero_grad(set_to_none=True)
+    model.state.choice = choice
+    with cuda_as_cpu():
+        loss, each = way(model, teacher, **data, **how)
+        (loss / 7).backward()
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    leaves = [t.grad for t in gate_leaves(choice)] if hasattr(choice, "hidden") and choice is not MEMBER else []
+    return {"loss": loss.detach(), "each": each.detach(), "grads": grads, "gates": leaves}
+
+
+def close(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> None:
+    for part in ("loss", "each"):
+        torch.testing.assert_close(got[part], want[part], rtol=tolerance, atol=tolerance)
+    for name, grad in got["grads"].items():
+        torch.testing.assert_close(grad, want["grads"][name], rtol=tolerance, atol=tolerance, msg=name)
+    for a, b in zip(got["gates"], want["gates"], strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def models(**config: Any) -> tuple[Any, Any]:
+    """An elastic student and a stock teacher, both in float64."""
+    start()
+    pair = build(PARENT, **config), build(PARENT, elastic=False)
+    for seed, model in enumerate(pair):
+        model.double()
+        model.config.params_dtype = torch.float64
+        randomise(model, seed)
+    return pair
+
+
+@pytest.mark.parametrize("way", ["whole", "sliced", "soft"])
+def test_is_the_loss_of_the_logits_in_every_gradient(way: str) -> None:
+    student, teacher = models()
+    got, want = (
+        step(f, student, teacher, {"whole": None, "sliced": MEMBER, "soft": gates()}[way], batch(), **HOW)
+        for f in (from_hidden, from_logits)
+    )
+    assert (len(got["gates"]) > 0) == (way == "soft")
+    close(got, want, 1e-7 if way == "soft" else 1e-10)  # the gates of this test are float32
+
+
+def test_a_head_that_is_the_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=True))
+    student, teacher = models()
+    assert student.share_embeddings_and_output_weights
+    assert "output_layer.weight" not in dict(student.named_parameters())
+    for choice in (None, MEMBER):
+        close(*(step(f, student, teacher, choice, batch(), **HOW) for f in (from_hidden, from_logits)), 1e-10)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
+    """Two micro-batches add up in main_grad, and the dummy gradients are nowhere in it."""
+    from dataclasses import replace
+
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=tied))
+    student, teacher = models()
+    want = step(from_logits, student, teacher, MEMBER, batch(), **HOW)["grads"]
+    uninitialised = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: uninitialised(*a, **k).fill_(float("nan")))
+    with cuda_as_cpu():
+        settings = DistributedDataParallelConfig(grad_reduce_in_fp32=False, overlap_grad_reduce=False)
+        ddp = DistributedDataParallel(student.config, settings, student)
+        ddp.zero_grad_buffer()
+    for _ in range(2):
+        step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
+    for name, p in student.named_parameters():
+        torch.testing.assert_close(p.main_grad, 2 * want[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_no_logits_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_elastic.megatron.vocabulary import ElasticHead
+
+    student, teacher = models()
+    refuse = lambda *_, **__: pytest.fail("logits")  # noqa: E731
+    monkeypatch.setattr(ElasticHead, "forward", refuse)
+    monkeypatch.setattr(teacher.output_layer, "forward", refuse)
+    step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
+
+
+WAYS = {f"{how} {choice}": (choice, value)
+        for how, value in (("kl", {}), ("mix", HOW), ("top", {**HOW, "top_k": 3}))
+        for choice in ("whole", "sliced", "soft")}  # fmt: skip
+
+
+def run(student: Any, teacher: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
+    choices = {"whole": lambda: None, "sliced": lambda: MEMBER, "soft": gates}
+    return {n: step(from_hidden, student, teacher, choices[c](), data, **how) for n, (c, how) in WAYS.items()}
+
+
+def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: bool) -> None:
+    start(rank, world, tensor=world, port=port)
+    pair = build(PARENT, sequence_parallel=sequence_parallel), build(PARENT, False, sequence_parallel)
+    saved = torch.load(Path(folder) / "state.pt")
+    for model, state in zip(pair, saved["states"]):
+        model.load_state_dict(shard(PARENT, state, rank, world))
+    torch.save(run(*pair, saved["batch"]), Path(folder) / f"rank{rank}.pt")
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2+sp"])
+def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
+    start()
+    pair = build(PARENT), build(PARENT, elastic=False)
+    for seed, model in enumerate(pair):
+        randomise(model, seed)
+    want = run(*pair, batch())
+    states = [{n: p.detach().clone() for n, p in m.named_parameters()} for m in pair]
+    torch.save({"states": states, "batch": batch()}, tmp_path / "state.pt")
+    mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
+    got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
+    replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}
+    for way in WAYS:
+        for rank in range(2):
+            here = got[rank][way]
+            if sequence_parallel:  # each rank saw half of the tokens; megatron-core's finalize sums these over ranks
+                summed = {n: got[0][way]["grads"][n] + got[1][way]["grads"][n] for n in replicas}
+                here = here | {"grads": here["grads"] | summed}
+            close(here, want[way] | {"grads": shard(PARENT, want[way]["grads"], rank, 2)}, 2e-4)
+            torch.testing.assert_close(here["each"], want[way]["each"], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One of two ranks of test_head_loss: ``python head_loss_worker.py RANK FOLDER`` (a script: nothing is pickled)."""
+
+import pathlib
+import sys
+
+import torch
+import torch.distributed as dist
+
+from nemo_elastic.nn.head_loss import Head, head_loss
+
+
+def main(rank: int, folder: pathlib.Path) -> None:
+    """Every way of computing the loss on this rank's half of the vocabulary: sum, losses and both gradients."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    (hidden, weight), (teacher_hidden, teacher_weight), batch, ways = torch.load(folder / "in.pt")
+    half = len(weight) // 2
+    part = slice(half * rank, half * (rank + 1))
+    teacher = Head(teacher_hidden, teacher_weight[part])
+    out = []
+    for how in [*ways, {"ce": 1.0}]:
+        student = Head(hidden.clone().requires_grad_(), weight[part].clone().requires_grad_())
+        taught = teacher if how in ways else None
+        loss, losses = head_loss(student, taught, **batch, **how, chunk_tokens=8, group=dist.group.WORLD)
+        (loss * 0.37).backward()
+        out.append((loss.detach(), losses, student.hidden_td.grad, student.weight_vd.grad))
+    torch.save(out, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), pathlib.Path(sys.argv[2]))

@@ -1,0 +1,270 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of nemo_elastic.nn.head_loss and nn.logit_rows: against torch, ModelOpt, and two ranks against one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.nn import logit_rows
+from nemo_elastic.nn.head_loss import Head, head_loss
+
+EVERY = [
+    {"temperature": temperature, "ce": ce, "top_k": top_k}
+    for temperature in (1.0, 1.7)
+    for ce in (0.0, 0.3)
+    for top_k in (None, 5)
+]
+
+
+def heads(tokens=21, vocabulary=38, width=12, full=16, dtype=torch.float64, seed=0):
+    """Student with a slice of its head, teacher with all of one; labels and weights."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=dtype)
+
+    student = Head(normal(tokens, width).requires_grad_(), normal(vocabulary, full).requires_grad_())
+    teacher = Head(normal(tokens, full), normal(vocabulary, full))
+    labels = torch.randint(vocabulary, (tokens,), generator=g)
+    weights = torch.rand(tokens, generator=g, dtype=dtype) * (torch.arange(tokens) % 4 > 0)
+    return student, teacher, {"labels_t": labels, "weights_t": weights}
+
+
+def naive(student, teacher, labels_t, weights_t, temperature=1.0, ce=0.0, top_k=None):
+    """The definition, on whole logits."""
+    s_tv = student.hidden_td @ student.part().t()
+    loss_t = torch.zeros(len(s_tv), dtype=s_tv.dtype)
+    if teacher is not None:
+        t_tv = teacher.hidden_td @ teacher.part().t()
+        p, q = (t_tv / temperature).softmax(-1), (s_tv / temperature).softmax(-1)
+        if top_k is not None:
+            index = p.topk(top_k).indices
+            p, q = (torch.cat([x.gather(1, index), 1 - x.gather(1, index).sum(1, keepdim=True)], 1) for x in (p, q))
+        loss_t = loss_t + F.kl_div(q.log(), p, reduction="none").sum(-1)
+    if ce:
+        loss_t = loss_t + ce * F.cross_entropy(s_tv, labels_t, reduction="none")
+    return (loss_t * weights_t).sum(), loss_t
+
+
+def gradients(loss, student, factor=0.37):
+    return torch.autograd.grad(loss * factor, [student.hidden_td, student.weight_vd])
+
+
+def same(actual, expected, **tolerance):
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, **tolerance)
+
+
+@pytest.mark.parametrize("how", EVERY, ids=str)
+@pytest.mark.parametrize("chunk", [1, 8, 64])
+def test_is_the_definition_in_value_and_gradient(how: dict[str, Any], chunk: int) -> None:
+    student, teacher, batch = heads()
+    expected = naive(student, teacher, **batch, **how)
+    actual = head_loss(student, teacher, **batch, **how, chunk_tokens=chunk)
+    same(actual, expected, rtol=1e-11, atol=1e-12)
+    ours = gradients(actual[0], student)
+    same(ours, gradients(expected[0], student), rtol=1e-10, atol=1e-12)
+    assert not ours[1][:, 12:].any()
+
+
+@pytest.mark.parametrize("how", EVERY, ids=str)
+def test_float32_is_within_a_millionth(how: dict[str, Any]) -> None:
+    student, teacher, batch = heads(dtype=torch.float32, width=4, full=6)
+    expected = naive(student, teacher, **batch, **how)
+    actual = head_loss(student, teacher, **batch, **how)
+    same(actual, expected, rtol=1e-6, atol=2e-6)
+    same(gradients(actual[0], student), gradients(expected[0], student), rtol=1e-6, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    tokens=st.integers(1, 20),
+    vocabulary=st.integers(1, 40),
+    width=st.integers(1, 9),
+    chunk=st.integers(1, 24),
+    block=st.sampled_from([1, 50, 2**20]),
+    how=st.sampled_from(EVERY),
+)
+def test_any_shape(tokens: int, vocabulary: int, width: int, chunk: int, block: int, how: dict[str, Any]) -> None:
+    student, teacher, batch = heads(tokens, vocabulary, width, 9, seed=tokens)
+    k = how["top_k"]
+    expected = naive(student, teacher, **batch, **(how | {"top_k": k if k and k < vocabulary else None}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logit_rows, "BLOCK_CPU", block)
+        actual = head_loss(student, teacher, **batch, **how, chunk_tokens=chunk)
+    same(actual, expected, rtol=1e-9, atol=1e-10)
+    same(gradients(actual[0], student), gradients(expected[0], student), rtol=1e-8, atol=1e-10)
+
+
+def test_cross_entropy_alone_and_labels_that_are_no_tokens() -> None:
+    student, _, batch = heads()
+    expected = naive(student, None, **batch, ce=1.0)
+    actual = head_loss(student, **batch, ce=1.0, chunk_tokens=4)
+    same(actual, expected, rtol=1e-11, atol=1e-12)
+    same(gradients(actual[0], student), gradients(expected[0], student), rtol=1e-10, atol=1e-12)
+    batch["labels_t"][[3, 5]] = torch.tensor([-100, 38])
+    loss, losses = head_loss(student, **batch, ce=1.0)
+    assert losses[[3, 5]].tolist() == [0, 0]
+    assert not gradients(loss, student)[0][[3, 5]].any()
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.7, "ce": 0.3, "top_k": 3}], ids=str)
+def test_gradcheck(how: dict[str, Any]) -> None:
+    student, teacher, batch = heads(3, 6, 2, 4)
+
+    def loss(hidden_td, weight_vd):
+        return head_loss(Head(hidden_td, weight_vd), teacher, **batch, **how, chunk_tokens=2)[0]
+
+    assert torch.autograd.gradcheck(loss, tuple(student))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_is_modelopts_megatron_loss(dtype: torch.dtype) -> None:
+    losses = pytest.importorskip("modelopt.torch.distill.plugins.megatron")
+    student, teacher, _ = heads(64, 257, 6, 8, dtype)
+    config = types.SimpleNamespace(tensor_model_parallel_size=1)
+    for temperature in (1.0, 2.0):
+        theirs = losses.LogitsKLLoss(config, temperature=temperature)
+        s_sbv, t_sbv = ((h.hidden_td @ h.part().t()).view(16, 4, 257) for h in (student, teacher))
+        theirs_t = theirs(s_sbv, t_sbv)[0].t().flatten()
+        loss, ours_t = head_loss(student, teacher, temperature=temperature)
+        assert ours_t.dtype == torch.float32
+        torch.testing.assert_close(ours_t, theirs_t, rtol=1e-6, atol=2e-6)
+        torch.testing.assert_close(loss, theirs_t.sum(), rtol=1e-6, atol=1e-6)
+        ours, wanted = gradients(loss, student), gradients(theirs_t.sum(), student)
+        assert {g.dtype for g in ours} == {dtype}
+        exact = dtype == torch.float32  # in bf16 the logits' gradient is rounded once, here and there
+        same(ours, wanted, rtol=1e-6 if exact else 0.02, atol=1e-6 if exact else 0.02)
+
+
+def test_is_modelopts_loss_up_to_its_square_of_the_temperature() -> None:
+    losses = pytest.importorskip("modelopt.torch.distill.losses")
+    student, teacher, _ = heads(64, 257, 6, 8, torch.float32)
+    s_tv, t_tv = (h.hidden_td @ h.part().t() for h in (student, teacher))
+    theirs = losses.LogitsDistillationLoss(temperature=2.0, reduction="sum")(s_tv, t_tv)
+    loss, _ = head_loss(student, teacher, temperature=2.0)
+    torch.testing.assert_close(4 * loss, theirs, rtol=1e-6, atol=1e-6)
+    same(gradients(4 * loss, student), gradients(theirs, student), rtol=1e-6, atol=2e-6)
+
+
+def test_bf16_sums_the_weights_gradient_in_float32() -> None:
+    """Three thousand tokens in many chunks: a sum in bf16 would stop growing."""
+    student, teacher, _ = heads(3000, 64, 8, 8, torch.bfloat16)
+    wide = Head(*(x.detach().float().requires_grad_() for x in student))
+    loss, _ = head_loss(student, teacher, chunk_tokens=16)
+    expected, _ = head_loss(wide, Head(*(x.float() for x in teacher)))
+    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0.0)
+    ours, wanted = gradients(loss, student)[1].float(), gradients(expected, wide)[1]
+    assert float((ours - wanted).norm() / wanted.norm()) < 0.01
+
+
+def test_top_k_is_never_more_than_the_whole_and_grows_to_it() -> None:
+    student, teacher, _ = heads()
+    by_k = torch.stack([head_loss(student, teacher, top_k=k)[1] for k in (1, 4, 16, 38, 1000)])
+    whole = head_loss(student, teacher)[1]
+    assert bool((by_k[1:] >= by_k[:-1] - 1e-12).all())
+    assert torch.equal(by_k[-1], whole)
+    assert torch.equal(by_k[-2], whole)
+    assert bool((by_k[0] < whole).all())
+
+
+def test_extreme_logits_stay_finite() -> None:
+    student, teacher, batch = heads(dtype=torch.float32)
+    huge, sharp = (Head(x.hidden_td.detach() * 1e4, x.weight_vd) for x in (student, teacher))
+    huge.hidden_td.requires_grad_()
+    for how in EVERY:
+        loss, losses = head_loss(huge, sharp, **batch, **how)
+        assert losses.isfinite().all(), how
+        assert all(g.isfinite().all() for g in gradients(loss, huge)), how
+
+
+def test_nan_is_not_hidden() -> None:
+    student, teacher, _ = heads()
+    with torch.no_grad():
+        student.hidden_td[4, 0] = float("nan")
+    losses = head_loss(student, teacher)[1]
+    assert losses[4].isnan()
+    assert losses.isnan().sum() == 1
+
+
+def test_computes_no_gradient_that_is_not_wanted() -> None:
+    student, teacher, _ = heads()
+    frozen = Head(student.hidden_td, student.weight_vd.detach())
+    loss, losses = head_loss(frozen, teacher)
+    assert not losses.requires_grad
+    assert torch.autograd.grad(loss, frozen.hidden_td)[0].any()
+    with torch.no_grad():
+        assert not head_loss(student, teacher)[0].requires_grad
+    learning = Head(teacher.hidden_td.requires_grad_(), teacher.weight_vd.requires_grad_())
+    assert not head_loss(Head(*(x.detach() for x in student)), learning)[0].requires_grad
+
+
+def test_inputs_are_left_alone_and_the_graph_may_be_used_twice() -> None:
+    student, teacher, batch = heads()
+    before = [x.detach().clone() for x in (*student, *teacher)]
+    loss, _ = head_loss(student, teacher, **batch)
+    once, again = (torch.autograd.grad(loss * f, list(student), retain_graph=True) for f in (1.0, 3.0))
+    same([3 * g for g in once], again)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*student, *teacher)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tensor_holds_all_tokens_times_the_vocabulary(dtype: torch.dtype) -> None:
+    """The largest tensors are two chunks of logits and the weight's gradient."""
+    tokens, vocabulary, chunk, width = 1024, 512, 32, 8
+    student, teacher, batch = heads(tokens, vocabulary, width, width, dtype)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        head_loss(student, teacher, **batch, chunk_tokens=chunk)[0].backward()
+    largest = max(e.cpu_memory_usage for e in profile.events())
+    assert 0 < largest <= max(chunk * vocabulary, vocabulary * width, tokens * width) * 4
+
+
+@pytest.mark.dist
+def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
+    student, teacher, batch = heads(dtype=torch.float32)
+    torch.save((tuple(x.detach() for x in student), tuple(teacher), batch, EVERY), tmp_path / "in.pt")
+    worker = pathlib.Path(__file__).with_name("head_loss_worker.py")
+    root = str(pathlib.Path(__file__).parents[2])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    ranks = [subprocess.Popen([sys.executable, worker, str(r), tmp_path], env=env) for r in range(2)]
+    assert [r.wait(timeout=300) for r in ranks] == [0, 0]
+    parts = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
+    ways = [*EVERY, {"ce": 1.0}]
+    for i, how in enumerate(ways):
+        loss, losses = head_loss(student, teacher if how in EVERY else None, **batch, **how)
+        dx, dw = gradients(loss, student)
+        for part in parts:
+            same(part[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)
+        torch.testing.assert_close(parts[0][i][2] + parts[1][i][2], dx, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.cat([p[i][3] for p in parts]), dw, rtol=1e-5, atol=1e-6)
+
+
+def test_bad_input_is_told() -> None:
+    student, teacher, batch = heads()
+    for changed, message in (
+        ({"student": Head(teacher[0], teacher[1][:, :8])}, r"student: hidden states \(21, 16\) do not fit a head"),
+        ({"teacher": Head(teacher[0][1:], teacher[1])}, "teacher: 20 tokens and 38 rows of the vocabulary, the stud"),
+        ({"teacher": Head(teacher[0], teacher[1][1:])}, "teacher: 21 tokens and 37 rows of the vocabulary, the stud"),
+        ({"weights_t": batch["weights_t"][1:]}, r"weights_t has shape \(20,\), not \(21,\)"),
+        ({"labels_t": batch["labels_t"][None]}, r"labels_t has shape \(1, 21\), not \(21,\)"),
+        ({"teacher": None}, "ce is 0.0: positive without a teacher"),
+        ({"ce": -1.0}, "ce is -1.0: positive without a teacher, else at least 0"),
+        ({"ce": 1.0, "labels_t": None}, "labels_t: cross-entropy needs them"),
+        ({"temperature": 0}, "temperature must be positive, not 0"),
+        ({"top_k": 0}, "top_k must be positive, not 0"),
+        ({"chunk_tokens": 0}, "chunk_tokens must be positive, not 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head_loss(**({"student": student, "teacher": teacher} | batch | changed))
