@@ -12,6 +12,9 @@ import typer
 
 __all__ = ["command"]
 
+#: sequences that run through the model together
+BATCH = 8
+
 
 def command(
     parent: Annotated[Path, typer.Argument(help="A Hugging Face folder of a Nemotron-H.")],
@@ -23,13 +26,25 @@ def command(
     ffn: Annotated[
         str, typer.Option(help="activation: what enters the second linear; first: the first's output.")
     ] = "activation",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking.")] = False,
+    min_depth: Annotated[
+        int | None,
+        typer.Option(help="Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."),
+    ] = None,
+    save_every: Annotated[
+        float, typer.Option(help="Seconds between saves of what is measured: a ranking that was killed goes on.")
+    ] = 60.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking, finished or not.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,
 ) -> None:
     """Measure the importance of channels, heads and layers with forward passes only.
 
+    What is measured so far lies beside the output, in `ranking.unfinished.safetensors`, until the ranking is done.
+    The same command goes on from there.
+
     Example: `nemo-elastic rank parent/ --data data/ --out ranking/`
     """
+    from collections.abc import Iterator
+
     import numpy as np
     import torch
     from rich.console import Console
@@ -37,36 +52,62 @@ def command(
     from nemo_elastic.config import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import bad
-    from nemo_elastic.ranking import RankOptions, rank
+    from nemo_elastic.nn.forward import Layers
+    from nemo_elastic.ranking import OtherRanking, Ranking, RankOptions, Unfinished, rank
     from nemo_elastic.runtime import load_family
 
     if out.exists() and not force:
         raise bad("--out", str(out), "a new folder; --force replaces it")
     ImportanceConfig(samples=samples, ffn=ffn, depth=depth)  # refuses what the elastic block would refuse
     model = load_family(parent).model
+    layers = model.parent.num_layers
+    if min_depth is not None and not 1 <= min_depth < layers:
+        raise bad("--min-depth", min_depth, f"from 1 to {layers - 1}: at least one of the parent's layers goes")
     folder = DataFolder.open(data)
     if folder.vocab_size > model.parent.vocab:
         raise bad("--data", folder.vocab_size, f"a vocabulary of at most the parent's {model.parent.vocab} tokens")
     tokens = folder.tokens("train")
     if length < 1 or len(tokens) < samples * length:
         raise bad("--samples", samples, f"samples x length of at most the data's {len(tokens)} tokens")
-    batch = torch.from_numpy(np.array(tokens[: samples * length], dtype=np.int64)).view(samples, length)
     console = Console(stderr=True)
 
-    def tell(phase: str, done: int, total: int) -> None:
-        console.print(f"{phase}: {done}/{total or '?'}", markup=False)
+    def batches() -> Iterator[torch.Tensor]:
+        for first in range(0, samples, BATCH):
+            part = tokens[first * length : min(first + BATCH, samples) * length]
+            yield torch.from_numpy(np.array(part, dtype=np.int64)).view(-1, length)
 
-    with torch.no_grad():
-        ranking = rank(
-            model,
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    unfinished = Unfinished(f"{out}.unfinished.safetensors", model.parameters, save_every, None if json else say)
+
+    def run() -> Ranking:
+        return rank(
+            Layers(model.weights()),
             model.parent,
-            list(batch.split(8)),
-            RankOptions(ffn=ffn, depth=depth, depth_samples=min(8, samples)),
-            progress=None if json else tell,
+            batches(),
+            RankOptions(
+                ffn=ffn,
+                depth=depth,
+                depth_samples=min(8, samples),
+                depth_exact=None if min_depth is None else layers - min_depth,
+            ),
+            progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
             provenance={"data": folder.digest, "sequences": samples, "length": length},
+            unfinished=unfinished,
         )
+
+    try:
+        ranking = run()
+    except OtherRanking as other:
+        if not force:
+            raise
+        say(f"{other}: starting anew")
+        unfinished.remove()
+        ranking = run()
     ranking.save(out, force=force)
+    unfinished.remove()
     if json:
         typer.echo(json_module.dumps({"digest": ranking.digest, "depth": list(ranking.depth)}))
         return
-    console.print(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}", markup=False)
+    say(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}")

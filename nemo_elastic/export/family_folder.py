@@ -95,7 +95,8 @@ def init_family(
         The family.
 
     Raises:
-        ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent.
+        ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent
+            or of fewer layers than the block's smallest depth drops.
     """
     source = open_source(parent_folder)
     check_apart(out, source.folder)
@@ -103,7 +104,7 @@ def init_family(
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent)
     axes = config.resolve_axes(parent)
-    order, digest, entries = _ranked(source, parent, ranking or config.ranking)
+    order, digest, entries = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
     if config.shapes is not None:
         subnets = read_members(config.shapes, parent, config)
     else:
@@ -158,14 +159,14 @@ def _write(
 
 
 def _ranked(
-    source: Source, parent: Parent, ranking: str | Path | None
+    source: Source, parent: Parent, ranking: str | Path | None, smallest: int
 ) -> tuple[tuple[int, ...] | None, str | None, list[Entry]]:
     """Order in which layers go, digest, and the parent's tensors in sorted order."""
     if ranking is None:
         return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
     from nemo_elastic.ranking import Ranking, permutation
 
-    read = Ranking.load(ranking, parent)
+    read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
     entries = []
     for t in layout.tensors(parent, parent.full):
         index = t.layer.index if t.layer is not None else None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,9 +26,25 @@ def dataset_tokens(dataset: Any, sequences: int, offset: int = 0) -> tuple[torch
     return tuple(torch.stack([torch.as_tensor(x[k]) for x in items]).long().to(device) for k in ("tokens", "labels"))  # pyright: ignore
 
 
+def training_share(sequences: int) -> int:
+    """How many of the first training sequences each data-parallel rank looks at."""
+    return max(1, sequences // parallel_state.get_data_parallel_world_size())
+
+
+def training_batches(trainer: Any, sequences: int, size: int) -> Iterator[torch.Tensor]:
+    """This data-parallel rank's share of the first training sequences, read as they are asked for: [up to size, s].
+
+    Raises:
+        ElasticError: there are not so many.
+    """
+    dataset, each = trainer.datamodule._train_ds, training_share(sequences)
+    first = parallel_state.get_data_parallel_rank() * each
+    if first + each > len(dataset):
+        raise bad("data", f"{len(dataset)} sequences", f"at least {first + each} are needed")
+    for at in range(0, each, size):
+        yield dataset_tokens(dataset, min(size, each - at), offset=first + at)[0]
+
+
 def training_tokens(trainer: Any, sequences: int) -> torch.Tensor:
     """This data-parallel rank's share of the first training sequences, [n, s]."""
-    dataset = trainer.datamodule._train_ds
-    world, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
-    each = max(1, sequences // world)
-    return dataset_tokens(dataset, each, offset=rank * each)[0]
+    return next(training_batches(trainer, sequences, sequences))

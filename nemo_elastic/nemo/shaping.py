@@ -6,28 +6,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 
+from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.family_folder import read_members
-from nemo_elastic.family import Subnet
+from nemo_elastic.family import DEPTH, Subnet
 from nemo_elastic.files import atomic_write
-from nemo_elastic.nn.kl import forward_kl
-from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
+from nemo_elastic.megatron.layers import Layers
+from nemo_elastic.ranking import Ranking, RankOptions, Unfinished, rank, sort
 from nemo_elastic.shapes import Space, search, uniform_family
 
 from .checkpoint import hf_from_megatron
-from .data import training_tokens
+from .data import training_batches, training_share, training_tokens
+from .loss import distill_loss
 from .model import ElasticMambaModel
 from .rename import megatron_tensors
 
-#: teacher logits of the search are kept if they have at most this many elements, else computed anew per candidate
+#: what enters the teacher's head in the search is kept if it has at most this many elements, else computed anew
 CACHE_ELEMENTS = 2**27
+#: a candidate of the search is measured by it, whatever the run trains with
+DIVERGENCE = DistillConfig()
+#: steps between two looks at the router's choices, where sliced micro-batches train them before the freeze
+REFRESH = 16
 
 
 def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
@@ -53,6 +59,7 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         space = model.space(model.parent, list(ranking.depth))
         space.check_budgets(config.budgets)
         found = find_shapes(trainer, model, space, out)
+    unfinished_ranking(model, out).remove()
     model.train()
     if members.router is not None and config.router is not None:
         members.router.space = space
@@ -71,28 +78,53 @@ def _sum_over_data_parallel(t: torch.Tensor) -> torch.Tensor:
 
 
 def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking:
-    """The ranking named in the block, checked against the parent; or a new one, saved under `out`."""
-    config = model.elastic_config
+    """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
+
+    Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured. A new ranking
+    goes on where an earlier run was killed.
+
+    Raises:
+        ElasticError: a ranking of another parent, or of fewer drops than the block's smallest depth needs.
+        OtherRanking: an earlier run was killed that ranked another parent, on other data or otherwise.
+    """
+    config, parent = model.elastic_config, model.parent
+    smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
     if config.ranking is not None:
-        return Ranking.load(config.ranking, model.parent)
+        return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
     imp = config.importance
-    tokens = training_tokens(trainer, imp.samples)
     options = RankOptions(
-        ffn=imp.ffn, aggregation=imp.aggregation, depth=imp.depth, depth_samples=min(imp.depth_samples, len(tokens))
+        ffn=imp.ffn,
+        aggregation=imp.aggregation,
+        depth=imp.depth,
+        depth_samples=min(imp.depth_samples, training_share(imp.samples)),
+        depth_exact=max(1, parent.num_layers - smallest),
     )
-    size = trainer.datamodule.data_sampler.micro_batch_size
+    sampler = trainer.datamodule.data_sampler
     ranking = rank(
-        model.logits,
-        model.parent,
-        list(tokens.split(size)),
+        Layers(model.hidden.core),
+        parent,
+        training_batches(trainer, imp.samples, sampler.micro_batch_size),
         options,
         progress=_progress(trainer, "ranking"),
         reduce=_sum_over_data_parallel,
-        provenance={"sequences": imp.samples, "length": tokens.shape[1]},
+        provenance={"sequences": imp.samples, "length": sampler.seq_len},
+        unfinished=unfinished_ranking(model, out),
     )
     if trainer.is_global_zero:
         ranking.save(out / "ranking", force=True)
     return ranking
+
+
+def unfinished_ranking(model: ElasticMambaModel, out: Path) -> Unfinished:
+    """Where this rank writes down what it has measured, until members are found."""
+    core = model.hidden.core
+
+    def weights() -> Iterator[torch.Tensor]:
+        return (p for name, p in core.named_parameters() if not name.startswith("elastic."))
+
+    rank = parallel_state.get_data_parallel_rank()
+    say = None if rank else lambda line: print(f"  {line}", flush=True)
+    return Unfinished(out / f"ranking.unfinished-{rank}.safetensors", weights, say=say)
 
 
 def sort_in_place(model: ElasticMambaModel, ranking: Ranking) -> None:
@@ -134,16 +166,15 @@ def untrained_loss(trainer: Any, model: ElasticMambaModel, tokens: int) -> Any:
     data = training_tokens(trainer, max(1, tokens // length))
     size = trainer.datamodule.data_sampler.micro_batch_size
     chunks = data.split(size)
-    keep = data.numel() * model.parent.vocab <= CACHE_ELEMENTS
-    cache: list[torch.Tensor] = [model.logits(c, None) for c in chunks] if keep else []
+    keep = data.numel() * model.parent.hidden <= CACHE_ELEMENTS
+    cache = [model.output(c) for c in chunks] if keep else []
 
     def loss(member: Subnet) -> float:
         total = torch.zeros(2, dtype=torch.float64, device=data.device)
         for i, chunk in enumerate(chunks):
-            teacher = cache[i] if keep else model.logits(chunk, None)
-            student = model.logits(chunk, member)
-            kl = forward_kl(student, teacher, chunk_tokens=model.elastic_config.distill.chunk_tokens)
-            total += torch.tensor([float(kl.sum()), kl.numel()], dtype=torch.float64, device=data.device)
+            teacher = cache[i] if keep else model.output(chunk)
+            kl, _ = distill_loss(DIVERGENCE, model.output(chunk, member), teacher, labels_bs=chunk)
+            total += torch.tensor([float(kl), chunk.numel()], dtype=torch.float64, device=data.device)
         _sum_over_data_parallel(total)
         return float(total[0] / total[1])
 
@@ -171,6 +202,14 @@ def freeze_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         misses = ", ".join(f"{n}: raw {p.raw_cost / p.target - 1:+.1%}, projected {p.cost / p.target - 1:+.1%}"
                            for n, p in projections.items())  # fmt: skip
         print(f"  shapes frozen at step {trainer.global_step} ({misses})", flush=True)
+
+
+def refresh_members(trainer: Any, model: ElasticMambaModel) -> None:
+    """Let the sliced micro-batches before the freeze train what the router chooses by now."""
+    router, members = model.elastic_config.router, model.members
+    due = trainer.global_step > 0 and trainer.global_step % REFRESH == 0
+    if due and router is not None and router.soft_share < 1 and members.router is not None and not members.is_frozen:
+        members.put([p.member for p in members.router.family().values()], frozen=False)
 
 
 def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], trainer: Any) -> None:

@@ -74,37 +74,76 @@ def _forward(
     cache: Cache | None,
     last: bool,
 ) -> torch.Tensor:
-    parent = weights.parent
-    x_bld = F.embedding(tokens_bl, weights.embedding)
-    hidden_gate = count = None
-    if gates is not None:
-        hidden_gate, count = gates.hidden.to(x_bld.dtype), gates.hidden.sum()
-        x_bld = x_bld * hidden_gate
+    model = Layers(weights, gates, cache)
+    x_bld = model.embed(tokens_bl)
+    for index in model.indices:
+        x_bld = model.layer(index, x_bld, probe)
+    if cache is not None:
+        cache.length += tokens_bl.shape[1]
+    return model.head(model.norm(x_bld[:, -1:] if last else x_bld, probe))
 
-    def norm(x: torch.Tensor, weight: torch.Tensor, index: int) -> torch.Tensor:
-        y = rms_norm(x, weight if hidden_gate is None else weight * hidden_gate, parent.norm_eps, count)
-        if probe is not None:
-            probe("hidden", index, y)
-        return y
 
-    for w in weights.layers:
-        index = w.layer.index
+class Layers:
+    """A model taken apart: embed, the layers one by one, norm, head. In a row they are `forward`.
+
+    Ranking runs some layers on a stream that others left (`ranking.layered.Layered`).
+
+    Args:
+        weights: of the member that runs; of the whole parent where there are gates.
+        gates, cache: as in `forward`; the caller moves the cache's length on.
+
+    Attributes:
+        indices: the layers there are, by their number in the parent.
+    """
+
+    def __init__(self, weights: Weights, gates: Gates | None = None, cache: Cache | None = None) -> None:
+        self.weights, self.gates, self.cache = weights, gates, cache
+        self._layers = {w.layer.index: w for w in weights.layers}
+        self._gate = self._count = None
+        if gates is not None:
+            self._gate, self._count = gates.hidden.to(weights.embedding.dtype), gates.hidden.sum()
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return tuple(self._layers)
+
+    def embed(self, tokens_bl: torch.Tensor) -> torch.Tensor:
+        """Token ids [b, l] to the stream that enters the first layer, [b, l, d]."""
+        x_bld = F.embedding(tokens_bl, self.weights.embedding)
+        return x_bld if self._gate is None else x_bld * self._gate
+
+    def layer(self, index: int, x_bld: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
+        """The stream after layer `index` of the parent from the stream before it; that one is left as it is."""
+        w, gates, cache = self._layers[index], self.gates, self.cache
         run = LayerRun(
-            parent,
+            self.weights.parent,
             w,
             gates.layers[index] if gates is not None else None,
             probe,
             cache.layers.get(index) if cache is not None else None,
         )
         run.watch("layer_in", x_bld)
-        y_bld = MIXERS[w.layer.type](norm(x_bld, w["pre_norm"], index), run)
-        if hidden_gate is not None and run.gates is not None:
-            y_bld = y_bld * (hidden_gate * run.gates.keep.to(y_bld.dtype))
+        y_bld = MIXERS[w.layer.type](self._norm(x_bld, w["pre_norm"], index, probe), run)
+        if self._gate is not None and run.gates is not None:
+            y_bld = y_bld * (self._gate * run.gates.keep.to(y_bld.dtype))
         x_bld = x_bld + y_bld
         run.watch("layer_out", x_bld)
-    if cache is not None:
-        cache.length += tokens_bl.shape[1]
-    return F.linear(norm(x_bld[:, -1:] if last else x_bld, weights.final_norm, -1), weights.head)
+        return x_bld
+
+    def norm(self, x_bld: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
+        """The final norm of the last layer's stream."""
+        return self._norm(x_bld, self.weights.final_norm, -1, probe)
+
+    def head(self, x_bld: torch.Tensor) -> torch.Tensor:
+        """Logits [b, l, v] of what `norm` gave."""
+        return F.linear(x_bld, self.weights.head)
+
+    def _norm(self, x_bld: torch.Tensor, weight: torch.Tensor, index: int, probe: Probe | None) -> torch.Tensor:
+        weight = weight if self._gate is None else weight * self._gate
+        y_bld = rms_norm(x_bld, weight, self.weights.parent.norm_eps, self._count)
+        if probe is not None:
+            probe("hidden", index, y_bld)
+        return y_bld
 
 
 @dataclass(frozen=True)
@@ -196,9 +235,8 @@ def _scan(
         x_bhp, dt_bh, b_bgn, c_bgn = (t[:, 0] for t in (x_blhp, dt_blh, b_blgn, c_blgn))
         y_bhp, state.ssm_bhpn = ssd_step(x_bhp, dt_bh, a_h, b_bgn, c_bgn, d_h, dt_bias_h, state.ssm_bhpn)
         return y_bhp.unsqueeze(1)
-    chunk = 32 if b_blgn.shape[-1] <= 32 else 128  # what `ssd_chunked` says is fast; the function is the same
     before = None if state is None else state.ssm_bhpn
-    y_blhp, after = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, d_h, dt_bias_h, chunk, before, True)
+    y_blhp, after = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, d_h, dt_bias_h, None, before, True)
     if state is not None:
         state.ssm_bhpn = after
     return y_blhp

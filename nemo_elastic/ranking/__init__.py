@@ -3,12 +3,42 @@
 """Importance scores -> orders -> sorted parent (method §3).
 
 `rank` runs batches through a model and returns a `Ranking`; `sort` permutes a state dict by it, after which every
-nested width is a blocked prefix. Needs torch and numpy only: any model that has the calling form `Forward` will do.
+nested width is a blocked prefix. Needs torch and numpy only: any model that is `Layered` will do. Reading a ranking
+and sorting by it need no torch, so what does is loaded on first use.
 """
 
-from nemo_elastic.ranking.measure import rank
-from nemo_elastic.ranking.ranking import Ranking
-from nemo_elastic.ranking.scores import Forward, RankOptions, Reduce, Statistics
-from nemo_elastic.ranking.sorting import permutation, sort
+from __future__ import annotations
 
-__all__ = ["Forward", "RankOptions", "Ranking", "Reduce", "Statistics", "permutation", "rank", "sort"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .options import RankOptions
+from .ranking import Ranking
+from .sorting import permutation, sort
+
+if TYPE_CHECKING:
+    from .layered import Layered
+    from .measure import rank
+    from .scores import Reduce, Statistics
+    from .unfinished import OtherRanking, Unfinished
+
+__all__ = [
+    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Statistics", "Unfinished", "permutation", "rank",
+    "sort",
+]  # fmt: skip
+
+#: public name -> module that defines it
+_HOME = {
+    "Layered": ".layered",
+    "OtherRanking": ".unfinished",
+    "Reduce": ".scores",
+    "Statistics": ".scores",
+    "Unfinished": ".unfinished",
+    "rank": ".measure",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name], __name__), name)

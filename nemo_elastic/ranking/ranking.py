@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, known_fields
 from nemo_elastic.files import atomic_dir, read_json
+from nemo_elastic.ranking.options import RankOptions
 from nemo_elastic.ranking.orders import check_orders, identity
-from nemo_elastic.ranking.scores import RankOptions
 
 VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
@@ -88,6 +88,18 @@ class Ranking:
                     f"{where}: made for another parent ({f.name} is {ours!r} there, {theirs!r} in this parent); "
                     "rank this parent"
                 )
+        return self
+
+    def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:
+        """Return self if the layers that a depth of `smallest` drops were measured one by one, or by cosine.
+
+        Raises:
+            ElasticError: fewer drops were measured (`RankOptions.depth_exact`).
+        """
+        exact = self.options.depth_exact
+        if self.options.depth == "mse" and exact is not None and smallest < self.parent.num_layers - exact:
+            least = f"at least {self.parent.num_layers - exact}, the depth down to which {where} measured; rank anew"
+            raise bad("elastic.axes.depth", smallest, least)
         return self
 
     def save(self, out: str | os.PathLike[str], force: bool = False) -> None:

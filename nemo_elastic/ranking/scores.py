@@ -10,67 +10,16 @@ taken last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from nemo_elastic.config import integer
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent, known_fields
-from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.ranking.options import FFN_SITES, RankOptions
 
-#: forward(tokens_bl, choice, probe) -> logits_blv. Activations handed to the probe are whole: an adapter for a
-#: tensor- or sequence-parallel model gathers them, and transposes them to (batch, length, ...).
-Forward = Callable[[torch.Tensor, Choice, "Probe | None"], torch.Tensor]
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-
-FFN_SITES = {"activation": "ffn", "first": "ffn_pre"}
-AGGREGATIONS = ("l2_mean", "mean")
-DEPTH_SCORES = ("mse", "cosine")
-
-
-@dataclass(frozen=True)
-class RankOptions:
-    """How importance is measured.
-
-    Attributes:
-        ffn: neurons by the "activation" that enters the second linear (Minitron), or by the "first" linear's output
-            (Nemotron Elastic).
-        aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
-        depth: "mse" drops layers one by one by the change of the logits; "cosine" scores all of them in the pass that
-            scores the widths, by 1 - cosine of a layer's input and output.
-        depth_samples: sequences on which "mse" is measured (on every data-parallel rank).
-        depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
-        head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
-            None: all.
-    """
-
-    ffn: str = "activation"
-    aggregation: str = "l2_mean"
-    depth: str = "mse"
-    depth_samples: int = 8
-    depth_exact: int | None = None
-    head_channels: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("ffn", tuple(FFN_SITES)), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
-            if getattr(self, name) not in allowed:
-                raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
-        integer("rank.depth_samples", self.depth_samples, 1, "at least 1")
-        for name in ("depth_exact", "head_channels"):
-            if getattr(self, name) is not None:
-                integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any, field: str = "rank") -> RankOptions:
-        """Read what `to_json` wrote; unknown fields are errors."""
-        return cls(**known_fields(cls, data, field))
 
 
 class Statistics:
@@ -139,6 +88,15 @@ class Statistics:
             self.sums[name] = total + other.sums[name].to(total.device)
             self.samples[name] += other.samples[name]
         return self
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Copies of the sums and of how many samples are in each, to be given to `restore`."""
+        return {name: total.cpu().numpy().copy() for name, total in self.sums.items()}, dict(self.samples)
+
+    def restore(self, sums: Mapping[str, np.ndarray], samples: Mapping[str, int]) -> None:
+        """Go on from a snapshot of the same parent and options."""
+        self.sums = {name: torch.from_numpy(sums[name].copy()) for name in self.sums}
+        self.samples = {name: samples[name] for name in self.sums}
 
     def reduce(self, reduce: Reduce | None, device: torch.device | str | None = None) -> Statistics:
         """Sum over ranks. All ranks call it once, with the same keys in the same order.

@@ -1,50 +1,152 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The order of layers: iterative, not one-shot, and with bounded memory."""
+"""The order of layers: that of its definition, from less than half of the layers, with bounded memory."""
 
 from __future__ import annotations
 
-import gc
+import threading
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.naive_depth import naive_evaluations, naive_order
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
+from nemo_elastic.family import Parent
+from nemo_elastic.nn import forward as forward_module
+from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.ranking import RankOptions, rank
-from nemo_elastic.ranking.depth import CHUNK, by_score, iterative_mse, squared_error
+from nemo_elastic.ranking import RankOptions, depth, rank
+from nemo_elastic.ranking.depth import CHUNK, Depth, by_score, iterative_mse, squared_error
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
+from tests.strategies import parents
 
 
-def toy(damage):
-    """A 'model' whose one logit is 1 + the damage of its missing layers: a function of the set."""
+class Toy:
+    """A 'model' whose stream is the set of layers that it went through, and whose one logit is 1 + a damage.
 
-    def forward(tokens, choice, probe=None):
-        kept = set(choice.kept) if isinstance(choice, Subnet) else set(range(PARENT.num_layers))
-        missing = frozenset(range(PARENT.num_layers)) - kept
-        return torch.full((len(tokens), 1, 1), 1.0 + damage(missing))
+    The damage is a function of the missing layers and of the sample, which is its first token.
+    """
 
-    return forward
+    def __init__(self, damage, layers=PARENT.num_layers):
+        self.damage, self.layers = damage, layers
+
+    def embed(self, tokens_bl):
+        return torch.stack([tokens_bl[:, :1], torch.zeros_like(tokens_bl[:, :1])], -1)
+
+    def layer(self, index, stream, probe=None):
+        return stream + torch.tensor([0, 1 << index])
+
+    def norm(self, stream, probe=None):
+        return stream
+
+    def head(self, normed):
+        logits = []
+        for sample, mask in normed[:, 0].tolist():
+            logits.append(1.0 + self.damage(sample, {j for j in range(self.layers) if not mask >> j & 1}))
+        return torch.tensor(logits, dtype=torch.float64)[:, None, None]
+
+
+def measured(model, pieces, layers=None, reduce=None):
+    if isinstance(model, NemotronH):
+        model, layers = Layers(model.weights()), model.parent.num_layers
+    found = Depth(model, layers or model.layers, reduce)
+    for piece in pieces:
+        found.add(piece)
+    return found
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """How many sequences went through layers of the torch model."""
+    count = [0]
+
+    def counted(mixer):
+        def run(x_bld, layer_run):
+            count[0] += len(x_bld)
+            return mixer(x_bld, layer_run)
+
+        return run
+
+    for kind, mixer in forward_module.MIXERS.items():
+        monkeypatch.setitem(forward_module.MIXERS, kind, counted(mixer))
+    return count
 
 
 def test_iterative_order_sees_that_two_layers_replace_each_other():
     """Alone layers 0 and 1 are nearly useless; without both nothing works. One-shot scores would drop both first."""
     alone = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 4: 5.0}
 
-    def damage(missing):
+    def damage(_, missing):
         return sum(alone[j] for j in missing) + (100.0 if {0, 1} <= missing else 0.0)
 
-    order, scores = iterative_mse(toy(damage), PARENT, [tokens_of(PARENT)])
+    order, scores = iterative_mse(measured(Toy(damage), [tokens_of(PARENT)]))
     assert order == (0, 2, 3, 4, 1)
     assert scores[0] == pytest.approx(0.01) and scores[1] == pytest.approx(0.16) and scores[-1] is None
 
 
+@settings(max_examples=30, deadline=None)
+@given(parent=parents(max_layers=6), seed=st.integers(0, 99), exact=st.none() | st.integers(1, 6))
+def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact):
+    model = NemotronH.random(parent, seed=seed)
+    pieces = [tokens_of(parent, seed=s) for s in range(3)]
+    found = iterative_mse(measured(model, pieces), exact)
+    assert found == naive_order(model, parent, pieces, exact)  # bit for bit
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), pieces=st.integers(1, 5))
+def test_no_layer_is_given_up_that_is_the_least_important(data, pieces):
+    """Any errors at all, ties among them: what a piece says of a layer may be the opposite of what others say."""
+    seen = {}
+
+    def damage(sample, missing):
+        if not missing:
+            return 0.0
+        key = (sample, *sorted(missing))
+        if key not in seen:
+            seen[key] = data.draw(st.sampled_from([0.0, 1.0, 1.0, 2.0, 3.0, 10.0, 100.0]))
+        return seen[key]
+
+    def forward(tokens, member):
+        toy = Toy(damage)
+        stream = toy.embed(tokens)
+        for j in member.kept:
+            stream = toy.layer(j, stream)
+        return toy.head(stream)
+
+    batches = [torch.full((1, 2), i) for i in range(pieces)]
+    found = iterative_mse(measured(Toy(damage), batches))
+    assert found == naive_order(forward, PARENT, batches)
+
+
+@pytest.mark.parametrize("pattern", ["M-M*-M-M", "MMMM----****", "*-" * 8, "M-M-M*-M-M-M*-"])
+def test_at_most_0_55_of_the_layers_run_and_far_fewer_where_layers_are_given_up(pattern, evaluations):
+    parent = replace(PARENT, pattern=pattern)
+    model, n = NemotronH.random(parent, seed=3), len(pattern)
+    one, eight = [tokens_of(parent, batch=8)], list(tokens_of(parent, batch=8).split(1))
+
+    def count(order):
+        evaluations[0] = 0
+        return order(), evaluations[0] / 8
+
+    expected, naive = count(lambda: naive_order(model, parent, eight))
+    assert naive == naive_evaluations(n)
+    _, shared = count(lambda: iterative_mse(measured(model, one)))
+    assert shared == n + sum(k * (k - 1) / 2 + k - 1 for k in range(2, n + 1)) <= 0.55 * naive
+    found, raced = count(lambda: iterative_mse(measured(model, eight)))
+    assert found == expected
+    assert raced < 0.9 * shared
+
+
 def test_scores_are_the_normalised_squared_error():
     model, batches = NemotronH.random(PARENT, seed=2), [tokens_of(PARENT, seed=s) for s in (0, 1)]
-    order, scores = iterative_mse(model, PARENT, batches)
+    order, scores = iterative_mse(measured(model, batches))
     assert sorted(order) == list(range(5))
     full = torch.cat([model(b).detach() for b in batches]).double()
     first = {}
@@ -56,38 +158,49 @@ def test_scores_are_the_normalised_squared_error():
     assert scores[0] == pytest.approx(first[order[0]], rel=1e-4)
 
 
-def test_exact_rounds_limit_the_work_and_keep_the_front_of_the_order():
-    calls = []
+def test_exact_rounds_limit_the_work_and_keep_the_front_of_the_order(evaluations):
     model = NemotronH.random(PARENT, seed=2)
-
-    def forward(tokens, choice=None, probe=None):
-        calls.append(choice)
-        return model(tokens, choice, probe)
-
-    whole, _ = iterative_mse(forward, PARENT, [tokens_of(PARENT)])
-    assert len(calls) == sum(n + 1 for n in (5, 4, 3, 2))
-    calls.clear()
-    cut, scores = iterative_mse(forward, PARENT, [tokens_of(PARENT)], exact=2)
-    assert len(calls) == sum(n + 1 for n in (5, 4))
+    whole, _ = iterative_mse(measured(model, [tokens_of(PARENT, batch=1)]))
+    evaluations[0] = 0
+    cut, scores = iterative_mse(measured(model, [tokens_of(PARENT, batch=1)]), exact=2)
+    assert evaluations[0] == 5 + (5 * 4 / 2 + 4) + (4 * 3 / 2 + 3)
     assert cut[:2] == whole[:2] and sorted(cut) == sorted(whole)
-    assert None not in scores
+    assert None not in scores and list(scores[2:]) == sorted(scores[2:])
 
 
-def test_at_most_two_logits_of_one_batch_are_alive():
-    model = NemotronH.random(PARENT, seed=2)
-    most = [0]
+@pytest.mark.parametrize("pattern", ["M-M*-", "M-M*-M-M*-M-"])
+def test_streams_and_logits_alive_do_not_grow_with_layers_or_pieces(pattern, monkeypatch):
+    parent = replace(PARENT, pattern=pattern)
+    layers = Layers(NemotronH.random(parent, seed=2).weights())
+    made, most = {"stream": [], "logits": []}, {"stream": 0, "logits": 0}
+    monkeypatch.setattr(depth, "KEPT", 0)  # final streams, which are as large, are not kept
 
-    def forward(tokens, choice=None, probe=None):
-        logits = model(tokens, choice, probe)
-        gc.collect()
-        alive = {
-            t.data_ptr() for t in gc.get_objects() if type(t) is torch.Tensor and tuple(t.shape) == tuple(logits.shape)
-        }
-        most[0] = max(most[0], len(alive))
-        return logits
+    def watch(name, kind):
+        call = getattr(layers, name)
 
-    iterative_mse(forward, PARENT, [tokens_of(PARENT, batch=3, length=11, seed=s) for s in range(3)], exact=1)
-    assert most[0] <= 2
+        def run(*given):
+            out = call(*given)
+            made[kind] = [ref for ref in made[kind] if ref() is not None] + [weakref.ref(out)]
+            most[kind] = max(most[kind], len(made[kind]))
+            return out
+
+        monkeypatch.setattr(layers, name, run)
+
+    for name, kind in (("embed", "stream"), ("layer", "stream"), ("norm", "stream"), ("head", "logits")):
+        watch(name, kind)
+    pieces = [tokens_of(parent, seed=s) for s in range(3)]
+    iterative_mse(measured(layers, pieces, parent.num_layers), exact=2)
+    assert most == {"stream": 3, "logits": 2}  # the walk's, and a candidate's before and after a layer
+
+
+def test_final_streams_that_are_not_kept_are_computed_anew(monkeypatch, evaluations):
+    model, pieces = NemotronH.random(PARENT, seed=2), [tokens_of(PARENT, seed=s) for s in range(3)]
+    expected = iterative_mse(measured(model, pieces))
+    few, evaluations[0] = evaluations[0], 0
+    monkeypatch.setattr(depth, "KEPT", 2 * pieces[0].numel() * PARENT.hidden)
+    found = measured(model, pieces)
+    assert iterative_mse(found) == expected and evaluations[0] > few
+    assert len(found._normed) == 2
 
 
 def test_squared_error_adds_chunks_in_float64():
@@ -97,45 +210,63 @@ def test_squared_error_adds_chunks_in_float64():
     assert squared_error(a) == pytest.approx(float(a.double().square().sum()), rel=1e-6)
 
 
+class Ranks:
+    """All-reduce between threads that each play a rank."""
+
+    def __init__(self, count):
+        self.barrier, self.given, self.calls = threading.Barrier(count, timeout=60), [None] * count, 0
+
+    def reduce(self, rank):
+        def run(t):
+            self.given[rank] = t.clone()
+            self.barrier.wait()
+            total = torch.stack(self.given).sum(0)
+            self.barrier.wait()
+            return total
+
+        return run
+
+    def run(self, *calls):
+        found, threads = {}, []
+        for i, call in enumerate(calls):
+            threads.append(threading.Thread(target=lambda i=i, call=call: found.update({i: call(self.reduce(i))})))
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        return [found[i] for i in range(len(calls))]
+
+
 def test_reduce_makes_the_order_that_of_all_ranks():
     model = NemotronH.random(PARENT, seed=2)
-    batches = [tokens_of(PARENT, seed=s) for s in (0, 1)]
-    together = iterative_mse(model, PARENT, batches, exact=1)
-    sums = []
-    for b in batches:  # what each rank would hand to its all-reduce
-        iterative_mse(model, PARENT, [b], exact=1, reduce=lambda t: sums.append(t.clone()) or t)
-    reduced = iterative_mse(model, PARENT, batches[:1], exact=1, reduce=lambda _: sums[0] + sums[1])
-    assert reduced[0] == together[0]
-    assert reduced[1] == pytest.approx(together[1])
+    pieces = [tokens_of(PARENT, seed=s) for s in range(6)]
+    together = iterative_mse(measured(model, pieces))
+    alone = iterative_mse(measured(model, pieces[3:]))
+    shares = [lambda reduce, p=p: iterative_mse(measured(model, p, reduce=reduce)) for p in (pieces[:3], pieces[3:])]
+    one, other = Ranks(2).run(*shares)
+    assert one == other and one[0] == together[0]
+    assert one[1][:-1] == pytest.approx(together[1][:-1], rel=1e-12)
+    assert one[1] != alone[1]
 
 
-def test_logits_that_are_not_finite_are_told():
+@pytest.mark.parametrize("when", [0, 1])
+def test_logits_that_are_not_finite_are_told(when):
+    toy = Toy(lambda sample, missing: float("nan") if len(missing) >= when else 0.0)
     with pytest.raises(ElasticError, match="logits are not finite"):
-        iterative_mse(toy(lambda missing: float("nan")), PARENT, [tokens_of(PARENT)])
+        iterative_mse(measured(toy, [tokens_of(PARENT)]))
+    with pytest.raises(ElasticError, match="all zero"):
+        iterative_mse(measured(Toy(lambda *_: -1.0), [tokens_of(PARENT)]))
 
 
-def test_cosine_scores_every_layer_in_the_same_pass():
+def test_cosine_scores_every_layer_in_the_same_pass(evaluations):
     model = NemotronH.random(PARENT, seed=2)
-    calls = []
-
-    def forward(tokens, choice=None, probe=None):
-        calls.append(choice)
-        return model(tokens, choice, probe)
-
-    ranking = rank(forward, PARENT, [tokens_of(PARENT)], RankOptions(depth="cosine"))
-    assert calls == [None]
+    ranking = rank(Layers(model.weights()), PARENT, [tokens_of(PARENT, batch=1)], RankOptions(depth="cosine"))
+    assert evaluations[0] == PARENT.num_layers
     assert list(ranking.depth) == np.argsort(ranking.scores["depth"]).tolist()
     assert by_score(np.array([0.3, 0.1, 0.2])) == ((1, 2, 0), (0.1, 0.2, 0.3))
 
 
-def test_rank_consumes_an_iterator_once_and_tells_its_progress():
-    model, told = NemotronH.random(PARENT, seed=2), []
-    batches = (tokens_of(PARENT, batch=2, seed=s) for s in range(3))
-    options = RankOptions(depth_samples=3)
-    ranking = rank(model, PARENT, batches, options, lambda *a: told.append(a), provenance={"data": "random"})
-    assert ranking.provenance == {"samples": 6, "tokens": 54, "data": "random"}
-    assert told[:3] == [("widths", 1, 0), ("widths", 2, 0), ("widths", 3, 0)] and told[-1] == ("depth", 4, 4)
-    kept = [tokens_of(PARENT, batch=2, seed=0), tokens_of(PARENT, batch=2, seed=1)[:1]]
-    assert ranking.depth == iterative_mse(model, PARENT, kept)[0]
-    with pytest.raises(ElasticError, match="no data"):
-        rank(model, PARENT, [])
+def test_a_parent_of_one_layer_has_an_order():
+    parent = Parent("M", 4, 8, 4, 2, 2, 1, 2)
+    found = iterative_mse(measured(NemotronH.random(parent), [tokens_of(parent)]))
+    assert found == ((0,), (None,))

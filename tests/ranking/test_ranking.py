@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, rank
 from nemo_elastic.ranking.ranking import JSON, TENSORS
@@ -25,7 +26,7 @@ from tests.strategies import parents
 def saved(tmp_path):
     model = NemotronH.random(PARENT, seed=1)
     options = RankOptions(ffn="first", head_channels=2)
-    ranking = rank(model, PARENT, [tokens_of(PARENT)], options, provenance={"data": "random"})
+    ranking = rank(Layers(model.weights()), PARENT, [tokens_of(PARENT)], options, provenance={"data": "random"})
     ranking.save(tmp_path / "ranking")
     return ranking, tmp_path / "ranking"
 

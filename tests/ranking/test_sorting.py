@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import AXES, DEPTH, LAYER_AXES, Parent
+from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, rank, sort
@@ -55,7 +56,8 @@ def test_sorting_by_any_order_leaves_the_logits_unchanged(parent, seed):
 @given(parent=parents(), seed=st.integers(0, 9))
 def test_sorting_by_a_measured_ranking_leaves_the_logits_unchanged(parent, seed):
     model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
-    assert_same_function(model, rank(model, parent, [tokens_of(parent, seed=1), tokens_of(parent, batch=1, seed=2)]))
+    batches = [tokens_of(parent, seed=1), tokens_of(parent, batch=1, seed=2)]
+    assert_same_function(model, rank(Layers(model.weights()), parent, batches))
 
 
 def test_in_single_precision_sorting_changes_no_more_than_rounding():

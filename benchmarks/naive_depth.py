@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The order of layers as its definition says it: every candidate of every round is run whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.ranking.depth import Order, squared_error
+
+
+@torch.no_grad()
+def naive_order(
+    forward: Callable[[torch.Tensor, Subnet], torch.Tensor],
+    parent: Parent,
+    batches: Sequence[torch.Tensor],
+    exact: int | None = None,
+) -> Order:
+    """Layers from least to most important, and the score of each, as `ranking.depth.iterative_mse` gives them.
+
+    Args:
+        forward: tokens [b, l] and a member to logits [b, l, v].
+        parent: its shape.
+        batches: tokens [b, l] each.
+        exact: rounds to measure; None: all.
+    """
+    kept, order, scores = list(range(parent.num_layers)), [], []
+    last: dict[int, float] = {}
+    for _ in range(min(exact or parent.num_layers, parent.num_layers - 1)):
+        sums, squares = dict.fromkeys(kept, 0.0), 0.0
+        for tokens_bl in batches:
+            full_blv = forward(tokens_bl, parent.full)
+            squares += squared_error(full_blv)
+            for j in kept:
+                sums[j] += squared_error(forward(tokens_bl, parent.uniform([i for i in kept if i != j])), full_blv)
+        last = {j: s / squares for j, s in sums.items()}
+        least = min(kept, key=lambda j: (last[j], j))
+        kept.remove(least)
+        order.append(least)
+        scores.append(last[least])
+    rest = sorted(kept, key=lambda j: (last.get(j, 0.0), j))
+    return (*order, *rest), (*scores, *([last[j] for j in rest] if len(rest) > 1 else [None]))
+
+
+def naive_evaluations(layers: int) -> int:
+    """Layers that `naive_order` runs for one batch."""
+    return sum(layers + kept * (kept - 1) for kept in range(2, layers + 1))

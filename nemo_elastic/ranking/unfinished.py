@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Unfinished`: what a ranking has measured so far, in one safetensors file, so that a killed one goes on.
+
+Numbers are kept as they are (float64, exact in JSON too), so a ranking that goes on gives the bits of one that was
+never stopped. A file tells which parent, weights, options and data it belongs to; any other ranking leaves it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Parent, known_fields
+from nemo_elastic.files import atomic_write
+from nemo_elastic.ranking.depth import Drops
+from nemo_elastic.ranking.scores import RankOptions, Statistics
+
+VERSION = 1
+#: seconds between two saves
+EVERY = 60.0
+
+
+class OtherRanking(ElasticError):
+    """An unfinished ranking is there, but not of this parent, data and options."""
+
+
+@dataclass
+class Measured:
+    """What is known of a ranking.
+
+    Attributes:
+        batches: how many went into the sums.
+        data: digest of these.
+        complete: there are no others.
+        sums: of `Statistics`, on this rank alone.
+        samples: as in `Statistics`.
+        drops: rounds of the depth.
+    """
+
+    batches: int = 0
+    data: str = ""
+    complete: bool = False
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    drops: Drops = field(default_factory=Drops)
+
+
+class Unfinished:
+    """One file for a ranking that may be killed; `rank` reads and writes it, who saves the ranking removes it.
+
+    Args:
+        path: the file; each rank that sees other samples has its own.
+        weights: gives the parent's tensors, in the same order every time.
+        every: seconds between two saves.
+        say: called with a line when a ranking goes on from the file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        weights: Callable[[], Iterable[torch.Tensor]],
+        every: float | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path, self.weights, self.say = Path(path), weights, say
+        self.every = EVERY if every is None else every
+        self._saved = time.monotonic()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the weights. Reads all of them, so only a ranking that takes long enough to be saved has it."""
+        h = hashlib.sha256()
+        for t in self.weights():
+            h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return h.hexdigest()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._saved >= self.every
+
+    def save(self, parent: Parent, options: RankOptions, measured: Measured) -> None:
+        """Write the file whole or not at all."""
+        head = {
+            "version": VERSION,
+            "parent": parent.to_json(),
+            "options": options.to_json(),
+            "weights": self.digest,
+            "batches": measured.batches,
+            "data": measured.data,
+            "complete": measured.complete,
+            "samples": measured.samples,
+            "drops": asdict(measured.drops),
+        }
+        content = save(measured.sums, {"ranking": json.dumps(head, allow_nan=False)})
+        atomic_write(self.path, content)
+        self._saved = time.monotonic()
+
+    def load(self, parent: Parent, options: RankOptions) -> Measured | None:
+        """What an earlier run of the same ranking left; None where there is no file.
+
+        Raises:
+            OtherRanking: it is of another parent, other weights or options. `rank` finds out about other data.
+            ElasticError: the file is something else.
+        """
+        try:
+            with safe_open(self.path, "numpy") as file:
+                head = known_fields(_Head, json.loads((file.metadata() or {})["ranking"]), "ranking")
+                sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            drops = Drops(**head["drops"])
+            drops.last = {int(j): s for j, s in drops.last.items()}
+            measured = Measured(int(head["batches"]), head["data"], head["complete"], sums, head["samples"], drops)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            raise self._no_ranking() from None
+        if head["version"] != VERSION or head["parent"] != parent.to_json():
+            raise self.other("parent")
+        if head["options"] != options.to_json():
+            raise self.other("options")
+        if head["weights"] != self.digest:
+            raise self.other("weights")
+        wanted = {name: tuple(t.shape) for name, t in Statistics(parent, options).sums.items()}
+        if {name: total.shape for name, total in sums.items()} != wanted or set(measured.samples) != set(wanted):
+            raise self._no_ranking()
+        if self.say is not None:
+            self.say(f"{self.path}: going on after {measured.batches} batches and {len(drops.layers)} dropped layers")
+        return measured
+
+    def other(self, what: str) -> OtherRanking:
+        """The error for a file that belongs to a ranking with another parent, other options, weights or data."""
+        return OtherRanking(f"{self.path}: an unfinished ranking with other {what}; remove it to start anew")
+
+    def _no_ranking(self) -> ElasticError:
+        return ElasticError(f"{self.path}: not an unfinished ranking; remove it")
+
+    def remove(self) -> None:
+        """Remove the file, if there is one."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Head:
+    """Field names of the file's metadata, for `known_fields`."""
+
+    version: int
+    parent: Any
+    options: Any
+    weights: str
+    batches: int
+    data: str
+    complete: bool
+    samples: dict
+    drops: dict

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The megatron-core model layer by layer: the forward, what its probe sees, and the order of its layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.naive_depth import naive_evaluations, naive_order
+from nemo_elastic.family import Parent
+from nemo_elastic.megatron.layers import Layers
+from nemo_elastic.nemo.platform.device import cuda_as_cpu
+from nemo_elastic.ranking import Statistics
+from nemo_elastic.ranking.depth import Depth, iterative_mse
+from nemo_elastic.ranking.layered import through
+
+from .models import build, randomise, start
+
+pytestmark = pytest.mark.nemo
+PATTERNS = ("M-M*-M-M", "*M-MM--*M-")
+
+
+def parent_of(pattern: str) -> Parent:
+    return Parent(pattern, 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4)
+
+
+def model_of(parent: Parent, elastic: bool = True):
+    start()
+    model = build(parent, elastic)
+    randomise(model)
+    return model.eval()
+
+
+def tokens_of(parent: Parent, batch: int) -> torch.Tensor:
+    return torch.randint(parent.vocab, (batch, 16), generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.mark.parametrize("elastic, tied", [(True, False), (True, True), (False, False)])
+def test_layers_in_a_row_are_the_forward(elastic, tied):
+    parent = replace(parent_of(PATTERNS[0]), tied=tied)
+    model, tokens = model_of(parent, elastic), tokens_of(parent, 2)
+    layers, statistics, expected = Layers(model), Statistics(parent), Statistics(parent)
+    with torch.no_grad(), cuda_as_cpu():
+        normed = through(layers, range(parent.num_layers), layers.embed(tokens), statistics)
+        assert torch.equal(layers.head(normed), model(tokens, None, None))
+        if elastic:
+            model.state.probe = expected
+            model(tokens, None, None)
+            assert all(torch.equal(statistics.sums[name], total) for name, total in expected.sums.items())
+            assert statistics.samples == expected.samples
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_order_and_scores_are_those_of_running_every_candidate_whole(pattern):
+    parent = parent_of(pattern)
+    model, tokens = model_of(parent), tokens_of(parent, 4)
+    count = [0]
+    for layer in model.decoder.layers:
+        mixer = next(m for name in ("mixer", "mlp", "self_attention") if (m := _mixer(layer, name)) is not None)
+        mixer.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+
+    def forward(tokens_bl, member):
+        model.state.choice = member
+        try:
+            return model(tokens_bl, None, None)
+        finally:
+            model.state.choice = None
+
+    pieces = tokens.split(1)
+    with torch.no_grad(), cuda_as_cpu():
+        expected = naive_order(forward, parent, pieces)
+        assert count[0] == 4 * naive_evaluations(len(pattern))
+        count[0] = 0
+        depth = Depth(Layers(model), parent.num_layers)
+        for piece in pieces:
+            depth.add(piece)
+        found = iterative_mse(depth)
+    assert found[0] == expected[0]
+    assert found[1][:-1] == pytest.approx(expected[1][:-1], rel=1e-6)
+    assert count[0] <= 4 * 0.55 * naive_evaluations(len(pattern))
+
+
+def _mixer(layer, name):
+    found = getattr(layer, name, None)
+    return found if isinstance(found, torch.nn.Module) and any(True for _ in found.parameters()) else None

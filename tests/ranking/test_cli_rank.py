@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic rank`: streams, measures as many drops as a family uses, and goes on after a SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from nemo_elastic.cli.app import main
+from nemo_elastic.export.family_folder import write_family
+from nemo_elastic.manifest import Family
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking
+from tests.shapes import PARENT as SHAPE
+
+PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
+SIZE = ("--samples", "20", "--length", "64")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    from nemo_elastic.data.build import build_data
+    from tests.texts import library_text
+
+    place = tmp_path_factory.mktemp("rank")
+    build_data(place / "data", [library_text(place / "text")], vocab=512, reasoning=0.0, held_out_problems=0)
+    for seed, name in enumerate(("parent", "another")):
+        model = NemotronH.random(PARENT, seed=seed)
+        write_family(place / name, PARENT, model.state_dict(), Family.of(PARENT, {"full": PARENT.full}))
+        (place / name / "elastic.json").unlink()  # what is left is a plain model
+    return place
+
+
+def arguments(place, out, *more, parent="parent"):
+    return ["rank", str(place / parent), "--data", str(place / "data"), "--out", str(out), *SIZE, *more]
+
+
+def run(capsys, *given):
+    """Exit code, stdout and stderr."""
+    code = 0
+    try:
+        main(list(given))
+    except SystemExit as end:
+        code = end.code or 0
+    said = capsys.readouterr()
+    return code, said.out, " ".join(said.err.split())
+
+
+def start(*given, module="nemo_elastic"):
+    """Exit code and stderr of a process of its own."""
+    done = subprocess.run([sys.executable, "-m", module, *given], capture_output=True, text=True, timeout=900)
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def folder(path):
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bytes(place, tmp_path):
+    code, said = start(*arguments(place, tmp_path / "whole"))
+    assert code == 0, said
+    out, unfinished = tmp_path / "out", tmp_path / "out.unfinished.safetensors"
+    killed = 0
+    while True:  # every run is killed while it saves for the third time, until one saves less often
+        code, said = start("3", *arguments(place, out, "--save-every", "0"), module="tests.ranking.killed_worker")
+        known = (
+            f"{unfinished}: going on after {min(3, 2 * killed)} batches and {max(0, 2 * killed - 3)} dropped layers"
+        )
+        assert (known in said) == (killed > 0), said
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL and unfinished.exists() and not out.exists(), said
+        killed += 1
+    assert killed == 4  # after 3 batches and 7 rounds it saves: twice in each run
+    assert folder(out) == folder(tmp_path / "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_an_unfinished_ranking_of_another_parent_is_refused_or_replaced(place, tmp_path, capsys, monkeypatch):
+    from nemo_elastic.ranking import Unfinished
+
+    out, unfinished = tmp_path / "out", tmp_path / "out.unfinished.safetensors"
+    monkeypatch.setattr(Unfinished, "remove", lambda self: None)
+    assert run(capsys, *arguments(place, out, "--save-every", "0"))[0] == 0
+    monkeypatch.undo()
+    assert unfinished.exists()
+    shutil.rmtree(out)
+    code, _, said = run(capsys, *arguments(place, out, parent="another"))
+    assert code == 2 and "an unfinished ranking with other weights; remove it to start anew" in said
+    code, _, said = run(capsys, *arguments(place, out, "--force", parent="another"))
+    assert code == 0 and "with other weights; remove it to start anew: starting anew" in said
+    assert not unfinished.exists()
+    assert run(capsys, *arguments(place, tmp_path / "direct", parent="another"))[0] == 0
+    assert folder(out) == folder(tmp_path / "direct")
+
+
+def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys):
+    code, all_of_it, _ = run(capsys, *arguments(place, tmp_path / "all", "--json"))
+    assert code == 0
+    code, told, said = run(capsys, *arguments(place, tmp_path / "some", "--json", "--min-depth", "6"))
+    assert code == 0 and json.loads(told)["depth"][:2] == json.loads(all_of_it)["depth"][:2]
+    ranking = Ranking.load(tmp_path / "some")
+    assert ranking.options.depth_exact == 2 and None not in ranking.depth_scores
+    code, _, said = run(capsys, *arguments(place, tmp_path / "none", "--min-depth", "8"))
+    assert code == 2 and "--min-depth: 8 is not allowed; from 1 to 7" in said
+
+
+def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path, capsys):
+    assert run(capsys, *arguments(place, tmp_path / "ranking", "--min-depth", "6"))[0] == 0
+    budgets = {"budgets": [{"name": "big"}, {"name": "small", "ratio": 0.9}]}
+    for depth, says in (([8, 6], ""), ([8, 6, 5], "elastic.axes.depth: 5 is not allowed; at least 6, the depth down")):
+        block = tmp_path / "elastic.yaml"
+        block.write_text(json.dumps({"elastic": budgets | {"axes": {"hidden": [16, 12], "depth": depth}}}))
+        code, _, said = run(capsys, "init", str(place / "parent"), "--config", str(block), "--ranking",
+                            str(tmp_path / "ranking"), "--out", str(tmp_path / f"family{len(depth)}"))  # fmt: skip
+        assert (code, says in said) == (2 if says else 0, True), said

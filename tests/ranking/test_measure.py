@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`rank`: one pass for all widths, batches one by one, a first few sequences over again for the depth."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.forward import Layers
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import RankOptions, Statistics, rank
+from nemo_elastic.ranking.depth import iterative_mse
+from tests.ranking.test_depth import evaluations, measured  # noqa: F401 (a fixture)
+from tests.ranking.test_sorting import tokens_of
+from tests.shapes import PARENT
+
+
+@pytest.fixture
+def model():
+    return NemotronH.random(PARENT, seed=2)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr("nemo_elastic.ranking.measure.LEAST_TOKENS", 1)
+
+
+def test_an_iterator_is_consumed_once_and_progress_is_told(model, small_pieces):
+    told = []
+    batches = (tokens_of(PARENT, batch=2, seed=s) for s in range(3))
+    options = RankOptions(depth_samples=3)
+    ranking = rank(
+        Layers(model.weights()), PARENT, batches, options, lambda *a: told.append(a), provenance={"data": "random"}
+    )
+    assert ranking.provenance == {"samples": 6, "tokens": 54, "data": "random"}
+    assert told == [*(("widths", i, 0) for i in (1, 2, 3)), *(("depth", i, 4) for i in (1, 2, 3, 4))]
+    used = [*tokens_of(PARENT, batch=2, seed=0).split(1), tokens_of(PARENT, batch=2, seed=1)[:1]]
+    assert (ranking.depth, ranking.depth_scores) == iterative_mse(measured(model, used))
+    with pytest.raises(ElasticError, match="no data"):
+        rank(Layers(model.weights()), PARENT, [])
+
+
+@pytest.mark.parametrize(
+    "samples, least, pieces",
+    [(1, 1, [1]), (5, 1, [1] * 5), (9, 1, [2, 2, 2, 2, 1]), (20, 1, [3] * 6 + [2]), (20, 40, [5] * 4), (5, 512, [5])],
+)
+def test_pieces_are_at_most_eight_and_long_enough(model, monkeypatch, samples, least, pieces):
+    from nemo_elastic.ranking import measure
+
+    seen = []
+
+    class Recorded(measure.Depth):
+        def add(self, tokens_bl, normed=None):
+            seen.append(len(tokens_bl))
+            super().add(tokens_bl, normed)
+
+    monkeypatch.setattr(measure, "Depth", Recorded)
+    monkeypatch.setattr(measure, "LEAST_TOKENS", least)
+    options = RankOptions(depth_samples=samples, depth_exact=1)
+    rank(Layers(model.weights()), PARENT, [tokens_of(PARENT, batch=24)], options)
+    assert seen == pieces
+
+
+def test_widths_are_scored_by_one_forward_that_no_head_follows(model, evaluations, monkeypatch):  # noqa: F811
+    layers, heads = Layers(model.weights()), [0]
+    head = layers.head
+    monkeypatch.setattr(layers, "head", lambda x: heads.__setitem__(0, heads[0] + 1) or head(x))
+    batches = [tokens_of(PARENT, batch=3, seed=s) for s in range(4)]
+    ranking = rank(layers, PARENT, batches, RankOptions(depth="cosine"))
+    assert evaluations[0] == 12 * PARENT.num_layers and heads[0] == 0
+    statistics = Statistics(PARENT, ranking.options)
+    for batch in batches:
+        model(batch, None, statistics)
+    for name, value in statistics.scores().items():
+        np.testing.assert_array_equal(ranking.scores[name], value)
+
+
+def test_the_pass_over_the_widths_leaves_the_depth_its_reference(model, evaluations, small_pieces):  # noqa: F811
+    batch = tokens_of(PARENT, batch=4)
+    rank(Layers(model.weights()), PARENT, [batch])
+    together, evaluations[0] = evaluations[0], 0
+    iterative_mse(measured(model, batch.split(1)))
+    assert (
+        together == evaluations[0]
+    )  # the depth alone runs the whole model once, and that is all that the widths need
+
+
+def test_no_batch_is_alive_when_the_next_is_asked_for(model):
+    alive = []
+
+    def batches():
+        for seed in range(4):
+            gc.collect()
+            assert not any(ref() is not None for ref in alive[:-1])  # the last is still the loop's
+            batch = tokens_of(PARENT, batch=5, seed=seed)
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    ranking = rank(Layers(model.weights()), PARENT, batches(), RankOptions(depth_samples=2, depth_exact=1))
+    assert ranking.provenance["samples"] == 20
+
+
+def test_no_gradient_is_recorded(model):
+    recorded = []
+
+    class Watched(Layers):
+        def layer(self, index, x_bld, probe=None):
+            recorded.append(torch.is_grad_enabled())
+            return super().layer(index, x_bld, probe)
+
+    rank(Watched(model.weights()), PARENT, [tokens_of(PARENT)])
+    assert recorded and not any(recorded)
