@@ -47,30 +47,49 @@ def accumulate(
     rows: Selection | None,
     cols: Selection | None,
     at: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
 ) -> Any:
     """Hand over the gradient of a slice of `param`; returns what the autograd Function must return for it.
 
     With `main_grad` (DistributedDataParallel) the piece is added to the window of the slice, the flag that
-    megatron-core's hook looks at is set, and an uninitialised dummy is returned: the hook drops it unread. Without,
-    the gradient is scattered into zeros of the full shape.
+    megatron-core's hook looks at is set, and an uninitialised dummy is returned: the hook drops it unread, except of a
+    weight that head and embedding share, whose dummy must be zeros. Without, the gradient is scattered into zeros of
+    the full shape.
 
     Args:
         param: the whole parameter.
         piece: gradient of its slice; with `at`, one row per entry of `at`.
         rows, cols: the slice; None for all.
         at: row indices, with repetitions, to which the rows of `piece` are added (embedding).
+        factor: of the piece, a tensor without dimensions (head loss); for prefixes only.
     """
     if getattr(param, "main_grad", None) is not None:
-        _scatter_add(param.main_grad, piece.to(param.main_grad.dtype), rows, cols, at)
-        if not hasattr(param, "grad_added_to_main_grad"):
-            return None
-        param.grad_added_to_main_grad = True  # pyright: ignore[reportAttributeAccessIssue]
-        return torch.empty_like(param)
-    if at is None and piece.shape == param.shape:
+        _scatter_add(param.main_grad, piece.to(param.main_grad.dtype), rows, cols, at, factor)
+        return _handed_over(param)
+    if at is None and factor is None and piece.shape == param.shape:
         return piece
     full = torch.zeros_like(param)
-    _scatter_add(full, piece, rows, cols, at)
+    _scatter_add(full, piece, rows, cols, at, factor)
     return full
+
+
+def accumulate_product(
+    param: torch.Tensor, dy_to: torch.Tensor, x_ti: torch.Tensor, rows: Selection | None, cols: Selection | None
+) -> Any:
+    """`accumulate` of the piece dy^T x. Where the slice is a plain window of the buffer the product is added to it."""
+    buffer = getattr(param, "main_grad", None)
+    if buffer is None or buffer.dtype != dy_to.dtype or not all(k is None or k.is_prefix for k in (rows, cols)):
+        return accumulate(param, torch.mm(dy_to.t(), x_ti), rows, cols)
+    _cut(buffer, rows, cols).addmm_(dy_to.t(), x_ti)
+    return _handed_over(param)
+
+
+def _handed_over(param: torch.Tensor) -> Any:
+    """What an autograd Function returns for a gradient that is in `main_grad` already."""
+    if not hasattr(param, "grad_added_to_main_grad"):
+        return None
+    param.grad_added_to_main_grad = True  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.zeros_like(param) if getattr(param, "zero_out_wgrad", False) else torch.empty_like(param)
 
 
 def _scatter_add(
@@ -79,8 +98,9 @@ def _scatter_add(
     rows: Selection | None,
     cols: Selection | None,
     at: torch.Tensor | None,
+    factor: torch.Tensor | None,
 ) -> None:
-    """full[rows, cols] += piece; one of the two dimensions is the hidden one, so at most one is no plain prefix."""
+    """full[rows, cols] += factor * piece; one of the two dimensions is the hidden one: at most one is no prefix."""
     for dim, kept in ((0, rows), (1, cols)):
         if kept is not None and kept.is_prefix:
             full = full.narrow(dim, 0, kept.kept_size)
@@ -91,7 +111,10 @@ def _scatter_add(
         if kept is not None and not kept.is_prefix:
             kept.add_(full, piece, dim)
             return
-    full += piece
+    if factor is None:
+        full += piece
+    else:
+        full.addcmul_(piece, factor)
 
 
 class SlicedLinear(torch.autograd.Function):
@@ -112,7 +135,7 @@ class SlicedLinear(torch.autograd.Function):
         ctx.args = (rows, cols, column, sequence_parallel, group)
         if column and sequence_parallel and group is not None:
             x_sbi = gather(x_sbi, group)
-        y_sbo = torch.matmul(x_sbi, _cut(weight, rows, cols).t())
+        y_sbo = _product(x_sbi, _cut(weight, rows, cols).t())
         if not column and group is not None:
             y_sbo = reduce_scatter(y_sbo, group) if sequence_parallel else all_reduce(y_sbo, group)
         return y_sbo
@@ -126,21 +149,41 @@ class SlicedLinear(torch.autograd.Function):
             dy_sbo = gather(dy_sbo, group)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = torch.matmul(dy_sbo, _cut(weight, rows, cols))
+            dx = _product(dy_sbo, _cut(weight, rows, cols))
             if column and group is not None:
                 dx = reduce_scatter(dx, group) if sequence_parallel else all_reduce(dx, group)
         if ctx.needs_input_grad[1]:
             if column and sequence_parallel:
                 x_sbi = gather(x_sbi, group)
-            piece = torch.matmul(dy_sbo.reshape(-1, dy_sbo.shape[-1]).t(), x_sbi.reshape(-1, x_sbi.shape[-1]))
-            dw = accumulate(weight, piece, rows, cols)
+            by_batch = _by_batch(dy_sbo)
+            dw = accumulate_product(weight, _matrix(dy_sbo, by_batch), _matrix(x_sbi, by_batch), rows, cols)
         return dx, dw, None, None, None, None, None
 
 
 def _cut(weight: torch.Tensor, rows: Selection | None, cols: Selection | None) -> torch.Tensor:
-    if rows is not None:
-        weight = rows.take(weight, 0)
-    return weight if cols is None else cols.take(weight, 1)
+    """weight[rows, cols]: a view of prefixes; they come first, so that what is then gathered is narrower."""
+    kept = [(dim, part) for dim, part in ((0, rows), (1, cols)) if part is not None]
+    for dim, part in sorted(kept, key=lambda x: not x[1].is_prefix):
+        weight = part.take(weight, dim)
+    return weight
+
+
+def _by_batch(x_sbi: torch.Tensor) -> bool:
+    """Whether [s, b, ...] lies in memory as [b, s, ...], as attention's output does."""
+    return x_sbi.dim() == 3 and x_sbi.stride(0) < x_sbi.stride(1)
+
+
+def _matrix(x_sbi: torch.Tensor, by_batch: bool) -> torch.Tensor:
+    """[tokens, i] in the order of memory: a view, where a flattened [s, b, i] would be a copy."""
+    return (x_sbi.transpose(0, 1) if by_batch else x_sbi).reshape(-1, x_sbi.shape[-1])
+
+
+def _product(x_sbi: torch.Tensor, w_io: torch.Tensor) -> torch.Tensor:
+    """x W as ONE matrix product: torch makes a batch of small ones of an x whose tokens are not in order."""
+    by_batch = _by_batch(x_sbi)
+    y_to = torch.mm(_matrix(x_sbi, by_batch), w_io)
+    shape = x_sbi.shape[:-1]
+    return y_to.view(shape[1], shape[0], -1).transpose(0, 1) if by_batch else y_to.view(*shape, -1)
 
 
 def tensor_group(module: Any) -> dist.ProcessGroup | None:

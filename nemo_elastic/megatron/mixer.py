@@ -14,6 +14,7 @@ from megatron.core.ssm import mamba_mixer
 from megatron.core.ssm.mamba_mixer import MambaMixer
 
 from nemo_elastic.nn.conv import causal_conv1d
+from nemo_elastic.nn.mamba import mamba_inside
 from nemo_elastic.nn.norm import gated_rms_norm
 from nemo_elastic.nn.ssd import ssd_chunked
 
@@ -27,8 +28,8 @@ ROW_ALIGNMENT = 8
 class ElasticMambaMixer(MambaMixer):
     """megatron-core's mixer (parameters, sharding) with a forward of our own that takes widths.
 
-    On CUDA the fused kernel of mamba_ssm gets the sliced tensors; elsewhere, and without mamba_ssm, the scan is nn.ssd
-    in torch.
+    On CUDA the fused kernel of mamba_ssm gets the sliced tensors; elsewhere, and without mamba_ssm, `nn.mamba` does
+    the same in torch. Under gates, which act between its steps, the steps are called one by one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class ElasticMambaMixer(MambaMixer):
             kept = run.select(row, 0, index)
             return t if kept is None else kept.take(t, 0)
 
-        weights = {
+        weights = {  # in the order of mamba_inside
             "conv_weight": cut("mamba.conv_weight", self.conv1d.weight),
             "conv_bias": cut("mamba.conv_bias", self.conv1d.bias),
             "a": -torch.exp(cut("mamba.a_log", self.A_log).float()),
@@ -85,15 +86,16 @@ class ElasticMambaMixer(MambaMixer):
         if channel_gate is not None:
             count = channel_gate.float().view(groups, -1).sum(-1)
         kernel = fused_kernel(zxbcdt_sbo)
-        if kernel is not None:
+        if kernel is None and channel_gate is None:
+            y_bli = mamba_inside(zxbcdt_blo, *weights.values(), norm, groups, self.d_state, self.eps)
+        elif kernel is not None:
             y_bli = fused_scan(kernel, zxbcdt_blo, weights, head_dim, groups, self.chunk_size)
             y_bli = y_bli if channel_gate is None else y_bli * channel_gate
             # the kernel has multiplied by silu(z) already: SiLU(z) = 1 is not expressible, so norm without a gate
             y_bli = _group_norm(y_bli, norm, groups, self.eps, count)
         else:
             y_bli, z_bli = torch_scan(zxbcdt_blo, weights, inner, head_dim, groups, self.d_state)
-            y_bli = y_bli if channel_gate is None else y_bli * channel_gate
-            y_bli = gated_rms_norm(y_bli, z_bli, norm, groups, self.eps, count)
+            y_bli = gated_rms_norm(y_bli * channel_gate, z_bli, norm, groups, self.eps, count)
         if channel_gate is not None:
             y_bli = y_bli * channel_gate
         return self.out_proj(y_bli.transpose(0, 1), run, run.select("mamba.out_proj", 1, index))

@@ -10,6 +10,7 @@ function, read once by each of the embedding, the stack and the head, and all el
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from nemo_elastic.family import Layer, Parent, Subnet
 from nemo_elastic.layout import BY_NAME, fused_qkv, selection
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 from nemo_elastic.prefix import Grid, Selection
+
+#: stands for megatron-core's fused query-key-value projection, which is three rows of the layout table
+QKV = "attention.qkv"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Run:
         """Kept channels of the residual stream; None for all."""
         if self.subnet is None or self.parent is None or self.subnet.hidden == self.parent.hidden:
             return None
-        return Selection((Grid((self.parent.hidden,), (self.subnet.hidden,)),))
+        return _prefix(self.parent.hidden, self.subnet.hidden)
 
     def norm_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """A norm's weight at the width of the run, gated."""
@@ -70,21 +74,46 @@ class Run:
 
     def select(self, row: str, dim: int, index: int) -> Selection | None:
         """What the run keeps of a tensor on this rank; None for all of it."""
-        if self.subnet is None or self.parent is None:
-            return None
-        found = selection(self.parent, BY_NAME[row], dim, self.parent.full, self.subnet, index).shard(self.world)
-        return None if found.is_full else found
+        return self._kept(row, dim, index)
 
     def select_qkv(self, index: int) -> Selection | None:
+        """What the run keeps of the rows of a fused query-key-value projection on this rank; None for all of them."""
+        return self._kept(QKV, 0, index)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, int, int], Selection | None]:
+        assert self.subnet is not None and self.parent is not None
+        return _selections(self.parent, self.subnet, self.world)
+
+    def _kept(self, row: str, dim: int, index: int) -> Selection | None:
         if self.subnet is None or self.parent is None:
             return None
-        found = fused_qkv(self.parent, self.parent.full, self.subnet, index).shard(self.world)
-        return None if found.is_full else found
+        known, key = self._known, (row, dim, index)
+        if key not in known:
+            full = self.parent.full
+            if row == QKV:
+                found = fused_qkv(self.parent, full, self.subnet, index)
+            else:
+                found = selection(self.parent, BY_NAME[row], dim, full, self.subnet, index)
+            found = found.shard(self.world)
+            known[key] = None if found.is_full else found
+        return known[key]
 
     def watch(self, site: str, index: int, x_sb: torch.Tensor) -> None:
         """Show [s, b, ...] to the probe as [b, s, ...]."""
         if self.probe is not None:
             self.probe(site, index, x_sb.transpose(0, 1))
+
+
+@lru_cache(maxsize=256)
+def _selections(parent: Parent, subnet: Subnet, world: int) -> dict[tuple[str, int, int], Selection | None]:
+    """What a member keeps, as far as it was asked for: no step builds an index that an earlier one has built."""
+    return {}
+
+
+@lru_cache(maxsize=4096)
+def _prefix(size: int, kept: int) -> Selection:
+    return Selection((Grid((size,), (kept,)),))
 
 
 #: a model at full size without gates: what stock NeMo runs

@@ -63,29 +63,30 @@ class ElasticMambaStack(MambaStack):
         for layer in self.layers:
             index = layer.layer_number - 1
             if run.kept(index):
-                run.watch("layer_in", index, x)
                 x = self._layer(layer, index, x, run)
-                run.watch("layer_out", index, x)
         if self.post_process:
             return self.final_norm(x, run) if self.post_layer_norm else x
         return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
 
     def _layer(self, layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
         if not (self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()):
-            return _block(layer, index, x, run)
+            return block(layer, index, x, run)
         # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
         # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
-        return checkpoint(_block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False)
 
 
-def _block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
-    """One layer with its residual connection (bias-dropout-add without bias and dropout)."""
+def block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+    """One layer with its residual connection (bias-dropout-add without bias and dropout): [s, b, d] to the same."""
+    run.watch("layer_in", index, x)
     mixer = getattr(layer, "mixer", None)
     if mixer is None:
         mixer = layer.mlp if isinstance(getattr(layer, "mlp", None), _mlp_type()) else layer.self_attention
     y = mixer(x.to(layer.config.params_dtype), run, index)
     gates = run.gates(index)
-    return x + (y if gates is None else y * gates.keep.to(y.dtype))
+    x = x + (y if gates is None else y * gates.keep.to(y.dtype))
+    run.watch("layer_out", index, x)
+    return x
 
 
 def _mlp_type() -> type:

@@ -8,12 +8,21 @@ weights: a resumed run, the next stage and the slicer all read the same ones.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from nemo_elastic.family import Layer, Parent, Subnet
+
+
+class _Read(NamedTuple):
+    """The buffers' content on the host, and what it was read from."""
+
+    buffers: tuple[torch.Tensor, ...]
+    versions: tuple[int, ...]
+    frozen: bool
+    found: list[Subnet]
 
 
 class Members(nn.Module):
@@ -34,15 +43,15 @@ class Members(nn.Module):
         self.router = router
         self.register_buffer("codes", torch.zeros(budgets, 1 + 3 * parent.num_layers, dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
-        self._cache: tuple[bytes, list[Subnet]] | None = None
+        self._read: _Read | None = None
 
     @property
     def found(self) -> bool:
-        return bool(self.codes.any())
+        return bool(self._host().found)
 
     @property
     def is_frozen(self) -> bool:
-        return bool(self.frozen.item())
+        return self._host().frozen
 
     def put(self, members: list[Subnet], frozen: bool) -> None:
         """Store one member per budget."""
@@ -51,11 +60,24 @@ class Members(nn.Module):
         self.frozen.fill_(int(frozen))
 
     def get(self) -> list[Subnet]:
-        """The members stored last; decoded once."""
-        key = self.codes.cpu().numpy().tobytes()
-        if self._cache is None or self._cache[0] != key:
-            self._cache = (key, [decode(self.parent, row) for row in self.codes.tolist()])
-        return self._cache[1]
+        """The members stored last, the same objects until others are stored; empty before shapes were found."""
+        return self._host().found
+
+    def _host(self) -> _Read:
+        """What the buffers say, read again only when one has changed.
+
+        Every micro-batch asks; to read a buffer would make the host wait for a GPU each time. A loaded checkpoint,
+        like `put`, writes into the buffers, and moving the module replaces them: both show without reading them.
+        """
+        buffers = (self.codes, self.frozen)
+        versions = tuple(b._version for b in buffers)
+        read = self._read
+        same = read is not None and read.buffers[0] is buffers[0] and read.buffers[1] is buffers[1]
+        if read is None or not same or read.versions != versions:
+            rows = self.codes.tolist()
+            found = [decode(self.parent, row) for row in rows] if any(map(any, rows)) else []
+            read = self._read = _Read(buffers, versions, bool(self.frozen.item()), found)
+        return read
 
 
 def encode(parent: Parent, member: Subnet) -> list[int]:

@@ -12,10 +12,29 @@ states at the chunk borders go through a loop (Dao and Gu, arXiv 2405.21060, sec
 exponentials of differences that are never positive, so nothing overflows however large dt is.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.scan import scan_backward, scan_forward
+
+
+def chunk_for(state: int, length: int) -> int:
+    """Positions per chunk that are fastest on a CPU: 32 up to 32 state channels, 64 above.
+
+    Measured forward and backward (`benchmarks/bench_chunk.py`). A chunk of q positions costs q x q per head for what
+    mixes inside it, and p x n once for the state that it hands on, so more state wants longer chunks.
+
+    Args:
+        state: state channels n.
+        length: positions there are; a chunk is never longer.
+    """
+    return min(length, 32 if state <= 32 else 64)
 
 
 def ssd_chunked(
@@ -26,11 +45,11 @@ def ssd_chunked(
     C_blgn: torch.Tensor,
     D_h: torch.Tensor | None = None,
     dt_bias_h: torch.Tensor | None = None,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     initial_state_bhpn: torch.Tensor | None = None,
     return_final_state: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """The scan over a whole sequence of any length, differentiable in every tensor.
+    """The scan over a whole sequence of any length, differentiable (once) in every tensor.
 
     Args:
         x_blhp: Inputs ``[b, l, h, p]``.
@@ -40,8 +59,7 @@ def ssd_chunked(
         C_blgn: Output maps ``[b, l, g, n]``.
         D_h: Skip ``[h]`` (or ``[h, p]``), or None.
         dt_bias_h: Added to ``dt_blh`` ``[h]``, or None.
-        chunk_size: Positions per chunk. Changes speed and rounding, not the function. 32 is the fastest on a CPU at
-            p = n = 16 (by a factor of two over 64); large p and n prefer 64 or 128.
+        chunk_size: Positions per chunk, None for `chunk_for`. Changes speed and rounding, not the function.
         initial_state_bhpn: State before the first position ``[b, h, p, n]``; None for zeros.
         return_final_state: Also return the state after the last position.
 
@@ -55,56 +73,62 @@ def ssd_chunked(
     b, length, h, p = x_blhp.shape
     g, n = B_blgn.shape[-2:]
     _check_shapes(dt_blh, (b, length, h), B_blgn, C_blgn, (b, length, g, n), initial_state_bhpn, (b, h, p, n))
+    if chunk_size is None:
+        chunk_size = chunk_for(n, length)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be positive, not {chunk_size}")
     dtype = work_dtype(x_blhp, dt_blh, A_h, B_blgn, C_blgn, initial_state_bhpn)
-    r = h // g
-    q = min(chunk_size, length)
-    c = -(-length // q)
+    heads = (g, h // g)
     x, B, C = x_blhp.to(dtype), B_blgn.to(dtype), C_blgn.to(dtype)
-    dt = _step_size(dt_blh.to(dtype), dt_bias_h)
+    by_head = None if D_h is None or D_h.dim() > 1 else D_h.to(dtype).view(heads)
+    y, state = _Scan.apply(
+        x.unflatten(2, heads),
+        _step_size(dt_blh.to(dtype), dt_bias_h).unflatten(2, heads),
+        A_h.to(dtype).view(heads),
+        B,
+        C,
+        by_head,
+        None if initial_state_bhpn is None else initial_state_bhpn.to(dtype).unflatten(1, heads),
+        chunk_size,
+    )
+    y = y.flatten(2, 3)
+    if D_h is not None and by_head is None:
+        y = _skip(y, x, D_h)
+    y = y.to(x_blhp.dtype)
+    return (y, state.flatten(1, 2)) if return_final_state else y
 
-    # Padded positions have dt = 0 and x = 0: they neither decay the state nor add to it.
-    pad = c * q - length
-    x_bchqp = _pad_length(x, pad).view(b, c, q, h, p).transpose(2, 3)
-    dt_bchq = _pad_length(dt, pad).view(b, c, q, h).transpose(2, 3)
-    B_bcgqn, C_bcgqn = (_pad_length(t, pad).view(b, c, q, g, n).transpose(2, 3) for t in (B, C))
 
-    # log of the decay from the chunk's start to just after each position: falls along q
-    decay_bchq = (dt_bchq * A_h.to(dtype).view(h, 1)).cumsum(-1)
-    end_bch = decay_bchq[..., -1]
+class _Scan(torch.autograd.Function):
+    """`nn.scan` as one function of x, dt (the step sizes themselves), A, B, C, D and the first state."""
 
-    # dt_j weighs what position j puts in. Added to the exponent it costs nothing; multiplied it is a pass over q x q.
-    # The clamp keeps a dt that underflows to 0 (padding, for one) from becoming 0 * inf = nan in the backward pass.
-    source_bchq = dt_bchq.clamp_min(torch.finfo(dtype).tiny).log() - decay_bchq
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_blgrp: torch.Tensor,
+        dt_blgr: torch.Tensor,
+        A_gr: torch.Tensor,
+        B_blgn: torch.Tensor,
+        C_blgn: torch.Tensor,
+        D_gr: torch.Tensor | None,
+        state_bgrpn: torch.Tensor | None,
+        q: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        y_blgrp = torch.empty_like(x_blgrp)
+        last, starts = scan_forward(x_blgrp, dt_blgr, A_gr, B_blgn, C_blgn, D_gr, state_bgrpn, q, y_blgrp)
+        ctx.save_for_backward(x_blgrp, dt_blgr, A_gr, B_blgn, C_blgn, D_gr, y_blgrp, *starts)
+        ctx.q = q
+        ctx.set_materialize_grads(False)
+        return y_blgrp, last
 
-    # Inside a chunk: y_i = sum_{j <= i} (C_i . B_j) exp(decay_i - decay_j) dt_j x_j. Mask before exp: above the
-    # diagonal decay_i - decay_j is positive and its exponential may be inf, whose gradient would be nan.
-    ahead_qq = torch.ones(q, q, dtype=torch.bool, device=x.device).triu_(1)
-    mix_bchqq = (decay_bchq[..., :, None] + source_bchq[..., None, :]).masked_fill_(ahead_qq, float("-inf")).exp_()
-    scores_bcgqq = C_bcgqn @ B_bcgqn.transpose(-1, -2)
-    mix_bcgrqq = mix_bchqq.view(b, c, g, r, q, q) * scores_bcgqq.unsqueeze(3)
-    y_bchqp = mix_bcgrqq.view(b, c, h, q, q) @ x_bchqp
-
-    # What each chunk adds to the state at its end; the heads of a group share B, so they share one matrix product
-    weight_bchq = (end_bch[..., None] + source_bchq).exp()
-    weighted_bchpq = (x_bchqp * weight_bchq[..., None]).transpose(-1, -2)
-    added_bchpn = (weighted_bchpq.reshape(b, c, g, r * p, q) @ B_bcgqn).view(b, c, h, p, n)
-
-    # A loop over products rather than differences of a running sum over all chunks: no cancellation at 48k tokens
-    keep_bch11 = end_bch.exp()[..., None, None]
-    state = x.new_zeros(b, h, p, n) if initial_state_bhpn is None else initial_state_bhpn.to(dtype)
-    before = []
-    for i in range(c):
-        before.append(state)
-        state = torch.addcmul(added_bchpn[:, i], state, keep_bch11[:, i])
-    before_bcgrpn = torch.stack(before, dim=1).view(b, c, g, r * p, n)
-    carried_bchpq = (before_bcgrpn @ C_bcgqn.transpose(-1, -2)).view(b, c, h, p, q)
-    y_bchqp = torch.addcmul(y_bchqp, carried_bchpq.transpose(-1, -2), decay_bchq.exp()[..., None])
-
-    y = y_bchqp.transpose(2, 3).reshape(b, c * q, h, p)[:, :length]
-    y = _skip(y, x, D_h).to(x_blhp.dtype)
-    return (y, state) if return_final_state else y
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor | None, dlast: torch.Tensor | None) -> Any:  # pyright: ignore
+        x, dt, A, B, C, D, y, *starts = ctx.saved_tensors
+        dy = torch.zeros_like(y) if dy is None else dy
+        into = (torch.empty_like(x), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C))
+        dA, dD, dstate = scan_backward(dy, dlast, x, dt, A, B, C, D, starts, ctx.q, y, into)
+        dx, ddt, dB, dC = into
+        return dx, ddt, dA, dB, dC, dD, dstate if ctx.needs_input_grad[6] else None, None
 
 
 def ssd_step(
@@ -160,11 +184,6 @@ def _skip(y: torch.Tensor, x: torch.Tensor, D_h: torch.Tensor | None) -> torch.T
         return y
     D = D_h.to(x.dtype)
     return torch.addcmul(y, x, D.unsqueeze(-1) if D.dim() == 1 else D)
-
-
-def _pad_length(t: torch.Tensor, pad: int) -> torch.Tensor:
-    """Appends ``pad`` zeros along dimension 1."""
-    return F.pad(t, (0, 0) * (t.dim() - 2) + (0, pad)) if pad else t
 
 
 def _check_shapes(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 
 from nemo_elastic.errors import ElasticError
@@ -36,3 +37,23 @@ def test_a_damaged_code_is_refused() -> None:
     code = encode(PARENT, PARENT.full)
     with pytest.raises(ElasticError, match="hidden: 99"):
         decode(PARENT, [99, *code[1:]])
+
+
+def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every micro-batch asks for the members: with a GPU each reading would make the host wait."""
+    held, other = Members(PARENT, 1), Members(PARENT, 1)
+    held.put([PARENT.full], frozen=False)
+    assert (held.is_frozen, held.get()) == (False, [PARENT.full])
+    with monkeypatch.context() as patch:
+        for name in ("tolist", "item", "cpu", "numpy", "__bool__"):
+            patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a buffer is read"))
+        first = held.get()
+        assert held.found
+        assert not held.is_frozen
+        assert held.get() is first
+    small = PARENT.uniform(hidden=8)
+    other.put([small], frozen=True)
+    held.load_state_dict(other.state_dict())
+    assert (held.is_frozen, held.get()) == (True, [small])
+    held.put([PARENT.full], frozen=True)
+    assert held.double().get() == [PARENT.full]

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a sliced step does not do: make the host wait, build an index again, copy a prefix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nemo_elastic.family import Parent
+from nemo_elastic.megatron import run as runs
+
+from .models import build, start
+
+pytestmark = pytest.mark.nemo
+PARENT = Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4)
+MEMBER = PARENT.uniform(keep=[0, 1, 3, 4], hidden=12, ffn=20, mamba_heads=8, mamba_head_dim=3, attention_heads=4)
+HOST = {"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"}
+
+
+class NoHost(TorchDispatchMode):
+    """Raises where a value is read from a tensor, or a tensor made from the host's values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "lift_fresh"):
+            raise AssertionError(f"the host waits in {func}")
+        return func(*args, **(kwargs or {}))
+
+
+class NoRead(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in HOST:
+            raise AssertionError(f"the host waits in {func}")
+        return func(*args, **(kwargs or {}))
+
+
+def step(model: Any, tokens: torch.Tensor) -> None:
+    model.state.choice = MEMBER
+    model(tokens, None, None).square().sum().backward()
+
+
+def test_no_host_sync_and_no_new_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    start()
+    model = build(PARENT)
+    tokens = torch.randint(0, PARENT.vocab, (2, 7))
+    step(model, tokens)
+    for name in ("selection", "fused_qkv"):
+        monkeypatch.setattr(runs, name, lambda *a: pytest.fail("an index is built again"))
+    with NoRead(), NoHost():
+        step(model, tokens)
+    with pytest.raises(AssertionError, match="the host waits"), NoHost():
+        tokens.sum().item()
+
+
+def test_a_product_goes_into_a_window_of_prefixes_in_place() -> None:
+    from nemo_elastic.megatron.linear import _cut, accumulate_product
+    from nemo_elastic.prefix import Grid, Selection
+
+    weight: Any = torch.nn.Parameter(torch.randn(6, 8))
+    rows, cols = (Selection((Grid((n,), (k,)),)) for n, k in ((6, 4), (8, 5)))
+    assert _cut(weight, rows, cols).data_ptr() == weight.data_ptr()
+    weight.main_grad = torch.ones(6, 8)
+    weight.grad_added_to_main_grad = False
+    dy, x = torch.randn(3, 4), torch.randn(3, 5)
+    accumulate_product(weight, dy, x, rows, cols)
+    expected = torch.ones(6, 8)
+    expected[:4, :5] += dy.t() @ x
+    torch.testing.assert_close(weight.main_grad, expected)
+    assert weight.grad_added_to_main_grad
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_both_orders_of_memory_give_the_same(by_batch: bool) -> None:
+    from nemo_elastic.megatron.linear import SlicedLinear
+
+    torch.manual_seed(0)
+    x = torch.randn(5, 3, 4)
+    w = torch.randn(6, 4, requires_grad=True)
+    g = torch.randn(5, 3, 6)
+    given = (x.transpose(0, 1).contiguous().transpose(0, 1) if by_batch else x).requires_grad_()
+    y = SlicedLinear.apply(given, w, None, None, True, False, None)
+    torch.testing.assert_close(y, x @ w.t())
+    for a, e in zip(torch.autograd.grad(y, (given, w), g), torch.autograd.grad(given @ w.t(), (given, w), g)):
+        torch.testing.assert_close(a, e)
