@@ -62,8 +62,20 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
             max_sequence_length=64,
             hybrid_override_pattern=parent.pattern,
             position_embedding_type="none",
+            share_embeddings_and_output_weights=parent.tied,
         )
     if elastic:
         model.state = ElasticState(parent)  # pyright: ignore
         make_elastic(model, model.state)
     return model
+
+
+def distributed(core: Any) -> Any:
+    """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run."""
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
+    with cuda_as_cpu():
+        return DistributedDataParallel(core.config, config, core)

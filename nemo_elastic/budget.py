@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,3 +126,24 @@ class AxisConfig:
                 raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
             integer(f"{where}.stripes", stripes, 1, "a positive integer")
         return cls(tuple(choices), per_layer, stripes)
+
+
+def inclusion(weights: Sequence[float], count: int) -> list[float]:
+    """Probability of each budget to be among the `count` different ones that a micro-batch trains.
+
+    In proportion to the weights where it can be. A budget that would exceed 1 is in every micro-batch, and the others
+    share what is left.
+
+    Args:
+        weights: sampling weights that add up to 1.
+        count: at most the number of positive weights.
+    """
+    certain: set[int] = set()
+    while True:
+        rest = 1.0 - sum(weights[i] for i in certain)
+        factor = (count - len(certain)) / rest if count > len(certain) else 0.0
+        found = [1.0 if i in certain else factor * w for i, w in enumerate(weights)]
+        over = {i for i, p in enumerate(found) if p > 1 - 1e-9} - certain
+        if not over:
+            return found
+        certain |= over

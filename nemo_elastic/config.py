@@ -21,6 +21,9 @@ from .files import read_yaml
 
 GATES = ("soft", "hard")
 DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
+#: modes with a frozen teacher
+FROZEN = ("frozen", "frozen_ce")
+TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class RouterConfig:
         loss_weight: weight of the budget loss |cost/target - 1|.
         deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
+        soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the
+            others train its present choices as slices, at their price.
         freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced.
     """
 
@@ -94,6 +99,7 @@ class RouterConfig:
     loss_weight: float = 1.0
     deadzone: float = 0.0
     gate: str = "soft"
+    soft_share: float = 1.0
     freeze_at: float = 0.67
 
     def __post_init__(self) -> None:
@@ -112,6 +118,7 @@ class RouterConfig:
         number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
         if self.gate not in GATES:
             raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
+        number("elastic.router.soft_share", self.soft_share, 0.01, 1, "a share of the micro-batches from 0.01 to 1")
         number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
 
     def freeze_step(self, stage_steps: int) -> int:
@@ -128,19 +135,35 @@ class DistillConfig:
             trainable (the full member learns by cross-entropy and teaches the others).
         temperature: of both distributions; the loss has no T^2 factor.
         alpha: weight of the cross-entropy in frozen_ce.
-        chunk_tokens: tokens whose probabilities are held in fp32 at a time.
+        top_k: the teacher speaks for its k likeliest tokens only, all others count as one; null for the whole
+            vocabulary.
+        chunk_tokens: tokens whose logits are held at a time; does not change the loss.
+        teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
+            of it in bf16, fp8 (E4M3) and int8 hold the weights of its linear layers in one byte, with a scale per row
+            (ModelOpt), made whole layer by layer as they run, embedding and head as they are.
     """
 
     mode: str = "frozen"
     temperature: float = 1.0
     alpha: float = 0.5
+    top_k: int | None = None
     chunk_tokens: int = 512
+    teacher_precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in DISTILL_MODES:
             raise bad("elastic.distill.mode", self.mode, f"one of {', '.join(DISTILL_MODES)}")
+        precision = self.teacher_precision
+        if precision is not None and precision not in TEACHER_PRECISIONS:
+            allowed = f"null or one of {', '.join(TEACHER_PRECISIONS)}"
+            raise bad("elastic.distill.teacher_precision", precision, allowed)
+        if precision is not None and self.mode not in FROZEN:
+            allowed = f"null: distill.mode {self.mode} has no frozen teacher"
+            raise bad("elastic.distill.teacher_precision", precision, allowed)
         number("elastic.distill.temperature", self.temperature, 1e-3, 1e3, "a positive number")
         number("elastic.distill.alpha", self.alpha, 0, 1e3, "at least 0")
+        if self.top_k is not None:
+            integer("elastic.distill.top_k", self.top_k, 1, "at least 1, or null for the whole vocabulary")
         integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
 
 
@@ -162,6 +185,9 @@ class ElasticConfig:
             members are the most even cuts that meet their budgets.
         distill: the loss.
         sampling: member name -> weight of being drawn for a micro-batch; equal when empty.
+        budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
+            the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
+            micro-batch, with its weight). Steps take longer, memory stays.
         seed: of sampling and of the router's noise.
     """
 
@@ -174,6 +200,7 @@ class ElasticConfig:
     shapes: str | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
+    budgets_per_batch: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -203,6 +230,10 @@ class ElasticConfig:
             number(f"elastic.sampling.{name}", w, 0, 1e9, "a weight of at least 0")
         if self.sampling and not sum(self.sampling.values()) > 0:
             raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
+        drawn = sum(w > 0 for w in self.weights())
+        allowed = f"from 1 to {drawn}: that many members have a positive sampling weight"
+        if integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed) > drawn:
+            raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
         integer("elastic.seed", self.seed, 0, "an integer of at least 0")
 
     @classmethod

@@ -17,7 +17,16 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .budget import AxisConfig, Budget
 from .checks import UNITS
-from .config import DISTILL_MODES, GATES, DistillConfig, ElasticConfig, ImportanceConfig, RouterConfig, SearchConfig
+from .config import (
+    DISTILL_MODES,
+    GATES,
+    TEACHER_PRECISIONS,
+    DistillConfig,
+    ElasticConfig,
+    ImportanceConfig,
+    RouterConfig,
+    SearchConfig,
+)
 from .cost import DTYPE_BYTES, MemorySpec
 from .family import AXES, FFN
 
@@ -31,6 +40,7 @@ SECTIONS: tuple[type, ...] = (
 WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (RouterConfig, "gate"): GATES,
     (DistillConfig, "mode"): DISTILL_MODES,
+    (DistillConfig, "teacher_precision"): TEACHER_PRECISIONS,
     (ImportanceConfig, "ffn"): ("activation", "first"),
     (ImportanceConfig, "aggregation"): ("l2_mean", "mean"),
     (ImportanceConfig, "depth"): ("mse", "cosine"),
@@ -107,7 +117,8 @@ def _object(cls: type) -> dict[str, Any]:
     for f in fields(cls):
         schema = _special(cls, f.name) or _type(hints[f.name])
         if (cls, f.name) in WORDS:
-            schema = schema | {"enum": list(WORDS[cls, f.name])}
+            null = [None] if "anyOf" in schema else []
+            schema = schema | {"enum": [*WORDS[cls, f.name], *null]}
         schema = schema | {"description": told[f.name]}
         default = default_of(f)
         if default is MISSING or (cls, f.name) in REQUIRED:

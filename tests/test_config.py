@@ -32,7 +32,7 @@ BLOCK: dict[str, Any] = {
     "ranking": None,
     "search": {"candidates": 256, "tokens": 65536},
     "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
-               "loss_weight": 1.0, "deadzone": 0.0, "gate": "soft", "freeze_at": 0.67},
+               "loss_weight": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 1.0, "freeze_at": 0.67},
     "distill": {"mode": "frozen", "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
 }  # fmt: skip
@@ -107,6 +107,7 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
         ({"router": {"gate": "medium"}}, "one of soft, hard"),
         ({"router": {"freeze_at": 1.5}}, "elastic.router.freeze_at: 1.5"),
+        ({"router": {"soft_share": 0}}, "elastic.router.soft_share: 0"),
         ({"router": {"lr": True}}, "elastic.router.lr: True"),
         ({"distill": {"mode": "hot"}}, "elastic.distill.mode: 'hot'"),
         ({"distill": None}, "elastic.distill: None"),
@@ -115,6 +116,14 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"sampling": {"7b": 1}}, "elastic.sampling: '7b' is not allowed; names of budgets: 12b, 9b, 6b"),
         ({"sampling": {"12b": 0}}, "at least one positive weight"),
         ({"shapes": "s.json"}, "fixed shapes need"),
+        ({"distill": {"teacher_precision": "fp4"}}, "teacher_precision: 'fp4' .* null or one of bf16, fp8, int8"),
+        ({"distill": {"mode": "ce", "teacher_precision": "fp8"}}, "null: distill.mode ce has no frozen teacher"),
+        ({"budgets_per_batch": 0}, "elastic.budgets_per_batch: 0 is not allowed; from 1 to 3"),
+        ({"budgets_per_batch": True}, "elastic.budgets_per_batch: True"),
+        (
+            {"budgets_per_batch": 3, "sampling": {"12b": 1, "6b": 2}},
+            "3 is not allowed; from 1 to 2: that many members",
+        ),
         ({"seed": -1}, "elastic.seed: -1"),
     ],
 )

@@ -87,7 +87,8 @@ def _sentence(text: str) -> str:
 def _type(cls: type, name: str, hint: Any) -> str:
     """A field's type as the YAML has it."""
     if (cls, name) in WORDS:
-        return ", ".join(f"`{w}`" for w in WORDS[cls, name])
+        null = " or null" if type(None) in get_args(hint) else ""
+        return ", ".join(f"`{w}`" for w in WORDS[cls, name]) + null
     if name in MAPPINGS:
         return MAPPINGS[name]
     return _word(hint)

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HOLE = "…"
 #: constructors of errors -> how their arguments become the line
-RAISE = {"bad": "{0}: {1!r} is not allowed; {2}", "ElasticError": "{0}"}
+RAISE = {"bad": "{0}: {1!r} is not allowed; {2}", "ElasticError": "{0}", "OtherRanking": "{0}"}
 
 
 @dataclass(frozen=True)

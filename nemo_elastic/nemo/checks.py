@@ -22,7 +22,7 @@ from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.budget import AxisConfig, Budget
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import DEPTH, FFN, Parent
@@ -36,8 +36,6 @@ from .shape import FIELDS, parent_of
 from .stored import Stored
 
 STRATEGY = "recipe.trainer.strategy"
-#: modes of distill that keep the parent in memory beside the family
-FROZEN = ("frozen", "frozen_ce")
 
 
 def made_by(value: Any) -> Any:
@@ -147,8 +145,11 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent, teacher: 
         value = getattr(strategy, name, None)
         if value not in (None, 1):
             raise bad(f"{STRATEGY}.{name}", value, allowed)
-    if pipeline > 1 and (teacher is not None or config.distill.mode in FROZEN):
-        allowed = "1 while a teacher is in use: it is held whole on every rank; raise the tensor-parallel size"
+    if pipeline > 1 and (teacher is not None or config.distill.mode != "ce"):
+        allowed = "1 while a teacher is in use: it runs whole on every rank; raise the tensor-parallel size"
+        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
+    if pipeline > 1 and config.budgets_per_batch > 1:
+        allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
         raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
     if parent.num_layers % pipeline:
         allowed = f"a size that divides the {parent.num_layers} layers of recipe.model.config"

@@ -4,29 +4,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from nemo.collections import llm
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.megatron.run import ElasticState
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.megatron.vocabulary import make_elastic
+from nemo_elastic.megatron.vocabulary import hidden_states, make_elastic
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.router import Router
 from nemo_elastic.shapes import Space
 
 from .checkpoint import load_model_weights
-from .loss import ElasticLossReduction, token_loss
+from .in_turn import sum_in_turn
+from .loss import ElasticLossReduction, Output, distill_loss
 from .members import Members
 from .sampling import BudgetSampler
 from .shape import parent_of
+from .teacher import build_teacher
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One budget of a micro-batch.
+
+    Attributes:
+        budget: its index.
+        share: its weight in the micro-batch's loss.
+        choice: what runs.
+        router_loss: its budget loss; None where the router has no part in it.
+    """
+
+    budget: int
+    share: float
+    choice: Choice
+    router_loss: torch.Tensor | None = None
 
 
 @dataclass
@@ -40,7 +61,7 @@ class Hidden:
 
 
 class ElasticMambaModel(llm.MambaModel):
-    """A Nemotron-H whose micro-batches each train one budget of a nested family.
+    """A Nemotron-H whose micro-batches each train one budget of a nested family, or several.
 
     The megatron-core module keeps its exact type, its parameter names, and gets one submodule more, `elastic` (router
     and found members). Any stock SSMConfig serves: nothing is subclassed.
@@ -77,12 +98,14 @@ class ElasticMambaModel(llm.MambaModel):
             raise bad("stage", stage, "1 or 2")
         if stage_steps < 1:
             raise bad("stage_steps", stage_steps, "at least 1")
-        if self.elastic_config.distill.mode in ("frozen", "frozen_ce") and teacher is None:
+        if self.elastic_config.distill.mode in FROZEN and teacher is None:
             raise bad(
                 "teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint"
             )
         self.teacher_path, self.stage, self.stage_steps = teacher, stage, stage_steps
-        self.sampler = BudgetSampler(self.elastic_config.weights(), self.elastic_config.seed, stage)
+        self.sampler = BudgetSampler(
+            self.elastic_config.weights(), self.elastic_config.seed, stage, self.elastic_config.budgets_per_batch
+        )
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
         self.last_router: dict[str, Any] = {}
@@ -95,16 +118,16 @@ class ElasticMambaModel(llm.MambaModel):
             return
         if parallel_state.get_context_parallel_world_size() > 1:
             raise bad("context_parallel_size", parallel_state.get_context_parallel_world_size(), "1 in this version")
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1 and self.teacher_path:
-            raise bad("pipeline_model_parallel_size", parallel_state.get_pipeline_model_parallel_world_size(),
-                      "1 while a frozen teacher is in use")  # fmt: skip
+        distill, several = self.elastic_config.distill, self.elastic_config.budgets_per_batch
+        stages = parallel_state.get_pipeline_model_parallel_world_size()
+        if stages > 1 and (distill.mode != "ce" or self.teacher_path):
+            raise bad("pipeline_model_parallel_size", stages, "1 while a teacher is in use")
+        if stages > 1 and several > 1:
+            raise bad("pipeline_model_parallel_size", stages, f"1 while elastic.budgets_per_batch is {several}")
         self.config.mamba_stack_spec = elastic_stack_spec
         teacher = None
-        if self.elastic_config.distill.mode in ("frozen", "frozen_ce"):
-            teacher = self.config.configure_model(self.tokenizer).eval().requires_grad_(False)
-            if self.config.bf16:
-                teacher = teacher.bfloat16()
-            load_model_weights(teacher, self.teacher_path)
+        if distill.mode in FROZEN:
+            teacher = build_teacher(self.config, self.tokenizer, self.teacher_path, distill.teacher_precision)
         super().configure_model(vp_stage)
         core = self.module
         vocab = core.vocab_size
@@ -148,55 +171,90 @@ class ElasticMambaModel(llm.MambaModel):
 
     # ------------------------------------------------------------------ stepping
 
-    def next_choice(self, step: int) -> tuple[int, Choice, torch.Tensor | None]:
-        """Budget, choice and router loss of the next micro-batch of `step`."""
+    def next_draws(self, step: int) -> list[Draw]:
+        """What the next micro-batch of `step` trains, from the largest budget to the smallest."""
         micro_batch = self._drawn[1] if self._drawn[0] == step else 0
         self._drawn = (step, micro_batch + 1)
-        budget = self.sampler.draw(step, micro_batch)
+        return [self._draw(budget, step, micro_batch) for budget in self.sampler.draws(step, micro_batch)]
+
+    def _draw(self, budget: int, step: int, micro_batch: int) -> Draw:
+        share = self.sampler.share(budget)
         if budget == 0:
-            return budget, None, None
+            return Draw(budget, share, None)
         members = self.members
-        if members.router is None or members.is_frozen:
+        if members.router is None or members.is_frozen or not self._is_soft(step, micro_batch):
             if not members.found:
                 raise ElasticError("members: none were found; ElasticCallback must run before the first step")
-            return budget, members.get()[budget], None
+            return Draw(budget, share, members.get()[budget])
         tau, scale = members.router.schedule(step / self.stage_steps)
         routed = members.router.gates(budget, tau, scale, noise=(step, micro_batch))
         assert self.elastic_config.router is not None
         self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
         loss = self.elastic_config.router.loss_weight * members.router.budget_loss(routed, budget)
-        return budget, routed.gates, loss
+        return Draw(budget, share, routed.gates, loss)
+
+    def _is_soft(self, step: int, micro_batch: int) -> bool:
+        """Whether a micro-batch before the freeze runs under the router's masks; others train its present members."""
+        assert self.elastic_config.router is not None
+        share = self.elastic_config.router.soft_share
+        return share >= 1 or self.sampler.soft(step, micro_batch, share)
 
     def logits(self, tokens_bs: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
         """Logits [b, s, V/tp] of this rank for a choice, in the model's dtype; gradients as the caller's mode says.
 
         The core module is called without megatron-core's wrappers around it: Float16Module would make a float32 copy
-        of all logits, where the losses work in float32 on a few tokens at a time.
+        of all logits.
         """
+        with self._running(choice, probe):
+            return self.hidden.core(tokens_bs, None, None)
+
+    def output(self, tokens_bs: torch.Tensor, choice: Choice = None) -> Output:
+        """The core module and what enters its head for a choice: what a loss needs, without logits."""
+        with self._running(choice):
+            return self.hidden.core, hidden_states(self.hidden.core, tokens_bs)
+
+    @contextmanager
+    def _running(self, choice: Choice, probe: Probe | None = None) -> Iterator[None]:
         state = self.hidden.state
         state.choice, state.probe = choice, probe
         try:
-            return self.hidden.core(tokens_bs, None, None)
+            yield
         finally:
             state.choice, state.probe = None, None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
-        """Per-token loss [b, s] of one micro-batch; budget and router loss travel in `batch["elastic"]`."""
-        budget, choice, router_loss = self.next_choice(self.trainer.global_step)
-        batch["elastic"] = {"budget": budget, "router_loss": router_loss}
-        tokens = batch["tokens"]
-        student = self.logits(tokens, choice)
-        if not parallel_state.is_pipeline_last_stage():
-            return student
-        return token_loss(self.elastic_config.distill, student, self._teach(tokens, budget), batch["labels"])
+        """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
 
-    def _teach(self, tokens: torch.Tensor, budget: int) -> torch.Tensor | None:
-        mode = self.elastic_config.distill.mode
-        with torch.no_grad():
-            if self.hidden.teacher is not None:
-                return self.hidden.teacher(tokens, None, None)
-            if mode == "trainable" and budget:
-                return self.logits(tokens, None)
+        The teacher runs once, before any student. `batch["elastic"]` gets (budget, share, loss sum) of each budget,
+        without the router's, for the log.
+        """
+        tokens, mask = batch["tokens"], batch["loss_mask"]
+        draws = self.next_draws(self.trainer.global_step)
+        if not parallel_state.is_pipeline_last_stage():
+            return self.output(tokens, draws[0].choice)[1]
+        batch["elastic"], count = [], mask.sum()
+        teacher = self._teach(tokens, draws)
+
+        def objective(draw: Draw) -> torch.Tensor:
+            nonlocal teacher
+            student = self.output(tokens, draw.choice)
+            distill = self.elastic_config.distill
+            taught = distill.mode in FROZEN or (distill.mode == "trainable" and draw.budget > 0)
+            if distill.mode == "trainable" and draw.budget == 0:
+                teacher = (student[0], student[1].detach())
+            loss, _ = distill_loss(distill, student, teacher if taught else None, batch["labels"], mask)
+            batch["elastic"].append((draw.budget, draw.share, loss.detach()))
+            return draw.share * (loss if draw.router_loss is None else loss + draw.router_loss.float() * count)
+
+        return sum_in_turn([partial(objective, draw) for draw in draws], self.hidden.core.config, count)
+
+    @torch.no_grad()
+    def _teach(self, tokens: torch.Tensor, draws: list[Draw]) -> Output | None:
+        """The teacher's output, where it is not that of a student: the whole model is drawn first, if it is."""
+        if self.hidden.teacher is not None:
+            return self.hidden.teacher, hidden_states(self.hidden.teacher, tokens)
+        if self.elastic_config.distill.mode == "trainable" and draws[0].budget > 0:
+            return self.output(tokens)
         return None
 
     @property

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run's YAML file and overrides, taken apart: what is the recipe's, and what is `apply_elastic`'s."""
+"""A run's YAML file and overrides, taken apart: what is the recipe's, and what is `apply_elastic`'s.
+
+NeMo takes ten seconds to import: reading a file, and refusing it, needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import nemo_run as run
 from omegaconf import OmegaConf
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.files import read_yaml
 
-from .apply import apply_elastic
-from .plugin import ElasticPlugin
-
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
-SETTINGS = tuple(f.name for f in fields(ElasticPlugin) if f.init and f.name != "verbose")
+SETTINGS = ("elastic", "teacher", "stage", "previous", "done_steps", "total_steps", "out")
 #: settings that are text, whatever YAML makes of it
 TEXT = ("teacher", "previous", "out")
 _OVERRIDE = re.compile(r"([^=]+?)([*+|/-]?=)(.*)", re.DOTALL)
@@ -93,6 +92,8 @@ class RunFile:
         """
         if self.settings.get("elastic") is None:
             raise bad("elastic", None, "a block: `elastic:` in the --yaml file, or elastic=@elastic.yaml")
+        from .apply import apply_elastic
+
         return apply_elastic(recipe, **self.settings)
 
 
@@ -105,6 +106,8 @@ def whole_recipe(data: Any) -> Any:
     Raises:
         ElasticError: a name cannot be imported, or has no such argument.
     """
+    import nemo_run as run
+
     if isinstance(data, list):
         return [whole_recipe(x) for x in data]
     if not isinstance(data, dict):
@@ -125,12 +128,12 @@ def whole_recipe(data: Any) -> Any:
 
 def read_mapping(name: str, path: str) -> dict[str, Any]:
     """A YAML, JSON or TOML file that is a mapping; numbers such as 3e-3 are numbers."""
-    from nemo_run.cli.config import ConfigSerializer
-
     if not Path(path).is_file():
         raise bad(name, path, "an existing YAML file")
     try:
         if Path(path).suffix == ".toml":
+            from nemo_run.cli.config import ConfigSerializer
+
             data = OmegaConf.to_container(OmegaConf.create(ConfigSerializer().load_dict(path)), resolve=True)
         else:
             data = read_yaml(path)

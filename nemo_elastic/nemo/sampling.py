@@ -1,12 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which budget a micro-batch trains: a pure function of (seed, step, micro-batch), the same on every rank."""
+"""Which budgets a micro-batch trains: a pure function of (seed, step, micro-batch), the same on every rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from nemo_elastic.budget import inclusion
 
 
 class BudgetSampler:
@@ -15,14 +17,50 @@ class BudgetSampler:
     There is no state: a resumed run draws what the uninterrupted one would have drawn, and no rank has to be told.
     Every (stage, step, micro-batch) seeds a generator of its own, so draws are independent across micro-batches, and
     across stages, whose steps are both counted from 0.
+
+    Args:
+        weights: of the budgets, from the largest to the smallest; they need not add up to 1.
+        seed: of all draws.
+        stage: 1 or 2.
+        count: different budgets per micro-batch, at most the number of positive weights.
     """
 
-    def __init__(self, probabilities: Sequence[float], seed: int, stage: int = 1) -> None:
-        self.probabilities = np.asarray(probabilities, dtype=np.float64)
+    def __init__(self, weights: Sequence[float], seed: int, stage: int = 1, count: int = 1) -> None:
+        self.seed, self.stage, self.count = seed, stage, count
+        self.probabilities = np.asarray(weights, dtype=np.float64)
         self.probabilities = self.probabilities / self.probabilities.sum()
-        self.seed, self.stage = seed, stage
+        self.inclusion = np.asarray(inclusion(self.probabilities.tolist(), count))
 
     def draw(self, step: int, micro_batch: int) -> int:
-        """Index of the budget that this micro-batch trains."""
+        """Index of the first budget that this micro-batch trains."""
+        return self.draws(step, micro_batch)[0]
+
+    def draws(self, step: int, micro_batch: int) -> list[int]:
+        """Indices of the budgets that this micro-batch trains, ascending, each once.
+
+        Systematic sampling (Madow, 1949): one random offset and steps of 1 along the sums of the inclusion
+        probabilities, which it meets exactly. Budgets of neighbouring size rarely come together, so micro-batches cost
+        about the same.
+        """
         generator = np.random.default_rng([self.seed, 0x0E1A571C + self.stage - 1, step, micro_batch])
-        return int(generator.choice(len(self.probabilities), p=self.probabilities))
+        certain = self.inclusion >= 1
+        free = self.count - int(certain.sum())
+        sums = np.cumsum(np.where(certain, 0.0, self.inclusion))
+        drawn = np.flatnonzero(certain)
+        if free:
+            points = (generator.random() + np.arange(free)) / free
+            drawn = np.union1d(drawn, np.searchsorted(sums / sums[-1], points, side="right"))
+        return drawn.tolist()
+
+    def share(self, budget: int) -> float:
+        """Weight of a drawn budget in its micro-batch's loss; those of one micro-batch add up to 1.
+
+        1/count, so that the loss is the mean; less for a budget whose sampling weight exceeds that (it is in every
+        micro-batch), so that every budget has its sampling weight over many micro-batches.
+        """
+        return float(self.probabilities[budget] / self.inclusion[budget])
+
+    def soft(self, step: int, micro_batch: int, share: float) -> bool:
+        """Whether this micro-batch is one of the `share` that run under the router's masks."""
+        generator = np.random.default_rng([self.seed, 0x50F7_0000 + self.stage - 1, step, micro_batch])
+        return bool(generator.random() < share)

@@ -40,6 +40,7 @@ def tiny_recipe(
     devices: int = 1,
     tensor_parallel: int = 1,
     seed: int = 1234,
+    config: run.Config | None = None,
 ) -> run.Partial:
     """`llm.pretrain` of a `TinyNemotronH` on a data folder.
 
@@ -54,6 +55,7 @@ def tiny_recipe(
         eval_every, eval_sequences: steps between held-out losses and sequences they take.
         devices, tensor_parallel: ranks, and how many of them share a layer.
         seed: of the data order.
+        config: of another model than a `TinyNemotronH`; length and vocabulary are set here.
     """
     folder = DataFolder.open(data)
     module = pretraining_data(
@@ -68,7 +70,8 @@ def tiny_recipe(
     strategy = run.Config(
         strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
     )
-    config = run.Config(TinyNemotronH, seq_length=seq_length, vocab_size=folder.vocab_size)
+    config = config or run.Config(TinyNemotronH)
+    config.seq_length, config.vocab_size = seq_length, folder.vocab_size
     return run.Partial(
         llm.pretrain,
         model=run.Config(llm.MambaModel, config=config, tokenizer=module.tokenizer),

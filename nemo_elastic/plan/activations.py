@@ -17,11 +17,25 @@ from dataclasses import dataclass
 
 from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
 
-__all__ = ["CHUNK", "Sharding", "attention", "layer", "mamba", "mlp", "norm", "saved", "stream"]
+__all__ = [
+    "SPAN",
+    "TILE",
+    "Sharding",
+    "attention",
+    "layer",
+    "mamba",
+    "mlp",
+    "norm",
+    "saved",
+    "stream",
+    "torch_scan_backward",
+]
 
 HALF, SINGLE = 2, 4
-#: positions per chunk of nn.ssd
-CHUNK = 32
+#: positions for which nn.scan keeps one state, at least: LEAST_CHUNKS chunks of 32
+SPAN = 128
+#: elements of a tile of nn.scan on a GPU
+TILE = 2**26
 
 
 @dataclass(frozen=True)
@@ -47,22 +61,23 @@ def stream(parent: Parent, shards: Sharding) -> float:
     return HALF * parent.hidden / shards.stream
 
 
-def norm(parent: Parent, shards: Sharding) -> float:
+def norm(parent: Parent, shards: Sharding, gated: bool, kernels: bool) -> float:
     """RMSNorm before a linear: its input in fp32, normalised in fp32, and its output, which the linear keeps.
 
-    Source: nn.norm.rms_norm through F.rms_norm, which is composite on a CPU and in older releases for CUDA. Newer
-    CUDA releases fuse it and keep 4 d bytes less.
+    Source: nn.norm.rms_norm. On a CPU a norm without gates keeps its input and the inverse of its size, and no more.
+    On CUDA it is F.rms_norm, which older releases do in steps that keep what is counted here; newer ones fuse them.
     """
-    return (2 * SINGLE + HALF) * parent.hidden / shards.stream
+    single = 2 * parent.hidden if gated or kernels else parent.hidden + 1
+    return (SINGLE * single + HALF * parent.hidden) / shards.stream
 
 
-def mlp(parent: Parent, shards: Sharding, gated: bool = False) -> float:
+def mlp(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, relu(h), relu(h)^2 (the second linear's input); gates keep that once more before they multiply it."""
-    widths = 3 if gated else 2
-    return norm(parent, shards) + widths * HALF * parent.ffn / shards.tensor + _output_gates(parent, shards, gated)
+    inner = (3 if gated else 2) * HALF * parent.ffn
+    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
-def attention(parent: Parent, shards: Sharding, gated: bool = False) -> float:
+def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, the fused query-key-value output, a contiguous copy of the queries, SDPA's output and its log-sum-exp.
 
     The output projection's input is counted as a copy of SDPA's output (a gated product is one). No score matrix:
@@ -71,7 +86,7 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False) -> float:
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * parent.kv_heads * parent.attention_head_dim
     inner = HALF * (4 * query + key_value) + SINGLE * parent.attention_heads
-    return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -79,35 +94,51 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
 
     With kernels: the projection [z | x | B | C | dt] and the scan's output before SiLU(z) (both saved by mamba_ssm,
     which computes the rest again), then two fp32 copies of the inner width for the norm of megatron.mixer.
-    Without: nn.ssd, see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the
-    norm's output.
+    Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
+    output.
     """
     inner = parent.mamba_heads * parent.mamba_head_dim
     projection = 2 * inner + 2 * parent.mamba_groups * parent.state + parent.mamba_heads
     if kernels:
         scan = HALF * (projection + inner) + 2 * SINGLE * inner
     else:
-        scan = _torch_scan(parent)
+        scan = _torch_scan(parent, projection, gated)
     own = scan + HALF * inner
     if gated:
         own += HALF * (projection + 2 * inner)
-    return norm(parent, shards) + own / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + own / shards.tensor + _output_gates(parent, shards, gated)
 
 
-def _torch_scan(parent: Parent) -> float:
-    """What nn.conv, nn.ssd and nn.norm keep (measured tensor by tensor), q positions a chunk.
+def _torch_scan(parent: Parent, projection: int, gated: bool) -> float:
+    """What the inside of a Mamba layer keeps in fp32 (measured tensor by tensor).
 
-    bf16: the padded input of the convolution and that of its SiLU. fp32: nine inner widths (x in two layouts, as input
-    of the batched product, weighted by dt; y, z, SiLU(z), y SiLU(z), the normalised product), the q x q mixing
-    matrices of all heads twice and of all groups once, B and C twice each, the state before every chunk twice (in the
-    loop, and stacked), five vectors over heads.
+    Plain, nn.mamba: the projection, the scan's output, the inverse norm of every group, and a state for every `SPAN`
+    positions. Gated, the steps keep their own: the convolution its input; the scan x, y, B, C, two vectors over heads
+    and the states; the gated norm y, z, SiLU(z), their product and that normalised, and two inverse norms.
     """
-    heads, head_dim, groups, state = parent.mamba_heads, parent.mamba_head_dim, parent.mamba_groups, parent.state
-    inner, maps = heads * head_dim, groups * state
-    matrices = 2 * heads * CHUNK + groups * CHUNK
-    states = 2 * inner * state / CHUNK
-    single = 9 * inner + matrices + 4 * maps + states + 5 * heads + groups
-    return SINGLE * single + 2 * HALF * (inner + 2 * maps)
+    heads, groups = parent.mamba_heads, parent.mamba_groups
+    inner, maps = heads * parent.mamba_head_dim, groups * parent.state
+    states = inner * parent.state / SPAN
+    if not gated:
+        return SINGLE * (projection + inner + groups + states)
+    return SINGLE * (8 * inner + 4 * maps + 2 * heads + 2 * groups + states)
+
+
+def torch_scan_backward(parent: Parent, shards: Sharding, tokens: int) -> float:
+    """Bytes that the backward pass of nn.mamba takes for a moment, for all tokens of a micro-batch.
+
+    fp32 gradients of the projection and of the scan's and the layer's output, the convolution's output anew, copies of
+    B and C and of their gradients, a chunk's scores, vectors over heads; in bf16 what came and what goes. Then the
+    scratch of one tile of nn.scan: per position three rows of a chunk's q x q matrices of every head, five copies of x
+    and four states per chunk.
+    """
+    heads, p, groups, n = parent.mamba_heads, parent.mamba_head_dim, parent.mamba_groups, parent.state
+    inner, maps, q = heads * p, groups * n, 32 if n <= 32 else 64
+    projection = 2 * inner + 2 * maps + heads
+    each = SINGLE * (projection + 3 * inner + 6 * maps + 2 * groups * q + 12 * heads) + HALF * (projection + inner)
+    scratch = SINGLE * (3 * heads * q + 5 * inner + 4 * inner * n / q)
+    positions = min(tokens, max(4 * q, TILE / (heads / shards.tensor * max(p, q))))
+    return (tokens * each + positions * scratch) / shards.tensor
 
 
 def _output_gates(parent: Parent, shards: Sharding, gated: bool) -> float:
@@ -119,7 +150,7 @@ def layer(parent: Parent, kind: str, shards: Sharding, gated: bool = False, kern
     """Bytes per token of one layer of a type."""
     if kind == MAMBA:
         return mamba(parent, shards, gated, kernels)
-    return {MLP: mlp, ATTENTION: attention}[kind](parent, shards, gated)
+    return {MLP: mlp, ATTENTION: attention}[kind](parent, shards, gated, kernels)
 
 
 def saved(
@@ -150,4 +181,4 @@ def saved(
         total += stream(parent, shards) if recompute else layer(parent, kind, shards, gated, kernels)
     if first:
         total += 8 + (stream(parent, shards) if gated else 0.0)
-    return total + (norm(parent, shards) if last else 0.0)
+    return total + (norm(parent, shards, gated, kernels) if last else 0.0)

@@ -90,8 +90,10 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
     if tensor > NODE:
         return f"TP {tensor} leaves a node of {NODE} GPUs"
-    if pipeline > 1 and config.distill.mode in ("frozen", "frozen_ce"):
-        return f"PP {pipeline} is refused with a frozen teacher, which is whole"
+    if pipeline > 1 and config.distill.mode != "ce":
+        return f"PP {pipeline} is refused with a teacher, which runs whole"
+    if pipeline > 1 and config.budgets_per_batch > 1:
+        return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:
         return f"PP {pipeline} does not divide {parent.num_layers} layers"
     if run.gpus % (tensor * pipeline):

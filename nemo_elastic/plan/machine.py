@@ -58,7 +58,7 @@ class RunShape:
         gpus: number of GPUs.
         gpu: their kind, a key of `GPUS`.
         stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 trains slices only.
-        kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and keeps several times more).
+        kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and takes more for a moment).
     """
 
     seq_length: int

@@ -7,17 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config import FROZEN, DistillConfig
+from nemo_elastic.family import MAMBA, Parent
 from nemo_elastic.layout import ROWS, Row, rows, shape
 
-from .activations import HALF, SINGLE, Sharding, layer, saved
+from .activations import HALF, SINGLE, Sharding, layer, saved, torch_scan_backward
 
-__all__ = ["Memory", "Stage", "local_parameters", "loss", "stage_memory", "stages", "transient"]
+__all__ = ["Memory", "Stage", "local_parameters", "loss", "stage_memory", "stages", "teacher", "transient"]
 
 #: bytes per parameter in DistributedDataParallel's buffer: gradients are summed in fp32 (grad_reduce_in_fp32, as in
 #: NeMo's recipes); every data-parallel rank holds all of it, also with a distributed optimizer
 GRADIENT = 4
+#: logits on which nn.logit_rows works at a time on a GPU
+LOGITS = 2**22
 #: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
 #: two moments (megatron-core, use_distributed_optimizer, as in NeMo's recipes)
 OPTIMIZER = 12
@@ -65,37 +67,56 @@ def local_parameters(parent: Parent, stage: Stage, tensor: int) -> int:
     return round(sum(n for _, n in _local(parent, stage, tensor)))
 
 
-def loss(parent: Parent, distill: DistillConfig, tokens: int, tensor: int) -> float:
-    """Bytes of logits and of what the loss makes of them, on the last stage, for `tokens` of a micro-batch.
+def teacher(parent: Parent, stage: Stage, tensor: int, precision: str | None) -> float:
+    """Bytes of the frozen teacher's parameters: bf16, or one byte per weight of its linear layers.
 
-    v = vocabulary / t. Both models' logits are bf16. nn.kl.forward_kl keeps the gradient in the student's dtype, and
-    works in fp32 on `chunk_tokens` at a time: student, teacher, its exponentials, and a mask of one byte.
-    Cross-entropy (megatron-core's vocabulary-parallel one) keeps the softmax in fp32. It comes after the divergence;
-    in mode trainable only the full member has it, which has no teacher.
+    Left out: scales, two bytes per row, and the one layer's weight that is whole while it runs, in the teacher's
+    forward pass, where nothing of the student is held.
     """
-    mode = distill.mode
-    chunk = min(distill.chunk_tokens, tokens) * (3 * SINGLE + 1)
-    divergence = 0 if mode == "ce" else tokens * 3 * HALF + chunk
-    cross_entropy = 0 if mode == "frozen" else tokens * (HALF + SINGLE)
-    if mode == "frozen_ce":
-        cross_entropy += tokens * 2 * HALF  # the teacher's logits and the divergence's gradient are still there
-    return max(divergence, cross_entropy) * parent.vocab / tensor
+    narrow = precision in ("fp8", "int8")
+    linear = lambda row: row.layer is not None and len(row.dims) == 2  # noqa: E731
+    return sum(n * (1 if narrow and linear(row) else HALF) for row, n in _local(parent, stage, tensor))
+
+
+def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
+    """Bytes of the head and its loss at their fullest, on the last stage, for `tokens` of a micro-batch.
+
+    nn.head_loss: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.logit_rows), and the
+    head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
+    for it in bf16. Over all tokens: the teacher's hidden states, the gradient of the student's (twice while it is
+    scaled), and what sequence parallelism gathers of both.
+    """
+    taught, chunk = distill.mode != "ce", min(distill.chunk_tokens, tokens)
+    vocabulary = parent.vocab / shards.tensor
+    copies = 2 + taught + (distill.mode == "frozen_ce")
+    logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
+    head, stream = vocabulary * parent.hidden, HALF * tokens * parent.hidden
+    streams = (1 + taught) * (2 if shards.sequence else 1) * stream
+    return streams + SINGLE * head + max(logits, HALF * head + stream)
 
 
 def transient(
     parent: Parent, stage: Stage, shards: Sharding, tokens: int, *, recompute: bool, gated: bool, kernels: bool
 ) -> float:
-    """Bytes that the backward pass of one layer, or of the head, takes for a moment. An upper estimate.
+    """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
 
     Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
-    together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). Sequence
-    parallelism gathers the stream whole, once for the weight and once for its gradient. A weight's gradient exists
-    once in bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate).
+    together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). The scan in torch keeps
+    little and needs more (`torch_scan_backward`). Sequence parallelism gathers the stream whole, once for the weight
+    and once for its gradient. A layer's weight gradient exists once in bf16 and once in fp32 before it is added to
+    the buffer (megatron.linear.accumulate), the embedding's as a dummy in bf16; the head's is part of `loss`.
     """
-    widest = max(layer(parent, k, shards, gated, kernels) for k in stage.kinds)
+    anew, own = (1.0, 0.5) if recompute else (0.0, 1.0)
+    scan = 0.0 if kernels else torch_scan_backward(parent, shards, tokens)
+
+    def moment(kind: str) -> float:
+        held = tokens * layer(parent, kind, shards, gated, kernels)
+        return anew * held + max(own * held, scan if kind == MAMBA else 0.0)
+
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
-    pieces = (HALF + SINGLE) * max(n for _, n in _local(parent, stage, shards.tensor))
-    return tokens * (widest * (1.5 if recompute else 1) + gathered) + pieces
+    local = list(_local(parent, stage, shards.tensor))
+    pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
+    return max(moment(kind) for kind in stage.kinds) + tokens * gathered + pieces
 
 
 @dataclass(frozen=True)
@@ -106,9 +127,9 @@ class Memory:
         weights: bf16 parameters.
         gradients: the fp32 buffer.
         optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank.
-        teacher: bf16 parameters of the frozen parent, on the last stage.
+        teacher: parameters of the frozen parent, on the last stage.
         activations: what is saved for the backward pass of all micro-batches in flight.
-        loss: logits and what the loss makes of them.
+        loss: what the head's loss holds, the gradient of the head included until it is added to the buffer.
         transient: what one layer's backward pass takes for a moment. It comes after the loss, not with it.
     """
 
@@ -164,7 +185,7 @@ def stage_memory(
         kernels: mamba_ssm's kernels are there.
     """
     count = local_parameters(parent, stage, shards.tensor)
-    taught = stage.last and distill.mode in ("frozen", "frozen_ce")
+    taught = stage.last and distill.mode in FROZEN
     per_token = saved(
         parent, stage.kinds, shards, recompute=recompute, gated=gated, kernels=kernels, first=stage.first,
         last=stage.last,
@@ -173,8 +194,8 @@ def stage_memory(
         weights=HALF * count,
         gradients=GRADIENT * count,
         optimizer=OPTIMIZER * count / data,
-        teacher=HALF * count if taught else 0.0,
+        teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision) if taught else 0.0,
         activations=per_token * tokens * in_flight,
-        loss=loss(parent, distill, tokens, shards.tensor) if stage.last else 0.0,
+        loss=loss(parent, distill, tokens, shards) if stage.last else 0.0,
         transient=transient(parent, stage, shards, tokens, recompute=recompute, gated=gated, kernels=kernels),
     )

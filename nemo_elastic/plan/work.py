@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nemo_elastic.budget import inclusion
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import flops_per_token
 from nemo_elastic.family import DEPTH, Parent, Subnet
@@ -35,8 +36,10 @@ def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
 
 
 def gated_share(config: ElasticConfig, run: RunShape) -> float:
-    """Share of the run's steps that train under the router's soft masks, at full size."""
-    return config.router.freeze_at if config.router is not None and run.stage == 1 else 0.0
+    """Share of the run's micro-batches that train under the router's masks, at full size."""
+    if config.router is None or run.stage != 1:
+        return 0.0
+    return config.router.freeze_at * config.router.soft_share
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,19 @@ def step_work(
 ) -> Work:
     """FLOPs of a step: tokens x FLOPs per token (cost.flops_per_token), backward twice the forward.
 
-    A micro-batch runs one member, drawn by `sampling`. Until shapes are frozen all but the parent's own micro-batches
-    run the whole model under masks. A frozen teacher sees every micro-batch, a trainable one those of smaller members.
+    A micro-batch runs `budgets_per_batch` members, drawn by `sampling`. Until shapes are frozen all but the parent run
+    as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
+    the parent was not drawn.
     """
     length, share = run.seq_length, gated_share(config, run)
     whole = flops_per_token(parent, parent.full, length)
     whole_layers = flops_per_token(parent, parent.full, length, head=False)
     forward = layers = 0.0
-    for weight, member in zip(config.weights(), family.values(), strict=True):
-        forward += weight * (share * whole + (1 - share) * flops_per_token(parent, member, length))
-        layers += weight * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
-    taught = {"ce": 0.0, "trainable": 1 - config.weights()[0]}.get(config.distill.mode, 1.0)
+    drawn = inclusion(config.weights(), config.budgets_per_batch)
+    for chance, member in zip(drawn, family.values(), strict=True):
+        forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
+        layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
+    taught = {"ce": 0.0, "trainable": 1 - drawn[0]}.get(config.distill.mode, 1.0)
     return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
 
 
@@ -117,7 +122,7 @@ def seconds(
     micro_batches = run.global_batch // (run.micro_batch * data)
     products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
     t = shards.tensor
-    passes = 2 + (3 if shards.sequence else 2) + (2 if recompute else 0)
+    passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if recompute else 0))
     passes += 0 if config.distill.mode == "ce" else 2
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Three steps of elastic training in float32 and in bf16, for test_bf16.py.
+"""Three steps of elastic training in float32, in bf16, and of several budgets from an int8 teacher, for test_bf16.py.
 
 python -m tests.nemo.bf16_worker FOLDER: writes FOLDER/facts.json.
 """
@@ -34,16 +34,16 @@ def main(folder: Path) -> None:
     text = library_text(folder / "text", FEW)
     build_data(folder / "data", [text], vocab=512, held_out_problems=4)
     seen: set[str] = set()
-    logits = ElasticMambaModel.logits
+    output = ElasticMambaModel.output
 
     def watched(self: Any, *args: Any) -> Any:
-        out = logits(self, *args)
-        seen.add(str(out.dtype))
-        return out
+        core, hidden = output(self, *args)
+        seen.add(str(hidden.dtype))
+        return core, hidden
 
-    ElasticMambaModel.logits = watched
+    ElasticMambaModel.output = watched
 
-    def launch(name: str, teacher: str | None = None, half: bool = False) -> Path:
+    def launch(name: str, teacher: str | None = None, half: bool = False, **more: Any) -> Path:
         recipe = tiny_recipe(folder / "data", folder / name, steps=3, seq_length=64, micro_batch_size=2,
                              global_batch_size=4, label=name, eval_sequences=2)  # fmt: skip
         if half:
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
             for config in (recipe.model.config, recipe.optim.config):
                 config.bf16, config.params_dtype = True, torch.bfloat16
         if teacher is not None:
-            apply_elastic(recipe, BLOCK | {"distill": {"mode": "frozen_ce"}}, teacher=teacher, verbose=False)
+            apply_elastic(recipe, BLOCK | {"distill": {"mode": "frozen_ce"}} | more, teacher=teacher, verbose=False)
         destroy_num_microbatches_calculator()
         seen.clear()
         fiddle.build(recipe)()
@@ -59,14 +59,16 @@ def main(folder: Path) -> None:
 
     teacher = str(launch("parent"))
     facts: dict[str, Any] = {}
-    for name in ("single", "half"):
-        tensors = plain_tensors(launch(name, teacher, half=name == "half"))
+    several = {"distill": {"mode": "frozen_ce", "teacher_precision": "int8"}, "budgets_per_batch": 3}
+    for name, more in (("single", {}), ("half", {}), ("several", several)):
+        tensors = plain_tensors(launch(name, teacher, half=name != "single", **more))
         lines = [json.loads(x) for x in (folder / name / "metrics.jsonl").read_text().splitlines()]
         facts[name] = {
-            "logits": sorted(seen),
+            "hidden": sorted(seen),
             "weights": str(tensors["module.output_layer.weight"].dtype),
             "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
             "norms": [x["grad_norm"] for x in lines if x["kind"] == "step"],
+            "budgets": [{k: v for k, v in x.items() if k.startswith("loss_")} for x in lines if x["kind"] == "step"],
         }
     (folder / "facts.json").write_text(json.dumps(facts))
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training in bf16, as on GPUs: the same losses as in float32, from logits that are never copied to float32 whole."""
+"""Training in bf16, as on GPUs: the same losses as in float32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,16 +17,37 @@ pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 
 
-def test_bf16_trains_as_float32_does(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("bf16") / "run"
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.nemo.bf16_worker", str(tmp_path / "run")],
+        [sys.executable, "-m", "tests.nemo.bf16_worker", str(folder)],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    facts = json.loads((tmp_path / "run" / "facts.json").read_text())
+    return json.loads((folder / "facts.json").read_text())
+
+
+def test_bf16_trains_as_float32_does(facts: dict[str, Any]) -> None:
     single, half = facts["single"], facts["half"]
-    assert (single["logits"], half["logits"]) == (["torch.float32"], ["torch.bfloat16"])
+    assert (single["hidden"], half["hidden"]) == (["torch.float32"], ["torch.bfloat16"])
     assert (single["weights"], half["weights"]) == ("torch.float32", "torch.bfloat16")
     assert half["losses"] == pytest.approx(single["losses"], rel=5e-3)
     assert half["norms"] == pytest.approx(single["norms"], rel=5e-2)
+
+
+def test_three_budgets_a_micro_batch_from_an_int8_teacher(facts: dict[str, Any]) -> None:
+    """Every step trains every budget, and its loss is their mean; nothing of it leaves the range of the plain run."""
+    several = facts["several"]
+    assert several["hidden"] == ["torch.bfloat16"]
+    assert len(several["losses"]) == 3
+    logged = [b for b in several["budgets"] if b]  # a line holds what was logged when it was written
+    assert len(logged) >= 2
+    for budgets in logged:
+        assert set(budgets) == {"loss_full", "loss_large", "loss_small"}
+        mean = sum(budgets.values()) / 3
+        assert any(loss == pytest.approx(mean, rel=1e-5) for loss in several["losses"])
+    # before the first update the whole model is its own teacher, up to the rounding of the teacher's weights
+    assert logged[0]["loss_full"] == pytest.approx(facts["half"]["budgets"][1]["loss_full"], rel=3e-2)
+    assert several["losses"] == pytest.approx(facts["half"]["losses"], rel=0.1)

@@ -108,6 +108,11 @@ def test_pipeline_stages_divide_the_layers_where_there_is_no_teacher(recipe: Any
     line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
     assert line.endswith("a size that divides the 62 layers of recipe.model.config")
     recipe.trainer.strategy.pipeline_model_parallel_size = 2
+    # the last stage would teach with what a member's stages before it gave
+    line = refused(recipe, BLOCK | {"distill": {"mode": "trainable"}}, teacher=None)
+    assert "1 while a teacher is in use" in line
+    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}, "budgets_per_batch": 2}, teacher=None)
+    assert "1 while elastic.budgets_per_batch is 2" in line
     apply_elastic(recipe, BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
 
 

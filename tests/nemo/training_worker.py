@@ -62,6 +62,31 @@ def state_of(trainer: Any, model: Any) -> dict[str, str]:
     }
 
 
+def share(launch: Any, recipe: Any, parent: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """A stage 1 with `soft_share`: what its micro-batches ran, and whether its slices are the router's choices."""
+    import lightning.pytorch as pl
+
+    from nemo_elastic.nemo import shaping
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    followed: list[bool] = []
+
+    class Follows(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+            # registered after ElasticCallback: it has just looked at the router where that was due
+            if trainer.global_step % shaping.REFRESH == 0 and 0 < trainer.global_step < module.freeze_step:
+                chosen = [p.member for p in module.members.router.family().values()]
+                followed.append(module.members.get() == chosen and not module.members.is_frozen)
+
+    shaping.REFRESH = 2
+    before = len(facts["choices"])
+    block = BLOCK | {"router": {"freeze_at": 0.75, "hidden": 16, "soft_share": 0.5}}
+    launch(apply_elastic(recipe("shared", 64), block, teacher=parent, verbose=False), Follows())
+    ran = facts["choices"][before:]
+    del facts["choices"][before:]
+    return {"choices": ran, "followed": followed}
+
+
 def main(folder: Path) -> None:
     import fiddle
     import lightning.pytorch as pl
@@ -105,15 +130,15 @@ def main(folder: Path) -> None:
             facts[f"members{module.stage}"] = [m.to_json() for m in module.members.get()]
             facts[f"lr{module.stage}"] = [g["lr"] for g in trainer.optimizers[0].param_groups]
 
-    logits = model_module.ElasticMambaModel.logits
+    output = model_module.ElasticMambaModel.output
 
-    def watched(self: Any, tokens: Any, choice: Any, probe: Any = None) -> Any:
+    def watched(self: Any, tokens: Any, choice: Any = None) -> Any:
         if torch.is_grad_enabled():
             kind = {type(None): "whole", Subnet: "sliced", Gates: "soft"}[type(choice)]
             facts["choices"].append([self.stage, self.trainer.global_step, kind])
-        return logits(self, tokens, choice, probe)
+        return output(self, tokens, choice)
 
-    model_module.ElasticMambaModel.logits = watched
+    model_module.ElasticMambaModel.output = watched
 
     def recipe(out: str, length: int, split: str = "train") -> run.Partial:
         r = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=length, micro_batch_size=2,
@@ -130,6 +155,7 @@ def main(folder: Path) -> None:
     second = apply_elastic(recipe("two", 128, "train_long"), sampled, teacher=str(parent), stage=2, previous=str(one),
                            done_steps=STEPS, total_steps=2 * STEPS, verbose=False)  # fmt: skip
     two = launch(second, Recorder())
+    facts["shared"] = share(launch, recipe, str(parent), folder, facts)
     facts["saved"] = sorted({k.split(".")[1] for k in plain_tensors(two)})
     facts["metrics"] = [json.loads(x) for x in (folder / "one" / "metrics.jsonl").read_text().splitlines()]
     facts["frozen"] = json.loads((folder / "one" / "elastic" / "members.json").read_text())

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.models import build
+from benchmarks.peak import Peak
+from nemo_elastic.config import DistillConfig
 from nemo_elastic.family import Parent
 from nemo_elastic.nn.gates import Gates
 
@@ -64,50 +63,43 @@ def saved_bytes(model: Any, parent: Parent, batch: int, length: int, gated: bool
     return sum(sizes.values())
 
 
-class Peak(TorchDispatchMode):
-    """Counts the bytes of storages that are made and die inside; `most` is their largest sum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor):
-                storage = t.untyped_storage()
-                if id(storage) not in self._known and id(storage) not in before:
-                    self._known.add(id(storage))
-                    self.now += storage.nbytes()
-                    self.most = max(self.most, self.now)
-                    weakref.finalize(storage, self._died, id(storage), storage.nbytes())
-        return out
-
-    def _died(self, name: int, size: int) -> None:
-        self._known.discard(name)
-        self.now -= size
-
-
-def step_peak(model: Any, parent: Parent, batch: int, length: int, chunk_tokens: int) -> int:
-    """Bytes at the fullest moment of a distillation step, beyond parameters and gradient buffers.
-
-    As on a GPU: the logits stay bf16, and weight gradients go into `main_grad`.
-    """
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.nn.kl import forward_kl
-
+def buffers(model: Any) -> None:
+    """Give every parameter what DistributedDataParallel gives it: a buffer that sums gradients in fp32."""
     for p in model.parameters():
         p.main_grad = torch.zeros_like(p, dtype=torch.float32)
         p.grad_added_to_main_grad = False
+
+
+def loss_peak(model: Any, distill: DistillConfig, tokens: int) -> int:
+    """Bytes at the fullest moment of the loss and its backward pass, beyond its hidden states and buffers."""
+    from nemo_elastic.nemo.loss import distill_loss
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    shape = (tokens, 1, model.config.hidden_size)
+    buffers(model)
+    hidden = torch.randn(shape, dtype=torch.bfloat16).requires_grad_()
+    labels = torch.zeros(1, tokens, dtype=torch.long)
+    with cuda_as_cpu(), Peak() as peak:
+        teacher = None if distill.mode == "ce" else (model, torch.randn(shape, dtype=torch.bfloat16))
+        loss, _ = distill_loss(distill, (model, hidden), teacher, labels)
+        loss.backward()
+    return peak.most
+
+
+def step_peak(model: Any, parent: Parent, batch: int, length: int, distill: DistillConfig) -> int:
+    """Bytes at the fullest moment of a distillation step, beyond parameters and gradient buffers."""
+    from nemo_elastic.megatron.vocabulary import hidden_states
+    from nemo_elastic.nemo.loss import distill_loss
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    buffers(model)
     tokens = tokens_of(parent, batch, length)
 
     def step() -> torch.Tensor:
-        student = model(tokens, None, None)
+        student = model, hidden_states(model, tokens)
         with torch.no_grad():
-            teacher = model(tokens, None, None)
-        return forward_kl(student, teacher, chunk_tokens=chunk_tokens).sum()
+            teacher = model, hidden_states(model, tokens)
+        return distill_loss(distill, student, teacher, tokens)[0]
 
     model.state.choice = None
     with cuda_as_cpu(), Peak() as peak:

@@ -16,10 +16,10 @@ from nemo_elastic.config import DistillConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.family import Parent
 from nemo_elastic.plan import preset
-from nemo_elastic.plan.activations import Sharding, saved
-from nemo_elastic.plan.memory import local_parameters, loss, stages, transient
+from nemo_elastic.plan.activations import SPAN, TILE, Sharding, saved
+from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient
 
-from .measuring import PARENT, Peak, model_of, saved_bytes, step_peak
+from .measuring import PARENT, loss_peak, model_of, saved_bytes, step_peak
 
 pytestmark = pytest.mark.nemo
 TOLERANCE = 0.03
@@ -35,7 +35,7 @@ def formula(shards: Sharding, tokens: int, recompute: bool, gated: bool, parent:
 def test_saved_activations(recompute: bool, gated: bool, parent: Parent) -> None:
     start()
     model = model_of(parent, recompute)
-    for batch, length in ((1, 64), (1, 256), (2, 128)):
+    for batch, length in ((1, 256), (1, 512), (2, 256)):
         measured = saved_bytes(model, parent, batch, length, gated)
         wanted = formula(Sharding(), batch * length, recompute, gated, parent)
         assert measured == pytest.approx(wanted, rel=TOLERANCE)
@@ -76,19 +76,22 @@ def test_parameters_of_a_real_model() -> None:
     assert count == local_parameters(PARENT, stages(PARENT, 1)[0], 1) == parameters(PARENT, PARENT.full)
 
 
+@pytest.mark.parametrize("top_k", [None, 8])
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "ce", "trainable"])
 @pytest.mark.parametrize("chunk", [32, 256])
-def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str) -> None:
-    from nemo_elastic.nemo.loss import token_loss
-
+def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str, top_k: int | None) -> None:
     start()
-    tokens, distill = 512, DistillConfig(mode=mode, chunk_tokens=chunk)
-    labels = torch.zeros(1, tokens, dtype=torch.long)
-    with Peak() as peak:
-        student = torch.randn(1, tokens, PARENT.vocab, dtype=torch.bfloat16).requires_grad_()
-        teacher = None if mode == "ce" else torch.randn(1, tokens, PARENT.vocab, dtype=torch.bfloat16)
-        token_loss(distill, student, teacher, labels)
-    assert peak.most == pytest.approx(loss(PARENT, distill, tokens, 1), rel=TOLERANCE)
+    tokens, distill = 512, DistillConfig(mode=mode, chunk_tokens=chunk, top_k=top_k)
+    measured = loss_peak(model_of(PARENT, False), distill, tokens)
+    assert measured == pytest.approx(loss(PARENT, distill, tokens, Sharding()), rel=0.06)
+
+
+def test_rows_and_tiles_that_the_loss_and_the_scan_work_on() -> None:
+    from nemo_elastic.nn import logit_rows, scan, ssd, tiles
+
+    assert LOGITS == logit_rows.BLOCK_GPU
+    assert TILE == tiles.TILE
+    assert scan.LEAST_CHUNKS * ssd.chunk_for(16, 1024) == SPAN
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
@@ -97,8 +100,9 @@ def test_the_peak_of_a_step_is_below_the_formula_and_not_far(recompute: bool, le
     """Everything of a step beyond weights, gradients and optimizer; the formula is an upper estimate."""
     start()
     (stage,) = stages(PARENT, 1)
-    measured = step_peak(model_of(PARENT, recompute), PARENT, 1, length, 64)
+    distill = DistillConfig(chunk_tokens=64)
+    measured = step_peak(model_of(PARENT, recompute), PARENT, 1, length, distill)
     kept = formula(Sharding(), length, recompute, False)
-    held = loss(PARENT, DistillConfig(chunk_tokens=64), length, 1)
+    held = loss(PARENT, distill, length, Sharding())
     moment = transient(PARENT, stage, Sharding(), length, recompute=recompute, gated=False, kernels=False)
     assert 0.7 < measured / (kept + max(held, moment)) <= 1.05

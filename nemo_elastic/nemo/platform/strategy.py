@@ -68,8 +68,11 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
 
     @contextlib.contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """The context of configure_model(): the Mamba mixer and the norms allocate on current_device()."""
-        with cuda_as_cpu(), super().model_sharded_context():
+        """The context of configure_model(): the Mamba mixer and the norms allocate on current_device().
+
+        `llm.distill` reads its teacher's checkpoint there too.
+        """
+        with cuda_as_cpu(), _tensors_stay(), super().model_sharded_context():
             yield
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
