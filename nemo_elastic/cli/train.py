@@ -43,6 +43,7 @@ def train(
     Example: `nemo-elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b`, or on a
     CPU: `nemo-elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=parent/ trainer.max_steps=20`.
     """
+    _check_block(yaml, overrides or [])
     from nemo_elastic.nemo.cli_entry import main
 
     argv = list(overrides or [])
@@ -50,3 +51,14 @@ def train(
         if value is not None:
             argv += [name, value]
     main([*argv, *(["--dryrun"] if dryrun else []), *(["--yes"] if yes else [])], "nemo-elastic train")
+
+
+def _check_block(yaml: str | None, overrides: list[str]) -> None:
+    """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.nemo.run_file import RunFile
+
+    ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]
+    block = RunFile.load(yaml).override(ours).settings.get("elastic")
+    if isinstance(block, dict):  # it may also be the path of one
+        ElasticConfig.from_dict(block)
