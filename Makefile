@@ -6,6 +6,7 @@
 #   PYTHON    the interpreter that the environments are made with (found by itself otherwise)
 #   PIP_ARGS  more arguments for pip, e.g. an index with CPU builds of torch
 #   OUT       where `make demo` writes
+#   STUDY     which study `make study` runs, RUNS where it keeps its runs
 #   ARGS      more arguments for pytest, e.g. ARGS="-k slice -x"
 
 SHELL := bash
@@ -14,6 +15,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 OUT ?= runs/demo
+STUDY ?= peers
+RUNS ?= runs/study
 WORKERS ?= 2
 VENV := .venv
 HF := .venv-hf
@@ -68,24 +71,17 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: bench
-bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark; each prints its table
-	@for file in benchmarks/bench_*.py; do \
-		name=$$(basename "$$file" .py); echo "== $$name"; \
-		OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m "benchmarks.$$name" --markdown "docs/tables/$$name.md"; done
+bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_step …" runs some)
+	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
 .PHONY: bench-slice
-bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B against cp, and against loading it (20 to 65 GB of disk; ARGS="--place DIR")
+bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against cp (20 to 65 GB of disk; ARGS="--place DIR")
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/bench_slice.md $(ARGS)
+		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/slice_12b.md $(ARGS)
 
-.PHONY: bench-runtime
-bench-runtime: $(VENV)/.stamp $(HF)/.stamp ## A family in the memory of its largest member, against folders apart and transformers
-	OMP_WAIT_POLICY=passive NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -W ignore -m benchmarks.bench_runtime --markdown docs/tables/bench_runtime.md $(ARGS)
-
-.PHONY: bench-shapes
-bench-shapes: $(VENV)/.stamp ## Found shapes against uniform ones of the same cost, on the demo in OUT
-	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_shapes --run $(OUT) --markdown docs/tables/bench_shapes.md
+.PHONY: study
+study: $(VENV)/.stamp ## A study of some hours: STUDY=shapes, peers, five or long; goes on where it stopped
+	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
 
 .PHONY: venv
 venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments

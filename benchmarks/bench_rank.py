@@ -4,7 +4,7 @@
 
     python -m benchmarks.bench_rank [--rounds 3] [--json FILE] [--markdown FILE]
 
-Three ways take turns on the same tokens of a model of 16 layers that was trained for half a minute on the source of
+Three ways take turns on the same tokens of a model of 12 layers that was trained for half a minute on the source of
 Python's standard library: every candidate whole (`naive_depth.py`), candidates that share the layers before theirs,
 and candidates that are also given up once they have cost more than another one in all. All must give the same order.
 Layers that run are counted, there and on models of 16, 32 and 62 layers with random weights. Bytes are those of
@@ -34,8 +34,8 @@ from nemo_elastic.ranking import RankOptions, rank
 from nemo_elastic.ranking.depth import Depth, Order, iterative_mse
 from nemo_elastic.ranking.measure import LEAST_TOKENS, PIECES
 
-PARENT = Parent("M-M-M*-M-M-M*-M-", 96, 256, 256, 12, 16, 4, 16, 4, 6, 2, 16)
-SAMPLES, LENGTH, STEPS = 8, 256, 40
+PARENT = Parent("M-M-M*-M-M*-", 96, 256, 256, 12, 16, 4, 16, 4, 6, 2, 16)
+SAMPLES, LENGTH, STEPS = 16, 256, 40
 #: sequences of a piece, as `rank` would split these samples
 PIECE = max(SAMPLES // PIECES, LEAST_TOKENS // LENGTH)
 #: only the layers of these are counted, so they are as small as can be
@@ -128,7 +128,7 @@ def counts(count: Count) -> list[dict[str, float]]:
     rows = []
     for n, pattern in PATTERNS.items():
         model = NemotronH.random(replace(TINY, pattern=pattern), scale=0.5)
-        tokens_bl = torch.randint(TINY.vocab, (4, 8), generator=torch.Generator().manual_seed(0))
+        tokens_bl = torch.randint(TINY.vocab, (2, 8), generator=torch.Generator().manual_seed(0))
         alone, whole = count.of(lambda m=model, t=tokens_bl: shared(m, [t]))
         raced, fewer = count.of(lambda m=model, t=tokens_bl: shared(m, t.split(1)))
         if alone[0] != raced[0]:
@@ -158,7 +158,7 @@ def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes
     words = {"naive": "every candidate whole", "shared": "the layers before a candidate's shared",
              "given up": "and candidates given up"}  # fmt: skip
     lines = [
-        "| order of 16 layers | seconds | time | layers run per sequence | layers |",
+        "| order of 12 layers | seconds | time | layers run per sequence | layers |",
         "|---|" + "---:|" * 4,
     ]
     lines += [

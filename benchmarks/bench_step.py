@@ -2,10 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time of a training step at each member's size: sliced, masked, and the dense model of the same size.
 
-The three are timed in turn, round after round, so that a machine whose speed drifts slows all of them alike; medians
-are printed. A step is forward and backward of a cross-entropy on 2048 tokens; the optimizer is the same for all.
+All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike; medians, and
+ratios within a round, are printed. A step is forward and backward of a cross-entropy, gradients added to
+megatron-core's buffer; the optimizer is the same for all and left out. "Dense" is the stock model of that size: the
+same layers without elasticity. "Masked" runs at full size with gates of zeros and ones, as the public implementation
+does. Two models: one of the demo's kind, and one with a large model's proportions.
 
-    python -m benchmarks.bench_step [--rounds 7] [--json FILE] [--markdown FILE]
+What is not a matrix product costs by its own measure. The inside of the Mamba layers (convolution, scan, gated norm)
+costs by heads, not by parameters; it is timed alone, in the same rounds, and a table says its share.
+
+    python -m benchmarks.bench_step [--rounds 5] [--json FILE] [--markdown FILE]
 """
 
 from __future__ import annotations
@@ -20,17 +26,24 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import build, start
-from nemo_elastic.cost import parameters
+from benchmarks.models import build, distributed, start
+from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.mamba import mamba_inside
 
 PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
 TOKENS = (8, 256)
+#: the proportions of Nano V2: 8 groups, head dim 64, FFN of 4 times the width
+LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64, ffn_stripes=8)
+#: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock
+DENSE, ABOVE, STOCK = 1.05, 0.08, 1.03
+#: masked steps are timed every so many rounds
+MASKED = 3
 
 
 def members() -> dict[str, Subnet]:
-    """Cuts on every axis, about 0.72 and 0.50 of the parameters."""
+    """Cuts of the small model on every axis, about 0.72 and 0.50 of the parameters."""
     keep = [i for i in range(12) if i not in (3, 5)]
     return {
         "1.00": PARENT.full,
@@ -39,11 +52,21 @@ def members() -> dict[str, Subnet]:
     }
 
 
-def dense(member: Subnet) -> Any:
+def large_members() -> dict[str, Subnet]:
+    """Cuts of the large one as those of the published 9B and 6B, with two layers fewer."""
+    keep = [i for i in range(16) if i not in (3, 5)]
+    return {
+        "1.00": LARGE.full,
+        "0.75": LARGE.uniform(keep=keep, hidden=704, ffn=2688),
+        "0.50": LARGE.uniform(keep=keep, hidden=576, ffn=1728, mamba_heads=24),
+    }
+
+
+def dense(parent: Parent, member: Subnet) -> Any:
     """A model that has the member's size and knows nothing of widths."""
     first = {layer.type: layer for layer in member.layers}
     shape = replace(
-        PARENT,
+        parent,
         pattern=member.pattern,
         hidden=member.hidden,
         ffn=first["mlp"].ffn or 0,
@@ -55,83 +78,124 @@ def dense(member: Subnet) -> Any:
 
 
 def step(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> float:
-    """Seconds of one forward and backward."""
-    if hasattr(model, "state"):
-        model.state.choice = choice
-    model.zero_grad(set_to_none=True)
+    """Seconds of one forward and backward; gradients are added up in `main_grad`."""
+    if hasattr(model.module, "state"):
+        model.module.state.choice = choice
+    model.zero_grad_buffer()
     began = time.perf_counter()
     logits = model(tokens, None, None)
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     return time.perf_counter() - began
 
 
-def measure(rounds: int) -> list[dict[str, float | str]]:
-    """One row per member with median seconds of each way, and ratios."""
-    start()
-    torch.set_num_threads(2)
-    elastic = build(PARENT)
-    tokens, labels = torch.randint(0, PARENT.vocab, TOKENS), torch.randint(0, PARENT.vocab, TOKENS)
-    rows: list[dict[str, float | str]] = []
+def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
+    """Seconds that the insides of a member's Mamba layers take, forward and backward."""
+    layers = [layer for layer in member.layers if layer.type == "mamba"]
+    heads, dim = layers[0].heads or 0, layers[0].head_dim or 0
+    inner, maps = heads * dim, parent.mamba_groups * parent.state
+    channels = inner + 2 * maps
+    sizes = [(*shape, inner + channels + heads), (channels, parent.conv_kernel), (channels,), (heads,), (heads,),
+             (heads,), (inner,)]  # fmt: skip
+    tensors = [torch.randn(size).requires_grad_() for size in sizes]
+    tensors[3] = -torch.ones(heads, requires_grad=True)
+    began = time.perf_counter()
+    for _ in layers:
+        out = mamba_inside(*tensors, groups=parent.mamba_groups, state=parent.state, eps=1e-5)
+        torch.autograd.grad(out, tensors, out.detach())
+    return time.perf_counter() - began
+
+
+def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
+    """One row per member with median seconds of each way, and medians of the ratios within a round."""
+    elastic = distributed(build(parent))
+    tokens, labels = (torch.randint(0, parent.vocab, shape) for _ in range(2))
     ways: dict[tuple[str, str], tuple[Any, Any]] = {}
-    for name, member in members().items():
+    for name, member in cuts.items():
         ways[name, "sliced"] = (elastic, member)
-        ways[name, "masked"] = (elastic, Gates.of(PARENT, member))
-        ways[name, "dense"] = (dense(member), None)
+        ways[name, "dense"] = (distributed(dense(parent, member)), None)
+        ways[name, "masked"] = (elastic, Gates.of(parent, member))
     times: dict[tuple[str, str], list[float]] = {k: [] for k in ways}
+    alone: dict[str, list[float]] = {name: [] for name in cuts}
     for r in range(rounds + 1):
-        for key, (model, choice) in ways.items():
-            seconds = step(model, choice, tokens, labels)
-            if r:  # the first round warms up
-                times[key].append(seconds)
-    median = {k: statistics.median(v) for k, v in times.items()}
-    for name, member in members().items():
-        sliced, masked, alone = (median[name, w] for w in ("sliced", "masked", "dense"))
-        rows.append(
-            {
-                "member": name,
-                "parameters": parameters(PARENT, member) / parameters(PARENT, PARENT.full),
-                "sliced_s": sliced,
-                "masked_s": masked,
-                "dense_s": alone,
-                "sliced/full": sliced / median["1.00", "sliced"],
-                "sliced/dense": sliced / alone,
-                "sliced/masked": sliced / masked,
-            }
-        )
-    return rows
+        turn = r % len(ways)  # nobody always comes first
+        for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
+            if key[1] == "masked" and r % MASKED:  # costs what it costs at every size: seen less often
+                times[key].append(times[key][-1])
+            else:
+                times[key].append(step(model, choice, tokens, labels))
+        for name, member in cuts.items():
+            alone[name].append(inside(parent, member, shape))
+    for taken in (*times.values(), *alone.values()):
+        del taken[0]  # the first round warms up
 
+    def ratio(above: tuple[str, str], below: tuple[str, str]) -> float:
+        return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
-def table(rows: list[dict[str, float | str]]) -> str:
-    """The rows as a Markdown table."""
-    head = [
-        "member",
-        "parameters",
-        "sliced s",
-        "masked s",
-        "dense s",
-        "sliced / full step",
-        "sliced / dense",
-        "sliced / masked",
+    return [
+        {
+            "member": name,
+            "parameters": parameters(parent, member) / parameters(parent, parent.full),
+            "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
+            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
+            "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
+            "sliced / dense": ratio((name, "sliced"), (name, "dense")),
+            "sliced / masked": ratio((name, "sliced"), (name, "masked")),
+            "inside of Mamba s": statistics.median(alone[name]),
+        }
+        for name, member in cuts.items()
     ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        cells = [row["member"], *(f"{v:.3f}" for k, v in row.items() if k != "member")]
-        lines.append("| " + " | ".join(str(c) for c in cells) + " |")
-    return "\n".join(lines) + "\n"
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per goal."""
+
+    def line(goal: str, found: list[tuple[str, float, float]]) -> str:
+        missed = [f"{name}: {value:.3f} > {most:.3f}" for name, value, most in found if value > most]
+        return f"- {goal}: {'missed at ' + ', '.join(missed) if missed else 'met'}"
+
+    whole, *cut = rows
+    scan = whole["inside of Mamba s"]
+    shares = ", ".join(f"{r['inside of Mamba s'] / scan:.2f} of that at {r['member']}" for r in cut)
+    rest = ", ".join(
+        f"{(r['sliced s'] - r['inside of Mamba s']) / (whole['sliced s'] - scan):.2f} at {r['member']}" for r in cut
+    )
+    return [
+        line(f"a full-width elastic step <= {STOCK} x stock", [("1.00", whole["sliced / dense"], STOCK)]),
+        line(f"sliced <= {DENSE} x dense", [(r["member"], r["sliced / dense"], DENSE) for r in cut]),
+        line(
+            f"sliced <= (share of parameters + {ABOVE}) x full step",
+            [(r["member"], r["sliced / full step"], r["parameters"] + ABOVE) for r in cut],
+        ),
+        f"- the inside of Mamba takes {scan / whole['sliced s']:.2f} of the full step, and {shares}; "
+        f"all the rest, over the full step's: {rest}",
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table, and the verdicts."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(v if isinstance(v, str) else f"{v:.3f}" for v in r.values()) + " |" for r in rows]
+    return "\n".join([*lines, "", *verdicts(rows)]) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=6, help="of the large model; the small one has twice as many")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    rows = measure(args.rounds)
-    print(table(rows))
+    start()
+    torch.set_num_threads(2)
+    found, page = {}, ""
+    for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
+        millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"
+        found[millions] = measure(parent, cuts, shape, times * args.rounds)
+        page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(found[millions])}\n"
+    print(page)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
     if args.markdown:
-        args.markdown.write_text(table(rows))
+        args.markdown.write_text(page)
 
 
 if __name__ == "__main__":

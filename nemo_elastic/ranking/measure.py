@@ -24,7 +24,7 @@ from nemo_elastic.ranking.unfinished import Measured, OtherRanking, Unfinished
 #: the depth's samples are split into so many pieces, for after each one layers are given up
 PIECES = 8
 #: but short ones are slow: tokens that a piece has at least
-LEAST_TOKENS = 512
+LEAST_TOKENS = 2048
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a training step by its length: stock, distilled, with recomputation, and as this package does it.
+
+    python -m benchmarks.bench_memory [--json FILE] [--markdown FILE]
+
+One sequence of 4k, 8k and 16k tokens, forward and backward, in a process of its own per point. What counts is the peak
+of the resident memory above what the process has with models and gradients in place. Stock is the same layers without
+elasticity. The slope is that of the line through the outer points; beside it stands how far the middle point is off
+that line. What the first two points say would not fit into this machine's memory is not tried. Ends with exit code 1
+if a target is missed. Linux only: it reads /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.bench_distill import status
+from benchmarks.models import build, start
+from nemo_elastic.config import DistillConfig
+from nemo_elastic.family import Parent
+
+LENGTHS = (4096, 8192, 16384)
+MIB = 2**20
+SHARE, OFF = 0.25, 0.05  # targets: at most, of llm.distill's slope; off the line
+
+TINY = Parent(
+    "M-M-M*-M-M*-", hidden=128, vocab=1024, ffn=512, mamba_heads=16, mamba_head_dim=16, mamba_groups=4, state=16,
+    attention_heads=8, kv_heads=2, attention_head_dim=16, ffn_stripes=8,
+)  # fmt: skip
+#: half of its 97M parameters are in embedding and head, as in small models of a large vocabulary
+LARGE = Parent(
+    "M-M-M*-M-M*-", hidden=768, vocab=32768, ffn=3072, mamba_heads=24, mamba_head_dim=64, mamba_groups=2,
+    state=128, attention_heads=12, kv_heads=2, attention_head_dim=64, ffn_stripes=8,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is made: with elastic layers, with a frozen teacher, with recomputation, with the loss by chunks."""
+
+    elastic: bool = True
+    teacher: bool = True
+    recompute: bool = False
+    chunks: bool = False
+
+
+DISTILL, OURS = "stock, `llm.distill`", "elastic, both"
+WAYS = {
+    "stock, `llm.pretrain`": Way(elastic=False, teacher=False),
+    DISTILL: Way(elastic=False),
+    "elastic, recomputation": Way(recompute=True),
+    "elastic, loss by chunks": Way(chunks=True),
+    OURS: Way(recompute=True, chunks=True),
+}
+
+
+#: model, its shape, and the ways that are measured of it
+MODELS = {"1.6M": (TINY, tuple(WAYS)), "100M": (LARGE, (DISTILL, OURS))}
+
+
+def models(parent: Parent, way: Way) -> tuple[Any, Any]:
+    """Student in training mode with gradients in place, and teacher or None."""
+    more: dict[str, Any] = {}
+    if way.recompute:
+        more = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    student = build(parent, elastic=way.elastic, **more).train()
+    for p in student.parameters():
+        p.grad = torch.zeros_like(p).fill_(0.0)  # touched: it is there before
+    teacher = build(parent, elastic=False, seed=1).eval().requires_grad_(False) if way.teacher else None
+    return student, teacher
+
+
+def loss_of(way: Way, student: Any, teacher: Any, tokens_bs: torch.Tensor, labels_bs: torch.Tensor) -> torch.Tensor:
+    """Sum over tokens of the loss that each way trains with."""
+    from nemo_elastic.megatron.vocabulary import hidden_states
+    from nemo_elastic.nemo.loss import distill_loss
+
+    if teacher is None:
+        return student(tokens_bs, None, None, labels=labels_bs).sum()
+    with torch.no_grad():
+        taught_sbd = hidden_states(teacher, tokens_bs)
+        taught_sbv = torch.empty(0) if way.chunks else teacher.output_layer(taught_sbd)[0]
+    own_sbd = hidden_states(student, tokens_bs)
+    if way.chunks:
+        return distill_loss(DistillConfig(), (student, own_sbd), (teacher, taught_sbd), labels_bs)[0]
+    del taught_sbd
+    return modelopt_loss(student.output_layer(own_sbd)[0], taught_sbv)
+
+
+def modelopt_loss(student_sbv: torch.Tensor, teacher_sbv: torch.Tensor) -> torch.Tensor:
+    """ModelOpt's LogitsKLLoss for Megatron, what NeMo's `llm.distill` runs."""
+    from modelopt.torch.distill.plugins.megatron import LogitsKLLoss
+
+    config: Any = SimpleNamespace(tensor_model_parallel_size=1)
+    losses_bs, *_ = LogitsKLLoss(config)(student_sbv, teacher_sbv)
+    return losses_bs.sum()
+
+
+def step(way: Way, student: Any, teacher: Any, length: int) -> torch.Tensor:
+    """Forward and backward of one sequence; returns its loss per token."""
+    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+
+    tokens_bs, labels_bs = torch.randint(0, student.vocab_size, (2, 1, length))
+    with cuda_as_cpu():
+        loss = loss_of(way, student, teacher, tokens_bs, labels_bs) / length
+        loss.backward()
+    return loss.detach()
+
+
+def resident(model: str, way: str, length: int) -> dict[str, float]:
+    """Peak of the resident bytes of one step above what was there, its seconds and its loss."""
+    start()
+    torch.set_num_threads(2)
+    held = models(MODELS[model][0], WAYS[way])
+    step(WAYS[way], *held, 64)  # threads and their buffers are no step's
+    for p in held[0].parameters():
+        p.grad.zero_()
+    ctypes.CDLL(None).malloc_trim(0)
+    torch.manual_seed(length)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, began = status("VmRSS"), time.perf_counter()
+    loss = float(step(WAYS[way], *held, length))
+    return {"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - began, "loss": loss}
+
+
+def apart(function: Any, *args: Any) -> Any:
+    """The call in a process of its own, which finds everything imported and nothing computed."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def line(sizes: dict[int, int]) -> tuple[float, float | None]:
+    """Bytes per token between the outer points; how far the middle one is off their line, relative."""
+    low, *middle, high = sorted(sizes)
+    slope = (sizes[high] - sizes[low]) / (high - low)
+    return slope, sizes[middle[0]] / (sizes[low] + slope * (middle[0] - low)) - 1 if middle else None
+
+
+def fits(sizes: dict[int, int], length: int) -> bool:
+    """Whether the points before say that a length fits into the memory that is free."""
+    if len(sizes) < 2:
+        return True
+    slope, _ = line(sizes)
+    free = next(row for row in Path("/proc/meminfo").read_text().splitlines() if row.startswith("MemAvailable"))
+    return sizes[max(sizes)] + slope * (length - max(sizes)) < 0.9 * 1024 * int(free.split()[1])
+
+
+def measure() -> dict[str, dict[str, dict[int, int]]]:
+    """Bytes by model, way and length; ways with a teacher must agree about the loss."""
+    from modelopt.torch.distill.plugins import megatron  # noqa: F401  # once for all processes
+
+    import nemo_elastic.nemo.loss  # noqa: F401
+
+    found: dict[str, dict[str, dict[int, int]]] = {}
+    for model, (_, ways) in MODELS.items():
+        losses: dict[int, float] = {}
+        for way in ways:
+            sizes = found.setdefault(model, {}).setdefault(way, {})
+            for n in LENGTHS:
+                if not fits(sizes, n):
+                    continue
+                point = apart(resident, model, way, n)
+                sizes[n] = int(point["bytes"])
+                if WAYS[way].teacher and abs(point["loss"] / losses.setdefault(n, point["loss"]) - 1) > 1e-4:
+                    raise SystemExit(f"{model}, {way}, {n} tokens: a loss of {point['loss']}, not {losses[n]}")
+                told = f"{model}, {way}, {n} tokens: {sizes[n] / MIB:.0f} MiB in {point['seconds']:.0f} s"
+                print(f"  {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: dict[str, dict[str, dict[int, int]]]) -> str:
+    """The measurements as Markdown."""
+    head = [f"{n // 1024}k tokens, MiB" for n in LENGTHS]
+    lines = [
+        f"| model | way | {' | '.join(head)} | KiB per token | of `llm.distill` | 8k off the line |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for model, rows in found.items():
+        base, _ = line(rows[DISTILL])
+        for way, sizes in rows.items():
+            slope, off = line(sizes)
+            cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else "does not fit" for n in LENGTHS]
+            more = [f"{slope / 1024:.1f}", f"{slope / base:.2f}", "" if off is None else f"{off:+.1%}"]
+            lines.append(f"| {' | '.join([model, way, *cells, *more])} |")
+    return "\n".join([*lines, "", *(f"- {text}: {'met' if met else 'missed'}" for text, met in goals(found))]) + "\n"
+
+
+def goals(found: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]:
+    """What memory with recomputation and the loss by chunks has to be, and whether it is."""
+    ours = {model: line(rows[OURS]) for model, rows in found.items()}
+    base = {model: line(rows[DISTILL])[0] for model, rows in found.items()}
+    return [
+        (
+            f"with both, memory grows no faster than the length: 8k is at most {OFF:.0%} below the line",
+            all(off is not None and off >= -OFF for _, off in ours.values()),
+        ),
+        (
+            f"with both, a token takes at most {SHARE} of what it takes in `llm.distill`",
+            all(slope <= SHARE * base[model] for model, (slope, _) in ours.items()),
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    args = parser.parse_args()
+    found = measure()
+    print(table(found))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(table(found))
+    if missed := [text for text, met in goals(found) if not met]:
+        raise SystemExit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One job of a study: train, evaluate, write `result.json`. A job that has one is done; its checkpoints are removed.
+
+python -m benchmarks.study.jobs NAME --runs runs/study
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.train import BATCH, LR, ORDER, Batch
+
+#: sequences that ModelOpt looks at
+PRUNING_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train.
+
+    Attributes:
+        name: of the job and of its folder.
+        kind: one of `KINDS`.
+        seed: of data order, ranking, search, router and sampling.
+        steps: optimizer steps (stage 1's, where there are two).
+        block: elastic block of a family.
+        after: job whose shapes (and ranking) are taken.
+        member: which of its members is trained alone.
+        ratio: share of the parent's parameters that ModelOpt prunes to.
+        batch: sequences and length.
+        lr: peak learning rate.
+        late: steps and batch of stage 2, on the long split.
+        solve: also evaluate worked solutions of held-out problems.
+        parent: job that trained the parent.
+        data: folder of tokens, below the runs.
+        split: of the data, for a parent.
+    """
+
+    name: str
+    kind: str
+    seed: int = 0
+    steps: int = 0
+    block: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+    member: str | None = None
+    ratio: float | None = None
+    batch: Batch = BATCH
+    lr: float = LR
+    late: tuple[int, Batch] | None = None
+    solve: bool = False
+    parent: str = "parent"
+    data: str = "data"
+    split: str = "train"
+
+
+def run_job(job: Job, runs: Path) -> dict[str, Any]:
+    """Train and evaluate in this process; the result is written beside what the run left."""
+    out = runs / job.name
+    if (out / "result.json").is_file():
+        return json.loads((out / "result.json").read_text())
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "run").mkdir(parents=True)
+    import torch
+
+    from nemo_elastic.demo.quiet import quiet
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    quiet()
+    import nemo_elastic.nemo.apply  # noqa: F401  (imports are start-up, not work)
+
+    began = time.process_time()
+    result = KINDS[job.kind](job, runs, out / "run")
+    result |= {"job": job.name, "kind": job.kind, "seed": job.seed, "steps": job.steps}
+    result["process_seconds"] = time.process_time() - began
+    if job.kind not in ("parent", "pruned"):  # others start from these
+        shutil.rmtree(out / "run" / "checkpoints", ignore_errors=True)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------- kinds
+
+
+def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    from benchmarks.study.evaluate import dense, heldout, parent_shape, solutions
+    from benchmarks.study.train import train_parent
+    from benchmarks.study.work import forward
+
+    cpu = time.process_time()
+    data = runs / job.data
+    checkpoint = train_parent(data, out, job.steps, job.batch, job.split)
+    cpu = time.process_time() - cpu
+    shape = parent_shape()
+    tokens = job.steps * job.batch.tokens
+    model = dense(checkpoint, shape)
+    flops = 3 * tokens * forward(shape, shape.full, job.batch.length)
+    result = {"losses": {"full": heldout(model, data, job.batch.length)}, "tokens": tokens, "flops": flops,
+              "cpu_seconds": cpu}  # fmt: skip
+    return result | ({"solutions": {"full": solutions(model, data)}} if job.solve else {})
+
+
+def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """A family in one run, or a single member of fixed shape (`member`)."""
+    from benchmarks.study import work
+    from benchmarks.study.evaluate import family, heldout, solutions
+    from benchmarks.study.train import train_elastic
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.cost import parameters
+
+    block = {**job.block, **fixed_shapes(job, runs, out)}
+    first = parent_checkpoint(job, runs)
+    data = runs / job.data
+    total = job.steps + (job.late[0] if job.late else 0)
+    cpu = time.process_time()
+    checkpoint = train_elastic(data, out, first, block, job.steps, job.batch, job.seed, total=total, lr=job.lr)
+    if job.late:
+        checkpoint = train_elastic(
+            data, out.with_name("late"), first, block, job.late[0], job.late[1], job.seed, stage=2,
+            previous=checkpoint, done=job.steps, total=total, split="train_long", lr=job.lr,
+        )  # fmt: skip
+    cpu = time.process_time() - cpu
+    model, found = family(checkpoint, block)
+    config = ElasticConfig.from_dict({**block, "seed": job.seed})
+    flops = work.elastic_steps(model.parent, config, list(found.values()), job.steps, job.batch)
+    slices = work.elastic_steps(model.parent, replace(config, router=None), list(found.values()), job.steps, job.batch)
+    tokens = job.steps * job.batch.tokens
+    if job.late:
+        flops += work.elastic_steps(model.parent, config, list(found.values()), *job.late, stage=2)
+        tokens += job.late[0] * job.late[1].tokens
+    shapes = json.loads((out / "elastic" / "shapes.json").read_text())
+    trace = shapes["report"].get("trace", [])
+    extra = work.search(model.parent, config, trace, job.batch.length)
+    extra += 0.0 if config.ranking else work.ranking(model.parent, config, job.batch.length)
+    kept = {job.member: found[job.member]} if job.member else found
+    whole = parameters(model.parent, model.parent.full)
+    length = (job.late[1] if job.late else job.batch).length
+    solved = {"solutions": {n: solutions(model, data, m) for n, m in kept.items()}} if job.solve else {}
+    return solved | {
+        "losses": {n: heldout(model, data, length, m) for n, m in kept.items()},
+        "shares": {n: parameters(model.parent, m) / whole for n, m in kept.items()},
+        "shapes": {n: m.to_json() for n, m in found.items()},
+        "ranking": config.ranking or str(out / "elastic" / "ranking"),
+        "tokens": tokens,
+        "flops": flops + extra,
+        "flops_before_training": extra,
+        "sliced_flops": slices,
+        "cpu_seconds": cpu,
+    }  # fmt: skip
+
+
+def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """The shape of another job's member, from random weights."""
+    from benchmarks.study import work
+    from benchmarks.study.evaluate import dense, heldout, parent_shape
+    from benchmarks.study.train import train_dense
+    from nemo_elastic.cost import parameters
+    from nemo_elastic.family import Subnet
+    from nemo_elastic.nemo.shape import FIELDS, stock_sizes
+
+    assert job.after and job.member
+    whole = parent_shape()
+    member = Subnet.from_json(read_result(runs, job.after)["shapes"][job.member], whole)
+    sizes = stock_sizes(whole, member)
+    cpu = time.process_time()
+    checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed)
+    cpu = time.process_time() - cpu
+    shape = replace(whole, **{ours: sizes[theirs] for ours, theirs in FIELDS.items() if theirs in sizes})
+    loss = heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)
+    tokens = job.steps * job.batch.tokens
+    return {
+        "losses": {job.member: loss},
+        "shares": {job.member: parameters(whole, member) / parameters(whole, whole.full)},
+        "tokens": tokens,
+        "flops": 3 * tokens * work.forward(whole, member, job.batch.length),
+        "cpu_seconds": cpu,
+    }
+
+
+def pruned(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """ModelOpt prunes the parent to a share of its parameters."""
+    from benchmarks.study import modelopt_peer, work
+    from benchmarks.study.evaluate import dense, heldout, parent_shape
+
+    assert job.ratio is not None and job.member is not None
+    cpu = children_seconds()
+    checkpoint = modelopt_peer.prune_to_ratio(
+        parent_checkpoint(job, runs), out / "pruned", job.ratio, data=runs / job.data, seq_length=job.batch.length,
+        samples=PRUNING_SAMPLES, seed=ORDER + job.seed,
+    )  # fmt: skip
+    cpu = children_seconds() - cpu
+    whole, shape = parent_shape(), dense_shape(checkpoint)
+    measured = modelopt_peer.facts(checkpoint)["measured_tokens"]
+    return {
+        "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)},
+        "shares": {job.member: parameter_share(shape, whole)},
+        "sizes": shape.to_json(),
+        "tokens": 0,
+        "flops": measured * work.forward(whole, whole.full, job.batch.length),
+        "cpu_seconds": cpu,
+    }
+
+
+def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """NVIDIA's way: what ModelOpt pruned (the job before), NeMo distills."""
+    from benchmarks.study import modelopt_peer, work
+    from benchmarks.study.evaluate import dense, heldout, parent_shape
+
+    assert job.after is not None and job.member is not None
+    cpu = time.process_time()
+    checkpoint = modelopt_peer.distill(
+        runs / job.after / "run" / "pruned", parent_checkpoint(job, runs), out / "distilled", data=runs / job.data,
+        steps=job.steps, seq_length=job.batch.length, micro_batch_size=job.batch.sequences,
+        global_batch_size=job.batch.sequences, lr=job.lr, warmup_steps=max(1, job.steps // 20), min_ratio=0.1,
+        seed=ORDER + job.seed, eval_every=0,
+    )  # fmt: skip
+    cpu = time.process_time() - cpu
+    whole, shape = parent_shape(), dense_shape(checkpoint)
+    tokens = job.steps * job.batch.tokens
+    before = read_result(runs, job.after)
+    length = job.batch.length
+    each = 3 * work.forward(shape, shape.full, length) + work.forward(whole, whole.full, length)
+    return {
+        "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, length)},
+        "shares": {job.member: parameter_share(shape, whole)},
+        "untrained": before["losses"],
+        "tokens": tokens,
+        "flops": tokens * each + before["flops"],
+        "flops_before_training": before["flops"],
+        "cpu_seconds": cpu + before["cpu_seconds"],
+    }
+
+
+def dense_shape(checkpoint: Path) -> Any:
+    """Shape of the model in a NeMo checkpoint."""
+    from nemo_elastic.nemo.source import read_nemo_shapes
+
+    return read_nemo_shapes(checkpoint).parent
+
+
+def parameter_share(shape: Any, whole: Any) -> float:
+    """Parameters of one model over another's."""
+    from nemo_elastic.cost import parameters
+
+    return parameters(shape, shape.full) / parameters(whole, whole.full)
+
+
+def children_seconds() -> float:
+    """Processor seconds of processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
+    "parent": parent, "elastic": elastic, "scratch": scratch, "pruned": pruned, "modelopt": modelopt,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- what came before
+
+
+def read_result(runs: Path, name: str) -> dict[str, Any]:
+    """Result of a finished job."""
+    return json.loads((runs / name / "result.json").read_text())
+
+
+def parent_checkpoint(job: Job, runs: Path) -> Path:
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    return last_checkpoint(runs / job.parent / "run")
+
+
+def fixed_shapes(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """Block settings that take another job's ranking and members, and draw only the member that is trained alone."""
+    if job.after is None:
+        return {}
+    shapes = read_result(runs, job.after)["shapes"]
+    budgets = [b for b in job.block["budgets"] if b["name"] in ("full", job.member)] if job.member else None
+    names = [b["name"] for b in budgets or job.block["budgets"]]
+    path = out / "shapes.json"
+    path.write_text(json.dumps({"members": {n: shapes[n] for n in names}}))
+    ranking = read_result(runs, job.after)["ranking"]
+    fixed: dict[str, Any] = {"shapes": str(path), "ranking": ranking, "search": None, "router": None}
+    if job.member:
+        fixed |= {"budgets": budgets, "sampling": {"full": 0, job.member: 1}}
+    return fixed
+
+
+def main() -> None:
+    from benchmarks.study.studies import find
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
+    args = parser.parse_args()
+    result = run_job(find(args.name), args.runs.resolve())
+    print(json.dumps({k: v for k, v in result.items() if k != "shapes"}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of the study of peers: held-out loss of each size over what all sizes together have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.study.results import Results, named
+from benchmarks.study.sizes import THREE
+from nemo_elastic.report.style import INK, MUTED, colour, counts, headline, house, marker, new_figure
+
+#: prefix of a job's name -> how it is called, and the index of its colour
+WAYS = {
+    "ours": ("ours, all sizes in one run", 0),
+    "alone": ("our shapes, each size alone", 2),
+    "modelopt": ("ModelOpt + llm.distill, each size alone", 1),
+    "scratch": ("from scratch, each size alone", 3),
+}
+UNITS = {
+    "tokens": "training tokens of all sizes",
+    "flops": "FLOPs of all sizes",
+    "cpu_seconds": "CPU seconds of all sizes",
+}
+
+
+def curves(
+    found: Results, sizes: Sequence[str], unit: str
+) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
+    """Way -> size -> (spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
+    out: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for way in WAYS:
+        groups: dict[int, list[tuple[float, dict[str, float]]]] = {}
+        for steps, family in named(found, way, sizes):
+            groups.setdefault(steps, []).append((sum(r[unit] for r in family), losses_of(family)))
+        for steps in sorted(groups):
+            for size in sizes:
+                losses = [losses[size] for _, losses in groups[steps]]
+                spent = [each for each, _ in groups[steps]]
+                point = (sum(spent) / len(spent), sum(losses) / len(losses), min(losses), max(losses))
+                out.setdefault(way, {}).setdefault(size, []).append(point)
+    return out
+
+
+def losses_of(family: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Losses of all sizes, from the one run or the several that made them."""
+    return {size: loss for result in family for size, loss in result["losses"].items()}
+
+
+def pictures(found: Results) -> dict[str, Figure]:
+    """File name -> picture, of those whose runs are there."""
+    return {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
+
+
+def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
+    """One row per unit of cost, one column per size."""
+    with house():
+        figure = new_figure(4.4 * len(sizes), 3.2 * len(UNITS))
+        grid = figure.subplots(len(UNITS), len(sizes), squeeze=False, sharey="col")
+        parent = found["parent"]["losses"]["full"]
+        for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
+            lines = curves(found, list(sizes), unit)
+            for axes, size in zip(row, sizes, strict=True):
+                for way, by_size in lines.items():
+                    name, index = WAYS[way]
+                    spent, mean, low, high = zip(*by_size[size], strict=True)
+                    axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
+                    axes.vlines(spent, low, high, color=colour(index), lw=1.2)
+                axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
+                axes.set_xscale("log")
+                axes.set_xlabel(words)
+                if unit == "tokens":
+                    axes.set_title(f"{sizes[size]:.0%} of the parent's parameters")
+                    axes.xaxis.set_major_formatter(counts(1e5))
+            row[0].set_ylabel("held-out loss, nats")
+        grid[0][0].legend(loc="upper right")
+        grid[0][-1].text(0.99, parent, "the parent ", transform=grid[0][-1].get_yaxis_transform(), ha="right",
+                         va="bottom", color=MUTED, fontsize=9)  # fmt: skip
+        headline(
+            figure,
+            "What it takes to reach a loss at every size",
+            "marks: 30 to 240 steps per run; bars: lowest and highest of the seeds",
+        )
+    return figure

@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the studies' jobs found: of this machine's runs, and those that the documentation shows.
+
+The runs behind docs/studies.md are kept in `results.json` here, so that its tables and pictures can be made anew and
+its runs be compared with another machine's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Results = Mapping[str, dict[str, Any]]
+KEPT = Path(__file__).with_name("results.json")
+
+
+def read_results(runs: Path | None) -> dict[str, dict[str, Any]]:
+    """Job name -> result: of the finished jobs below a folder, or the kept ones."""
+    if runs is None:
+        return json.loads(KEPT.read_text())
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/result.json"))}
+
+
+def keep(found: Results) -> None:
+    """Write the kept results anew, without paths of the machine that made them."""
+    plain = {name: {k: v for k, v in found[name].items() if k != "ranking"} for name in sorted(found)}
+    lines = [f"{json.dumps(name)}: {json.dumps(result)}" for name, result in plain.items()]
+    KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def named(found: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """(steps, results that together have all sizes) of every seed and number of steps that is complete.
+
+    Args:
+        found: results.
+        way: first part of the jobs' names: `way-steps-seed` makes all sizes, `way-size-steps-seed` one.
+        sizes: names of the sizes.
+    """
+    levels = sorted({(r["steps"], r["seed"]) for name, r in found.items() if name.startswith(f"{way}-")})
+    for steps, seed in levels:
+        whole = f"{way}-{steps}-{seed}"
+        names = [whole] if whole in found else [f"{way}-{size}-{steps}-{seed}" for size in sizes]
+        family = [found[name] for name in names if name in found]
+        if set(sizes) <= {size for result in family for size in result["losses"]}:
+            yield steps, family

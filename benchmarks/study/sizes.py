@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Axes and sizes of the studies' families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: choices of every axis; the budgets are a study's own
+AXES: dict[str, Any] = {
+    "hidden": [256, 240, 224, 208, 192, 176, 160, 144, 128],
+    "ffn": {"choices": [1280, 1120, 960, 800, 640, 480, 320], "stripes": 8},
+    "mamba_heads": [16, 12, 8],
+    "mamba_head_dim": [32, 28, 24, 20, 16],
+    "attention_heads": [8, 6, 4],
+    "depth": [10, 9, 8, 7, 6, 5],
+}
+#: members of the three-size families, and of the five-size one: name -> share of the parent's parameters
+THREE = {"72": 0.72, "50": 0.50}
+FIVE = {"85": 0.85, "72": 0.72, "60": 0.60, "50": 0.50}

@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each study runs: jobs in an order in which each finds what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.study.jobs import Job
+from benchmarks.study.sizes import AXES, FIVE, THREE
+from benchmarks.study.train import PARENT_BATCH, PEER_LR, Batch
+
+PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH)
+
+
+def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
+    """An elastic block of the studies; `changes` are its own fields."""
+    return {
+        "budgets": [{"name": "full"}, *({"name": n, "ratio": r} for n, r in sizes.items())],
+        "axes": AXES,
+        "importance": {"samples": 64, "depth_samples": 8},
+        "search": {"candidates": 64, "tokens": 1024},
+        "router": None,
+    } | changes
+
+
+#: ways to find a shape; each trains the same steps
+SHAPES: dict[str, dict[str, Any]] = {
+    "uniform": block(search=None),
+    "search": block(),
+    "long-search": block(search={"candidates": 192, "tokens": 4096}),
+    "soft-short": block(search=None, router={"freeze_at": 0.25, "prior": 0.0}),
+    "soft": block(search=None, router={"freeze_at": 0.5, "prior": 0.0}),
+    "hard": block(search=None, router={"freeze_at": 0.5, "prior": 0.0, "gate": "hard"}),
+    "search-soft": block(router={"freeze_at": 0.5, "prior": 4.0}),
+    "search-share": block(router={"freeze_at": 0.67, "prior": 4.0, "soft_share": 0.15}),
+}
+#: the way to shapes that the study of shapes found best
+BEST = "search"
+#: those that are tried with every seed
+CONTENDERS = ("uniform", BEST, "search-share")
+SHAPES_STEPS, SEEDS = 120, (0, 1, 2)
+
+
+def shaped(way: str, seed: int) -> Job:
+    """A family whose shapes are found in one of these ways; that of the best is a run of the peers' study too."""
+    if way == BEST:
+        return ours(SHAPES_STEPS, seed)
+    if way == "long-soft":  # a router that goes on to the end, for `fixed`
+        long = block(router={"freeze_at": 1.0, "prior": 4.0})
+        return Job(f"shapes-{way}-{seed}", "elastic", seed, 2 * SHAPES_STEPS, long)
+    after = f"shapes-long-soft-{seed}" if way == "fixed" else None
+    return Job(f"shapes-{way}-{seed}", "elastic", seed, SHAPES_STEPS, SHAPES.get(way, block()), after=after)
+
+
+def shapes() -> list[Job]:
+    """Which way to a shape is worth its cost? The last trains, from the start, the shapes that a long router found."""
+    first = [shaped(way, 0) for way in (*SHAPES, "long-soft", "fixed")]
+    return first + [shaped(way, seed) for seed in SEEDS[1:] for way in CONTENDERS]
+
+
+#: steps of all ways to the same sizes; further seeds stop before the last
+LEVELS = (30, 60, 120, 240)
+
+
+def ours(steps: int, seed: int) -> Job:
+    """All sizes in one run."""
+    return Job(f"ours-{steps}-{seed}", "elastic", seed, steps, SHAPES[BEST])
+
+
+def pruning(name: str, ratio: float, seed: int) -> Job:
+    """The peer's first half: one size."""
+    return Job(f"pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
+
+
+def theirs(name: str, steps: int, seed: int) -> Job:
+    """The peer's second half: that size, distilled."""
+    after = pruning(name, 0.0, seed).name
+    return Job(f"modelopt-{name}-{steps}-{seed}", "modelopt", seed, steps, after=after, member=name, lr=PEER_LR)
+
+
+def peers() -> list[Job]:
+    """(a) ModelOpt prunes and NeMo distills, once per size; (b) each size distilled alone, of our shapes; (c) from
+    scratch; (d) ours, all sizes in one run.
+    """
+    jobs = []
+    for seed in SEEDS:
+        jobs += [ours(steps, seed) for steps in ((120, 60, 240) if seed == 0 else (120, 60))]
+        jobs += [pruning(name, ratio, seed) for name, ratio in THREE.items()]
+        shapes = ours(120, seed).name
+        for steps in LEVELS if seed == 0 else LEVELS[:3]:
+            for name in THREE:
+                alone = f"alone-{name}-{steps}-{seed}"
+                jobs.append(theirs(name, steps, seed))
+                jobs.append(Job(alone, "elastic", seed, steps, SHAPES[BEST], after=shapes, member=name))
+    after = ours(120, 0).name
+    return jobs + [Job(f"scratch-{name}-240-0", "scratch", 0, 240, after=after, member=name) for name in THREE]
+
+
+def five() -> list[Job]:
+    """The same with five sizes: ours in one run, and the two sizes that the peers have not made yet."""
+    jobs = [Job(f"five-{steps}-0", "elastic", 0, steps, {**SHAPES[BEST], "budgets": block(FIVE)["budgets"]})
+            for steps in (120, 240)]  # fmt: skip
+    more = sorted(FIVE.keys() - THREE.keys())
+    jobs += [pruning(name, FIVE[name], 0) for name in more]
+    return jobs + [theirs(name, steps, 0) for steps in LEVELS[:3] for name in more]
+
+
+SHORT, LONG = Batch(8, 128), Batch(2, 512)
+LONG_PARENT = Job(
+    "parent-long", "parent", steps=732, batch=Batch(4, 512), data="data_long", split="train_long", solve=True
+)
+LONG_STEPS = (160, 80)
+
+
+def long() -> list[Job]:
+    """Equal tokens: a second stage at 512 tokens, the same tokens at 128, and no second stage at all."""
+    first, second = LONG_STEPS
+    own = SHAPES[BEST]
+    common = {"parent": LONG_PARENT.name, "data": "data_long", "solve": True}
+    jobs = [LONG_PARENT]
+    for seed in SEEDS:
+        jobs += [
+            Job(f"long-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, LONG), **common),
+            Job(f"short-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, SHORT), **common),
+            Job(f"first-{seed}", "elastic", seed, first + second, own, batch=SHORT, **common),
+        ]
+    return jobs
+
+
+#: peak learning rates that were tried for every way
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
+
+
+def rates() -> list[Job]:
+    """Which learning rate suits which way? Everybody gets the best one."""
+    first, *rest = [Job(f"rate-ours-{rate:g}", "elastic", 0, 120, SHAPES[BEST], lr=rate) for rate in RATES]
+    jobs = [first, pruning("50", THREE["50"], 0), *rest]
+    for rate in RATES:
+        jobs += [
+            Job(f"rate-modelopt-{rate:g}", "modelopt", 0, 120, after="pruned-50-0", member="50", lr=rate),
+            Job(f"rate-alone-{rate:g}", "elastic", 0, 120, SHAPES[BEST], after=first.name, member="50", lr=rate),
+        ]
+    return jobs
+
+
+STUDIES = {"rates": rates, "shapes": shapes, "peers": peers, "five": five, "long": long}
+
+
+def find(name: str) -> Job:
+    """The job of a name."""
+    return {job.name: job for study in STUDIES.values() for job in [PARENT, *study()]}[name]

@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the studies, from the results that are there.
+
+python -m benchmarks.study.tables shapes --runs runs/study    # of this machine's runs
+python -m benchmarks.study.tables --runs runs/study --keep    # keep them for the documentation
+python -m benchmarks.study.tables --docs                      # its tables and pictures, of the kept ones
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.plots import UNITS, pictures
+from benchmarks.study.results import Results, keep, named, read_results
+from benchmarks.study.sizes import FIVE, THREE
+from benchmarks.study.studies import SEEDS, SHAPES, shaped
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    if not rows:
+        return "*No runs yet.*\n"
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the half-width of what was seen."""
+    if not values:
+        return ""
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
+
+
+# ------------------------------------------------------------------------------------------------------------- rates
+
+#: prefix of a job's name -> what it is
+WAYS = {
+    "rate-ours": "a family of ours",
+    "rate-alone": "one size alone, of our shape",
+    "rate-modelopt": "ModelOpt and `llm.distill`",
+}
+
+
+def rates(found: Results) -> str:
+    """Losses by peak learning rate."""
+    rows = []
+    for way, title in WAYS.items():
+        for name, r in found.items():
+            if name.startswith(f"{way}-"):
+                losses = [f"{r['losses'][m]:.3f}" if m in r["losses"] else "" for m in ("full", *THREE)]
+                rows.append([title, name.removeprefix(f"{way}-"), *losses])
+    return markdown(["way", "peak rate", "full", *THREE], rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ shapes
+
+
+def shapes(found: Results) -> str:
+    """One row per way to a shape: losses over seeds, and its cost over that of training on slices alone."""
+    names = {way: [shaped(way, seed).name for seed in SEEDS] for way in (*SHAPES, "fixed")}
+    base = {seed: found.get(shaped("uniform", seed).name) for seed in SEEDS}
+    groups = {way: [found[n] for n in each if n in found and base[found[n]["seed"]]] for way, each in names.items()}
+    rows = []
+    for way, group in groups.items():
+        if not group:
+            continue
+        # slices alone of the same members, after the ranking that everybody needs
+        ranking = [(base[r["seed"]] or {})["flops_before_training"] for r in group]
+        costs = [r["flops"] / (r["sliced_flops"] + before) for r, before in zip(group, ranking, strict=True)]
+        losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
+        score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
+        rows.append([way, str(len(group)), *losses, score, f"{statistics.mean(costs):.2f}"])
+    head = ["way to the shapes", "seeds", "full", *THREE, "mean of the two", "cost / slices alone"]
+    return markdown(head, rows)
+
+
+# ------------------------------------------------------------------------------------------------------------- peers
+
+
+def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, str]:
+    """Spending at which a curve reaches a loss: log-linear between its points.
+
+    Args:
+        points: (spent, loss), the spending rising.
+        loss: to reach.
+
+    Returns:
+        What it takes, and "" within the points, "<" where the first has it already, ">" where the last has not.
+    """
+    points = sorted(points)
+    if loss >= points[0][1]:
+        return points[0][0], "<"
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 <= loss <= y0:
+            share = (y0 - loss) / (y0 - y1) if y0 > y1 else 0.0
+            return math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))), ""
+    return points[-1][0], ">"
+
+
+def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
+    """Spending of a peer, once per size, to reach the losses of one of our runs for all sizes, over that run's.
+
+    Those of our shapes are charged, once, for the ranking and the search that found them.
+    """
+    found_shapes = found[ours].get("flops_before_training", 0.0) if (kind, unit) == ("alone", "flops") else 0.0
+    total, marks = found_shapes, set()
+    for size in sizes:
+        group = [r for n, r in found.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
+        if len(group) < 2:
+            return ""
+        spent, mark = level([(r[unit], r["losses"][size]) for r in group], found[ours]["losses"][size])
+        total += spent
+        marks.add(mark)
+    mark = ">" if ">" in marks else "<" if "<" in marks else ""
+    return f"{mark}{total / found[ours][unit]:.2f}"
+
+
+#: first part of a job's name -> what it is
+MAKERS = {
+    "ours": "ours: all sizes in one run",
+    "alone": "our shapes, each size alone",
+    "modelopt": "ModelOpt + `llm.distill`, each size alone",
+    "scratch": "from scratch, each size alone",
+}
+
+
+def peers(found: Results) -> str:
+    """Every way at every number of steps: what all sizes cost together, and their losses."""
+    rows = []
+    for way, title in MAKERS.items():
+        families: dict[int, list[list[dict[str, Any]]]] = {}
+        for steps, family in named(found, way, list(THREE)):
+            families.setdefault(steps, []).append(family)
+        for steps, group in sorted(families.items()):
+            total = [statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS]
+            losses = [spread([r["losses"][m] for f in group for r in f if m in r["losses"]]) for m in ("full", *THREE)]
+            cost = [f"{total[0] / 1e3:.0f}k", f"{total[1] / 1e12:.2f}", f"{total[2]:.0f}"]
+            rows.append([title, str(steps), str(len(group)), *cost, *losses])
+    head = ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *THREE]
+    return markdown(head, rows) + "\n" + ratios(found, list(THREE), "ours")
+
+
+def five(found: Results) -> str:
+    """The ratios with five sizes."""
+    return ratios(found, list(FIVE), "five")
+
+
+def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
+    """Peers' spending over that of our runs at equal loss of every size."""
+    rows = []
+    for name, r in found.items():
+        if not name.startswith(f"{ours}-"):
+            continue
+        for kind in ("modelopt", "alone"):
+            cells = [ratio(found, name, kind, sizes, r["seed"], unit) for unit in UNITS]
+            if all(cells):
+                rows.append([MAKERS[kind], str(r["steps"]), str(r["seed"]), *cells])
+    return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- long
+
+
+def long(found: Results) -> str:
+    """Worked solutions of held-out problems, by length class and member."""
+    rows = []
+    for way, title in (("long", "stage 2 at 512"), ("short", "stage 2 at 128"), ("first", "stage 1 throughout")):
+        group = [r for n, r in found.items() if n.rpartition("-")[0] == way]
+        for member in ("full", *THREE) if group else ():
+            figures = [
+                spread([100 * r["solutions"][member][length][figure] for r in group])
+                for length, figure in (("long", "solved"), ("long", "late"), ("long", "token"), ("short", "solved"))
+            ]
+            rows.append([title, member, *figures])
+    head = [
+        "curriculum",
+        "member",
+        "long solved %",
+        "long: tokens behind 128 %",
+        "long: all tokens %",
+        "short solved %",
+    ]
+    return markdown(head, rows)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "rates": rates, "shapes": shapes, "peers": peers, "five": five, "long": long,
+}  # fmt: skip
+
+
+def write_docs(found: Results) -> None:
+    """Every table and picture of docs/studies.md."""
+    for study, text in ((study, table(found)) for study, table in TABLES.items()):
+        (DOCS / "tables" / f"study_{study}.md").write_text(text)
+    for name, figure in pictures(found).items():
+        figure.savefig(DOCS / "images" / name, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(TABLES), nargs="?")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; without, the kept results")
+    parser.add_argument("--keep", action="store_true", help="keep the results of these runs beside those kept before")
+    parser.add_argument("--docs", action="store_true", help="write the tables and pictures of docs/studies.md")
+    args = parser.parse_args()
+    found = read_results(args.runs)
+    if args.keep:
+        keep(read_results(None) | found)
+    if args.docs:
+        write_docs(found)
+    for study in [args.study] if args.study else []:
+        print(TABLES[study](found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training runs of the studies, all through NeMo: the parent, nested families, single members, models from scratch.
+
+Every run has the same optimizer, schedule, data order and tokens per step; only what is named differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: peak learning rates: of models that start at random, of what is cut from the parent, and of what ModelOpt prunes;
+#: each the best one of the study `rates` (the first was not tried there)
+SCRATCH_LR, LR, PEER_LR = 3e-3, 5e-4, 2e-3
+#: of the data order; a study's seed is added
+ORDER = 1234
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences per step and their length."""
+
+    sequences: int = 4
+    length: int = 256
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences * self.length
+
+
+PARENT_BATCH = Batch(8, 256)
+BATCH = Batch()
+
+
+def recipe(
+    data: Path, out: Path, steps: int, batch: Batch, seed: int, config: Any = None, split: str = "train",
+    total: int | None = None, lr: float = LR,
+) -> Any:  # fmt: skip
+    """The stock recipe of every run; `config` is a `run.Config` of the model, the parent's by default."""
+    import nemo_run as run
+
+    from benchmarks.study.model import StudyNemotronH
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    return tiny_recipe(
+        data,
+        out,
+        steps=steps,
+        seq_length=batch.length,
+        micro_batch_size=batch.sequences,
+        global_batch_size=batch.sequences,
+        lr=lr,
+        warmup_steps=max(1, (total or steps) // 20),
+        min_ratio=0.1,
+        split=split,
+        label=out.name,
+        eval_sequences=8,
+        seed=ORDER + seed,
+        config=config or run.Config(StudyNemotronH),
+    )
+
+
+def train_parent(data: Path, out: Path, steps: int, batch: Batch = PARENT_BATCH, split: str = "train") -> Path:
+    """The parent: cross-entropy, a stock recipe."""
+    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=SCRATCH_LR), out)
+
+
+def train_dense(data: Path, out: Path, steps: int, sizes: Mapping[str, Any], batch: Batch, seed: int) -> Path:
+    """A model of its own, from random weights by cross-entropy; `sizes` are fields of its config."""
+    import nemo_run as run
+
+    from benchmarks.study.model import StudyNemotronH
+
+    config = run.Config(StudyNemotronH, **{k: v for k, v in sizes.items() if k != "vocab_size"})
+    return launch(recipe(data, out, steps, batch, seed, config, lr=SCRATCH_LR), out)
+
+
+def train_elastic(
+    data: Path,
+    out: Path,
+    parent: Path,
+    block: Mapping[str, Any],
+    steps: int,
+    batch: Batch = BATCH,
+    seed: int = 0,
+    stage: int = 1,
+    previous: Path | None = None,
+    done: int = 0,
+    total: int | None = None,
+    split: str = "train",
+    lr: float = LR,
+) -> Path:
+    """A nested family of the parent, distilled from it."""
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    elastic = recipe(data, out, steps, batch, seed, split=split, total=total, lr=lr)
+    apply_elastic(
+        elastic,
+        {**block, "seed": seed},
+        teacher=str(parent),
+        stage=stage,
+        previous=str(previous) if previous else None,
+        done_steps=done,
+        total_steps=total or steps,
+        out=str(out / "elastic"),
+        verbose=False,
+    )
+    return launch(elastic, out)
+
+
+def launch(task: Any, out: Path) -> Path:
+    """Run a recipe in this process; returns its last checkpoint."""
+    import fiddle
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    destroy_num_microbatches_calculator()
+    fiddle.build(task)()
+    return last_checkpoint(out)

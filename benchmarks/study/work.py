@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""FLOPs that a run spent, replayed from what decides them: draws, members, schedule, search.
+
+A forward is `cost.flops_per_token`, a backward twice that; a teacher's forward is the whole parent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import flops_per_token, parameters
+from nemo_elastic.family import Parent, Subnet
+
+
+def forward(parent: Parent, member: Subnet, length: int) -> float:
+    """FLOPs of one token through a member."""
+    return float(flops_per_token(parent, member, length))
+
+
+def elastic_steps(
+    parent: Parent, config: ElasticConfig, found: Sequence[Subnet], steps: int, batch: Any, stage: int = 1
+) -> float:
+    """Students and teacher of an elastic run with one micro-batch a step.
+
+    Args:
+        parent: its shape.
+        config: its block.
+        found: members that it ended with, by budget; those of sliced steps before freezing have about their cost.
+        steps: of this run.
+        batch: its `train.Batch`.
+        stage: 1, where the router learns until it is frozen, or 2.
+    """
+    from nemo_elastic.nemo.sampling import BudgetSampler
+
+    sampler = BudgetSampler(config.weights(), config.seed, stage)
+    whole = forward(parent, parent.full, batch.length)
+    sliced = [forward(parent, m, batch.length) for m in found]
+    freeze = config.router.freeze_step(steps) if config.router is not None and stage == 1 else 0
+    total = 0.0
+    for step in range(steps):
+        budget = sampler.draw(step, 0)
+        soft = step < freeze and config.router is not None and sampler.soft(step, 0, config.router.soft_share)
+        total += 3 * (whole if soft else sliced[budget]) + whole
+    return total * batch.tokens
+
+
+def search(parent: Parent, config: ElasticConfig, trace: Sequence[Mapping[str, Any]], length: int) -> float:
+    """Forwards of a search; a candidate's FLOPs are taken in proportion to its parameters."""
+    if config.search is None:
+        return 0.0
+    whole = forward(parent, parent.full, length)
+    count = parameters(parent, parent.full)
+    return config.search.tokens * whole * (1 + sum(t["cost"] / count for t in trace))
+
+
+def ranking(parent: Parent, config: ElasticConfig, length: int) -> float:
+    """Forwards of a ranking: all samples once, and the depth's rounds, where a candidate runs the layers behind its
+    own (`ranking.depth`; candidates that are given up early are counted whole).
+    """
+    whole, n = forward(parent, parent.full, length) * length, parent.num_layers
+    layers = sum(kept * (kept + 1) / 2 for kept in range(2, n + 1)) if config.importance.depth == "mse" else 0.0
+    return whole * (config.importance.samples + config.importance.depth_samples * layers / n)

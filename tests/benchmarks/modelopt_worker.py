@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prunes and distils a tiny model as the peer does, and writes down what test_modelopt_peer.py asserts.
+
+python -m tests.benchmarks.modelopt_worker FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.texts import library_text
+
+LENGTH, SEQUENCES = 64, 4
+COMMON: dict[str, Any] = {"seq_length": LENGTH, "micro_batch_size": 2, "global_batch_size": 2}
+FULL = {
+    "target_hidden_size": 128,
+    "target_ffn_hidden_size": 512,
+    "target_mamba_num_heads": 16,
+    "target_mamba_head_dim": 16,
+    "target_num_attention_heads": 8,
+    "target_num_query_groups": 2,
+    "target_num_layers": 12,
+}
+SMALL = {
+    "target_hidden_size": 96,
+    "target_ffn_hidden_size": 352,
+    "target_mamba_num_heads": 12,
+    "target_mamba_head_dim": 12,
+    "target_num_attention_heads": 6,
+    "target_num_query_groups": 2,
+    "target_num_layers": 10,
+}
+
+
+def main(folder: Path) -> None:
+    import torch
+    from nemo.lightning import io
+    from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
+
+    from benchmarks.study.evaluate import dense
+    from benchmarks.study.modelopt_peer import distill, facts, heldout, prune
+    from benchmarks.study.train import launch
+    from nemo_elastic.data.build import build_data
+    from nemo_elastic.demo.quiet import quiet
+    from nemo_elastic.nemo.source import read_nemo_shapes
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    quiet()
+    torch.set_num_threads(1)
+    data = folder / "data"
+    build_data(data, [library_text(folder / "text")], vocab=512, held_out_problems=4)
+    parent = launch(
+        tiny_recipe(data, folder / "parent", steps=6, warmup_steps=1, lr=1e-2, **COMMON), folder / "parent"
+    )
+    cut = {"data": data, "seq_length": LENGTH, "samples": 8}
+    full = prune(parent, folder / "full", targets=FULL, **cut)
+    small = prune(parent, folder / "small", targets=SMALL, **cut)
+    found: dict[str, Any] = {"pruned": facts(small)}
+
+    models = {path.name: dense(path, read_nemo_shapes(path).parent) for path in (parent, full)}
+    tokens = torch.randint(512, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (m(tokens) for m in models.values())
+    found["logits"] = [float((one - other).abs().max()), float(one.abs().max())]
+    changed = {
+        name for (name, a), b in zip(models[parent.name].named_parameters(), models["full"].parameters(), strict=True)
+        if not torch.equal(a, b)
+    }  # fmt: skip
+    found["sorted"] = sorted(changed)
+
+    loaded: Any = io.load_context(path=ckpt_to_context_subdir(small), subpath="model")
+    found["class"] = type(loaded).__name__
+    found["config"] = {f.removeprefix("target_"): getattr(loaded.config, f.removeprefix("target_")) for f in SMALL}
+    found["shape"] = read_nemo_shapes(small).parent.to_json()
+    for student in (full, small):
+        out = folder / f"distilled_{student.name}"
+        last = distill(
+            student, parent, out, data=data, steps=2, warmup_steps=1, lr=1e-3, eval_sequences=SEQUENCES, **COMMON
+        )
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found[f"distilled_{student.name}"] = {
+            "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
+            "heldout": [x["losses"]["parent"] for x in lines if x["kind"] == "heldout"],
+            "before": heldout(student, data, LENGTH, SEQUENCES),
+            "after": heldout(last, data, LENGTH, SEQUENCES),
+            "pattern": read_nemo_shapes(last).parent.pattern,
+        }
+    (folder / "facts.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which heavy packages each command may load: what `benchmarks/bench_start.py` times, pinned without a clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench_start import Command, helps, imports, make, runs, slow
+from tests.report.fabricate import make_run
+
+MODEL = {"numpy", "torch"}
+TEXT = {"numpy", "tokenizers"}
+RANKING = {"numpy", "safetensors"}
+#: reasoning-gym brings the others where it finds them
+PROBLEMS = {"reasoning_gym", "matplotlib", "scipy", "pandas"}
+#: command -> what it may load; anything else of `HEAVY` is a mistake
+MAY_LOAD = {
+    "import nemo_elastic": set(),
+    "from nemo_elastic import Family": {"numpy"},
+    "from nemo_elastic import ElasticConfig": {"numpy"},
+    "from nemo_elastic import slice_checkpoint": {"numpy"},
+    "from nemo_elastic import load_family": MODEL,
+    "nemo-elastic schema": {"numpy"},
+    "nemo-elastic inspect family": {"numpy"},
+    "nemo-elastic plan --config elastic_12b.yaml --parent nemotron-nano-12b-v2": {"numpy", "omegaconf"},
+    "nemo-elastic init parent --config elastic.yaml --out new --force": {"numpy", "omegaconf"},
+    "nemo-elastic slice family --budget half --out cut --force": {"numpy"},
+    "nemo-elastic verify family --no-forward": {"numpy"},
+    "nemo-elastic verify family": MODEL,
+    "nemo-elastic doctor": MODEL,
+    "nemo-elastic data text --out other --vocab 512 --reasoning 0 --force": TEXT,
+    "nemo-elastic data text --out other --vocab 512 --force": TEXT | PROBLEMS,
+    "nemo-elastic eval family --data data --problems 0 --tokens 512": MODEL | TEXT,
+    "nemo-elastic rank parent --data data --samples 4 --length 64 --out ranking --force": MODEL | TEXT | RANKING,
+}
+OURS = [c for c in (*imports(), *runs()) if "nemo_elastic" in c.code]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("start")
+    make(place)
+    return place
+
+
+@pytest.mark.parametrize("command", helps(), ids=lambda c: c.name)
+def test_help_loads_nothing_heavy(command: Command, tmp_path: Path) -> None:
+    assert command.loads(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", OURS, ids=lambda c: c.name)
+def test_a_command_loads_what_it_needs_and_no_more(command: Command, folder: Path) -> None:
+    assert not set(command.loads(folder)) - MAY_LOAD[command.name]
+
+
+def test_a_report_needs_plots_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    assert not set(Command.ours("report run").loads(tmp_path)) - (RANKING | {"matplotlib"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --factory nemotron_nano_12b_v2 --yaml nowhere.yaml",
+        "train --factory nemotron_nano_12b_v2 --yaml elastic.yaml elastic.router.tua=1",
+        "train --factory nemotron_nano_12b_v2 --yaml elastic.yaml elastic.budgets[1].ratio=2",
+    ],
+)
+def test_a_wrong_block_is_refused_before_nemo_is_loaded(line: str, folder: Path) -> None:
+    assert not set(Command.ours(line).loads(folder, code=2)) - {"numpy", "omegaconf"}
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_what_is_compared_as_stock_does_not_know_this_package(folder: Path) -> None:
+    stock, elastic = (next(c for c in slow() if c.argv[1] == name) for name in ("llm", "elastic"))
+    assert "nemo" in stock.loads(folder)
+    assert "nemo" in elastic.loads(folder)
+    hidden = Command("", stock.code, ("nemo", "elastic", "--help"))
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        hidden.run(folder)

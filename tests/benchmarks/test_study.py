@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The studies' plans, FLOPs and tables; their training is the demo's and the peer's, which have tests of their own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.study import plots, results, tables, work
+from benchmarks.study.jobs import KINDS
+from benchmarks.study.sizes import AXES, FIVE
+from benchmarks.study.studies import PARENT, SHAPES, STUDIES, block, find
+from benchmarks.study.train import Batch
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.family import Parent
+from nemo_elastic.nemo.sampling import BudgetSampler
+from nemo_elastic.shapes import Space, uniform_family
+
+WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
+
+
+@pytest.mark.parametrize("study", sorted(STUDIES))
+def test_every_job_finds_what_it_needs_before_it(study: str) -> None:
+    known = {PARENT.name}
+    for job in STUDIES[study]():
+        assert job.kind in KINDS
+        assert job.name not in known
+        if study != "five" or job.after is None:
+            assert job.after is None or job.after in known
+        if job.kind != "parent":
+            assert job.parent in known
+        known.add(job.name)
+        assert find(job.name) == job
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_blocks_fit_the_parent_and_their_budgets_can_be_met(name: str) -> None:
+    config = ElasticConfig.from_dict(SHAPES[name])
+    space = Space(WHOLE, config.resolve_axes(WHOLE), range(WHOLE.num_layers))
+    space.check_budgets(config.budgets)
+
+
+def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
+    """By hand: soft micro-batches cost the parent, the others their member, and the teacher is the parent always."""
+    batch, steps = Batch(2, 64), 40
+    soft = ElasticConfig.from_dict(block(router={"freeze_at": 0.5, "soft_share": 0.5}))
+    found = list(uniform_family(Space(WHOLE, soft.resolve_axes(WHOLE), range(10)), soft.budgets).values())
+    sampler = BudgetSampler(soft.weights(), soft.seed)
+    each = [work.forward(WHOLE, m, batch.length) for m in found]
+    by_hand = 0.0
+    for step in range(steps):
+        masked = step < 20 and sampler.soft(step, 0, 0.5)
+        by_hand += batch.tokens * (3 * each[0 if masked else sampler.draw(step, 0)] + each[0])
+    assert work.elastic_steps(WHOLE, soft, found, steps, batch) == pytest.approx(by_hand, rel=1e-12)
+    sliced = ElasticConfig.from_dict(block(search=None))
+    assert work.elastic_steps(WHOLE, sliced, found, steps, batch) < by_hand
+    assert work.search(WHOLE, sliced, [], batch.length) == 0
+
+
+def test_a_curve_is_read_between_its_points() -> None:
+    points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
+    spent, mark = tables.level(points, 2.5)
+    assert spent == pytest.approx(math.sqrt(100 * 400))
+    assert mark == ""
+    assert tables.level(points, 3.5) == (100.0, "<")
+    assert tables.level(points, 1.0) == (800.0, ">")
+
+
+def test_a_ratio_adds_up_the_peers_sizes() -> None:
+    def one(name: str, losses: dict[str, float], tokens: int) -> None:
+        steps = int(name.split("-")[-2])
+        found[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(plots.UNITS, tokens)
+
+    found: dict[str, dict] = {}
+    one("ours-9-0", {"full": 1.0, "72": 2.0, "50": 3.0}, 300)
+    one("modelopt-72-1-0", {"72": 2.5}, 100)
+    one("modelopt-72-2-0", {"72": 2.0}, 200)
+    one("modelopt-50-1-0", {"50": 3.0}, 400)
+    one("modelopt-50-2-0", {"50": 2.9}, 800)
+    assert tables.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
+    one("modelopt-50-0-0", {"50": 3.5}, 200)
+    assert tables.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
+    text = tables.peers(found)
+    assert f"| {tables.MAKERS['modelopt']} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in text
+    assert f"| {tables.MAKERS['modelopt']} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
+    points = plots.curves(found, ["72", "50"], "tokens")["modelopt"]
+    assert points == {
+        "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
+        "50": [(500, 3.0, 3.0, 3.0), (1000, 2.9, 2.9, 2.9)],
+    }
+
+
+def test_the_documented_tables_are_those_of_the_kept_results() -> None:
+    found = results.read_results(None)
+    for study, table in tables.TABLES.items():
+        told = (tables.DOCS / "tables" / f"study_{study}.md").read_text()
+        assert told == table(found), "run python -m benchmarks.study.tables --docs"
+
+
+def test_axes_and_sizes_go_from_the_largest_to_the_smallest() -> None:
+    assert set(AXES) == {"hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "depth"}
+    assert list(FIVE.values()) == sorted(FIVE.values(), reverse=True)
