@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.study.results import Results, named
 from benchmarks.study.sizes import THREE
-from nemo_elastic.report.style import INK, MUTED, colour, counts, headline, house, marker, new_figure
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
 #: prefix of a job's name -> how it is called, and the index of its colour
 WAYS = {
@@ -50,6 +51,12 @@ def losses_of(family: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {size: loss for result in family for size, loss in result["losses"].items()}
 
 
+def short(value: float) -> str:
+    """A count with its unit: 50, 120k, 3T."""
+    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= s), (1.0, ""))
+    return f"{value / size:.3g}{unit}"
+
+
 def pictures(found: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
     return {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
@@ -71,12 +78,14 @@ def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
                     axes.vlines(spent, low, high, color=colour(index), lw=1.2)
                 axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+                axes.xaxis.set_minor_locator(NullLocator())
                 axes.set_xlabel(words)
                 if unit == "tokens":
                     axes.set_title(f"{sizes[size]:.0%} of the parent's parameters")
-                    axes.xaxis.set_major_formatter(counts(1e5))
             row[0].set_ylabel("held-out loss, nats")
-        grid[0][0].legend(loc="upper right")
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         grid[0][-1].text(0.99, parent, "the parent ", transform=grid[0][-1].get_yaxis_transform(), ha="right",
                          va="bottom", color=MUTED, fontsize=9)  # fmt: skip
         headline(

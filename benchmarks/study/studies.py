@@ -129,6 +129,20 @@ def long() -> list[Job]:
     return jobs
 
 
+#: how often the whole model is drawn, beside a third
+WHOLE_WEIGHTS = (0.0, 0.1, 0.2)
+
+
+def weights() -> list[Job]:
+    """How much training does the whole model need to stay what it was? The smaller members get the rest, equally."""
+    jobs = [ours(120, 0)]
+    for weight in WHOLE_WEIGHTS:
+        sampling = {"full": weight} | dict.fromkeys(THREE, (1 - weight) / len(THREE))
+        own = SHAPES[BEST] | {"sampling": sampling}
+        jobs.append(Job(f"weights-{weight:g}-0", "elastic", 0, 120, own, after=jobs[0].name))
+    return jobs
+
+
 #: peak learning rates that were tried for every way
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 
@@ -145,7 +159,7 @@ def rates() -> list[Job]:
     return jobs
 
 
-STUDIES = {"rates": rates, "shapes": shapes, "peers": peers, "five": five, "long": long}
+STUDIES = {"rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long}
 
 
 def find(name: str) -> Job:

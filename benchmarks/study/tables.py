@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.study.plots import UNITS, pictures
 from benchmarks.study.results import Results, keep, named, read_results
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import SEEDS, SHAPES, shaped
+from benchmarks.study.studies import SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -150,6 +150,16 @@ def peers(found: Results) -> str:
     return markdown(head, rows) + "\n" + ratios(found, list(THREE), "ours")
 
 
+def weights(found: Results) -> str:
+    """Losses by how often the whole model is drawn."""
+    names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": "ours-120-0"}
+    rows = []
+    for weight, r in ((weight, found[name]) for weight, name in names.items() if name in found):
+        training = r["flops"] - r["flops_before_training"]
+        rows.append([weight, *(f"{r['losses'][m]:.3f}" for m in ("full", *THREE)), f"{training / 1e12:.2f}"])
+    return markdown(["weight of the whole model", "full", *THREE, "TFLOP of training"], rows)
+
+
 def five(found: Results) -> str:
     """The ratios with five sizes."""
     return ratios(found, list(FIVE), "five")
@@ -194,7 +204,7 @@ def long(found: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "five": five, "long": long,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
 }  # fmt: skip
 
 
