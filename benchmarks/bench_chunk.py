@@ -10,14 +10,12 @@ All chunk sizes take turns, round after round; a figure is the median over round
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.output import arguments, deliver
 from nemo_elastic.nn.ssd import chunk_for, ssd_chunked
 
 CHUNKS = (16, 32, 64, 128, 256)
@@ -73,18 +71,12 @@ def table(found: dict[str, dict[int, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(2)
     found = {str(shape): measure(shape, args.rounds) for shape in SHAPES}
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(found))
+    deliver(args, found, table(found))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.output import arguments, deliver
 from nemo_elastic.nn.head_loss import Head, head_loss
 from nemo_elastic.nn.logit_rows import LogitRows
 
@@ -49,11 +50,16 @@ def naive(student: Head, teacher: Head) -> torch.Tensor:
 
 
 def modelopt(student: Head, teacher: Head) -> torch.Tensor:
-    """ModelOpt's LogitsKLLoss for Megatron, what NeMo's `llm.distill` runs."""
+    """ModelOpt's loss, of whole logits."""
+    return modelopt_loss(*(F.linear(*head).unsqueeze(1) for head in (student, teacher)))
+
+
+def modelopt_loss(student_sbv: torch.Tensor, teacher_sbv: torch.Tensor) -> torch.Tensor:
+    """ModelOpt's LogitsKLLoss for Megatron, what NeMo's `llm.distill` runs, summed over tokens."""
     from modelopt.torch.distill.plugins.megatron import LogitsKLLoss
 
-    s_sbv, t_sbv = (F.linear(*head).unsqueeze(1) for head in (student, teacher))
-    losses_bs, *_ = LogitsKLLoss(SimpleNamespace(tensor_model_parallel_size=1))(s_sbv, t_sbv)
+    config: Any = SimpleNamespace(tensor_model_parallel_size=1)
+    losses_bs, *_ = LogitsKLLoss(config)(student_sbv, teacher_sbv)
     return losses_bs.sum()
 
 
@@ -273,23 +279,15 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         print(json.dumps(peak(*args.worker[:2], int(args.worker[2]))))
         return
     found = measure(args.rounds)
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(found))
-    if wrong := missed(found):
-        raise SystemExit(f"missed: {'; '.join(wrong)}")
+    deliver(args, found, table(found), missed(found))
 
 
 if __name__ == "__main__":

@@ -13,21 +13,19 @@ if a target is missed. Linux only: it reads /proc.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
 import multiprocessing
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from benchmarks.bench_distill import status
+from benchmarks.bench_distill import modelopt_loss, status
 from benchmarks.models import build, start
+from benchmarks.output import arguments, deliver
 from nemo_elastic.config import DistillConfig
 from nemo_elastic.family import Parent
 
@@ -97,15 +95,6 @@ def loss_of(way: Way, student: Any, teacher: Any, tokens_bs: torch.Tensor, label
         return distill_loss(DistillConfig(), (student, own_sbd), (teacher, taught_sbd), labels_bs)[0]
     del taught_sbd
     return modelopt_loss(student.output_layer(own_sbd)[0], taught_sbv)
-
-
-def modelopt_loss(student_sbv: torch.Tensor, teacher_sbv: torch.Tensor) -> torch.Tensor:
-    """ModelOpt's LogitsKLLoss for Megatron, what NeMo's `llm.distill` runs."""
-    from modelopt.torch.distill.plugins.megatron import LogitsKLLoss
-
-    config: Any = SimpleNamespace(tensor_model_parallel_size=1)
-    losses_bs, *_ = LogitsKLLoss(config)(student_sbv, teacher_sbv)
-    return losses_bs.sum()
 
 
 def step(way: Way, student: Any, teacher: Any, length: int) -> torch.Tensor:
@@ -214,18 +203,10 @@ def goals(found: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
+    parser = arguments(__doc__)
     args = parser.parse_args()
     found = measure()
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(found))
-    if missed := [text for text, met in goals(found) if not met]:
-        raise SystemExit(f"missed: {'; '.join(missed)}")
+    deliver(args, found, table(found), [text for text, met in goals(found) if not met])
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ tensors alive at the fullest moment of whole rankings of 64 and 256 sequences.
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.naive_depth import naive_evaluations, naive_order
+from benchmarks.output import arguments, deliver
 from benchmarks.peak import Peak
 from nemo_elastic.family import Parent
 from nemo_elastic.nn.forward import MIXERS, Layers
@@ -177,21 +176,15 @@ def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(2)
     bytes_of, count = memory(), Count()
     ways = compare(count, args.rounds)
     torch.set_num_threads(1)  # nothing of what is counted is worth two
     rows = counts(count)
-    print(table(ways, rows, bytes_of))
-    if args.json:
-        args.json.write_text(json.dumps({"ways": ways, "counts": rows, "bytes": bytes_of}, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(ways, rows, bytes_of))
+    deliver(args, {"ways": ways, "counts": rows, "bytes": bytes_of}, table(ways, rows, bytes_of))
 
 
 if __name__ == "__main__":

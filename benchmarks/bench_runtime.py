@@ -33,6 +33,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.output import arguments, deliver
+
 if TYPE_CHECKING:  # this file also runs where this package is not installed, see `run_transformers`
     from nemo_elastic.family import Parent, Subnet
 
@@ -287,10 +289,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--place", type=Path, help="where to write; a temporary folder by default")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -306,13 +306,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         found = measure(Path(place))
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(found))
-    if wrong := missed(found):
-        raise SystemExit(f"missed: {'; '.join(wrong)}")
+    deliver(args, found, table(found), missed(found))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ medians over rounds; packages are those in `sys.modules` when the process ends.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
 import statistics
 import subprocess
@@ -24,6 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.output import arguments, deliver
 
 ROOT = Path(__file__).parents[1]
 #: packages that take long to import, or that a deployer need not have
@@ -199,19 +199,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--slow-rounds", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     found = measure(args.rounds, args.slow_rounds)
-    text = table(found)
-    print(text)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(text)
+    deliver(args, found, table(found))
 
 
 if __name__ == "__main__":

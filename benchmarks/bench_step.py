@@ -16,17 +16,15 @@ costs by heads, not by parameters; it is timed alone, in the same rounds, and a 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.models import build, distributed, start
+from benchmarks.output import arguments, deliver
 from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.nn.gates import Gates
@@ -179,10 +177,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="of the large model; the small one has twice as many")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     start()
     torch.set_num_threads(2)
@@ -191,11 +187,7 @@ def main() -> None:
         millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"
         found[millions] = measure(parent, cuts, shape, times * args.rounds)
         page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(found[millions])}\n"
-    print(page)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(page)
+    deliver(args, found, page)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -30,6 +28,7 @@ import torch.nn.functional as F
 
 from benchmarks.elastic_model import batch_of, elastic_model, run_schedule, settings
 from benchmarks.models import distributed, start
+from benchmarks.output import arguments, deliver
 from benchmarks.peak import Peak
 from nemo_elastic.config import TEACHER_PRECISIONS, DistillConfig
 from nemo_elastic.family import Parent
@@ -214,22 +213,16 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=120, help="of the small parent's training")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     from nemo_elastic.demo.quiet import quiet
 
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         found = {"costs": costs(args.rounds, Path(folder)), "words": words(args.steps, Path(folder))}
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table(found))
+    deliver(args, found, table(found))
 
 
 if __name__ == "__main__":

@@ -10,17 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.study.results import Results, named
+from benchmarks.study.results import MAKERS, Results, named
 from benchmarks.study.sizes import THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
-#: prefix of a job's name -> how it is called, and the index of its colour
-WAYS = {
-    "ours": ("ours, all sizes in one run", 0),
-    "alone": ("our shapes, each size alone", 2),
-    "modelopt": ("ModelOpt + llm.distill, each size alone", 1),
-    "scratch": ("from scratch, each size alone", 3),
-}
+#: indices of the report's colours and markers
+COLOURS = {"ours": 0, "alone": 2, "modelopt": 1, "scratch": 3}
 UNITS = {
     "tokens": "training tokens of all sizes",
     "flops": "FLOPs of all sizes",
@@ -33,7 +28,7 @@ def curves(
 ) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
     """Way -> size -> (spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
     out: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
-    for way in WAYS:
+    for way in MAKERS:
         groups: dict[int, list[tuple[float, dict[str, float]]]] = {}
         for steps, family in named(found, way, sizes):
             groups.setdefault(steps, []).append((sum(r[unit] for r in family), losses_of(family)))
@@ -72,7 +67,7 @@ def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
             lines = curves(found, list(sizes), unit)
             for axes, size in zip(row, sizes, strict=True):
                 for way, by_size in lines.items():
-                    name, index = WAYS[way]
+                    name, index = MAKERS[way].replace("`", ""), COLOURS[way]
                     spent, mean, low, high = zip(*by_size[size], strict=True)
                     axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
                     axes.vlines(spent, low, high, color=colour(index), lw=1.2)

@@ -15,6 +15,13 @@ from typing import Any
 
 Results = Mapping[str, dict[str, Any]]
 KEPT = Path(__file__).with_name("results.json")
+#: first part of a job's name -> what it is
+MAKERS = {
+    "ours": "ours: all sizes in one run",
+    "alone": "our shapes, each size alone",
+    "modelopt": "ModelOpt + `llm.distill`, each size alone",
+    "scratch": "from scratch, each size alone",
+}
 
 
 def read_results(runs: Path | None) -> dict[str, dict[str, Any]]:

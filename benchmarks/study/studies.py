@@ -135,11 +135,11 @@ WHOLE_WEIGHTS = (0.0, 0.1, 0.2)
 
 def weights() -> list[Job]:
     """How much training does the whole model need to stay what it was? The smaller members get the rest, equally."""
-    jobs = [ours(120, 0)]
+    jobs = [ours(SHAPES_STEPS, 0)]
     for weight in WHOLE_WEIGHTS:
         sampling = {"full": weight} | dict.fromkeys(THREE, (1 - weight) / len(THREE))
         own = SHAPES[BEST] | {"sampling": sampling}
-        jobs.append(Job(f"weights-{weight:g}-0", "elastic", 0, 120, own, after=jobs[0].name))
+        jobs.append(Job(f"weights-{weight:g}-0", "elastic", 0, SHAPES_STEPS, own, after=jobs[0].name))
     return jobs
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.plots import UNITS, pictures
-from benchmarks.study.results import Results, keep, named, read_results
+from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from benchmarks.study.studies import BEST, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -125,15 +125,6 @@ def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int,
     return f"{mark}{total / found[ours][unit]:.2f}"
 
 
-#: first part of a job's name -> what it is
-MAKERS = {
-    "ours": "ours: all sizes in one run",
-    "alone": "our shapes, each size alone",
-    "modelopt": "ModelOpt + `llm.distill`, each size alone",
-    "scratch": "from scratch, each size alone",
-}
-
-
 def peers(found: Results) -> str:
     """Every way at every number of steps: what all sizes cost together, and their losses."""
     rows = []
@@ -152,7 +143,7 @@ def peers(found: Results) -> str:
 
 def weights(found: Results) -> str:
     """Losses by how often the whole model is drawn."""
-    names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": "ours-120-0"}
+    names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": shaped(BEST, 0).name}
     rows = []
     for weight, r in ((weight, found[name]) for weight, name in names.items() if name in found):
         training = r["flops"] - r["flops_before_training"]

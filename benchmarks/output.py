@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every benchmark does with what it found: print a table, write it and the figures, fail on a missed target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that has `--json` and `--markdown`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    return parser
+
+
+def deliver(args: argparse.Namespace, found: Any, table: str, missed: Sequence[str] = ()) -> None:
+    """Print and write.
+
+    Args:
+        args: of a parser made by `arguments`.
+        found: figures, as JSON values.
+        table: the same as Markdown.
+        missed: targets that were missed; any makes the exit code 1.
+    """
+    print(table)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(table)
+    if missed:
+        raise SystemExit(f"missed: {'; '.join(missed)}")
