@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.megatron.run import ElasticState
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.megatron.vocabulary import hidden_states, make_elastic
-from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 from nemo_elastic.shapes import Space
 
@@ -199,28 +198,13 @@ class ElasticMambaModel(llm.MambaModel):
         share = self.elastic_config.router.soft_share
         return share >= 1 or self.sampler.soft(step, micro_batch, share)
 
-    def logits(self, tokens_bs: torch.Tensor, choice: Choice = None, probe: Probe | None = None) -> torch.Tensor:
-        """Logits [b, s, V/tp] of this rank for a choice, in the model's dtype; gradients as the caller's mode says.
-
-        The core module is called without megatron-core's wrappers around it: Float16Module would make a float32 copy
-        of all logits.
-        """
-        with self._running(choice, probe):
-            return self.hidden.core(tokens_bs, None, None)
-
     def output(self, tokens_bs: torch.Tensor, choice: Choice = None) -> Output:
         """The core module and what enters its head for a choice: what a loss needs, without logits."""
-        with self._running(choice):
-            return self.hidden.core, hidden_states(self.hidden.core, tokens_bs)
-
-    @contextmanager
-    def _running(self, choice: Choice, probe: Probe | None = None) -> Iterator[None]:
-        state = self.hidden.state
-        state.choice, state.probe = choice, probe
+        self.hidden.state.choice = choice
         try:
-            yield
+            return self.hidden.core, hidden_states(self.hidden.core, tokens_bs)
         finally:
-            state.choice, state.probe = None, None
+            self.hidden.state.choice = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
