@@ -23,6 +23,7 @@ GATES = ("soft", "hard")
 DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
 #: modes with a frozen teacher
 FROZEN = ("frozen", "frozen_ce")
+NONFINITE = ("stop", "skip")
 TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
 
 
@@ -167,7 +168,32 @@ class DistillConfig:
         integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
 
 
-_SECTIONS = {"importance": ImportanceConfig, "search": SearchConfig, "router": RouterConfig, "distill": DistillConfig}
+@dataclass(frozen=True)
+class NonfiniteConfig:
+    """A step whose loss or gradients are NaN or infinite.
+
+    Attributes:
+        action: stop (one line names step, budget and layer; no weight is changed and nothing saved) or skip (the same
+            line; weights and optimizer state stay as they are, the schedule goes on).
+        limit: skipped steps in a row with which the run stops all the same.
+    """
+
+    action: str = "stop"
+    limit: int = 8
+
+    def __post_init__(self) -> None:
+        if self.action not in NONFINITE:
+            raise bad("elastic.nonfinite.action", self.action, f"one of {', '.join(NONFINITE)}")
+        integer("elastic.nonfinite.limit", self.limit, 1, "at least 1")
+
+
+_SECTIONS = {
+    "importance": ImportanceConfig,
+    "search": SearchConfig,
+    "router": RouterConfig,
+    "distill": DistillConfig,
+    "nonfinite": NonfiniteConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +214,7 @@ class ElasticConfig:
         budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
             micro-batch, with its weight). Steps take longer, memory stays.
+        nonfinite: what to do about NaN and infinity.
         seed: of sampling and of the router's noise.
     """
 
@@ -201,6 +228,7 @@ class ElasticConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
     budgets_per_batch: int = 1
+    nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -256,7 +284,7 @@ class ElasticConfig:
         for name, section in _SECTIONS.items():
             if known.get(name) is not None:
                 known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
-        for name in ("distill", "importance"):
+        for name in ("distill", "importance", "nonfinite"):
             if known.get(name, True) is None:
                 raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
         for name in ("ranking", "shapes"):

@@ -20,10 +20,12 @@ from .checks import UNITS
 from .config import (
     DISTILL_MODES,
     GATES,
+    NONFINITE,
     TEACHER_PRECISIONS,
     DistillConfig,
     ElasticConfig,
     ImportanceConfig,
+    NonfiniteConfig,
     RouterConfig,
     SearchConfig,
 )
@@ -35,12 +37,14 @@ __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_sc
 #: sections in the order in which the documentation shows them
 SECTIONS: tuple[type, ...] = (
     ElasticConfig, Budget, MemorySpec, AxisConfig, ImportanceConfig, SearchConfig, RouterConfig, DistillConfig,
+    NonfiniteConfig,
 )  # fmt: skip
 #: the words that a text field takes, where they are few
 WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (RouterConfig, "gate"): GATES,
     (DistillConfig, "mode"): DISTILL_MODES,
     (DistillConfig, "teacher_precision"): TEACHER_PRECISIONS,
+    (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
     (ImportanceConfig, "aggregation"): ("l2_mean", "mean"),
     (ImportanceConfig, "depth"): ("mse", "cosine"),

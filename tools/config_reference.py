@@ -27,6 +27,7 @@ PLACES = {
     "SearchConfig": "elastic.search",
     "RouterConfig": "elastic.router",
     "DistillConfig": "elastic.distill",
+    "NonfiniteConfig": "elastic.nonfinite",
 }
 #: what the annotations of mappings do not tell
 MAPPINGS = {
@@ -40,6 +41,7 @@ NOTES = {
     "A list stands for its `choices`: descending, absolute, the parent's own width first. `per_layer` is for `ffn`, "
     "`mamba_heads` and `attention_heads`.",
     "SearchConfig": "`search: null` skips it.",
+    "NonfiniteConfig": "fp16 is left to its loss scale, which finds infinities by itself.",
     "RouterConfig": "`router: null` leaves it out: members keep the shapes that the search found.",
 }
 HEAD = """\

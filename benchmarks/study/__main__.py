@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a study: every job that has no result yet, each in a process of its own; then print its tables.
+"""Run studies: every job that has no result yet, each in a process of its own.
 
-python -m benchmarks.study shapes [--runs runs/study] [--jobs 2]
+python -m benchmarks.study shapes peers [--runs runs/study] [--jobs 2]
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def run(job: Job, runs: Path, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("studies", nargs="+", choices=sorted(STUDIES), metavar="study", help=", ".join(STUDIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--jobs", type=int, default=2, help="at a time; the cores are shared among them")
     args = parser.parse_args()
     runs = args.runs.resolve()
-    todo = [j for j in [PARENT, *STUDIES[args.study]()] if not (runs / j.name / "result.json").is_file()]
+    jobs = {job.name: job for job in [PARENT, *(job for study in args.studies for job in STUDIES[study]())]}
+    todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
     for name in {j.data for j in todo} & FOLDERS.keys():
         prepare(name, runs)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)

@@ -175,7 +175,7 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
 def long(found: Results) -> str:
     """Worked solutions of held-out problems, by length class and member."""
     rows = []
-    for way, title in (("long", "stage 2 at 512"), ("short", "stage 2 at 128"), ("first", "stage 1 throughout")):
+    for way, title in (("long", "stage 2 at 512"), ("short", "stage 2 at 128")):
         group = [r for n, r in found.items() if n.rpartition("-")[0] == way]
         for member in ("full", *THREE) if group else ():
             figures = [

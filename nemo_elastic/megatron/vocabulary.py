@@ -129,10 +129,11 @@ def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:
     return model
 
 
-def hidden_states(model: MambaModel, tokens_bs: torch.Tensor) -> torch.Tensor:
+def hidden_states(model: MambaModel, tokens_bs: torch.Tensor | None) -> torch.Tensor:
     """Output [s, b, d] of a pipeline stage's layers, on the last stage of the final norm; no logits are made.
 
-    What MambaModel's forward does before its head. Under sequence parallelism a shard [s/tp, b, d].
+    What MambaModel's forward does before its head. Only the first stage looks at the tokens. Under sequence
+    parallelism a shard [s/tp, b, d].
     """
     x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
     return model.decoder(hidden_states=x, attention_mask=None)

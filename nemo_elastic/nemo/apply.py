@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nemo_run as run
+from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 
 from nemo_elastic.config import ElasticConfig
@@ -28,6 +29,7 @@ from .checks import (
 )
 from .model import ElasticMambaModel
 from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
+from .resume import ElasticCheckpoint, ElasticResume
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
@@ -121,6 +123,7 @@ def apply_elastic(
     _precision(recipe, config, changes)
     _callbacks(recipe, out, changes)
     _start(recipe, previous if stage == 2 else None, changes)
+    _going_on(recipe, changes)
     if verbose:
         print(changes.text(), flush=True)
     return recipe
@@ -214,6 +217,8 @@ def _precision(recipe: Any, config: ElasticConfig, changes: Changes) -> None:
         for name in OVERLAPS:
             if getattr(owner, name, False):
                 changes.set(owner, name, False, label)
+    if not getattr(optimizer, "fp16", False):  # whose infinities are no mistakes
+        _own_guard(recipe.trainer.strategy, changes)
     plugins = getattr(recipe.trainer, "plugins", None)
     for i, plugin in enumerate(plugins if isinstance(plugins, list) else [plugins]):
         where = f"trainer.plugins[{i}]" if isinstance(plugins, list) else "trainer.plugins"
@@ -225,6 +230,16 @@ def _precision(recipe: Any, config: ElasticConfig, changes: Changes) -> None:
         if half and config.router is not None and not getattr(optimizer, "use_distributed_optimizer", False):
             # megatron-core's other one cannot save the router, which is float32 among half-precision weights
             changes.set(optimizer, "use_distributed_optimizer", True, "optim.config")
+
+
+def _own_guard(strategy: Any, changes: Changes) -> None:
+    """Turn off megatron-core's check of gradients, which knows neither budget nor layer and cannot skip a step."""
+    ddp = getattr(strategy, "ddp", "megatron")
+    if ddp == "megatron":  # NeMo's default: with the check, and nothing else
+        changes.note("trainer.strategy.ddp.check_for_nan_in_grad", True, "False: elastic.nonfinite looks at them")
+        strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=False)
+    elif isinstance(ddp, run.Config):
+        changes.set(ddp, "check_for_nan_in_grad", False, "trainer.strategy.ddp")
 
 
 def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
@@ -240,6 +255,18 @@ def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
     recipe.trainer.callbacks = [*kept, own]
     names = ", ".join(name_of(callback) for callback in kept) or "none"
     changes.note("trainer.callbacks", names, f"the same and ElasticCallback, which writes to {own.out}")
+
+
+def _going_on(recipe: Any, changes: Changes) -> None:
+    """Let NeMo's classes that write checkpoints and find them again give way to ours."""
+    for owner, name, stock, own in (
+        (recipe, "resume", nl.AutoResume, ElasticResume),
+        (getattr(recipe, "log", None), "ckpt", nl.ModelCheckpoint, ElasticCheckpoint),
+    ):
+        old = getattr(owner, name, None)
+        if isinstance(old, run.Config) and made_by(old) is stock:
+            setattr(owner, name, run.Config(own, **old.__arguments__))
+            changes.note(name, stock.__name__, f"{own.__name__}, with the same arguments")
 
 
 def _start(recipe: Any, previous: str | None, changes: Changes) -> None:

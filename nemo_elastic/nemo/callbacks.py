@@ -6,16 +6,19 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from nemo.lightning import io
 
 from nemo_elastic.config import DistillConfig
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.megatron.vocabulary import hidden_states
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
@@ -23,7 +26,9 @@ from nemo_elastic.router import Router
 from .data import dataset_tokens
 from .loss import distill_loss
 from .model import ElasticMambaModel
+from .resume import newest
 from .shaping import freeze_members, prepare_members, refresh_members
+from .stored import first_line
 
 #: the loss on held-out text, over a vocabulary that may be split among ranks
 CROSS_ENTROPY = DistillConfig(mode="ce")
@@ -51,6 +56,15 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         self._freeze_when_due(trainer, pl_module)
         refresh_members(trainer, pl_module)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Say in one line, before the traceback, who stops and what the next start goes on from."""
+        if isinstance(exception, ElasticError):
+            return
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        print(f"error: rank {trainer.global_rank} of {trainer.world_size} stops in step {trainer.global_step}: "
+              f"{first_line(exception)}; {newest(Path(folder)) if folder else 'no checkpoints are written'}",
+              file=sys.stderr, flush=True)  # fmt: skip
+
     def _freeze_when_due(self, trainer: pl.Trainer, model: ElasticMambaModel) -> None:
         if not model.members.is_frozen and trainer.global_step >= model.freeze_step:
             freeze_members(trainer, model, Path(self.out))
@@ -58,8 +72,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         model: ElasticMambaModel = pl_module
         names = [b.name for b in model.elastic_config.budgets]
-        drawn = model.training_loss_reduction.by_budget
-        for i, loss in drawn.items():
+        for i, loss in budget_losses(model).items():
             model.log(f"loss_{names[i]}", loss, batch_size=1, prog_bar=True)
         router = model.last_router
         if router and not model.members.is_frozen:
@@ -71,6 +84,22 @@ class ElasticCallback(pl.Callback, io.IOMixin):
             model.log("router_scale", router["scale"], batch_size=1)
             for axis, entropy in Router.entropy(router["routed"].probabilities).items():
                 model.log(f"entropy_{axis}", float(entropy), batch_size=1)
+
+
+def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
+    """Budget index -> mean loss of the last step, on every rank: only the last pipeline stage has seen them."""
+    found = model.training_loss_reduction.by_budget
+    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        return found
+    seen = torch.zeros(2, model.training_loss_reduction.budgets, device=model.members.codes.device)
+    for i, loss in found.items():
+        seen[:, i] = torch.tensor([1.0, loss])
+    torch.distributed.broadcast(
+        seen,
+        parallel_state.get_pipeline_model_parallel_last_rank(),
+        parallel_state.get_pipeline_model_parallel_group(),
+    )
+    return {i: loss for i, (drawn, loss) in enumerate(seen.t().tolist()) if drawn}
 
 
 class MetricsWriter(pl.Callback, io.IOMixin):
@@ -141,10 +170,11 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str, float]:
     """Held-out cross-entropy in nats per token of every member as it is now, on the validation data.
 
-    The losses are this data-parallel rank's own; members are those found so far (none before shapes were found).
+    The losses are this data-parallel rank's own; members are those found so far (none before shapes were found). There
+    are none under pipeline parallelism, where no rank holds a whole model, nor without validation data.
     """
     dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
-    if dataset is None:
+    if dataset is None or parallel_state.get_pipeline_model_parallel_world_size() > 1:
         return {}
     tokens, labels = dataset_tokens(dataset, sequences)
     choices: dict[str, Choice] = {"parent": None}

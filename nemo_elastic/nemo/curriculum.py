@@ -30,6 +30,7 @@ from nemo_elastic.errors import ElasticError, bad
 
 from .apply import apply_elastic
 from .rank_run import rank_only
+from .resume import ElasticResume
 
 #: (nodes, devices per node) -> where a job runs
 Executors = Callable[[int, int], run.Executor]
@@ -209,7 +210,7 @@ def stage_recipe(
     )
     if number == 1:
         recipe.resume = run.Config(
-            nl.AutoResume,
+            ElasticResume,
             resume_if_exists=True,
             resume_ignore_no_checkpoint=True,
             # there is no optimizer state to go on with: the ranking moved the weights, it did not train them

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from megatron.core import parallel_state
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import nn
 
 from nemo_elastic.family import Layer, Parent, Subnet
@@ -62,6 +64,18 @@ class Members(nn.Module):
     def get(self) -> list[Subnet]:
         """The members stored last, the same objects until others are stored; empty before shapes were found."""
         return self._host().found
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Router and members for a distributed checkpoint: replicas on every rank, so one rank of all writes them.
+
+        megatron-core takes a module of its own to lie on one pipeline stage; this one lies on all.
+        """
+        state = make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+        for tensor in state.values():
+            tensor.replica_id = (parallel_state.get_pipeline_model_parallel_rank(), *tensor.replica_id[1:])
+        return state
 
     def _host(self) -> _Read:
         """What the buffers say, read again only when one has changed.

@@ -27,6 +27,7 @@ from .checkpoint import load_model_weights
 from .in_turn import sum_in_turn
 from .loss import ElasticLossReduction, Output, distill_loss
 from .members import Members
+from .nonfinite import Ran
 from .sampling import BudgetSampler
 from .shape import parent_of
 from .teacher import build_teacher
@@ -108,6 +109,7 @@ class ElasticMambaModel(llm.MambaModel):
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
         self.last_router: dict[str, Any] = {}
+        self.ran: list[Ran] = []  # in the present step
 
     # ------------------------------------------------------------------ building
 
@@ -174,6 +176,8 @@ class ElasticMambaModel(llm.MambaModel):
         """What the next micro-batch of `step` trains, from the largest budget to the smallest."""
         micro_batch = self._drawn[1] if self._drawn[0] == step else 0
         self._drawn = (step, micro_batch + 1)
+        if micro_batch == 0:
+            self.ran.clear()
         return [self._draw(budget, step, micro_batch) for budget in self.sampler.draws(step, micro_batch)]
 
     def _draw(self, budget: int, step: int, micro_batch: int) -> Draw:
@@ -198,13 +202,22 @@ class ElasticMambaModel(llm.MambaModel):
         share = self.elastic_config.router.soft_share
         return share >= 1 or self.sampler.soft(step, micro_batch, share)
 
-    def output(self, tokens_bs: torch.Tensor, choice: Choice = None) -> Output:
+    def output(self, tokens_bs: torch.Tensor | None, choice: Choice = None) -> Output:
         """The core module and what enters its head for a choice: what a loss needs, without logits."""
         self.hidden.state.choice = choice
         try:
             return self.hidden.core, hidden_states(self.hidden.core, tokens_bs)
         finally:
             self.hidden.state.choice = None
+
+    def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Output [s, b, D] of a pipeline stage: what NeMo calls instead of `training_step` on all but the last.
+
+        Every stage draws for itself, the same.
+        """
+        (draw,) = self.next_draws(self.trainer.global_step)
+        self.ran.append(Ran(self._drawn[1] - 1, draw.budget, batch["tokens"], draw.choice))
+        return self.output(batch["tokens"], draw.choice)[1]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
@@ -214,8 +227,6 @@ class ElasticMambaModel(llm.MambaModel):
         """
         tokens, mask = batch["tokens"], batch["loss_mask"]
         draws = self.next_draws(self.trainer.global_step)
-        if not parallel_state.is_pipeline_last_stage():
-            return self.output(tokens, draws[0].choice)[1]
         batch["elastic"], count = [], mask.sum()
         teacher = self._teach(tokens, draws)
 
@@ -228,6 +239,7 @@ class ElasticMambaModel(llm.MambaModel):
                 teacher = (student[0], student[1].detach())
             loss, _ = distill_loss(distill, student, teacher if taught else None, batch["labels"], mask)
             batch["elastic"].append((draw.budget, draw.share, loss.detach()))
+            self.ran.append(Ran(self._drawn[1] - 1, draw.budget, tokens, draw.choice, loss.detach()))
             return draw.share * (loss if draw.router_loss is None else loss + draw.router_loss.float() * count)
 
         return sum_in_turn([partial(objective, draw) for draw in draws], self.hidden.core.config, count)

@@ -14,6 +14,8 @@ from nemo.lightning.pytorch.optim.base import LRSchedulerModule
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
 
+from .nonfinite import Guard
+
 ROUTER_PREFIX = "elastic.router."
 #: Adam does not see a constant factor on a gradient; a small one keeps the router out of the global norm for clipping
 ROUTER_GRAD_SCALE = 1e-3
@@ -40,10 +42,23 @@ def router_ratio(router_lr: float, lr: float) -> float:
 
 
 class ElasticOptimizer(MegatronOptimizerModule):
-    """MegatronOptimizerModule that also reduces the router's gradients.
+    """MegatronOptimizerModule that also reduces the router's gradients, and takes no step that is not finite.
 
     It has its base's constructor: NeMo captures constructor calls, and a base called with other arguments breaks that.
     """
+
+    guard: Guard | None = None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Watch the model that is going to be trained."""
+        super().on_fit_start(trainer, pl_module)
+        # fp16 finds infinities by itself: it is how its loss scale is found
+        if not self.config.fp16:
+            self.guard = Guard(pl_module, _say if trainer.is_global_zero else None)
+        for optimizer in trainer.optimizers:
+            inner = optimizer.mcore_optimizer
+            if self.guard is not None:
+                inner.step = self.guard.guarded(inner.step)
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
         """megatron-core's reductions, then the router's: each pipeline stage has a replica that saw its own layers."""
@@ -57,7 +72,13 @@ class ElasticOptimizer(MegatronOptimizerModule):
                             param.main_grad, group=parallel_state.get_pipeline_model_parallel_group()
                         )
                     param.main_grad.mul_(ROUTER_GRAD_SCALE)
+        if self.guard is not None:
+            self.guard.look(models)
         return out
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", flush=True)
 
 
 class ElasticSchedule(LRSchedulerModule):

@@ -84,14 +84,17 @@ class Stored:
             Exception,
             CheckpointException,
         ) as exc:  # the latter is none of the former: it tells what a rank raised
-            raise ElasticError(f"{self.folder}: {names[0]} cannot be read ({_first_line(exc)})") from None
+            raise ElasticError(f"{self.folder}: {names[0]} cannot be read ({first_line(exc)})") from None
         return list(wanted.values())
 
 
-def _first_line(exc: BaseException) -> str:
-    """What went wrong, at the bottom of what torch wraps around it."""
-    if isinstance(exc, CheckpointException):
-        exc = next(iter(exc.failures.values()))[0]
+def first_line(exc: BaseException) -> str:
+    """What went wrong, at the bottom of what torch and others wrap around it."""
+    inner: BaseException | None = exc
+    while inner is not None:
+        exc, inner = inner, inner.__cause__
+        if isinstance(exc, CheckpointException):
+            inner = next(iter(exc.failures.values()))[0]
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
@@ -115,7 +118,7 @@ def _load_metadata(path: Path) -> Metadata:
     except FileNotFoundError:
         raise ElasticError(f"{path}: missing; it says which tensor lies where") from None
     except Exception as exc:  # a pickle of anything else fails in any way
-        raise ElasticError(f"{path}: not a checkpoint's metadata ({_first_line(exc)})") from None
+        raise ElasticError(f"{path}: not a checkpoint's metadata ({first_line(exc)})") from None
     if not isinstance(metadata, Metadata) or metadata.storage_data is None:
         raise ElasticError(f"{path}: not a checkpoint's metadata")
     return metadata

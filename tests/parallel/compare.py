@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole tensors of runs' last checkpoints, whatever layout wrote them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+#: the optimizer's average of gradients
+AVERAGE = "optimizer.state.exp_avg.module."
+#: gradients of the router are scaled down, see nemo/optim.py; others below this share of the largest are rounding
+FLOOR = 1e-3
+
+
+def stored(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a run's last checkpoint whose names start so, without that."""
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    reader = FileSystemReader(last_checkpoint(run) / "weights")
+    wanted = {
+        name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
+        for name, meta in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(meta, TensorStorageMetadata) and name.startswith(prefix)
+    }
+    load(wanted, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(prefix): value for name, value in wanted.items()}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Weights, router and members."""
+    return stored(run, "module.")
+
+
+def gradients(run: Path) -> dict[str, torch.Tensor]:
+    """Average of the gradients, as the optimizer got them."""
+    return stored(run, AVERAGE)
+
+
+def deviation(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], relative: bool = False) -> float:
+    """Largest difference of any value; relative to the largest of its tensor, or to a small part of that of all.
+
+    Raises:
+        AssertionError: other names or shapes.
+    """
+    assert found.keys() == wanted.keys(), sorted(found.keys() ^ wanted.keys())
+    sizes = {name: float(value.abs().max()) if value.numel() else 0.0 for name, value in wanted.items()}
+    worst = 0.0
+    for name, value in wanted.items():
+        kind = [size for other, size in sizes.items() if ("router" in other) == ("router" in name)]
+        scale = max(sizes[name], FLOOR * max(kind)) if relative else 1.0
+        worst = max(worst, float((found[name].double() - value.double()).abs().max()) / scale)
+    return worst
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Hash of every tensor of a run's last checkpoint: weights, router, members, optimizer."""
+    return {
+        name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, value in stored(run).items()
+    }

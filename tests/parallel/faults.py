@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk.
+
+python -m tests.parallel.faults FOLDER: leaves `faults.json`, which `test_faults.py` asserts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.parallel.runs import Layout
+
+KILLS, SECONDS = 32, 420
+STAGES = (6, 4)
+STEPS = 4
+
+
+# ------------------------------------------------------------------------------------------------------ random kills
+
+
+def curriculum(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
+    """Both stages with a checkpoint after every step; each goes on where it stopped, and what is done is passed by."""
+    from tests.parallel import runs
+
+    first, second = STAGES
+    one = out / "one"
+    facts = runs.train(place, one, layout, first, every=1)
+    return {"one": facts, "two": runs.second_stage(place, out / "two", layout, one, first, second)}
+
+
+def kills(place: Path, seed: int = 0) -> dict[str, Any]:
+    """Start and kill until enough kills have hit something; then every run ends as one that nobody killed."""
+    from tests.parallel import forks
+    from tests.parallel.compare import digests
+
+    layout, draw = Layout(), random.Random(seed)
+    began = time.monotonic()
+    forks.run(place / "quiet" / "log", 1, curriculum, place, place / "quiet", layout)
+    took = time.monotonic() - began
+    wanted = digests(place / "quiet" / "two")
+    hits: dict[str, int] = {}
+    ends, went_on, starts = [], [], 0
+    while sum(hits.values()) < KILLS and time.monotonic() - began < SECONDS:
+        out = place / f"killed-{len(ends)}"
+        for _ in range(100):
+            before, enough = last_step(out / "one"), sum(hits.values()) >= KILLS
+            ranks = forks.start(out / "log", 1, curriculum, place, out, layout)
+            starts += 1
+            (code,) = ranks.wait(120) if enough else ranks.wait_or_kill(draw.uniform(0.05, 0.6) * took)
+            if code == 0:
+                went_on.append(ranks.result()["one"]["from"] == before)
+                break
+            assert code == -9, ranks.said()
+            hits[where(out)] = hits.get(where(out), 0) + 1
+        ends.append(digests(out / "two") == wanted)
+    return {"hits": hits, "runs": ends, "went on": went_on, "starts": starts, "seconds": time.monotonic() - began}
+
+
+def last_step(run: Path) -> int:
+    """Steps of the newest whole checkpoint; 0 where there is none."""
+    from nemo_elastic.nemo.resume import whole_checkpoints
+
+    found = whole_checkpoints(run / "checkpoints")
+    return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0
+
+
+def where(out: Path) -> str:
+    """What a kill has interrupted, from what it left."""
+    saving = [stage for stage in ("one", "two") if list((out / stage / "checkpoints").glob("*-unfinished"))]
+    if saving:
+        return "save"
+    if not (out / "one" / "checkpoints").exists():
+        return "start"
+    done = list((out / "one" / "checkpoints").glob(f"step={STAGES[0] - 1}-last"))
+    return "hand-over or stage 2" if done else "stage 1"
+
+
+# ------------------------------------------------------------------------------------------------------- not finite
+
+
+def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
+    """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
+    import os
+
+    from nemo_elastic.nemo.model import ElasticMambaModel
+
+    if int(os.environ["RANK"]) != rank:
+        return
+    draws = ElasticMambaModel.next_draws
+
+    def watched(self: Any, at: int) -> Any:
+        if at == 0 and not hasattr(self, "poisoned"):
+            self.poisoned = True
+            for module in self.hidden.core.decoder.layers:
+                if module.layer_number - 1 == layer:
+                    module.mixer.register_forward_hook(partial(changed, self))
+        return draws(self, at)
+
+    def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
+        hit = model.hidden.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
+        if hit and gradient and y.requires_grad:
+            y.register_hook(lambda grad: grad * value)
+        return y * value if hit and not gradient else y
+
+    ElasticMambaModel.next_draws = watched
+
+
+def poisoned(place: Path, out: Path, layout: Layout, how: dict[str, Any], **more: Any) -> Any:
+    """Train with `poison`."""
+    from tests.parallel import runs
+
+    poison(**how)
+    return runs.train(place, out, layout, **more)
+
+
+def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
+    """Train with a weight that is NaN from the second step on."""
+    from nemo_elastic.nemo.model import ElasticMambaModel
+    from tests.parallel import runs
+
+    draws = ElasticMambaModel.next_draws
+
+    def watched(self: Any, step: int) -> Any:
+        if step == 1:
+            self.hidden.core.decoder.layers[4].mixer.D.data[0] = float("nan")
+        return draws(self, step)
+
+    ElasticMambaModel.next_draws = watched
+    return runs.train(place, out, layout, STEPS)
+
+
+def not_finite(place: Path) -> dict[str, Any]:
+    """What each run says, and what it leaves."""
+    from tests.parallel import forks
+    from tests.parallel.compare import weights
+
+    first = {"layer": 4, "value": float("nan"), "budget": 2}
+    skip = {"action": "skip", "limit": 2}
+    found: dict[str, Any] = {}
+
+    def attempt(name: str, layout: Layout, function: Callable[..., Any], *args: Any, **more: Any) -> None:
+        ranks = forks.start(place / name / "log", layout.world, function, place, place / name, layout, *args, **more)
+        codes = ranks.wait(120)
+        found[name] = {
+            "codes": codes, "said": [ranks.said(r) for r in range(layout.world)],
+            "left": sorted(p.name for p in (place / name / "checkpoints").glob("*")),
+        }  # fmt: skip
+        if codes == [0]:
+            found[name] |= ranks.result()
+            found[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
+
+    one, how = Layout(), {"steps": STEPS}
+    attempt("stops", one, poisoned, first | {"step": None}, **how)
+    attempt("skips", one, poisoned, first | {"step": 0}, **how, nonfinite=skip)
+    attempt("too-many", Layout(micro_batches=4), poisoned, first | {"step": None}, **how, nonfinite=skip)
+    attempt("gradient", one, poisoned, first | {"step": None, "gradient": True, "value": float("inf")}, **how)
+    attempt("ranks", Layout(tensor=2), poisoned, first | {"step": None, "rank": 1}, **how)
+    attempt("replicas", Layout(data=2), poisoned, first | {"step": None, "rank": 1}, **how)
+    attempt("stages", Layout(pipeline=2, teacher=False), poisoned, first | {"step": None, "rank": 1}, **how)
+    attempt("weight", one, broken_weight)
+    return found
+
+
+# ----------------------------------------------------------------------------------------- a dead rank, a full disk
+
+
+def dead_rank(place: Path) -> dict[str, Any]:
+    """Kill one of two ranks in the middle of training: after two steps without a checkpoint, and later with one."""
+    from tests.parallel import forks, runs
+
+    found = {}
+    for name, layout, every in (("tensor", Layout(tensor=2), 1000), ("data", Layout(data=2), 3)):
+        out = place / f"dead-{name}"
+        ranks = forks.start(out / "log", 2, runs.train, place, out, layout, 10_000, every=every)
+        metrics = out / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count('"kind": "step"') < 5:
+            time.sleep(0.02)
+        ranks.kill(1)
+        began = time.monotonic()
+        codes = ranks.wait(60)
+        found[name] = {"codes": codes, "said": ranks.said(), "seconds": time.monotonic() - began}
+    return found
+
+
+def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
+    """Train; from the third step on no file may be longer than so much."""
+    from nemo_elastic.nemo.model import ElasticMambaModel
+    from tests.parallel import runs
+
+    draws = ElasticMambaModel.next_draws
+
+    def watched(self: Any, step: int) -> Any:
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+        return draws(self, step)
+
+    ElasticMambaModel.next_draws = watched
+    return runs.train(place, out, layout, STEPS, every=1)
+
+
+def full_disk(place: Path) -> dict[str, Any]:
+    """A save that finds no room; then there is room again."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import digests
+
+    found: dict[str, Any] = {}
+    forks.run(place / "roomy" / "log", 1, runs.train, place, place / "roomy", Layout(), STEPS, every=1)
+    for bytes_ in (2_000, 40_000):
+        out = place / f"full-{bytes_}"
+        ranks = forks.start(out / "log", 1, cramped, place, out, Layout(), bytes_)
+        codes = ranks.wait(120)
+        left = sorted(p.name for p in (out / "checkpoints").iterdir())
+        said = ranks.said()
+        (again,) = forks.run(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
+        same = digests(out) == digests(place / "roomy")
+        found[str(bytes_)] = {"codes": codes, "said": said, "left": left, "from": again["from"], "same": same}
+    return found
+
+
+def main(place: Path) -> None:
+    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    from tests.parallel import forks, runs
+
+    forks.run(place / "prepare", 1, runs.prepare, place)
+    found = {
+        "not finite": not_finite(place), "disk": full_disk(place), "dead": dead_rank(place), "kills": kills(place),
+    }  # fmt: skip
+    (place / "faults.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of gloo ranks, each a fork of a process that has NeMo imported and has computed nothing.
+
+A start takes seconds so; importing NeMo thirty times for kills and forty times for layouts would take longer than all
+other tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.errors import ElasticError
+
+#: what a rank that did not end in time has as its exit code
+HANGS = -99
+CLEAR = 2  # one clear line
+
+
+@dataclass
+class Ranks:
+    """A started group.
+
+    Attributes:
+        folder: `rank0.log` and `rank0.json`, what a rank said and returned.
+        pids: of the ranks.
+    """
+
+    folder: Path
+    pids: list[int]
+
+    def wait(self, seconds: float) -> list[int]:
+        """Exit codes of all ranks; minus the number of a signal that ended one. Those that go on are killed."""
+        codes: dict[int, int] = {}
+        end = time.monotonic() + seconds
+        while len(codes) < len(self.pids) and time.monotonic() < end:
+            for pid in self.pids:
+                if pid not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(found[1])
+            time.sleep(0.01)
+        for pid in self.pids:
+            if pid not in codes:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        return [codes.get(pid, HANGS) for pid in self.pids]
+
+    def wait_or_kill(self, seconds: float) -> list[int]:
+        """Exit codes; SIGKILL for all that go on after so many seconds."""
+        return [-signal.SIGKILL if code == HANGS else code for code in self.wait(seconds)]
+
+    def kill(self, rank: int = 0) -> None:
+        """SIGKILL; one that has ended already stays as it is."""
+        os.kill(self.pids[rank], signal.SIGKILL)
+
+    def said(self, rank: int = 0) -> str:
+        return (self.folder / f"rank{rank}.log").read_text()
+
+    def result(self, rank: int = 0) -> Any:
+        return json.loads((self.folder / f"rank{rank}.json").read_text())
+
+
+def start(folder: Path, world: int, function: Callable[..., Any], *args: Any, **more: Any) -> Ranks:
+    """Start a group in which every rank calls the function, and what that returns is written down as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    pids = []
+    for rank in range(world):
+        pid = os.fork()
+        if pid == 0:
+            _rank(folder, rank, world, port, partial(function, *args, **more))
+        pids.append(pid)
+    return Ranks(folder, pids)
+
+
+def run(
+    folder: Path, world: int, function: Callable[..., Any], *args: Any, seconds: float = 240, **more: Any
+) -> list[Any]:
+    """Results of all ranks.
+
+    Raises:
+        RuntimeError: one failed or did not end in time; with the end of what it said.
+    """
+    ranks = start(folder, world, function, *args, **more)
+    codes = ranks.wait(seconds)
+    if any(codes):
+        bad = next(r for r, code in enumerate(codes) if code)
+        raise RuntimeError(f"exit codes {codes} in {folder}; rank {bad} said:\n{ranks.said(bad)[-3000:]}")
+    return [ranks.result(rank) for rank in range(world)]
+
+
+def _write_without_a_helper() -> None:
+    """Save without the process that megatron-core starts for a queue: it imports torch anew, and outlives a SIGKILL.
+
+    Whole saves, which do not go on in the background, put into the queue and take from it in one process.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    filesystem_async._results_queue = queue.Queue()
+
+
+def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[], Any]) -> None:
+    """What a fork does; it never returns. Its environment is that of a rank that torchrun started."""
+    log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests",
+    }  # fmt: skip
+    code = 1
+    _write_without_a_helper()
+    try:
+        (folder / f"rank{rank}.json").write_text(json.dumps(function()))
+        code = 0
+    except ElasticError as error:
+        print(f"error: {error}", flush=True)
+        code = CLEAR
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that stop and go on: at every step, in another layout, with another block; `test_resume.py` asserts.
+
+python -m tests.parallel.resume FOLDER: leaves `resume.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.parallel.runs import Layout
+
+STEPS = 6
+#: under the router's masks for three steps, then on slices
+SOFT = Layout(soft=True, micro_batches=2)
+ROUTER = {"freeze_at": 0.5, "hidden": 16}
+
+
+def stopped_everywhere(place: Path) -> dict[str, Any]:
+    """One run without a stop, and one for every step at which it is killed and started again."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import digests
+
+    how = {"steps": STEPS, "every": 1, "router": ROUTER}
+    found: dict[str, Any] = {}
+    for stop in (None, *range(1, STEPS)):
+        out = place / f"stop-{stop}"
+        losses, starts = [], []
+        if stop is not None:
+            ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
+            assert ranks.wait(120) == [-9], ranks.said()
+        (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
+        losses, starts = facts["losses"], facts["from"]
+        found[str(stop)] = {"losses": losses, "from": starts, "draws": facts["draws"], "state": digests(out)}
+    return found
+
+
+def resharded(place: Path) -> dict[str, Any]:
+    """Two steps on one rank, two on two, two on one again; and what two ranks make of a checkpoint without a step."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import deviation, digests, stored, weights
+
+    alone, moved = place / "stop-None", place / "moved"
+    for layout, until in ((Layout, 2), (lambda **k: Layout(tensor=2, sequence=True, **k), 4), (Layout, None)):
+        where = layout(soft=True, micro_batches=2)
+        ranks = forks.start(moved / "log", where.world, runs.train, place, moved, where, until=until,
+                            steps=STEPS, every=1, router=ROUTER)  # fmt: skip
+        codes = ranks.wait(240)
+        assert codes == ([-9] * where.world if until else [0]), ranks.said()
+    copied = place / "copied"
+    shutil.copytree(alone / "checkpoints", copied / "checkpoints")
+    forks.run(copied / "log", 2, save_at_once, place, copied, Layout(tensor=2, soft=True, micro_batches=2))
+    return {
+        "weights": deviation(weights(moved), weights(alone)) / runs.PEAK,
+        "identical": digests(copied / "saved") == digests(alone),
+        "tensors": len(stored(copied / "saved")),
+        "members": cut_both(alone, copied / "saved", place),
+    }
+
+
+def save_at_once(place: Path, out: Path, layout: Layout) -> None:
+    """Load what is in `out`, and write it as this layout does, without a step between."""
+    import fiddle
+    import lightning.pytorch as pl
+
+    from tests.parallel import runs
+
+    class Saves(pl.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            target = out / "saved" / "checkpoints" / "step=0-last"
+            trainer.save_checkpoint(target)
+            if trainer.is_global_zero:
+                whole = next((out / "checkpoints").glob("*-last"))
+                shutil.copytree(whole / "context", target / "context")
+            trainer.strategy.barrier()
+
+    runs.quiet()
+    task = fiddle.build(runs.elastic_task(place, out, layout, STEPS + 1, 1, router=ROUTER))
+    task.keywords["trainer"].callbacks.append(Saves())
+    task()
+
+
+def cut_both(first: Path, second: Path, place: Path) -> bool:
+    """Whether a member cut from either checkpoint has the same bytes."""
+    from nemo_elastic import slice_checkpoint
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    files = []
+    for i, run in enumerate((first, second)):
+        out = place / f"cut-{i}"
+        slice_checkpoint(last_checkpoint(run), out, member="small")
+        files.append((out / "model.safetensors").read_bytes())
+    return files[0] == files[1]
+
+
+def other_blocks(place: Path) -> dict[str, Any]:
+    """What a run says that goes on with another block."""
+    from tests.parallel import forks, runs
+
+    out = place / "blocks"
+    how: dict[str, Any] = {"steps": STEPS, "every": 1}
+    changes: dict[str, dict[str, Any]] = {
+        "seed": {"seed": 4},
+        "axes": {"axes": runs.BLOCK["axes"] | {"hidden": [32, 28, 24]}},
+        "sampling": {"sampling": {"full": 1, "large": 1, "small": 2}},
+    }
+    found = {}
+    for name, change in changes.items():
+        shutil.rmtree(out, ignore_errors=True)
+        forks.start(out / "log", 1, runs.train, place, out, Layout(), until=2, **how).wait(120)
+        ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), **how, **change)
+        found[name] = {"code": ranks.wait(120)[0], "said": ranks.said()}
+    return found
+
+
+def main(place: Path) -> None:
+    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    from tests.parallel import forks, runs
+
+    forks.run(place / "prepare", 1, runs.prepare, place)
+    found = {"stops": stopped_everywhere(place), "resharded": resharded(place), "blocks": other_blocks(place)}
+    (place / "resume.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

@@ -1,0 +1,286 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny family, trained in any layout: what every rank drew and lost is written down, what it learned is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.texts import FEW, library_text
+
+LENGTH, BATCH, PEAK = 64, 2, 3e-3
+VOCAB = 512
+#: every kind of layer in each half, and blocks that four ranks can share
+SHAPE = {
+    "hybrid_override_pattern": "M-*-M*-M", "num_layers": 8, "hidden_size": 32, "ffn_hidden_size": 64,
+    "mamba_num_heads": 8, "mamba_head_dim": 8, "mamba_num_groups": 4, "mamba_state_dim": 8,
+    "num_attention_heads": 8, "num_query_groups": 4, "kv_channels": 8, "make_vocab_size_divisible_by": 128,
+}  # fmt: skip
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.65}],
+    "axes": {
+        "hidden": [32, 28, 24, 20],
+        "ffn": {"choices": [64, 48, 32], "per_layer": True, "stripes": 4},
+        "mamba_heads": [8, 4],
+        "mamba_head_dim": [8, 6],
+        "attention_heads": [8, 4],
+        "depth": [8, 7, 6],
+    },
+    "importance": {"samples": 4, "depth_samples": 2},
+    "search": None,
+    "router": None,
+    "seed": 15,
+}
+ROUTER = {"freeze_at": 1.0, "hidden": 16}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ranks and settings of a run.
+
+    Attributes:
+        tensor, pipeline, data: ranks along each kind of parallelism.
+        sequence: sequence parallelism.
+        sharded: the distributed optimizer.
+        recompute: None, "selective" or "full".
+        micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout draws
+            the same budgets for the same sequences.
+        soft: under the router's masks, else on slices.
+        teacher: distill from the parent, else cross-entropy (all that pipelines allow).
+    """
+
+    tensor: int = 1
+    sequence: bool = False
+    pipeline: int = 1
+    data: int = 1
+    sharded: bool = False
+    recompute: str | None = None
+    micro_batches: int = 1
+    soft: bool = False
+    teacher: bool = True
+
+    @property
+    def world(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+    @property
+    def alone(self) -> Layout:
+        """One rank that trains the same."""
+        return Layout(micro_batches=self.micro_batches, soft=self.soft, teacher=self.teacher)
+
+    @property
+    def name(self) -> str:
+        told = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
+        words = [f"{k}{v}" for k, v in told.items()] + (["sp"] if self.sequence else [])
+        words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
+        return "-".join([*words, "soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])])
+
+
+def recipe(
+    place: Path, out: Path, layout: Layout, steps: int, length: int = LENGTH, micro_batches: int | None = None
+) -> Any:
+    """A stock recipe of the tiny parent in a layout; of other sizes than its own, if any are given."""
+    import nemo_run as run
+    import torch
+
+    from nemo_elastic.nemo.tiny import TinyNemotronH
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    task = tiny_recipe(
+        place / "data", out, steps=steps, seq_length=length, micro_batch_size=BATCH // layout.data,
+        global_batch_size=BATCH * (micro_batches or layout.micro_batches), warmup_steps=1, lr=PEAK, label="",
+        devices=layout.world, tensor_parallel=layout.tensor, config=run.Config(TinyNemotronH, **SHAPE),
+    )  # fmt: skip
+    strategy = task.trainer.strategy
+    strategy.pipeline_model_parallel_size = layout.pipeline
+    strategy.sequence_parallel = layout.sequence
+    if layout.pipeline > 1:
+        strategy.pipeline_dtype = torch.float32
+    if layout.recompute:
+        task.model.config.recompute_granularity = layout.recompute
+        if layout.recompute == "full":
+            task.model.config.recompute_method, task.model.config.recompute_num_layers = "uniform", 1
+    # a gradient that is zero but for rounding must not become a step of full size
+    task.optim.config.adam_eps = 1e-3
+    task.optim.config.use_distributed_optimizer = layout.sharded
+    task.log.ckpt.save_optim_on_train_end = not layout.sharded  # see train
+    task.trainer.callbacks[0].sequences = 4
+    return task
+
+
+def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
+    """The elastic block of a layout."""
+    return (
+        BLOCK
+        | {"router": ROUTER if layout.soft else None}
+        | ({} if layout.teacher else {"distill": {"mode": "ce"}})
+        | changes
+    )
+
+
+def quiet() -> None:
+    """One thread per rank, and nothing that NeMo has to say."""
+    import torch
+
+    from nemo_elastic.demo.quiet import quiet
+
+    torch.set_num_threads(1)
+    quiet()
+
+
+def prepare(place: Path) -> None:
+    """Data, a parent of two steps, and what its ranking leaves for runs with and without a router, on one rank."""
+    import fiddle
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.data.build import build_data
+    from nemo_elastic.nemo.rank_run import rank_only
+
+    quiet()
+    build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
+    fiddle.build(recipe(place, place / "parent", Layout(), 2))()
+    for soft in (False, True):
+        layout = Layout(soft=soft)
+        destroy_num_microbatches_calculator()
+        job = rank_only(
+            recipe(place, place / f"rank{soft:d}", layout, 2), ElasticConfig.from_dict(block_of(layout)),
+            parent=str(parent(place)), out=str(place / f"rank{soft:d}" / "elastic"),
+            checkpoint=str(ranked(place, soft)),
+        )  # fmt: skip
+        fiddle.build(job)()
+
+
+def parent(place: Path) -> Path:
+    """The parent's checkpoint."""
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+
+    return last_checkpoint(place / "parent")
+
+
+def ranked(place: Path, soft: bool) -> Path:
+    """Sorted weights and first members."""
+    return place / f"ranked{soft:d}"
+
+
+def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int = 0, **changes: Any) -> Any:
+    """An elastic recipe that starts from the ranking; it goes on from a checkpoint in `out` where there is one.
+
+    Args:
+        place: where `prepare` was.
+        out: log directory.
+        layout: of ranks.
+        steps: optimizer steps of the whole run.
+        every: steps between checkpoints; only at the end if 0.
+        changes: of the elastic block.
+    """
+    import nemo_run as run
+    from nemo import lightning as nl
+
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.curriculum import checkpoints
+    from nemo_elastic.nemo.resume import ElasticResume
+
+    stock = recipe(place, out, layout, steps)
+    if every:
+        stock.log.ckpt = checkpoints(every)
+    task = apply_elastic(
+        stock, block_of(layout, **changes),
+        teacher=str(parent(place)) if layout.teacher else None, out=str(out / "elastic"), verbose=False,
+    )  # fmt: skip
+    start = run.Config(nl.RestoreConfig, path=str(ranked(place, layout.soft)), load_optim_state=False)
+    task.resume = run.Config(
+        ElasticResume, resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=start
+    )
+    return task
+
+
+def second_stage(
+    place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int, sequences: int = 2
+) -> dict[str, Any]:
+    """Stage 2 of a run, with other sizes: what it ended with."""
+    import fiddle
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.curriculum import checkpoints, end_of
+
+    destroy_num_microbatches_calculator()
+    stock = recipe(place, out, layout, steps, length=2 * LENGTH, micro_batches=sequences)
+    stock.log.ckpt = checkpoints(1)
+    task = apply_elastic(
+        stock, block_of(layout, sampling={"full": 2, "large": 1, "small": 1}), stage=2,
+        previous=end_of(str(first), done), done_steps=done, total_steps=done + steps,
+        teacher=str(parent(place)) if layout.teacher else None,
+        out=str(out / "elastic"), verbose=False,
+    )  # fmt: skip
+    fiddle.build(task)()
+    return {"steps": steps}
+
+
+def train(
+    place: Path, out: Path, layout: Layout, steps: int = 2, every: int = 0, until: int | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Train on this rank; returns what it drew, lost and ended with. The checkpoint is in `out`.
+
+    Args:
+        place, out, layout, steps, every, changes: see `elastic_task`.
+        until: step before which this process kills itself.
+    """
+    import fiddle
+    import lightning.pytorch as pl
+
+    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.nemo.platform.strategy import CPUMegatronStrategy
+
+    quiet()
+    facts: dict[str, Any] = {"draws": [], "losses": [], "norms": [], "budgets": []}
+    draws = ElasticMambaModel.next_draws
+
+    def watched(self: Any, step: int) -> Any:
+        drawn = draws(self, step)
+        facts["draws"] += [[step, d.budget, type(d.choice).__name__] for d in drawn]
+        return drawn
+
+    ElasticMambaModel.next_draws = watched
+    if layout.sharded:  # what CPUMegatronStrategy takes back: over torch's AdamW its state cannot be saved
+        from nemo import lightning as nl
+
+        CPUMegatronStrategy.connect = nl.MegatronStrategy.connect
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            facts["from"] = trainer.global_step
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == until:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            facts["losses"].append(float(trainer.callback_metrics["reduced_train_loss"]))
+            names = sorted(k for k in trainer.callback_metrics if k.startswith("loss_"))
+            facts["budgets"].append([[k, round(float(trainer.callback_metrics[k]), 6)] for k in names])
+            facts["norms"].append(float(trainer.callback_metrics.get("grad_norm", "nan")))
+
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            held = {k: v for k, v in module.hidden.core.state_dict().items() if hasattr(v, "detach")}
+            facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
+            facts["weights"] = digest(held)
+
+    task = fiddle.build(elastic_task(place, out, layout, steps, every, **changes))
+    task.keywords["trainer"].callbacks.append(Watch())
+    task()
+    return facts
+
+
+def digest(tensors: dict[str, Any]) -> str:
+    """Hash of named tensors."""
+    h = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        h.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return h.hexdigest()

@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parallelism table: every layout of ranks against one rank that trains the same.
+
+    python -m tests.parallel.table FOLDER [--markdown FILE]
+
+Trains in FOLDER, and leaves there `table.json`. `test_table.py` asserts what it says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.parallel.runs import Layout
+
+STEPS = 2
+#: largest deviation, relative to the largest value of the same tensor; float32
+GRADIENT, LOSS = 2e-4, 1e-4
+#: largest difference of a weight, in steps of the optimizer (peak learning rates)
+WEIGHT = 1e-3
+
+ROWS = (
+    Layout(tensor=2),
+    Layout(tensor=2, soft=True),
+    Layout(tensor=2, sequence=True),
+    Layout(tensor=2, sequence=True, soft=True),
+    Layout(tensor=2, sequence=True, micro_batches=4),
+    Layout(tensor=4),
+    Layout(tensor=4, sequence=True, soft=True),
+    Layout(data=2),
+    Layout(data=2, soft=True),
+    Layout(data=2, micro_batches=4),
+    Layout(data=2, sharded=True),
+    Layout(data=2, sharded=True, soft=True, micro_batches=4),
+    Layout(tensor=2, data=2, soft=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True),
+    Layout(pipeline=2, teacher=False, micro_batches=4),
+    Layout(pipeline=2, teacher=False, micro_batches=4, soft=True),
+    Layout(pipeline=2, teacher=False),
+    Layout(pipeline=2, data=2, teacher=False, micro_batches=4, soft=True),
+    Layout(tensor=2, pipeline=2, teacher=False, micro_batches=4),
+    Layout(tensor=2, sequence=True, pipeline=2, teacher=False, micro_batches=4, soft=True),
+    Layout(recompute="selective"),
+    Layout(recompute="full"),
+    Layout(recompute="full", soft=True, micro_batches=4),
+    Layout(tensor=2, sequence=True, recompute="full", soft=True),
+    Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
+    Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
+)
+#: whose router is compared on all ranks after so many steps
+LONG, LONG_STEPS = Layout(tensor=2, sequence=True, data=2, soft=True), 50
+
+
+def row(place: Path, layout: Layout) -> dict[str, Any]:
+    """Train in a layout, and compare with one rank."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import deviation, gradients, weights
+
+    out, base = place / layout.name, place / layout.alone.name
+    if not base.exists():
+        forks.run(base / "log", 1, runs.train, place, base, layout.alone, STEPS)
+    alone = json.loads((base / "log" / "rank0.json").read_text())
+    ranks = forks.run(out / "log", layout.world, runs.train, place, out, layout, STEPS)
+    found: dict[str, Any] = {
+        "draws": all(r["draws"] == alone["draws"] for r in ranks),
+        # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
+        "loss": max(abs(a - b) / abs(b) for a, b in zip(ranks[0]["losses"], alone["losses"], strict=True)),
+        "budgets": [r["budgets"] for r in ranks] == layout.world * [ranks[0]["budgets"]],
+        "replicas": len({r["elastic"] for r in ranks}) == 1,
+        "weight": deviation(weights(out), weights(base)) / runs.PEAK,
+    }  # fmt: skip
+    if not layout.sharded:  # its state lies in buffers without names
+        found["gradient"] = deviation(gradients(out), gradients(base), relative=True)
+    return found
+
+
+def measure(place: Path) -> dict[str, dict[str, Any]]:
+    """Every row; one that fails says how."""
+    from tests.parallel import forks, runs
+
+    found: dict[str, dict[str, Any]] = {}
+    forks.run(place / "prepare", 1, runs.prepare, place)
+    for layout in ROWS:
+        try:
+            found[layout.name] = row(place, layout)
+        except Exception as error:
+            found[layout.name] = {"error": str(error)[-2000:]}
+        print(f"  {layout.name}: {found[layout.name]}", flush=True)
+    long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
+    found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
+    return found
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of docs/clusters.md."""
+    head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps",
+            "loss", "gradients", "weights"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 8 + "---:|" * 3]
+    for layout in ROWS:
+        r, told = found[layout.name], asdict(layout)
+        yes = {True: "on", False: ""}
+        cells = [told["tensor"], yes[layout.sequence], told["pipeline"], told["data"], yes[layout.sharded],
+                 layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced"]  # fmt: skip
+        figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
+        lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    args = parser.parse_args()
+    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+
+    found = measure(args.folder.resolve())
+    (args.folder / "table.json").write_text(json.dumps(found))
+    if args.markdown:
+        args.markdown.write_text(markdown(found))
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever happens to a run, it says so in a line, loses nothing, and the next start goes on: `faults.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from tests.parallel.faults import KILLS, STEPS
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+STOPPED = "stopped before a weight was changed (elastic.nonfinite.action: stop)"
+SMALL = "budget small (micro-batch 0): layer 4 (mamba) gave the first value that is not finite"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("faults")
+    work("tests.parallel.faults", folder)
+    return json.loads((folder / "faults.json").read_text())
+
+
+def test_thirty_kills_and_every_run_ends_as_one_that_nobody_killed(found: dict[str, Any]) -> None:
+    """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
+    kills = found["kills"]
+    assert sum(kills["hits"].values()) >= min(30, KILLS), kills
+    assert {"save", "stage 1"} <= kills["hits"].keys(), kills
+    assert kills["runs"]
+    assert all(kills["runs"]), "other weights, router or optimizer state than without kills"
+    assert all(kills["went on"]), "a whole checkpoint was passed over"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("stops", f"training: step 0: {SMALL}; {STOPPED}"),
+        ("gradient", "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight is not "
+                     f"finite; {STOPPED}"),
+        ("weight", f"training: step 1: the weight decoder.layers.4.mixer.D is not finite; {STOPPED}"),
+        ("ranks", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
+        ("replicas", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
+        ("stages", f"training: step 0: budget small (micro-batch 0): its loss is nan (rank 1); {STOPPED}"),
+        ("too-many", "training: step 1: budget small (micro-batch 2): layer 4 (mamba) gave the first value that is "
+                     "not finite; the last of 2 such steps (elastic.nonfinite.limit)"),
+    ],
+)  # fmt: skip
+def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(
+    found: dict[str, Any], name: str, line: str
+) -> None:
+    run = found["not finite"][name]
+    assert set(run["codes"]) == {2}
+    assert run["left"] == []
+    for said in run["said"]:
+        assert said.splitlines()[-1] == f"error: {line}"
+
+
+def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[str, Any]) -> None:
+    run = found["not finite"]["skips"]
+    assert run["codes"] == [0]
+    assert f"  training: step 0: {SMALL}; this step is left out (elastic.nonfinite.action: skip)" in run["said"][0]
+    assert [math.isfinite(loss) for loss in run["losses"]] == [False, *[True] * (STEPS - 1)]
+    assert run["finite"], "NaN in the weights of the last checkpoint"
+
+
+@pytest.mark.parametrize("name", ["2000", "40000"])
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any], name: str) -> None:
+    run = found["disk"][name]
+    assert run["codes"] == [2]
+    assert run["left"] == ["step=1-last"], "something half-written stays"
+    line = run["said"].splitlines()[-1]
+    assert line.startswith("error: checkpoint: ")
+    assert "step=2-last: cannot be written (" in line
+    assert "GB are free there" in line
+    assert line.endswith("step=1-last")
+    assert (run["from"], run["same"]) == (2, True), "with room again the run must end as one that had it"
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint"), [("tensor", "there is no whole checkpoint yet"), ("data", "step=2-last")]
+)
+def test_a_rank_that_dies_ends_the_others_with_a_line(found: dict[str, Any], name: str, checkpoint: str) -> None:
+    run = found["dead"][name]
+    assert run["codes"] == [1, -9]
+    (line,) = [x for x in run["said"].splitlines() if x.startswith("error: ")]
+    assert line.startswith("error: rank 0 of 2 stops in step ")
+    assert line.endswith(checkpoint)
+    assert run["seconds"] < 30

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was killed and started again is the run that was not: `resume.py`; and the rules of nemo/resume.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parallel.resume import STEPS
+from tests.parallel.table import WEIGHT
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("resume")
+    work("tests.parallel.resume", folder)
+    return json.loads((folder / "resume.json").read_text())
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS))
+def test_stopped_anywhere_it_ends_bit_for_bit_the_same(found: dict[str, Any], stop: int) -> None:
+    whole, resumed = found["stops"]["None"], found["stops"][str(stop)]
+    assert (whole["from"], resumed["from"]) == (0, stop)
+    assert resumed["losses"] == whole["losses"][stop:]
+    assert resumed["draws"] == [d for d in whole["draws"] if d[0] >= stop]
+    assert resumed["state"] == whole["state"], "weights, router, members or optimizer"
+
+
+def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(found: dict[str, Any]) -> None:
+    whole = found["stops"]["None"]
+    assert {kind for step, _, kind in whole["draws"] if step < STEPS // 2} == {"NoneType", "Gates"}
+    assert "Subnet" in {kind for step, _, kind in whole["draws"] if step >= STEPS // 2}
+    assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
+    assert whole["losses"][-1] > 0
+
+
+def test_one_rank_two_ranks_one_rank(found: dict[str, Any]) -> None:
+    assert found["resharded"]["weights"] <= WEIGHT
+
+
+def test_two_ranks_write_the_bytes_that_one_rank_wrote(found: dict[str, Any]) -> None:
+    assert found["resharded"]["identical"]
+    assert found["resharded"]["tensors"] == len(found["stops"]["None"]["state"])
+    assert found["resharded"]["members"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed", "elastic.seed: 15 -> 4; take the old values, or another log directory"),
+        ("axes", "elastic.axes.hidden.choices: [32, 28, 24, 20] -> [32, 28, 24]; take"),
+    ],
+)
+def test_another_block_is_refused_with_the_difference(found: dict[str, Any], change: str, told: str) -> None:
+    run = found["blocks"][change]
+    (line,) = run["said"].splitlines()
+    assert run["code"] == 2
+    assert line.startswith("error: resume: ")
+    assert told in line
+
+
+def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(found: dict[str, Any]) -> None:
+    run = found["blocks"]["sampling"]
+    assert run["code"] == 0
+    assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"].splitlines()
+
+
+# ------------------------------------------------------------------------------------------------------- without runs
+
+
+def block(**changes: Any) -> dict[str, Any]:
+    from nemo_elastic.config import ElasticConfig
+    from tests.parallel.runs import BLOCK
+
+    return ElasticConfig.from_dict(BLOCK | changes).to_dict()
+
+
+def test_a_block_that_came_through_yaml_is_the_same() -> None:
+    import yaml
+
+    from nemo_elastic.nemo.resume import differences
+
+    own = block(router={"hidden": 8})
+    assert list(differences(yaml.safe_load(yaml.safe_dump(own)), own)) == []
+    assert [name for name, _ in differences(own, block(router={"hidden": 9}))] == ["router.hidden"]
+    assert [name for name, _ in differences(own, block())] == ["router"]
+
+
+def test_every_setting_that_may_change_exists() -> None:
+    from nemo_elastic.nemo.resume import FAMILY, STEERING
+
+    whole = block(router={"hidden": 8})
+    for name in (*STEERING, *FAMILY):
+        value: Any = whole
+        for part in name.split("."):
+            assert part in value, name
+            value = value[part]
+
+
+def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.nemo.resume import check_same_family
+
+    with pytest.raises(ElasticError, match="resume: runs/one is not elastic; give a log directory of its own"):
+        check_same_family(None, block(), "runs/one", lambda name: True)
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    (folder / name / "weights").mkdir(parents=True)
+    (folder / name / "weights" / "metadata.json").write_text("{}")
+    return folder / name
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    from nemo_elastic.nemo.resume import newest, remove_unfinished, whole_checkpoints
+
+    assert whole_checkpoints(tmp_path / "none") == []
+    assert newest(tmp_path) == "there is no whole checkpoint yet"
+    first, second = (checkpoint(tmp_path, f"step={i}-last") for i in (3, 7))
+    (tmp_path / "step=7-last-unfinished").touch()
+    (tmp_path / "step=9-last").mkdir()
+    assert whole_checkpoints(tmp_path) == [first]
+    remove_unfinished(second)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step=3-last", "step=9-last"]
+    assert newest(tmp_path) == f"the next start goes on from {first}"

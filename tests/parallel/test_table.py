@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every layout of ranks trains what one rank trains: the rows of `table.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parallel.table import GRADIENT, LONG_STEPS, LOSS, ROWS, WEIGHT, markdown
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("table")
+    work("tests.parallel.table", folder)
+    return json.loads((folder / "table.json").read_text())
+
+
+@pytest.mark.parametrize("layout", ROWS, ids=lambda layout: layout.name)
+def test_a_layout_trains_what_one_rank_trains(found: dict[str, Any], layout: Any) -> None:
+    row = found[layout.name]
+    assert "error" not in row, row["error"]
+    assert row["draws"], "another choice on some rank"
+    assert row["budgets"], "not every rank knows the loss of every budget"
+    assert row["replicas"], "routers or members differ among ranks"
+    assert row["loss"] <= LOSS
+    assert row["weight"] <= WEIGHT
+    assert layout.sharded or row["gradient"] <= GRADIENT
+
+
+def test_routers_stay_the_same_on_all_ranks(found: dict[str, Any]) -> None:
+    assert found["long"] == {"replicas": True, "steps": LONG_STEPS}
+
+
+def test_the_comparison_can_fail() -> None:
+    import torch
+
+    from tests.parallel.compare import deviation
+
+    a, b = torch.ones(4), torch.ones(4)
+    b[2] += 1e-2
+    assert deviation({"a": b}, {"a": a}, relative=True) == pytest.approx(1e-2, rel=1e-4)
+    assert deviation({"a": b}, {"a": a}) > WEIGHT
+    with pytest.raises(AssertionError, match="b"):
+        deviation({"a": a, "b": a}, {"a": a})
+
+
+def test_one_line_for_each_layout_in_the_documentation() -> None:
+    rows = {layout.name: {"loss": 1e-6, "weight": 0.0} for layout in ROWS}
+    assert len(markdown(rows).splitlines()) == 2 + len(ROWS)
+    told = (Path(__file__).parents[2] / "docs" / "tables" / "parallel.md").read_text().splitlines()
+    cut = 9  # the layout, without what was measured
+    assert [x.split("|")[:cut] for x in told] == [x.split("|")[:cut] for x in markdown(rows).splitlines()]

@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Modules that run in a process of their own, for NeMo's global state, and leave files with what they saw."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def work(module: str, *args: object, timeout: float = 1800) -> str:
+    """Run `python -m module args` to its end with one thread; returns what it printed.
+
+    Raises:
+        AssertionError: it failed; with the end of what it said.
+    """
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
+                        "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *map(str, args)],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
