@@ -83,6 +83,16 @@ bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against c
 study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five long", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
 
+.PHONY: parallel
+parallel: $(VENV)/.stamp ## Every layout of ranks against one rank, some minutes, into docs/tables/parallel.md
+	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -W ignore -m tests.parallel.table "$$place" --markdown docs/tables/parallel.md
+
+.PHONY: soak
+soak: $(VENV)/.stamp ## Twenty minutes of train, kill, go on, cut, verify, into docs/tables/soak.md (ARGS="--minutes 5")
+	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -W ignore -m tests.parallel.soak --markdown docs/tables/soak.md $(ARGS)
+
 .PHONY: venv
 venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments
 

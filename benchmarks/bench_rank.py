@@ -177,7 +177,7 @@ def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(2)
     bytes_of, count = memory(), Count()

@@ -201,7 +201,7 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--slow-rounds", type=int, default=2)
+    parser.add_argument("--slow-rounds", type=int, default=1)
     args = parser.parse_args()
     found = measure(args.rounds, args.slow_rounds)
     deliver(args, found, table(found))

@@ -178,7 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="of the large model; the small one has twice as many")
+    parser.add_argument("--rounds", type=int, default=4, help="of the large model; the small one has twice as many")
     args = parser.parse_args()
     start()
     torch.set_num_threads(2)

@@ -25,15 +25,17 @@ def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+#: a router alone, as published: half of the steps under its masks
+SOFT = {"freeze_at": 0.5, "prior": 0.0, "soft_share": 1.0}
 #: ways to find a shape; each trains the same steps
 SHAPES: dict[str, dict[str, Any]] = {
     "uniform": block(search=None),
     "search": block(),
     "long-search": block(search={"candidates": 192, "tokens": 4096}),
-    "soft-short": block(search=None, router={"freeze_at": 0.25, "prior": 0.0}),
-    "soft": block(search=None, router={"freeze_at": 0.5, "prior": 0.0}),
-    "hard": block(search=None, router={"freeze_at": 0.5, "prior": 0.0, "gate": "hard"}),
-    "search-soft": block(router={"freeze_at": 0.5, "prior": 4.0}),
+    "soft-short": block(search=None, router=SOFT | {"freeze_at": 0.25}),
+    "soft": block(search=None, router=SOFT),
+    "hard": block(search=None, router=SOFT | {"gate": "hard"}),
+    "search-soft": block(router=SOFT | {"prior": 4.0}),
     "search-share": block(router={"freeze_at": 0.67, "prior": 4.0, "soft_share": 0.15}),
 }
 #: the way to shapes that the study of shapes found best
@@ -48,7 +50,7 @@ def shaped(way: str, seed: int) -> Job:
     if way == BEST:
         return ours(SHAPES_STEPS, seed)
     if way == "long-soft":  # a router that goes on to the end, for `fixed`
-        long = block(router={"freeze_at": 1.0, "prior": 4.0})
+        long = block(router=SOFT | {"freeze_at": 1.0, "prior": 4.0})
         return Job(f"shapes-{way}-{seed}", "elastic", seed, 2 * SHAPES_STEPS, long)
     after = f"shapes-long-soft-{seed}" if way == "fixed" else None
     return Job(f"shapes-{way}-{seed}", "elastic", seed, SHAPES_STEPS, SHAPES.get(way, block()), after=after)

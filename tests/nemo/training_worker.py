@@ -27,7 +27,7 @@ BLOCK = {
     },
     "importance": {"samples": 4, "depth_samples": 2},
     "search": {"candidates": 10, "tokens": 256},
-    "router": {"freeze_at": 0.5, "hidden": 16},
+    "router": {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0, "prior": 2.0},
     "seed": 1,
 }
 STEPS = 8

@@ -18,7 +18,7 @@ from tests.parallel.runs import Layout
 STEPS = 6
 #: under the router's masks for three steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
-ROUTER = {"freeze_at": 0.5, "hidden": 16}
+ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0}
 
 
 def stopped_everywhere(place: Path) -> dict[str, Any]:

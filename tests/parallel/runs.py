@@ -36,7 +36,7 @@ BLOCK: dict[str, Any] = {
     "router": None,
     "seed": 15,
 }
-ROUTER = {"freeze_at": 1.0, "hidden": 16}
+ROUTER = {"freeze_at": 1.0, "hidden": 16, "soft_share": 1.0}
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,10 @@ def test_smaller_members_and_frozen_shapes_make_a_step_cheaper() -> None:
     assert student(sampling={"6b": 1}) < student() < student(sampling={"12b": 1}) == pytest.approx(whole)
     short = 3 * flops_per_token(P12, P12.full, 8192)
     sliced = student(run=replace(STAGE_1, stage=2))
-    assert student(run=STAGE_1) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run the whole model
+    masked = {"freeze_at": 0.67, "soft_share": 1.0}
+    assert student(run=STAGE_1, router=masked) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run all of it
+    soft = 0.67 * 0.15
+    assert student(run=STAGE_1) == pytest.approx(soft * short + (1 - soft) * sliced)
     assert student(run=STAGE_1, router=None) == pytest.approx(sliced)
 
 
