@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -45,3 +47,25 @@ def test_ci_runs_what_the_makefile_offers():
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text(encoding="utf-8")
     assert all(f"make {target}" in text for target in ("lint", "docs", "test"))
+
+
+#: calls that read a clock or a generator that everybody shares; `time.monotonic` measures, and decides nothing
+SHARED = re.compile(
+    r"(np|numpy)\.random\.(?!default_rng|Generator)|random\.(?!Random)|time\.time|datetime\..*(now|today)|uuid\."
+)
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
+
+
+def test_what_is_random_follows_from_a_seed_and_nothing_from_a_clock():
+    found = []
+    for path in files("nemo_elastic/**/*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            text = ast.unparse(call.func)
+            drawn = text.startswith("torch.") and text.rpartition(".")[2] in DRAWS
+            if SHARED.match(text) or (drawn and "generator" not in {k.arg for k in call.keywords}):
+                found.append(f"{name(path)}:{call.lineno} {text}")
+    assert found == []
+    assert SHARED.match("np.random.rand") and SHARED.match("random.random") and SHARED.match("time.time")
+    assert not SHARED.match("np.random.default_rng") and not SHARED.match("random.Random")

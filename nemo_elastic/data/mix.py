@@ -144,13 +144,13 @@ def held_out_problems(pools: Mapping[str, Pool], tokens: int) -> list[np.ndarray
 
 def val_split(files: Sequence[np.ndarray], problems: Sequence[np.ndarray], seed: int) -> Split:
     """Files in pieces, see `VAL_PIECE`, and problems, in one random order where no problem follows half a file."""
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     pieces = [ids[start : start + VAL_PIECE] for ids in files for start in range(0, len(ids), VAL_PIECE)]
-    order = random.permutation(len(problems))
+    order = generator.permutation(len(problems))
     # The last piece of a file ends in <eos>: there, and only there, a run of problems may come.
     runs = iter([order[at :: len(files)] for at in range(len(files))])
     documents: list[np.ndarray] = []
-    for piece in random.permutation(len(pieces)):
+    for piece in generator.permutation(len(pieces)):
         documents.append(pieces[piece])
         if pieces[piece][-1] == EOS_ID:
             documents += [problems[at] for at in next(runs)]
