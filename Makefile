@@ -88,6 +88,11 @@ parallel: $(VENV)/.stamp ## Every layout of ranks against one rank, some minutes
 	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -W ignore -m tests.parallel.table "$$place" --markdown docs/tables/parallel.md
 
+.PHONY: faults
+faults: $(VENV)/.stamp ## Faults survived and inputs refused, counted, some minutes, into docs/tables/faults.md
+	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) \
+		$(BIN)/python -W ignore -m tests.parallel.counts "$$place" --markdown docs/tables/faults.md
+
 .PHONY: soak
 soak: $(VENV)/.stamp ## Twenty minutes of train, kill, go on, cut, verify, into docs/tables/soak.md (ARGS="--minutes 5")
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \

@@ -14,8 +14,8 @@ from benchmarks.study.results import MAKERS, Results, named
 from benchmarks.study.sizes import THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
-#: indices of the report's colours and markers
-COLOURS = {"ours": 0, "alone": 2, "modelopt": 1, "scratch": 3}
+#: indices of the report's colours and markers; models from scratch lie so far above that they have words instead
+COLOURS = {"ours": 0, "alone": 2, "modelopt": 1}
 UNITS = {
     "tokens": "training tokens of all sizes",
     "flops": "FLOPs of all sizes",
@@ -57,6 +57,12 @@ def pictures(found: Results) -> dict[str, Figure]:
     return {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
 
 
+def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> str:
+    """What is not drawn, in words."""
+    losses = [point[1] for points in scratch.values() for point in points]
+    return f"; from scratch: {min(losses):.2f} to {max(losses):.2f}, above the picture" if losses else ""
+
+
 def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
     """One row per unit of cost, one column per size."""
     with house():
@@ -66,7 +72,7 @@ def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
         for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
             lines = curves(found, list(sizes), unit)
             for axes, size in zip(row, sizes, strict=True):
-                for way, by_size in lines.items():
+                for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
                     name, index = MAKERS[way].replace("`", ""), COLOURS[way]
                     spent, mean, low, high = zip(*by_size[size], strict=True)
                     axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
@@ -86,6 +92,6 @@ def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
         headline(
             figure,
             "What it takes to reach a loss at every size",
-            "marks: 30 to 240 steps per run; bars: lowest and highest of the seeds",
+            "marks: 30 to 240 steps per run; bars: lowest and highest of the seeds" + above(lines.get("scratch", {})),
         )
     return figure

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.study.plots import UNITS, pictures
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import BEST, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from benchmarks.study.studies import BEST, LONG_PARENT, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -159,13 +159,12 @@ def five(found: Results) -> str:
 def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
     """Peers' spending over that of our runs at equal loss of every size."""
     rows = []
-    for name, r in found.items():
-        if not name.startswith(f"{ours}-"):
-            continue
+    runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
+    for steps, seed, name in sorted(runs):
         for kind in ("modelopt", "alone"):
-            cells = [ratio(found, name, kind, sizes, r["seed"], unit) for unit in UNITS]
+            cells = [ratio(found, name, kind, sizes, seed, unit) for unit in UNITS]
             if all(cells):
-                rows.append([MAKERS[kind], str(r["steps"]), str(r["seed"]), *cells])
+                rows.append([MAKERS[kind], str(steps), str(seed), *cells])
     return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
 
 
@@ -175,9 +174,9 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
 def long(found: Results) -> str:
     """Worked solutions of held-out problems, by length class and member."""
     rows = []
-    for way, title in (("long", "stage 2 at 512"), ("short", "stage 2 at 128")):
-        group = [r for n, r in found.items() if n.rpartition("-")[0] == way]
-        for member in ("full", *THREE) if group else ():
+    for start, title in ((LONG_PARENT.name, "the parent"), ("long-", "stage 2 at 512"), ("short-", "stage 2 at 128")):
+        group = [r for name, r in found.items() if name.startswith(start)]
+        for member in group[0]["solutions"] if group else ():
             figures = [
                 spread([100 * r["solutions"][member][length][figure] for r in group])
                 for length, figure in (("long", "solved"), ("long", "late"), ("long", "token"), ("short", "solved"))

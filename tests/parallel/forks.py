@@ -8,11 +8,13 @@ other tests.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -131,4 +133,7 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
     except BaseException:
         traceback.print_exc()
     finally:
+        # what an interpreter does at its end, where a lost process group could hang
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
         os._exit(code)

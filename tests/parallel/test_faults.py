@@ -90,3 +90,13 @@ def test_a_rank_that_dies_ends_the_others_with_a_line(found: dict[str, Any], nam
     assert line.startswith("error: rank 0 of 2 stops in step ")
     assert line.endswith(checkpoint)
     assert run["seconds"] < 30
+
+
+def test_what_is_counted_is_what_was_survived(found: dict[str, Any]) -> None:
+    from tests.parallel.counts import survived
+
+    rows = survived(found)
+    assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(found["kills"]["hits"].values())
+    assert sorted(n for what, n in rows.items() if not what.startswith("SIGKILL")) == sorted(
+        [len(found["kills"]["runs"]), len(found["not finite"]), len(found["disk"]), len(found["dead"])]
+    )

@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""How many faults were survived and how many inputs refused, by one command.
+
+    python -m tests.parallel.counts FOLDER [--markdown FILE]
+
+Runs `faults.py` in FOLDER, and the tests of bad input, of files from elsewhere and of random ones. Ends with exit code
+1 where anything was not as the tests want it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.workers import ROOT, work
+
+#: what is refused -> the tests that say so, one for each input
+REFUSED = {
+    "bad inputs told in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py",
+    "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
+}
+FUZZED = "tests/test_fuzz_readers.py"
+
+
+def survived(found: dict[str, Any]) -> dict[str, int]:
+    """Counts of what faults.py did to runs, all of which ended as they should (`test_faults.py` asserts)."""
+    kills, poisoned = found["kills"], found["not finite"]
+    rows = {f"SIGKILL in: {place}": count for place, count in sorted(kills["hits"].items())}
+    rows["runs of two stages that ended bit for bit as without kills"] = sum(kills["runs"])
+    rows["values that are not finite, named and stopped or left out"] = len(poisoned)
+    rows["saves without room, and the run went on later"] = sum(run["same"] for run in found["disk"].values())
+    rows["dead ranks that ended the others within seconds"] = sum(r["seconds"] < 30 for r in found["dead"].values())
+    return rows
+
+
+def passed(tests: str) -> int:
+    """How many tests of a file pass.
+
+    Raises:
+        SystemExit: one fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:xdist", tests],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    told = re.search(r"(\d+) passed", done.stdout)
+    if done.returncode or told is None:
+        raise SystemExit(done.stdout[-3000:])
+    return int(told[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    args = parser.parse_args()
+    work("tests.parallel.faults", args.folder.resolve())
+    rows = survived(json.loads((args.folder / "faults.json").read_text()))
+    rows |= {what: passed(tests) for what, tests in REFUSED.items()}
+    from tests.test_fuzz_readers import EXAMPLES
+
+    passed(FUZZED)
+    rows["random blocks, families and files: a valid object or one line"] = sum(EXAMPLES.values())
+    text = "\n".join(["| what | count |", "|---|---:|", *(f"| {what} | {n:,} |" for what, n in rows.items())]) + "\n"
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
