@@ -55,7 +55,7 @@ class Guard:
 
     def __init__(self, model: ElasticMambaModel, say: Callable[[str], None] | None = None) -> None:
         self.model, self.say = model, say
-        self.in_a_row = self.skipped = 0
+        self.in_a_row = 0
         self._skip = False
 
     def look(self, chunks: Sequence[Any]) -> None:
@@ -76,7 +76,7 @@ class Guard:
         told = f"training: step {step}: {self._trace(chunks)}"
         if nonfinite.action == "stop":
             raise ElasticError(f"{told}; stopped before a weight was changed (elastic.nonfinite.action: stop)")
-        self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+        self.in_a_row += 1
         if self.in_a_row >= nonfinite.limit:
             raise ElasticError(f"{told}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
         if self.say is not None:

@@ -123,6 +123,7 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
         "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests",
     }  # fmt: skip
     code = 1
+    atexit._clear()  # what the parent has to clean up is not ours
     _write_without_a_helper()
     try:
         (folder / f"rank{rank}.json").write_text(json.dumps(function()))

@@ -48,7 +48,7 @@ def cycle(place: Path, out: Path, draw: random.Random, took: float, counts: Coun
     while True:
         ranks = forks.start(out / "log", 1, whole, place, out, Layout())
         counts["starts"] += 1
-        (code,) = ranks.wait(600) if kills == EACH else ranks.wait_or_kill(draw.uniform(0.05, 1.0) * took)
+        (code,) = ranks.wait(600) if kills == EACH else ranks.wait_or_kill(draw.uniform(0.02, 0.4) * took)
         if code == 0:
             return
         if code != -9:
