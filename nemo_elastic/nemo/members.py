@@ -11,8 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from megatron.core import parallel_state
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import nn
 
 from nemo_elastic.family import Layer, Parent, Subnet
@@ -72,6 +70,10 @@ class Members(nn.Module):
 
         megatron-core takes a module of its own to lie on one pipeline stage; this one lies on all.
         """
+        # not at the top: checkpoints are read without megatron-core
+        from megatron.core import parallel_state
+        from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+
         state = make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
         for tensor in state.values():
             tensor.replica_id = (parallel_state.get_pipeline_model_parallel_rank(), *tensor.replica_id[1:])
