@@ -50,11 +50,10 @@ class Guard:
 
     Args:
         model: whose steps are looked at; it says what it ran, and its block what to do.
-        say: prints the line about a skipped step; None on other ranks than the first.
     """
 
-    def __init__(self, model: ElasticMambaModel, say: Callable[[str], None] | None = None) -> None:
-        self.model, self.say = model, say
+    def __init__(self, model: ElasticMambaModel) -> None:
+        self.model = model
         self.in_a_row = 0
         self._skip = False
 
@@ -79,8 +78,8 @@ class Guard:
         self.in_a_row += 1
         if self.in_a_row >= nonfinite.limit:
             raise ElasticError(f"{told}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
-        if self.say is not None:
-            self.say(f"{told}; this step is left out (elastic.nonfinite.action: skip)")
+        if self.model.trainer.is_global_zero:
+            print(f"  {told}; this step is left out (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any]) -> Callable[[], Any]:
         """An optimizer's step that leaves weights and moments as they are where `look` found one to skip."""

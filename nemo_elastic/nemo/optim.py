@@ -52,13 +52,12 @@ class ElasticOptimizer(MegatronOptimizerModule):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
-        # fp16 finds infinities by itself: it is how its loss scale is found
-        if not self.config.fp16:
-            self.guard = Guard(pl_module, _say if trainer.is_global_zero else None)
+        if self.config.fp16:  # finds infinities by itself: it is how its loss scale is found
+            return
+        self.guard = Guard(pl_module)
         for optimizer in trainer.optimizers:
             inner = optimizer.mcore_optimizer
-            if self.guard is not None:
-                inner.step = self.guard.guarded(inner.step)
+            inner.step = self.guard.guarded(inner.step)
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
         """megatron-core's reductions, then the router's: each pipeline stage has a replica that saw its own layers."""
@@ -75,10 +74,6 @@ class ElasticOptimizer(MegatronOptimizerModule):
         if self.guard is not None:
             self.guard.look(models)
         return out
-
-
-def _say(line: str) -> None:
-    print(f"  {line}", flush=True)
 
 
 class ElasticSchedule(LRSchedulerModule):

@@ -163,12 +163,5 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif plain(old) != plain(new):
+    elif old != new:
         yield name, f"elastic.{name}: {shown(old)} -> {shown(new)}"
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: YAML readers give tuples, and lists of their own."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value

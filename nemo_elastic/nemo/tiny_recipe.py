@@ -19,6 +19,7 @@ from nemo_elastic.data.megatron import pretraining_data
 from .callbacks import MetricsWriter
 from .optim import ElasticSchedule
 from .platform.strategy import strategy_class
+from .resume import whole_checkpoints
 from .tiny import TinyNemotronH
 
 
@@ -180,7 +181,7 @@ def last_checkpoint(out: str | Path) -> Path:
     """
     from nemo_elastic.errors import bad
 
-    found = sorted(Path(out, "checkpoints").glob("*-last"), key=lambda p: p.stat().st_mtime)
+    found = whole_checkpoints(Path(out, "checkpoints"))
     if not found:
         raise bad("checkpoint", str(out), "a run that has ended and left checkpoints/*-last")
     return found[-1]

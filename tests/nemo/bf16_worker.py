@@ -16,11 +16,20 @@ from tests.nemo.elastic_worker import BLOCK
 from tests.texts import FEW, library_text
 
 
+def halve(recipe: Any) -> None:
+    """Let a recipe train in bf16, as NeMo's recipes on GPUs do."""
+    import torch
+    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
+
+    recipe.trainer.plugins = bf16_mixed()
+    for config in (recipe.model.config, recipe.optim.config):
+        config.bf16, config.params_dtype = True, torch.bfloat16
+
+
 def main(folder: Path) -> None:
     import fiddle
     import torch
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
-    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
@@ -47,9 +56,7 @@ def main(folder: Path) -> None:
         recipe = tiny_recipe(folder / "data", folder / name, steps=3, seq_length=64, micro_batch_size=2,
                              global_batch_size=4, label=name, eval_sequences=2)  # fmt: skip
         if half:
-            recipe.trainer.plugins = bf16_mixed()
-            for config in (recipe.model.config, recipe.optim.config):
-                config.bf16, config.params_dtype = True, torch.bfloat16
+            halve(recipe)
         if teacher is not None:
             apply_elastic(recipe, BLOCK | {"distill": {"mode": "frozen_ce"}} | more, teacher=teacher, verbose=False)
         destroy_num_microbatches_calculator()

@@ -50,10 +50,12 @@ def deviation(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tens
     """
     assert found.keys() == wanted.keys(), sorted(found.keys() ^ wanted.keys())
     sizes = {name: float(value.abs().max()) if value.numel() else 0.0 for name, value in wanted.items()}
+    largest = {
+        kind: max((s for n, s in sizes.items() if ("router" in n) == kind), default=0.0) for kind in (False, True)
+    }
     worst = 0.0
     for name, value in wanted.items():
-        kind = [size for other, size in sizes.items() if ("router" in other) == ("router" in name)]
-        scale = max(sizes[name], FLOOR * max(kind)) if relative else 1.0
+        scale = max(sizes[name], FLOOR * largest["router" in name]) if relative else 1.0
         worst = max(worst, float((found[name].double() - value.double()).abs().max()) / scale)
     return worst
 

@@ -20,18 +20,15 @@ STEPS, SHORT = 200, 5
 def precision(place: Path, out: Path, half: bool) -> dict[str, Any]:
     """Losses of a run: of every step, and held-out ones of every member at the end."""
     import fiddle
-    import torch
-    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
+    from tests.nemo.bf16_worker import halve
     from tests.parallel import runs
 
     runs.quiet()
     task = runs.elastic_task(place, out, Layout(micro_batches=2), STEPS)
     task.trainer.callbacks[0].sequences = 16
     if half:
-        task.trainer.plugins = bf16_mixed()
-        for config in (task.model.config, task.optim.config):
-            config.bf16, config.params_dtype = True, torch.bfloat16
+        halve(task)
     fiddle.build(task)()
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
     heldout = [x["losses"] for x in lines if x["kind"] == "heldout"]

@@ -30,13 +30,11 @@ def stopped_everywhere(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stop in (None, *range(1, STEPS)):
         out = place / f"stop-{stop}"
-        losses, starts = [], []
         if stop is not None:
             ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
             assert ranks.wait(120) == [-9], ranks.said()
         (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
-        losses, starts = facts["losses"], facts["from"]
-        found[str(stop)] = {"losses": losses, "from": starts, "draws": facts["draws"], "state": digests(out)}
+        found[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "draws")}, "state": digests(out)}
     return found
 
 
