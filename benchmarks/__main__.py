@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_rank": (),
     "bench_start": (),
     "bench_runtime": (),
-    "bench_slice": ("--layers", "8", "--rounds", "2"),
+    "bench_slice": ("--layers", "8", "--rounds", "1"),
 }
 
 

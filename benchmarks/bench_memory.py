@@ -108,8 +108,17 @@ def step(way: Way, student: Any, teacher: Any, length: int) -> torch.Tensor:
     return loss.detach()
 
 
+def give_back_at_once() -> None:
+    """Let malloc map every large block and keep none: what it would keep depends on chance, and no step needs it."""
+    libc = ctypes.CDLL(None)
+    for option, value in ((-3, 2**20), (-1, 2**20), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+        if libc.mallopt(option, value) != 1:
+            raise OSError(f"mallopt({option}, {value}) is refused: this benchmark needs glibc")
+
+
 def resident(model: str, way: str, length: int) -> dict[str, float]:
     """Peak of the resident bytes of one step above what was there, its seconds and its loss."""
+    give_back_at_once()
     start()
     torch.set_num_threads(2)
     held = models(MODELS[model][0], WAYS[way])

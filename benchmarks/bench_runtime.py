@@ -224,7 +224,7 @@ def worker(kind: str, place: Path, *args: str, python: str = sys.executable) -> 
     """What `kind` returns in a new process."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     root = Path(__file__).resolve().parents[1]
-    here = clean | {"PYTHONPATH": str(root)} if python == sys.executable else clean | {"HF_HUB_OFFLINE": "1"}
+    here = clean | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
     command = [python, str(Path(__file__).resolve()), "--worker", kind, "--place", str(place), *args]
     done = subprocess.run(command, env=here, cwd=place, capture_output=True, text=True)
     if done.returncode:

@@ -10,7 +10,7 @@
 - loss: what a precision changes in what the teacher says, on a parent of 1.4M parameters that is trained here on the
   bytes of Python's own library.
 
-    python -m benchmarks.bench_teacher [--rounds 2] [--steps 120] [--json FILE] [--markdown FILE]
+    python -m benchmarks.bench_teacher [--rounds 2] [--steps 90] [--json FILE] [--markdown FILE]
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def train(steps: int) -> Any:
 def words(steps: int, folder: Path) -> list[dict[str, Any]]:
     """Loss of the teacher of every precision, and its divergence from the float32 one."""
     path = write(SMALL, train(steps), folder / "small")
-    rows = text(held_out=True)[: 64 * 257].view(64, 257)
+    rows = text(held_out=True)[: 32 * 257].view(32, 257)
     logits = {}
     for precision in ("null", *TEACHER_PRECISIONS):
         model = teacher(SMALL, path, precision)
@@ -215,7 +215,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=120, help="of the small parent's training")
+    parser.add_argument("--steps", type=int, default=90, help="of the small parent's training")
     args = parser.parse_args()
     from nemo_elastic.demo.quiet import quiet
 

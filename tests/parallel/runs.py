@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.errors import ElasticError
 from tests.nemo.training_worker import digest
 from tests.texts import FEW, library_text
 
@@ -198,6 +199,19 @@ def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int 
         ElasticResume, resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=start
     )
     return task
+
+
+def refusal(place: Path, name: str, value: Any) -> str:
+    """What apply_elastic says to a setting of the strategy that no family can have."""
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    stock = recipe(place, place / "refused", Layout(), 2)
+    setattr(stock.trainer.strategy, name, value)
+    try:
+        apply_elastic(stock, block_of(Layout()), teacher=str(parent(place)), verbose=False)
+    except ElasticError as error:
+        return str(error)
+    raise AssertionError(f"{name}={value} was taken")
 
 
 def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int) -> None:

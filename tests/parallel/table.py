@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ ROWS = (
     Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
     Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
 )
+#: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
+REFUSED = {
+    "context parallelism": ("context_parallel_size", 2, "Mamba layers fix their share of heads when they are built"),
+    "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
+    "FSDP": ("fsdp", "megatron", "it has none of the gradient buffers that slices add to"),
+}
 #: whose router is compared on all ranks after so many steps
 LONG, LONG_STEPS = Layout(tensor=2, sequence=True, data=2, soft=True), 50
 
@@ -93,11 +100,14 @@ def measure(place: Path) -> dict[str, dict[str, Any]]:
         print(f"  {layout.name}: {found[layout.name]}", flush=True)
     long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
     found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
+    for what, (name, value, _) in REFUSED.items():
+        found[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
+    found["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
     return found
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of docs/clusters.md."""
+    """The tables of docs/clusters.md."""
     head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps",
             "loss", "gradients", "weights"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 8 + "---:|" * 3]
@@ -108,6 +118,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
                  layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
+    told = " and ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines += ["", f"| refused with {told} | why | what is said |", "|---|---|---|"]
+    lines += [f"| {what} | {why} | `{found[what]['line']}` |" for what, (_, _, why) in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 

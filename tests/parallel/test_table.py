@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.table import GRADIENT, LONG_STEPS, LOSS, ROWS, WEIGHT, markdown
+from tests.parallel.table import GRADIENT, LONG_STEPS, LOSS, REFUSED, ROWS, WEIGHT, markdown
 from tests.workers import work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
@@ -39,6 +39,12 @@ def test_routers_stay_the_same_on_all_ranks(found: dict[str, Any]) -> None:
     assert found["long"] == {"replicas": True, "steps": LONG_STEPS}
 
 
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_run_is_refused_with_a_line(found: dict[str, Any], what: str) -> None:
+    name, value, _ = REFUSED[what]
+    assert found[what]["line"].startswith(f"recipe.trainer.strategy.{name}: {value!r} is not allowed")
+
+
 def test_the_comparison_can_fail() -> None:
     import torch
 
@@ -53,8 +59,10 @@ def test_the_comparison_can_fail() -> None:
 
 
 def test_one_line_for_each_layout_in_the_documentation() -> None:
-    rows = {layout.name: {"loss": 1e-6, "weight": 0.0} for layout in ROWS}
-    assert len(markdown(rows).splitlines()) == 2 + len(ROWS)
+    rows: dict[str, dict[str, Any]] = {layout.name: {"loss": 1e-6, "weight": 0.0} for layout in ROWS}
+    rows |= {what: {"line": ""} for what in REFUSED} | {"versions": {}}
+    assert len(markdown(rows).splitlines()) == 2 + len(ROWS) + 3 + len(REFUSED)
     told = (Path(__file__).parents[2] / "docs" / "tables" / "parallel.md").read_text().splitlines()
-    cut = 9  # the layout, without what was measured
-    assert [x.split("|")[:cut] for x in told] == [x.split("|")[:cut] for x in markdown(rows).splitlines()]
+    for ours, theirs in zip(markdown(rows).splitlines(), told, strict=True):
+        cut = 3 if ours.endswith("`` |") else 1 if ours.startswith("| refused with") else 9  # not what was measured
+        assert theirs.split("|")[:cut] == ours.split("|")[:cut]
