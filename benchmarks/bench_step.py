@@ -86,6 +86,14 @@ def step(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) ->
     return time.perf_counter() - began
 
 
+def operations(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> int:
+    """Operations of torch that one short step calls: what does not depend on the machine."""
+    step(model, choice, tokens[:1, :64], labels[:1, :64])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        step(model, choice, tokens[:1, :64], labels[:1, :64])
+    return sum(event.name.startswith("aten::") for event in seen.events() or ())
+
+
 def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
     """Seconds that the insides of a member's Mamba layers take, forward and backward."""
     layers = [layer for layer in member.layers if layer.type == "mamba"]
@@ -135,6 +143,8 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
             "sliced / dense": ratio((name, "sliced"), (name, "dense")),
             "sliced / masked": ratio((name, "sliced"), (name, "masked")),
+            "operations / dense": operations(*ways[name, "sliced"], tokens, labels)
+            / operations(*ways[name, "dense"], tokens, labels),
             "inside of Mamba s": min(alone[name]),
         }
         for name, member in cuts.items()

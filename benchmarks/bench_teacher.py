@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the teacher costs: step time and memory by its precision, and by how many budgets share one pass of it.
 
-- time: forward and backward of micro-batches of 512 tokens, through megatron-core's schedule, of a parent of 43M
+- time: forward and backward of micro-batches of 384 tokens, through megatron-core's schedule, of a parent of 43M
   parameters shaped like Nano V2, in float32, with members of 1.00, 0.81 and 0.62 of it. In a round every way trains
   each of the three equally often, ways in turn micro-batch by micro-batch; medians over rounds.
 - memory: bytes of the teacher's parameters, and bytes alive at the fullest moment of a micro-batch beside parameters
@@ -41,7 +41,7 @@ BLOCK: dict[str, Any] = {
     "search": None,
     "router": None,
 }
-LENGTH = 512
+LENGTH = 384
 #: budgets of a round's micro-batches, by budgets_per_batch
 DRAWS = {1: [[0], [1], [2]], 2: [[0, 1], [0, 2], [1, 2]], 3: [[0, 1, 2]] * 3}
 #: (teacher, budgets_per_batch): no teacher is cross-entropy, the other words are `teacher_precision`

@@ -263,7 +263,9 @@ class ElasticConfig:
         allowed = f"from 1 to {drawn}: that many members have a positive sampling weight"
         if integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed) > drawn:
             raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
-        integer("elastic.seed", self.seed, 0, "an integer of at least 0")
+        allowed = "an integer from 0 to 4294967295"
+        if integer("elastic.seed", self.seed, 0, allowed) >= 2**32:
+            raise bad("elastic.seed", self.seed, allowed)
 
     @classmethod
     def from_dict(cls, data: Any) -> ElasticConfig:
