@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time of a training step at each member's size: sliced, masked, and the dense model of the same size.
 
-All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike. Whoever else uses
-the machine only adds time, so the fastest of the rounds is what a step costs, and ratios are of those. A step is
+All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike; medians of the
+seconds, and of the ratios within a round, are printed: chance moves them less than ratios of the fastest. A step is
 forward and backward of a cross-entropy, gradients added to megatron-core's buffer; the optimizer is the same for all
 and left out. "Dense" is the stock model of that size: the same layers without elasticity. "Masked" runs at full size
 with gates of zeros and ones, as the public implementation does. Two models: one of the demo's kind, and one with a
@@ -17,6 +17,7 @@ costs by heads, not by parameters; it is timed alone, in the same rounds, and a 
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import replace
 from typing import Any
@@ -112,7 +113,7 @@ def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
 
 
 def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
-    """One row per member: seconds of the fastest step of each way, and their ratios."""
+    """One row per member with median seconds of each way, and medians of the ratios within a round."""
     elastic = distributed(build(parent))
     tokens, labels = (torch.randint(0, parent.vocab, shape) for _ in range(2))
     ways: dict[tuple[str, str], tuple[Any, Any]] = {}
@@ -125,27 +126,30 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     for r in range(rounds + 1):
         turn = r % len(ways)  # nobody always comes first
         for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            if key[1] != "masked" or r % MASKED == 0:  # which costs the same at every size: seen less often
+            if key[1] == "masked" and r % MASKED:  # costs what it costs at every size: seen less often
+                times[key].append(times[key][-1])
+            else:
                 times[key].append(step(model, choice, tokens, labels))
         for name, member in cuts.items():
             alone[name].append(inside(parent, member, shape))
-    fastest = {key: min(taken) for key, taken in times.items()}  # the first round warms up
+    for taken in (*times.values(), *alone.values()):
+        del taken[0]  # the first round warms up
 
     def ratio(above: tuple[str, str], below: tuple[str, str]) -> float:
-        return fastest[above] / fastest[below]
+        return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
     return [
         {
             "member": name,
             "parameters": parameters(parent, member) / parameters(parent, parent.full),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
-            **{f"{way} s": fastest[name, way] for way in ("sliced", "masked", "dense")},
+            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
             "sliced / dense": ratio((name, "sliced"), (name, "dense")),
             "sliced / masked": ratio((name, "sliced"), (name, "masked")),
             "operations / dense": operations(*ways[name, "sliced"], tokens, labels)
             / operations(*ways[name, "dense"], tokens, labels),
-            "inside of Mamba s": min(alone[name]),
+            "inside of Mamba s": statistics.median(alone[name]),
         }
         for name, member in cuts.items()
     ]
@@ -185,14 +189,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4, help="of the large model; the small one has twice as many")
     args = parser.parse_args()
     start()
     torch.set_num_threads(2)
     found, page = {}, ""
-    for parent, cuts, shape in ((PARENT, members(), TOKENS), (LARGE, large_members(), (2, 512))):
+    for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
         millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"
-        found[millions] = measure(parent, cuts, shape, args.rounds)
+        found[millions] = measure(parent, cuts, shape, times * args.rounds)
         page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(found[millions])}\n"
     deliver(args, found, page)
 
