@@ -10,7 +10,6 @@ The page's words are in `benchmarks/page.md`; each `{{ bench_x }}` there becomes
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -46,11 +45,7 @@ def run(name: str, arguments: tuple[str, ...]) -> tuple[float, int]:
     """One benchmark in a process of its own; returns its seconds and its exit code: not 0 where it misses a target."""
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments]
     began = time.monotonic()
-    # spinning threads beside another busy process make everything many times slower
-    done = subprocess.run(
-        [*command, "--markdown", str(TABLES / f"{name}.md")],
-        cwd=ROOT, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, check=False,
-    )  # fmt: skip
+    done = subprocess.run([*command, "--markdown", str(TABLES / f"{name}.md")], cwd=ROOT, check=False)
     return time.monotonic() - began, done.returncode
 
 

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ranking the layers costs against running every candidate whole, and the memory that a ranking takes.
 
-    python -m benchmarks.bench_rank [--rounds 1] [--json FILE] [--markdown FILE]
+    python -m benchmarks.bench_rank [--rounds 2] [--json FILE] [--markdown FILE]
 
 Three ways take turns on the same tokens of a model of 12 layers that was trained for half a minute on the source of
 Python's standard library: every candidate whole (`naive_depth.py`), candidates that share the layers before theirs,
 and candidates that are also given up once they have cost more than another one in all. All must give the same order.
 Layers that run are counted, there and on models of 16, 32 and 62 layers with random weights. Bytes are those of
-tensors alive at the fullest moment of whole rankings of 32 and 128 sequences.
+tensors alive at the fullest moment of whole rankings of 64 and 256 sequences.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def counts(count: Count) -> list[dict[str, float]]:
 def memory() -> dict[int, float]:
     """Sequences of a whole ranking -> bytes of tensors at the fullest moment."""
     model, found = NemotronH.random(PARENT), {}
-    tokens_bl = text(128)
-    for sequences in (32, 128):
+    tokens_bl = text(256)
+    for sequences in (64, 256):
         batches = (tokens_bl[at : at + SAMPLES].clone() for at in range(0, sequences, SAMPLES))
         with Peak() as peak:
             rank(Layers(model.weights()), PARENT, batches, RankOptions(depth_exact=1))
@@ -179,7 +179,7 @@ def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(2)
     bytes_of, count = memory(), Count()
