@@ -18,8 +18,8 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
     return value
 
 
-def integer(name: str, value: Any, low: int, allowed: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def integer(name: str, value: Any, low: int, allowed: str, high: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise bad(name, value, allowed)
     return value
 

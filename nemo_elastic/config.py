@@ -261,11 +261,8 @@ class ElasticConfig:
             raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
         drawn = sum(w > 0 for w in self.weights())
         allowed = f"from 1 to {drawn}: that many members have a positive sampling weight"
-        if integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed) > drawn:
-            raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
-        allowed = "an integer from 0 to 4294967295"
-        if integer("elastic.seed", self.seed, 0, allowed) >= 2**32:
-            raise bad("elastic.seed", self.seed, allowed)
+        integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, drawn)
+        integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
 
     @classmethod
     def from_dict(cls, data: Any) -> ElasticConfig:
