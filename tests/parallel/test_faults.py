@@ -29,7 +29,7 @@ def test_thirty_kills_and_every_run_ends_as_one_that_nobody_killed(found: dict[s
     """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
     kills = found["kills"]
     assert sum(kills["hits"].values()) >= min(30, KILLS), kills
-    assert len(kills["hits"]) >= 2, kills
+    assert {"save", "hand-over or stage 2"} <= kills["hits"].keys(), kills
     assert kills["runs"]
     assert all(kills["runs"]), "other weights, router or optimizer state than without kills"
     assert all(kills["went on"]), "a whole checkpoint was passed over"
