@@ -7,8 +7,8 @@
 One sequence of 4k, 8k and 16k tokens, forward and backward, in a process of its own per point. What counts is the peak
 of the resident memory above what the process has with models and gradients in place. Stock is the same layers without
 elasticity. The slope is that of the line through the outer points; beside it stands how far the middle point is off
-that line. What the first two points say would not fit into this machine's memory is not tried. Ends with exit code 1
-if a target is missed. Linux only: it reads /proc.
+that line. Half measures end at 8k, and what the first two points say would not fit into this machine's memory is not
+tried. Ends with exit code 1 if a target is missed. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class Way:
     teacher: bool = True
     recompute: bool = False
     chunks: bool = False
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Those that are measured."""
+        return LENGTHS[:-1] if self.recompute != self.chunks else LENGTHS
 
 
 DISTILL, OURS = "stock, `llm.distill`", "elastic, both"
@@ -166,7 +171,7 @@ def measure() -> dict[str, dict[str, dict[int, int]]]:
         losses: dict[int, float] = {}
         for way in ways:
             sizes = found.setdefault(model, {}).setdefault(way, {})
-            for n in LENGTHS:
+            for n in WAYS[way].lengths:
                 if not fits(sizes, n):
                     continue
                 point = apart(resident, model, way, n)
@@ -189,7 +194,8 @@ def table(found: dict[str, dict[str, dict[int, int]]]) -> str:
         base, _ = line(rows[DISTILL])
         for way, sizes in rows.items():
             slope, off = line(sizes)
-            cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else "does not fit" for n in LENGTHS]
+            missing = "does not fit" if LENGTHS[-1] in WAYS[way].lengths else ""
+            cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else missing for n in LENGTHS]
             more = [f"{slope / 1024:.1f}", f"{slope / base:.2f}", "" if off is None else f"{off:+.1%}"]
             lines.append(f"| {' | '.join([model, way, *cells, *more])} |")
     return "\n".join([*lines, "", *(f"- {text}: {'met' if met else 'missed'}" for text, met in goals(found))]) + "\n"

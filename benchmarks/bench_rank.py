@@ -146,8 +146,8 @@ def counts(count: Count) -> list[dict[str, float]]:
 def memory() -> dict[int, float]:
     """Sequences of a whole ranking -> bytes of tensors at the fullest moment."""
     model, found = NemotronH.random(PARENT), {}
-    tokens_bl = text(256)
-    for sequences in (64, 256):
+    tokens_bl = text(128)
+    for sequences in (32, 128):
         batches = (tokens_bl[at : at + SAMPLES].clone() for at in range(0, sequences, SAMPLES))
         with Peak() as peak:
             rank(Layers(model.weights()), PARENT, batches, RankOptions(depth_exact=1))

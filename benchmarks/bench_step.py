@@ -3,16 +3,18 @@
 """Time of a training step at each member's size: sliced, masked, and the dense model of the same size.
 
 All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike; medians of the
-seconds, and of the ratios within a round, are printed: chance moves them less than ratios of the fastest. A step is
+seconds, and of the ratios within a round, are printed: chance moves them less than ratios of the fastest. The bounds
+beside a ratio hold its true median with a confidence of 90 %; a goal between them is neither met nor missed. A step is
 forward and backward of a cross-entropy, gradients added to megatron-core's buffer; the optimizer is the same for all
 and left out. "Dense" is the stock model of that size: the same layers without elasticity. "Masked" runs at full size
 with gates of zeros and ones, as the public implementation does. Two models: one of the demo's kind, and one with a
 large model's proportions.
 
-What is not a matrix product costs by its own measure. The inside of the Mamba layers (convolution, scan, gated norm)
-costs by heads, not by parameters; it is timed alone, in the same rounds, and a table says its share.
+A profile says where the time goes: matrix products, copies of rows and columns, all else. What is not a matrix product
+costs by its own measure: the inside of the Mamba layers (convolution, scan, gated norm) costs by heads, not by
+parameters; it is timed alone, in the same rounds.
 
-    python -m benchmarks.bench_step [--rounds 4] [--json FILE] [--markdown FILE]
+    python -m benchmarks.bench_step [--rounds 5] [--json FILE] [--markdown FILE]
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.stats import quantile_test
 
 from benchmarks.models import build, distributed, start
 from benchmarks.output import arguments, deliver
@@ -37,8 +40,13 @@ TOKENS = (8, 256)
 LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64, ffn_stripes=8)
 #: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock
 DENSE, ABOVE, STOCK = 1.05, 0.08, 1.03
-#: masked steps are timed every so many rounds
-MASKED = 3
+#: masked steps, the inside of Mamba and profiles are seen every so many rounds
+SELDOM = 3
+#: operations of torch by what they do; whatever is in none is "all else"
+KINDS = {
+    "products": {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"},
+    "copies": {"copy_", "index_select", "index_add_", "cat", "add_"},
+}
 
 
 def members() -> dict[str, Subnet]:
@@ -87,12 +95,15 @@ def step(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) ->
     return time.perf_counter() - began
 
 
-def operations(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> int:
-    """Operations of torch that one short step calls: what does not depend on the machine."""
-    step(model, choice, tokens[:1, :64], labels[:1, :64])
+def profile(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Seconds of a step by kind, and how many operations of torch it calls, which no machine changes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        step(model, choice, tokens[:1, :64], labels[:1, :64])
-    return sum(event.name.startswith("aten::") for event in seen.events() or ())
+        whole = step(model, choice, tokens, labels)
+    events = [(e.key.removeprefix("aten::"), e) for e in seen.key_averages() if e.key.startswith("aten::")]
+    found = {
+        kind: sum(e.self_cpu_time_total for name, e in events if name in names) / 1e6 for kind, names in KINDS.items()
+    }
+    return found | {"all else": whole - sum(found.values()), "operations": sum(e.count for _, e in events)}
 
 
 def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
@@ -112,6 +123,21 @@ def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
     return time.perf_counter() - began
 
 
+class Ratio(NamedTuple):
+    """A median over rounds, between bounds that hold the true one with a confidence of 90 %."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, each: list[float]) -> Ratio:
+        return cls(statistics.median(each), *quantile_test(each, p=0.5).confidence_interval(0.9))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.2f}-{self.high:.2f})"
+
+
 def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
     """One row per member with median seconds of each way, and medians of the ratios within a round."""
     elastic = distributed(build(parent))
@@ -123,20 +149,24 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
         ways[name, "masked"] = (elastic, Gates.of(parent, member))
     times: dict[tuple[str, str], list[float]] = {k: [] for k in ways}
     alone: dict[str, list[float]] = {name: [] for name in cuts}
+    profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] != "masked"}
     for r in range(rounds + 1):
         turn = r % len(ways)  # nobody always comes first
         for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            if key[1] == "masked" and r % MASKED:  # costs what it costs at every size: seen less often
+            if key[1] == "masked" and r % SELDOM:  # costs what it costs at every size
                 times[key].append(times[key][-1])
             else:
                 times[key].append(step(model, choice, tokens, labels))
-        for name, member in cuts.items():
-            alone[name].append(inside(parent, member, shape))
-    for taken in (*times.values(), *alone.values()):
+        if r % SELDOM == 0:
+            for name, member in cuts.items():
+                alone[name].append(inside(parent, member, shape))
+            for key in profiles:
+                profiles[key].append(profile(*ways[key], tokens, labels))
+    for taken in (*times.values(), *alone.values(), *profiles.values()):
         del taken[0]  # the first round warms up
 
-    def ratio(above: tuple[str, str], below: tuple[str, str]) -> float:
-        return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
+    def ratio(above: tuple[str, str], below: tuple[str, str]) -> Ratio:
+        return Ratio.of([a / b for a, b in zip(times[above], times[below], strict=True)])
 
     return [
         {
@@ -147,9 +177,11 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
             "sliced / dense": ratio((name, "sliced"), (name, "dense")),
             "sliced / masked": ratio((name, "sliced"), (name, "masked")),
-            "operations / dense": operations(*ways[name, "sliced"], tokens, labels)
-            / operations(*ways[name, "dense"], tokens, labels),
             "inside of Mamba s": statistics.median(alone[name]),
+            "profile": {
+                way: {k: statistics.median(p[k] for p in profiles[name, way]) for k in profiles[name, way][0]}
+                for way in ("sliced", "dense")
+            },
         }
         for name, member in cuts.items()
     ]
@@ -158,9 +190,13 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     """One line per goal."""
 
-    def line(goal: str, found: list[tuple[str, float, float]]) -> str:
-        missed = [f"{name}: {value:.3f} > {most:.3f}" for name, value, most in found if value > most]
-        return f"- {goal}: {'missed at ' + ', '.join(missed) if missed else 'met'}"
+    def line(goal: str, found: list[tuple[str, Ratio, float]]) -> str:
+        over = [
+            f"{'missed' if most < value.low else 'open'} at {name}: {value} > {most:.3f}"
+            for name, value, most in found
+            if value.median > most
+        ]
+        return f"- {goal}: {', '.join(over) or 'met'}"
 
     whole, *cut = rows
     scan = whole["inside of Mamba s"]
@@ -181,18 +217,37 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, and the verdicts."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(v if isinstance(v, str) else f"{v:.3f}" for v in r.values()) + " |" for r in rows]
-    return "\n".join([*lines, "", *verdicts(rows)]) + "\n"
+    """The rows as a Markdown table, the verdicts, and the profiles."""
+    names = [name for name in rows[0] if name != "profile"]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = [f"{row[n]:.3f}" if isinstance(row[n], float) else str(row[n]) for n in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    kinds = [*KINDS, "all else"]
+    heads = " | ".join(f"{kind} s | in dense" for kind in kinds)
+    lines += [
+        "",
+        *verdicts(rows),
+        "",
+        f"| profile | {heads} | operations / dense |",
+        "|---|" + "---|" * (2 * len(kinds) + 1),
+    ]
+    for row in rows:
+        sliced, dense = row["profile"]["sliced"], row["profile"]["dense"]
+        cells = [f"{p[kind]:.3f}" for kind in kinds for p in (sliced, dense)]
+        more = sliced["operations"] / dense["operations"]
+        lines.append(f"| {row['member']} | {' | '.join(cells)} | {more:.3f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=4, help="of the large model; the small one has twice as many")
+    parser.add_argument("--rounds", type=int, default=5, help="of the large model; the small one has twice as many")
     args = parser.parse_args()
     start()
     torch.set_num_threads(2)
+    if args.rounds < 5:
+        parser.error(f"--rounds: {args.rounds} is not allowed; at least 5, for bounds")
     found, page = {}, ""
     for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
         millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"

@@ -5,7 +5,8 @@
 A router's (or anyone's) choices miss their cost by up to 15 % and need not be nested (method §12). `fit` repairs a
 code with the smallest departure: a weighted sum of squared changes of relative width, so that many small steps come
 before one large one. It goes down to the budget, then up as far as there is room, then swaps pairs of steps to close
-the gap.
+the gap. A choice that needs no repair was measured or learned as it is: nothing of it is swapped for the last percent
+of a budget, and larger members go on holding it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from nemo_elastic.shapes.space import Space
 TOLERANCE = 0.002
 #: What a relative miss is worth in departures: a swap that closes 1 % may cost as much as a third off one axis.
 EXCHANGE = 10.0
+#: A choice that lies no further below its budget is settled: what fits beside it is added, and nothing taken away.
+SETTLED = 0.05
 ROUNDS = 1000
 
 #: the smallest and the largest entries that a code may have
@@ -75,7 +78,9 @@ class Projection:
         }
 
 
-def project(space: Space, raw: Subnet, budget: Budget, upper: Subnet | None = None) -> Projection:
+def project(
+    space: Space, raw: Subnet, budget: Budget, upper: Subnet | None = None, lower: Subnet | None = None
+) -> Projection:
     """Make a raw choice nested in `upper` and bring its cost to at most the budget and as near below it as pays.
 
     Args:
@@ -83,6 +88,7 @@ def project(space: Space, raw: Subnet, budget: Budget, upper: Subnet | None = No
         raw: what a router chose.
         budget: the limit; the parent's own budget gives the parent.
         upper: the next larger member, the parent when None.
+        lower: a smaller choice that the member should hold; without effect where `upper` or the budget is too small.
 
     Returns:
         The member with the figures of before and after.
@@ -97,12 +103,16 @@ def project(space: Space, raw: Subnet, budget: Budget, upper: Subnet | None = No
     else:
         price.check()
         inside = raw if raw <= upper else intersect(raw, upper)
-        member = space.decode(fit(space, price, space.encode(inside), space.encode(upper)))
+        held = None if lower is None or not lower <= upper or price(lower) > price.target else space.encode(lower)
+        swaps = inside != raw or not _settled(price, raw)
+        member = space.decode(fit(space, price, space.encode(inside), space.encode(upper), held, swaps=swaps))
     return Projection(budget.name, raw, member, price.target, price(raw), price(member), raw <= upper)
 
 
 def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Budget]) -> dict[str, Projection]:
     """Project the choices of all budgets, largest first: every member is nested in the one before.
+
+    Choices that meet their budgets and are nested already are only added to.
 
     Args:
         space: choices that members may make.
@@ -111,11 +121,19 @@ def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Bu
     """
     out: dict[str, Projection] = {}
     upper = space.full
-    for budget in budgets:
+    for budget, after in zip(budgets, [*budgets[1:], None], strict=True):
         chosen = space.full if budget.is_parent else raw[budget.name]
-        out[budget.name] = project(space, chosen, budget, upper)
+        lower = None
+        if after is not None and raw[after.name] <= chosen and _settled(space.price(after), raw[after.name]):
+            lower = raw[after.name]
+        out[budget.name] = project(space, chosen, budget, upper, lower)
         upper = out[budget.name].member
     return out
+
+
+def _settled(price: Price, raw: Subnet) -> bool:
+    """Whether a choice meets its budget as it is."""
+    return -SETTLED <= price.miss(price(raw)) <= 0
 
 
 class _Departure:
@@ -148,6 +166,7 @@ def fit(
     upper: Sequence[int],
     lower: Sequence[int] | None = None,
     tolerance: float = TOLERANCE,
+    swaps: bool = True,
 ) -> tuple[int, ...]:
     """Repair a code: nested in `upper`, holding `lower`, cost at most the target and near it. Deterministic.
 
@@ -158,6 +177,7 @@ def fit(
         upper: code that the result is nested in.
         lower: code that is nested in the result, itself nested in `upper` and within the target; None: the smallest.
         tolerance: relative miss at which to stop.
+        swaps: also take something away so that something else fits, once nothing fits besides.
 
     Returns:
         The repaired code.
@@ -184,7 +204,8 @@ def fit(
         if -price.miss(cost) <= tolerance:
             break
         moved = _grow(space, price, now, window, cost, departure)
-        moved = moved or _swap(space, price, now, window, cost, departure, tolerance)
+        if moved is None and swaps:
+            moved = _swap(space, price, now, window, cost, departure, tolerance)
         if moved is None:
             break
         now, cost = moved

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -81,6 +83,25 @@ def test_a_choice_that_is_right_already_stays():
     raw = project(space, space.full, BUDGETS[1]).member
     again = project(space, raw, BUDGETS[1])
     assert again.member == raw and again.nested
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_choices_that_nest_and_meet_their_budgets_are_only_added_to(seed):
+    """A swap in the larger one for a fraction of a percent once tore apart the smaller one, which no longer nested."""
+    space = small_space()
+    rng, middle, small = np.random.default_rng(seed), *BUDGETS[1:]
+    raw = {middle.name: project(space, space.decode(rng.integers(0, space.sizes)), middle).member}
+    raw[small.name] = project(space, space.decode(rng.integers(0, space.sizes)), small, raw[middle.name]).member
+    # a little below the budgets, as what a search finds in a coarse space
+    looser = [
+        BUDGETS[0],
+        *(replace(b, ratio=space.price(b)(raw[b.name]) / space.price(b).whole * 1.015) for b in BUDGETS[1:]),
+    ]
+    family = project_family(space, raw, looser)
+    for name, chosen in raw.items():
+        assert chosen <= family[name].member and family[name].nested
+        assert -0.016 < family[name].raw_miss < -0.014
+    assert family[small.name].member <= family[middle.name].member
 
 
 def test_repair_prefers_many_small_changes_to_a_large_one():
