@@ -73,7 +73,7 @@ def _limits(axes: Axes, members: list[MemberResult], run: Run) -> None:
     width = (max(sizes) - min(sizes)) or max(sizes)
     height = (max(losses) - min(losses)) or 1.0
     axes.set_xlim(min(sizes) - 0.16 * width, max(sizes) + 0.14 * width)
-    axes.set_ylim(min(losses) - 0.20 * height, max(losses) + 0.26 * height)
+    axes.set_ylim(min(losses) - 0.20 * height, max(losses) + 0.36 * height)  # the legend stands above every loss
 
 
 def _references(axes: Axes, run: Run) -> None:
