@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,9 +94,9 @@ def checkpointed(student: Head, teacher: Head) -> torch.Tensor:
     return torch.stack([checkpoint(part, *chunk, use_reentrant=False) for chunk in parts]).sum()
 
 
-def fused(student: Head, teacher: Head, chunk: int = CHUNK) -> torch.Tensor:
+def fused(student: Head, teacher: Head) -> torch.Tensor:
     """nn.head_loss, its weight gradient given to autograd."""
-    return head_loss(student, teacher, chunk_tokens=chunk)[0]
+    return head_loss(student, teacher, chunk_tokens=CHUNK)[0]
 
 
 def into_buffer(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor) -> None:
@@ -115,7 +114,6 @@ WAYS: dict[str, Callable[[Head, Head], torch.Tensor]] = {
     "whole logits, loss in chunks": loss_in_chunks,
     "chunks, checkpointed": checkpointed,
     "fused": fused,
-    "fused, chunks of 128": partial(fused, chunk=128),
     "fused, into main_grad": buffered,
 }
 #: way, tokens of the processes that measure memory; in float32, for which every CPU has fast matrix products

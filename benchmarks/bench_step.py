@@ -41,7 +41,7 @@ LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64,
 #: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock
 DENSE, ABOVE, STOCK = 1.05, 0.08, 1.03
 #: masked steps, the inside of Mamba and profiles are seen every so many rounds
-SELDOM = 3
+SELDOM = 5
 #: operations of torch by what they do; whatever is in none is "all else"
 KINDS = {
     "products": {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"},
@@ -147,36 +147,35 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
         ways[name, "sliced"] = (elastic, member)
         ways[name, "dense"] = (distributed(dense(parent, member)), None)
         ways[name, "masked"] = (elastic, Gates.of(parent, member))
-    times: dict[tuple[str, str], list[float]] = {k: [] for k in ways}
+    times: dict[tuple[str, str], dict[int, float]] = {k: {} for k in ways}
     alone: dict[str, list[float]] = {name: [] for name in cuts}
     profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] != "masked"}
-    for r in range(rounds + 1):
+    for model, choice in ways.values():  # warms up
+        step(model, choice, tokens[:1], labels[:1])
+    for r in range(rounds):
+        seldom = r % SELDOM == 1
         turn = r % len(ways)  # nobody always comes first
         for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            if key[1] == "masked" and r % SELDOM:  # costs what it costs at every size
-                times[key].append(times[key][-1])
-            else:
-                times[key].append(step(model, choice, tokens, labels))
-        if r % SELDOM == 0:
+            if seldom or key[1] != "masked":
+                times[key][r] = step(model, choice, tokens, labels)
+        if seldom:
             for name, member in cuts.items():
                 alone[name].append(inside(parent, member, shape))
             for key in profiles:
                 profiles[key].append(profile(*ways[key], tokens, labels))
-    for taken in (*times.values(), *alone.values(), *profiles.values()):
-        del taken[0]  # the first round warms up
 
-    def ratio(above: tuple[str, str], below: tuple[str, str]) -> Ratio:
-        return Ratio.of([a / b for a, b in zip(times[above], times[below], strict=True)])
+    def ratios(above: tuple[str, str], below: tuple[str, str]) -> list[float]:
+        return [times[above][r] / seconds for r, seconds in times[below].items()]
 
     return [
         {
             "member": name,
             "parameters": parameters(parent, member) / parameters(parent, parent.full),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
-            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
-            "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
-            "sliced / dense": ratio((name, "sliced"), (name, "dense")),
-            "sliced / masked": ratio((name, "sliced"), (name, "masked")),
+            **{f"{way} s": statistics.median(times[name, way].values()) for way in ("sliced", "masked", "dense")},
+            "sliced / full step": Ratio.of(ratios((name, "sliced"), ("1.00", "sliced"))),
+            "sliced / dense": Ratio.of(ratios((name, "sliced"), (name, "dense"))),
+            "sliced / masked": statistics.median(ratios((name, "sliced"), (name, "masked"))),
             "inside of Mamba s": statistics.median(alone[name]),
             "profile": {
                 way: {k: statistics.median(p[k] for p in profiles[name, way]) for k in profiles[name, way][0]}
