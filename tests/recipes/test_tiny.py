@@ -45,6 +45,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block = OmegaConf.load(ROOT / "conf" / "elastic_tiny.yaml")
     block.elastic.importance = {"samples": 8, "depth_samples": 1}
     block.elastic.search = {"candidates": 8, "tokens": 256}
+    block.elastic.router.soft_share = 1.0  # of so few micro-batches a small share would be none
     OmegaConf.save(block, folder / "elastic.yaml")
     run_worker("tiny_worker", folder)
     return folder
