@@ -8,7 +8,7 @@ Three ways take turns on the same tokens of a model of 12 layers that was traine
 Python's standard library: every candidate whole (`naive_depth.py`), candidates that share the layers before theirs,
 and candidates that are also given up once they have cost more than another one in all. All must give the same order.
 Layers that run are counted, there and on models of 16, 32 and 62 layers with random weights. Bytes are those of
-tensors alive at the fullest moment of whole rankings of 64 and 256 sequences.
+tensors alive at the fullest moment of whole rankings of 32 and 128 sequences.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike; medians of the
 seconds, and of the ratios within a round, are printed: chance moves them less than ratios of the fastest. The bounds
-beside a ratio hold its true median with a confidence of 90 %; a goal between them is neither met nor missed. A step is
+beside a ratio hold its true median with a confidence of 90 %; a goal that the median exceeds is open where they hold
+it, and missed where they do not. A step is
 forward and backward of a cross-entropy, gradients added to megatron-core's buffer; the optimizer is the same for all
 and left out. "Dense" is the stock model of that size: the same layers without elasticity. "Masked" runs at full size
 with gates of zeros and ones, as the public implementation does. Two models: one of the demo's kind, and one with a
@@ -243,10 +244,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of the large model; the small one has twice as many")
     args = parser.parse_args()
-    start()
-    torch.set_num_threads(2)
     if args.rounds < 5:
         parser.error(f"--rounds: {args.rounds} is not allowed; at least 5, for bounds")
+    start()
+    torch.set_num_threads(2)
     found, page = {}, ""
     for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
         millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"

@@ -98,15 +98,16 @@ def project(
     """
     price = space.price(budget)
     upper = upper or space.full
+    nested = raw <= upper
     if budget.is_parent:
         member = space.full
     else:
         price.check()
-        inside = raw if raw <= upper else intersect(raw, upper)
+        inside = raw if nested else intersect(raw, upper)
         held = None if lower is None or not lower <= upper or price(lower) > price.target else space.encode(lower)
-        swaps = inside != raw or not _settled(price, raw)
+        swaps = not (nested and _settled(price, raw))
         member = space.decode(fit(space, price, space.encode(inside), space.encode(upper), held, swaps=swaps))
-    return Projection(budget.name, raw, member, price.target, price(raw), price(member), raw <= upper)
+    return Projection(budget.name, raw, member, price.target, price(raw), price(member), nested)
 
 
 def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Budget]) -> dict[str, Projection]:
