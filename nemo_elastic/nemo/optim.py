@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32, get_grad_norm_fp32
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from nemo.lightning.pytorch.optim.base import LRSchedulerModule
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,8 +19,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from .nonfinite import Guard
 
 ROUTER_PREFIX = "elastic.router."
-#: Adam does not see a constant factor on a gradient; a small one keeps the router out of the global norm for clipping
-ROUTER_GRAD_SCALE = 1e-3
 
 
 def is_router(name: str, _: torch.Tensor) -> bool:
@@ -41,8 +41,69 @@ def router_ratio(router_lr: float, lr: float) -> float:
     return router_lr / lr if router_lr != lr else 1.0 + 1e-9
 
 
+def is_router_group(group: dict[str, Any]) -> bool:
+    """Whether a parameter group of megatron-core is the router's; NeMo renames its `lr_mult`."""
+    return group.get("pre_lr_mult", group.get("lr_mult", 1.0)) != 1.0
+
+
+class RouterClip:
+    """Clips the router's gradients by their own norm, and hides them while megatron-core clips the model's.
+
+    Neither may scale the other: the router's gradients are about 1e-3 and the model's clipping would push them below
+    Adam's epsilon; the router's would count in the norm of a model that it is no part of.
+
+    Args:
+        optimizer: an optimizer of megatron-core that holds parameters itself, no chained one. Its methods are wrapped.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._prepare, self._step = optimizer.prepare_grads, optimizer.step_with_ready_grads
+        self._grad = (
+            "decoupled_grad"
+            if getattr(optimizer.config, "use_precision_aware_optimizer_no_fp8_or_ds_fp8", False)
+            else "grad"
+        )
+        self._hidden: list[tuple[torch.Tensor, torch.Tensor]] = []
+        optimizer.prepare_grads, optimizer.step_with_ready_grads = self.prepare_grads, self.step_with_ready_grads
+
+    @classmethod
+    def install(cls, optimizer: Any) -> None:
+        """Wrap an optimizer, or each of a chained one."""
+        for leaf in getattr(optimizer, "chained_optimizers", [optimizer]):
+            cls(leaf)
+
+    def prepare_grads(self) -> bool:
+        """As megatron-core's; afterwards the router's gradients are clipped and out of sight."""
+        infinite = self._prepare()
+        if infinite:  # fp16: this step is left out
+            return infinite
+        params = [p for g in self._optimizer.param_groups if is_router_group(g) for p in g["params"]]
+        params = [p for p in params if getattr(p, self._grad, None) is not None]
+        limit = self._optimizer.config.clip_grad
+        if limit > 0:
+            clip_grad_by_total_norm_fp32(params, limit, self._norm(params), self._grad != "grad")
+        self._hidden = [(p, getattr(p, self._grad)) for p in params]
+        for p in params:
+            setattr(p, self._grad, None)
+        return infinite
+
+    def step_with_ready_grads(self) -> bool:
+        """As megatron-core's, with the router's gradients in their place again."""
+        for p, grad in self._hidden:
+            setattr(p, self._grad, grad)
+        self._hidden = []
+        return self._step()
+
+    def _norm(self, params: list[torch.Tensor]) -> float:
+        """Norm over all shards; every pipeline stage has a whole replica, whose gradients are the same."""
+        grads = [getattr(p, self._grad) for p in params if param_is_not_tensor_parallel_duplicate(p)]
+        norm = get_grad_norm_fp32(grads, grad_stats_parallel_group=self._optimizer.get_grad_stats_parallel_group())
+        return norm / math.sqrt(parallel_state.get_pipeline_model_parallel_world_size())
+
+
 class ElasticOptimizer(MegatronOptimizerModule):
-    """MegatronOptimizerModule that also reduces the router's gradients, and takes no step that is not finite.
+    """MegatronOptimizerModule that also reduces and clips the router's gradients, and takes no step that is not finite.
 
     It has its base's constructor: NeMo captures constructor calls, and a base called with other arguments breaks that.
     """
@@ -52,6 +113,9 @@ class ElasticOptimizer(MegatronOptimizerModule):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
+        if self.scale_lr_cond is not None:
+            for optimizer in trainer.optimizers:
+                RouterClip.install(optimizer.mcore_optimizer)
         if self.config.fp16:  # finds infinities by itself: it is how its loss scale is found
             return
         self.guard = Guard(pl_module)
@@ -65,12 +129,11 @@ class ElasticOptimizer(MegatronOptimizerModule):
         models = args[0] if args else kwargs["model"]
         for model in models:
             for name, param in model.named_parameters():
-                if ROUTER_PREFIX in name and getattr(param, "main_grad", None) is not None:
-                    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-                        torch.distributed.all_reduce(
-                            param.main_grad, group=parallel_state.get_pipeline_model_parallel_group()
-                        )
-                    param.main_grad.mul_(ROUTER_GRAD_SCALE)
+                staged = parallel_state.get_pipeline_model_parallel_world_size() > 1
+                if staged and ROUTER_PREFIX in name and getattr(param, "main_grad", None) is not None:
+                    torch.distributed.all_reduce(
+                        param.main_grad, group=parallel_state.get_pipeline_model_parallel_group()
+                    )
         if self.guard is not None:
             self.guard.look(models)
         return out
@@ -115,7 +178,7 @@ class ElasticSchedule(LRSchedulerModule):
 
     def scheduler(self, model: Any, optimizers: Any) -> Any:
         groups = optimizers.param_groups
-        factors = [self.router_factor if g.get("pre_lr_mult", 1.0) != 1.0 else self.model_factor for g in groups]
+        factors = [self.router_factor if is_router_group(g) else self.model_factor for g in groups]
         for g in groups:
             g.setdefault("initial_lr", g["lr"])
         schedule = LambdaLR(optimizers, factors)
