@@ -158,39 +158,6 @@ class Router(nn.Module):
             raise bad("budget", budget, f"a position from 0 to {len(names) - 1}, or one of {', '.join(names)}")
         return budget
 
-    def one_hot(self, budget: int | str | torch.Tensor) -> torch.Tensor:
-        """Weights over the known budgets, [budgets]; a tensor (see `interpolate`) is taken as it is."""
-        like = self._like()
-        if isinstance(budget, torch.Tensor):
-            return budget.to(like)
-        out = torch.zeros(len(self.budgets)).to(like)
-        out[self.index(budget)] = 1
-        return out
-
-    def interpolate(self, share: float) -> torch.Tensor:
-        """The one-hot of an unseen budget: a mixture of its two neighbours.
-
-        Args:
-            share: cost wanted, as a share of the parent's; each budget has its own share, in its own unit.
-
-        Returns:
-            [budgets], non-negative, sum 1.
-
-        Raises:
-            ElasticError: outside the known budgets.
-        """
-        known = [price.target / price.whole for price in self.prices]
-        if not known[-1] <= share <= known[0]:
-            raise bad("share", share, f"between {known[-1]:.4g} and {known[0]:.4g}, the known budgets")
-        out = torch.zeros(len(known)).to(self._like())
-        upper = max(i for i, k in enumerate(known) if k >= share)
-        if known[upper] == share or upper + 1 == len(known):
-            out[upper] = 1
-            return out
-        weight = (share - known[upper + 1]) / (known[upper] - known[upper + 1])
-        out[upper], out[upper + 1] = weight, 1 - weight
-        return out
-
     def schedule(self, progress: float) -> tuple[float, float]:
         """(tau, scale) at a fraction of stage 1: linear up to `freeze_at`, constant after it."""
         end = self.config.freeze_at
@@ -200,25 +167,25 @@ class Router(nn.Module):
 
     # ------------------------------------------------------------------ logits and probabilities
 
-    def logits(self, budget: int | str | torch.Tensor) -> Probabilities:
+    def logits(self, budget: int | str) -> Probabilities:
         """axis -> logits [slots, choices], free axes only."""
-        weights = self.one_hot(budget)
+        i = self.index(budget)
         out = {}
         for axis in self.axes:
-            inner = nn.functional.leaky_relu(weights @ self.down[axis], 0.1)
-            prior = torch.einsum("b,bsc->sc", weights, self._buffer("prior", axis))
-            out[axis] = (inner @ self.up[axis]).view(self._shape(axis)) + prior
+            inner = nn.functional.leaky_relu(self.down[axis][i], 0.1)
+            out[axis] = (inner @ self.up[axis]).view(self._shape(axis)) + self._buffer("prior", axis)[i]
         return out
 
     def probabilities(
-        self, budget: int | str | torch.Tensor, tau: float = 1.0, scale: float = 1.0, noise: Noise = None
+        self, budget: int | str, tau: float = 1.0, scale: float = 1.0, noise: Noise = None
     ) -> Probabilities:
         """softmax((logits x scale + g) / tau), g Gumbel noise.
 
         Args:
-            budget: position, name, or an interpolated one-hot [budgets].
+            budget: position or name.
             tau: temperature; scale: factor on the logits (`schedule`).
-            noise: (step, micro-batch) to draw g for. Every axis has its own noise, the same on all ranks. None: none.
+            noise: (step, micro-batch) to draw g for. Every budget and axis has its own noise, the same on all ranks.
+                None: none.
 
         Returns:
             axis -> [slots, choices]; rigid axes have the one probability 1.
@@ -232,20 +199,20 @@ class Router(nn.Module):
                 continue
             z = logits[axis] * scale
             if noise is not None:
-                z = z + self.gumbel(number, z.shape, noise).to(z)
+                z = z + self.gumbel((*noise, self.index(budget), number), z.shape).to(z)
             out[axis] = (z / tau).softmax(-1)
         return out
 
-    def gumbel(self, axis: int, shape: Sequence[int], noise: tuple[int, int]) -> torch.Tensor:
-        """Gumbel noise of one axis, float64 on the CPU: a function of (seed, step, micro-batch, axis) alone."""
-        u = np.random.default_rng([self.seed, *noise, axis]).random(tuple(shape))
+    def gumbel(self, key: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+        """Gumbel noise, float64 on the CPU: a function of seed and key (step, micro-batch, budget, axis) alone."""
+        u = np.random.default_rng([self.seed, *key]).random(tuple(shape))
         return torch.from_numpy(-np.log(-np.log(np.clip(u, 1e-12, 1 - 1e-12))))
 
     # ------------------------------------------------------------------ gates, cost, choice
 
     def gates(
         self,
-        budget: int | str | torch.Tensor,
+        budget: int | str,
         tau: float = 1.0,
         scale: float = 1.0,
         noise: Noise = None,
@@ -258,7 +225,7 @@ class Router(nn.Module):
         (straight-through): the forward value is the submodel's.
 
         Args:
-            budget: position, name, or interpolated one-hot.
+            budget: position or name.
             tau: temperature; scale: factor on the logits.
             noise: (step, micro-batch), None for none.
             hard: overrides `config.gate`.
@@ -328,31 +295,25 @@ class Router(nn.Module):
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
         """|C/C_target - 1| of the expected cost C, zero where it is below `config.deadzone`.
 
-        The parent's budget pulls towards the full choice instead: 1 - the mean probability of the full choice over all
-        slots, axis by axis. It is bounded and of the same size as a relative miss, where a cross-entropy at the last
-        temperature would outweigh everything else.
-
         Args:
             routed: what `gates` returned, or bare probabilities.
-            budget: position or name of the budget that the micro-batch trains.
+            budget: position or name of the budget that the micro-batch trains; not the parent's, which always runs
+                whole and is never routed.
 
         Returns:
             0-dim, in the router's dtype; `config.loss_weight` is not applied.
         """
         pi = routed.probabilities if isinstance(routed, Routed) else routed
-        if self.budgets[self.index(budget)].is_parent:
-            pulls = [1 - pi[axis][:, 0].mean() for axis in self.axes]
-            return torch.stack(pulls).mean() if pulls else pi[HIDDEN].new_zeros(())
         miss = (self.expected_cost(pi, budget) - 1).abs()
         return torch.where(miss > self.config.deadzone, miss, miss.new_zeros(())).to(self._like().dtype)
 
     @torch.no_grad()
-    def choose(self, budget: int | str | torch.Tensor) -> Subnet:
+    def choose(self, budget: int | str) -> Subnet:
         """The member of the largest logits, without noise: deterministic, not yet projected (see `family`).
 
         The parent's own budget always gives the parent.
         """
-        if not isinstance(budget, torch.Tensor) and self.budgets[self.index(budget)].is_parent:
+        if self.budgets[self.index(budget)].is_parent:
             return self.space.full
         return self._decode({axis: z.argmax(-1) for axis, z in self.logits(budget).items()})
 

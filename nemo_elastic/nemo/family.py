@@ -63,7 +63,7 @@ def elastic_family(
     config = block if isinstance(block, ElasticConfig) else ElasticConfig.from_dict(dict(block))
     shape = config.parent_shape(parent)
     members = members_of(shape, elastic, config, where)
-    order = next((elastic[name] for name in ("router.drop_order", "drop_order") if name in elastic), None)
+    order = next((elastic[name].tolist() for name in ("router.drop_order", "drop_order") if name in elastic), None)
     return Family.of(
         shape,
         members,
@@ -71,7 +71,7 @@ def elastic_family(
         budgets=config.budgets,
         ranking_digest=ranking_digest,
         provenance=provenance,
-        drop_order=None if order is None else order.tolist(),
+        drop_order=order,
     )
 
 

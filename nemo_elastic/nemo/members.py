@@ -31,6 +31,7 @@ class Members(nn.Module):
     Attributes:
         router: the trained router, or None.
         codes: int64 [budgets, 1 + 3 * layers], see `encode`; zeros until shapes were found.
+        drop_order: int64 [layers], in which smaller shapes lose layers; without a router only, which has it otherwise.
         frozen: int64 [1]: 1 once the shapes are fixed and every step is sliced.
     """
 
@@ -43,6 +44,8 @@ class Members(nn.Module):
         self.router = router
         self.register_buffer("codes", torch.zeros(budgets, 1 + 3 * parent.num_layers, dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
+        if router is None:
+            self.register_buffer("drop_order", torch.zeros(parent.num_layers, dtype=torch.int64))
         self._read: _Read | None = None
 
     @property
@@ -54,9 +57,14 @@ class Members(nn.Module):
         return self._host().frozen
 
     def put(self, members: list[Subnet], frozen: bool) -> None:
-        """Store one member per budget."""
+        """Store one member per budget; where there are several ranks, all call it and have rank 0's afterwards.
+
+        Ranks find the same ones, but for the last bit of a loss or a logit: one bit is enough for another member.
+        """
         rows = [encode(self.parent, m) for m in members]
         self.codes.copy_(torch.tensor(rows, dtype=torch.int64))
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(self.codes, 0)
         self.frozen.fill_(int(frozen))
 
     def get(self) -> list[Subnet]:

@@ -16,7 +16,7 @@ from megatron.core import parallel_state
 from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.family_folder import read_members
-from nemo_elastic.family import DEPTH, Subnet
+from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, Subnet
 from nemo_elastic.files import atomic_write
 from nemo_elastic.megatron.layers import Layers
 from nemo_elastic.ranking import Ranking, RankOptions, Unfinished, rank, sort
@@ -61,6 +61,8 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         found = find_shapes(trainer, model, space, out)
     unfinished_ranking(model, out).remove()
     model.train()
+    if members.router is None:
+        members.drop_order.copy_(torch.tensor(ranking.depth))
     if members.router is not None and config.router is not None:
         members.router.space = space
         if config.search is not None:
@@ -88,7 +90,8 @@ def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking
         OtherRanking: an earlier run was killed that ranked another parent, on other data or otherwise.
     """
     config, parent = model.elastic_config, model.parent
-    smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
+    axes = config.resolve_axes(parent)
+    smallest = axes[DEPTH].choices[-1]
     if config.ranking is not None:
         return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
     imp = config.importance
@@ -98,6 +101,8 @@ def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking
         depth=imp.depth,
         depth_samples=min(imp.depth_samples, training_share(imp.samples)),
         depth_exact=max(1, parent.num_layers - smallest),
+        # a head is worth what its channels are worth that every member keeps
+        head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
     )
     sampler = trainer.datamodule.data_sampler
     ranking = rank(

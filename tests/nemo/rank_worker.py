@@ -17,7 +17,7 @@ from tests.texts import library_text
 
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.8}],
-    "axes": {"hidden": [128, 112, 96], "depth": [12, 11, 10, 9]},
+    "axes": {"hidden": [128, 112, 96], "mamba_head_dim": [16, 12], "depth": [12, 11, 10, 9]},
     "importance": {"samples": 8, "depth_samples": 4},
     "search": None,
     "router": None,

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
+from nemo_elastic.nemo.family import elastic_family
 from nemo_elastic.nemo.members import Members, decode, encode
 from tests.shapes import PARENT
 from tests.test_family import members
@@ -57,3 +60,32 @@ def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch
     assert (held.is_frozen, held.get()) == (True, [small])
     held.put([PARENT.full], frozen=True)
     assert held.double().get() == [PARENT.full]
+
+
+def _differ(rank: int, place: str) -> None:
+    """One of two ranks whose last bits made another member of the same logits."""
+    store = torch.distributed.FileStore(f"{place}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    held = Members(PARENT, 1)
+    held.put([PARENT.uniform(hidden=8 if rank else 12)], frozen=True)
+    torch.save(held.get()[0].hidden, f"{place}/{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_differ, (str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [12, 12]
+
+
+def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:
+    """Sizes between members lose the least important layers, not the last ones."""
+    order = [3, 1, 0, 2, 4]
+    held, block = Members(PARENT, 2), {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}], "router": None}
+    held.put([PARENT.full, PARENT.uniform([0, 2, 4], hidden=8, ffn=8)], frozen=True)
+    held.drop_order.copy_(torch.tensor(order))
+    saved = {name: value.clone() for name, value in held.state_dict().items()}
+    block["axes"] = {"hidden": [16, 8], "ffn": [16, 8], "depth": [5, 3]}
+    assert elastic_family(PARENT, saved, block, "here").drop_order == tuple(order)
+    del saved["drop_order"]  # as checkpoints of 0.1 are
+    assert elastic_family(PARENT, saved, block, "here").drop_order is None

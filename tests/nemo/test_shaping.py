@@ -42,6 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_only_the_drops_of_the_smallest_depth_are_measured(folder: Path) -> None:
     ranking = Ranking.load(folder / "whole" / "elastic" / "ranking")
     assert ranking.options.depth_exact == 12 - min(BLOCK["axes"]["depth"]) == 3
+    assert ranking.options.head_channels == min(BLOCK["axes"]["mamba_head_dim"]) < 16
     assert sorted(ranking.depth) == list(range(12)) and None not in ranking.depth_scores
     assert ranking.provenance == {"samples": 8, "tokens": 8 * 64, "sequences": 8, "length": 64}
 
