@@ -103,7 +103,7 @@ class RouterClip:
 
 
 class ElasticOptimizer(MegatronOptimizerModule):
-    """MegatronOptimizerModule that also reduces and clips the router's gradients, and takes no step that is not finite.
+    """MegatronOptimizerModule that also reduces and clips the router's gradients; no step of it is not finite.
 
     It has its base's constructor: NeMo captures constructor calls, and a base called with other arguments breaks that.
     """

@@ -4,8 +4,8 @@
 
 python -m tests.nemo.router_scale_worker RECIPE…; prints {recipe: {preference: …}} as JSON.
 
-Block, space, draws, schedule, optimizer and clipping are those of the recipe's stage 1 as it is built. The model is one
-weight: the members' losses are made up, as so many nats by which the full width of an axis is better than the smallest.
+Block, space, draws, schedule, optimizer and clipping are those of the recipe's stage 1 as it is built. The model is
+one weight: the members' losses are made up, as so many nats by which an axis's full width is better than its smallest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,8 +59,6 @@ class Stage:
         self.config = ElasticConfig.from_dict(recipe.model.elastic)
         parent = check_shape(recipe, self.config)
         if parent.vocab == 1:  # its tokenizer lies on a hub
-            from dataclasses import replace
-
             parent = replace(parent, vocab=131072)
         space = Space(parent, self.config.resolve_axes(parent), tuple(range(parent.num_layers)))
         self.router = Router(space, self.config.budgets, self.config.router, self.config.seed)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The routers of the large recipes learn, under the optimizer that each recipe builds and beside a model that is clipped.
+"""The routers of the large recipes learn, under each recipe's own optimizer and beside a model that is clipped.
 
 Adam's epsilon there is 1e-5: gradients of the router, 1e-3 at most, must reach it unscaled.
 """
