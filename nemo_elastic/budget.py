@@ -11,7 +11,7 @@ from typing import Any
 from .checks import integer, number, parse_float, parse_size
 from .cost import MemorySpec, memory, parameters
 from .errors import bad
-from .family import FFN, Parent, known_fields
+from .family import DEPTH, FFN, Parent, known_fields
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,27 @@ class AxisConfig:
         choices: widths a member may have; for depth the number of layers it keeps.
         per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model.
         stripes: FFN only: blocks of the axis. Any tensor-parallel size that divides it keeps equal shares.
+        keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
+            Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
+            context rests on the Mamba state alone; 0 allows it.
     """
 
     choices: tuple[int, ...]
     per_layer: bool = False
     stripes: int | None = None
+    keep_attention: int | None = None
+
+    @property
+    def attention(self) -> int:
+        """Attention layers that every member keeps."""
+        return 1 if self.keep_attention is None else self.keep_attention
+
+    def check_attention(self, parent: Parent) -> None:
+        """Raise where a member cannot keep as many attention layers as the axis says."""
+        has, least = parent.types.count("attention"), self.choices[-1]
+        if self.keep_attention is not None and self.keep_attention > min(has, least):
+            allowed = f"at most {min(has, least)}: the parent has {has}, the smallest depth is {least}"
+            raise bad("elastic.axes.depth.keep_attention", self.keep_attention, allowed)
 
     @classmethod
     def read(cls, name: str, data: Any) -> AxisConfig:
@@ -125,7 +141,12 @@ class AxisConfig:
             if name != FFN:
                 raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
             integer(f"{where}.stripes", stripes, 1, "a positive integer")
-        return cls(tuple(choices), per_layer, stripes)
+        attention = raw.get("keep_attention")
+        if attention is not None:
+            if name != DEPTH:
+                raise bad(f"{where}.keep_attention", attention, "only depth drops layers")
+            integer(f"{where}.keep_attention", attention, 0, "a number of layers, 0 or more")
+        return cls(tuple(choices), per_layer, stripes, attention)
 
 
 def inclusion(weights: Sequence[float], count: int) -> list[float]:

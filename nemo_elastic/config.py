@@ -316,6 +316,7 @@ class ElasticConfig:
         out["axes"] = {
             n: {"choices": list(a["choices"]), "per_layer": a["per_layer"]}
             | ({"stripes": a["stripes"]} if a["stripes"] else {})
+            | ({"keep_attention": a["keep_attention"]} if a["keep_attention"] is not None else {})
             for n, a in out["axes"].items()
         }
         if out["router"]:
@@ -353,6 +354,7 @@ class ElasticConfig:
                     type(prefix)(prefix.size, prefix.blocks, f"elastic.axes.{name}").check(c)
                 elif c > full:
                     raise bad("elastic.axes.depth", c, f"at most the parent's {full} layers")
+            axis.check_attention(parent)
             if axis.choices[0] != full:
                 raise bad(f"elastic.axes.{name}", list(axis.choices), f"the first choice must be the parent's {full}")
             out[name] = axis

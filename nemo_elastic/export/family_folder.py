@@ -113,7 +113,9 @@ def init_family(
         if len(axes[DEPTH].choices) > 1 and order is None:
             order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
         config.targets(parent)
-        subnets = uniform_family(Space(parent, axes, order or ()), config.budgets)
+        space = Space(parent, axes, order or ())
+        order = space.whole_drop_order if order is not None else None
+        subnets = uniform_family(space, config.budgets)
     family = Family.of(
         parent,
         subnets,

@@ -62,7 +62,7 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
     unfinished_ranking(model, out).remove()
     model.train()
     if members.router is None:
-        members.drop_order.copy_(torch.tensor(ranking.depth))
+        members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     if members.router is not None and config.router is not None:
         members.router.space = space
         if config.search is not None:

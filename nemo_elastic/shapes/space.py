@@ -32,6 +32,20 @@ class Slot:
     choices: tuple[int, ...]
 
 
+def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tuple[int, ...]:
+    """A drop order that ends with the most important attention layers, as far as it has too many of them.
+
+    Args:
+        parent: shape of the parent.
+        drop_order: layers from least to most important; those that it does not name are never dropped.
+        number: attention layers to keep, or all that the parent has.
+    """
+    named = [i for i in drop_order if parent.types[i] == "attention"]
+    safe = parent.types.count("attention") - len(named)
+    last = named[len(named) - max(0, number - safe) :] if number > safe else []
+    return (*(i for i in drop_order if i not in last), *last)
+
+
 class Space:
     """All members with widths among an axis' choices and the layers that a ranking keeps.
 
@@ -39,7 +53,8 @@ class Space:
         parent: shape of the parent, with the FFN stripes of the block (`ElasticConfig.parent_shape`).
         axes: `ElasticConfig.resolve_axes(parent)`; an axis with one choice is rigid.
         drop_order: layers from least to most important (`Ranking.depth`); a depth of k keeps all but the first N-k.
-            May be empty where depth is rigid.
+            May be empty where depth is rigid. The most important attention layers go to its end: the axis says how
+            many every member keeps (`AxisConfig.keep_attention`).
 
     Attributes:
         slots: every decision, free axes only, in the order of `family.AXES` and then of layers.
@@ -66,6 +81,8 @@ class Space:
             raise bad("drop_order", list(drop_order), f"each of the parent's {parent.num_layers} layers at most once")
         if len(self.drop_order) < most:
             raise bad("drop_order", list(drop_order), f"at least the {most} layers that the smallest depth drops")
+        attention = axes[DEPTH].attention if DEPTH in axes else 0
+        self.drop_order = keep_attention(parent, self.drop_order, attention)
         self.slots = tuple(
             Slot(axis, layer, self.choices[axis])
             for axis in AXES
@@ -85,8 +102,10 @@ class Space:
         return (*self.drop_order, *rest)
 
     def reordered(self, drop_order: Sequence[int]) -> Space:
-        """The same choices with another drop order."""
-        axes = {a: AxisConfig(self.choices[a], self.per_layer[a]) for a in AXES}
+        """The same choices with another drop order, which is taken as it is."""
+        axes = {
+            a: AxisConfig(self.choices[a], self.per_layer[a], keep_attention=0 if a == DEPTH else None) for a in AXES
+        }
         return Space(self.parent, axes, drop_order)
 
     def layers_of(self, axis: str) -> tuple[int, ...]:

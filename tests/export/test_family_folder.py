@@ -158,7 +158,8 @@ def test_init_drops_the_layers_that_the_ranking_drops(plain, tmp_path):
     block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.85}], "axes": {"depth": [5, 4, 3]}}
     family = init_family(plain, ElasticConfig.from_dict(block), tmp_path / "family", tmp_path / "ranking")
     dropped = set(range(5)) - set(family.members[1].subnet.kept)
-    assert dropped and dropped == set((1, 3, 0)[: len(dropped)])
+    assert dropped and dropped == set((1, 0, 2)[: len(dropped)])  # 3 is its one attention layer
+    assert family.drop_order == (1, 0, 2, 4, 3)
 
 
 def test_init_takes_fixed_shapes(plain, tmp_path):

@@ -37,7 +37,7 @@ SMALL_AXES = {
     "mamba_heads": AxisConfig((16, 12, 8, 4), per_layer=True),
     "mamba_head_dim": AxisConfig((16, 12)),
     "attention_heads": AxisConfig((8, 6, 4)),
-    "depth": AxisConfig((12, 11, 10, 9, 8)),
+    "depth": AxisConfig((12, 11, 10, 9, 8), keep_attention=0),
 }
 SMALL_DROPS = (5, 3, 10, 8, 7, 1, 0, 2, 4, 6, 9, 11)
 BUDGETS = (Budget("full"), Budget("large", ratio=0.72), Budget("small", ratio=0.5))

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.config import AxisConfig, Budget
+from nemo_elastic.config import AxisConfig, Budget, ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.layout import tensors
 from nemo_elastic.shapes import Space
 from nemo_elastic.shapes.explorer import holds, nested
+from nemo_elastic.shapes.space import keep_attention
 from tests.shapes import PARENT
 from tests.spaces.common import NANO, SMALL, SMALL_AXES, SMALL_DROPS, codes, nano_space, small_space, spaces
 
@@ -170,3 +171,50 @@ def test_whole_model_axes_price_like_per_layer_ones_with_equal_choices():
         member = SMALL.uniform(**named)
         costs = [s.price(budget).codes(np.array([s.encode(member)]))[0] for s in (one, each)]
         assert costs[0] == costs[1] == budget.cost(SMALL, member)
+
+
+@pytest.mark.parametrize(
+    ("order", "number", "wanted"),
+    [
+        ((5, 3, 10, 8, 7), 1, (5, 3, 8, 7, 10)),  # 10 is the more important attention layer of the two
+        ((5, 3, 10, 8, 7), 2, (3, 8, 7, 5, 10)),
+        ((5, 3, 10, 8, 7), 0, (5, 3, 10, 8, 7)),
+        ((5, 3, 8, 7), 1, (5, 3, 8, 7)),  # 10 is never dropped
+        ((5, 3, 8, 7), 9, (3, 8, 7, 5)),
+        ((3, 8), 1, (3, 8)),
+    ],
+)
+def test_the_most_important_attention_layers_are_dropped_last(order, number, wanted):
+    assert [i for i, kind in enumerate(SMALL.types) if kind == "attention"] == [5, 10]
+    assert keep_attention(SMALL, order, number) == wanted
+
+
+def test_every_member_keeps_an_attention_layer_unless_told_otherwise():
+    depth = {"choices": [12, 8, 2]}
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": depth}}
+    order = (10, 5, *(i for i in range(12) if i not in (5, 10)))  # the least important two are the attention layers
+
+    def smallest(**told: int) -> tuple[int, ...]:
+        axes = ElasticConfig.from_dict(block | {"axes": {"depth": depth | told}}).resolve_axes(SMALL)
+        return Space(SMALL, axes, order).smallest.kept
+
+    assert smallest() == smallest(keep_attention=1) == (5, 11)
+    assert smallest(keep_attention=2) == (5, 10)
+    assert smallest(keep_attention=0) == (9, 11)
+
+
+def test_a_saved_drop_order_is_taken_as_it_is():
+    """A checkpoint's members were found under its own order, be it of a release that kept no attention layer."""
+    space = Space(SMALL, {"depth": AxisConfig((12, 10))}, (10, 5, 0))
+    assert space.smallest.kept == (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)
+    assert space.reordered((10, 5, 0)).smallest.kept == (0, 1, 2, 3, 4, 6, 7, 8, 9, 11)
+
+
+@pytest.mark.parametrize("number", [-1, 3, 1.5, True, "one"])
+def test_attention_layers_that_cannot_be_kept_are_refused(number):
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
+             "axes": {"depth": {"choices": [12, 8], "keep_attention": number}}}  # fmt: skip
+    with pytest.raises(ElasticError, match=r"elastic\.axes\.depth\.keep_attention: .* is not allowed"):
+        ElasticConfig.from_dict(block).resolve_axes(SMALL)
+    with pytest.raises(ElasticError, match="only depth drops layers"):
+        ElasticConfig.from_dict(block | {"axes": {"hidden": {"choices": [64], "keep_attention": 1}}})
