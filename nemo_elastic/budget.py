@@ -95,7 +95,8 @@ class AxisConfig:
 
     Attributes:
         choices: widths a member may have; for depth the number of layers it keeps.
-        per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model.
+        per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model. Such
+            members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
         stripes: FFN only: blocks of the axis. Any tensor-parallel size that divides it keeps equal shares.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long

