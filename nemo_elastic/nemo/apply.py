@@ -20,12 +20,15 @@ from .callbacks import ElasticCallback
 from .checks import (
     check_architecture,
     check_data,
+    check_files,
     check_parallel,
+    check_samples,
     check_shape,
     check_stage,
     check_teacher,
     made_by,
     name_of,
+    warnings,
 )
 from .model import ElasticMambaModel
 from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
@@ -46,10 +49,11 @@ MODEL_SETTINGS = {
 
 
 class Changes:
-    """Settings of a recipe that were rewritten: (dotted name, before, after)."""
+    """Settings of a recipe that were rewritten, (dotted name, before, after), and what makes no sense in it."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, Any, Any]] = []
+        self.warnings: list[str] = []
 
     def note(self, label: str, before: Any, after: Any) -> None:
         """Remember a change that is made elsewhere."""
@@ -65,7 +69,8 @@ class Changes:
     def text(self) -> str:
         """One line per change."""
         told = [f"  {label}: {name_of(before)} -> {name_of(after)}" for label, before, after in self.lines]
-        return "\n".join(["apply_elastic changes the recipe:", *told])
+        warned = ["apply_elastic warns:", *(f"  {line}" for line in self.warnings)] if self.warnings else []
+        return "\n".join(["apply_elastic changes the recipe:", *told, *warned])
 
 
 def apply_elastic(
@@ -93,7 +98,7 @@ def apply_elastic(
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.
         total_steps: steps of all stages; those of this recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
-        verbose: print every setting that is rewritten.
+        verbose: print every setting that is rewritten, and warn of what makes no sense.
 
     Returns:
         The recipe.
@@ -117,9 +122,14 @@ def apply_elastic(
     check_parallel(recipe, config, parent, teacher)
     check_data(recipe)
     check_teacher(teacher, parent)
+    if stage == 1:
+        check_files(config, parent)
+        check_samples(recipe, config)
     changes = Changes()
+    total = total_steps or done_steps + steps
+    changes.warnings = warnings(recipe, total)
     _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
-    _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total_steps or done_steps + steps)
+    _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total)
     _precision(recipe, config, changes)
     _callbacks(recipe, out, changes)
     _start(recipe, previous if stage == 2 else None, changes)

@@ -18,6 +18,7 @@ from typing import Any
 import fiddle
 from nemo import lightning as nl
 from nemo.collections import llm
+from nemo.collections.llm.gpt.data.mock import MockDataModule
 from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,8 +26,10 @@ from nemo_elastic.budget import AxisConfig, Budget
 from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import DEPTH, FFN, Parent
 from nemo_elastic.layout import tensors
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.shapes import Space
 
 from .checkpoint import ELASTIC
@@ -249,6 +252,53 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
         for budget in config.budgets:
             Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
     return parent
+
+
+def check_samples(recipe: Any, config: ElasticConfig) -> None:
+    """Raise where ranking or search look at more training sequences than a run has."""
+    data, steps = recipe.data, recipe.trainer.max_steps
+    batch, length = (getattr(data, name, None) for name in ("global_batch_size", "seq_length"))
+    has = getattr(data, "num_train_samples", None) or (steps * batch if isinstance(batch, int) else None)
+    if not isinstance(has, int):
+        return
+    told = f"at most the {has} training sequences of this run"
+    if config.ranking is None and config.importance.samples > has:
+        raise bad("elastic.importance.samples", config.importance.samples, told)
+    if config.search is not None and isinstance(length, int) and config.search.tokens // length > has:
+        raise bad("elastic.search.tokens", config.search.tokens, f"{told}, of {length} tokens each")
+
+
+def check_files(config: ElasticConfig, parent: Parent) -> None:
+    """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
+
+    Args:
+        config: the elastic block.
+        parent: what `check_shape` returned; without a vocabulary nothing can be compared.
+    """
+    if parent.vocab == 1:
+        return
+    if config.ranking is not None and Path(config.ranking).exists():
+        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
+        Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+    if config.shapes is not None and Path(config.shapes).exists():
+        read_members(config.shapes, parent, config)
+
+
+def warnings(recipe: Any, total_steps: int) -> list[str]:
+    """What can run and makes no sense, a line for each.
+
+    Args:
+        recipe: a stock recipe.
+        total_steps: optimizer steps of all stages.
+    """
+    out = []
+    if made_by(recipe.data) is MockDataModule:
+        out.append("recipe.data: MockDataModule makes random tokens: ranking, shapes and weights will be of noise")
+    warmup = getattr(getattr(recipe.optim, "lr_scheduler", None), "warmup_steps", None)
+    if isinstance(warmup, int) and warmup >= total_steps:
+        out.append(f"recipe.optim.lr_scheduler.warmup_steps: {warmup} of {total_steps} steps in all: "
+                   "the learning rate never reaches its peak")  # fmt: skip
+    return out
 
 
 def check_teacher(teacher: str | None, parent: Parent) -> None:

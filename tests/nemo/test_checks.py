@@ -242,3 +242,49 @@ def test_adapters_are_refused(recipe: Any) -> None:
     tuned = llm.nemotron_nano_12b_v2.finetune_recipe()
     tuned.peft = run.Config(llm.peft.LoRA)
     assert refused(tuned).startswith("recipe.peft: 'LoRA' is not allowed")
+
+
+def test_sequences_that_a_run_has_not_are_refused(recipe: Any) -> None:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+    recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
+    recipe.trainer.max_steps = 1
+    line = refused(recipe, BLOCK | {"importance": {"samples": 1024}})
+    assert line.startswith("elastic.importance.samples: 1024 is not allowed; at most the 768 training sequences")
+    line = refused(recipe, BLOCK | {"importance": {"samples": 8}, "search": {"tokens": 2**23}})
+    assert line.startswith("elastic.search.tokens: 8388608 is not allowed; at most the 768 training sequences")
+
+
+def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any, tmp_path: Path) -> None:
+    import nemo_run as run
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    from nemo_elastic.ranking import Ranking
+    from tests.shapes import PARENT
+
+    recipe.model.config.vocab_size = 131072
+    recipe.data.tokenizer = recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name="a/hub")
+    Ranking.trivial(PARENT).save(tmp_path / "ranking")
+    assert "ranking" in refused(recipe, BLOCK | {"ranking": str(tmp_path / "ranking")})
+    (tmp_path / "shapes.json").write_text("[]")
+    line = refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json"), "search": None, "router": None})
+    assert line.startswith("elastic.shapes: ")
+
+
+def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
+    """NeMo's own defaults: ten steps of random tokens, and two thousand of warm-up."""
+    from nemo.collections import llm
+
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    apply_elastic(
+        llm.nemotron_nano_12b_v2.pretrain_recipe(), BLOCK | {"importance": {"samples": 64}}, teacher="parent"
+    )
+    told = capsys.readouterr().out
+    assert "apply_elastic warns:" in told
+    assert "  recipe.data: MockDataModule makes random tokens" in told
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in told
+    recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
