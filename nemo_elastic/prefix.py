@@ -222,6 +222,18 @@ class Selection:
             return Selection(self.parts, self.outer // world)
         return Selection(tuple(p.shard(world) for p in self.parts))
 
+    def shares(self, world: int) -> np.ndarray:
+        """Positions of the whole dimension that each tensor-parallel rank holds, in its order: [world, size / world].
+
+        Raises:
+            ElasticError: a rank would hold a part of a block.
+        """
+        self.shard(world)
+        blocks = [self.size] if self.outer > 1 else [part.size for part in self.parts]
+        starts = np.cumsum([0, *blocks[:-1]])
+        each = [(at + np.arange(n)).reshape(world, -1) for at, n in zip(starts, blocks, strict=True)]
+        return np.concatenate(each, axis=1)
+
 
 #: nested selections of one dimension, the largest first
 Chain = tuple[Selection, ...]

@@ -92,6 +92,28 @@ def test_shards_are_equal_and_make_up_the_whole(ranks: int, per: int, size: int,
     assert axis.shard(ranks).grid(k // ranks) == local.parts[0]
 
 
+@given(st.integers(1, 4), st.integers(1, 2), st.booleans(), st.data())
+def test_a_rank_keeps_of_its_share_what_the_whole_keeps_of_it(
+    ranks: int, per: int, interleaved: bool, data: st.DataObject
+) -> None:
+    shapes = [data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(data.draw(st.integers(1, 3)))]
+    kept = [data.draw(st.tuples(*(st.integers(1, n) for n in shape))) for shape in shapes]
+    if interleaved and ranks * per > 1:
+        whole = Selection(tuple(Grid(n, k) for n, k in zip(shapes, kept, strict=True)), outer=ranks * per)
+    else:
+        blocks = (ranks * per,)
+        whole = Selection(tuple(Grid(blocks + n, blocks + k) for n, k in zip(shapes, kept, strict=True)))
+    shares = whole.shares(ranks)
+    assert np.array_equal(np.sort(shares.reshape(-1)), np.arange(whole.size))
+    for share in shares:
+        assert np.array_equal(share[whole.shard(ranks).indices], np.intersect1d(share, whole.indices))
+
+
+def test_a_share_is_of_whole_blocks() -> None:
+    with pytest.raises(ElasticError, match="tensor_model_parallel_size: 2 is not allowed; must divide 3 blocks"):
+        Selection((Grid((3, 2), (3, 1)),)).shares(2)
+
+
 @given(st.integers(1, 4), st.integers(1, 5), st.randoms())
 def test_storage_order_makes_the_best_channels_the_prefix(blocks: int, per: int, random: object) -> None:
     order = np.arange(blocks * per)

@@ -13,15 +13,16 @@ from megatron.core import parallel_state
 from nemo_elastic.errors import bad
 
 
-def dataset_tokens(dataset: Any, sequences: int, offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack `sequences` items of a GPT dataset from `offset` on: tokens and labels, both [n, s] int64.
+def dataset_tokens(dataset: Any, sequences: int, offset: int = 0, step: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack `sequences` items of a GPT dataset, every `step`-th from `offset` on: tokens and labels, [n, s] int64.
 
     Raises:
         ElasticError: the dataset is shorter than that.
     """
-    if offset + sequences > len(dataset):
-        raise bad("data", f"{len(dataset)} sequences", f"at least {offset + sequences} are needed")
-    items = [dataset[i] for i in range(offset, offset + sequences)]
+    wanted = range(offset, offset + sequences * step, step)
+    if wanted and wanted[-1] >= len(dataset):
+        raise bad("data", f"{len(dataset)} sequences", f"at least {wanted[-1] + 1} are needed")
+    items = [dataset[i] for i in wanted]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return tuple(torch.stack([torch.as_tensor(x[k]) for x in items]).long().to(device) for k in ("tokens", "labels"))  # pyright: ignore
 
@@ -34,15 +35,17 @@ def training_share(sequences: int) -> int:
 def training_batches(trainer: Any, sequences: int, size: int) -> Iterator[torch.Tensor]:
     """This data-parallel rank's share of the first training sequences, read as they are asked for: [up to size, s].
 
+    Ranks take them in turn, so that the first of all ranks are the first of all.
+
     Raises:
         ElasticError: there are not so many.
     """
     dataset, each = trainer.datamodule._train_ds, training_share(sequences)
-    first = parallel_state.get_data_parallel_rank() * each
-    if first + each > len(dataset):
-        raise bad("data", f"{len(dataset)} sequences", f"at least {first + each} are needed")
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    if each * ranks > len(dataset):
+        raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
     for at in range(0, each, size):
-        yield dataset_tokens(dataset, min(size, each - at), offset=first + at)[0]
+        yield dataset_tokens(dataset, min(size, each - at), offset=at * ranks + rank, step=ranks)[0]
 
 
 def training_tokens(trainer: Any, sequences: int) -> torch.Tensor:

@@ -17,14 +17,14 @@ from .ranking import Ranking
 from .sorting import permutation, sort
 
 if TYPE_CHECKING:
-    from .layered import Layered
+    from .layered import Layered, Shards
     from .measure import rank
     from .scores import Reduce, Statistics
     from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
-    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Statistics", "Unfinished", "permutation", "rank",
-    "sort",
+    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished", "permutation",
+    "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it
@@ -32,6 +32,7 @@ _HOME = {
     "Layered": ".layered",
     "OtherRanking": ".unfinished",
     "Reduce": ".scores",
+    "Shards": ".layered",
     "Statistics": ".scores",
     "Unfinished": ".unfinished",
     "rank": ".measure",

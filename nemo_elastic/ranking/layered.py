@@ -16,7 +16,8 @@ class Layered(Protocol):
     """A model taken apart; `nn.forward.Layers` and `megatron.layers.Layers` are two.
 
     Streams are the model's own business: only the model reads them. No method may change one that it is given, for
-    several runs go on from the same stream. Activations handed to a probe are whole, (batch, length, ...).
+    several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
+    ranks hold the model together: then `Shards` makes one of what each has seen.
     """
 
     def embed(self, tokens: torch.Tensor, /) -> Any:
@@ -33,6 +34,21 @@ class Layered(Protocol):
 
     def head(self, normed: torch.Tensor, /) -> torch.Tensor:
         """Logits [b, l, v] (of this rank's part of the vocabulary) of what `norm` gave."""
+        ...
+
+
+class Shards(Protocol):
+    """Ranks that hold one model together: what each has seen of it makes what one rank would have seen.
+
+    All of them call the same methods in the same order.
+    """
+
+    def mean(self, site: str, mean: torch.Tensor, /) -> torch.Tensor:
+        """A mean [b, ...] over the tokens and of the channels that this rank sees at a probe's site, made whole."""
+        ...
+
+    def logits(self, sums: torch.Tensor, /) -> torch.Tensor:
+        """Sums over this rank's part of the vocabulary, made those over all of it."""
         ...
 
 

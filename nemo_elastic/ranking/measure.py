@@ -15,7 +15,7 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent
 from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
-from nemo_elastic.ranking.layered import Layered, through
+from nemo_elastic.ranking.layered import Layered, Shards, through
 from nemo_elastic.ranking.orders import make_orders
 from nemo_elastic.ranking.ranking import Ranking
 from nemo_elastic.ranking.scores import RankOptions, Reduce, Statistics
@@ -38,6 +38,7 @@ def rank(
     reduce: Reduce | None = None,
     provenance: Mapping[str, Any] | None = None,
     unfinished: Unfinished | None = None,
+    shards: Shards | None = None,
 ) -> Ranking:
     """Rank every axis of a model by forward passes only (method §3).
 
@@ -50,11 +51,12 @@ def rank(
         batches: tokens [b, l] each. Consumed once.
         options: how importance is measured.
         progress: called with (phase, done, total): phase "widths" (total 0: not known) and "depth".
-        reduce: sum of a tensor over the ranks that see other samples; all ranks must call `rank` alike, with as many
-            samples in batches of the same size, and then get the same ranking.
+        reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
+            must call `rank` alike, with as many samples in batches of the same size, and then get the same ranking.
         provenance: JSON values kept with the ranking (which data, which parent, how many samples).
         unfinished: where to write down from time to time what is measured, and to go on from. It stays there when the
             ranking is done.
+        shards: the ranks that hold the model together; they see the same samples.
 
     Returns:
         The ranking; it does not depend on `parent.ffn_stripes`.
@@ -64,7 +66,7 @@ def rank(
         OtherRanking: what is written down belongs to another ranking.
     """
     options = options or RankOptions()
-    measuring = _Measuring(model, parent, options, reduce, unfinished)
+    measuring = _Measuring(model, parent, options, reduce, unfinished, shards)
     with torch.no_grad():
         measuring.look(batches, progress)
         scores = measuring.scores()
@@ -72,9 +74,8 @@ def rank(
             depth, depth_scores = by_score(scores["depth"])
         else:
             depth, depth_scores = measuring.order(measuring.depth, progress)
-    seen = {"samples": measuring.samples, "tokens": measuring.tokens}
     orders = make_orders(parent, scores)
-    return Ranking(parent, orders, scores, depth, depth_scores, options, {**seen, **(provenance or {})})
+    return Ranking(parent, orders, scores, depth, depth_scores, options, {**measuring.seen(), **(provenance or {})})
 
 
 class _Measuring:
@@ -87,17 +88,14 @@ class _Measuring:
         options: RankOptions,
         reduce: Reduce | None,
         unfinished: Unfinished | None,
+        shards: Shards | None,
     ) -> None:
-        self.model, self.parent, self.options, self.reduce, self.unfinished = (
-            model,
-            parent,
-            options,
-            reduce,
-            unfinished,
-        )
-        self.statistics = Statistics(parent, options)
-        self.depth = Depth(model, parent.num_layers, reduce) if options.depth == "mse" else None
-        self.samples = self.tokens = 0
+        self.model, self.parent, self.options = model, parent, options
+        self.reduce, self.unfinished = reduce, unfinished
+        self.statistics = Statistics(parent, options, shards)
+        over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
+        self.depth = Depth(model, parent.num_layers, over_logits) if options.depth == "mse" else None
+        self.samples = self.tokens = self.depth_samples = 0
         self.device = torch.device("cpu")
         self.known = Measured()
         found = unfinished.load(parent, options) if unfinished is not None else None
@@ -109,6 +107,8 @@ class _Measuring:
         """Every batch through the model, but for those that went through it before the ranking was killed."""
         before, digest, done = self.known, hashlib.sha256(), 0
         for done, tokens_bl in enumerate(batches, 1):
+            if done == 1:
+                self._start(tokens_bl.device)
             digest.update(str(tuple(tokens_bl.shape)).encode() + tokens_bl.cpu().numpy().tobytes())
             again = done <= before.batches
             changed = done == before.batches and digest.hexdigest() != before.data
@@ -128,18 +128,32 @@ class _Measuring:
         # sums of this rank alone: a run that goes on adds them up over the ranks anew
         self.known = Measured(done, digest.hexdigest(), True, *self.statistics.snapshot(), before.drops)
 
+    def _start(self, device: torch.device) -> None:
+        """This rank's share of the samples that the depth is measured on."""
+        self.device = device
+        self.depth_samples = -(-self.options.depth_samples // int(self._sum([1.0])[0]))
+
+    def _sum(self, values: list[float]) -> list[float]:
+        """Over the ranks that see other samples."""
+        if self.reduce is None:
+            return values
+        return self.reduce(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def seen(self) -> dict[str, int]:
+        """How many sequences and tokens all ranks have looked at."""
+        return dict(zip(("samples", "tokens"), map(int, self._sum([self.samples, self.tokens])), strict=True))
+
     def _batch(self, tokens_bl: torch.Tensor, again: bool) -> None:
         """One batch: what the depth needs of it in pieces, the rest as it is."""
-        wanted = max(0, self.options.depth_samples - self.samples) if self.depth is not None else 0
+        wanted = max(0, self.depth_samples - self.samples) if self.depth is not None else 0
         front, rest = tokens_bl[:wanted].clone(), tokens_bl[wanted:]  # a view would keep the rest alive
-        size = max(-(-self.options.depth_samples // PIECES), -(-LEAST_TOKENS // tokens_bl.shape[1]))
+        size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // tokens_bl.shape[1]))
         for piece in front.split(size) if len(front) else ():
             assert self.depth is not None
             self.depth.add(piece, None if again else self._widths(piece))
         if len(rest) and not again:
             self._widths(rest)
         self.samples, self.tokens = self.samples + len(tokens_bl), self.tokens + tokens_bl.numel()
-        self.device = tokens_bl.device
 
     def _widths(self, tokens_bl: torch.Tensor) -> torch.Tensor:
         layers = range(self.parent.num_layers)
@@ -164,9 +178,8 @@ class _Measuring:
         """The rounds that every rank knows: each writes down its own at its own time."""
         if self.reduce is None or self.unfinished is None:
             return drops
-        ranks = torch.zeros(self.parent.num_layers, dtype=torch.float64, device=self.device)
-        ranks[len(drops.layers)] = 1
-        least = int(self.reduce(ranks).nonzero()[0])
+        known = [float(n == len(drops.layers)) for n in range(self.parent.num_layers)]
+        least = next(n for n, ranks in enumerate(self._sum(known)) if ranks)
         return drops if least == len(drops.layers) else Drops(drops.layers[:least], drops.scores[:least])
 
     def _save(self, measured: Measured) -> None:
@@ -176,3 +189,10 @@ class _Measuring:
     def _other_data(self) -> OtherRanking:
         assert self.unfinished is not None
         return self.unfinished.other("data")
+
+
+def _in_turn(first: Reduce | None, then: Reduce | None) -> Reduce | None:
+    """Both sums, one over what the other gave."""
+    if first is None or then is None:
+        return first or then
+    return lambda t: then(first(t))

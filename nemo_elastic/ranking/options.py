@@ -26,7 +26,7 @@ class RankOptions:
         aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
         depth: "mse" drops layers one by one by the change of the logits; "cosine" scores all of them in the pass that
             scores the widths, by 1 - cosine of a layer's input and output.
-        depth_samples: sequences on which "mse" is measured (on every data-parallel rank).
+        depth_samples: sequences on which "mse" is measured, shared among the ranks that see other samples.
         depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
         head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
             None: all.

@@ -16,6 +16,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.ranking.layered import Shards
 from nemo_elastic.ranking.options import FFN_SITES, RankOptions
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
@@ -26,11 +27,17 @@ class Statistics:
     """Sums over samples at every site of a parent; hand the object itself to a model as its probe.
 
     Memory does not depend on the number of samples: one float64 per channel and layer. Every rank of a
-    pipeline-parallel model holds every key, so `reduce` may run over data and pipeline ranks alike.
+    pipeline-parallel model holds every key, so `reduce` may run over data and pipeline ranks alike. Ranks that hold
+    the model together have the same sums, for they put together what they see before anything is squared.
+
+    Args:
+        parent: shape of the whole model.
+        options: how importance is measured.
+        shards: the ranks that hold it together; None for one.
     """
 
-    def __init__(self, parent: Parent, options: RankOptions | None = None) -> None:
-        self.parent = parent
+    def __init__(self, parent: Parent, options: RankOptions | None = None, shards: Shards | None = None) -> None:
+        self.parent, self.shards = parent, shards
         self.options = options or RankOptions()
         ffn = FFN_SITES[self.options.ffn]
         shapes = {
@@ -50,7 +57,7 @@ class Statistics:
         self._layer_in: dict[int, torch.Tensor] = {}
 
     def __call__(self, site: str, layer: int, activation: torch.Tensor) -> None:
-        """The probe: `activation` is (batch, length, ...) with whole channel dimensions."""
+        """The probe: `activation` is (batch, length, ...), with whole channel dimensions where there are no shards."""
         if site in ("layer_in", "layer_out"):
             self._residual(site, layer, activation)
             return
@@ -58,7 +65,7 @@ class Statistics:
         if name not in self.sums:
             return
         # |a| in fp32: a bf16 mean over thousands of tokens would lose the small channels.
-        mean_over_tokens = activation.detach().float().abs().mean(dim=1)
+        mean_over_tokens = self._whole(site, activation.detach().float().abs().mean(dim=1))
         power = 2 if self.options.aggregation == "l2_mean" else 1
         self._add(name, mean_over_tokens.double().pow(power).sum(dim=0), len(activation))
 
@@ -71,7 +78,10 @@ class Statistics:
             return
         before = self._layer_in.pop(layer).float()
         cosine = torch.nn.functional.cosine_similarity(before, activation.detach().float(), dim=-1)
-        self._add(name, (1 - cosine.double()).mean(dim=1).sum().reshape(1), len(activation))
+        self._add(name, self._whole(site, (1 - cosine.double()).mean(dim=1)).sum().reshape(1), len(activation))
+
+    def _whole(self, site: str, mean: torch.Tensor) -> torch.Tensor:
+        return mean if self.shards is None else self.shards.mean(site, mean)
 
     def _add(self, name: str, value: torch.Tensor, samples: int) -> None:
         total = self.sums[name].to(value.device)  # moves to the accelerator once, with the first sample

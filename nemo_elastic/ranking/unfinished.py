@@ -63,7 +63,8 @@ class Unfinished:
     """One file for a ranking that may be killed; `rank` reads and writes it, who saves the ranking removes it.
 
     Args:
-        path: the file; each rank that sees other samples has its own.
+        path: the file; each rank that sees other samples has its own. Ranks that hold one model together have one, see
+            `megatron.unfinished`.
         weights: gives the parent's tensors, in the same order every time.
         every: seconds between two saves.
         say: called with a line when a ranking goes on from the file.
@@ -83,6 +84,9 @@ class Unfinished:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the weights. Reads all of them, so only a ranking that takes long enough to be saved has it."""
+        return self._hash()
+
+    def _hash(self) -> str:
         h = hashlib.sha256()
         for t in self.weights():
             h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -16,7 +16,7 @@ from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import RankOptions, Statistics, rank
 from nemo_elastic.ranking.depth import iterative_mse
-from tests.ranking.test_depth import evaluations, measured  # noqa: F401 (a fixture)
+from tests.ranking.test_depth import Ranks, evaluations, measured  # noqa: F401 (a fixture)
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
 
@@ -117,3 +117,19 @@ def test_no_gradient_is_recorded(model):
 
     rank(Watched(model.weights()), PARENT, [tokens_of(PARENT)])
     assert recorded and not any(recorded)
+
+
+def test_ranks_that_take_samples_in_turn_rank_as_one_does(model, small_pieces):
+    """The depth's samples are shared too: another number of ranks must not measure on other ones."""
+    tokens, options = tokens_of(PARENT, batch=8), RankOptions(depth_samples=4)
+    layers = Layers(model.weights())
+    one = rank(layers, PARENT, tokens.split(1), options)
+    for ranks in (2, 4):
+        shares = [tokens[i::ranks] for i in range(ranks)]
+        calls = [lambda reduce, s=s: rank(layers, PARENT, s.split(1), options, reduce=reduce) for s in shares]
+        for found in Ranks(ranks).run(*calls):
+            assert found.digest == one.digest
+            assert (found.options, found.provenance) == (one.options, one.provenance)
+            assert found.depth_scores[:-1] == pytest.approx(one.depth_scores[:-1], rel=1e-9)
+            for name, value in one.scores.items():
+                np.testing.assert_allclose(found.scores[name], value, rtol=1e-9)

@@ -11,6 +11,7 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import RankOptions, Statistics
+from tests.ranking.test_depth import Ranks
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
 
@@ -127,3 +128,43 @@ def test_broken_activations_and_wrong_probes_are_told():
         RankOptions(aggregation="max")
     with pytest.raises(ElasticError, match="unknown field 'fnn'"):
         RankOptions.from_json({"fnn": "first"})
+
+
+class Half:
+    """One of two ranks that share the channels inside the layers and the tokens between them."""
+
+    def __init__(self, half, reduce):
+        self.half, self.reduce = half, reduce
+
+    @staticmethod
+    def dim(site):
+        return 1 if site in ("hidden", "layer_in", "layer_out") else 2
+
+    def mean(self, site, mean):
+        if self.dim(site) == 1:
+            return self.reduce(mean) / 2
+        parts = [torch.zeros_like(mean), torch.zeros_like(mean)]
+        parts[self.half] = mean
+        return self.reduce(torch.cat(parts, 1))
+
+
+def test_ranks_that_hold_a_model_together_have_the_scores_of_the_whole():
+    """Parts are put together before they are squared: the squares of two halves of the tokens do not add up."""
+    options = RankOptions(depth="cosine")
+    recorder, whole = Recorder(), Statistics(PARENT, options)
+    model, tokens = NemotronH.random(PARENT, seed=1), tokens_of(PARENT, length=10)
+    for probe in (recorder, whole):
+        model(tokens, None, probe)
+
+    def one(half):
+        def call(reduce):
+            statistics = Statistics(PARENT, options, Half(half, reduce))
+            for (site, layer), (activation,) in recorder.seen.items():
+                statistics(site, layer, torch.from_numpy(activation).chunk(2, Half.dim(site))[half])
+            return statistics.scores()
+
+        return call
+
+    for scores in Ranks(2).run(one(0), one(1)):
+        for name, value in whole.scores().items():
+            np.testing.assert_allclose(scores[name], value, rtol=1e-4, err_msg=name)
