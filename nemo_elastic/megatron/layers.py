@@ -4,19 +4,50 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from nemo_elastic.nn.gates import Probe
 
+from .linear import all_reduce, tensor_group
 from .run import WHOLE, Run
 from .stack import ElasticMambaStack, block
+
+#: sites at which a tensor-parallel rank sees its own blocks of channels, and all tokens
+CHANNELS = frozenset({"mamba_x", "ffn", "ffn_pre", "attention"})
+
+
+@dataclass(frozen=True)
+class TensorShards:
+    """Tensor-parallel ranks (`ranking.layered.Shards`).
+
+    Attributes:
+        group: the ranks, more than one.
+        sequence_parallel: between the layers each sees its part of the tokens, else all of them.
+    """
+
+    group: dist.ProcessGroup
+    sequence_parallel: bool
+
+    def mean(self, site: str, mean: torch.Tensor) -> torch.Tensor:
+        """Channels of all ranks, whose blocks lie in the order of the ranks; or the mean over all their tokens."""
+        if site in CHANNELS:
+            parts = [torch.empty_like(mean) for _ in range(self.group.size())]
+            dist.all_gather(parts, mean.contiguous(), group=self.group)
+            return torch.cat(parts, dim=1)
+        return all_reduce(mean, self.group) / self.group.size() if self.sequence_parallel else mean
+
+    def logits(self, sums: torch.Tensor) -> torch.Tensor:
+        return all_reduce(sums, self.group)
 
 
 class Layers:
     """Runs the whole model's layers in any order (`ranking.layered.Layered`); streams are [s, b, D].
+
+    Under sequence parallelism they are [s/tp, b, D].
 
     Args:
         model: a MambaModel with an `ElasticMambaStack`, on one pipeline stage; no choice may be in force.
@@ -25,6 +56,12 @@ class Layers:
     def __init__(self, model: Any) -> None:
         assert isinstance(model.decoder, ElasticMambaStack)
         self.model, self.decoder = model, model.decoder
+
+    @property
+    def shards(self) -> TensorShards | None:
+        """The ranks that hold the model together; None where it is one."""
+        group = tensor_group(self.decoder)
+        return None if group is None else TensorShards(group, self.decoder.config.sequence_parallel)
 
     def embed(self, tokens_bs: torch.Tensor) -> torch.Tensor:
         """Token ids [b, s] to the stream that enters the first layer."""

@@ -168,7 +168,7 @@ def checkpoints(every: int) -> run.Config:
 
 
 def rank_recipe(recipe: run.Partial, config: ElasticConfig, *, parent: str, dir: str) -> run.Partial:
-    """A stock recipe of stage 1 at tensor-parallel size 1, turned into the ranking.
+    """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking.
 
     Args:
         recipe: see `rank_run.rank_only`.

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranking as a job of its own: a checkpoint with sorted weights and first members, from which stage 1 starts.
 
-Ranking looks at whole layers, so it runs at tensor-parallel size 1; training a large parent does not. Here it runs
-without optimizer, gradients and teacher, over data-parallel ranks, and what it leaves loads at any layout.
+Ranking needs neither optimizer, gradients nor teacher, so it fits fewer GPUs than training. It runs over tensor- and
+data-parallel ranks, and what it leaves loads at any layout.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -25,9 +25,10 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
 
 from .apply import apply_elastic
+from .checks import STRATEGY
 from .context import read_context
 from .model import ElasticMambaModel
-from .shaping import prepare_members
+from .shaping import check_pipeline, prepare_members
 
 
 class RankCallback(pl.Callback, io.IOMixin):
@@ -77,7 +78,7 @@ def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
 
 
 def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: str, checkpoint: str) -> run.Partial:
-    """Turn a stock recipe at tensor-parallel size 1 into one that ranks its parent.
+    """Turn a stock recipe, in any layout without pipeline stages, into one that ranks its parent.
 
     Args:
         recipe: what stage 1 would train, with stage 1's data: its first samples are looked at. Changed in place.
@@ -89,8 +90,11 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
         A recipe of `llm.validate`, which reads a single global batch.
 
     Raises:
-        ElasticError: see `apply_elastic` and `already_ranked`.
+        ElasticError: pipeline stages; see `apply_elastic` and `already_ranked`.
     """
+    strategy = getattr(getattr(recipe, "trainer", None), "strategy", None)
+    stages = getattr(strategy, "pipeline_model_parallel_size", 1) or 1
+    check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
     block = replace(config, distill=replace(config.distill, mode="ce"))
     apply_elastic(recipe, block, teacher=parent, verbose=False)

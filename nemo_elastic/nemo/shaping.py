@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, Subnet
 from nemo_elastic.files import atomic_write
 from nemo_elastic.megatron.layers import Layers
-from nemo_elastic.ranking import Ranking, RankOptions, Unfinished, rank, sort
+from nemo_elastic.megatron.sorting import sort_in_place
+from nemo_elastic.megatron.unfinished import UnfinishedTogether, unfinished_file
+from nemo_elastic.ranking import Ranking, RankOptions, rank
 from nemo_elastic.shapes import Space, search, uniform_family
 
-from .checkpoint import hf_from_megatron
-from .data import training_batches, training_share, training_tokens
+from .checkpoint import ELASTIC
+from .data import training_batches, training_tokens
 from .loss import distill_loss
 from .model import ElasticMambaModel
-from .rename import megatron_tensors
 
 #: what enters the teacher's head in the search is kept if it has at most this many elements, else computed anew
 CACHE_ELEMENTS = 2**27
@@ -39,22 +40,22 @@ REFRESH = 16
 def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
     """Rank (or load a ranking), sort the weights in place, find first shapes, start the router or freeze.
 
+    All ranks call it, tensor-parallel or not, and find the same: those of one rank, but for rounding.
+
     Args:
         trainer: the Lightning trainer, with data and optimizer set up.
         model: an elastic model that holds the parent's weights, unsorted.
         out: folder that gets `ranking/` and `shapes.json`.
 
     Raises:
-        ElasticError: a tensor-parallel run, a ranking of another parent, an unreachable budget.
+        ElasticError: a pipeline-parallel run, a ranking of another parent, an unreachable budget.
     """
     config = model.elastic_config
-    if parallel_state.get_tensor_model_parallel_world_size() > 1:
-        raise bad("tensor_model_parallel_size", parallel_state.get_tensor_model_parallel_world_size(),
-                  "1 for ranking and search; start larger runs from a checkpoint with members")  # fmt: skip
+    check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
     model.eval()
     with torch.no_grad():
         ranking = obtain_ranking(trainer, model, out)
-        sort_in_place(model, ranking)
+        sort_in_place(weights_of(model), ranking, model.parent, parallel_state.get_tensor_model_parallel_group())
         members = model.members
         space = model.space(model.parent, list(ranking.depth))
         space.check_budgets(config.budgets)
@@ -74,9 +75,26 @@ def prepare_members(trainer: Any, model: ElasticMambaModel, out: Path) -> None:
         optimizer.mcore_optimizer.reload_model_params()
 
 
-def _sum_over_data_parallel(t: torch.Tensor) -> torch.Tensor:
+def check_pipeline(stages: int, where: str = "") -> None:
+    """Raise for pipeline stages, of which none has all layers; `where` stands before the setting's name."""
+    if stages > 1:
+        allowed = "1 for ranking and search; start runs in pipeline stages from a checkpoint with members"
+        raise bad(f"{where}pipeline_model_parallel_size", stages, allowed)
+
+
+def agreed_sum(t: torch.Tensor) -> torch.Tensor:
+    """The sum over data-parallel ranks, on all ranks as rank 0 has it.
+
+    Layers go and members are chosen by such sums: a rank with another last bit would go on alone.
+    """
     torch.distributed.all_reduce(t, group=parallel_state.get_data_parallel_group())
+    torch.distributed.broadcast(t, 0)
     return t
+
+
+def weights_of(model: ElasticMambaModel) -> dict[str, torch.nn.Parameter]:
+    """This rank's shards of the parent's tensors, by megatron-core's name."""
+    return {k: p for k, p in model.hidden.core.named_parameters() if not k.startswith(ELASTIC)}
 
 
 def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking:
@@ -99,46 +117,39 @@ def obtain_ranking(trainer: Any, model: ElasticMambaModel, out: Path) -> Ranking
         ffn=imp.ffn,
         aggregation=imp.aggregation,
         depth=imp.depth,
-        depth_samples=min(imp.depth_samples, training_share(imp.samples)),
+        depth_samples=min(imp.depth_samples, imp.samples),
         depth_exact=max(1, parent.num_layers - smallest),
         # a head is worth what its channels are worth that every member keeps
         head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
     )
-    sampler = trainer.datamodule.data_sampler
+    sampler, layers = trainer.datamodule.data_sampler, Layers(model.hidden.core)
     ranking = rank(
-        Layers(model.hidden.core),
+        layers,
         parent,
         training_batches(trainer, imp.samples, sampler.micro_batch_size),
         options,
         progress=_progress(trainer, "ranking"),
-        reduce=_sum_over_data_parallel,
+        reduce=agreed_sum,
         provenance={"sequences": imp.samples, "length": sampler.seq_len},
         unfinished=unfinished_ranking(model, out),
+        shards=layers.shards,
     )
     if trainer.is_global_zero:
         ranking.save(out / "ranking", force=True)
     return ranking
 
 
-def unfinished_ranking(model: ElasticMambaModel, out: Path) -> Unfinished:
-    """Where this rank writes down what it has measured, until members are found."""
-    core = model.hidden.core
+def unfinished_ranking(model: ElasticMambaModel, out: Path) -> UnfinishedTogether:
+    """Where this rank's tensor-parallel group writes down what it has measured, until members are found.
 
-    def weights() -> Iterator[torch.Tensor]:
-        return (p for name, p in core.named_parameters() if not name.startswith("elastic."))
-
-    rank = parallel_state.get_data_parallel_rank()
+    Raises:
+        OtherRanking: an earlier run was killed that ran on other ranks.
+    """
+    group, rank = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_rank()
+    assert group is not None
+    path = unfinished_file(out, group.size(), parallel_state.get_data_parallel_world_size(), rank)
     say = None if rank else lambda line: print(f"  {line}", flush=True)
-    return Unfinished(out / f"ranking.unfinished-{rank}.safetensors", weights, say=say)
-
-
-def sort_in_place(model: ElasticMambaModel, ranking: Ranking) -> None:
-    """Permute the weights so that every nested width is a blocked prefix; the function stays the same."""
-    core = model.hidden.core
-    params = {k: p for k, p in core.named_parameters() if not k.startswith("elastic.")}
-    ordered = sort(hf_from_megatron(model.parent, params), ranking, model.parent)
-    for name, value in megatron_tensors(model.parent, model.parent.full, ordered).items():
-        params[name].data.copy_(value)
+    return UnfinishedTogether(path, lambda: weights_of(model).values(), group, say=say)
 
 
 def find_shapes(trainer: Any, model: ElasticMambaModel, space: Space, out: Path) -> dict[str, Subnet]:
@@ -180,7 +191,7 @@ def untrained_loss(trainer: Any, model: ElasticMambaModel, tokens: int) -> Any:
             teacher = cache[i] if keep else model.output(chunk)
             kl, _ = distill_loss(DIVERGENCE, model.output(chunk, member), teacher, labels_bs=chunk)
             total += torch.tensor([float(kl), chunk.numel()], dtype=torch.float64, device=data.device)
-        _sum_over_data_parallel(total)
+        agreed_sum(total)
         return float(total[0] / total[1])
 
     return loss

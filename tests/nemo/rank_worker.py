@@ -43,7 +43,7 @@ def main(folder: Path, out: Path, save: int) -> None:
     replace, left = os.replace, [save]
 
     def killed(source: Any, target: Any, **options: Any) -> None:
-        left[0] -= "ranking.unfinished-0" in Path(target).name
+        left[0] -= "ranking.unfinished-tp1-dp1-0" in Path(target).name
         if save and not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target, **options)

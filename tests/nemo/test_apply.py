@@ -126,6 +126,18 @@ def test_refusals(recipe: Any) -> None:
         apply_elastic(llm.llama3_8b.pretrain_recipe(num_nodes=1), BLOCK)
 
 
+def test_a_ranking_in_pipeline_stages_is_refused_before_anything_starts(recipe: Any) -> None:
+    from nemo_elastic.nemo.rank_run import rank_only
+
+    recipe.trainer.strategy.pipeline_model_parallel_size = 2
+    with pytest.raises(ElasticError) as caught:
+        rank_only(recipe, ElasticConfig.from_dict(BLOCK), parent="parent", out="out", checkpoint="ranked")
+    assert caught.value.message == (
+        "recipe.trainer.strategy.pipeline_model_parallel_size: 2 is not allowed; 1 for ranking and search; start runs "
+        "in pipeline stages from a checkpoint with members"
+    )
+
+
 def test_other_architectures_are_no_parents() -> None:
     from nemo.collections import llm
 

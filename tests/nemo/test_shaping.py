@@ -51,7 +51,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(folder: Path) -> None:
     code, said = run(folder, "killed", "6")  # after four batches and a layer
     assert code == -signal.SIGKILL, said[-5000:]
     elastic = folder / "killed" / "elastic"
-    unfinished = elastic / "ranking.unfinished-0.safetensors"
+    unfinished = elastic / "ranking.unfinished-tp1-dp1-0.safetensors"
     assert unfinished.exists() and not (elastic / "ranking").exists()
     code, said = run(folder, "killed")
     assert code == 0, said[-5000:]

@@ -22,7 +22,12 @@ def stored(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Tensors of a run's last checkpoint whose names start so, without that."""
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint
 
-    reader = FileSystemReader(last_checkpoint(run) / "weights")
+    return held(last_checkpoint(run), prefix)
+
+
+def held(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint whose names start so, without that."""
+    reader = FileSystemReader(checkpoint / "weights")
     wanted = {
         name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
         for name, meta in reader.read_metadata().state_dict_metadata.items()

@@ -136,25 +136,38 @@ def quiet() -> None:
 
 def prepare(place: Path) -> None:
     """Data, a parent of two steps, and what its ranking leaves for runs with and without a router, on one rank."""
-    import fiddle
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.config import ElasticConfig
+    prepare_parent(place)
+    for soft in (False, True):
+        destroy_num_microbatches_calculator()
+        rank(place, place / f"rank{soft:d}", Layout(soft=soft), ranked(place, soft))
+
+
+def prepare_parent(place: Path) -> None:
+    """Data and a parent of two steps."""
+    import fiddle
+
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.nemo.rank_run import rank_only
 
     quiet()
     build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
     fiddle.build(recipe(place, place / "parent", Layout(), 2))()
-    for soft in (False, True):
-        layout = Layout(soft=soft)
-        destroy_num_microbatches_calculator()
-        job = rank_only(
-            recipe(place, place / f"rank{soft:d}", layout, 2), ElasticConfig.from_dict(block_of(layout)),
-            parent=str(parent(place)), out=str(place / f"rank{soft:d}" / "elastic"),
-            checkpoint=str(ranked(place, soft)),
-        )  # fmt: skip
-        fiddle.build(job)()
+
+
+def rank(place: Path, out: Path, layout: Layout, checkpoint: Path, **changes: Any) -> None:
+    """The ranking as a job of its own, in any layout; changes are of the elastic block."""
+    import fiddle
+
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.nemo.rank_run import rank_only
+
+    quiet()
+    job = rank_only(
+        recipe(place, out, layout, 2), ElasticConfig.from_dict(block_of(layout, **changes)),
+        parent=str(parent(place)), out=str(out / "elastic"), checkpoint=str(checkpoint),
+    )  # fmt: skip
+    fiddle.build(job)()
 
 
 def parent(place: Path) -> Path:

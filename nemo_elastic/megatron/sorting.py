@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sorting a megatron-core model where it lies: `ranking.sorting` on tensor-parallel shards.
+
+Heads never leave their group and a rank holds whole groups, so their tensors are sorted without a word to other ranks.
+FFN neurons are dealt to all stripes by importance, so they change ranks: their tensors are gathered, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from nemo_elastic.family import Parent
+from nemo_elastic.layout import Tensor, fused_qkv, selection, tensors
+from nemo_elastic.prefix import Selection
+from nemo_elastic.ranking import Ranking, permutation
+
+
+@torch.no_grad()
+def sort_in_place(
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, group: dist.ProcessGroup | None = None
+) -> None:
+    """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
+
+    Args:
+        parameters: this rank's shard of every tensor, by megatron-core's name.
+        ranking: of the whole model.
+        parent: its shape, with the FFN stripes that the sorted model has.
+        group: tensor-parallel ranks, which all call this; None for one.
+
+    Raises:
+        ElasticError: the ranking is of another parent, or a rank holds a part of a block.
+    """
+    ranking.check(parent)
+    held: dict[str, list[Tensor]] = {}
+    for t in tensors(parent, parent.full):
+        held.setdefault(t.megatron, []).append(t)
+    for name, parts in held.items():
+        weight = parameters[name]
+        value = weight.data
+        for dim in range(value.dim()):
+            order = _order(ranking, parent, parts, dim)
+            if order is not None and dim == parts[0].row.parallel and group is not None and group.size() > 1:
+                value = _take_sharded(value, order, _whole(parent, parts, dim).shares(group.size()), dim, group)
+            elif order is not None:
+                value = value.index_select(dim, torch.from_numpy(order).to(value.device))
+        if value is not weight.data:
+            weight.data.copy_(value)
+
+
+def _take_sharded(
+    value: torch.Tensor, order: np.ndarray, shares_rn: np.ndarray, dim: int, group: dist.ProcessGroup
+) -> torch.Tensor:
+    """This rank's shard of a tensor whose dimension `dim` was sorted.
+
+    Args:
+        value: this rank's shard as it is.
+        order: position i of the sorted dimension holds position order[i].
+        shares_rn: positions that each rank holds.
+        dim: the sharded dimension.
+        group: the ranks.
+    """
+    ranks, each = shares_rn.shape
+    assert value.shape[dim] == each
+    at = np.empty_like(order)  # whole position -> place in the shards, one behind the other
+    at[shares_rn.reshape(-1)] = np.arange(ranks * each)
+    source_rn = at[order[shares_rn]]
+    start = group.rank() * each
+    if np.array_equal(source_rn // each, np.arange(ranks)[:, None].repeat(each, 1)):
+        local = source_rn[group.rank()] - start
+    else:
+        shards = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(ranks)]
+        dist.all_gather(shards, value.contiguous(), group=group)
+        value, local = torch.cat(shards, dim), source_rn[group.rank()]
+    return value.index_select(dim, torch.from_numpy(local).to(value.device))
+
+
+def _whole(parent: Parent, parts: list[Tensor], dim: int) -> Selection:
+    """A dimension of a whole Megatron tensor, as its ranks share it."""
+    index = parts[0].layer.index if parts[0].layer is not None else None
+    if len(parts) > 1 and dim == 0:
+        assert index is not None
+        return fused_qkv(parent, parent.full, parent.full, index)
+    return selection(parent, parts[0].row, dim, parent.full, parent.full, index)
+
+
+def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> np.ndarray | None:
+    """`permutation` of a dimension of a whole Megatron tensor, which may hold several rows of the layout table."""
+    index = parts[0].layer.index if parts[0].layer is not None else None
+    orders = [permutation(ranking, parent, t.row, dim, index) for t in parts]
+    if len(parts) == 1 or dim > 0:  # columns are the same in all parts
+        return orders[0]
+    if all(order is None for order in orders):
+        return None
+    rows = tuple(t.shape[0] for t in parts)
+    starts = np.cumsum([0, *rows[:-1]])
+    each = (np.arange(n) if order is None else order for n, order in zip(rows, orders, strict=True))
+    side_by_side = np.concatenate([at + order for at, order in zip(starts, each, strict=True)])
+    fused = _interleaved(rows, parent.kv_heads)
+    return np.argsort(fused)[side_by_side[fused]]
+
+
+@lru_cache
+def _interleaved(rows: tuple[int, ...], groups: int) -> np.ndarray:
+    """Rows of queries, keys and values, one behind the other, in the order of megatron-core's fused projection."""
+    starts = np.cumsum([0, *rows[:-1]])
+    parts = [(at + np.arange(n)).reshape(groups, -1) for at, n in zip(starts, rows, strict=True)]
+    return np.concatenate(parts, axis=1).reshape(-1)

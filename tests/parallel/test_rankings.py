@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ranking, sorting and search find in every layout of ranks what one rank finds: `rankings.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.ranking import Ranking, sort
+from tests.parallel.rankings import KILLED, LAYOUTS, ONE
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rankings")
+    work("tests.parallel.rankings", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> dict[str, Any]:
+    return json.loads((place / "rankings.json").read_text())
+
+
+def ranking(place: Path, name: str) -> Ranking:
+    return Ranking.load(place / name / "elastic" / "ranking")
+
+
+def searched(place: Path, name: str) -> dict[str, Any]:
+    return json.loads((place / name / "elastic" / "shapes.json").read_text())
+
+
+def assert_same(found: Ranking, wanted: Ranking) -> None:
+    """The same orders, to the tie; scores but for rounding, of which 1 - cosine keeps the size of that of 1."""
+    assert found.digest == wanted.digest
+    assert (found.depth, found.options) == (wanted.depth, wanted.options)
+    assert found.provenance == wanted.provenance
+    scores = [[s for s in r.depth_scores if s is not None] for r in (found, wanted)]
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=5e-8)
+    assert found.scores.keys() == wanted.scores.keys()
+    for name, value in wanted.scores.items():
+        np.testing.assert_allclose(found.scores[name], value, rtol=1e-5, atol=5e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Path, layout: Any) -> None:
+    from tests.parallel.compare import held
+
+    assert_same(ranking(place, layout.name), ranking(place, ONE.name))
+    ours, theirs = searched(place, layout.name), searched(place, ONE.name)
+    assert ours["members"] == theirs["members"]
+    assert ours["report"]["source"] == "search"
+    weights, wanted = held(place / layout.name / "ranked"), held(place / ONE.name / "ranked")
+    assert weights.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, found: dict[str, Any]) -> None:
+    """Neurons, heads and channels move; so the weights of other layouts, which are these, were moved too."""
+    from nemo_elastic.nemo.checkpoint import read_checkpoint
+
+    order = ranking(place, ONE.name)
+    before, _ = read_checkpoint(found["parent"], order.parent)
+    after, _ = read_checkpoint(place / ONE.name / "ranked", order.parent)
+    for name, value in sort(before, order).items():
+        assert torch.equal(after[name], value), name
+        if value.dim() == 2:
+            assert not torch.equal(after[name], before[name]), name
+
+
+def test_other_ways_to_measure_are_those_of_one_rank_too(place: Path) -> None:
+    assert_same(ranking(place, f"fast-{KILLED.name}"), ranking(place, f"fast-{ONE.name}"))
+
+
+def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, found: dict[str, Any]) -> None:
+    kill, again = found["kill"], found["again"]
+    assert kill["codes"][0] == -9, kill["said"]
+    assert kill["codes"][1] != 0
+    assert found["left"] == ["ranking.unfinished-tp2-dp1-0.safetensors"]
+    assert again["codes"] == [0, 0], again["said"]
+    assert "going on after 4 batches and 1 dropped layers" in again["said"][0]
+    assert "ranking: widths" not in again["said"][0]
+    for file in ("ranking.json", "ranking.safetensors"):
+        files = [place / name / "elastic" / "ranking" / file for name in ("killed", KILLED.name)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert sorted(p.name for p in (place / "killed" / "elastic").iterdir()) == ["ranking", "shapes.json"]
+
+
+def test_other_ranks_do_not_go_on_and_all_of_them_say_so(found: dict[str, Any]) -> None:
+    other = found["other"]
+    assert other["codes"] == [2, 2], other["said"]
+    for said in other["said"]:
+        line = said.splitlines()[-1]
+        assert line.endswith(
+            "killed/elastic/ranking.unfinished-*.safetensors: an unfinished ranking with other ranks than these "
+            "(tensor-parallel size 1, data-parallel size 2); remove it to start anew"
+        )
+
+
+def test_training_finds_its_members_itself_in_any_layout(place: Path, found: dict[str, Any]) -> None:
+    assert searched(place, "straight-1")["members"] == searched(place, "straight-2")["members"]
+    assert found["straight-1"]["losses"] == pytest.approx(found["straight-2"]["losses"], rel=1e-3)
+    assert found["straight-1"]["elastic"] == found["straight-2"]["elastic"]
+
+
+def test_pipeline_stages_are_refused_by_name(found: dict[str, Any]) -> None:
+    assert found["stages"]["codes"] == [2, 2]
+    for said in found["stages"]["said"]:
+        assert said.splitlines()[-1] == (
+            "error: pipeline_model_parallel_size: 2 is not allowed; 1 for ranking and search; start runs in pipeline "
+            "stages from a checkpoint with members"
+        )
