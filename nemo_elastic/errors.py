@@ -19,10 +19,11 @@ class ElasticError(ValueError):
     message has to name the field, the value and what is allowed. Use `bad` for that.
 
     Args:
-        message: The whole line.
+        message: The whole line. What it quotes may come from anywhere: `one_line` is put over all of it.
     """
 
     def __init__(self, message: str) -> None:
+        message = one_line(message)
         message = message if len(message) <= _LINE else f"{message[:_LINE]}…"
         super().__init__(message)
         self.message = message
@@ -40,6 +41,29 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
     return ElasticError(f"{field}: {shown(value)} is not allowed; {allowed}")
+
+
+def placed(error: ElasticError, path: object) -> ElasticError:
+    """The same line with the file that it is about before it, where it does not begin so already."""
+    return error if error.message.startswith(one_line(str(path))) else ElasticError(f"{path}: {error}")
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere, for a terminal or a page: control characters, escape sequences and marks that turn the
+    direction of writing are spelled out, as `repr` does it. To do it twice changes nothing.
+
+    Every name and value of a file that came from elsewhere goes through this before it is shown to a person.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """Printable text in one line: what others raise goes over several."""
+    return printable(" ".join(text.split()))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def shown(value: object) -> str:
@@ -61,5 +85,5 @@ def exit_in_one_line() -> Iterator[None]:
     try:
         yield
     except ElasticError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

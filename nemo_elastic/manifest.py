@@ -17,7 +17,7 @@ from typing import Any
 
 from .config import AxisConfig, Budget
 from .cost import MemorySpec, memory, parameters
-from .errors import ElasticError, bad
+from .errors import ElasticError, bad, placed
 from .family import ATTENTION_HEADS, AXES, DEPTH, FFN, LAYER_AXES, MAMBA_HEADS, Parent, Subnet, known_fields
 from .files import atomic_write, read_json
 
@@ -198,7 +198,7 @@ class Family:
         try:
             return cls.from_json(read_json(path))
         except ElasticError as exc:
-            raise exc if exc.message.startswith(str(path)) else ElasticError(f"{path}: {exc}") from None
+            raise placed(exc, path) from None
 
     def save(self, folder: str | Path) -> None:
         """Write `elastic.json` into a folder, whole or not at all."""

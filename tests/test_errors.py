@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line, placed, printable
 
 
 def test_bad_names_field_value_and_what_is_allowed():
@@ -29,3 +29,17 @@ def test_a_script_ends_in_one_line_and_exit_code_two(capsys):
     assert capsys.readouterr().err == "error: field: 1 is not allowed\n"
     with pytest.raises(KeyError), exit_in_one_line():
         raise KeyError("a bug")
+
+
+def test_what_a_line_quotes_moves_no_cursor_and_turns_no_writing():
+    hostile = "a\x1b[2Jb\x07c\x9bd\u202ee\u2028f\x7fg\ud800h\nerror: i"
+    for error in (ElasticError(f"tensors.{hostile}: missing"), bad(hostile, hostile, hostile)):
+        assert str(error).isprintable() and "\n" not in str(error)
+        assert str(ElasticError(str(error))) == str(error)
+    assert printable(hostile) == r"a\x1b[2Jb\x07c\x9bd\u202ee\u2028f\x7fg\ud800h\nerror: i"
+    assert printable("häuser 家 ok") == "häuser 家 ok"
+
+
+def test_a_file_is_named_once():
+    inner = placed(ElasticError("x: missing"), "a\tb.json")
+    assert str(inner) == "a b.json: x: missing" == str(placed(inner, "a\tb.json"))

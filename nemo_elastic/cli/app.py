@@ -22,7 +22,7 @@ import typer.core
 import typer.main
 
 from nemo_elastic import __version__
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, one_line
 
 __all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
 
@@ -138,7 +138,7 @@ def told_in_one_line() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    typer.echo(f"error: {one_line(message)}", err=True)
     raise typer.Exit(2) from None
 
 

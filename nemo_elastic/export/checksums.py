@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, placed
 from nemo_elastic.family import known_fields
 from nemo_elastic.files import read_json
 
@@ -74,5 +74,5 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
             if not isinstance(checksum, str) or not _DIGITS.fullmatch(checksum):
                 raise bad(f"tensors.{name}", checksum, "8 hexadecimal digits")
     except ElasticError as exc:
-        raise exc if exc.message.startswith(str(path)) else ElasticError(f"{path}: {exc}") from None
+        raise placed(exc, path) from None
     return known["tensors"]

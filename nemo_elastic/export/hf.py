@@ -17,7 +17,7 @@ import numpy as np
 
 from nemo_elastic import layout
 from nemo_elastic.cost import parameters
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, placed
 from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.manifest import FILE as FAMILY_FILE
@@ -248,7 +248,7 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
             raise bad("provenance", known["provenance"], "a mapping")
         return parent, member, Origin(known["name"], known["ranking"], known["provenance"])
     except ElasticError as exc:
-        raise exc if exc.message.startswith(str(path)) else ElasticError(f"{path}: {exc}") from None
+        raise placed(exc, path) from None
 
 
 def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
