@@ -83,7 +83,10 @@ PIECES = [
     *("<<: *a", "!!python/name:os.system ", "!!binary ", "%YAML 9.9\n", "${", "${oc.env:HOME}", "${..seed}"),
     *("NaN", "1e999", "1:60:60", "2001-02-30", "1" * 5000, "0x" + "f" * 9000, "[" * 2000, '{"a":' * 2000),
 ]
-CHECKSUMS = {"algorithm": "crc32", "tensors": {"backbone.embeddings.weight": "0123abcd", "lm_head.weight": "ffffffff"}}
+CHECKSUMS = {
+    "algorithm": "crc32", "tensors": {"backbone.embeddings.weight": "0123abcd", "lm_head.weight": "ffffffff"},
+    "part_bytes": 262144, "parts": {"lm_head.weight": "0123abcd89ef4567"},
+}  # fmt: skip
 #: what is read -> examples of it
 EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
@@ -196,7 +199,9 @@ def test_member_files(folder: Path, data: Any) -> None:
 def test_checksums(folder: Path, data: Any) -> None:
     put(folder / CHECKSUMS_FILE, data)
     found = told(lambda: read_checksums(folder))
-    assert found is None or all(int(digits, 16) >= 0 and len(digits) == 8 for digits in found.values())
+    for sums in () if found is None else found.values():
+        assert int(sums.whole, 16) >= 0 and len(sums.whole) == 8
+        assert len(sums.parts) % 8 == 0 and int(sums.parts or "0", 16) >= 0 and 4096 <= sums.part_bytes <= 2**40
 
 
 @examples("ranking")

@@ -276,16 +276,15 @@ def test_the_layout_of_the_hubs_cache(originals, tmp_path, run, kind):
 
 
 def test_what_goes_along_is_copied_by_name_alone(source, tmp_path, run):
-    """A tokenizer may be a link into a cache. What is no file, or has another name, stays behind."""
+    """A tokenizer may be a link within its folder. What is no file, or has another name, stays behind."""
     (tmp_path / "secret").write_text("s")
     (source / "secret").symlink_to(tmp_path / "secret")
     (source / "sub").mkdir()
-    (source / "sub" / "tokenizer.json").touch()
+    (source / "sub" / "tokenizer.json").write_text("{}")
     (source / "vocab.json").mkdir()
     (source / "merges.txt").symlink_to("gone")
     os.mkfifo(source / "tokenizer.model")
-    (tmp_path / "tokenizer").write_text("{}")
-    (source / "tokenizer.json").symlink_to(tmp_path / "tokenizer")
+    (source / "tokenizer.json").symlink_to(source / "sub" / "tokenizer.json")
     assert run("slice", source, "--budget", "small", "--out", tmp_path / "cut")[0] == 0
     left = set(names(source)) & set(names(tmp_path / "cut"))
     assert not left & {"secret", "sub", "vocab.json", "merges.txt", "tokenizer.model"} and "tokenizer.json" in left

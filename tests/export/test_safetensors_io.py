@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,10 @@ def tensor(start, stop, shape=(2,), dtype="F32"):
         (file_of({"a": tensor(0, 8)}, bytes(7)), "truncated .7 bytes of data, its header says 8"),
         (file_of({"a": tensor(0, 8)}, bytes(9)), "longer than its tensors"),
         (file_of({"a": tensor(0, 2**70, (2**68,))}, bytes(9)), "truncated"),
+        (file_of({"a": tensor(0, 4, (1,) * 33)}, bytes(4)), "'a' has 33 dimensions, above 32"),
+        (file_of({"a": tensor(0, 4, (1,) * 65)}, bytes(4)), "'a' has 65 dimensions, above 32"),
+        (file_of({"a": tensor(0, 0, (0, 2**63))}), r"'a' has shape .0, 9223372036854775808., which no memory"),
+        (file_of({"a": tensor(0, 0, (0, 2**31, 2**32))}), "which no memory can hold"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -172,6 +177,21 @@ def test_a_missing_file(tmp_path):
         open_shard(tmp_path / "x")
     with pytest.raises(ElasticError, match="cannot be read"):
         open_shard(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(ElasticError, match="is a pipe or a device"):
+        open_shard(tmp_path / "x")
+    with pytest.raises(ElasticError, match="is a pipe or a device"):
+        open_shard(Path("/dev/zero"))
+
+
+def test_the_most_that_numpy_holds_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    shapes = {"a": (1,) * 32, "b": (0, 2**59), "c": (0,) * 32}
+    path.write_bytes(file_of({"a": tensor(0, 4, shapes["a"]), "b": tensor(4, 4, shapes["b"]), "c": tensor(4, 4, shapes["c"])}, bytes(4)))
+    assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
 
 
 @settings(max_examples=200, deadline=None)
