@@ -20,6 +20,7 @@ from .cost import MemorySpec, memory, parameters
 from .errors import ElasticError, bad, placed
 from .family import ATTENTION_HEADS, AXES, DEPTH, FFN, LAYER_AXES, MAMBA_HEADS, Parent, Subnet, known_fields
 from .files import atomic_write, read_json
+from .inside import check_inside
 
 __all__ = ["FILE", "VERSION", "Family", "Member", "check_name", "why_not_nested"]
 
@@ -196,7 +197,7 @@ class Family:
         if not path.is_file():
             raise ElasticError(f"{folder}: not a family folder (it has no {FILE})")
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_json(check_inside(path)))
         except ElasticError as exc:
             raise placed(exc, path) from None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ElasticError, bad
+from ..inside import check_inside
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -92,7 +93,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if not path.is_file():
         raise ElasticError(f"{path}: no tokenizer here")
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(check_inside(path)))
+    except ElasticError:
+        raise
     except Exception as exc:  # tokenizers raises nothing narrower
         raise ElasticError(f"{path}: not a tokenizer ({str(exc).splitlines()[0]})") from None
 

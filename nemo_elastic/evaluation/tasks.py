@@ -16,6 +16,7 @@ import torch
 from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import read_json
+from nemo_elastic.inside import check_inside
 from nemo_elastic.runtime import MemberModel
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
@@ -195,7 +196,7 @@ def _end_of_text(folder: Path, token_to_id: Callable[[str], int | None]) -> int:
     path = folder / "tokenizer_config.json"
     token: Any = None
     if path.is_file():
-        settings = read_json(path)
+        settings = read_json(check_inside(path))
         if not isinstance(settings, dict):
             raise ElasticError(f"{path}: not a JSON object")
         token = settings.get("eos_token")

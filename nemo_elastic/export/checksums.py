@@ -3,8 +3,9 @@
 """`elastic_checksums.json`: CRC-32 of every tensor of a folder, so that damage on the way is found and has a name.
 
 They are of tensors, not of files: the same tensor has the same checksum in a family, in every shard size, and, where a
-cut keeps it whole, in a member. They guard against accidents, not against somebody who means harm: a cryptographic
-digest would take longer than the writing.
+cut keeps it whole, in a member. A tensor of more than `PART_BYTES` has one for each such part of its bytes as well:
+a cut reads some rows of a tensor, and holds just the parts that it touches against what was written. They guard
+against accidents, not against somebody who means harm: a cryptographic digest would take longer than the writing.
 """
 
 from __future__ import annotations
@@ -14,49 +15,196 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from nemo_elastic.checks import integer
 from nemo_elastic.errors import ElasticError, bad, placed
 from nemo_elastic.family import known_fields
 from nemo_elastic.files import read_json
+from nemo_elastic.inside import check_inside
 
-__all__ = ["CHECKSUMS_FILE", "Checksum", "read_checksums", "write_checksums"]
+__all__ = ["CHECKSUMS_FILE", "PART_BYTES", "Checksum", "Expected", "Sums", "Watch", "read_checksums", "write_checksums"]
 
 CHECKSUMS_FILE = "elastic_checksums.json"
+#: a cut reads up to so much beside each run of rows that it keeps; 12B parameters have a megabyte of checksums
+PART_BYTES = 2**18
 _ALGORITHM = "crc32"
-_DIGITS = re.compile("[0-9a-f]{8}")
+_DIGITS = 8
+_ONE, _SEVERAL = re.compile("[0-9a-f]{8}"), re.compile("(?:[0-9a-f]{8})+")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """CRC-32 of one tensor, in hexadecimal digits.
+
+    Attributes:
+        whole: of all its bytes, eight digits.
+        parts: of each `part_bytes` of them, one after the other; empty where the tensor is no larger, or where an
+            older version wrote none.
+        part_bytes: bytes of a part; the last may have fewer.
+    """
+
+    whole: str
+    parts: str = ""
+    part_bytes: int = PART_BYTES
+
+    def found_in(self, found: Sums) -> bool:
+        """Whether what was computed with the same size of parts is what these say."""
+        return self.whole == found.whole and self.parts in ("", found.parts)
 
 
 class Checksum:
-    """The CRC-32 of what is added to it, piece by piece."""
+    """The CRC-32 of what is added to it, piece by piece, in one pass for the whole and its parts."""
 
-    def __init__(self) -> None:
-        self._value = 0
+    def __init__(self, part_bytes: int = PART_BYTES) -> None:
+        self._size = part_bytes
+        self._whole = self._part = self._held = 0  # CRC of the parts that are done, of this one, and its bytes
+        self._parts: list[int] = []
 
     def add(self, piece: memoryview) -> None:
         """Go on with the next bytes. Other threads run meanwhile."""
-        self._value = zlib.crc32(piece, self._value)
+        while piece:
+            first, piece = piece[: self._size - self._held], piece[self._size - self._held :]
+            self._part = zlib.crc32(first, self._part)
+            self._held += len(first)
+            if self._held == self._size:
+                self._whole = _join(self._whole, self._part, _shifts(self._size))
+                self._parts.append(self._part)
+                self._part = self._held = 0
 
     @property
-    def digits(self) -> str:
-        """Eight hexadecimal digits."""
-        return f"{self._value:08x}"
+    def sums(self) -> Sums:
+        """Of all that was added."""
+        whole, parts = self._whole, self._parts
+        if self._held:
+            zeros = bytes(self._held)
+            whole = zlib.crc32(zeros, whole) ^ zlib.crc32(zeros) ^ self._part
+            parts = [*parts, self._part]
+        return Sums(_hex(whole), "".join(map(_hex, parts)) if len(parts) > 1 else "", self._size)
+
+
+@lru_cache(maxsize=4)
+def _shifts(count: int) -> tuple[int, ...]:
+    """What each bit of a CRC becomes when `count` bytes follow: it is linear, and zeros add nothing of their own."""
+    zeros = bytes(count)
+    none = zlib.crc32(zeros)
+    return tuple(zlib.crc32(zeros, 1 << bit) ^ none for bit in range(32))
+
+
+def _join(before: int, after: int, shifts: tuple[int, ...]) -> int:
+    """CRC of two pieces, of which the second has as many bytes as `shifts` is of."""
+    for bit, shifted in enumerate(shifts):
+        if before >> bit & 1:
+            after ^= shifted
+    return after
+
+
+def _hex(value: int) -> str:
+    return f"{value:08x}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a tensor of a folder has to be.
+
+    Attributes:
+        where: file and name of the tensor, for the error.
+        sums: its checksums; None where the folder has checksums, but none of this tensor.
+    """
+
+    where: str
+    sums: Sums | None
+
+    def wrong(self) -> ElasticError:
+        """The error for bytes that are something else."""
+        return ElasticError(
+            f"{self.where} is not what was written, by {CHECKSUMS_FILE}; fetch the folder again, or delete that file if "
+            f"the weights were changed on purpose"
+        )
+
+
+class Watch:
+    """Holds a tensor's bytes against its checksums while they are read, from front to back.
+
+    Every part that holds one of the bytes that are read is computed once, to its end.
+
+    Args:
+        data: all bytes of the tensor.
+        expected: what they have to be; None where nothing is known, and nothing is computed.
+    """
+
+    def __init__(self, data: memoryview, expected: Expected | None) -> None:
+        self._data, self._expected = data, expected
+        if expected is not None and expected.sums is None:
+            raise expected.wrong()
+        sums = expected.sums if expected is not None else None
+        self._known = (sums.parts or sums.whole) if sums is not None else ""
+        self._size = sums.part_bytes if sums is not None and sums.parts else max(1, len(data))
+        self._at = self._crc = 0
+
+    def around(self, start: int, stop: int) -> tuple[int, int]:
+        """The bytes that are read where these are: up to the ends of their parts."""
+        if self._expected is None or self._size >= len(self._data):
+            return start, stop
+        return start // self._size * self._size, min(-(-stop // self._size) * self._size, len(self._data))
+
+    def reach(self, start: int, stop: int) -> None:
+        """These bytes are read now; they lie behind those of the last call.
+
+        Raises:
+            ElasticError: A part that ends here is not what was written.
+        """
+        if self._expected is None:
+            return
+        if start // self._size > self._at // self._size:
+            self.end()
+            self._at = start // self._size * self._size
+        self._add(stop)
+
+    def end(self) -> None:
+        """No more is read: what is left of the last part decides about it.
+
+        Raises:
+            ElasticError: It is not what was written.
+        """
+        if self._at % self._size:
+            self._add(min((self._at // self._size + 1) * self._size, len(self._data)))
+
+    def _add(self, stop: int) -> None:
+        while self._at < stop:
+            part = self._at // self._size
+            end = min((part + 1) * self._size, len(self._data))
+            self._crc = zlib.crc32(self._data[self._at : min(stop, end)], self._crc)
+            self._at = min(stop, end)
+            if self._at == end:
+                if _hex(self._crc) != self._known[part * _DIGITS : (part + 1) * _DIGITS]:
+                    assert self._expected is not None
+                    raise self._expected.wrong()
+                self._crc = 0
 
 
 @dataclass
 class _File:
     algorithm: str
     tensors: dict
+    part_bytes: int = PART_BYTES  # version 0.1 wrote no parts
+    parts: dict | None = None
 
 
-def write_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
-    """Write the file into a folder; `checksums` has tensor name -> hexadecimal digits."""
-    content = json.dumps({"algorithm": _ALGORITHM, "tensors": dict(checksums)}, indent=1)
-    (folder / CHECKSUMS_FILE).write_text(content + "\n", encoding="utf-8")
+def write_checksums(folder: Path, checksums: Mapping[str, Sums]) -> None:
+    """Write the file into a folder; `checksums` has tensor name -> its sums, all with parts of `PART_BYTES`."""
+    content = {
+        "algorithm": _ALGORITHM,
+        "tensors": {name: sums.whole for name, sums in checksums.items()},
+        "part_bytes": PART_BYTES,
+        "parts": {name: sums.parts for name, sums in checksums.items() if sums.parts},
+    }
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_checksums(folder: Path) -> dict[str, str] | None:
-    """Read the file of a folder: tensor name -> hexadecimal digits; None where there is no such file.
+def read_checksums(folder: Path) -> dict[str, Sums] | None:
+    """Read the file of a folder: tensor name -> its sums; None where there is no such file.
 
     Raises:
         ElasticError: It is something else.
@@ -65,14 +213,24 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        known = known_fields(_File, read_json(path), CHECKSUMS_FILE)
-        if known["algorithm"] != _ALGORITHM:
-            raise bad("algorithm", known["algorithm"], f"this nemo-elastic reads {_ALGORITHM}")
-        if not isinstance(known["tensors"], dict):
-            raise bad("tensors", known["tensors"], "a mapping name -> checksum")
-        for name, checksum in known["tensors"].items():
-            if not isinstance(checksum, str) or not _DIGITS.fullmatch(checksum):
-                raise bad(f"tensors.{name}", checksum, "8 hexadecimal digits")
+        known = _File(**known_fields(_File, read_json(check_inside(path)), CHECKSUMS_FILE))
+        if known.algorithm != _ALGORITHM:
+            raise bad("algorithm", known.algorithm, f"this nemo-elastic reads {_ALGORITHM}")
+        size = integer("part_bytes", known.part_bytes, 2**12, "a number of bytes from 4096 to 2**40", 2**40)
+        whole = _digits("tensors", known.tensors, _ONE, "8 hexadecimal digits")
+        parts = _digits("parts", known.parts or {}, _SEVERAL, "8 hexadecimal digits for each part")
+        stray = next((name for name in parts if name not in whole), None)
+        if stray is not None:
+            raise bad("parts", stray, "the names under tensors")
     except ElasticError as exc:
         raise placed(exc, path) from None
-    return known["tensors"]
+    return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}
+
+
+def _digits(field: str, found: object, wanted: re.Pattern[str], allowed: str) -> dict[str, str]:
+    if not isinstance(found, dict):
+        raise bad(field, found, "a mapping name -> checksum")
+    for name, digits in found.items():
+        if not isinstance(digits, str) or not wanted.fullmatch(digits):
+            raise bad(f"{field}.{name}", digits, allowed)
+    return found

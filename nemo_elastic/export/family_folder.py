@@ -190,6 +190,9 @@ class _Sorted:
             yield from Pieces(self.raw)()
             return
         words = self.raw.words
+        watch = self.raw.watch(words)
+        watch.reach(0, words.nbytes)  # all of it stays, in another order than that of its bytes
+        watch.end()
         rows = max(1, SPAN // max(1, words[:1].nbytes))
         for at in range(0, len(words), rows):
             piece = words[at : at + rows] if first is None else words[first[at : at + rows]]

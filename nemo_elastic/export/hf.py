@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad, placed
 from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json, read_text, whole_number
+from nemo_elastic.inside import check_inside
 from nemo_elastic.manifest import FILE as FAMILY_FILE
 from nemo_elastic.manifest import VERSION, Family, check_name
 
+from .checksums import Expected, Sums, read_checksums
 from .hf_config import from_hf_config, to_hf_config
 from .pieces import Pieces
 from .safetensors_io import Raw, open_shard
@@ -193,7 +195,7 @@ def _nemo() -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     # Not `files.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
     try:
-        config = json.loads(read_text(path), parse_int=whole_number)
+        config = json.loads(read_text(check_inside(path)), parse_int=whole_number)
     except FileNotFoundError:
         raise ElasticError(f"{path.parent}: not a model folder (it has no config.json)") from None
     except OSError as exc:
@@ -233,7 +235,7 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
 
 def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
     try:
-        known = known_fields(_MemberFile, read_json(path), MEMBER_FILE)
+        known = known_fields(_MemberFile, read_json(check_inside(path)), MEMBER_FILE)
         if isinstance(known["version"], bool) or known["version"] != VERSION:
             raise bad("version", known["version"], f"this nemo-elastic reads version {VERSION}")
         parent = Parent.from_json(known["parent"])
@@ -258,14 +260,15 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
         folder: A folder with `model.safetensors` or `model.safetensors.index.json`.
 
     Returns:
-        Tensors by name with the prefix `backbone.` (transformers may have written `model.`). Nothing is read yet.
+        Tensors by name with the prefix `backbone.` (transformers may have written `model.`). Nothing is read yet; what
+        is copied is held against the folder's checksums on its way (`Pieces`).
 
     Raises:
         ElasticError: No weights, a missing or broken file, an index that does not fit its files.
     """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
-        found = open_shard(folder / SINGLE)
+        found = open_shard(check_inside(folder / SINGLE))
     elif (folder / INDEX).is_file():
         found = dict(_open_index(folder / INDEX))
     else:
@@ -278,11 +281,19 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
         if own in out:
             raise ElasticError(f"{folder}: tensor {own!r} appears twice, with and without the prefix backbone")
         out[own] = tensor
-    return out
+    written = read_checksums(folder)
+    if written is None:
+        return out
+    return {name: replace(raw, expected=_expected(folder, name, raw, written)) for name, raw in out.items()}
+
+
+def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) -> Expected:
+    file = raw.extent.path if raw.extent is not None else folder
+    return Expected(f"{file}: tensor {name!r}", written.get(name))
 
 
 def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
-    index = read_json(path)
+    index = read_json(check_inside(path))
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ElasticError(f"{path}: has no weight_map")
@@ -292,7 +303,7 @@ def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
             raise bad(f"{path}: weight_map", file, "names of .safetensors files in the same folder")
     for file in sorted(set(weight_map.values())):
         wanted = {name for name, f in weight_map.items() if f == file}
-        shard = open_shard(path.parent / file)
+        shard = open_shard(check_inside(path.parent / file))
         if wanted != set(shard):
             name = min(wanted ^ set(shard))
             where = "is not in that file" if name in wanted else "is in that file but not in the index"
@@ -330,7 +341,7 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
 
 def same_words(a: Raw, b: Raw, part: Pieces | None = None) -> bool:
     """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
-    part = part if part is not None else Pieces(b)
+    part = part if part is not None else Pieces(b.plain)
     if a.shape != part.shape or a.dtype != b.dtype:
         return False
     flat, at = a.words.reshape(-1), 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from nemo_elastic.prefix import Selection
 
+from .checksums import Watch
 from .safetensors_io import Raw
 
 __all__ = ["Pieces"]
@@ -22,7 +23,8 @@ AHEAD = 4 * SPAN
 
 
 class Pieces:
-    """What selections keep of a tensor, in order. What is mapped from a file is read only where it stays.
+    """What selections keep of a tensor, in order. What is mapped from a file is read only where it stays, and held
+    against the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
 
     Args:
         raw: The tensor, at least one dimension. Its words are asked for when they are needed, and once: it may have to
@@ -45,15 +47,18 @@ class Pieces:
         rows = max(1, self.span // max(1, words[:1].nbytes))
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
-        wanted = self._wanted(parts, words[:1].nbytes)
+        row, watch = words[:1].nbytes, self.raw.watch(words)
+        wanted = self._wanted(parts, row, watch)
         for start, stop in parts:
             next(wanted)
+            watch.reach(start * row, stop * row)
             piece = words[start:stop]
             for dim, selection in enumerate(self.selections[1:], 1):
                 piece = selection.take(piece, dim)
             yield np.ascontiguousarray(piece)
+        watch.end()
 
-    def _wanted(self, parts: list[tuple[int, int]], row: int) -> Iterator[None]:
+    def _wanted(self, parts: list[tuple[int, int]], row: int, watch: Watch) -> Iterator[None]:
         """Before each part, ask for those that follow: the system's own guess would also read rows that go."""
         left, ahead = deque(parts), 0
         for start, stop in parts:
@@ -62,12 +67,16 @@ class Pieces:
                 first, last = left.popleft()
                 ahead += last - first
                 if self.raw.extent is not None:
-                    self.raw.extent.want(first * row, last * row)
+                    self.raw.extent.want(*watch.around(first * row, last * row))
             yield
 
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""
         out = self.raw.words
+        row, watch = out[:1].nbytes, self.raw.watch(out)
+        for start, stop in self.selections[0].runs if self.selections else ((0, len(out)),):
+            watch.reach(start * row, stop * row)
+        watch.end()
         for dim, selection in enumerate(self.selections):
             out = selection.take(out, dim)
         return out

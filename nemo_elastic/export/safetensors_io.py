@@ -13,14 +13,17 @@ import json
 import math
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, shown
+
+from .checksums import Expected, Watch
 
 __all__ = ["ITEMSIZE", "Extent", "Raw", "open_shard", "word"]
 
@@ -38,6 +41,8 @@ NUMPY = {
 }  # fmt: skip
 _NAMES = {np.dtype(v): k for k, v in NUMPY.items()}
 _HEADER_LIMIT = 100_000_000  # what the safetensors library allows
+_MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
+_MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +95,13 @@ class Raw:
         dtype: its name in a safetensors header, e.g. BF16.
         words: unsigned little-endian integers of the element's size, in the tensor's shape.
         extent: where it lies, if the words are those of a mapped file.
+        expected: what its folder says that it is; whoever copies words holds them against it (`watch`).
     """
 
     dtype: str
     words: np.ndarray
     extent: Extent | None = None
+    expected: Expected | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,6 +130,15 @@ class Raw:
             raise ElasticError(f"{name}: dtype {array.dtype} cannot be stored")
         little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
         return cls(dtype, little.view(word(dtype)))
+
+    @property
+    def plain(self) -> Raw:
+        """The same, and nothing is expected of it: for who reports damage, or copies nothing."""
+        return self if self.expected is None else replace(self, expected=None)
+
+    def watch(self, words: np.ndarray) -> Watch:
+        """Hold its words, which somebody reads from front to back, against what is expected of them."""
+        return Watch(words.reshape(-1).view(np.uint8).data if self.expected else memoryview(b""), self.expected)
 
     def numpy(self) -> np.ndarray:
         """Give the values in a dtype that numpy computes with: bfloat16 and float8 become float32."""
@@ -164,7 +180,9 @@ def open_shard(path: Path) -> dict[str, Raw]:
         ElasticError: The file is missing, shorter than its header says, or the header contradicts itself.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ElasticError(f"{path}: is a pipe or a device, not a file of weights")
             size = file.seek(0, 2)
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
@@ -188,12 +206,19 @@ def open_shard(path: Path) -> dict[str, Raw]:
         raise ElasticError(f"{path}: {lost} ({size - 8 - length} bytes of data, its header says {at})")
     out = {}
     for name, dtype, shape, start, stop in entries:
+        if math.prod(filter(None, shape)) > _MOST_ELEMENTS:
+            raise ElasticError(f"{path}: tensor {name!r} has shape {shown(list(shape))}, which no memory can hold")
         if data is None or start == stop:
             out[name] = Raw(dtype, np.empty(shape, word(dtype)))
             continue
         flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
         out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data))
     return out
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe, which else waits for a writer, comes back at once."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
@@ -223,6 +248,8 @@ def _entries(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, str, 
             raise ElasticError(f"{path}: tensor {name!r} has no valid shape and data_offsets in the header")
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
             raise ElasticError(f"{path}: tensor {name!r} has dtype {dtype!r}; allowed are {', '.join(ITEMSIZE)}")
+        if len(shape) > _MOST_DIMENSIONS:
+            raise ElasticError(f"{path}: tensor {name!r} has {len(shape)} dimensions, above {_MOST_DIMENSIONS}")
         start, stop = offsets
         if stop - start != math.prod(shape) * ITEMSIZE[dtype]:
             raise ElasticError(f"{path}: tensor {name!r} has {stop - start} bytes, {dtype} {shape} is another size")

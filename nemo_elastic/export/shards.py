@@ -25,7 +25,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError
 
-from .checksums import Checksum
+from .checksums import Checksum, Sums
 from .safetensors_io import ITEMSIZE, Extent, word
 
 __all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Entry", "Progress", "plan_shards", "write_weights"]
@@ -78,7 +78,7 @@ def plan_shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
 
 def write_weights(
     folders: Mapping[Path, Sequence[Entry]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
-) -> list[dict[str, str]]:
+) -> list[dict[str, Sums]]:
     """Write the weights of some folders: `model.safetensors`, or shards with an index.
 
     Args:
@@ -87,10 +87,10 @@ def write_weights(
         progress: Told after every piece.
 
     Returns:
-        For each folder, tensor name -> CRC-32 of its bytes, as eight hexadecimal digits.
+        For each folder, tensor name -> CRC-32 of its bytes.
 
     Raises:
-        ElasticError: The disk has not enough room; nothing was written then.
+        ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums say.
     """
     total = sum(e.nbytes for entries in folders.values() for e in entries)
     _check_room(next(iter(folders)), total)
@@ -101,7 +101,7 @@ def write_weights(
     for place in places:
         left[place.file] += place.entry.nbytes
     cached: Counter[Path] = Counter()
-    checksums: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
+    checksums: dict[Path, dict[str, Sums]] = {folder: {} for folder in folders}
     written = 0
     with (
         ThreadPoolExecutor(1, "aside") as aside,
@@ -120,7 +120,7 @@ def write_weights(
                     waiting.append(aside.submit(_to_disk, place.file))
                 if progress is not None:
                     progress(written, total)
-            checksums[place.folder][place.entry.name] = checksum.digits
+            checksums[place.folder][place.entry.name] = checksum.sums
             if place.entry.extent and (following is None or following.entry.extent is not place.entry.extent):
                 waiting.append(aside.submit(place.entry.extent.evict))
         for future in waiting:

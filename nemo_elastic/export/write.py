@@ -16,8 +16,9 @@ from nemo_elastic import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import read_json
+from nemo_elastic.inside import check_inside
 
-from .checksums import write_checksums
+from .checksums import Sums, write_checksums
 from .hf import check_tensors
 from .hf_config import PUZZLE, to_hf_config
 from .pieces import Pieces
@@ -86,7 +87,7 @@ def _with_head(model: Model) -> list[Entry]:
     return entries
 
 
-def _write_around(model: Model, checksums: Mapping[str, str]) -> dict[str, Any]:
+def _write_around(model: Model, checksums: Mapping[str, Sums]) -> dict[str, Any]:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
     folder = model.folder
     config = to_hf_config(model.parent, model.member, dtype=model.entries[0].dtype, base=model.base)
@@ -138,7 +139,7 @@ def copy_files(source: Path, folder: Path) -> None:
     """Copy the tokenizer, the generation settings and the licence of a model, as far as it has them."""
     for name in COMPANIONS:
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)  # the content, also of a symbolic link into the hub's cache
+            shutil.copyfile(check_inside(source / name), folder / name)  # of a link in the hub's cache the content
 
 
 def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[Entry]:

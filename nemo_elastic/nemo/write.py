@@ -25,8 +25,10 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.hf import Source, open_source
+from nemo_elastic.export.slicer import cut_tensors
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import atomic_dir
+from nemo_elastic.inside import check_inside
 
 from .rename import extra_states, megatron_tensors, stored_tensors
 from .shape import stock_sizes
@@ -118,7 +120,7 @@ def write_source(source: Source, out: str | os.PathLike[str], force: bool = Fals
         ElasticError: see `write_nemo_checkpoint`.
     """
     tokenizer = find_tokenizer(source.companions)
-    return write_nemo_checkpoint(out, source.parent, source.held, source.tensors, tokenizer, force)
+    return write_nemo_checkpoint(out, source.parent, source.held, cut_tensors(source, source.held), tokenizer, force)
 
 
 def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
@@ -202,7 +204,7 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
         copy.mkdir()
         for name in TOKENIZER_FILES:
             if (Path(folder) / name).is_file():
-                shutil.copyfile(Path(folder) / name, copy / name)
+                shutil.copyfile(check_inside(Path(folder) / name), copy / name)
         try:
             tokenizer = AutoTokenizer(pretrained_model_name=str(copy))
         except Exception as exc:  # transformers and tokenizers raise whatever the files made them stumble over
