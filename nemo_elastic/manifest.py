@@ -9,6 +9,7 @@ reader computes all of it again: a number that does not agree is an error, and s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -22,12 +23,13 @@ from .family import ATTENTION_HEADS, AXES, DEPTH, FFN, LAYER_AXES, MAMBA_HEADS, 
 from .files import atomic_write, read_json
 from .inside import check_inside
 
-__all__ = ["FILE", "VERSION", "Family", "Member", "check_name", "why_not_nested"]
+__all__ = ["FILE", "VERSION", "Family", "Member", "check_digest", "check_name", "why_not_nested"]
 
 FILE = "elastic.json"
 #: axes of which an `elastic:` block may have one choice per layer
 PER_LAYER = (FFN, MAMBA_HEADS, ATTENTION_HEADS)
 VERSION = 1
+_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ class Family:
         object.__setattr__(self, "axes", {n: replace(a, stripes=None) for n, a in self.axes.items()})
         self._check_axes()
         self._check_members()
-        if self.ranking_digest is not None and (not isinstance(self.ranking_digest, str) or not self.ranking_digest):
-            raise bad("ranking", self.ranking_digest, "a digest or null")
+        check_digest("ranking", self.ranking_digest)
         if not isinstance(self.provenance, Mapping) or not _is_json(dict(self.provenance)):
             raise bad("provenance", self.provenance, "a mapping of JSON values")
         self._check_drop_order()
@@ -256,6 +257,17 @@ def check_name(where: str, name: Any) -> str:
         return Budget(name).name
     except ElasticError:
         raise bad(where, name, "letters, digits, dots and dashes, at most 100") from None
+
+
+def check_digest(where: str, digest: Any) -> str | None:
+    """Give a ranking's digest, or None where there is none; it is shown on pages and in terminals.
+
+    Raises:
+        ElasticError: It is something else.
+    """
+    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
+    return digest
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:

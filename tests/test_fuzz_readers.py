@@ -188,7 +188,7 @@ def test_family_files(folder: Path, text: bytes) -> None:
 
 
 @examples("member file")
-@given(damaged(member_to_json(PARENT, SMALL, Origin("small", "ab12", {"a": 1}))))
+@given(damaged(member_to_json(PARENT, SMALL, Origin("small", "ab12" * 16, {"a": 1}))))
 def test_member_files(folder: Path, data: Any) -> None:
     put(folder / MEMBER_FILE, data)
     told(lambda: read_shapes(folder))

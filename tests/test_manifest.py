@@ -34,7 +34,7 @@ BLOCK = ElasticConfig.from_dict(
 
 def family(**other) -> Family:
     members = {"big": PARENT.full, "mid": SMALL, "low": TINY}
-    told = {"budgets": BLOCK.budgets, "ranking_digest": "sha256:ab", "provenance": {"tokens": 5, "of": ["a", None]}}
+    told = {"budgets": BLOCK.budgets, "ranking_digest": "ab" * 32, "provenance": {"tokens": 5, "of": ["a", None]}}
     told["drop_order"] = [2, 4, 1, 0, 3]
     return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(told | other))
 
@@ -48,7 +48,7 @@ def test_it_is_public():
 def test_json_round_trip(data):
     parent = data.draw(parents())
     chain = data.draw(chains(parent, 3))
-    made = Family.of(parent, {f"m{i}": s for i, s in enumerate(chain)}, ranking_digest="d", provenance={"a": [1]})
+    made = Family.of(parent, {f"m{i}": s for i, s in enumerate(chain)}, ranking_digest="d" * 64, provenance={"a": [1]})
     text = json.dumps(made.to_json(), allow_nan=False)
     assert Family.from_json(json.loads(text)) == made
     assert [m.parameters for m in made] == [parameters(parent, s) for s in chain]
@@ -148,7 +148,9 @@ def broken(path, value):
         (["members"], {}, "at least one"),
         (["members", "big"], ..., "the first, and largest, must be the parent itself"),
         (["members", "../up"], family().to_json()["members"]["mid"], "'../up' is not allowed; letters, digits"),
-        (["ranking"], 5, "a digest or null"),
+        (["ranking"], 5, "a digest of 64 hexadecimal digits or null"),
+        (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
+        (["ranking"], "\x1b[2J" + "a" * 60, "a digest of 64 hexadecimal digits or null"),
         (["provenance"], [], "a mapping of JSON values"),
         (
             ["drop_order"],

@@ -22,7 +22,7 @@ from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.inside import check_inside
 from nemo_elastic.manifest import FILE as FAMILY_FILE
-from nemo_elastic.manifest import VERSION, Family, check_name
+from nemo_elastic.manifest import VERSION, Family, check_digest, check_name
 
 from .checksums import Expected, Sums, read_checksums
 from .hf_config import from_hf_config, to_hf_config
@@ -244,8 +244,7 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
             raise bad("parameters", known["parameters"], f"its shape has {parameters(parent, member)}")
         if known["name"] is not None:
             check_name("name", known["name"])
-        if not isinstance(known["ranking"], (str, type(None))):
-            raise bad("ranking", known["ranking"], "a digest or null")
+        check_digest("ranking", known["ranking"])
         if not isinstance(known["provenance"], dict):
             raise bad("provenance", known["provenance"], "a mapping")
         return parent, member, Origin(known["name"], known["ranking"], known["provenance"])

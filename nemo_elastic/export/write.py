@@ -25,12 +25,13 @@ from .pieces import Pieces
 from .safetensors_io import Raw
 from .shards import SHARD_BYTES, Entry, Progress, write_weights
 
-__all__ = ["Model", "copy_files", "entries_of", "write_model", "write_models", "write_text"]
+__all__ = ["Model", "entries_of", "write_model", "write_models", "write_text"]
 
+GENERATION = "generation_config.json"
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", GENERATION,
     "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
 _REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
@@ -71,11 +72,13 @@ def write_models(
         The `config.json` of each.
 
     Raises:
-        ElasticError: Not enough room on the disk, or a setting of the source that is no JSON.
+        ElasticError: Not enough room on the disk, a source that is damaged, a file to copy that is a link out of its
+            folder, or a setting of the source that is no JSON.
     """
+    along = [_along(m.files_from) for m in models]
     weights = {m.folder: _with_head(m) for m in models}
     checksums = write_weights(weights, shard_bytes, progress)
-    return [_write_around(m, found) for m, found in zip(models, checksums, strict=True)]
+    return [_write_around(m, sums, files) for m, sums, files in zip(models, checksums, along, strict=True)]
 
 
 def _with_head(model: Model) -> list[Entry]:
@@ -87,7 +90,7 @@ def _with_head(model: Model) -> list[Entry]:
     return entries
 
 
-def _write_around(model: Model, checksums: Mapping[str, Sums]) -> dict[str, Any]:
+def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[Path]) -> dict[str, Any]:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
     folder = model.folder
     config = to_hf_config(model.parent, model.member, dtype=model.entries[0].dtype, base=model.base)
@@ -96,9 +99,9 @@ def _write_around(model: Model, checksums: Mapping[str, Sums]) -> dict[str, Any]
         for name in _REMOTE_CODE:
             template = files("nemo_elastic.export") / "puzzle" / f"{name}.txt"
             (folder / name).write_bytes(template.read_bytes())
-    if model.files_from is not None:
-        copy_files(model.files_from, folder)
-    _write_generation(folder / "generation_config.json", config)
+    for path in along:
+        shutil.copyfile(path, folder / path.name)  # of a link in the hub's cache the content
+    _write_generation(folder / GENERATION, config)
     _write_json(folder / "config.json", config)
     return config
 
@@ -124,9 +127,7 @@ def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
     if path.exists() and config["use_cache"]:
         return
     ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
-    copied = read_json(path) if path.exists() else ids
-    if not isinstance(copied, dict):
-        raise ElasticError(f"{path.name}: not a JSON object")
+    copied = read_json(path) if path.exists() else ids  # `_along` has read it
     _write_json(path, copied if config["use_cache"] else copied | {"use_cache": False})
 
 
@@ -135,11 +136,19 @@ def write_text(path: Path, text: str) -> None:
     path.write_bytes((text.rstrip("\n") + "\n").encode())
 
 
-def copy_files(source: Path, folder: Path) -> None:
-    """Copy the tokenizer, the generation settings and the licence of a model, as far as it has them."""
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            shutil.copyfile(check_inside(source / name), folder / name)  # of a link in the hub's cache the content
+def _along(folder: Path | None) -> list[Path]:
+    """The tokenizer, the generation settings and the licence of a model, as far as it has them.
+
+    Raises:
+        ElasticError: One is a link out of the folder, or the generation settings are none.
+    """
+    if folder is None:
+        return []
+    found = [check_inside(folder / name) for name in COMPANIONS if (folder / name).is_file()]
+    for path in found:
+        if path.name == GENERATION and not isinstance(read_json(path), dict):
+            raise ElasticError(f"{path}: not a JSON object")
+    return found
 
 
 def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[Entry]:

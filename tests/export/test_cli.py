@@ -32,12 +32,12 @@ elastic:
 @pytest.fixture
 def family(tmp_path):
     state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
-    return write_family(tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12"))
+    return write_family(tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12" * 16))
 
 
 def test_inspect(run, family):
     code, out, _ = run("inspect", family)
-    assert code == 0 and f"{WHOLE:,}" in out and f"{COUNT:,}" in out and "ranking: ab12" in out
+    assert code == 0 and f"{WHOLE:,}" in out and f"{COUNT:,}" in out and f"ranking: {'ab12' * 16}" in out
     rows = {
         line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:-1]]
         for line in out.splitlines()
@@ -50,7 +50,7 @@ def test_inspect(run, family):
     told = json.loads(out)
     assert told["members"]["small"]["subnet"] == SMALL.to_json() and told["members"]["small"]["parameters"] == COUNT
     assert told["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
-    assert told["ranking"] == "ab12" and told["parent"] == PARENT.to_json()
+    assert told["ranking"] == "ab12" * 16 and told["parent"] == PARENT.to_json()
     (family / "model.safetensors").unlink()
     assert run("inspect", family)[0] == 0 and run("inspect", family, "--path")[0] == 0
     assert run("inspect", family.parent)[0] == 2
