@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli.within import TOKENS, within
+
 __all__ = ["command"]
 
 
@@ -23,9 +25,11 @@ def command(
             help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them.",
         ),
     ] = None,
-    vocab: Annotated[int, typer.Option(help="Size of the tokenizer's vocabulary.")] = 1024,
-    reasoning: Annotated[float, typer.Option(help="Share of tokens that are worked reasoning problems.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Seed of the problems and of every order.")] = 0,
+    vocab: Annotated[int, within(1, TOKENS, "--vocab", "Size of the tokenizer's vocabulary.")] = 1024,
+    reasoning: Annotated[
+        float, within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
+    ] = 0.25,
+    seed: Annotated[int, within(0, 2**53, "--seed", "Seed of the problems and of every order.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the folder's manifest as JSON.")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemo_elastic.cli.within import BATCH, TOKENS, within
 from nemo_elastic.errors import ElasticError
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ def command(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")],
     data: Annotated[Path | None, typer.Option(help="Data folder: held-out tokens and problems.")] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
-    problems: Annotated[int, typer.Option(min=0, help="Held-out problems to solve; 0 for none.")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens to predict.")] = 20_000,
-    seq_length: Annotated[int, typer.Option(min=1, help="Tokens that are predicted in one context.")] = 512,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 8,
+    problems: Annotated[int, within(0, TOKENS, "--problems", "Held-out problems to solve; 0 for none.")] = 64,
+    tokens: Annotated[int, within(1, TOKENS, "--tokens", "Held-out tokens to predict.")] = 20_000,
+    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")] = 512,
+    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences at once.")] = 8,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each lm-eval task.")] = None,
+    limit: Annotated[int | None, within(1, TOKENS, "--limit", "Documents of each lm-eval task.")] = None,
     device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

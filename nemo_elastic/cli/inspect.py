@@ -10,17 +10,19 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli.within import BATCH, TOKENS, within
+
 __all__ = ["command"]
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
-    batch: Annotated[int, typer.Option(help="Sequences served at once, for the memory.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens that each of them may have, for the memory.")] = 8192,
+    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
+    length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
     path: Annotated[
         bool, typer.Option("--path", help="List sizes between the members, too: what `slice --params` can cut.")
     ] = False,
-    sizes: Annotated[int, typer.Option(help="How many of them, evenly spaced, for --path.")] = 12,
+    sizes: Annotated[int, within(2, 10_000, "--sizes", "How many of them, evenly spaced, for --path.")] = 12,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
@@ -30,13 +32,11 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.checks import integer
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, serving, widths_table
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.export.hf import read_shapes
     from nemo_elastic.path import path as path_of
 
-    integer("--sizes", sizes, 2, "a number of sizes, at least 2")
     shapes = read_shapes(source)
     spec = serving(shapes, batch, length)
     between, places = None, []

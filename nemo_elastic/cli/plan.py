@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemo_elastic.cli.within import BATCH, TOKENS, within
+
 if TYPE_CHECKING:
     from nemo_elastic.family import Parent
     from nemo_elastic.plan import Layout, RunShape
@@ -22,12 +24,12 @@ __all__ = ["command"]
 def command(
     config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
     parent: Annotated[str, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")],
-    seq_length: Annotated[int, typer.Option("--seq-length", help="Tokens per sequence.")] = 8192,
-    global_batch: Annotated[int, typer.Option("--global-batch-size", help="Sequences per step.")] = 1536,
-    micro_batch: Annotated[int, typer.Option("--micro-batch-size", help="Sequences per forward.")] = 1,
-    gpus: Annotated[int, typer.Option("--gpus", help="Number of GPUs, in nodes of 8.")] = 128,
+    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 8192,
+    global_batch: Annotated[int, within(1, BATCH, "--global-batch-size", "Sequences per step.")] = 1536,
+    micro_batch: Annotated[int, within(1, BATCH, "--micro-batch-size", "Sequences per forward.")] = 1,
+    gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs, in nodes of 8.")] = 128,
     gpu: Annotated[str, typer.Option("--gpu", help="h100 (80 GB) or h200 (141 GB).")] = "h100",
-    stage: Annotated[int, typer.Option("--stage", help="1 learns shapes with soft masks first, 2 trains slices.")] = 1,
+    stage: Annotated[int, within(1, 2, "--stage", "1 learns shapes with soft masks first, 2 trains slices.")] = 1,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli.within import BATCH as MOST, TOKENS, within
+
 __all__ = ["command"]
 
 #: sequences that run through the model together
@@ -20,18 +22,19 @@ def command(
     parent: Annotated[Path, typer.Argument(help="A Hugging Face folder of a Nemotron-H.")],
     data: Annotated[Path, typer.Option("--data", help="A data folder (nemo-elastic data) of the parent's tokenizer.")],
     out: Annotated[Path, typer.Option("--out", help="The ranking folder to write.")],
-    samples: Annotated[int, typer.Option(help="Training sequences to look at.")] = 64,
-    length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
+    samples: Annotated[int, within(1, TOKENS, "--samples", "Training sequences to look at.")] = 64,
+    length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
     depth: Annotated[str, typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")] = "mse",
     ffn: Annotated[
         str, typer.Option(help="activation: what enters the second linear; first: the first's output.")
     ] = "activation",
     min_depth: Annotated[
         int | None,
-        typer.Option(help="Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."),
+        within(1, MOST, "--min-depth", "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."),
     ] = None,
     save_every: Annotated[
-        float, typer.Option(help="Seconds between saves of what is measured: a ranking that was killed goes on.")
+        float,
+        within(0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."),
     ] = 60.0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking, finished or not.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,

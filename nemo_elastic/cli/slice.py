@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nemo_elastic.cli.within import BATCH, TOKENS, within
+
 if TYPE_CHECKING:
     from nemo_elastic.export.hf import Source
     from nemo_elastic.family import Subnet
@@ -37,8 +39,8 @@ def command(
     subnet: Annotated[
         Path | None, typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Sequences served at once, for the memory.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens that each of them may have, for the memory.")] = 8192,
+    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
+    length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
     format: Annotated[
         str, typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
     ] = "hf",

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli.within import within
+
 __all__ = ["command"]
 
 
@@ -31,7 +33,7 @@ def command(
             show_default="runs it where torch is installed and the model is small",
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Length of the random text that it is run on.")] = 64,
+    tokens: Annotated[int, within(1, 2**17, "--tokens", "Length of the random text that it is run on.")] = 64,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check that a family is what it says it is. Exit code 1 if a check fails, 2 if the folder cannot be read at all.

@@ -77,7 +77,7 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
     assert listed[1]["between"] == ["full", "small"]
 
     code, _, err = run("inspect", family, "--path", "--sizes", 1)
-    assert code == 2 and err == "error: --sizes: 1 is not allowed; a number of sizes, at least 2\n"
+    assert code == 2 and err == "error: --sizes: 1 is not allowed; a whole number from 2 to 10000\n"
     run("slice", family, "--budget", "small", "--out", tmp_path / "small")
     code, _, err = run("inspect", tmp_path / "small", "--path")
     assert code == 2 and "is one model, not a family" in err and len(err.splitlines()) == 1

@@ -208,7 +208,7 @@ def test_the_largest_file_of_weights(run, family, tmp_path):
         (["--budget", "mid", "--budget", "smallish"], "did you mean 'small'"),
         (["--params", "many"], "--params: 'many' is not allowed; a number of parameters such as 6e9"),
         (["--memory", "14"], "--memory: '14' is not allowed; a size such as 18GiB"),
-        (["--memory", "14GiB", "--batch", "0"], "memory.batch: 0"),
+        (["--memory", "14GiB", "--batch", "0"], "--batch: 0 is not allowed; a whole number from 1 to 1000000"),
         (["--ratio", "0"], "--ratio: 0.0 is not allowed; a share of the parent's parameters, above 0 and at most 1"),
         (["--ratio", "1.01"], "--ratio: 1.01 is not allowed"),
         (["--ratio", "nan"], "--ratio: nan is not allowed"),

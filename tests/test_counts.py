@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of every command that is a number has bounds, and says them in one line."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import typer
+
+from nemo_elastic.cli import main
+from nemo_elastic.cli.app import COMMANDS
+
+
+def functions(name: str) -> list[Any]:
+    """The functions behind a command; several where it is a group."""
+    command = importlib.import_module(COMMANDS[name].module).command
+    if not isinstance(command, typer.Typer):
+        return [command]
+    return [found.callback for found in command.registered_commands]
+
+
+def numbers() -> list[tuple[str, str, type]]:
+    """Command, option and type of everything that is a number, by the annotations of the functions."""
+    out = []
+    for name in COMMANDS:
+        for function in functions(name):
+            hints = get_type_hints(function, include_extras=True)
+            for parameter in inspect.signature(function).parameters:
+                kind, *_ = get_args(hints[parameter]) or [hints[parameter]]
+                kinds = {kind, *get_args(kind)} & {int, float}
+                if kinds:
+                    extra = get_args(hints[parameter])[1:]
+                    # typer takes the first name for a default until it knows that the option is an annotation
+                    told = [d for one in extra for d in (one.default, *(one.param_decls or ()))]
+                    flags = [flag for flag in told if isinstance(flag, str) and flag.startswith("--")]
+                    out.append((name, next(iter(flags), f"--{parameter.replace('_', '-')}"), kinds.pop()))
+    return out
+
+
+NUMBERS = numbers()
+
+
+def test_they_are_found() -> None:
+    assert len(NUMBERS) >= 20 and ("verify", "--tokens", int) in NUMBERS and ("rank", "--save-every", float) in NUMBERS
+
+
+@pytest.mark.parametrize(("command", "option", "kind"), NUMBERS)
+def test_every_number_has_bounds(command: str, option: str, kind: type, capsys: Any) -> None:
+    """Also where everything else is missing: a bound is the first thing that is looked at."""
+    values = ["9" * 30, "-" + "9" * 30, *(["nan", "inf", "-inf"] if kind is float else [str(2**63), str(-(2**63))])]
+    for value in values:
+        with pytest.raises(SystemExit) as left:
+            main([command, f"{option}={value}"])
+        told = capsys.readouterr()
+        assert left.value.code == 2 and told.out == ""
+        shown = repr(kind(value))
+        found = re.fullmatch(r"error: (--[a-z-]+): (\S+) is not allowed; a (?:whole )?number from (\S+) to (\S+)\n", told.err)
+        assert found and (found[1], found[2]) == (option, shown), told.err
+        assert math.isfinite(float(found[3])) and float(found[3]) < float(found[4]) < 2**63
