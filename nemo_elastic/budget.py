@@ -129,8 +129,7 @@ class AxisConfig:
         choices: Any = raw["choices"]
         if not isinstance(choices, (list, tuple)) or not choices:
             raise bad(f"{where}.choices", choices, "a list of widths in descending order")
-        for c in choices:
-            integer(f"{where}.choices", c, 1, "positive integers")
+        choices = [integer(f"{where}.choices", c, 1, "positive integers") for c in choices]
         if list(choices) != sorted(set(choices), reverse=True):
             raise bad(f"{where}.choices", list(choices), "descending widths, each once")
         per_layer, stripes = raw.get("per_layer", False), raw.get("stripes")
@@ -141,12 +140,12 @@ class AxisConfig:
         if stripes is not None:
             if name != FFN:
                 raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
-            integer(f"{where}.stripes", stripes, 1, "a positive integer")
+            stripes = integer(f"{where}.stripes", stripes, 1, "a positive integer")
         attention = raw.get("keep_attention")
         if attention is not None:
             if name != DEPTH:
                 raise bad(f"{where}.keep_attention", attention, "only depth drops layers")
-            integer(f"{where}.keep_attention", attention, 0, "a number of layers, 0 or more")
+            attention = integer(f"{where}.keep_attention", attention, 0, "a number of layers, 0 or more")
         return cls(tuple(choices), per_layer, stripes, attention)
 
 

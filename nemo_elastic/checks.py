@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from numbers import Integral
 from typing import Any
 
 from .errors import bad
@@ -19,9 +21,24 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
 
 
 def integer(name: str, value: Any, low: int, allowed: str, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+    """A whole number in [low, high] as Python's own: numpy's are taken, which JSON could not write; no booleans."""
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, int) or found < low or (high is not None and found > high):
         raise bad(name, value, allowed)
-    return value
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A whole number of any kind as Python's own; everything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, (bool, int)) else value
+
+
+def keep_plain(record: Any) -> None:
+    """Let a frozen dataclass hold Python's own whole numbers; for its `__post_init__`."""
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if (own := plain(value)) is not value:
+            object.__setattr__(record, f.name, own)
 
 
 def parse_float(text: str) -> float | str:
@@ -33,8 +50,8 @@ def parse_float(text: str) -> float | str:
 
 def parse_size(name: str, value: Any) -> int:
     """Bytes from an integer or from text such as 18GiB."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
+    if isinstance(value, Integral) and not isinstance(value, bool) and value > 0:
+        return int(value)
     if isinstance(value, str):
         for unit in sorted(UNITS, key=len, reverse=True):
             if value.endswith(unit):

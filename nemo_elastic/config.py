@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .budget import AxisConfig, Budget
-from .checks import integer, number
+from .checks import integer, keep_plain, number
 from .errors import ElasticError, bad
 from .family import AXES, DEPTH, FFN, LAYER_AXES, Parent, known_fields
 from .files import read_yaml
@@ -46,6 +46,7 @@ class ImportanceConfig:
     depth_samples: int = 8
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         integer("elastic.importance.samples", self.samples, 1, "at least 1")
         integer("elastic.importance.depth_samples", self.depth_samples, 1, "at least 1")
         for name, allowed in (("ffn", ("activation", "first")), ("aggregation", ("l2_mean", "mean")),
@@ -67,6 +68,7 @@ class SearchConfig:
     tokens: int = 65536
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         integer("elastic.search.candidates", self.candidates, 1, "at least 1")
         integer("elastic.search.tokens", self.tokens, 1, "at least 1")
 
@@ -105,6 +107,7 @@ class RouterConfig:
     freeze_at: float = 0.67
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         integer("elastic.router.hidden", self.hidden, 1, "at least 1")
         number("elastic.router.lr", self.lr, 0, 10, "a learning rate from 0 to 10")
         for name in ("tau", "scale"):
@@ -153,6 +156,7 @@ class DistillConfig:
     teacher_precision: str | None = None
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         if self.mode not in DISTILL_MODES:
             raise bad("elastic.distill.mode", self.mode, f"one of {', '.join(DISTILL_MODES)}")
         precision = self.teacher_precision
@@ -183,6 +187,7 @@ class NonfiniteConfig:
     limit: int = 8
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         if self.action not in NONFINITE:
             raise bad("elastic.nonfinite.action", self.action, f"one of {', '.join(NONFINITE)}")
         integer("elastic.nonfinite.limit", self.limit, 1, "at least 1")
@@ -233,6 +238,7 @@ class ElasticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         names = [b.name for b in self.budgets]
         for n in names:
             if names.count(n) > 1:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .checks import keep_plain
 from .errors import bad
 from .family import ATTENTION, MAMBA, MLP, Parent
 from .layout import rows, shape
@@ -63,6 +64,7 @@ class MemorySpec:
     state: str = "fp32"
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         for name in ("batch", "length"):
             v = getattr(self, name)
             if isinstance(v, bool) or not isinstance(v, int) or v < 1:

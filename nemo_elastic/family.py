@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+from .checks import keep_plain
 from .errors import ElasticError, bad, shown
 from .prefix import BlockedPrefix
 
@@ -74,6 +75,7 @@ class Parent:
     ffn_stripes: int = 1
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         unknown = sorted(set(self.pattern) - set(PATTERN)) if isinstance(self.pattern, str) else [self.pattern]
         if unknown or not self.pattern:
             raise bad("parent.pattern", self.pattern, "a Nemotron-H pattern has one of M, - and * per layer")
@@ -176,6 +178,9 @@ class Layer:
     head_dim: int | None = None
     keep: ClassVar[int] = 1  # expected members (cost.Expected) keep a layer with a probability instead
 
+    def __post_init__(self) -> None:
+        keep_plain(self)
+
     def __le__(self, other: Layer) -> bool:
         return (
             self.index == other.index
@@ -193,6 +198,9 @@ class Subnet:
 
     hidden: int
     layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
 
     def validate(self, parent: Parent) -> Subnet:
         """Return self if it is a member of `parent`; raise `ElasticError` with the field otherwise."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import plain
 from .errors import bad
 
 Array = Any  # numpy.ndarray or torch.Tensor: only reshape, slicing and assignment are used
@@ -36,6 +37,7 @@ class BlockedPrefix:
 
     def check(self, k: int) -> int:
         """Return `k` if it is a width of this axis, else raise `ElasticError`."""
+        k = plain(k)
         if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= self.size or k % self.blocks:
             step = f" in multiples of {self.blocks}" if self.blocks > 1 else ""
             raise bad(self.name, k, f"allowed are {self.blocks} to {self.size}{step}")

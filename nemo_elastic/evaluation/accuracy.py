@@ -101,9 +101,9 @@ def answer_accuracy(
     """
     if not problems:
         raise ElasticError("problems: there are none to solve")
-    integer("batch", batch, 1, "a positive integer")
+    batch = integer("batch", batch, 1, "a positive integer")
     if max_new_tokens is not None:
-        integer("max_new_tokens", max_new_tokens, 1, "a positive integer")
+        max_new_tokens = integer("max_new_tokens", max_new_tokens, 1, "a positive integer")
     tokenizer = load_tokenizer(tokenizer_dir)
 
     def encode(texts: Iterable[str]) -> list[list[int]]:

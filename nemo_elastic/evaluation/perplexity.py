@@ -70,10 +70,10 @@ def perplexity(
     Raises:
         ElasticError: fewer than two tokens, or a size that is not positive.
     """
-    for name, value in (("seq_length", seq_length), ("batch", batch)):
-        integer(name, value, 1, "a positive integer")
+    seq_length = integer("seq_length", seq_length, 1, "a positive integer")
+    batch = integer("batch", batch, 1, "a positive integer")
     if max_tokens is not None:
-        integer("max_tokens", max_tokens, 1, "a positive integer")
+        max_tokens = integer("max_tokens", max_tokens, 1, "a positive integer")
     if len(tokens) < 2:
         raise bad("tokens", f"{len(tokens)} tokens", "at least two: one to start from and one to predict")
     count = min(len(tokens) - 1, max_tokens or len(tokens))

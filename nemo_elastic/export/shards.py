@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nemo_elastic.checks import integer
 from nemo_elastic.errors import ElasticError
 
 from .checksums import Checksum, Sums
@@ -92,6 +93,7 @@ def write_weights(
     Raises:
         ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums say.
     """
+    shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
     total = sum(e.nbytes for entries in folders.values() for e in entries)
     _check_room(next(iter(folders)), total)
     places = [place for folder, entries in folders.items() for place in _plan(folder, list(entries), shard_bytes)]

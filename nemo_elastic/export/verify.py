@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_elastic import layout
+from nemo_elastic.checks import integer
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
@@ -96,6 +97,7 @@ def verify(
     Raises:
         ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
     """
+    tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
     opened = _open(source)
     checks = [*_shape_checks(opened), *_value_checks(opened)]
     if parent is not None and opened.held != opened.parent.full:

@@ -24,7 +24,7 @@ from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.lightning.run.plugins import PreemptionPlugin
 from torchx.specs.api import AppState
 
-from nemo_elastic.checks import integer
+from nemo_elastic.checks import integer, keep_plain
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 
@@ -59,6 +59,7 @@ class Stage:
     micro_batch_size: int = 1
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         for name in ("seq_length", "global_batch_size", "max_steps", "micro_batch_size"):
             integer(f"stage.{name}", getattr(self, name), 1, "at least 1")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from nemo_elastic.checks import integer
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
@@ -43,7 +44,9 @@ def generate(
         ElasticError: a prompt is empty, or a token is not in the vocabulary.
     """
     ids = [[int(t) for t in row] for row in (prompts.tolist() if isinstance(prompts, torch.Tensor) else prompts)]
-    limits = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, int) else [int(n) for n in max_new_tokens]
+    asked = max_new_tokens.tolist() if isinstance(max_new_tokens, torch.Tensor) else max_new_tokens
+    asked = list(asked) if isinstance(asked, Iterable) else [asked] * len(ids)
+    limits = [integer("max_new_tokens", n, 0, "a whole number of tokens") for n in asked]
     if len(limits) != len(ids):
         raise bad("max_new_tokens", f"{len(limits)} numbers", f"one number, or one for each of {len(ids)} prompts")
     for i, row in enumerate(ids):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_elastic.checks import integer
+from nemo_elastic.checks import integer, keep_plain
 from nemo_elastic.errors import bad
 
 __all__ = ["EFFICIENCY", "GPUS", "NODE", "RESERVE", "Gpu", "RunShape"]
@@ -70,6 +70,7 @@ class RunShape:
     kernels: bool = True
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         for name in ("seq_length", "global_batch", "micro_batch", "gpus"):
             integer(_option(name), getattr(self, name), 1, "a positive integer")
         if self.gpu not in GPUS:

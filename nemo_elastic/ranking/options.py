@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nemo_elastic.checks import keep_plain
 from nemo_elastic.config import integer
 from nemo_elastic.errors import bad
 from nemo_elastic.family import known_fields
@@ -40,6 +41,7 @@ class RankOptions:
     head_channels: int | None = None
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         for name, allowed in (("ffn", tuple(FFN_SITES)), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
             if getattr(self, name) not in allowed:
                 raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from nemo_elastic import layout
+from nemo_elastic.checks import integer
 from nemo_elastic.cost import parameters
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.hf import Source, open_source
 from nemo_elastic.export.torch_io import to_torch
 from nemo_elastic.family import Subnet
@@ -54,6 +55,7 @@ class MemberModel:
 
     def init_cache(self, batch: int) -> Cache:
         """State before the first token of `batch` sequences."""
+        batch = integer("batch", batch, 1, "a positive integer")
         return Cache.empty(self.parent, self.subnet, batch, self.weights.embedding)
 
     def generate(
@@ -80,8 +82,9 @@ class FamilyRuntime:
     Selecting a member takes no time and next to no memory, any number of them can be in use at once, and each runs at
     its own cost. `storage.py` says how.
 
-    Threads may select and run members at the same time: weights are never written, and what is made on first use is
-    the same whoever makes it. A `Cache` is for one thread at a time.
+    Threads may select, run and release members at the same time: weights are never written, what is made on first use
+    is the same whoever makes it, and a selection beside a `release` may be one from before it or a new one, which
+    compute the same. A `Cache` is for one thread at a time.
 
     Args:
         model: holds the weights. Matrices that need another order than the model's are copied, the others are shared:
@@ -145,12 +148,13 @@ class FamilyRuntime:
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise ElasticError(f"member: {which!r} is not in this family; {hint}it has {', '.join(self.names)}")
             subnet = self.members[which]
+        elif which is not None and not isinstance(which, Subnet):
+            raise bad("member", which, "the name of a member, a Subnet, or None for all that is held")
         else:
             subnet = self.held if which is None else check_nested(self.parent, self.held, which)
             name = next((n for n, s in self.members.items() if s == subnet), None)
-        if subnet not in self._selected:
-            self._selected.setdefault(subnet, MemberModel(name, self._storage.weights(subnet)))
-        return self._selected[subnet]
+        found = self._selected.get(subnet)  # looked up once: another thread may release between two looks
+        return found or self._selected.setdefault(subnet, MemberModel(name, self._storage.weights(subnet)))
 
     def release(self) -> None:
         """Forget what was selected; models that are still in use stay as they are."""
@@ -165,7 +169,7 @@ class FamilyRuntime:
     def slice_bytes(self) -> int:
         """Bytes that selected members keep beside the weights: gathered vectors, and where channels are stored."""
         owned, kept = self._storage.owned, {}
-        for model in self._selected.values():
+        for model in self._selected.copy().values():  # other threads may select meanwhile
             w = model.weights
             assert isinstance(w.layers, CutLayers)
             tensors = [w.embedding, w.final_norm, w.head, *w.layers.in_use()]
@@ -198,7 +202,7 @@ def load_family(
     Args:
         folder: what `nemo-elastic init`, `train` or `slice` wrote, or a `nemotron_h` folder of another origin; or one
             that `open_source` opened.
-        dtype: of the weights in memory; that of the files by default.
+        dtype: of the weights in memory, one of `DTYPES`; that of the files by default.
         device: where they go.
         mmap: leave weights of the right dtype and order in the mapped files, to be read when they are used. Those are
             all of a single model, and of a family what its members cut along no other axis than depth and hidden.
@@ -207,7 +211,7 @@ def load_family(
         The family; a folder without `elastic.json` is a family of one.
 
     Raises:
-        ElasticError: not such a folder, or one that contradicts itself.
+        ElasticError: not such a folder, one that contradicts itself, or a dtype in which no model computes.
     """
     source = folder if isinstance(folder, Source) else open_source(folder)
     # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.

@@ -21,11 +21,14 @@ import numpy as np
 import torch
 
 from nemo_elastic import layout
+from nemo_elastic.errors import bad
 from nemo_elastic.family import MLP, Layer, Parent, Subnet
 from nemo_elastic.layout import BY_NAME, Row, selection
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights, layer_rows
 from nemo_elastic.prefix import Chain, Selection, nested_order
 
+#: in which a model computes
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 Made = dict[tuple[Selection, Chain | None], torch.Tensor]
 Device = str | torch.device | None
 
@@ -38,9 +41,12 @@ class Storage:
         held: the member whose tensors these are.
         members: for which the order is made; all nested in `held`.
         tensors: by HF name, in the order of the model. Read one by one, never written.
-        dtype: of what is stored; for float8, with which torch does not compute, bfloat16, else that of each tensor.
+        dtype: of what is stored, one of `DTYPES`; for float8, with which torch does not compute, bfloat16, else that of each tensor.
         device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
+
+    Raises:
+        ElasticError: a dtype in which no model computes, asked for or stored.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class Storage:
         device: Device = None,
         copy: bool = False,
     ) -> None:
+        if dtype is not None and dtype not in DTYPES:
+            raise bad("dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
         self.parent, self.held = parent, held
         self.tensors: dict[str, torch.Tensor] = {}
         self._position = {index: i for i, index in enumerate(held.kept)}
@@ -61,6 +69,8 @@ class Storage:
         members = tuple(members)
         for t in layout.tensors(parent, held):
             given = tensors[t.hf].detach()
+            if not given.is_floating_point():
+                raise bad(f"dtype of {t.hf}", given.dtype, "weights are floating-point numbers")
             stored = given.to(dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype))
             for dim in (0, 1) if len(t.shape) == 2 else ():  # what is no matrix is small: each member gathers its own
                 stored = self._reorder(stored, t, dim, members, device)
