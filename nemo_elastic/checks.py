@@ -50,8 +50,9 @@ def parse_float(text: str) -> float | str:
 
 def parse_size(name: str, value: Any) -> int:
     """Bytes from an integer or from text such as 18GiB."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and value > 0:
-        return int(value)
+    value = plain(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
     if isinstance(value, str):
         for unit in sorted(UNITS, key=len, reverse=True):
             if value.endswith(unit):

@@ -60,6 +60,8 @@ def test_every_number_has_bounds(command: str, option: str, kind: type, capsys: 
         told = capsys.readouterr()
         assert left.value.code == 2 and told.out == ""
         shown = repr(kind(value))
-        found = re.fullmatch(r"error: (--[a-z-]+): (\S+) is not allowed; a (?:whole )?number from (\S+) to (\S+)\n", told.err)
+        found = re.fullmatch(
+            r"error: (--[a-z-]+): (\S+) is not allowed; a (?:whole )?number from (\S+) to (\S+)\n", told.err
+        )
         assert found and (found[1], found[2]) == (option, shown), told.err
         assert math.isfinite(float(found[3])) and float(found[3]) < float(found[4]) < 2**63

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli.within import BATCH, TOKENS, within
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, printable
 
 if TYPE_CHECKING:
     from nemo_elastic.data.folder import DataFolder
@@ -150,9 +150,9 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
         for name in (["source"] if several else []) + ["member"]:
             out.add_column(name)
         for name in columns:
-            out.add_column(name, justify="right")
+            out.add_column(printable(name), justify="right")
         for row in cells:
-            out.add_row(*row)
+            out.add_row(*map(printable, row))
         return out
 
     found = []

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.within import BATCH as MOST, TOKENS, within
+from nemo_elastic.cli.within import BATCH as MOST
+from nemo_elastic.cli.within import TOKENS, within
 
 __all__ = ["command"]
 
@@ -30,11 +31,18 @@ def command(
     ] = "activation",
     min_depth: Annotated[
         int | None,
-        within(1, MOST, "--min-depth", "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."),
+        within(
+            1,
+            MOST,
+            "--min-depth",
+            "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured.",
+        ),
     ] = None,
     save_every: Annotated[
         float,
-        within(0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."),
+        within(
+            0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."
+        ),
     ] = 60.0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking, finished or not.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,

@@ -187,8 +187,10 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
 def _table(title: str, first: str, members: Mapping[str, Subnet]) -> Any:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    from nemo_elastic.errors import printable
+
+    table = Table(title=printable(title), title_justify="left")
     table.add_column(first, no_wrap=True)
     for name in members:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(printable(name), justify="right", no_wrap=True)
     return table

@@ -43,17 +43,19 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
+    from nemo_elastic.errors import printable
     from nemo_elastic.export.verify import verify
 
     report = verify(source, parent=parent, forward=forward, tokens=tokens)
     if json:
         typer.echo(json_module.dumps(report.to_json(), indent=2))
     else:
-        table = Table(title=str(source), title_justify="left")
+        table = Table(title=printable(str(source)), title_justify="left")
         for header in ("check", "", "figure"):
             table.add_column(header)
         for check in report.checks:
-            table.add_row(check.name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.figure)
+            word = {True: "ok", False: "FAILED", None: "-"}[check.ok]
+            table.add_row(printable(check.name), word, printable(check.figure))
         Console(markup=False).print(table)
     if not report.ok:
         raise typer.Exit(1)

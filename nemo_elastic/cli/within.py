@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that are counts: each has a lowest and a highest value, and says so in one line before anything is done.
 
-The highest values are above any use and below what would fill a memory, hang, or leave the range of 64 bits on the way.
+The highest values are above any use and below what would fill a memory, hang, or leave 64 bits on the way.
 """
 
 from __future__ import annotations

@@ -24,7 +24,16 @@ from nemo_elastic.family import known_fields
 from nemo_elastic.files import read_json
 from nemo_elastic.inside import check_inside
 
-__all__ = ["CHECKSUMS_FILE", "PART_BYTES", "Checksum", "Expected", "Sums", "Watch", "read_checksums", "write_checksums"]
+__all__ = [
+    "CHECKSUMS_FILE",
+    "PART_BYTES",
+    "Checksum",
+    "Expected",
+    "Sums",
+    "Watch",
+    "read_checksums",
+    "write_checksums",
+]
 
 CHECKSUMS_FILE = "elastic_checksums.json"
 #: a cut reads up to so much beside each run of rows that it keeps; 12B parameters have a megabyte of checksums
@@ -119,8 +128,8 @@ class Expected:
     def wrong(self) -> ElasticError:
         """The error for bytes that are something else."""
         return ElasticError(
-            f"{self.where} is not what was written, by {CHECKSUMS_FILE}; fetch the folder again, or delete that file if "
-            f"the weights were changed on purpose"
+            f"{self.where} is not what was written, by {CHECKSUMS_FILE}; fetch the folder again, or delete that file "
+            f"if the weights were changed on purpose"
         )
 
 
@@ -132,10 +141,12 @@ class Watch:
     Args:
         data: all bytes of the tensor.
         expected: what they have to be; None where nothing is known, and nothing is computed.
+        right: parts that were read just now, for another member of the same pass, and were right; grows.
     """
 
-    def __init__(self, data: memoryview, expected: Expected | None) -> None:
+    def __init__(self, data: memoryview, expected: Expected | None, right: set[int] | None = None) -> None:
         self._data, self._expected = data, expected
+        self._right = set() if right is None else right
         if expected is not None and expected.sums is None:
             raise expected.wrong()
         sums = expected.sums if expected is not None else None
@@ -175,12 +186,16 @@ class Watch:
         while self._at < stop:
             part = self._at // self._size
             end = min((part + 1) * self._size, len(self._data))
+            if part in self._right:
+                self._at = end
+                continue
             self._crc = zlib.crc32(self._data[self._at : min(stop, end)], self._crc)
             self._at = min(stop, end)
             if self._at == end:
                 if _hex(self._crc) != self._known[part * _DIGITS : (part + 1) * _DIGITS]:
                     assert self._expected is not None
                     raise self._expected.wrong()
+                self._right.add(part)
                 self._crc = 0
 
 

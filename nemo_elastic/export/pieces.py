@@ -31,10 +31,13 @@ class Pieces:
             read them.
         selections: What each dimension keeps; everything if there are none.
         span: Bytes of the tensor that one piece spans.
+        right: Parts of it that need no second look; see `Watch`.
     """
 
-    def __init__(self, raw: Raw, selections: tuple[Selection, ...] = (), span: int = SPAN) -> None:
-        self.raw, self.selections, self.span = raw, selections, span
+    def __init__(
+        self, raw: Raw, selections: tuple[Selection, ...] = (), span: int = SPAN, right: set[int] | None = None
+    ) -> None:
+        self.raw, self.selections, self.span, self.right = raw, selections, span, right
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +50,7 @@ class Pieces:
         rows = max(1, self.span // max(1, words[:1].nbytes))
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
-        row, watch = words[:1].nbytes, self.raw.watch(words)
+        row, watch = words[:1].nbytes, self.raw.watch(words, self.right)
         wanted = self._wanted(parts, row, watch)
         for start, stop in parts:
             next(wanted)
@@ -73,7 +76,7 @@ class Pieces:
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""
         out = self.raw.words
-        row, watch = out[:1].nbytes, self.raw.watch(out)
+        row, watch = out[:1].nbytes, self.raw.watch(out, self.right)
         for start, stop in self.selections[0].runs if self.selections else ((0, len(out)),):
             watch.reach(start * row, stop * row)
         watch.end()

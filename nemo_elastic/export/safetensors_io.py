@@ -136,9 +136,10 @@ class Raw:
         """The same, and nothing is expected of it: for who reports damage, or copies nothing."""
         return self if self.expected is None else replace(self, expected=None)
 
-    def watch(self, words: np.ndarray) -> Watch:
-        """Hold its words, which somebody reads from front to back, against what is expected of them."""
-        return Watch(words.reshape(-1).view(np.uint8).data if self.expected else memoryview(b""), self.expected)
+    def watch(self, words: np.ndarray, right: set[int] | None = None) -> Watch:
+        """Hold its words, which somebody reads from front to back, against what is expected of them; see `Watch`."""
+        data = words.reshape(-1).view(np.uint8).data if self.expected is not None else memoryview(b"")
+        return Watch(data, self.expected, right)
 
     def numpy(self) -> np.ndarray:
         """Give the values in a dtype that numpy computes with: bfloat16 and float8 become float32."""

@@ -91,7 +91,8 @@ def write_weights(
         For each folder, tensor name -> CRC-32 of its bytes.
 
     Raises:
-        ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums say.
+        ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums
+            say.
     """
     shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
     total = sum(e.nbytes for entries in folders.values() for e in entries)

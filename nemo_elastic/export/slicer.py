@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,8 +151,9 @@ def _write_hf(
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
         write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype))
+    right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models = [
-        Model(folder, source.parent, target, _entries(source, target), source.config, source.companions)
+        Model(folder, source.parent, target, _entries(source, target, right), source.config, source.companions)
         for folder, (target, _) in targets.items()
     ]
     write_models(models, shard_bytes=shard_bytes, progress=progress)
@@ -189,24 +191,33 @@ class _Cuts(Mapping[str, Raw]):
         return len(self._pieces)
 
 
-def cut_pieces(source: Source, target: Subnet) -> dict[str, tuple[Raw, Pieces]]:
-    """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays."""
+def cut_pieces(
+    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None
+) -> dict[str, tuple[Raw, Pieces]]:
+    """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays.
+
+    Args:
+        source: What holds it.
+        target: A member nested in `source.held`.
+        right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
+    """
     names = {(t.row.name, t.layer and t.layer.index): t.hf for t in layout.tensors(source.parent, source.held)}
     out = {}
     for t in layout.tensors(source.parent, target):
         index = t.layer.index if t.layer is not None else None
-        raw = source.tensors[names[t.row.name, index]]
+        name = names[t.row.name, index]
+        raw = source.tensors[name]
         kept = tuple(
             layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
         )
-        out[t.hf] = raw, Pieces(raw, kept)
+        out[t.hf] = raw, Pieces(raw, kept, right=None if right is None else right[name])
     return out
 
 
-def _entries(source: Source, target: Subnet) -> list[Entry]:
+def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> list[Entry]:
     return [
         Entry(name, raw.dtype, pieces.shape, pieces, raw.extent)
-        for name, (raw, pieces) in cut_pieces(source, target).items()
+        for name, (raw, pieces) in cut_pieces(source, target, right).items()
     ]
 
 

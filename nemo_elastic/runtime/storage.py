@@ -41,7 +41,8 @@ class Storage:
         held: the member whose tensors these are.
         members: for which the order is made; all nested in `held`.
         tensors: by HF name, in the order of the model. Read one by one, never written.
-        dtype: of what is stored, one of `DTYPES`; for float8, with which torch does not compute, bfloat16, else that of each tensor.
+        dtype: of what is stored, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with which
+            torch does not compute.
         device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 

@@ -32,7 +32,9 @@ elastic:
 @pytest.fixture
 def family(tmp_path):
     state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
-    return write_family(tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12" * 16))
+    return write_family(
+        tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12" * 16)
+    )
 
 
 def test_inspect(run, family):

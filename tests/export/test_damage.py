@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -174,12 +175,50 @@ def test_verify_reports_what_a_cut_refuses(whole, tmp_path):
     assert not verify(source, forward=False).ok
 
 
+def test_members_of_one_pass_read_once_and_trust_nothing_unread(whole, tmp_path, monkeypatch):
+    """What one member has found right is not computed again; what only the other reads is."""
+    counted = []
+    monkeypatch.setattr("nemo_elastic.export.checksums.Watch._add", counting(counted))
+    slice_members(whole, tmp_path / "once", {"full": PARENT.full})
+    once = sum(counted)
+    counted.clear()
+    slice_members(whole, tmp_path / "both", {"small": SMALL, "full": PARENT.full, "again": SMALL})
+    assert sum(counted) == once
+    monkeypatch.undo()
+    harmless = 0
+    for i, at in enumerate(places(whole, 1)):
+        source = copied(whole, tmp_path / "source")
+        flip(source, at)
+        with pytest.raises(ElasticError, match="is not what was written"):
+            slice_members(source, tmp_path / f"out{i}", {"small": SMALL, "full": PARENT.full})
+        try:
+            slice_checkpoint(source, tmp_path / f"small{i}", member="small")
+            harmless += 1
+        except ElasticError:
+            pass
+    assert harmless > 3
+
+
+def counting(counted: list[int]):
+    """`Watch._add` that notes how many parts it found right."""
+    from nemo_elastic.export.checksums import Watch
+
+    original = Watch._add
+
+    def add(self, stop):
+        before = len(self._right)
+        original(self, stop)
+        counted.append(len(self._right) - before)
+
+    return add
+
+
 def test_a_tensor_without_checksum_is_told(whole, tmp_path):
     source = copied(whole, tmp_path / "source")
     data = json.loads((source / CHECKSUMS_FILE).read_text())
     del data["tensors"]["backbone.norm_f.weight"]
     (source / CHECKSUMS_FILE).write_text(json.dumps(data))
-    with pytest.raises(ElasticError, match="tensor 'backbone.norm_f.weight' is not what was written"):
+    with pytest.raises(ElasticError, match=r"tensor 'backbone\.norm_f\.weight' is not what was written"):
         slice_checkpoint(source, tmp_path / "out", member="small")
     (source / CHECKSUMS_FILE).unlink()
     slice_checkpoint(source, tmp_path / "out", member="small")
@@ -201,7 +240,7 @@ def test_members_have_parts_of_their_own(tmp_path):
 def test_checksums_of_pieces_and_of_runs(content, size, cuts, data):
     """In whatever pieces bytes come, the sums are zlib's; whatever runs are read, a change in their parts is found."""
     checksum, edges = Checksum(size), sorted({0, *(min(c, len(content)) for c in cuts), len(content)})
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in itertools.pairwise(edges):
         checksum.add(memoryview(content[start:stop]))
     sums, parts = checksum.sums, [content[i : i + size] for i in range(0, len(content), size)]
     assert sums.whole == f"{zlib.crc32(content):08x}"

@@ -16,7 +16,7 @@ from nemo_elastic.manifest import FILE as FAMILY_FILE
 from .helpers import contents
 
 HOSTILE = (
-    "\x1b]0;owned\x07\x1b[2J", "a\nerror: b\r\n", "```\n<script>alert(1)</script>\n```", "---\ntags: [x]\n---\n# Title",
+    "\x1b]0;owned\x07\x1b[2J", "a\nerror: b\r\n", "```\n<script>alert(1)</script>\n```", "---\ntags: [x]\n---\n# T",
     "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "\u202eevil\u2066", "\x9b2J", "| a | b |", "\ud800",
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_a_ranking_is_a_digest(originals, tmp_path, run, kind, file, text):
 
 @pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])
 def test_a_card_quotes_and_does_not_obey(originals, tmp_path, run, kind, file):
-    """Whatever the provenance has, a card's own headings, tables and front matter are all there is beside one quote."""
+    """Whatever the provenance has, a card's own headings, tables and front matter are all there is beside quotes."""
     from markdown_it import MarkdownIt
 
     def parsed(folder: Path) -> list[tuple[str, str]]:
@@ -102,3 +102,10 @@ def test_generation_settings_that_are_none_are_named_where_they_are(tmp_path, ru
     code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
     assert (code, out) == (2, "") and err.startswith(f"error: {source / 'generation_config.json'}: not ")
     assert len(err.splitlines()) == 1 and ".tmp" not in err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_hostile_name_is_spelled_out_where_tables_are_printed(originals, tmp_path, run):
+    source = Path(shutil.copytree(originals / "family", tmp_path / "a\x1b[2J\u202eb"))
+    for command in (["inspect", source], ["verify", source, "--no-forward"]):
+        code, out, err = run(*command)
+        assert code == 0 and out.replace("\n", "").isprintable() and err == ""

@@ -190,7 +190,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 def test_the_most_that_numpy_holds_is_read(tmp_path):
     path = tmp_path / "x.safetensors"
     shapes = {"a": (1,) * 32, "b": (0, 2**59), "c": (0,) * 32}
-    path.write_bytes(file_of({"a": tensor(0, 4, shapes["a"]), "b": tensor(4, 4, shapes["b"]), "c": tensor(4, 4, shapes["c"])}, bytes(4)))
+    path.write_bytes(
+        file_of(
+            {"a": tensor(0, 4, shapes["a"]), "b": tensor(4, 4, shapes["b"]), "c": tensor(4, 4, shapes["c"])}, bytes(4)
+        )
+    )
     assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,6 +159,51 @@ def test_what_is_refused(folder, tmp_path):
         family.select(replace(SMALL, layers=(PARENT.layer(0, heads=3),)))
     with pytest.raises(ElasticError, match="existing folder"):
         load_family(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", torch.FloatTensor]
+)
+def test_a_dtype_in_which_no_model_computes(folder, dtype):
+    with pytest.raises(ElasticError, match=r"dtype: .* is not allowed; one of torch.float32, torch.bfloat16"):
+        load_family(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_dtype_in_which_models_compute(folder, dtype):
+    logits = load_family(folder, dtype=dtype).select("6b")(TOKENS)
+    assert logits.dtype == dtype and close(logits.double(), load_family(folder).select("6b")(TOKENS), 0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
+def test_weights_that_are_whole_numbers_are_refused(tmp_path, dtype):
+    """A quantized file without its scales: every shape is right, and every logit would be wrong."""
+    state = {k: (v * 10).to(dtype) for k, v in model().state_dict().items()}
+    path = write_family(tmp_path / "quantized", PARENT, state, Family.of(PARENT, MEMBERS))
+    with pytest.raises(ElasticError, match="is not allowed; weights are floating-point numbers"):
+        load_family(path)
+
+
+def test_numpys_whole_numbers_are_python_own(folder, tmp_path):
+    family = load_family(folder)
+    member, prompts = family.select("6b"), TOKENS[:, :3]
+    expected = member.generate(prompts, 4)
+    assert member.generate(prompts, np.int64(4)) == expected == member.generate(prompts.numpy(), np.array([4, 4]))
+    assert member.generate(prompts, torch.tensor([4, 4])) == expected
+    assert member.init_cache(np.int32(2)).batch == 2
+    own = replace(SMALL, hidden=np.int64(8), layers=tuple(replace(x, index=np.int64(x.index)) for x in SMALL.layers))
+    assert own == SMALL and family.select(own) is member
+    slice_checkpoint(folder, tmp_path / "cut", subnet=own, shard_bytes=np.int64(4000))
+    assert load_family(tmp_path / "cut").held == SMALL and (tmp_path / "cut" / "model.safetensors.index.json").exists()
+    for wrong in (True, 1.5, -1, "4", np.float64(2), np.bool_(True), None):
+        with pytest.raises(ElasticError, match=r"max_new_tokens: .* is not allowed"):
+            member.generate(prompts, [wrong, 4])
+    for wrong in (True, 0, -5, 1.5):
+        with pytest.raises(ElasticError, match=r"shard_bytes: .* is not allowed"):
+            slice_checkpoint(folder, tmp_path / "no", member="6b", shard_bytes=wrong)
+    for wrong in (5, np.int64(6), 6.5, b"6b"):
+        with pytest.raises(ElasticError, match=r"member: .* is not allowed; the name of a member"):
+            family.select(wrong)
 
 
 def test_members_of_an_opened_folder(folder):
