@@ -14,6 +14,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent
 from nemo_elastic.layout import Tensor, tensors
 
+from .harmless import check_harmless
 from .inferred import parts_of
 from .stored import PREFIX, Stored, weights_folder
 
@@ -22,11 +23,16 @@ ELASTIC = "elastic."
 
 
 def load_model_weights(core: Any, path: str | Path | None) -> None:
-    """Load a NeMo checkpoint into a megatron-core model in place; the elastic submodule stays as it is."""
+    """Load a NeMo checkpoint into a megatron-core model in place; the elastic submodule stays as it is.
+
+    Raises:
+        ElasticError: it is damaged, may run something, or is of another model.
+    """
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.validation import StrictHandling
 
     assert path is not None
+    check_harmless(path, only_weights=True)
     wanted = {k: v for k, v in core.sharded_state_dict(prefix="module.").items() if ".elastic." not in k}
     loaded = dist_checkpointing.load(wanted, str(weights_folder(path)), strict=StrictHandling.RAISE_UNEXPECTED)
     state = {k.removeprefix("module."): v for k, v in loaded.items() if k.startswith("module.")}

@@ -3,7 +3,8 @@
 """Going on where a run stopped, whatever stopped it: the newest whole checkpoint, and no other, with the same block.
 
 NeMo marks a checkpoint as unfinished until it is whole. Its own classes refuse to start beside one that a kill left as
-the only one, and write the last checkpoint of a run again over itself; these do neither.
+the only one, write the last checkpoint of a run again over itself, keep one alone, and take whatever lies there for
+whole; these do neither. What a whole checkpoint is, `saved` says.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from nemo import lightning as nl
 from nemo.lightning.ckpt_utils import ckpt_to_dir
 from nemo.utils.app_state import AppState
@@ -23,7 +25,24 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import ElasticError, shown
 
 from .context import read_context
+from .harmless import check_harmless
+from .saved import (
+    Sums,
+    begin,
+    choose,
+    end,
+    is_whole,
+    newest,
+    remove_unfinished,
+    saved,
+    set_aside,
+    verify_sums,
+    whole_checkpoints,
+    write_list,
+)
 from .stored import first_line
+
+__all__ = ["ElasticCheckpoint", "ElasticResume", "newest", "remove_unfinished", "whole_checkpoints"]
 
 #: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
 STEERING = (
@@ -42,30 +61,41 @@ FAMILY = ("budgets", "axes", "router")
 
 @dataclass(kw_only=True)
 class ElasticResume(nl.AutoResume):
-    """AutoResume that passes over unfinished checkpoints, and compares the elastic block with the checkpoint's."""
+    """AutoResume that takes the newest whole checkpoint, and no other, and compares the elastic block with its own.
+
+    What it starts from is looked at before NeMo opens it. The tokenizer is the recipe's, never the checkpoint's: to
+    build that one, NeMo would call whatever the checkpoint's `io.json` names.
+    """
 
     def _find_trainer_ckpt_path(self) -> Path | None:
         folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
-        if folder and not whole_checkpoints(Path(folder)):
-            return None  # the base class does not start where there are unfinished ones alone
-        return super()._find_trainer_ckpt_path()
+        if not folder:
+            return None
+        verify_sums(Path(folder), first=is_global_rank_zero())
+        found, passed = choose(Path(folder))
+        for line in passed if is_global_rank_zero() else ():
+            print(f"  resume: {line}", flush=True)
+        return found
 
     def setup(self, trainer: Any, model: Any = None) -> None:
-        """As the base class, after the block has been compared.
+        """As the base class, after the checkpoint and the block have been looked at.
 
         Raises:
-            ElasticError: the run would go on with another family.
+            ElasticError: the checkpoint is damaged or may run something, or the run would go on with another family.
         """
+        if self.restore_config is not None:
+            self.restore_config.load_artifacts = False
         super().setup(trainer, model)
-        block = getattr(model, "elastic_config", None)
-        if block is None:
-            return
         if trainer.ckpt_path:
             weights = Path(trainer.ckpt_path)
             start = weights.parent if weights.name == self.WEIGHTS_PATH else weights
-        elif model.stage == 2 and self.restore_config is not None:
+        elif self.restore_config is not None:
             start = Path(self.restore_config.path)
         else:
+            return
+        check_harmless(start)
+        block = getattr(model, "elastic_config", None)
+        if block is None or not (trainer.ckpt_path or model.stage == 2):
             return
 
         def may_change(name: str) -> bool:
@@ -77,16 +107,42 @@ class ElasticResume(nl.AutoResume):
 
 
 class ElasticCheckpoint(nl.ModelCheckpoint):
-    """ModelCheckpoint that never overwrites a whole checkpoint of the same step, and leaves nothing half-written."""
+    """ModelCheckpoint of which each save can be trusted.
+
+    It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
+    consists of, and keeps more than the last: should that be damaged, there is one to go back to.
+
+    Attributes:
+        kept: how many are kept of those called `*-last`; while one is written there is one more.
+    """
+
+    kept = 2
+
+    def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """As the base class; what is damaged makes room, for its name will be written again."""
+        self._sums = Sums()
+        if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
+            set_aside(Path(self.dirpath))
+        super().setup(trainer, *args, **kwargs)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
+        if is_global_rank_zero():
+            begin(Path(self.dirpath))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Called at the end of a run that came to it, and of no other."""
+        self._sums.wait()
+        if is_global_rank_zero():
+            end(Path(self.dirpath))
+        super().teardown(trainer, pl_module, stage)
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         if self._last_global_step_saved == trainer.global_step > 0 and is_whole(ckpt_to_dir(filepath)):
             return
+        self._sums.wait()  # those of the one before
         before = self._last_global_step_saved
         try:
             super()._save_checkpoint(trainer, filepath)
@@ -99,30 +155,29 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             why = f"{first_line(error)}; {free:.1f} GB are free there"
             raise ElasticError(f"checkpoint: {target}: cannot be written ({why}); {newest(target.parent)}") from error
 
+    def _get_finalize_save_checkpoint_callback(
+        self, trainer: Any, filepath: str, global_step: int
+    ) -> Callable[[], None]:
+        """What is done when all ranks have written, at once or, with asynchronous saves, later: the mark goes."""
+        finish = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a run's folder from which it can go on, the newest last."""
-    found = [p for p in folder.glob("*") if p.is_dir() and p.match("*last") and is_whole(p)]
-    return sorted(found, key=lambda p: p.lstat().st_mtime)
+        def done() -> None:
+            target = ckpt_to_dir(filepath)
+            if is_global_rank_zero():
+                write_list(target, global_step)
+            finish()  # it waits for all ranks
+            self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
+        return done
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint without the mark of an unfinished one."""
-    marker = nl.ModelCheckpoint.format_checkpoint_unfinished_marker_path(checkpoint)
-    return (checkpoint / "weights" / "metadata.json").is_file() and not marker.exists()
-
-
-def remove_unfinished(checkpoint: Path) -> None:
-    """Remove what a save that failed has left, the mark last."""
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    if not checkpoint.exists():
-        nl.ModelCheckpoint.format_checkpoint_unfinished_marker_path(checkpoint).unlink(missing_ok=True)
-
-
-def newest(folder: Path) -> str:
-    """What the next start will go on from, in words."""
-    found = whole_checkpoints(folder)
-    return f"the next start goes on from {found[-1]}" if found else "there is no whole checkpoint yet"
+    def _remove_checkpoint(self, trainer: Any, filepath: str, override_async: bool = False) -> None:
+        later = self.async_save and not override_async  # it is asked again when the new one is whole
+        if later or not str(ckpt_to_dir(filepath)).endswith("last"):
+            return super()._remove_checkpoint(trainer, filepath, override_async)
+        old = [str(p) for p in saved(Path(self.dirpath))[: -self.kept]] if is_global_rank_zero() else []
+        for checkpoint in trainer.strategy.broadcast(old):
+            super()._remove_checkpoint(trainer, checkpoint, override_async)
+        return None
 
 
 def check_same_family(

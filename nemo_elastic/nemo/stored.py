@@ -2,28 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors of a torch_dist checkpoint, by name and shape, each read when it is asked for.
 
-Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. One pickle has to be opened,
-`.metadata`, and it may name only what such a file is made of: a checkpoint from elsewhere runs no code here.
+Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. Everything is read as data: a
+checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
 """
 
 from __future__ import annotations
 
-import collections
-import importlib
-import pickle
-import warnings
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.files import read_json
 
-#: what NeMo puts before the names of a model's tensors; the optimizer's have other prefixes
-PREFIX = "module."
+from .items import read_piece
+from .metadata import PREFIX, Entry, read_metadata
+from .pickled import PickleError
+
+__all__ = ["PREFIX", "Stored", "first_line", "weights_folder"]
 
 
 def weights_folder(path: str | Path) -> Path:
@@ -38,6 +35,16 @@ def weights_folder(path: str | Path) -> Path:
     raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
 
 
+def check_format(folder: Path) -> None:
+    """Raise where a folder of weights is not in the one format that is read."""
+    told = read_json(folder / "metadata.json")
+    told = told if isinstance(told, dict) else {}
+    for field, only in (("sharded_backend", "torch_dist"), ("common_backend", "torch")):
+        backend = told.get(field, "torch" if field == "common_backend" else None)
+        if backend != only:
+            raise bad(f"{folder / 'metadata.json'}: {field}", backend, f"only {only} is read")
+
+
 class Stored:
     """The model's tensors of a checkpoint; the optimizer's and TransformerEngine's extra states are left out.
 
@@ -46,6 +53,7 @@ class Stored:
 
     Attributes:
         folder: the folder of weights.
+        metadata: all that it holds.
         sizes: name (without the prefix `module.`) -> shape.
         dtypes: name -> dtype.
 
@@ -55,19 +63,15 @@ class Stored:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = weights_folder(path)
-        told = read_json(self.folder / "metadata.json")
-        backend = told.get("sharded_backend") if isinstance(told, dict) else None
-        if backend != "torch_dist":
-            raise bad(f"{self.folder / 'metadata.json'}: sharded_backend", backend, "only torch_dist is read")
-        self._reader = _Reader(self.folder)
-        entries = self._reader.read_metadata().state_dict_metadata
+        check_format(self.folder)
+        self.metadata = read_metadata(self.folder)
         found = {
-            name.removeprefix(PREFIX): meta
-            for name, meta in entries.items()
-            if isinstance(meta, TensorStorageMetadata) and name.startswith(PREFIX) and "_extra_state" not in name
+            name.removeprefix(PREFIX): entry
+            for name, entry in self.metadata.tensors.items()
+            if name.startswith(PREFIX) and "_extra_state" not in name
         }
-        self.sizes = {name: tuple(meta.size) for name, meta in found.items()}
-        self.dtypes = {name: meta.properties.dtype for name, meta in found.items()}
+        self.sizes = {name: entry.size for name, entry in found.items()}
+        self.dtypes = {name: entry.dtype for name, entry in found.items()}
 
     def read(self, *names: str) -> list[torch.Tensor]:
         """Read tensors, whole, into the memory of the CPU.
@@ -75,17 +79,24 @@ class Stored:
         Raises:
             ElasticError: a file is missing or broken.
         """
-        wanted = {PREFIX + name: torch.empty(self.sizes[name], dtype=self.dtypes[name]) for name in names}
+        return [self._read(name, self.metadata.tensors[PREFIX + name]) for name in names]
+
+    def _read(self, name: str, entry: Entry) -> torch.Tensor:
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # meant
-                load(dict(wanted), storage_reader=self._reader, no_dist=True)
-        except (
-            Exception,
-            CheckpointException,
-        ) as exc:  # the latter is none of the former: it tells what a rank raised
-            raise ElasticError(f"{self.folder}: {names[0]} cannot be read ({first_line(exc)})") from None
-        return list(wanted.values())
+            # before there is room for it: what is said to be in a file has to fit into it
+            files = [self.metadata.file(piece.place.file) for piece in entry.pieces]
+            whole = torch.empty(entry.size, dtype=entry.dtype)
+            for piece, file in zip(entry.pieces, files, strict=True):
+                if piece.sizes == entry.size:
+                    read_piece(file, piece, whole)
+                    continue
+                part = torch.empty(piece.sizes, dtype=entry.dtype)
+                read_piece(file, piece, part)
+                box = zip(piece.offsets, piece.sizes, strict=True)
+                whole[tuple(slice(first, first + size) for first, size in box)] = part
+        except (PickleError, ElasticError, OSError, RuntimeError) as exc:
+            raise ElasticError(f"{self.folder}: {name} cannot be read ({first_line(exc)})") from None
+        return whole
 
 
 def first_line(exc: BaseException) -> str:
@@ -96,74 +107,3 @@ def first_line(exc: BaseException) -> str:
         if isinstance(exc, CheckpointException):
             inner = next(iter(exc.failures.values()))[0]
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-
-
-class _Reader(FileSystemReader):
-    """A reader that opens `.metadata` once, and only as data."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._metadata: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._metadata is None:
-            self._metadata = _load_metadata(Path(self.path) / ".metadata")
-        return self._metadata
-
-
-def _load_metadata(path: Path) -> Metadata:
-    try:
-        with path.open("rb") as file:
-            metadata = _Unpickler(file).load()
-    except FileNotFoundError:
-        raise ElasticError(f"{path}: missing; it says which tensor lies where") from None
-    except Exception as exc:  # a pickle of anything else fails in any way
-        raise ElasticError(f"{path}: not a checkpoint's metadata ({first_line(exc)})") from None
-    if not isinstance(metadata, Metadata) or metadata.storage_data is None:
-        raise ElasticError(f"{path}: not a checkpoint's metadata")
-    return metadata
-
-
-#: besides the classes of torch's checkpoints, all that a checkpoint's metadata is made of
-_ALLOWED = {
-    ("torch", "Size"): torch.Size,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("builtins", "set"): set,
-    ("builtins", "slice"): slice,
-}
-_CLASSES = ("torch.distributed.checkpoint.", "torch.distributed._shard.")
-
-
-class _Kept:
-    """Stands for a class of megatron-core in a checkpoint's metadata, none of which says where a tensor lies."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if module.partition(".")[0] == "pathlib" and name.endswith("Path"):
-            return PurePosixPath  # where it was written: only kept
-        if (module, name) == ("torch.serialization", "_get_layout"):
-            return _layout
-        if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.layout)):
-            return getattr(torch, name)
-        if module.startswith("megatron.core.dist_checkpointing."):
-            return Metadata if name == "MCoreMetadata" else _Kept
-        if module.startswith(_CLASSES):
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-            # A class of that module, not what the module happens to import
-            if isinstance(found, type) and found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
-def _layout(name: str) -> torch.layout:
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.layout):
-        raise pickle.UnpicklingError(f"it names the layout {name}")
-    return found

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at a checkpoint before NeMo and megatron-core open it, whose readers run what its pickles say.
+
+Nothing in this package does, but to train is to load with their classes. So what a run starts from passes here first,
+whoever wrote it: `.metadata`, `common.pt` and the objects among the weights may name nothing but values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_elastic.errors import ElasticError, bad
+
+from .items import STORAGES, TENSOR, Item
+from .metadata import NAMES, Metadata, Place, read_metadata, regular_size
+from .pickled import PickleError, read_pickle
+from .stored import check_format, weights_folder
+
+#: what common.pt and the objects of a checkpoint may name beside what its metadata does: values, all of them
+OBJECTS = NAMES | STORAGES | {TENSOR, ("torch", "device"), ("_io", "BytesIO")}
+#: in a folder of weights: what NeMo's classes, not ours, would run or follow
+_FORBIDDEN = {
+    "modelopt_state": "NeMo would run what it holds",
+    "adapter_metadata.json": "NeMo would load the model that it names",
+}
+
+
+def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metadata:
+    """Raise where a checkpoint holds what may run when it is loaded, or where a file of it is missing or cut off.
+
+    Args:
+        checkpoint: a NeMo checkpoint, or its folder of weights.
+        only_weights: megatron-core alone will load it, not NeMo's classes.
+
+    Returns:
+        What its folder of weights holds.
+
+    Raises:
+        ElasticError: one line that names the file and what is in it.
+    """
+    folder = weights_folder(checkpoint)
+    check_format(folder)
+    for name, why in () if only_weights else _FORBIDDEN.items():
+        if (folder / name).exists():
+            raise bad("checkpoint", str(folder / name), f"a checkpoint without it: {why}")
+    metadata = read_metadata(folder)
+    for name in metadata.needed:
+        metadata.file(name)
+    _check_object(folder / "common.pt", Place("common.pt", 0, regular_size(folder / "common.pt")), "")
+    for name, place in metadata.objects.items():
+        _check_object(folder / place.file, place, f"{name}: ")
+    return metadata
+
+
+def _check_object(path: Path, place: Place, name: str) -> None:
+    try:
+        with path.open("rb") as file:
+            read_pickle(Item(file, place).pickle(), OBJECTS)
+    except PickleError as exc:
+        raise ElasticError(f"{path}: {name}not what NeMo writes ({exc})") from None
+    except OSError as exc:
+        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None

@@ -1,0 +1,303 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`.metadata` of a torch_dist checkpoint: which tensors it has, in which pieces, and which bytes of which file hold them.
+
+The file is a pickle of torch's and megatron-core's classes. It is read as data (`pickled`), and what it says has to be
+possible before anybody acts on it: every piece has its place, in a file of the same folder and large enough, and the
+pieces of a model's tensor make it up exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.errors import ElasticError, shown
+
+from .pickled import Made, Name, Named, PickleError, read_pickle
+
+#: what NeMo puts before the names of a model's tensors; the optimizer's have other prefixes
+PREFIX = "module."
+
+_TORCH = "torch.distributed.checkpoint."
+_CORE = "megatron.core.dist_checkpointing.strategies.torch"
+_SHARDED = "torch.distributed._shard.sharded_tensor.metadata"  # before torch 2.3
+_DTYPES = {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+#: all that a checkpoint's metadata names: classes of records, and a few values
+NAMES: frozenset[Name] = frozenset({
+    *_DTYPES,
+    (_TORCH + "metadata", "Metadata"), (_CORE, "MCoreMetadata"),
+    *((_TORCH + "metadata", name) for name in (
+        "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "MetadataIndex",
+        "StorageMeta", "_MEM_FORMAT_ENCODING")),
+    (_TORCH + "filesystem", "_StorageInfo"), (_TORCH + "filesystem", "_StoragePrefix"),
+    (_SHARDED, "TensorProperties"), (_SHARDED, "MEM_FORMAT_ENCODING"),
+    # megatron-core adds the plans of all ranks, which nobody reads again
+    (_CORE, "MCoreSavePlan"),
+    *((_TORCH + "planner", name) for name in (
+        "SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData")),
+    ("torch", "Size"), ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"), ("builtins", "set"), ("builtins", "slice"),
+    *itertools.product(("pathlib", "pathlib._local"), ("PosixPath", "PurePosixPath", "WindowsPath")),
+})  # fmt: skip
+#: of the file, dimensions of a tensor, and what the smallest file of a tensor takes in front of its values
+_BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
+#: a file of so many bytes is no checkpoint's if fewer than one in so many are on the disk: holes read as zeros
+_LARGE, _HOLES = 2**30, 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes of a file.
+
+    Attributes:
+        file: name in the folder of weights.
+        offset, length: in bytes.
+    """
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of a tensor, and where it is stored."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    place: Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a checkpoint."""
+
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint holds, by name: tensors, and other objects, which are pickles.
+
+    Attributes:
+        folder: of the weights.
+        tensors, objects: see above.
+        needed: file -> bytes that it has at least.
+    """
+
+    folder: Path
+    tensors: Mapping[str, Entry]
+    objects: Mapping[str, Place]
+    needed: Mapping[str, int]
+
+    def file(self, name: str) -> Path:
+        """A file that something is stored in.
+
+        Raises:
+            ElasticError: it is missing, or cannot hold what is said to be in it.
+        """
+        path = self.folder / name
+        size = regular_size(path)
+        if size < self.needed[name]:
+            raise ElasticError(f"{path}: has {size} bytes, {self.needed[name]} are said to be in it; it is cut off")
+        return path
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read `.metadata` in a folder of weights.
+
+    Raises:
+        ElasticError: it is missing, or describes no checkpoint.
+    """
+    path = folder / ".metadata"
+    try:
+        told = read_pickle(read_bytes(path, _BYTES), NAMES)
+        return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
+    except FileNotFoundError:
+        raise ElasticError(f"{path}: missing; it says which tensor lies where") from None
+    except OSError as exc:
+        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+    except (PickleError, KeyError) as exc:
+        why = f"it has no {exc}" if isinstance(exc, KeyError) else exc
+        raise ElasticError(f"{path}: not a checkpoint's metadata ({why})") from None
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a file that has to be small.
+
+    Raises:
+        ElasticError: it is larger than `most`, or no file.
+        OSError: it cannot be read.
+    """
+    path.stat()  # what is missing is told apart
+    if regular_size(path) > most:
+        raise ElasticError(f"{path}: larger than {most >> 20} MiB, which no such file is")
+    return path.read_bytes()
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a file, which is one: a pipe would be waited for, and a device has no end.
+
+    Raises:
+        ElasticError: it is none, is missing, or is mostly holes.
+    """
+    try:
+        found = path.stat()
+    except OSError as exc:
+        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ElasticError(f"{path}: is no file")
+    held = found.st_blocks * 512  # none where a file system does not say
+    if found.st_size > _LARGE and 0 < held * _HOLES < found.st_size:
+        raise ElasticError(f"{path}: is mostly holes: {held} of its {found.st_size} bytes are on the disk")
+    return found.st_size
+
+
+# --------------------------------------------------------------------------------------------- from records to values
+
+
+def _metadata(folder: Path, told: Mapping[str, Any]) -> Metadata:
+    places = _places(told["storage_data"])
+    entries = _typed(dict, told["state_dict_metadata"], "state_dict_metadata")
+    tensors: dict[str, Entry] = {}
+    objects: dict[str, Place] = {}
+    left = len(places)
+    for name, record in entries.items():
+        name = _typed(str, name, "name")
+        if isinstance(record, Made) and record.kind[1] == "BytesStorageMetadata":
+            objects[name] = _place(places, name, None)
+            continue
+        state = _state(record, "TensorStorageMetadata")
+        chunks = _typed(list, state["chunks"], f"pieces of {name}")
+        left -= len(chunks)
+        if left < 0:  # one list may be held by many tensors
+            raise PickleError("it has more pieces than places for them")
+        pieces = tuple(_piece(places, name, chunk) for chunk in chunks)
+        tensors[name] = _entry(name, _dtype(state["properties"]), _size(state["size"]), pieces)
+    needed: Counter[str] = Counter()
+    ends: dict[str, int] = defaultdict(int)
+    for place in places.values():
+        needed[place.file] += place.length  # no two share their bytes
+        ends[place.file] = max(ends[place.file], place.offset + place.length)
+    return Metadata(folder, tensors, objects, {file: max(size, ends[file]) for file, size in needed.items()})
+
+
+def _places(told: Any) -> dict[tuple[str, tuple[int, ...] | None], Place]:
+    """(name, offsets of a piece or None) -> where it is stored."""
+    found: dict[tuple[str, tuple[int, ...] | None], Place] = {}
+    for index, info in _typed(dict, told, "storage_data").items():
+        at, where = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
+        offset = at.get("offset")
+        key = _typed(str, at["fqn"], "name"), None if offset is None else _size(offset)
+        place = Place(_file(where["relative_path"]), _count(where["offset"]), _count(where["length"]))
+        if key in found:
+            raise PickleError(f"it has two places for {key[0]}")
+        if where.get("transform_descriptors"):
+            raise PickleError(f"{key[0]} is stored in another form than torch's own")
+        if place.length < _LEAST:
+            raise PickleError(f"{key[0]} is said to take {place.length} bytes")
+        found[key] = place
+    return found
+
+
+def _place(places: Mapping[Any, Place], name: str, offsets: tuple[int, ...] | None) -> Place:
+    found = places.get((name, offsets))
+    if found is None:
+        raise PickleError(f"it does not say where {name} lies")
+    return found
+
+
+def _piece(places: Mapping[Any, Place], name: str, told: Any) -> Piece:
+    state = _state(told, "ChunkStorageMetadata")
+    offsets, sizes = _size(state["offsets"]), _size(state["sizes"])
+    return Piece(offsets, sizes, _place(places, name, offsets))
+
+
+def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[Piece, ...]) -> Entry:
+    for piece in pieces:
+        inside = len(piece.sizes) == len(piece.offsets) == len(size)
+        if not inside or any(o + s > n for o, s, n in zip(piece.offsets, piece.sizes, size, strict=True)):
+            raise PickleError(f"{name} of shape {list(size)} has a piece outside of it")
+        if math.prod(piece.sizes) * dtype.itemsize > piece.place.length:
+            raise PickleError(
+                f"a piece of {name} of shape {list(piece.sizes)} does not fit into {piece.place.length} bytes"
+            )
+    if name.startswith(PREFIX) and not _covered(size, pieces):
+        raise PickleError(f"the pieces of {name} do not make up its shape {list(size)}")
+    return Entry(dtype, size, pieces)
+
+
+def _covered(size: tuple[int, ...], pieces: tuple[Piece, ...]) -> bool:
+    """Whether boxes fill a box, each part of it once.
+
+    How often a point is covered follows from the corners of all boxes, each with a sign: the corners tell where that
+    number changes. So boxes fill another exactly if their corners cancel to its own.
+    """
+    corners: Counter[tuple[int, ...]] = Counter()
+    for offsets, sizes, sign in ((p.offsets, p.sizes, 1) for p in pieces):
+        _corners(corners, offsets, sizes, sign)
+    _corners(corners, (0,) * len(size), size, -1)
+    return not any(corners.values())
+
+
+def _corners(corners: Counter[tuple[int, ...]], offsets: tuple[int, ...], sizes: tuple[int, ...], sign: int) -> None:
+    for upper in itertools.product((0, 1), repeat=len(sizes)):
+        at = tuple(o + s * u for o, s, u in zip(offsets, sizes, upper, strict=True))
+        corners[at] += sign * (-1) ** sum(upper)
+
+
+def _state(told: Any, *kinds: str) -> Mapping[str, Any]:
+    """Attributes of a record of one of these classes."""
+    if not isinstance(told, Made) or told.kind[1] not in kinds or told.arguments or not isinstance(told.state, dict):
+        raise PickleError(f"it has something else where a {kinds[0]} belongs")
+    return told.state
+
+
+def _typed(kind: type, told: Any, what: str) -> Any:
+    if type(told) is not kind:
+        raise PickleError(f"its {what} is a {type(told).__name__}")
+    return told
+
+
+def _size(told: Any) -> tuple[int, ...]:
+    ok = isinstance(told, Made) and told.kind == ("torch", "Size") and told.state is None and len(told.arguments) == 1
+    size = told.arguments[0] if ok else None
+    if type(size) is not tuple or len(size) > _DIMENSIONS:
+        raise PickleError("it has something else where a torch.Size belongs")
+    for n in size:
+        _count(n)
+    return size
+
+
+def _count(told: Any) -> int:
+    if type(told) is not int or not 0 <= told < 2**62:
+        raise PickleError("it has something else where a number of bytes or entries belongs")
+    return told
+
+
+def _file(told: Any) -> str:
+    if type(told) is not str or told in ("", ".", "..") or "/" in told or "\\" in told or "\0" in told:
+        raise PickleError(f"it names the file {shown(told)}, which is not in the same folder")
+    return told
+
+
+def _dtype(told: Any) -> torch.dtype:
+    state = told.state if isinstance(told, Made) and told.kind[1] == "TensorProperties" else None
+    if type(state) is not tuple or len(state) != 5:
+        raise PickleError("it has something else where a TensorProperties belongs")
+    dtype, layout = state[:2]
+    plain = isinstance(layout, Made) and layout.arguments == ("torch.strided",)
+    if not isinstance(dtype, Named) or dtype.kind not in _DTYPES or not plain:
+        raise PickleError("it has a tensor of another kind than torch's dense ones")
+    return _DTYPES[dtype.kind]
