@@ -26,6 +26,7 @@ __all__ = [
     "check_apart",
     "explain_os_error",
     "read_json",
+    "read_plain_yaml",
     "read_text",
     "read_yaml",
     "whole_number",
@@ -249,6 +250,26 @@ def whole_number(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"the number {text[:_DIGITS]}… is too large")
     return int(text)
+
+
+def read_plain_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file that has nothing of OmegaConf's: plain values, no tag that names code, aliases counted.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ElasticError: It is larger than any such file, or none.
+        ValueError: It would unfold to too much.
+        OSError, UnicodeDecodeError: See `read_text`.
+        RecursionError, yaml.YAMLError: It is not YAML.
+    """
+    import yaml
+
+    text = read_text(path, _YAML_BYTES)
+    if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
+        raise ValueError("its aliases may stand for too much")
+    return yaml.safe_load(text)
 
 
 def _unfolded(node: Any, known: dict[int, int]) -> int:

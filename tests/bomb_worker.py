@@ -76,6 +76,92 @@ def families() -> dict[str, str]:
     return {name: json.dumps(FAMILY | change) for name, change in changes.items()}
 
 
+def pickles() -> dict[str, bytes]:
+    """Name -> bytes of a `.metadata`."""
+    long, most = 10**6, 2**24 + 1
+    one = b"\x80\x04ctorch\nSize\n"
+    return {
+        "memo": b"\x80\x04Nr" + b"\xff" * 4 + b".",
+        "a text of 2^32 bytes": b"\x80\x04X\xff\xff\xff\xff.",
+        "a text of 2^63 bytes": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f.",
+        "an integer": b"\x80\x04\x8b" + (2**30).to_bytes(4, "little") + b"\xff" * 2**20 + b".",
+        "depth of tuples": b"\x80\x04N" + b"\x85" * long + b".",
+        "a deep key": b"\x80\x04}N" + b"\x85" * long + b"Ns.",
+        "depth of lists": b"\x80\x04" + b"]" * long + b"a" * (long - 1) + b".",
+        "marks": b"\x80\x04" + b"(" * most + b".",
+        "sets": b"\x80\x04(" + b"\x8f" * most + b"l.",
+        "calls": one + b"\x94" + b"(" + b"h\x00)R" * 2**23 + b"t.",
+        "doubling": b"\x80\x04](" + b"".join(b"]\x94(h%ch%ct" % (i, i) for i in range(200)) + b".",
+        "no end": b"\x80\x04" + b"N0" * most,
+        "opcodes": b"\x80\x04" + b"N" * most,
+    }
+
+
+def nemo(place: Path) -> None:
+    """Checkpoints of NeMo."""
+    import torch
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    from nemo_elastic.nemo.context import read_context
+    from nemo_elastic.nemo.stored import Stored
+    from tests.nemo.checkpoints import store
+    from tests.nemo.cutting import PARENT as WHOLE
+    from tests.nemo.cutting import random_tensors
+    from tests.nemo.poison import change, metadata_of
+
+    folder = store(place / "nemo", WHOLE, WHOLE.full, random_tensors(WHOLE))
+    path, name = folder / "weights" / ".metadata", "embedding.word_embeddings.weight"
+    whole = path.read_bytes()
+    for what, content in pickles().items():
+        path.write_bytes(content)
+        read(f"metadata: {what}", lambda: Stored(folder))
+    with path.open("wb") as file:
+        file.truncate(2**28 + 1)
+    read("metadata: length", lambda: Stored(folder))
+    size = [2**20, 2**20]
+    for what, length in {"larger than its file": 2**44, "larger than said": 900}.items():
+        told = {"dtype": "float32", "size": size, "chunks": [[[0, 0], size]],
+                "places": [["module.a", [0, 0], "__0_0.distcp", 0, length]]}  # fmt: skip
+        path.write_bytes(metadata_of(told))
+        read(f"metadata: a tensor {what}", lambda: Stored(folder).read("a"))
+    path.write_bytes(whole)
+
+    def share(metadata: Metadata) -> None:
+        few = metadata.state_dict_metadata["module." + name]
+        few.chunks = few.chunks * 100_000
+        metadata.state_dict_metadata = {f"module.{i}": few for i in range(100_000)}
+
+    change(folder, share)
+    read("metadata: pieces that many tensors share", lambda: Stored(folder))
+    path.write_bytes(whole)
+    with (folder / "weights" / "__0_0.distcp").open("r+b") as file:
+        file.truncate(40 * 2**30)
+    change(folder, lambda metadata: enlarge(metadata, "module." + name, torch.Size([40 * 2**28 - 2**10, 1])))
+    read("metadata: a file of holes", lambda: Stored(folder).read(name))
+    path.unlink()
+    os.mkfifo(path)
+    read("metadata: a pipe", lambda: Stored(folder))
+    for what, text in BLOCKS.items():
+        if "interpolat" not in what and what != "length":
+            (folder / "context" / "model.yaml").write_text(text)
+            read(f"context: {what}", lambda: read_context(folder))
+    (folder / "context" / "model.yaml").write_text("# \n" * 100_000)
+    read("context: length", lambda: read_context(folder))
+    (folder / "context" / "model.yaml").unlink()
+    for what, text in JSON.items():
+        (folder / "context" / "io.json").write_text(text)
+        read(f"context: io.json: {what}", lambda: read_context(folder))
+
+
+def enlarge(metadata: Any, name: str, size: Any) -> None:
+    """Let a tensor be larger than it is, and its file full of it."""
+    entry = metadata.state_dict_metadata[name]
+    entry.size = entry.chunks[0].sizes = size
+    for index, info in metadata.storage_data.items():
+        if index.fqn == name:
+            info.offset, info.length = 0, 40 * 2**30
+
+
 def read(what: str, reader: Callable[[], Any]) -> None:
     try:
         reader()
@@ -117,6 +203,7 @@ def main(place: Path) -> None:
         (place / name).unlink(missing_ok=True)
     os.symlink("/dev/zero", place / "endless.json")
     read("json: a device without an end", lambda: read_json(place / "endless.json"))
+    nemo(place)
     print("whole")
 
 

@@ -31,9 +31,15 @@ from nemo_elastic.export.hf import MEMBER_FILE, Origin, member_to_json, read_sha
 from nemo_elastic.export.hf_config import from_hf_config, to_hf_config
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.manifest import FILE, Family
+from nemo_elastic.nemo.source import read_nemo_shapes
+from nemo_elastic.nemo.stored import Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import load_run
 from tests.hostile import damaged, leaves
+from tests.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
+from tests.nemo.cutting import PARENT as WHOLE
+from tests.nemo.cutting import random_tensors
+from tests.nemo.poison import TOLD, metadata_of
 from tests.shapes import PARENT
 
 T = TypeVar("T")
@@ -91,7 +97,7 @@ CHECKSUMS = {
 EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
     "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
-    "results of a run": 300,
+    "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400,
 }  # fmt: skip
 
 
@@ -291,6 +297,72 @@ def test_runs(folder: Path, results: Any, step: Any) -> None:
     put(run / "metrics.json", results)
     put(run / "stage1" / "metrics.jsonl", step)
     told(lambda: load_run(run))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = store(tmp_path_factory.mktemp("nemo") / "one", WHOLE, WHOLE.full, random_tensors(WHOLE))
+    add_tokenizer(folder / "context")
+    return folder
+
+
+@st.composite
+def broken(draw: st.DrawFn, whole: bytes) -> bytes:
+    """Bytes of which some are changed, gone, or twice."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at, size = draw(st.integers(0, len(content))), draw(st.sampled_from([1, 1, 1, 4, 50, 1000]))
+        new = draw(st.binary(max_size=4) | st.sampled_from([content[at : at + size] * 2, b"", b"0", b"b", b"h\x05R"]))
+        content[at : at + size] = new
+    return bytes(content)
+
+
+@examples("NeMo metadata")
+@given(st.data())
+def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
+    """Bytes, values and JSON; what is taken for a checkpoint is read, too."""
+    weights = checkpoint / "weights"
+    name, kind = data.draw(st.sampled_from([(".metadata", "bytes"), (".metadata", "told"), ("metadata.json", "json")]))
+    whole = (weights / name).read_bytes()
+    try:
+        if kind == "bytes":
+            content = data.draw(broken(whole))
+        elif kind == "told":
+            content = metadata_of(data.draw(damaged(TOLD)))
+        else:
+            content = data.draw(texts(whole.decode()) | damaged(json.loads(whole)).map(as_json))
+        (weights / name).write_bytes(content)
+        stored = told(lambda: Stored(checkpoint))
+        for wanted in stored.sizes if stored else ():
+            found = told(lambda: stored.read(wanted))
+            assert found is None or tuple(found[0].shape) == stored.sizes[wanted]
+    finally:
+        (weights / name).write_bytes(whole)
+
+
+@examples("NeMo context")
+@given(st.data())
+def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
+    """`model.yaml`, or `io.json` where it is absent."""
+    file, other = checkpoint / "context" / "model.yaml", checkpoint / "context" / "io.json"
+    whole = file.read_text()
+    try:
+        if data.draw(st.booleans()):
+            file.write_bytes(data.draw(texts(whole) | damaged(yaml.safe_load(whole)).map(as_json)))
+        else:
+            file.unlink()
+            plain = {k: v for k, v in settings_of(WHOLE, WHOLE.full).items() if not isinstance(v, dict)}
+            graph = io_json([[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in plain.items()])
+            other.write_bytes(data.draw(texts(json.dumps(graph)) | damaged(graph).map(as_json)))
+        shapes = told(lambda: read_nemo_shapes(checkpoint))
+        assert shapes is None or shapes.held <= shapes.parent.full
+    finally:
+        file.write_text(whole)
+        other.unlink(missing_ok=True)
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, default=repr, skipkeys=True).encode()
 
 
 @settings(max_examples=50, deadline=None)

@@ -26,11 +26,9 @@ ALLOWED = {
     ("doctor.py", "importlib.import_module"): "kernels by their fixed names, to see whether they load",
     ("export/hf.py", "importlib.import_module"): "our own reader of NeMo checkpoints, by its fixed name",
     ("export/slicer.py", "importlib.import_module"): "our own writer of NeMo checkpoints, by its fixed name",
-    ("nemo/io_json.py", "importlib.import_module"): "installed NeMo models and ours, for their defaults: by prefix",
+    ("nemo/io_json.py", "importlib.import_module"): "the two modules of NeMo's and our model classes, for their defaults",
     ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
     ("nemo/run_file.py", "pydoc.locate"): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
-    ("nemo/stored.py", "pickle"): "the metadata of a NeMo checkpoint; its Unpickler makes the classes of a list alone",
-    ("nemo/stored.py", "importlib.import_module"): "torch's classes of checkpoint metadata, by prefix",
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.files import read_plain_yaml, read_text
 
 from .io_json import read_io_json
 from .write import find_tokenizer
@@ -69,7 +70,9 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        model = yaml.safe_load(file.read_text(encoding="utf-8"))
+        model = read_plain_yaml(file)
+    except ElasticError:
+        raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
         raise ElasticError(f"{file}: cannot be read ({' '.join(str(exc).split())})") from None
     if not isinstance(model, Mapping):
@@ -81,8 +84,11 @@ def _tokenizer(folder: Path, settings: Any) -> Path | None:
     """Folder of the tokenizer's files, inside the context: NeMo copies them there and names them from there."""
     named = [settings.get(key) for key in _TOKENIZER_PATHS] if isinstance(settings, Mapping) else []
     for name in [*(n for n in named if isinstance(n, str)), "tokenizer", "."]:
-        place = (folder / name).resolve()
-        place = place.parent if place.is_file() else place
+        try:
+            place = (folder / name).resolve()
+            place = place.parent if place.is_file() else place
+        except (OSError, ValueError, RuntimeError):  # no name that a file can have
+            continue
         if place.is_relative_to(folder.resolve()) and find_tokenizer(place):
             return place
     return None
@@ -125,7 +131,7 @@ def _mapping(owner: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):  # an ElasticError is a ValueError
         return {}
     return value if isinstance(value, dict) else {}

@@ -18,7 +18,7 @@ from .pickled import PickleError, read_pickle
 from .stored import check_format, weights_folder
 
 #: what common.pt and the objects of a checkpoint may name beside what its metadata does: values, all of them
-OBJECTS = NAMES | STORAGES | {TENSOR, ("torch", "device"), ("_io", "BytesIO")}
+OBJECTS = NAMES | STORAGES | {TENSOR, ("torch", "device"), ("_io", "BytesIO"), ("_codecs", "encode")}
 #: in a folder of weights: what NeMo's classes, not ours, would run or follow
 _FORBIDDEN = {
     "modelopt_state": "NeMo would run what it holds",

@@ -244,5 +244,5 @@ def _number(settings: Mapping[str, Any], name: str) -> float:
     value = settings.get(name)
     try:
         return float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise bad(f"context: model.config.{name}", value, "a number") from None

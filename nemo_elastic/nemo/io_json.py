@@ -17,8 +17,8 @@ from nemo_elastic.files import read_json
 
 _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
 _BEGUN = object()
-#: where classes may lie whose defaults are looked up
-_PACKAGES = ("nemo.collections.llm.", "nemo_elastic.nemo.")
+#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names
+_MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.nemo.tiny")
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _defaults(objects: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, 
     """Defaults of a dataclass that a config is of, as far as they are plain values."""
     about = dict(objects[told["metadata"]["key"]]["items"]).get("Attr(name='fn_or_cls')", {})
     module, name = about.get("module", ""), about.get("name", "")
-    if not module.startswith(_PACKAGES):
+    if module not in _MODULES:
         return {}
     try:
         found = getattr(importlib.import_module(module), name, None)

@@ -31,6 +31,8 @@ _OWN_STATE = {
     ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
     ("_io", "BytesIO"),
 }
+#: how bytes are written before protocol 3
+_ENCODE: Name = ("_codecs", "encode")
 _CODE = {op.name: ord(op.code) for op in pickletools.opcodes}
 _STOP = _CODE["STOP"]
 
@@ -236,6 +238,8 @@ class _Machine:
         arguments, named = self.stack.pop(), self.stack.pop()
         if type(named) is not Named or type(arguments) is not tuple:
             raise PickleError("it calls what is no name")
+        if named.kind == _ENCODE and arguments[1:] != ("latin1",):
+            raise PickleError("it encodes a text in another way than bytes of old protocols are")
         self.stack.append(Made(named.kind, arguments))
 
     def build(self) -> None:

@@ -100,7 +100,7 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
             return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
         passed.append(f"{checkpoint.name} is passed over: {why}")
     if passed:
-        raise ElasticError(f"resume: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
+        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
                            "beginning takes another log directory")  # fmt: skip
     return None, []
 
@@ -291,4 +291,4 @@ def verify_sums(folder: Path, first: bool) -> None:
         if now is None or now.verified or now.name != run.name:
             return
         time.sleep(0.5)
-    raise ElasticError(f"resume: {folder}: rank 0 did not verify the checksums within {_PATIENCE // 60} minutes")
+    raise ElasticError(f"checkpoints: {folder}: rank 0 did not verify the checksums within {_PATIENCE // 60} minutes")

@@ -19,7 +19,7 @@ from nemo_elastic.data.megatron import pretraining_data
 from .callbacks import MetricsWriter
 from .optim import ElasticSchedule
 from .platform.strategy import strategy_class
-from .resume import whole_checkpoints
+from .saved import choose
 from .tiny import TinyNemotronH
 
 
@@ -177,11 +177,11 @@ def last_checkpoint(out: str | Path) -> Path:
     """The checkpoint that a finished run left.
 
     Raises:
-        ElasticError: there is none.
+        ElasticError: there is none, or none that is whole.
     """
     from nemo_elastic.errors import bad
 
-    found = whole_checkpoints(Path(out, "checkpoints"))
-    if not found:
+    found, _ = choose(Path(out, "checkpoints"))
+    if found is None:
         raise bad("checkpoint", str(out), "a run that has ended and left checkpoints/*-last")
-    return found[-1]
+    return found

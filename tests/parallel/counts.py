@@ -25,6 +25,8 @@ REFUSED = {
     "bad inputs told in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py::"
     "test_bad_input_is_one_line_and_leaves_nothing",
     "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
+    "pickles that name or do what describes no data": "tests/nemo/test_pickled.py",
+    "checkpoints that carry code, lie about themselves or are cut": "tests/nemo/test_harmless.py",
 }
 FUZZED = "tests/test_fuzz_readers.py"
 
@@ -37,6 +39,13 @@ def survived(found: dict[str, Any]) -> dict[str, int]:
     rows["values that are not finite, named and stopped or left out"] = len(poisoned)
     rows["saves without room, and the run went on later"] = sum(run["same"] for run in found["disk"].values())
     rows["dead ranks that ended the others within seconds"] = sum(r["seconds"] < 30 for r in found["dead"].values())
+    lost = found["damaged"].values()
+    rows["checkpoints damaged: the one before was taken, or nothing where none was whole"] = sum(
+        run.get("same", run["codes"] == [2]) for run in lost
+    )
+    rows["checkpoints that carry code, refused by a run before anything opened them"] = sum(
+        run["codes"] == [2] and not run["ran"] for run in found["hostile"].values()
+    )
     return rows
 
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk.
+"""Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk, checkpoints
+that are damaged or made to harm.
 
 python -m tests.parallel.faults FOLDER: leaves `faults.json`, which `test_faults.py` asserts.
 """
@@ -8,8 +9,10 @@ python -m tests.parallel.faults FOLDER: leaves `faults.json`, which `test_faults
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -91,8 +94,6 @@ def where(out: Path) -> str:
 
 def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
     """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
-    import os
-
     from nemo_elastic.nemo.model import ElasticMambaModel
 
     if int(os.environ["RANK"]) != rank:
@@ -154,7 +155,7 @@ def not_finite(place: Path) -> dict[str, Any]:
         codes = ranks.wait(120)
         found[name] = {
             "codes": codes, "said": [ranks.said(r) for r in range(layout.world)],
-            "left": sorted(p.name for p in (place / name / "checkpoints").glob("*")),
+            "left": left(place / name),
         }  # fmt: skip
         if codes == [0]:
             found[name] |= ranks.result()
@@ -220,12 +221,97 @@ def full_disk(place: Path) -> dict[str, Any]:
         out = place / f"full-{bytes_}"
         ranks = forks.start(out / "log", 1, cramped, place, out, Layout(), bytes_)
         codes = ranks.wait(120)
-        left = sorted(p.name for p in (out / "checkpoints").iterdir())
-        said = ranks.said()
+        said, stays = ranks.said(), left(out)
         (again,) = forks.run(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
         same = digests(out) == digests(place / "roomy")
-        found[str(bytes_)] = {"codes": codes, "said": said, "left": left, "from": again["from"], "same": same}
+        found[str(bytes_)] = {"codes": codes, "said": said, "left": stays, "from": again["from"], "same": same}
     return found
+
+
+# ----------------------------------------------------------------------------- damaged checkpoints, and hostile ones
+
+
+def cut(path: Path) -> None:
+    """As a file system that ran full, or a copy that was stopped, leaves a file."""
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def flip(path: Path) -> None:
+    """One bit of a value."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+#: what happened to the newest of two checkpoints
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "cut weights": lambda p: cut(p / "weights" / "__0_1.distcp"),
+    "cut metadata": lambda p: cut(p / "weights" / ".metadata"),
+    "no common.pt": lambda p: (p / "weights" / "common.pt").unlink(),
+    "no metadata.json": lambda p: (p / "weights" / "metadata.json").unlink(),
+    "a bit": lambda p: flip(p / "weights" / "__0_0.distcp"),
+}
+
+
+def damaged(place: Path) -> dict[str, Any]:
+    """A run of which something has happened to the newest of two checkpoints, or to both, and which did not end well."""
+    from nemo_elastic.nemo.saved import begin
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import digests
+
+    base, found = place / "roomy", {}
+    wanted = digests(base)
+    for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
+        out = place / f"damaged-{name.replace(' ', '-')}"
+        shutil.copytree(base / "checkpoints", out / "checkpoints")
+        begin(out / "checkpoints")
+        for checkpoint in sorted((out / "checkpoints").glob("*-last"))[0 if name == "both" else 1 :]:
+            hurt(checkpoint)
+        ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
+        codes = ranks.wait(120)
+        found[name] = {"codes": codes, "said": ranks.said(), "left": left(out)}
+        if codes == [0]:
+            found[name] |= {"from": ranks.result()["from"], "same": digests(out) == wanted}
+    return found
+
+
+def left(out: Path) -> list[str]:
+    """Checkpoints of a run, and marks of unfinished ones."""
+    return sorted(p.name for p in (out / "checkpoints").glob("*") if not p.name.startswith("elastic_"))
+
+
+def hostile(place: Path) -> dict[str, Any]:
+    """Runs that start from a checkpoint, or distill from one, whose metadata makes a folder when it is unpickled."""
+    from tests.nemo.poison import with_template
+    from tests.parallel import forks, runs
+
+    found = {}
+    for name in ("start", "teacher", "resume"):
+        home = place / f"hostile-{name}"
+        out = home / "run"
+        out.mkdir(parents=True)
+        for kept in ("data", "parent", "rank0", "ranked0"):
+            (home / kept).symlink_to(place / kept)
+        source = {"start": place / "ranked0", "teacher": runs.parent(place)}.get(name, place / "roomy")
+        target = {"start": home / "ranked0", "teacher": home / "taught"}.get(name, out)
+        target.unlink() if target.is_symlink() else None
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        for listed in target.rglob("elastic_files.json"):
+            listed.unlink()  # whoever makes one that harms gives no list, or another
+        for metadata in target.rglob(".metadata"):
+            metadata.write_bytes(with_template(metadata.read_bytes(), home / "ran"))
+        ranks = forks.start(home / "log", 1, taught, home, out, target if name == "teacher" else None)
+        found[name] = {"codes": ranks.wait(120), "said": ranks.said(), "ran": (home / "ran").exists()}
+    return found
+
+
+def taught(place: Path, out: Path, teacher: Path | None) -> Any:
+    """Train with another teacher."""
+    from tests.parallel import runs
+
+    if teacher is not None:
+        runs.parent = lambda place: teacher
+    return runs.train(place, out, Layout(), STEPS, every=1)
 
 
 def main(place: Path) -> None:
@@ -234,7 +320,8 @@ def main(place: Path) -> None:
 
     forks.run(place / "prepare", 1, runs.prepare, place)
     found = {
-        "not finite": not_finite(place), "disk": full_disk(place), "dead": dead_rank(place), "kills": kills(place),
+        "not finite": not_finite(place), "disk": full_disk(place), "damaged": damaged(place), "hostile": hostile(place),
+        "dead": dead_rank(place), "kills": kills(place),
     }  # fmt: skip
     (place / "faults.json").write_text(json.dumps(found))
 

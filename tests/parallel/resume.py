@@ -66,6 +66,7 @@ def save_at_once(place: Path, out: Path, layout: Layout) -> None:
     import fiddle
     import lightning.pytorch as pl
 
+    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
     from tests.parallel import runs
 
     class Saves(pl.Callback):
@@ -73,7 +74,7 @@ def save_at_once(place: Path, out: Path, layout: Layout) -> None:
             target = out / "saved" / "checkpoints" / "step=0-last"
             trainer.save_checkpoint(target)
             if trainer.is_global_zero:
-                whole = next((out / "checkpoints").glob("*-last"))
+                whole = last_checkpoint(out)
                 shutil.copytree(whole / "context", target / "context")
             trainer.strategy.barrier()
 

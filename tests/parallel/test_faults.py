@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -71,13 +72,50 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any], name: str) -> None:
     run = found["disk"][name]
     assert run["codes"] == [2]
-    assert run["left"] == ["step=1-last"], "something half-written stays"
+    assert run["left"] == ["step=0-last", "step=1-last"], "something half-written stays"
     line = run["said"].splitlines()[-1]
     assert line.startswith("error: checkpoint: ")
     assert "step=2-last: cannot be written (" in line
     assert "GB are free there" in line
     assert line.endswith("step=1-last")
     assert (run["from"], run["same"]) == (2, True), "with room again the run must end as one that had it"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cut weights", r"weights/__0_1\.distcp has \d+ bytes, not the \d+ that it was saved with"),
+        ("cut metadata", r"weights/\.metadata has \d+ bytes, not the \d+ that it was saved with"),
+        ("no common.pt", r"weights/common\.pt is missing"),
+        ("no metadata.json", r"weights/metadata\.json is missing"),
+        ("a bit", r"weights/__0_0\.distcp has another checksum than it was saved with"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(found: dict[str, Any], name: str, why: str) -> None:
+    run = found["damaged"][name]
+    assert run["codes"] == [0], run["said"]
+    (line,) = [x for x in run["said"].splitlines() if "is passed over" in x]
+    assert re.fullmatch(f"  resume: step=3-last is passed over: {why}; the run goes on from step=2-last", line)
+    assert (run["from"], run["same"]) == (3, True), "it must end as one that nothing happened to"
+    assert run["left"] == ["step=2-last", "step=3-last", "step=3-last-damaged"]
+
+
+def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -> None:
+    run = found["damaged"]["both"]
+    assert run["codes"] == [2]
+    (line,) = run["said"].splitlines()
+    assert line.startswith("error: checkpoints: ")
+    assert "step=3-last is passed over: weights/common.pt is missing; step=2-last is passed over: " in line
+    assert line.endswith("a start from the beginning takes another log directory")
+    assert run["left"] == ["step=2-last", "step=3-last"]
+
+
+@pytest.mark.parametrize("name", ["start", "teacher", "resume"])
+def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, Any], name: str) -> None:
+    run = found["hostile"][name]
+    assert not run["ran"]
+    assert run["codes"] == [2], run["said"]
+    assert "it names torch.distributed.checkpoint._fsspec_filesystem.FsspecReader" in run["said"].splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -98,5 +136,5 @@ def test_what_is_counted_is_what_was_survived(found: dict[str, Any]) -> None:
     rows = survived(found)
     assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(found["kills"]["hits"].values())
     assert sorted(n for what, n in rows.items() if not what.startswith("SIGKILL")) == sorted(
-        [len(found["kills"]["runs"]), len(found["not finite"]), len(found["disk"]), len(found["dead"])]
+        [len(found[k]) for k in ("not finite", "disk", "dead", "damaged", "hostile")] + [len(found["kills"]["runs"])]
     )

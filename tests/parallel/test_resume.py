@@ -113,9 +113,14 @@ def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
 
 
 def checkpoint(folder: Path, name: str) -> Path:
-    (folder / name / "weights").mkdir(parents=True)
-    (folder / name / "weights" / "metadata.json").write_text("{}")
-    return folder / name
+    import torch
+
+    from tests.nemo.checkpoints import store
+    from tests.nemo.cutting import PARENT, random_tensors
+
+    made = store(folder / name, PARENT, PARENT.full, random_tensors(PARENT))
+    torch.save({}, made / "weights" / "common.pt")
+    return made
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
