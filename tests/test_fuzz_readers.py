@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -322,8 +323,8 @@ def broken(draw: st.DrawFn, whole: bytes) -> bytes:
 def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
     """Bytes, values and JSON; what is taken for a checkpoint is read, too."""
     weights = checkpoint / "weights"
-    name, kind = data.draw(st.sampled_from([(".metadata", "bytes"), (".metadata", "told"), ("metadata.json", "json")]))
-    whole = (weights / name).read_bytes()
+    file, kind = data.draw(st.sampled_from([(".metadata", "bytes"), (".metadata", "told"), ("metadata.json", "json")]))
+    whole = (weights / file).read_bytes()
     try:
         if kind == "bytes":
             content = data.draw(broken(whole))
@@ -331,13 +332,13 @@ def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
             content = metadata_of(data.draw(damaged(TOLD)))
         else:
             content = data.draw(texts(whole.decode()) | damaged(json.loads(whole)).map(as_json))
-        (weights / name).write_bytes(content)
+        (weights / file).write_bytes(content)
         stored = told(lambda: Stored(checkpoint))
-        for wanted in stored.sizes if stored else ():
-            found = told(lambda: stored.read(wanted))
-            assert found is None or tuple(found[0].shape) == stored.sizes[wanted]
+        for name in stored.sizes if stored else ():
+            found = told(partial(stored.read, name))
+            assert found is None or tuple(found[0].shape) == stored.sizes[name]
     finally:
-        (weights / name).write_bytes(whole)
+        (weights / file).write_bytes(whole)
 
 
 @examples("NeMo context")

@@ -26,7 +26,10 @@ ALLOWED = {
     ("doctor.py", "importlib.import_module"): "kernels by their fixed names, to see whether they load",
     ("export/hf.py", "importlib.import_module"): "our own reader of NeMo checkpoints, by its fixed name",
     ("export/slicer.py", "importlib.import_module"): "our own writer of NeMo checkpoints, by its fixed name",
-    ("nemo/io_json.py", "importlib.import_module"): "the two modules of NeMo's and our model classes, for their defaults",
+    (
+        "nemo/io_json.py",
+        "importlib.import_module",
+    ): "the two modules of NeMo's and our model classes, for their defaults",
     ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
     ("nemo/run_file.py", "pydoc.locate"): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }

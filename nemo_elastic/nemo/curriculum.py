@@ -152,7 +152,7 @@ def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
 
 
 def checkpoints(every: int) -> run.Config:
-    """NeMo's checkpoints with names that are known beforehand: only the newest is kept, and that of the end.
+    """NeMo's checkpoints with names that are known beforehand. As `ElasticCheckpoint` writes them, two are kept.
 
     Args:
         every: steps between them. A new one is whole before the one before it goes.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`.metadata` of a torch_dist checkpoint: which tensors it has, in which pieces, and which bytes of which file hold them.
+"""`.metadata` of a torch_dist checkpoint: its tensors, their pieces, and which bytes of which file hold them.
 
 The file is a pickle of torch's and megatron-core's classes. It is read as data (`pickled`), and what it says has to be
 possible before anybody acts on it: every piece has its place, in a file of the same folder and large enough, and the

@@ -4,8 +4,9 @@
 
 Python's own reader imports what a pickle names and calls it. This one does neither, for it has nothing to do it with:
 a name stays a `Named`, what would be called becomes a `Made` that says so, and every other value is a plain number,
-text, tuple, list or dict. Opcodes that describe no value, names that are not on the caller's list and what is too large
-are refused. So is what Python's reader would take otherwise than this one: a pickle that passes here may be given to it.
+text, tuple, list or dict. Opcodes that describe no value, names that are not on the caller's list and what is too
+large are refused. So is what Python's reader would take otherwise than this one, for megatron-core gives to that one
+what has passed here.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class _Machine:
             "PROTO": self.proto, "FRAME": lambda: self.take(8), "MARK": self.mark,
             "NONE": lambda: self.stack.append(None),
             "NEWTRUE": lambda: self.stack.append(True), "NEWFALSE": lambda: self.stack.append(False),
-            "BININT": lambda: self.number(4, True), "BININT1": lambda: self.number(1, False),
-            "BININT2": lambda: self.number(2, False), "LONG1": self.long, "BINFLOAT": self.real,
+            "BININT": lambda: self.fixed(4, True), "BININT1": lambda: self.fixed(1, False),
+            "BININT2": lambda: self.fixed(2, False), "LONG1": self.long, "BINFLOAT": self.real,
             "SHORT_BINUNICODE": lambda: self.text(1), "BINUNICODE": lambda: self.text(4),
             "SHORT_BINBYTES": lambda: self.bytes(1), "BINBYTES": lambda: self.bytes(4),
             "EMPTY_TUPLE": lambda: self.stack.append(()), "TUPLE1": lambda: self.tuple(1),
@@ -146,14 +147,14 @@ class _Machine:
         if self.count(1) > 5:
             raise PickleError("it is of a protocol that no checkpoint is written in")
 
-    def number(self, size: int, signed: bool) -> None:
+    def fixed(self, size: int, signed: bool) -> None:
         self.stack.append(int.from_bytes(self.take(size), "little", signed=signed))
 
     def long(self) -> None:
         size = self.count(1)
         if size > _LONG:
             raise PickleError(f"it has an integer of {size} bytes")
-        self.number(size, True)
+        self.fixed(size, True)
 
     def real(self) -> None:
         self.stack.append(struct.unpack(">d", self.take(8))[0])

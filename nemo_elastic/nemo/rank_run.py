@@ -28,6 +28,7 @@ from .apply import apply_elastic
 from .checks import STRATEGY
 from .context import read_context
 from .model import ElasticMambaModel
+from .saved import write_list
 from .shaping import check_pipeline, prepare_members
 
 
@@ -73,6 +74,7 @@ def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
     trainer.save_checkpoint(partial, weights_only=True)
     if trainer.is_global_zero:
         TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
+        write_list(ckpt_to_dir(partial), 0)
         partial.rename(checkpoint)
     trainer.strategy.barrier()
 

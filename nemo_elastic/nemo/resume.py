@@ -25,10 +25,10 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import ElasticError, shown
 
 from .context import read_context
-from .harmless import check_harmless
 from .saved import (
     Sums,
     begin,
+    check_whole,
     choose,
     end,
     is_whole,
@@ -93,7 +93,7 @@ class ElasticResume(nl.AutoResume):
             start = Path(self.restore_config.path)
         else:
             return
-        check_harmless(start)
+        check_whole(start, first=is_global_rank_zero())
         block = getattr(model, "elastic_config", None)
         if block is None or not (trainer.ckpt_path or model.stage == 2):
             return
@@ -135,7 +135,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Called at the end of a run that came to it, and of no other."""
         self._sums.wait()
-        if is_global_rank_zero():
+        if stage == "fit" and is_global_rank_zero():
             end(Path(self.dirpath))
         super().teardown(trainer, pl_module, stage)
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of a run: which are whole, in which order, and how that is known.
 
-A checkpoint is whole if it has no mark of an unfinished one, every file that it was saved with has the size that it was
-saved with (`elastic_files.json`, written before the mark goes), and its metadata fits its files. One that was saved
-without the list, by version 0.1 or by NeMo alone, is held against its metadata only.
+A checkpoint is whole if it has no mark of an unfinished one, every file that it was saved with is there in its size
+(`elastic_files.json`, written before the mark goes), and its metadata fits its files. One that was saved without the
+list, by version 0.1 or by NeMo alone, is held against its metadata only.
 
 Checksums come after that, beside the training: each rank reads back what it has just written, which its machine still
 has in memory, so that no rank waits for another's gigabytes. They are verified before a start that follows a crash.
@@ -77,6 +77,20 @@ def problem(checkpoint: Path) -> str | None:
     except (ElasticError, OSError) as exc:
         return str(exc).removeprefix(f"{checkpoint}/")
     return None
+
+
+def check_whole(checkpoint: Path, first: bool) -> None:
+    """Raise where a run cannot start from a checkpoint, which may be another run's.
+
+    Args:
+        checkpoint: a NeMo checkpoint.
+        first: whether this rank is the one that reads checksums, where `VERIFY` says always.
+    """
+    why = problem(checkpoint)
+    if why is None and first and os.environ.get(VERIFY) == "always":
+        why = check_sums(checkpoint)
+    if why is not None:
+        raise ElasticError(f"checkpoint: {checkpoint}: {why}; nothing starts from it")
 
 
 def newest(folder: Path) -> str:

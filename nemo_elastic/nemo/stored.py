@@ -36,13 +36,14 @@ def weights_folder(path: str | Path) -> Path:
 
 
 def check_format(folder: Path) -> None:
-    """Raise where a folder of weights is not in the one format that is read."""
+    """Raise where a folder of weights is in another format than the one that is looked at here."""
     told = read_json(folder / "metadata.json")
     told = told if isinstance(told, dict) else {}
-    for field, only in (("sharded_backend", "torch_dist"), ("common_backend", "torch")):
-        backend = told.get(field, "torch" if field == "common_backend" else None)
-        if backend != only:
-            raise bad(f"{folder / 'metadata.json'}: {field}", backend, f"only {only} is read")
+    backend, common = told.get("sharded_backend"), told.get("common_backend", "torch")
+    if backend != "torch_dist":
+        raise bad(f"{folder / 'metadata.json'}: sharded_backend", backend, "only torch_dist is read")
+    if common != "torch":
+        raise bad(f"{folder / 'metadata.json'}: common_backend", common, "only torch is read")
 
 
 class Stored:

@@ -38,7 +38,7 @@ def with_call(pickled: bytes, named: str, *texts: str) -> bytes:
 
 
 def with_template(pickled: bytes, place: Path) -> bytes:
-    """Makes a folder where torch's reader for fsspec is called: its URL holds references, whose templates jinja2 runs."""
+    """A folder is made where torch's reader for fsspec is called: its URL holds templates, which jinja2 runs."""
     render = f"{{{{ cycler.__init__.__globals__.os.mkdir('{place}') }}}}"
     told = {"version": 1, "gen": [{"key": render, "url": "x", "dimensions": {"i": [1]}}], "refs": {}}
     url = "reference::data:application/json;base64," + base64.b64encode(json.dumps(told).encode()).decode()

@@ -18,8 +18,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nemo.harmless import check_harmless
-from nemo_elastic.nemo.metadata import _covered, read_metadata
-from nemo_elastic.nemo.metadata import Piece, Place
+from nemo_elastic.nemo.metadata import Piece, Place, _covered, read_metadata
 from nemo_elastic.nemo.stored import Stored
 from tests.nemo.checkpoints import store
 from tests.nemo.cutting import PARENT, random_tensors
@@ -57,9 +56,9 @@ def refused(match: str, read: Callable[[], Any]) -> None:
     assert "\n" not in caught.value.message
 
 
-def object_place(checkpoint: Path) -> tuple[Path, Place]:
+def object_file(checkpoint: Path) -> Path:
     (place,) = read_metadata(checkpoint / "weights").objects.values()
-    return checkpoint / "weights" / place.file, place
+    return checkpoint / "weights" / place.file
 
 
 # ------------------------------------------------------------------ objects
@@ -98,7 +97,7 @@ def test_common_may_be_no_program(checkpoint: Path) -> None:
 
 def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_path: Path) -> None:
     """megatron-core gives them to torch.load without its guard."""
-    path, place = object_place(checkpoint)
+    path = object_file(checkpoint)
     content = io.BytesIO()
     torch.save(Runs(tmp_path / "ran"), content)
     with path.open("ab") as file:
@@ -110,7 +109,9 @@ def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_p
         info.offset, info.length = begin, len(content.getvalue())
 
     change(checkpoint, point)
-    refused(r"_extra_state/shard_0_1: not what NeMo writes \(it names posix.mkdir\)", lambda: check_harmless(checkpoint))
+    refused(
+        r"_extra_state/shard_0_1: not what NeMo writes \(it names posix.mkdir\)", lambda: check_harmless(checkpoint)
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -174,13 +175,19 @@ def forget(metadata: Metadata) -> None:
 
 
 LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
-    "a file from the root": (lambda m: setattr(places(m), "relative_path", "/etc/passwd"), "names the file '/etc/passwd'"),
+    "a file from the root": (
+        lambda m: setattr(places(m), "relative_path", "/etc/passwd"),
+        "names the file '/etc/passwd'",
+    ),
     "a file above": (lambda m: setattr(places(m), "relative_path", "../a"), "which is not in the same folder"),
     "the folder": (lambda m: setattr(places(m), "relative_path", ".."), "which is not in the same folder"),
     "no name": (lambda m: setattr(places(m), "relative_path", 7), "names the file 7"),
     "no pieces": (lambda m: setattr(entry(m), "chunks", []), "do not make up its shape"),
     "a piece twice": (double, "do not make up its shape"),
-    "a piece that is too small": (lambda m: setattr(entry(m).chunks[0], "sizes", torch.Size([2, 64])), "do not make up"),
+    "a piece that is too small": (
+        lambda m: setattr(entry(m).chunks[0], "sizes", torch.Size([2, 64])),
+        "do not make up",
+    ),
     "a piece outside": (lambda m: setattr(entry(m), "size", torch.Size([2, 64])), "has a piece outside of it"),
     "a piece of other dimensions": (lambda m: setattr(entry(m), "size", torch.Size([2**12])), "has a piece outside"),
     "more than its bytes": (lambda m: setattr(places(m), "length", 500), "does not fit into 500 bytes"),

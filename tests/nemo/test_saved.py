@@ -83,7 +83,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_why_is_said(
 def test_without_a_whole_one_nothing_starts_from_the_beginning(original: Path, tmp_path: Path) -> None:
     for step in (3, 7):
         (save(original, tmp_path, step) / "weights" / "common.pt").unlink()
-    with pytest.raises(ElasticError, match="step=7-last is passed over: .*; step=3-last is passed over: .* no other is"):
+    with pytest.raises(
+        ElasticError, match=r"step=7-last is passed over: .*; step=3-last is passed over: .* no other is"
+    ):
         saved.choose(tmp_path)
     assert saved.newest(tmp_path) == "there is no whole checkpoint"
 

@@ -254,7 +254,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 def damaged(place: Path) -> dict[str, Any]:
-    """A run of which something has happened to the newest of two checkpoints, or to both, and which did not end well."""
+    """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
     from nemo_elastic.nemo.saved import begin
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
@@ -273,6 +273,40 @@ def damaged(place: Path) -> dict[str, Any]:
         if codes == [0]:
             found[name] |= {"from": ranks.result()["from"], "same": digests(out) == wanted}
     return found
+
+
+def asynchronous(place: Path) -> dict[str, Any]:
+    """Two ranks that write their checkpoints while they train on: what is kept, and what lists and checksums say."""
+    from nemo_elastic.nemo.saved import LIST, SUMS, check_sums, whole_checkpoints
+    from tests.parallel import forks
+
+    out = place / "asynchronous"
+    whole, forks.write_without_a_helper = forks.write_without_a_helper, lambda: None
+    try:
+        forks.run(out / "log", 2, asynchronous_run, place, out)
+    finally:
+        forks.write_without_a_helper = whole
+    found = whole_checkpoints(out / "checkpoints")
+    sums = [[sorted(json.loads(p.read_text())) for p in sorted((c / SUMS).glob("*.json"))] for c in found]
+    return {
+        "left": left(out), "whole": [c.name for c in found], "wrong": [check_sums(c) for c in found],
+        "listed": [sorted(json.loads((c / LIST).read_text())["files"]) for c in found], "summed": sums,
+    }  # fmt: skip
+
+
+def asynchronous_run(place: Path, out: Path) -> Any:
+    """Train with asynchronous saves."""
+    from tests.parallel import runs
+
+    recipe = runs.recipe
+
+    def changed(*args: Any, **more: Any) -> Any:
+        task = recipe(*args, **more)
+        task.trainer.strategy.ckpt_async_save = True
+        return task
+
+    runs.recipe = changed
+    return runs.train(place, out, Layout(data=2), STEPS, every=1)
 
 
 def left(out: Path) -> list[str]:
@@ -320,8 +354,8 @@ def main(place: Path) -> None:
 
     forks.run(place / "prepare", 1, runs.prepare, place)
     found = {
-        "not finite": not_finite(place), "disk": full_disk(place), "damaged": damaged(place), "hostile": hostile(place),
-        "dead": dead_rank(place), "kills": kills(place),
+        "not finite": not_finite(place), "disk": full_disk(place), "damaged": damaged(place), "async": asynchronous(place),
+        "hostile": hostile(place), "dead": dead_rank(place), "kills": kills(place),
     }  # fmt: skip
     (place / "faults.json").write_text(json.dumps(found))
 

@@ -103,7 +103,7 @@ def run(
     return [ranks.result(rank) for rank in range(world)]
 
 
-def _write_without_a_helper() -> None:
+def write_without_a_helper() -> None:
     """Save without the process that megatron-core starts for a queue: it imports torch anew, and outlives a SIGKILL.
 
     Whole saves, which do not go on in the background, put into the queue and take from it in one process.
@@ -124,7 +124,7 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
     }  # fmt: skip
     code = 1
     atexit._clear()  # what the parent has to clean up is not ours
-    _write_without_a_helper()
+    write_without_a_helper()
     try:
         (folder / f"rank{rank}.json").write_text(json.dumps(function()))
         code = 0

@@ -110,6 +110,16 @@ def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -
     assert run["left"] == ["step=2-last", "step=3-last"]
 
 
+def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(found: dict[str, Any]) -> None:
+    run = found["async"]
+    assert run["left"] == run["whole"] == ["step=2-last", "step=3-last"]
+    assert run["wrong"] == [None, None]
+    for listed, (first, second) in zip(run["listed"], run["summed"], strict=True):
+        assert second == ["weights/__1_0.distcp", "weights/__1_1.distcp"]
+        assert sorted(first + second) == listed
+        assert {"weights/.metadata", "weights/common.pt", "weights/__0_0.distcp", "context/io.json"} <= set(listed)
+
+
 @pytest.mark.parametrize("name", ["start", "teacher", "resume"])
 def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, Any], name: str) -> None:
     run = found["hostile"][name]
