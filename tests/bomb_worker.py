@@ -103,6 +103,7 @@ def nemo(place: Path) -> None:
     from torch.distributed.checkpoint.metadata import Metadata
 
     from nemo_elastic.nemo.context import read_context
+    from nemo_elastic.nemo.source import read_nemo_shapes
     from nemo_elastic.nemo.stored import Stored
     from tests.nemo.checkpoints import store
     from tests.nemo.cutting import PARENT as WHOLE
@@ -141,10 +142,15 @@ def nemo(place: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     read("metadata: a pipe", lambda: Stored(folder))
+    path.unlink()
+    path.write_bytes(whole)
     for what, text in BLOCKS.items():
         if "interpolat" not in what and what != "length":
-            (folder / "context" / "model.yaml").write_text(text)
-            read(f"context: {what}", lambda: read_context(folder))
+            # the last of a chain where a value is shown, or looked through
+            last = f"*a{LEVELS[-1]}" if "&a1 " in text else "1"
+            told = f"{text}\nelastic: {{a: {last}}}\nconfig: {{layernorm_epsilon: {last}, gated_linear_unit: {last}}}\n"
+            (folder / "context" / "model.yaml").write_text(told)
+            read(f"context: {what}", lambda: read_nemo_shapes(folder))
     (folder / "context" / "model.yaml").write_text("# \n" * 100_000)
     read("context: length", lambda: read_context(folder))
     (folder / "context" / "model.yaml").unlink()

@@ -20,7 +20,7 @@ from typing import Any
 #: (module, name), as a pickle spells them
 Name = tuple[str, str]
 
-#: opcodes that a pickle may have: a 12B on 64 GPUs takes about three million, which are two seconds here
+#: opcodes that a pickle may have: a 12B on 64 GPUs takes about two million, which are two seconds here
 MOST = 2**24
 #: what stands for a tensor's values, which lie beside the pickle
 STORED: Name = ("", "stored beside the pickle")

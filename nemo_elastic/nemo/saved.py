@@ -18,7 +18,6 @@ import re
 import shutil
 import threading
 import time
-import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -239,12 +238,12 @@ class Run:
     """Who trained last into a folder of checkpoints.
 
     Attributes:
-        name: of its own for each start.
+        start: how many starts there were.
         ended: whether it came to its end; one that crashed did not.
         verified: whether a start after it has looked at checksums.
     """
 
-    name: str
+    start: int
     ended: bool = False
     verified: bool = False
 
@@ -253,8 +252,8 @@ class Run:
         """None where no run of ours was."""
         try:
             told = read_json(folder / RUN)
-            return cls(str(told["name"]), told["ended"] is True, told["verified"] is True)
-        except (ElasticError, TypeError, KeyError):
+            return cls(int(told["start"]), told["ended"] is True, told["verified"] is True)
+        except (ElasticError, TypeError, ValueError, KeyError, OverflowError):
             return None
 
     def write(self, folder: Path) -> None:
@@ -263,14 +262,15 @@ class Run:
 
 def begin(folder: Path) -> None:
     """Note that a run trains into this folder."""
-    Run(uuid.uuid4().hex).write(folder)
+    last = Run.read(folder)
+    Run(1 if last is None else last.start + 1).write(folder)
 
 
 def end(folder: Path) -> None:
     """Note that it has ended as it should."""
     run = Run.read(folder)
     if run is not None:
-        Run(run.name, ended=True).write(folder)
+        Run(run.start, ended=True).write(folder)
 
 
 def verify_sums(folder: Path, first: bool) -> None:
@@ -297,12 +297,12 @@ def verify_sums(folder: Path, first: bool) -> None:
                 break
             if why:
                 atomic_write(checkpoint / DAMAGED, json.dumps(why))
-        Run(run.name, run.ended, verified=True).write(folder)
+        Run(run.start, run.ended, verified=True).write(folder)
         return
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         now = Run.read(folder)
-        if now is None or now.verified or now.name != run.name:
+        if now is None or now.verified or now.start != run.start:
             return
         time.sleep(0.5)
     raise ElasticError(f"checkpoints: {folder}: rank 0 did not verify the checksums within {_PATIENCE // 60} minutes")
