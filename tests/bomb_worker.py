@@ -148,7 +148,9 @@ def nemo(place: Path) -> None:
         if "interpolat" not in what and what != "length":
             # the last of a chain where a value is shown, or looked through
             last = f"*a{LEVELS[-1]}" if "&a1 " in text else "1"
-            told = f"{text}\nelastic: {{a: {last}}}\nconfig: {{layernorm_epsilon: {last}, gated_linear_unit: {last}}}\n"
+            told = (
+                f"{text}\nelastic: {{a: {last}}}\nconfig: {{layernorm_epsilon: {last}, gated_linear_unit: {last}}}\n"
+            )
             (folder / "context" / "model.yaml").write_text(told)
             read(f"context: {what}", lambda: read_nemo_shapes(folder))
     (folder / "context" / "model.yaml").write_text("# \n" * 100_000)
