@@ -56,7 +56,10 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
 def _check_object(path: Path, place: Place, name: str) -> None:
     try:
         with path.open("rb") as file:
-            read_pickle(Item(file, place).pickle(), OBJECTS)
+            item = Item(file, place)
+            read_pickle(item.pickle(), OBJECTS)
+            if not item.is_the_same_to_torch():
+                raise PickleError("torch.load would find something else in it")
     except PickleError as exc:
         raise ElasticError(f"{path}: {name}not what NeMo writes ({exc})") from None
     except OSError as exc:

@@ -27,8 +27,10 @@ _DTYPES = {
 STORAGES: frozenset[Name] = frozenset(("torch", storage) for storage in _DTYPES)
 TENSOR: Name = ("torch._utils", "_rebuild_tensor_v2")
 _NAMES = STORAGES | {TENSOR, ("collections", "OrderedDict")}
-#: bytes of a pickle beside a tensor, of a zip file's table of contents, and in front of the name of an entry
-_PICKLE, _CONTENTS, _HEADER = 2**26, 2**23, 30
+#: bytes of a pickle beside a tensor, of another object, of a table of contents, and in front of the name of a record
+_PICKLE, _OBJECT, _CONTENTS, _HEADER = 2**26, 2**28, 2**23, 30
+#: of a record; a zip file of torch's has one at its beginning
+_BEGIN = b"PK\x03\x04"
 
 
 class Item:
@@ -44,6 +46,9 @@ class Item:
 
     def __init__(self, file: BinaryIO, place: Place) -> None:
         self._file, self._place = file, place
+        file.seek(place.offset)
+        if file.read(4) != _BEGIN:  # where torch.load finds another beginning, it takes what is there for a pickle
+            raise PickleError("it is not what torch.save writes")
         try:
             with zipfile.ZipFile(_Part(file, place)) as archive:
                 entries = archive.infolist()
@@ -65,6 +70,20 @@ class Item:
         if not found:
             raise PickleError("it holds no pickle")
         return found
+
+    def is_the_same_to_torch(self) -> bool:
+        """Whether torch.load finds the same records: a file can be two zip files, one to each reader."""
+        self._file.seek(self._place.offset)
+        content = self._file.read(min(self._place.length, _OBJECT + 1))
+        if len(content) > _OBJECT:
+            raise PickleError(f"it has more than {_OBJECT >> 20} MiB, which no object has")
+        try:
+            reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+            return (
+                set(reader.get_all_records()) == set(self._records) and reader.get_record("data.pkl") == self.pickle()
+            )
+        except RuntimeError:
+            return False
 
     def record(self, name: str, most: int) -> bytes:
         """A small record; nothing where it has none of the name."""
@@ -96,7 +115,7 @@ class Item:
             raise PickleError(f"it has no {name}")
         self._file.seek(self._place.offset + entry.header_offset)
         header = self._file.read(_HEADER)
-        if len(header) < _HEADER or header[:4] != b"PK\x03\x04":
+        if len(header) < _HEADER or header[:4] != _BEGIN:
             raise PickleError("it is damaged")
         begin = entry.header_offset + _HEADER + sum(struct.unpack("<HH", header[26:30]))
         if begin + entry.file_size > self._place.length:

@@ -57,11 +57,13 @@ class Made:
         kind: name of the class or function, or `STORED`.
         arguments: of the call.
         state: what its attributes would be set to.
+        new: whether it can be nothing that others hold, too.
     """
 
     kind: Name
     arguments: tuple[Any, ...]
     state: Any = None
+    new: bool = False
 
 
 def read_pickle(data: bytes, names: Container[Name], most: int = MOST) -> Any:
@@ -121,7 +123,7 @@ class _Machine:
             "MEMOIZE": self.memoize, "BINPUT": lambda: self.put(1), "LONG_BINPUT": lambda: self.put(4),
             "BINGET": lambda: self.get(1), "LONG_BINGET": lambda: self.get(4),
             "GLOBAL": self.line, "STACK_GLOBAL": self.named,
-            "REDUCE": self.call, "NEWOBJ": self.call, "BUILD": self.build, "BINPERSID": self.stored,
+            "REDUCE": self.call, "NEWOBJ": self.new, "BUILD": self.build, "BINPERSID": self.stored,
         }  # fmt: skip
         by_number: list[Callable[[], None]] = [self.no_data] * 256
         for name, step in known.items():
@@ -243,9 +245,13 @@ class _Machine:
             raise PickleError("it encodes a text in another way than bytes of old protocols are")
         self.stack.append(Made(named.kind, arguments))
 
+    def new(self) -> None:
+        self.call()
+        self.stack[-1].new = not self.stack[-1].arguments  # a member of an enum has one, and is there once
+
     def build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if type(made) is not Made or made.state is not None:
+        if type(made) is not Made or not made.new or made.state is not None:
             raise PickleError("it sets attributes of what it has not just made")
         if made.kind in _OWN_STATE:
             fits = type(state) is tuple

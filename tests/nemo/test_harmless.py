@@ -8,6 +8,8 @@ import io
 import os
 import pickle
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path, PosixPath
 from typing import Any
@@ -84,6 +86,45 @@ def test_common_may_name_values_alone(checkpoint: Path, tmp_path: Path, zipped: 
 def test_common_may_be_no_bare_pickle(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "weights" / "common.pt").write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
     refused("common.pt: not what NeMo writes", lambda: check_harmless(checkpoint))
+
+
+def both(folder: Path, first: Any, second: Any) -> bytes:
+    """A file that is the first to torch.load, which looks for the table of contents where the end says, and the second
+    to Python's zipfile, which looks right before the end."""
+
+    def parts(value: Any) -> tuple[bytes, bytes, bytes]:
+        torch.save(value, folder / "archive")
+        content = (folder / "archive").read_bytes()
+        size, at = struct.unpack("<II", content[-10:-2])
+        return content[:at], content[at : at + size], content[-22:]
+
+    (records, table, end), (other_records, other_table, _) = parts(first), parts(second)
+    assert len(table) == len(other_table) and len(records) >= len(other_records)
+    moved = bytearray(other_table)
+    position = 0
+    while position < len(moved):
+        name, extra, comment = struct.unpack("<HHH", moved[position + 28 : position + 34])
+        (at,) = struct.unpack("<I", moved[position + 42 : position + 46])
+        moved[position + 42 : position + 46] = struct.pack("<I", at + len(records) - len(other_records))
+        position += 46 + name + extra + comment
+    return records + table + other_records + bytes(moved) + end
+
+
+@pytest.mark.parametrize("how", ["a pickle before", "two tables"])
+def test_what_is_one_thing_to_us_and_another_to_torch_is_refused(checkpoint: Path, tmp_path: Path, how: str) -> None:
+    path, runs = checkpoint / "weights" / "common.pt", Runs(tmp_path / "ran")
+    if how == "two tables":
+        path.write_bytes(both(tmp_path, [runs, "x" * 5000], [1]))
+    else:
+        content = path.read_bytes()
+        torch.save(runs, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes() + content)
+    assert zipfile.is_zipfile(path)
+    words = "torch.load would find something else" if how == "two tables" else "not what torch.save writes"
+    refused(f"common.pt: not what NeMo writes .{words}", lambda: check_harmless(checkpoint))
+    assert not (tmp_path / "ran").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").is_dir(), "so the test can fail"
 
 
 def test_common_may_be_no_program(checkpoint: Path) -> None:

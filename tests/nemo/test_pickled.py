@@ -188,9 +188,12 @@ def test_every_opcode_that_is_not_known_is_refused() -> None:
     ("content", "match"),
     [
         (b"\x80\x04ctorch\nSize\n}b.", "has not just made"),  # attributes of a class are everybody's
-        (b"\x80\x04ctorch\nSize\n)R}b}b.", "has not just made"),
-        (b"\x80\x04ctorch\nSize\n)RN}\x86b.", "sets the state of a Size to a tuple"),
-        (b"\x80\x04ctorch\nSize\n)R}K\x01Nsb.", "sets the state"),
+        (b"\x80\x04ctorch\nSize\n)\x81}b}b.", "has not just made"),
+        # a member of an enum is everybody's, too
+        (b"\x80\x04ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85R}b.", "has not just made"),
+        (b"\x80\x04ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85\x81}b.", "has not just made"),
+        (b"\x80\x04ctorch\nSize\n)\x81N}\x86b.", "sets the state of a Size to a tuple"),
+        (b"\x80\x04ctorch\nSize\n)\x81}K\x01Nsb.", "sets the state"),
         (b"\x80\x04ctorch\nSize\n)RNNs.", "sets items"),
         (b"\x80\x04ctorch\nSize\n)RNa.", "adds to what is no list"),
         (b"\x80\x04c_codecs\nencode\n\x8c\x01a\x8c\x03zip\x86R.", "encodes a text in another way"),
@@ -214,7 +217,7 @@ def test_what_python_would_take_otherwise_is_refused(content: bytes, match: str)
 
 def test_a_state_is_what_it_was_when_it_was_set() -> None:
     """The mapping stays in the memo, and may be changed behind the reader's back; Python's own copies it."""
-    text = b"\x80\x04ctorch\nSize\n)R}\x94(\x8c\x01aK\x01ub\x85h\x00(\x8c\x01aK\x02u\x86."
+    text = b"\x80\x04ctorch\nSize\n)\x81}\x94(\x8c\x01aK\x01ub\x85h\x00(\x8c\x01aK\x02u\x86."
     made = read_pickle(text, Anything())[0][0]
     assert made.state == {"a": 1}
 
