@@ -121,7 +121,7 @@ def test_what_is_one_thing_to_us_and_another_to_torch_is_refused(checkpoint: Pat
         path.write_bytes(path.read_bytes() + content)
     assert zipfile.is_zipfile(path)
     words = "torch.load would find something else" if how == "two tables" else "not what torch.save writes"
-    refused(f"common.pt: not what NeMo writes .{words}", lambda: check_harmless(checkpoint))
+    refused(f"common.pt: not what NeMo writes .*{words}", lambda: check_harmless(checkpoint))
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "ran").is_dir(), "so the test can fail"
