@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,15 +77,50 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+#: What a disk, a network file system or a limit of the system answers, whoever asks.
+_ENVIRONMENT = {
+    getattr(errno, name)
+    for name in (
+        "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG", "ELOOP", "EROFS", "EBUSY", "EXDEV", "ENOSPC", "EDQUOT", "EFBIG",
+        "EIO", "ESTALE", "ENXIO", "ENODEV", "EREMOTEIO", "ETIMEDOUT", "ENOLINK", "EHOSTDOWN", "EHOSTUNREACH",
+        "ENOTCONN", "EMFILE", "ENFILE", "ENOMEM",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+
+
+def is_environment(exc: OSError) -> bool:
+    """Whether an error of the operating system is about the user's files or machine, and no bug of ours.
+
+    One that names a file is; others are by what they say: a read from a broken disk has no name.
+    """
+    return isinstance(exc.filename, (str, bytes)) or exc.errno in _ENVIRONMENT
+
+
+def environment_line(exc: OSError) -> str | None:
+    """The line for such an error, None for any other."""
+    if not is_environment(exc):
+        return None
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left on the disk ({os.fsdecode(exc.filename)})" if exc.filename else "no space left on the disk"
+        )
+    named = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
+    return f"{named}cannot be read or written ({exc.strerror})"
+
+
 @contextmanager
 def exit_in_one_line() -> Iterator[None]:
     """For scripts: a mistake of the user's ends as in a command, with one line on stderr and exit code 2.
 
     Raises:
-        SystemExit: an `ElasticError` came out of the block.
+        SystemExit: an `ElasticError` came out of the block, or an error of the operating system that is no bug.
     """
     try:
         yield
-    except ElasticError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
+    except (ElasticError, OSError) as error:
+        told = environment_line(error) if isinstance(error, OSError) else str(error)
+        if told is None:
+            raise
+        print(f"error: {one_line(told)}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

@@ -12,44 +12,56 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import ElasticError
+from .bounded import open_regular, read_bytes, read_text
+from .errors import ElasticError, is_environment, shown
+from .outputs import absolute, check_apart, check_file, check_output, check_room, is_empty, sign
 from .renames import clear_leftovers, put_in_place, sync, temporary
 
 __all__ = [
     "atomic_dir",
     "atomic_write",
     "check_apart",
+    "check_file",
+    "check_output",
+    "check_room",
     "explain_os_error",
+    "explained",
+    "filled_dir",
+    "flush",
+    "open_regular",
+    "read_bytes",
     "read_json",
     "read_plain_yaml",
     "read_text",
     "read_yaml",
+    "resolved",
+    "sign",
     "whole_number",
 ]
 
 # Files come from anywhere: what a small one unfolds to, and how much of a large one is read, has a limit.
-_TEXT_BYTES = 64 * 2**20
 _YAML_BYTES = 2**18
 _YAML_VALUES = 100_000
 #: What an interpolation counts for: each of n, three to a value, may hold three of the next, which makes 3^(n/3).
 _INTERPOLATION = 5_000
 _DIGITS = 20
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_UNWRITABLE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV,
-}  # fmt: skip
+#: What libraries leave of the operating system's error when they raise their own: safetensors its text, torch's
+#: writer of archives only that fewer bytes arrived than it gave, megatron-core the text of a process of its own.
+_FULL_TEXT = ("No space left on device", "Disk quota exceeded")
+_LARGE_TEXT = ("File too large",)
+_SHORT_TEXT = ("PytorchStreamWriter failed writing", "unexpected pos ")
 #: Names that `renames` makes up; messages have the target's own.
 _MADE_UP = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(?:lock|tmp|old)", re.DOTALL)
 
 
 def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
-    """Word a full disk or an unwritable place as one line.
+    """Word a full disk, an unwritable place and a failing device as one line.
 
     Args:
         exc: What was raised while something was written.
@@ -59,24 +71,38 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
         The error to raise instead, or None when `exc` is something else (a bug, say) and must keep its traceback.
     """
     path = _target(path)
-    # safetensors wraps the operating system's error in its own type and leaves only the text.
-    if getattr(exc, "errno", None) in _FULL or "No space left on device" in str(exc):
+    told, text = getattr(exc, "errno", None), str(exc)
+    if told in _FULL or any(words in text for words in _FULL_TEXT):
         return ElasticError(f"{path}: no space left on the disk; nothing was written")
-    if not isinstance(exc, OSError):
-        return None
-    if exc.errno == errno.EFBIG:
+    if told == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
         return ElasticError(
             f"{path}: a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
         )
-    if exc.errno in _UNWRITABLE:
-        named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, (str, bytes)) else path
-        where = _target(named)
-        if where != named:
-            where = where.parent
-        elif where != path and where not in path.parents:
-            return ElasticError(f"{where}: cannot be read ({exc.strerror})")  # something that is copied along
-        return ElasticError(f"{path}: cannot be written ({exc.strerror}: {where})")
-    return None
+    if any(words in text for words in _SHORT_TEXT):
+        return ElasticError(f"{path}: could not be written to its end, as on a full disk; nothing was written")
+    if not isinstance(exc, OSError) or not is_environment(exc):
+        return None
+    named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, (str, bytes)) else path
+    where = _target(named)
+    if where != named:
+        where = where.parent
+    elif where != path and where not in path.parents:
+        return ElasticError(f"{where}: cannot be read ({exc.strerror})")  # something that is copied along
+    return ElasticError(f"{path}: cannot be written ({exc.strerror}: {where})")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the errors of `explain_os_error` into one line, for an output that is written in this block."""
+    try:
+        yield
+    except (ElasticError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as exc:  # that of torch's checkpoints is no Exception
+        told = explain_os_error(exc, path)
+        if told is not None:
+            raise told from exc
+        raise
 
 
 def _target(path: Path) -> Path:
@@ -88,27 +114,10 @@ def _target(path: Path) -> Path:
     return path
 
 
-def check_apart(out: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
-    """Refuse an output that lies inside of what is read for it, or around it. To replace the very folder is fine.
-
-    Args:
-        out: What is going to be written.
-        source: The folder that is going to be read.
-
-    Raises:
-        ElasticError: One holds the other.
-    """
-    path = Path(os.path.abspath(out))
-    # Where they really are: a way through links is no other place. The last link of `out` itself is what is replaced.
-    here, there = Path(os.path.realpath(path.parent), path.name), Path(os.path.realpath(source))
-    if there in here.parents:
-        raise ElasticError(f"{path}: is inside {source}, which is read; name a folder elsewhere")
-    if here in there.parents:
-        raise ElasticError(f"{path}: holds {source}, which is read; name another folder")
-
-
 @contextmanager
-def atomic_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+def atomic_dir(
+    out: str | os.PathLike[str], force: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()
+) -> Iterator[Path]:
     """Write a folder whole or not at all.
 
     Yields a new, empty folder beside `out`. When the block ends it is flushed to the disk and renamed to `out`; when
@@ -117,53 +126,95 @@ def atomic_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Pat
 
     Args:
         out: The folder to write. Missing parents are made.
-        force: Replace an existing `out`. The two are exchanged in one step and the old one is removed afterwards, so
-            `out` may be the very folder that the block reads from. A symbolic link is replaced, not what it points to.
+        force: Replace an existing `out`, if it is empty or this program wrote it. The two are exchanged in one step
+            and the old one is removed afterwards. A symbolic link is replaced, not what it points to.
+        inputs: All that the block reads. `out` has to be apart from it.
 
     Yields:
         The folder to write into.
 
     Raises:
-        ElasticError: `out` exists and `force` is False, the place cannot be written, or the disk is full.
+        ElasticError: `out` may not be written (see `outputs.check_output`), the place cannot be, or the disk is full.
     """
-    path = Path(os.path.abspath(out))
-    with _told(path):
-        clear_leftovers(path)
-        _refuse(path, force)
+    path = absolute(out)
+    with explained(path):
+        check_output(path, force, *inputs)
         _make_parent(path)
         with temporary(path) as tmp:
             tmp.mkdir()  # not tempfile.mkdtemp: the result must have the permissions of the user's umask, not 0700
             yield tmp
-            _sync_tree(tmp)
-            _refuse(path, force)  # it may have appeared while the block ran
-            try:
-                put_in_place(tmp, path, replace=force)
-            except FileExistsError:
-                raise ElasticError(f"{path}: another process has written it just now; it is left as it is") from None
+            flush(tmp)
+            check_output(path, force, *inputs)  # something may have appeared while the block ran
+            _put_new(tmp, path, force)
 
 
-def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write one file whole or not at all, replacing an older one.
+@contextmanager
+def filled_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+    """Write a folder in its place, for what has its own path inside; half of it may stay when the block raises.
+
+    An older one stands aside while the block runs. It is removed when the block ends, and back when it raises.
+
+    Args:
+        out: The folder to write. One that is there and empty is filled.
+        force: Replace an existing `out`, see `atomic_dir`.
+
+    Yields:
+        The folder to write into, signed as ours.
+
+    Raises:
+        ElasticError: See `atomic_dir`.
+    """
+    path = absolute(out)
+    clear_leftovers(path)
+    if is_empty(path):
+        with explained(path):
+            sign(path)
+        yield path
+        return
+    check_output(path, force)
+    with explained(path):
+        _make_parent(path)
+    with temporary(path) as tmp:
+        old = tmp.with_suffix(".old")  # whoever leaves `temporary` removes it, or brings it back to an empty place
+        with explained(path):
+            if os.path.lexists(path):
+                os.rename(path, old)
+            path.mkdir()
+            sign(path)
+        try:
+            yield path
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(path, tmp)
+            raise
+
+
+def atomic_write(path: str | os.PathLike[str], content: str | bytes, replace: bool = True) -> None:
+    """Write one file whole or not at all.
 
     Args:
         path: The file to write. Missing parents are made.
         content: Text (written as UTF-8 with the newlines it has) or bytes.
+        replace: Whether an older one may be replaced. What a command names itself goes through `check_file` before.
 
     Raises:
-        ElasticError: The place cannot be written, or the disk is full.
+        ElasticError: It exists and may not, the place cannot be written, or the disk is full.
     """
-    path = Path(os.path.abspath(path))
+    path = absolute(path)
     if os.path.isdir(path):  # pathlib's raises where the name is too long
         raise ElasticError(f"{path}: is a folder; name a file")
-    with _told(path):
+    with explained(path):
         _make_parent(path)
         with temporary(path) as tmp:
             with open(tmp, "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(tmp, path)
-            sync(path.parent)
+            if replace:
+                os.replace(tmp, path)
+                sync(path.parent)
+            else:
+                _put_new(tmp, path)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -199,25 +250,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ElasticError(f"{path}: not valid JSON ({exc})") from None
 
 
-def read_text(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> str:
-    """Read a UTF-8 file that has to be small.
-
-    Args:
-        path: The file.
-        most: Bytes that it may have.
-
-    Raises:
-        ElasticError: It is larger.
-        OSError: It cannot be read.
-        UnicodeDecodeError: It is not UTF-8.
-    """
-    with open(path, "rb") as file:
-        content = file.read(most + 1)  # not by its size: a pipe and a device have none
-    if len(content) > most:
-        raise ElasticError(f"{path}: larger than {most >> 10} KiB, which no such file is")
-    return content.decode("utf-8")
-
-
 def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Read a YAML file as OmegaConf does: plain values, no tag that names code, interpolations resolved.
 
@@ -227,7 +259,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         path: The file.
 
     Raises:
-        ValueError: It is not YAML, or would unfold to too much.
+        ValueError: It is not YAML, would unfold to too much, or has an interpolation that `resolved` refuses.
         Exception: What PyYAML and OmegaConf raise, which share no base class.
     """
     import io
@@ -238,7 +270,43 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     text = read_text(path, _YAML_BYTES)
     if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
         raise ValueError("its aliases and interpolations may stand for too much")
-    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
+    return resolved(OmegaConf.load(io.StringIO(text)))
+
+
+def resolved(data: Any) -> Any:
+    """Plain values of a config of OmegaConf's, with its interpolations of other values in it: `${a.b}`.
+
+    An interpolation that calls a resolver is refused: `${oc.env:NAME}` would write the environment, passwords
+    included, into whatever this program writes of the config, and other libraries register functions of any kind.
+
+    Args:
+        data: A config, or what one is made of.
+
+    Raises:
+        ValueError: It has an interpolation that calls a resolver.
+        Exception: What OmegaConf raises.
+    """
+    from omegaconf import OmegaConf
+
+    config = data if OmegaConf.is_config(data) else OmegaConf.create(data)
+    _refuse_resolvers(OmegaConf.to_container(config, resolve=False))
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def _refuse_resolvers(value: Any) -> None:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            _refuse_resolvers(part)
+    elif isinstance(value, str):
+        depth = 0
+        for mark in re.findall(r"\$\{|\}|:", value):
+            if mark == ":" and depth:  # names of values have none
+                raise ValueError(
+                    f"{shown(value)} asks for more than another value beside it, which is all that it gets"
+                )
+            depth = depth + 1 if mark == "${" else max(0, depth - 1) if mark == "}" else depth
 
 
 def whole_number(text: str) -> int:
@@ -285,37 +353,11 @@ def _unfolded(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of the operating system that the user can mend, in one line."""
+def _put_new(tmp: Path, path: Path, force: bool = False) -> None:
     try:
-        yield
-    except Exception as exc:
-        told = explain_os_error(exc, path)
-        if told is not None:
-            raise told from exc
-        raise
-
-
-def _refuse(path: Path, force: bool) -> None:
-    exists = _exists(path)
-    if exists and not force:
-        raise ElasticError(f"{path}: already exists; --force replaces it")
-    # --force on a folder that holds the user's work is a typo ("--out . --force"), not a wish.
-    for kept, word in ((os.getcwd(), "the current folder"), (os.path.expanduser("~"), "the home folder")):
-        if path == Path(kept) or path in Path(kept).parents:
-            raise ElasticError(f"{path}: holds {word} and is never replaced; name a new folder")
-    if exists and os.path.ismount(path):
-        raise ElasticError(f"{path}: is a mount point, which cannot be replaced; name a folder inside it")
-
-
-def _exists(path: Path) -> bool:
-    """Whether anything is there; unlike `os.path.lexists` not silent about a name that cannot be."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return True
+        put_in_place(tmp, path, replace=force)
+    except FileExistsError:
+        raise ElasticError(f"{path}: another process has written it just now; it is left as it is") from None
 
 
 def _make_parent(path: Path) -> None:
@@ -325,7 +367,8 @@ def _make_parent(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), exc.filename) from None
 
 
-def _sync_tree(root: Path) -> None:
+def flush(root: Path) -> None:
+    """Flush a folder with all that is in it to the disk."""
     for folder, _, files in os.walk(root):
         for name in files:
             if not os.path.islink(os.path.join(folder, name)):

@@ -195,7 +195,7 @@ class Family:
             ElasticError: The file is missing or wrong; the message names it.
         """
         path = Path(folder) / FILE
-        if not path.is_file():
+        if not path.exists():
             raise ElasticError(f"{folder}: not a family folder (it has no {FILE})")
         try:
             return cls.from_json(read_json(check_inside(path)))

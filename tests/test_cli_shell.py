@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +32,13 @@ def command(source: str, budget: str = "6b", code: int = 0, mode: str = "fine") 
     if mode == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "/out/file")
     if mode == "bug":
-        raise OSError(errno.EIO, "disk on fire")
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    if mode == "disk":
+        raise OSError(errno.EIO, "Input/output error")
+    if mode == "stale":
+        raise OSError(errno.ESTALE, "Stale file handle", "/mnt/file")
+    if mode == "gone":
+        open("/nowhere/file")
     if mode == "interrupt":
         raise KeyboardInterrupt
     if mode == "torch":
@@ -144,6 +152,9 @@ def test_the_command_chooses_its_exit_code(table, capsys):
     [
         ("bad", 2, "error: budget: '6b' is not allowed; use one of 6b, 9b\n"),
         ("full", 2, "error: no space left on the disk (/out/file)\n"),
+        ("disk", 2, "error: cannot be read or written (Input/output error)\n"),
+        ("stale", 2, "error: /mnt/file: cannot be read or written (Stale file handle)\n"),
+        ("gone", 2, "error: /nowhere/file: cannot be read or written (No such file or directory)\n"),
         ("interrupt", 130, "interrupted\n"),
         ("torch", 2, "error: torch is not installed; pip install 'nemo-elastic[runtime]' brings it\n"),
     ],
@@ -156,7 +167,43 @@ def test_what_a_user_can_mend_is_one_line(table, capsys, mode, code, line):
 def test_a_bug_keeps_its_traceback(table, mode, error):
     with pytest.raises(error) as raised:
         main(["fake", "family/", "--mode", mode])
-    assert mode == "unknown" or raised.value.errno == errno.EIO
+    assert mode == "unknown" or raised.value.errno == errno.EBADF
+
+
+def test_a_deleted_current_folder_is_one_line(table, tmp_path, monkeypatch, capsys):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work").rmdir()
+    assert run(capsys, "fake", "family/") == (
+        2,
+        "",
+        "error: the current folder was deleted; change into one that exists\n",
+    )
+    assert run(capsys, "--version")[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["nemo_elastic.cli.app", "typer", "nemo_elastic.errors", "invoke"])
+@pytest.mark.parametrize("way", [["-m", "nemo_elastic"], ["-c", "from nemo_elastic.cli import main; main()"]])
+def test_ctrl_c_at_once_is_one_word(tmp_path, moment, way):
+    """In the first tenth of a second, while this program imports what it tells its errors with."""
+    hook = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {moment!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+    if moment == "invoke":
+        hook = "import os, signal, sys\nos.getcwd = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    root = Path(app.__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"}
+    done = subprocess.run(
+        [sys.executable, *way, "schema"], capture_output=True, text=True, timeout=120, env=env, cwd=root
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,18 @@ import stat
 
 import pytest
 
-from nemo_elastic import files
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import atomic_dir, atomic_write, check_apart, explain_os_error, read_json
+from nemo_elastic.files import (
+    atomic_dir,
+    atomic_write,
+    explain_os_error,
+    filled_dir,
+    read_json,
+    read_yaml,
+    resolved,
+    sign,
+)
+from nemo_elastic.outputs import MARK
 
 
 def names(folder):
@@ -21,7 +30,9 @@ def names(folder):
 
 
 def write(out, text="new", **options):
+    """A folder of ours: it is signed."""
     with atomic_dir(out, **options) as tmp:
+        sign(tmp)
         (tmp / "sub").mkdir()
         (tmp / "sub" / "file").write_text(text)
 
@@ -55,46 +66,35 @@ def test_any_exception_leaves_nothing_behind(tmp_path, error):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "dangling link"])
-def test_an_existing_output_is_refused_and_untouched(tmp_path, kind):
-    out = tmp_path / "out"
-    if kind == "folder":
+@pytest.mark.parametrize("way", ["done", "failed", "interrupted"])
+@pytest.mark.parametrize("before", ["nothing", "empty folder", "ours"])
+def test_a_folder_that_is_filled_in_its_place(tmp_path, before, way):
+    out = tmp_path / "deep" / "out"
+    if before == "ours":
         write(out, "old")
-    elif kind == "empty folder":
-        out.mkdir()
-    elif kind == "file":
-        out.write_text("old")
-    else:
-        out.symlink_to("nowhere")
-    with pytest.raises(ElasticError, match="out: already exists; --force replaces it"):
-        write(out)
-    assert names(tmp_path) == ["out"]
-    assert kind != "folder" or (out / "sub" / "file").read_text() == "old"
+    elif before == "empty folder":
+        out.mkdir(parents=True)
+    raised = {"done": None, "failed": RuntimeError("bug"), "interrupted": KeyboardInterrupt()}[way]
+    try:
+        with filled_dir(out, force=before == "ours") as folder:
+            assert folder == out and names(out) == [MARK]
+            (out / "new").touch()
+            if raised is not None:
+                raise raised
+    except (RuntimeError, KeyboardInterrupt) as exc:
+        assert exc is raised
+    assert names(out.parent) == ["out"]
+    assert names(out) == ([MARK, "sub"] if way != "done" and before == "ours" else [MARK, "new"])
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_force_replaces_it(tmp_path, kind):
-    out, other = tmp_path / "out", tmp_path / "other"
-    write(other, "kept")
-    if kind == "folder":
-        write(out, "old")
-        (out / "stale").write_text("x")
-    elif kind == "file":
-        out.write_text("old")
-    else:
-        out.symlink_to(other)
-    write(out, force=True)
-    assert names(tmp_path) == ["other", "out"] and names(out) == ["sub"]
-    assert (out / "sub" / "file").read_text() == "new" and not out.is_symlink()
-    assert (other / "sub" / "file").read_text() == "kept"
-
-
-def test_force_may_read_from_what_it_replaces(tmp_path):
-    out = tmp_path / "out"
-    write(out, "old")
-    with atomic_dir(out, force=True) as tmp:
-        (tmp / "file").write_text((out / "sub" / "file").read_text() + "er")
-    assert (out / "file").read_text() == "older"
+def test_a_folder_that_is_filled_replaces_nothing_else(tmp_path):
+    write(tmp_path / "mine", "old")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis").touch()
+    for name, force in (("mine", False), ("theirs", False), ("theirs", True)):
+        with pytest.raises(ElasticError), filled_dir(tmp_path / name, force):
+            pytest.fail("the block must not run")
+    assert names(tmp_path / "mine") == [MARK, "sub"] and names(tmp_path / "theirs") == ["thesis"]
 
 
 def test_a_failure_under_force_keeps_the_old_one(tmp_path):
@@ -110,20 +110,6 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     with pytest.raises(ElasticError, match="already exists"), atomic_dir(out):
         write(out, "theirs")
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "theirs"
-
-
-def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypatch):
-    work, home = tmp_path / "a" / "work", tmp_path / "b" / "home"
-    work.mkdir(parents=True)
-    home.mkdir(parents=True)
-    (work / "thesis").write_text("x")
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("HOME", str(home))
-    for out, word in ((".", "current"), ("..", "current"), (tmp_path / "b", "home"), (home, "home"), ("/", "current")):
-        with pytest.raises(ElasticError, match=f"holds the {word} folder"):
-            write(out, force=True)
-    assert (work / "thesis").exists() and home.is_dir()
-    write("out", force=True)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -167,8 +153,51 @@ def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path)
 
     text = 'Error while serializing: I/O error: Os { code: 28, message: "No space left on device" }'
     assert "no space left" in str(explain_os_error(SafetensorError(text), tmp_path))
+    for words, told in (
+        ("Worker failure: [Errno 28] No space left on device", "no space left"),
+        ("Worker failure: [Errno 27] File too large", "a file is larger"),
+        ("[enforce fail at inline_container.cc:664] . unexpected pos 4800 vs 4694", "could not be written to its end"),
+        ("PytorchStreamWriter failed writing file data/0: file write failed", "could not be written to its end"),
+    ):
+        assert told in str(explain_os_error(RuntimeError(words), tmp_path))
+    reader = "PytorchStreamReader failed reading zip archive: [enforce fail at inline_container.cc:1]"
+    assert explain_os_error(RuntimeError(reader), tmp_path) is None
     assert explain_os_error(RuntimeError("bug"), tmp_path) is None
-    assert explain_os_error(OSError(errno.EIO, "Input/output error"), tmp_path) is None
+    assert explain_os_error(OSError(errno.EBADF, "Bad file descriptor"), tmp_path) is None
+    assert explain_os_error(OSError("something"), tmp_path) is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE])
+def test_a_broken_disk_is_one_line(tmp_path, code):
+    """With the name of the file that failed where the system gives one: a read of an open file has none."""
+    out, why = tmp_path / "out", os.strerror(code)
+    for name, told in (
+        (None, f"{out}: cannot be written ({why}: {out})"),
+        (tmp_path / "source", f"{tmp_path / 'source'}: cannot be read ({why})"),
+    ):
+        with pytest.raises(ElasticError) as raised, atomic_dir(out):
+            raise OSError(code, why, None if name is None else str(name))
+        assert str(raised.value) == told
+    assert names(tmp_path) == []
+
+
+def test_an_error_that_is_no_exception_is_one_line_too(tmp_path):
+    """That of torch's checkpoints derives from BaseException."""
+
+    class CheckpointException(BaseException):
+        pass
+
+    with pytest.raises(ElasticError, match="no space left"), atomic_dir(tmp_path / "out"):
+        raise CheckpointException("RuntimeError: Worker failure: [Errno 28] No space left on device")
+    with pytest.raises(ElasticError, match=r"^what it says: No space left on device$"), atomic_dir(tmp_path / "out"):
+        raise ElasticError("what it says: No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_a_source_that_went_away_is_one_line(tmp_path):
+    with pytest.raises(ElasticError, match="gone: cannot be read"), atomic_dir(tmp_path / "out"):
+        os.stat(tmp_path / "gone")
+    assert names(tmp_path) == []
 
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
@@ -243,36 +272,6 @@ def test_a_name_that_can_be_is_written(tmp_path, name):
     assert names(tmp_path) == sorted([name, "sub"]) and names(tmp_path / "sub") == [name]
 
 
-def test_an_output_is_neither_inside_nor_around_what_is_read(tmp_path, monkeypatch):
-    source = tmp_path / "runs" / "family"
-    write(source)
-    (tmp_path / "link").symlink_to(source)
-    monkeypatch.chdir(source)
-    for out, read, word in (
-        (source / "cut", source, "is inside"),
-        (source / "sub" / "file", source, "is inside"),
-        (tmp_path / "link" / "cut", source, "is inside"),
-        (source / "cut", tmp_path / "link", "is inside"),
-        ("cut", ".", "is inside"),
-        (tmp_path / "runs", source, "holds"),
-        (tmp_path, tmp_path / "link", "holds"),
-    ):
-        with pytest.raises(ElasticError, match=f"{os.path.abspath(out)}: {word} .*, which is read; name a"):
-            check_apart(out, read)
-    for out in (source, tmp_path / "link", tmp_path / "runs" / "family2", tmp_path / "new" / "cut", "../cut"):
-        check_apart(out, source)
-
-
-def test_a_home_that_is_not_known_is_no_trouble(tmp_path, monkeypatch):
-    """As in a container that runs under any number as its user."""
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
-    with pytest.raises(RuntimeError):
-        files.Path.home()
-    write(tmp_path / "out")
-    assert names(tmp_path) == ["out"]
-
-
 @pytest.mark.parametrize(("content", "expect"), [("é\n", "é\n".encode()), (b"\0\r\n", b"\0\r\n")])
 def test_a_file_is_replaced_whole(tmp_path, content, expect):
     path = tmp_path / "deep" / "file"
@@ -325,3 +324,38 @@ def test_bad_json_is_one_line_that_names_the_file(tmp_path, content, message):
 def test_a_folder_is_no_json(tmp_path):
     with pytest.raises(ElasticError, match="cannot be read"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: ${oc.env:HOME}",
+        "a: x ${oc.env:HOME,y} z",
+        "a: [{b: '${oc.decode:${oc.env:HOME}}'}]",
+        "{n: oc.env, a: '${${n}:HOME}'}",
+        "${oc.env:HOME}: 1",
+        "a: ${eval:1+1}",
+        "a: '\\${oc.env:HOME}'",
+        "a: &x ${oc.env:HOME}\nb: *x",
+    ],
+)
+def test_yaml_does_not_ask_for_what_is_outside_of_it(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("HOME", "/secret")
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"asks for more than another value beside it") as raised:
+        read_yaml(tmp_path / "a.yaml")
+    assert "/secret" not in str(raised.value)
+
+
+def test_yaml_may_ask_for_what_is_beside_it(tmp_path):
+    text = "a: {b: 2, c: x}\nd: ${a.b}\ne: 'at ${a.c}: ${d}'\nf: ['${e}', '${.0}:']\ng: 'C:\\x {y: z}'\n"
+    (tmp_path / "a.yaml").write_text(text.replace(", '${.0}:'", ""))
+    found = read_yaml(tmp_path / "a.yaml")
+    assert (found["d"], found["e"], found["f"], found["g"]) == (2, "at x: 2", ["at x: 2"], "C:\\x {y: z}")
+
+
+def test_what_two_passes_would_put_together_is_refused_in_the_second():
+    once = resolved({"a": "$", "b": "${a}{oc.env:HOME}"})
+    assert once["b"] == "${oc.env:HOME}"
+    with pytest.raises(ValueError, match="asks for more"):
+        resolved(once)

@@ -19,7 +19,8 @@ import pytest
 
 from nemo_elastic import renames
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import atomic_dir, atomic_write
+from nemo_elastic.files import atomic_dir, atomic_write, flush, sign
+from nemo_elastic.outputs import MARK
 from nemo_elastic.renames import clear_leftovers, put_in_place, remove, temporary
 
 #: What Python tells its audit hooks of, among the steps that touch the disk.
@@ -41,9 +42,23 @@ def names(folder):
 
 def write(out: Path, text: str = "new") -> None:
     with atomic_dir(out, force=True) as tmp:
-        (tmp / "sub").mkdir()
-        for name in ("a", "sub/b"):
-            (tmp / name).write_text(text)
+        fill(tmp, text)
+
+
+def fill(folder: Path, text: str) -> None:
+    sign(folder)
+    (folder / "sub").mkdir()
+    for name in ("a", "sub/b"):
+        (folder / name).write_text(text)
+
+
+def write_over(out: Path) -> None:
+    """The renames alone, over what `atomic_dir` leaves alone: a file of somebody's."""
+    with temporary(out) as tmp:
+        tmp.mkdir()
+        fill(tmp, "new")
+        flush(tmp)
+        put_in_place(tmp, out, replace=True)
 
 
 def state(out: Path) -> str | None:
@@ -54,7 +69,7 @@ def state(out: Path) -> str | None:
         return None
     if out.is_file():
         return out.read_text()
-    assert sorted(str(p.relative_to(out)) for p in out.rglob("*")) == ["a", "sub", "sub/b"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*")) == [MARK, "a", "sub", "sub/b"]
     texts = {(out / name).read_text() for name in ("a", "sub/b")}
     assert len(texts) == 1
     return texts.pop()
@@ -103,7 +118,8 @@ def test_killed_at_every_step(tmp_path, before, way):
         out = place / "out"
         prepare(out, before)
         old = state(out)
-        if not killed_at(step, lambda out=out: write(out)):
+        writer = write_over if before == "file" else write
+        if not killed_at(step, lambda out=out, writer=writer: writer(out)):
             break
         left = state(out)
         assert left in (old, "new") or (way == "two renames" and left is None)
@@ -111,7 +127,7 @@ def test_killed_at_every_step(tmp_path, before, way):
         clear_leftovers(out)
         assert state(out) in (old, "new"), "the old one is never lost"
         assert names(place) == (["out"] if state(out) is not None else [])
-        write(out)
+        writer(out)
         assert state(out) == "new" and names(place) == ["out"]
         shutil.rmtree(place)
     assert step > 15 and {old, "new"} <= seen
@@ -206,7 +222,7 @@ def test_a_rename_that_fails_leaves_the_old_one(tmp_path, way, monkeypatch):
     monkeypatch.setattr(os, "rename", fail)
     if way == "exchange":
         monkeypatch.setattr(renames, "_renameat2", lambda: lambda *_: errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(ElasticError, match=r"out: cannot be written \(Input/output error"):
         write(out)
     assert names(tmp_path) == ["out"] and state(out) == "old"
 

@@ -1,7 +1,28 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `nemo-elastic` command line. Nothing here imports torch or NeMo before a command runs."""
+"""The `nemo-elastic` command line. Nothing here imports torch or NeMo before a command runs, nor anything at first."""
 
-from .app import main
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; see `app.main`.
+
+    Ctrl-C may come before anything is imported that knows how to tell it.
+    """
+    try:
+        from .app import main as run
+
+        run(argv)
+    except KeyboardInterrupt:
+        import sys
+
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None

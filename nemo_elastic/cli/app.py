@@ -11,8 +11,8 @@ Errors that a user can mend end in one line on stderr and exit code 2. A bug kee
 
 from __future__ import annotations
 
-import errno
 import importlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
@@ -22,7 +22,7 @@ import typer.core
 import typer.main
 
 from nemo_elastic import __version__
-from nemo_elastic.errors import ElasticError, one_line
+from nemo_elastic.errors import ElasticError, environment_line, one_line
 
 __all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
 
@@ -113,6 +113,7 @@ class LazyGroup(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command, with its errors in the user's words."""
         with told_in_one_line():
+            _check_current_folder()
             return super().invoke(ctx)
 
 
@@ -127,14 +128,23 @@ def told_in_one_line() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        told = environment_line(exc)
+        if told is None:
             raise
-        _fail(f"no space left on the disk ({exc.filename})" if exc.filename else "no space left on the disk")
+        _fail(told)
     except ModuleNotFoundError as exc:
         package = (exc.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         _fail(f"{package} is not installed; pip install '{NAME}[{EXTRAS[package]}]' brings it")
+
+
+def _check_current_folder() -> None:
+    """Libraries ask for it when they are imported, and fail each in a way of its own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _fail("the current folder was deleted; change into one that exists")
 
 
 def _fail(message: str) -> NoReturn:

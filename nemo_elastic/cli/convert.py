@@ -41,12 +41,14 @@ def command(
     from nemo_elastic.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.export.hf import open_source
+    from nemo_elastic.files import check_output
 
     if format not in ("hf", "nemo"):
         raise bad("--format", format, "hf or nemo")
     opened = open_source(source)
     if format == "hf" and (source / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
+    check_output(out, force, source)
     with writing(f"writing {out}", quiet=json) as progress:
         if format == "nemo":
             from nemo_elastic.nemo.write import write_source

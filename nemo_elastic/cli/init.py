@@ -35,7 +35,9 @@ def command(
     from nemo_elastic.config import ElasticConfig
     from nemo_elastic.export.family_folder import init_family
     from nemo_elastic.export.hf import read_shapes
+    from nemo_elastic.files import check_output
 
+    check_output(out, force, parent, config, ranking)
     with writing(f"writing {out}", quiet=json) as progress:
         init_family(parent, ElasticConfig.load(config), out, ranking, force=force, progress=progress)
     shapes = read_shapes(out)

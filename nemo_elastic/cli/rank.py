@@ -63,12 +63,12 @@ def command(
     from nemo_elastic.config import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import bad
+    from nemo_elastic.files import check_output
     from nemo_elastic.nn.forward import Layers
     from nemo_elastic.ranking import OtherRanking, Ranking, RankOptions, Unfinished, rank
     from nemo_elastic.runtime import load_family
 
-    if out.exists() and not force:
-        raise bad("--out", str(out), "a new folder; --force replaces it")
+    check_output(out, force, parent, data)
     ImportanceConfig(samples=samples, ffn=ffn, depth=depth)  # refuses what the elastic block would refuse
     model = load_family(parent).model
     layers = model.parent.num_layers
@@ -116,7 +116,7 @@ def command(
         say(f"{other}: starting anew")
         unfinished.remove()
         ranking = run()
-    ranking.save(out, force=force)
+    ranking.save(out, force, [parent, data])
     unfinished.remove()
     if json:
         typer.echo(json_module.dumps({"digest": ranking.digest, "depth": list(ranking.depth)}))

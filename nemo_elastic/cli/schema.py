@@ -24,14 +24,12 @@ def command(
 
     Example: `nemo-elastic schema --out elastic.schema.json`
     """
-    from nemo_elastic.errors import bad
-    from nemo_elastic.files import atomic_write
+    from nemo_elastic.files import atomic_write, check_file
     from nemo_elastic.schema import json_schema
 
     text = json.dumps(json_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)
         return
-    if out.exists() and not force:
-        raise bad("--out", str(out), "a new file; --force replaces it")
+    check_file(out, force)
     atomic_write(out, text)

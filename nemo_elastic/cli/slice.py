@@ -63,6 +63,7 @@ def command(
     from nemo_elastic.export.card import serving_spec
     from nemo_elastic.export.hf import open_source
     from nemo_elastic.export.slicer import slice_checkpoint, slice_members
+    from nemo_elastic.files import check_output
 
     names = budget or []
     ways = {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
@@ -77,6 +78,7 @@ def command(
         raise ElasticError(f"--budget: {twice!r} is given twice")
     shard_bytes = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
+    check_output(out, force, source, subnet)
     spec = serving_spec(opened.dtype, batch=batch, length=length)
     shape, found = None, None
     if subnet is not None:

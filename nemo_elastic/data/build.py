@@ -69,7 +69,7 @@ def build_data(
     integer("held_out_problems", held_out_problems, 0, "an integer from 0")
     number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
     tell = progress or (lambda _what, _share: None)
-    with atomic_dir(out, force) as folder:  # first of all: an existing output is refused at once
+    with atomic_dir(out, force, sources) as folder:  # first of all: an existing output is refused at once
         tell("reading text", 0.0)
         corpus = read_corpus(sources)
         tell("training the tokenizer", 0.0)

@@ -18,11 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ElasticError, bad
+from ..files import read_text
 
 #: Share of the documents that is held out, in thousandths.
 HELD_OUT_PER_MILLE = 60
 #: Less text than this makes neither a tokenizer nor a validation set.
 MIN_CHARS = 16_384
+#: Of one file, and of all together: everything is held in memory.
+MAX_BYTES = 2**30
 
 # All plain text but .jsonl, which has one document per line.
 _SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
@@ -131,19 +134,34 @@ def _read_stdlib() -> Iterator[Document]:
 
 
 def _read_sources(sources: Iterable[Path]) -> Iterator[Document]:
+    size = 0
     for source in sources:
         if source.is_dir():
             files = [p for p in sorted(source.rglob("*")) if _wanted(p, source)]
             if not files:
                 raise ElasticError(f"{source}: this folder has no {', '.join(_SUFFIXES)} file")
             for path in files:
+                size = _counted(path, size)
                 yield from _read_file(path, f"{source.resolve().name}/{path.relative_to(source).as_posix()}")
         elif source.is_file():
             if source.suffix.lower() not in _SUFFIXES:
                 raise bad("sources", str(source), f"use {', '.join(_SUFFIXES)} files, or a folder of them")
+            size = _counted(source, size)
             yield from _read_file(source, source.name)
         else:
             raise ElasticError(f"{source}: no such file or folder")
+
+
+def _counted(path: Path, size: int) -> int:
+    try:
+        size += path.stat().st_size
+    except OSError as error:
+        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
+    if size > MAX_BYTES:
+        raise ElasticError(
+            f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
+        )
+    return size
 
 
 def _wanted(path: Path, root: Path) -> bool:
@@ -153,7 +171,7 @@ def _wanted(path: Path, root: Path) -> bool:
 
 def _read_file(path: Path, name: str) -> Iterator[Document]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, MAX_BYTES, "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
     except OSError as error:

@@ -19,7 +19,7 @@ import numpy as np
 from ..config import integer, number
 from ..errors import ElasticError, bad
 from ..family import known_fields
-from ..files import read_json
+from ..files import read_json, read_text
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
 from .tokenizer import EOS_ID, MAX_VOCAB, MIN_VOCAB, load_tokenizer
@@ -233,7 +233,7 @@ def problem_lines(problems: list[Problem]) -> str:
 
 def _read_problems(path: Path) -> list[Problem]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError):
         raise ElasticError(f"{path}: cannot be read") from None
     found = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ElasticError, bad
+from ..files import read_text
 from ..inside import check_inside
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if not path.is_file():
         raise ElasticError(f"{path}: no tokenizer here")
     try:
-        return Tokenizer.from_file(str(check_inside(path)))
+        return Tokenizer.from_str(read_text(check_inside(path)))
     except ElasticError:
         raise
     except Exception as exc:  # tokenizers raises nothing narrower

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nemo_elastic.errors import bad
-from nemo_elastic.files import atomic_write
+from nemo_elastic.files import atomic_write, check_output, filled_dir
+from nemo_elastic.outputs import absolute, is_empty
 
 from .settings import Settings
 
@@ -32,21 +31,16 @@ class Demo:
     """One run in one folder.
 
     Args:
-        out: folder to fill; an existing one is refused unless `force`, which replaces it.
+        out: folder to fill; one that is not empty is refused unless `force`, which replaces it.
         settings: sizes.
-        force: replace `out`.
+        force: replace `out`, if this program wrote it.
         console: where progress goes.
     """
 
     def __init__(self, out: Path, settings: Settings, force: bool = False, console: Console | None = None) -> None:
-        self.out, self.settings = Path(out).resolve(), settings
-        if self.out.exists() and any(self.out.iterdir() if self.out.is_dir() else [self.out]):
-            if not force:
-                raise bad("--out", str(out), "a new or empty folder; --force replaces it")
-            if not (self.out / "data").is_dir():
-                raise bad("--out", str(out), "--force replaces the folder of an earlier demo only")
-            shutil.rmtree(self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.out, self.settings, self.force = absolute(out).resolve(), settings, force
+        if not is_empty(self.out):
+            check_output(self.out, force)
         screen = Console(highlight=False)
         # a file or a pipe has no width of its own: the table must not be cut there
         self.console = console or (screen if screen.is_terminal else Console(highlight=False, width=110))
@@ -65,7 +59,11 @@ class Demo:
         self.console.print(f"  {line}", markup=False)
 
     def run(self) -> dict[str, Any]:
-        """Everything, in order; returns what metrics.json holds."""
+        """Everything, in order; returns what metrics.json holds. An older demo goes when this one is whole."""
+        with filled_dir(self.out, self.force):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         from nemo_elastic.config import ElasticConfig
         from nemo_elastic.data.build import build_data
 

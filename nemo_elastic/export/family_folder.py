@@ -14,7 +14,7 @@ from nemo_elastic import __version__, layout
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import DEPTH, Parent, Subnet
-from nemo_elastic.files import atomic_dir, check_apart, read_json
+from nemo_elastic.files import atomic_dir, check_output, read_json
 from nemo_elastic.manifest import Family, why_not_nested
 
 from .card import family_card
@@ -99,7 +99,7 @@ def init_family(
             or of fewer layers than the block's smallest depth drops.
     """
     source = open_source(parent_folder)
-    check_apart(out, source.folder)
+    check_output(out, force, source.folder, ranking, config.ranking, config.shapes)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent)
@@ -144,7 +144,7 @@ def _write(
     progress: Progress | None,
 ) -> Path:
     parent = family.parent
-    with atomic_dir(out, force) as folder:
+    with atomic_dir(out, force, [files_from]) as folder:
         write_model(
             folder,
             parent,

@@ -156,11 +156,11 @@ def read_shapes(folder: str | Path) -> Shapes:
     config = _read_config(path)
     parent, held = from_hf_config(config, str(path))
     family = None
-    if (folder / FAMILY_FILE).is_file():
+    if (folder / FAMILY_FILE).exists():
         family = Family.load(folder)
         wanted, wanted_held, told = family.parent, family.parent.full, FAMILY_FILE
         origin = Origin(family.members[0].name, family.ranking_digest, family.provenance)
-    elif (folder / MEMBER_FILE).is_file():
+    elif (folder / MEMBER_FILE).exists():
         wanted, wanted_held, origin = _read_member_file(folder / MEMBER_FILE)
         told = MEMBER_FILE
     else:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nemo_elastic.checks import integer
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.files import check_room
 
 from .checksums import Checksum, Sums
 from .safetensors_io import ITEMSIZE, Extent, word
@@ -96,7 +96,7 @@ def write_weights(
     """
     shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
     total = sum(e.nbytes for entries in folders.values() for e in entries)
-    _check_room(next(iter(folders)), total)
+    check_room(next(iter(folders)), total)
     places = [place for folder, entries in folders.items() for place in _plan(folder, list(entries), shard_bytes)]
     # Sorting keeps the order among tensors that lie nowhere, and brings those together that are cut from the same.
     places.sort(key=lambda p: (str(p.entry.extent.path), p.entry.extent.start) if p.entry.extent else ("", 0))
@@ -139,14 +139,6 @@ class _Place:
     entry: Entry
     file: Path
     start: int
-
-
-def _check_room(folder: Path, total: int) -> None:
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    if disk.f_blocks and total > free:  # some network file systems give no sizes
-        lack = f"{total:,} bytes are needed and {free:,} free"
-        raise ElasticError(f"no space left on the disk: {lack}; nothing was written")
 
 
 def _plan(folder: Path, entries: list[Entry], shard_bytes: int) -> Iterator[_Place]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -15,7 +14,7 @@ from typing import Any
 from nemo_elastic import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import read_json
+from nemo_elastic.files import read_bytes, read_json
 from nemo_elastic.inside import check_inside
 
 from .checksums import Sums, write_checksums
@@ -100,7 +99,7 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
             template = files("nemo_elastic.export") / "puzzle" / f"{name}.txt"
             (folder / name).write_bytes(template.read_bytes())
     for path in along:
-        shutil.copyfile(path, folder / path.name)  # of a link in the hub's cache the content
+        (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
     _write_json(folder / "config.json", config)
     return config

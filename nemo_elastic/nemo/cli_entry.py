@@ -7,6 +7,7 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 
 import inspect
 import logging
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +21,14 @@ import typer
 import yaml
 from nemo.collections import llm
 from nemo_run.cli.cli_parser import CLIException
-from nemo_run.cli.config import ConfigSerializer
+from nemo_run.cli.config import yaml_to_json, yaml_to_toml
 from nemo_run.cli.lazy import LazyEntrypoint, dictconfig_to_dot_list
 from nemo_run.core.serialization.yaml import YamlSerializer
 from omegaconf import OmegaConf
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.files import atomic_write, check_apart
 
 from .checks import did_you_mean, field_names, made_by
 from .run_file import SETTINGS, RunFile, whole_recipe
@@ -35,6 +37,8 @@ from .tiny_recipe import nemotron_elastic_tiny
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
 TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)
 
+#: what a file with a whole run is written as, by --to-yaml and so on, of YAML
+FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "toml": yaml_to_toml}
 #: what NeMo-Run says of an override; around it its messages have the whole recipe
 _SAID = re.compile(
     r"No parameter named '[^']*'|Invalid attribute:? '?\w+'?|Failed to parse '(?!Error)[^']*' as [^:]*: [^(:]*"
@@ -90,15 +94,23 @@ class ElasticContext(run.cli.RunContext):
 
     def export(self, args: Sequence[str]) -> None:
         """Write the recipe and the elastic settings as one file that --yaml reads back, once they are seen to fit."""
+        wanted = {kind: path for kind in FORMATS if (path := getattr(self, f"to_{kind}"))}
+        for kind, path in wanted.items():
+            name = path.partition(":")[0]  # behind the colon is the one section to write
+            if os.path.lexists(name):  # NeMo-Run's command has no --force
+                raise ElasticError(f"--to-{kind}: {name} already exists and is not replaced; name another file")
         recipe, file = self.read(args)
         whole = yaml.safe_load(YamlSerializer().serialize(recipe))
         file.apply(recipe)
         settings = file.settings | {"elastic": ElasticConfig.from_dict(file.settings["elastic"]).to_dict()}
-        for kind, path in (("yaml", self.to_yaml), ("json", self.to_json), ("toml", self.to_toml)):
-            if path:
-                Path(path.partition(":")[0]).parent.mkdir(parents=True, exist_ok=True)
-                ConfigSerializer().dump_dict(settings | whole, path, format=kind)
-                typer.echo(f"written: {path}; nothing was started")
+        for kind, path in wanted.items():
+            name, _, section = path.partition(":")
+            check_apart(name, *(file.settings.get(key) for key in ("teacher", "previous")))
+            data = settings | whole
+            if section and section not in data:
+                raise bad(f"--to-{kind}", section, f"after the colon one of {', '.join(data)}")
+            atomic_write(name, FORMATS[kind](yaml.safe_dump(data[section] if section else data)), replace=False)
+            typer.echo(f"written: {path}; nothing was started")
 
 
 def trainer_of(factory: str | None) -> Callable[..., Any]:

@@ -231,8 +231,11 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
     from nemo_elastic.export.family_folder import write_family
     from nemo_elastic.export.hf import open_source
     from nemo_elastic.export.slicer import slice_members
+    from nemo_elastic.files import check_output
     from nemo_elastic.ranking import Ranking
 
+    for name in ("family", "members"):
+        check_output(Path(out, name), True, checkpoint, ranking)
     source = open_source(checkpoint)
     if source.family is None:
         raise bad("checkpoint", checkpoint, "an elastic checkpoint")

@@ -8,7 +8,6 @@ data-parallel ranks, and what it leaves loads at any layout.
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from nemo.lightning.io.pl import TrainerContext
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.files import check_output, explained, flush, sign
+from nemo_elastic.renames import put_in_place, remove
 
 from .apply import apply_elastic
 from .checks import STRATEGY
@@ -66,17 +67,30 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
 
 
 def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
-    """Write a NeMo checkpoint without optimizer state; all ranks call it."""
-    partial = checkpoint.with_name(f"{checkpoint.name}-unfinished")
-    if trainer.is_global_zero:
-        shutil.rmtree(partial, ignore_errors=True)
-    trainer.strategy.barrier()
-    trainer.save_checkpoint(partial, weights_only=True)
-    if trainer.is_global_zero:
-        TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
-        write_list(ckpt_to_dir(partial), 0)
-        partial.rename(checkpoint)
-    trainer.strategy.barrier()
+    """Write a NeMo checkpoint without optimizer state, whole or not at all; all ranks call it.
+
+    Its temporary name is the same on all ranks. What a killed run left there is replaced, and nothing else.
+    """
+    partial, first = checkpoint.with_name(f"{checkpoint.name}-unfinished"), trainer.is_global_zero
+    with explained(checkpoint):
+        if first:
+            check_output(partial, True)
+            remove(partial)
+            partial.mkdir(parents=True)
+            sign(partial)
+        trainer.strategy.barrier()
+        try:
+            trainer.save_checkpoint(partial, weights_only=True)
+            if first:
+                TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
+                write_list(ckpt_to_dir(partial), 0)
+                flush(partial)
+                put_in_place(partial, checkpoint, replace=False)
+        except BaseException:
+            if first:
+                remove(partial)
+            raise
+        trainer.strategy.barrier()
 
 
 def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: str, checkpoint: str) -> run.Partial:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import read_yaml
+from nemo_elastic.files import read_text, read_yaml, resolved
 
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
 SETTINGS = ("elastic", "teacher", "stage", "previous", "done_steps", "total_steps", "out")
@@ -80,7 +80,10 @@ class RunFile:
                 OmegaConf.update(ours, key, value, merge=False)
             except Exception as error:  # OmegaConf's errors share no base class with Python's that it lets through
                 raise ElasticError(f"{key}: cannot be set to {text} ({str(error).splitlines()[0]})") from None
-        plain = OmegaConf.to_container(ours, resolve=True)
+        try:
+            plain = resolved(ours)
+        except Exception as error:  # as above
+            raise ElasticError(f"elastic: cannot be read ({str(error).splitlines()[0]})") from None
         assert isinstance(plain, dict)
         return RunFile(dict(self.recipe), {str(k): v for k, v in plain.items()}, [*self.overrides, *rest])
 
@@ -132,9 +135,7 @@ def read_mapping(name: str, path: str) -> dict[str, Any]:
         raise bad(name, path, "an existing YAML file")
     try:
         if Path(path).suffix == ".toml":
-            from nemo_run.cli.config import ConfigSerializer
-
-            data = OmegaConf.to_container(OmegaConf.create(ConfigSerializer().load_dict(path)), resolve=True)
+            data = resolved(_toml(path))
         else:
             data = read_yaml(path)
     except Exception as error:  # YAML, TOML and OmegaConf errors share no base class
@@ -144,11 +145,17 @@ def read_mapping(name: str, path: str) -> dict[str, Any]:
     return {str(k): v for k, v in data.items()}
 
 
+def _toml(path: str) -> dict[str, Any]:
+    from nemo_run.cli.config import toml_to_yaml, yaml_to_dict
+
+    return yaml_to_dict(toml_to_yaml(read_text(path)))
+
+
 def _value(key: str, text: str) -> Any:
     if key in TEXT:
         return None if text in ("null", "None", "") else text
     try:
-        value = OmegaConf.create(f"value: {text}").value
+        value = resolved(f"value: {text}")["value"]
     except Exception as error:  # PyYAML's errors
         raise ElasticError(f"{key}: {text} is not readable as YAML ({str(error).splitlines()[0]})") from None
     return None if value == "None" else value

@@ -13,8 +13,8 @@ state, and no random number is drawn. All it takes is a process group of one, ma
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.hf import Source, open_source
 from nemo_elastic.export.slicer import cut_tensors
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import atomic_dir
+from nemo_elastic.files import atomic_dir, check_output, check_room, read_bytes, sign
 from nemo_elastic.inside import check_inside
 
 from .rename import extra_states, megatron_tensors, stored_tensors
@@ -78,14 +78,16 @@ def write_nemo_checkpoint(
             several.
     """
     sizes = stock_sizes(parent, member.validate(parent))
-    with atomic_dir(out, force) as folder:
+    with atomic_dir(out, force, [tokenizer_dir]) as folder:
         state = megatron_tensors(parent, member, tensors_hf)
+        check_room(folder, sum(t.nbytes for t in state.values()))
         config_args = sizes | _dtype_args(state["embedding.word_embeddings.weight"].dtype)
         config_args |= {"seq_length": seq_length}
         with _process_group(), _tokenizer(tokenizer_dir) as tokenizer:
             context, common, io = _stock(config_args, parent.vocab, tokenizer)
             _save(folder, io, common, _sharded(parent, member, state))
             context.io_dump(folder / "context", yaml_attrs=["model"])
+        sign(folder)
     return Path(out)
 
 
@@ -119,6 +121,7 @@ def write_source(source: Source, out: str | os.PathLike[str], force: bool = Fals
     Raises:
         ElasticError: see `write_nemo_checkpoint`.
     """
+    check_output(out, force, source.folder)
     tokenizer = find_tokenizer(source.companions)
     return write_nemo_checkpoint(out, source.parent, source.held, cut_tensors(source, source.held), tokenizer, force)
 
@@ -204,7 +207,7 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
         copy.mkdir()
         for name in TOKENIZER_FILES:
             if (Path(folder) / name).is_file():
-                shutil.copyfile(check_inside(Path(folder) / name), copy / name)
+                (copy / name).write_bytes(read_bytes(check_inside(Path(folder) / name)))
         try:
             tokenizer = AutoTokenizer(pretrained_model_name=str(copy))
         except Exception as exc:  # transformers and tokenizers raise whatever the files made them stumble over
@@ -225,16 +228,28 @@ def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) 
 
 
 def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]) -> None:
-    from nemo.utils import logging
+    from nemo.utils import logging as nemo_logging
 
     from .platform.device import cuda_as_cpu
 
     # what MegatronStrategy.sharded_state_dict_metadata says of weights without an optimizer
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     checkpoint = {**common, "sharded_state_dict": sharded}
-    # The writer synchronises with a GPU whether or not there is one, and tells on stdout how long it took.
-    with cuda_as_cpu(), logging.temp_verbosity(logging.WARNING):
+    # The writer synchronises with a GPU whether or not there is one, and tells on stdout how long it took. What its
+    # processes cannot write is told on stderr and raised.
+    with cuda_as_cpu(), nemo_logging.temp_verbosity(nemo_logging.WARNING), _quiet("megatron.core.dist_checkpointing"):
         io.save_checkpoint(checkpoint, folder, storage_options={"content_metadata": metadata})
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent, known_fields
-from nemo_elastic.files import atomic_write
+from nemo_elastic.files import atomic_write, open_regular
 from nemo_elastic.ranking.depth import Drops
 from nemo_elastic.ranking.scores import RankOptions, Statistics
 
@@ -122,6 +122,7 @@ class Unfinished:
             ElasticError: the file is something else.
         """
         try:
+            open_regular(self.path).close()  # a pipe of that name would keep `safe_open` waiting
             with safe_open(self.path, "numpy") as file:
                 head = known_fields(_Head, json.loads((file.metadata() or {})["ranking"]), "ranking")
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -11,13 +11,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..errors import ElasticError
-from ..files import atomic_dir
+from ..files import atomic_dir, check_apart
+from ..outputs import is_report_page
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
 from .load import Run, load_run
 from .page import render
 from .style import house, save
 
 PAGE = "report.html"
+#: in a run's folder, where nothing else of a run is
+DEFAULT = "report"
 #: file -> what draws it, in the order of the page; None means that the run has nothing for it
 FIGURES: dict[str, Callable[[Run], Figure | None]] = {
     "family.png": fig_family.draw,
@@ -38,17 +41,21 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     Args:
         run: The folder that a run wrote, e.g. what `nemo-elastic demo --out` named.
         out: The folder to write, `report` in the run's when None. An earlier report there is replaced.
-        force: Replace a folder that holds other files, too.
+        force: Replace an earlier report with other files beside it, or another folder that this program wrote.
 
     Returns:
         The page.
 
     Raises:
-        ElasticError: The run's folder holds nothing of a run, or `out` exists and is no earlier report.
+        ElasticError: The run's folder holds nothing of a run, `out` exists and is no earlier report, or it is the run
+            itself or a part of it.
     """
-    loaded = load_run(Path(run))
-    target = Path(out) if out is not None else loaded.path / "report"
-    with atomic_dir(target, force or _is_report(target)) as folder:
+    run = Path(run)
+    target = Path(out) if out is not None else run / DEFAULT
+    read = _read_for(run)
+    check_apart(target, *read)  # first: what is read may be what would be replaced
+    loaded = load_run(run)
+    with atomic_dir(target, force or _is_report(target), read) as folder:
         pictures = {}
         with house():
             for name, draw in FIGURES.items():
@@ -59,11 +66,21 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     return target / PAGE
 
 
+def _read_for(run: Path) -> list[Path]:
+    """What a report reads: everything in a run but earlier reports, which may be replaced."""
+    try:
+        inside = [Path(run, name) for name in os.listdir(run)]
+    except OSError:
+        return []  # `load_run` says what it is
+    return [path for path in inside if path.name != DEFAULT and not is_report_page(path / PAGE)]
+
+
 def _is_report(folder: Path) -> bool:
     """Whether a folder holds files of a report and nothing else, so that nothing is lost when it is replaced."""
     if not folder.is_dir() or folder.is_symlink():
         return False
     try:
-        return {entry.name for entry in os.scandir(folder) if entry.name != ".DS_Store"} <= {PAGE, *FIGURES}
+        names = {entry.name for entry in os.scandir(folder) if entry.name != ".DS_Store"}
     except OSError as exc:
         raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
+    return names <= {PAGE, *FIGURES} and (not names or is_report_page(folder / PAGE))

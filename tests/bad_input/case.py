@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -55,6 +56,9 @@ class Case:
         swap: file -> [text that is in it, text instead].
         cut: file -> number of bytes that its end has lost.
         remove: files and folders.
+        link: symbolic link -> where it leads.
+        fifo: pipes.
+        sparse: file -> bytes that it has, none of them on the disk.
         nemo: needs NeMo.
     """
 
@@ -65,7 +69,17 @@ class Case:
     swap: dict[str, list[str]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
+    link: dict[str, str] = field(default_factory=dict)
+    fifo: list[str] = field(default_factory=list)
+    sparse: dict[str, int] = field(default_factory=dict)
     nemo: bool = False
+
+    @property
+    def damages(self) -> tuple[Any, ...]:
+        """What is done to the folders."""
+        return (
+            self.write, self.set, self.swap, self.cut, self.remove, self.link, self.fifo, self.sparse,
+        )  # fmt: skip
 
     @property
     def arguments(self) -> list[str]:
@@ -74,7 +88,7 @@ class Case:
     @property
     def names(self) -> set[str]:
         """First parts of all paths that it names."""
-        paths = [*self.arguments, *self.write, *self.set, *self.swap, *self.cut, *self.remove]
+        paths = [*self.arguments, *self.link.values(), *(path for damage in self.damages for path in damage)]
         return {path.rpartition("=")[2].lstrip("@").split("/")[0] for path in paths}
 
     def damage(self, place: Path) -> None:
@@ -100,6 +114,13 @@ class Case:
         for name in self.remove:
             path = place / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name, target in self.link.items():
+            (place / name).symlink_to(target)
+        for name in self.fifo:
+            os.mkfifo(place / name)
+        for name, size in self.sparse.items():
+            with open(place / name, "wb") as file:
+                file.truncate(size)
 
 
 def _set(data: Any, at: str, value: Any) -> None:

@@ -49,9 +49,14 @@ def write(out: Path, parent: Parent, members: dict[str, Subnet] | None = None, *
     return write_family(out, parent, tensors, family, **options)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
+    """Every file of a folder by its path; of a file larger than `most`, its size."""
+
+    def content(path: Path) -> bytes:
+        size = path.stat().st_size
+        return path.read_bytes() if most is None or size <= most else str(size).encode()
+
+    return {str(p.relative_to(folder)): content(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @contextmanager

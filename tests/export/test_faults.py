@@ -258,24 +258,44 @@ def test_a_limit_on_the_size_of_files(family, tmp_path):
     assert limited(size) == (0, "") and verify(tmp_path / "cut", forward=False).ok
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link"])
+@pytest.mark.parametrize("kind", ["ours", "empty folder", "link to ours", "dangling link"])
 def test_a_target_that_is_there(family, tmp_path, run, kind):
+    out, other = tmp_path / "out", tmp_path / "other"
+    slice_checkpoint(family, other, member="full")
+    (other / "mine").touch()
+    if kind == "ours":
+        shutil.copytree(other, out)
+    elif kind == "empty folder":
+        out.mkdir()
+    else:
+        out.symlink_to(other if kind == "link to ours" else "nowhere")
+    before, kept = names(tmp_path), digest(other)
+    code, _, err = run("slice", family, "--budget", "small", "--out", out)
+    assert code == 2 and err == f"error: {out}: already exists; --force replaces it\n" and names(tmp_path) == before
+    assert run("slice", family, "--budget", "small", "--out", out, "--force")[0] == 0
+    assert not out.is_symlink() and verify(out, forward=False).ok and open_source(out).held == MEMBERS["small"]
+    assert names(tmp_path) == ["other", "out"] and digest(other) == kept
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_target_that_is_not_ours(family, tmp_path, run, kind):
     out, other = tmp_path / "out", tmp_path / "other"
     other.mkdir()
     (other / "mine").touch()
     if kind == "folder":
-        out.mkdir()
-        (out / "mine").touch()
+        shutil.copytree(other, out)
     elif kind == "file":
-        out.touch()
+        out.write_text("mine")
     else:
-        out.symlink_to(other if kind == "link" else "nowhere")
-    before = names(tmp_path)
-    code, _, err = run("slice", family, "--budget", "small", "--out", out)
-    assert code == 2 and err == f"error: {out}: already exists; --force replaces it\n" and names(tmp_path) == before
-    assert run("slice", family, "--budget", "small", "--out", out, "--force")[0] == 0
-    assert not out.is_symlink() and verify(out, forward=False).ok
-    assert names(tmp_path) == ["other", "out"] and names(other) == ["mine"]
+        out.symlink_to(other)
+    before = names(tmp_path), names(other)
+    for options, line in (
+        ([], "already exists, and nemo-elastic did not write it; name another folder"),
+        (["--force"], "nemo-elastic did not write it, so --force does not replace it; remove it first"),
+    ):
+        code, _, err = run("slice", family, "--budget", "small", "--out", out, *options)
+        assert code == 2 and err == f"error: {out}: {line}\n"
+        assert (names(tmp_path), names(other)) == before and (kind == "file" or names(out) == ["mine"])
 
 
 def test_a_target_that_cannot_be(family, tmp_path, run):

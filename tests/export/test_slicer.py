@@ -161,15 +161,19 @@ def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
     assert sum(math.prod(t.shape) for t in found.values()) == cut.parameters + tied.vocab * SMALL.hidden
 
 
-def test_force_replaces_and_may_replace_the_source(tmp_path):
+def test_force_replaces_and_never_the_source(tmp_path):
     write(tmp_path / "family", PARENT)
     slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
     before = contents(tmp_path / "cut")
     with pytest.raises(ElasticError, match="already exists; --force replaces it"):
         slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full)
     assert contents(tmp_path / "cut") == before
-    slice_checkpoint(tmp_path / "family", tmp_path / "family", subnet=SMALL, force=True)
-    assert contents(tmp_path / "family") == before
+    family = contents(tmp_path / "family")
+    with pytest.raises(ElasticError, match=r"is .*family, which is read; name another place"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "family", subnet=SMALL, force=True)
+    assert contents(tmp_path / "family") == family
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full, force=True)
+    assert contents(tmp_path / "cut") != before
 
 
 @pytest.mark.parametrize(

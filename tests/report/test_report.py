@@ -172,14 +172,21 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run):
     for name in ("parent", "stage1", "stage2", "family"):  # one picture is enough
         shutil.rmtree(run / name)
     page = build_report(run)
-    page.write_text("old")
-    assert build_report(run) == page and page.read_text(encoding="utf-8") != "old"
+    old = "<p>old\n<footer>Made by nemo-elastic 0.1.0 from the files of the run alone.</footer>\n"
+    page.write_text(old)
+    assert build_report(run) == page and page.read_text(encoding="utf-8") != old
     (page.parent / "mine.txt").write_text("mine")
     with pytest.raises(ElasticError, match="already exists"):
         build_report(run)
     assert (page.parent / "mine.txt").exists()
     build_report(run, force=True)
     assert not (page.parent / "mine.txt").exists()
+    page.write_text("another program's")
+    for force in (False, True):
+        with pytest.raises(ElasticError, match="nemo-elastic did not write it"):
+            build_report(run, force=force)
+    assert page.read_text() == "another program's"
+    page.unlink()
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
 
 

@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every command that writes holds its output against all that it reads, both ways. A new command cannot forget it."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import shutil
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from nemo_elastic import slice_checkpoint
+from nemo_elastic.cli.app import COMMANDS
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.export.family_folder import init_family, write_family
+from nemo_elastic.export.hf import open_source
+from nemo_elastic.files import sign
+from tests.bad_input.case import BLOCK, SMALL, Originals
+from tests.export.helpers import call, contents
+
+#: a command line of each command with --out, without that, and the parameters that are paths: all that it reads
+LINES: dict[str, tuple[str, dict[str, str]]] = {
+    "convert": ("{source} --format nemo", {"source": "family"}),
+    "data": ("{sources} --vocab 300 --reasoning 0", {"sources": "texts"}),
+    "demo": ("", {}),
+    "init": (
+        "{parent} --config {config} --ranking {ranking}",
+        {"parent": "parent", "config": "elastic.yaml", "ranking": "ranking"},
+    ),
+    "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
+    "report": ("{run}", {"run": "run"}),
+    "schema": ("", {}),
+    "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
+}
+#: a report may be written into the run that it is about, beside the run's parts
+INSIDE = {"run": "run/family/report"}
+#: options under which a command writes something else than its --out
+ELSEWHERE = {"train": {"to_yaml"}}
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """Name -> type of what a command takes."""
+    command = importlib.import_module(COMMANDS[name].module).command
+    callback = command.registered_commands[0].callback if isinstance(command, typer.Typer) else command
+    return {key: kind for key, kind in typing.get_type_hints(callback).items() if key != "return"}
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_with_an_output_is_tested_here(name):
+    found = parameters(name)
+    outputs = {key for key in found if key.startswith(("out", "to_"))}
+    assert (name in LINES) == ("out" in outputs), "give it a line in LINES"
+    assert outputs - {"out"} == ELSEWHERE.get(name, set()), "name what it writes; see test_bad_input.py"
+    if name in LINES:
+        read = {key for key, kind in found.items() if "Path" in str(kind)} - {"out"}
+        assert read == set(LINES[name][1]), "every path that it takes is read: give it a value"
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> Path:
+    """A folder that would be replaced if only its mark counted, with the inputs of every command in it."""
+    originals = Originals(tmp_path_factory.mktemp("originals"))
+    box = tmp_path_factory.mktemp("place") / "box"
+    box.mkdir()
+    sign(box)
+    originals.copy({"family", "parent", "ranking", "data", "elastic.yaml"}, box)
+    for path, text in (("texts/a.txt", "text"), ("run/metrics.json", '{"version": 1}'), ("shape.json", "{}")):
+        (box / path).parent.mkdir(exist_ok=True)
+        (box / path).write_text(text)
+    (box / "run" / "family").mkdir()
+    (box / "run" / "family" / "elastic.json").write_text("{}")
+    sign(box / "texts")
+    sign(box / "run")
+    (box.parent / "link").symlink_to(box)
+    return box
+
+
+CASES = [
+    (name, read, how) for name, (_, inputs) in LINES.items() for read in inputs for how in ("is", "inside", "holds")
+]
+
+
+@pytest.mark.parametrize(("name", "read", "how"), CASES)
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("way", ["box", "link"])
+def test_no_output_touches_an_input(box, name, read, how, force, way):
+    line, inputs = LINES[name]
+    values = {key: str(box / value) for key, value in inputs.items()}
+    by = box.parent / way
+    out = {
+        "is": by / inputs[read],
+        "inside": by / INSIDE.get(read, f"{inputs[read]}/new"),
+        "holds": by,
+    }[how]
+    arguments = [*shlex.split(line.format(**values)), "--out", str(out), *(["--force"] if force else [])]
+    before = contents(box)
+    code, told = call(name, *arguments)
+    assert (code, len(told.splitlines())) == (2, 1), told
+    assert "which is read" in told and (name == "report" or inputs[read] in told or how == "holds")
+    assert contents(box) == before and (box.parent / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", [name for name in LINES if name != "schema"])
+def test_no_output_replaces_what_is_not_ours(box, name, tmp_path):
+    line, inputs = LINES[name]
+    values = {key: str(box / value) for key, value in inputs.items()}
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "a.tex").write_text("mine")
+    (tmp_path / "link").symlink_to("thesis")
+    for out in ("thesis", "link"):
+        for force, words in (
+            ([], "already exists, and nemo-elastic did not write it"),
+            (["--force"], "did not write"),
+        ):
+            code, told = call(name, *shlex.split(line.format(**values)), "--out", tmp_path / out, *force)
+            assert (code, len(told.splitlines())) == (2, 1) and words in told, told
+    assert contents(tmp_path / "thesis") == {"a.tex": b"mine"} and (tmp_path / "link").is_symlink()
+
+
+def test_functions_hold_it_too(box, tmp_path):
+    """What a script calls without a command, and what a block names."""
+    place = Path(shutil.copytree(box, tmp_path / "box"))
+    family, parent, ranking = place / "family", place / "parent", place / "ranking"
+    source = open_source(family)
+    named = {"elastic": {**BLOCK["elastic"], "ranking": str(ranking)}}["elastic"]
+    shapes = {**BLOCK["elastic"], "search": None, "router": None, "shapes": str(ranking / "ranking.json")}
+    plain = ElasticConfig.from_dict(BLOCK["elastic"])
+    before = contents(place)
+    for out, write in (
+        (family, lambda out: slice_checkpoint(family, out, member="small", force=True)),
+        (family / "x", lambda out: slice_checkpoint(source, out, subnet=SMALL, force=True)),
+        (parent, lambda out: init_family(parent, plain, out, force=True)),
+        (ranking, lambda out: init_family(parent, plain, out, ranking, force=True)),
+        (ranking, lambda out: init_family(parent, ElasticConfig.from_dict(named), out, force=True)),
+        (ranking, lambda out: init_family(parent, ElasticConfig.from_dict(shapes), out, force=True)),
+        (family, lambda out: write_family(out, source.parent, source.tensors, source.family, family, force=True)),
+    ):
+        with pytest.raises(ElasticError, match="which is read; name"):
+            write(out)
+    assert contents(place) == before
