@@ -289,24 +289,36 @@ def resolved(data: Any) -> Any:
     from omegaconf import OmegaConf
 
     config = data if OmegaConf.is_config(data) else OmegaConf.create(data)
-    _refuse_resolvers(OmegaConf.to_container(config, resolve=False))
-    return OmegaConf.to_container(config, resolve=True)
+    for text in _texts(OmegaConf.to_container(config, resolve=False)):
+        if _calls_resolver(text):
+            raise _more_than_a_value(text)
+    plain = OmegaConf.to_container(config, resolve=True)
+    for text in _texts(plain):
+        if "${" in text:  # escaped, or put together of pieces: whoever reads the values again would resolve it
+            raise _more_than_a_value(text)
+    return plain
 
 
-def _refuse_resolvers(value: Any) -> None:
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
-            _refuse_resolvers(part)
-    elif isinstance(value, str):
-        depth = 0
-        for mark in re.findall(r"\$\{|\}|:", value):
-            if mark == ":" and depth:  # names of values have none
-                raise ValueError(
-                    f"{shown(value)} asks for more than another value beside it, which is all that it gets"
-                )
-            depth = depth + 1 if mark == "${" else max(0, depth - 1) if mark == "}" else depth
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _calls_resolver(text: str) -> bool:
+    """Whether a colon stands in an interpolation, nested ones included; names of values have none."""
+    depth = 0
+    for mark in re.findall(r"\$\{|\}|:", text):
+        if mark == ":" and depth:
+            return True
+        depth = depth + 1 if mark == "${" else max(0, depth - 1) if mark == "}" else depth
+    return False
+
+
+def _more_than_a_value(text: str) -> ValueError:
+    return ValueError(f"{shown(text)} asks for more than another value beside it, which is all that it gets")
 
 
 def whole_number(text: str) -> int:

@@ -354,8 +354,7 @@ def test_yaml_may_ask_for_what_is_beside_it(tmp_path):
     assert (found["d"], found["e"], found["f"], found["g"]) == (2, "at x: 2", ["at x: 2"], "C:\\x {y: z}")
 
 
-def test_what_two_passes_would_put_together_is_refused_in_the_second():
-    once = resolved({"a": "$", "b": "${a}{oc.env:HOME}"})
-    assert once["b"] == "${oc.env:HOME}"
+@pytest.mark.parametrize("text", ["${a}{oc.env:HOME}", "${a}{b}", r"\${b}"])
+def test_what_a_second_reading_would_resolve_is_refused_in_the_first(text):
     with pytest.raises(ValueError, match="asks for more"):
-        resolved(once)
+        resolved({"a": "$", "b": "x", "c": text})

@@ -100,12 +100,13 @@ class ElasticContext(run.cli.RunContext):
             if os.path.lexists(name):  # NeMo-Run's command has no --force
                 raise ElasticError(f"--to-{kind}: {name} already exists and is not replaced; name another file")
         recipe, file = self.read(args)
+        for path in wanted.values():
+            check_apart(path.partition(":")[0], *(file.settings.get(key) for key in ("teacher", "previous")))
         whole = yaml.safe_load(YamlSerializer().serialize(recipe))
         file.apply(recipe)
         settings = file.settings | {"elastic": ElasticConfig.from_dict(file.settings["elastic"]).to_dict()}
         for kind, path in wanted.items():
             name, _, section = path.partition(":")
-            check_apart(name, *(file.settings.get(key) for key in ("teacher", "previous")))
             data = settings | whole
             if section and section not in data:
                 raise bad(f"--to-{kind}", section, f"after the colon one of {', '.join(data)}")

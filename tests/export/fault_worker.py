@@ -75,6 +75,26 @@ def read_only(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "slice", place / "cut", "--budget", "small", "--out", family.parent / "from read-only")
 
 
+def full_nemo(family: Path, place: Path) -> Iterator[Told]:
+    """The same for NeMo's format, whose writer has processes of its own, and for a run's YAML file."""
+    mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
+    arguments = ("convert", family, "--format", "nemo", "--out", place / "checkpoint")
+    yield run(place, *arguments)
+    for more in (PAGE, 8 * PAGE, 24 * PAGE):  # while weights are written, their metadata, the context
+        mount("-o", f"remount,size={-(-weights(family) // PAGE) * PAGE + more}", str(place))
+        yield run(place, *arguments)
+    mount("-o", f"remount,size={PAGE}", str(place))
+    block = family.parent / "elastic.yaml"
+    train = ("train", "--factory", "nemotron_nano_12b_v2", "--yaml", block, "--to-yaml", place / "run.yaml")
+    yield run(place, *train)
+    mount("-o", "remount,size=50m", str(place))
+    yield run(place, *train)
+    yield run(place, *train)
+    yield run(place, *arguments)
+    yield run(place, *arguments, "--force")
+    yield run(place, "slice", place / "checkpoint", "--ratio", "1", "--out", place / "cut")
+
+
 def mount_point(family: Path, place: Path) -> Iterator[Told]:
     """A volume that is mounted where the output should be, as container users have it."""
     mount("-t", "tmpfs", "tmpfs", str(place))
@@ -84,5 +104,11 @@ def mount_point(family: Path, place: Path) -> Iterator[Told]:
 
 
 if __name__ == "__main__":
-    scenarios = {"full": full, "full_midway": full_midway, "read_only": read_only, "mount_point": mount_point}
+    scenarios = {
+        "full": full,
+        "full_nemo": full_nemo,
+        "full_midway": full_midway,
+        "read_only": read_only,
+        "mount_point": mount_point,
+    }
     print(json.dumps(list(scenarios[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))))

@@ -24,12 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
 from nemo_elastic.export.hf import open_source
 from nemo_elastic.export.safetensors_io import Raw
 from nemo_elastic.export.verify import verify
+from tests.bad_input.case import LARGE as LARGE_BLOCK
 from tests.shapes import PARENT
 
 from .helpers import random_values, random_words, write
@@ -162,7 +164,7 @@ def scenario(name: str, family: Path, place: Path) -> list[dict]:
     if tried.returncode:
         pytest.skip(f"nothing can be mounted here: {tried.stderr.strip()}")
     command = [*alone, sys.executable, "-m", "tests.export.fault_worker", name, str(family), str(place)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert names(place) == []  # what was mounted is gone
     return json.loads(done.stdout)
@@ -187,6 +189,33 @@ def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
     told = scenario("full_midway", family, tmp_path / "disk")
     line = f"error: {tmp_path / 'disk' / 'cut'}: no space left on the disk; nothing was written"
     check(told, (0, "", ["cut"]), (2, line, ["cut"]), *[(0, "", ["cut"])] * 3)
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_full_disk_in_the_format_of_nemo(family, tmp_path):
+    shutil.copytree(family, tmp_path / "family")
+    (tmp_path / "elastic.yaml").write_text(yaml.safe_dump(LARGE_BLOCK))
+    told = scenario("full_nemo", tmp_path / "family", tmp_path / "disk")
+    place = tmp_path / "disk"
+    full = f"error: {place / 'checkpoint'}: no space left on the disk; nothing was written"
+    twice = f"error: --to-yaml: {place / 'run.yaml'} already exists and is not replaced; name another file"
+    expected = [
+        (2, "bytes are needed and", []),
+        *[(2, full, [])] * 3,
+        (2, f"error: {place / 'run.yaml'}: no space left on the disk; nothing was written", []),
+        (0, "", ["run.yaml"]),
+        (2, twice, ["run.yaml"]),
+        (0, "", ["checkpoint", "run.yaml"]),
+        (0, "", ["checkpoint", "run.yaml"]),
+    ]
+    for got, (code, error, left) in zip(told, expected):
+        lines = got["error"].splitlines()
+        assert (got["code"], got["names"]) == (code, left), got
+        assert not code or (error in lines[-1] and "Traceback" not in got["error"]), got
+        assert sum(line.startswith("error: ") for line in lines) == (code != 0), got
+    assert all(len(got["error"].splitlines()) <= 1 for got in told[2:])  # NeMo has said what it says when it begins
+    assert "is one model" in told[-1]["error"]
 
 
 def test_a_target_that_is_read_only(family, tmp_path):

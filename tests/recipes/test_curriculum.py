@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,3 +101,53 @@ def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
 
     with pytest.raises(ElasticError):
         slice_family(str(tmp_path), str(tmp_path / "out"))
+
+
+def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
+    from nemo_elastic.files import sign
+    from nemo_elastic.nemo.curriculum import slice_family
+
+    for checkpoint, ranking in (
+        ("family/end", None),
+        ("members", None),
+        ("stage2", "family/ranking"),
+        ("family", None),
+    ):
+        place = tmp_path / checkpoint.replace("/", "-") / str(ranking).replace("/", "-")
+        for name in ("family", "members", "stage2"):
+            (place / name).mkdir(parents=True)
+            sign(place / name)
+        (place / checkpoint).mkdir(exist_ok=True)
+        before = sorted(place.rglob("*"))
+        with pytest.raises(ElasticError, match="which is read; name"):
+            slice_family(str(place / checkpoint), str(place), None if ranking is None else str(place / ranking))
+        assert sorted(place.rglob("*")) == before
+
+
+def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """The place alone: `tests/recipes/test_tiny.py` ranks for real."""
+    from nemo_elastic.files import sign
+    from nemo_elastic.nemo.rank_run import save_whole
+
+    class Full:
+        """A trainer on a full disk."""
+
+        is_global_zero = True
+        strategy = SimpleNamespace(barrier=lambda: None)
+
+        def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+            (path / "weights").mkdir()
+            raise OSError(errno.ENOSPC, "No space left on device", str(path / "weights"))
+
+    trainer: Any = Full()
+    theirs = tmp_path / "a-unfinished"
+    theirs.mkdir()
+    (theirs / "thesis").touch()
+    with pytest.raises(ElasticError, match="a-unfinished: nemo-elastic did not write it"):
+        save_whole(trainer, tmp_path / "a")
+    assert (theirs / "thesis").exists()
+    (tmp_path / "b-unfinished" / "weights").mkdir(parents=True)  # of a killed run
+    sign(tmp_path / "b-unfinished")
+    with pytest.raises(ElasticError, match="b: no space left on the disk; nothing was written"):
+        save_whole(trainer, tmp_path / "b")
+    assert [p.name for p in tmp_path.iterdir()] == ["a-unfinished"]
