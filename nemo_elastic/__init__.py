@@ -9,9 +9,11 @@ command line and the tools of a deployer start at once.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the rest, and Ctrl-C is not told yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from .config import ElasticConfig
     from .export.slicer import slice_checkpoint
     from .family import Parent, Subnet

@@ -182,7 +182,9 @@ def test_a_deleted_current_folder_is_one_line(table, tmp_path, monkeypatch, caps
     assert run(capsys, "--version")[0] == 0
 
 
-@pytest.mark.parametrize("moment", ["nemo_elastic.cli.app", "typer", "nemo_elastic.errors", "invoke"])
+@pytest.mark.parametrize(
+    "moment", ["nemo_elastic.cli.app", "typing", "typer", "nemo_elastic.errors", "parse", "invoke"]
+)
 @pytest.mark.parametrize("way", [["-m", "nemo_elastic"], ["-c", "from nemo_elastic.cli import main; main()"]])
 def test_ctrl_c_at_once_is_one_word(tmp_path, moment, way):
     """In the first tenth of a second, while this program imports what it tells its errors with."""
@@ -195,6 +197,9 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 """
+    if moment == "parse":
+        hook = "import os, signal, typer.core\n"
+        hook += "def kill(*_): os.kill(os.getpid(), signal.SIGINT)\ntyper.core.TyperGroup.parse_args = kill\n"
     if moment == "invoke":
         hook = "import os, signal, sys\nos.getcwd = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / "sitecustomize.py").write_text(hook)

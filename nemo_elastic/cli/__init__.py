@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # see `nemo_elastic`
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

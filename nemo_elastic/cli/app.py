@@ -110,6 +110,11 @@ class LazyGroup(typer.core.TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the command line, with Ctrl-C told: click would end without a word."""
+        with told_in_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command, with its errors in the user's words."""
         with told_in_one_line():
