@@ -19,7 +19,9 @@ NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "model
 #: public names whose modules import NeMo
 OF_NEMO = ("ElasticPlugin", "apply_elastic")
 #: stdlib and numpy only
-CORE = ("errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost")
+CORE = (
+    "errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost", "history",
+)  # fmt: skip
 
 
 def modules():

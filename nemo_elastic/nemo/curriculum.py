@@ -17,18 +17,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nemo_run as run
 from nemo import lightning as nl
-from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.lightning.run.plugins import PreemptionPlugin
 from torchx.specs.api import AppState
 
 from nemo_elastic.checks import integer, keep_plain
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 
 from .apply import apply_elastic
+from .ending import STOPPED, StopInTime, ctrl_c
 from .rank_run import rank_only
 from .resume import ElasticResume
 
@@ -274,7 +275,8 @@ def run_family(
         jobs: by name, in order.
         executors: where a job of so many nodes and devices runs.
         repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
-            time with a checkpoint, and the next goes on from there. One too many ends at once.
+            time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
+            only when the last one has reached the end of its training.
         dryrun: print what would run.
 
     Raises:
@@ -282,16 +284,16 @@ def run_family(
     """
     integer("repeat", repeat, 1, "at least 1")
     with run.Experiment(name) as experiment:
-        for job, task in jobs.items():
+        for title, task in jobs.items():
             trains = getattr(task, "optim", None) is not None
             trainer = getattr(task, "trainer", None)
             executor = executors(getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 1))
-            for _ in range(repeat if trains else 1):
+            turns = in_turns(task, executor, repeat) if trains else [task]
+            for turn in turns:
                 experiment.add(
-                    task,
+                    run.Partial(job, task=turn),
                     executor=executor,
-                    name=job,
-                    plugins=[stop_in_time()] if trains and repeat > 1 else None,
+                    name=title,
                     tail_logs=isinstance(executor, run.LocalExecutor),
                 )
         if dryrun:
@@ -305,6 +307,29 @@ def run_family(
         raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
 
 
-def stop_in_time() -> PreemptionPlugin:
-    """NeMo's plugin that writes a checkpoint before the time of a Slurm job is over, after the step under way."""
-    return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(PreemptionCallback)])
+def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
+    """A training as so many jobs in a row, each stopped in time for the next.
+
+    One that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, so that what
+    follows does not take a training for done that is not.
+    """
+    turns = [task.clone() for _ in range(repeat)]
+    if repeat > 1:
+        for i, turn in enumerate(turns):
+            stop_in_time(0 if i + 1 < repeat else STOPPED).setup(turn, executor)
+    return turns
+
+
+def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
+    """NeMo's plugin that writes a checkpoint before the time of a Slurm job is over, after the step under way.
+
+    Args:
+        code: exit code of a job that is stopped.
+    """
+    return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)])
+
+
+def job(task: Callable[[], Any]) -> Any:
+    """What a process of an experiment does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
+    with exit_in_one_line(), ctrl_c():
+        return task()

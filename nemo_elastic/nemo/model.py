@@ -108,7 +108,7 @@ class ElasticMambaModel(llm.MambaModel):
         )
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
-        self.last_router: dict[str, Any] = {}
+        self.last_router: dict[str, Any] = {}  # of the present step
         self.ran: list[Ran] = []  # in the present step
 
     # ------------------------------------------------------------------ building
@@ -178,6 +178,7 @@ class ElasticMambaModel(llm.MambaModel):
         self._drawn = (step, micro_batch + 1)
         if micro_batch == 0:
             self.ran.clear()
+            self.last_router = {}
         return [self._draw(budget, step, micro_batch) for budget in self.sampler.draws(step, micro_batch)]
 
     def _draw(self, budget: int, step: int, micro_batch: int) -> Draw:

@@ -28,6 +28,7 @@ from .context import read_context
 from .saved import (
     Sums,
     begin,
+    check_start,
     check_whole,
     choose,
     end,
@@ -57,6 +58,8 @@ STEERING = (
 )
 #: what the second stage has to share with the first, whose router and members it takes
 FAMILY = ("budgets", "axes", "router")
+#: what the first stage has to share with the ranking, whose order, members and router it takes
+RANKED = (*FAMILY, "importance", "ranking", "search", "shapes", "seed")
 
 
 @dataclass(kw_only=True)
@@ -68,23 +71,30 @@ class ElasticResume(nl.AutoResume):
     """
 
     def _find_trainer_ckpt_path(self) -> Path | None:
-        folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
-        if not folder:
-            return None
-        verify_sums(Path(folder), first=is_global_rank_zero())
-        found, passed = choose(Path(folder))
+        found, passed = self._choose()
         for line in passed if is_global_rank_zero() else ():
             print(f"  resume: {line}", flush=True)
         return found
+
+    def _choose(self) -> tuple[Path | None, list[str]]:
+        """The run's own newest whole checkpoint, and what to say of newer ones."""
+        folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
+        if not folder:
+            return None, []
+        verify_sums(Path(folder), first=is_global_rank_zero())
+        return choose(Path(folder))
 
     def setup(self, trainer: Any, model: Any = None) -> None:
         """As the base class, after the checkpoint and the block have been looked at.
 
         Raises:
-            ElasticError: the checkpoint is damaged or may run something, or the run would go on with another family.
+            ElasticError: what it starts from is not there, is damaged or may run something, or the run would go on with
+                another family.
         """
         if self.restore_config is not None:
             self.restore_config.load_artifacts = False
+            if not self.resume_from_path and self._choose()[0] is None:
+                check_start(Path(self.restore_config.path))
         super().setup(trainer, model)
         if trainer.ckpt_path:
             weights = Path(trainer.ckpt_path)
@@ -95,13 +105,18 @@ class ElasticResume(nl.AutoResume):
             return
         check_whole(start, first=is_global_rank_zero())
         block = getattr(model, "elastic_config", None)
-        if block is None or not (trainer.ckpt_path or model.stage == 2):
+        if block is None:
             return
+        before = read_context(start).elastic
+        if before is None and not trainer.ckpt_path and model.stage == 1:
+            return  # a parent as it was: ranked in this run
 
         def may_change(name: str) -> bool:
-            return within(name, STEERING) if trainer.ckpt_path else not within(name, FAMILY)
+            if trainer.ckpt_path:
+                return within(name, STEERING)
+            return not within(name, FAMILY if model.stage == 2 else RANKED)
 
-        changes = check_same_family(read_context(start).elastic, block.to_dict(), start, may_change)
+        changes = check_same_family(before, block.to_dict(), start, may_change)
         for line in changes if is_global_rank_zero() else ():
             print(f"  resume: {line}", flush=True)
 

@@ -78,6 +78,18 @@ def problem(checkpoint: Path) -> str | None:
     return None
 
 
+def check_start(checkpoint: Path) -> None:
+    """Refuse to start from what a run leaves at its end where that is not there: it was stopped, and not started again.
+
+    Raises:
+        ElasticError: there is no finished checkpoint of this name.
+    """
+    if not checkpoint.is_dir() or _mark(checkpoint).exists():
+        found = whole_checkpoints(checkpoint.parent)
+        left = f"its run has come as far as {found[-1].name}" if found else "its run has left no checkpoint"
+        raise ElasticError(f"start: {checkpoint} is not there, or not whole; {left}; start that one again")
+
+
 def check_whole(checkpoint: Path, first: bool) -> None:
     """Raise where a run cannot start from a checkpoint, which may be another run's.
 

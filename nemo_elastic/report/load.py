@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +14,17 @@ from ..cost import MemorySpec, memory, parameters
 from ..errors import ElasticError, bad
 from ..family import Parent, Subnet
 from ..files import read_json
+from ..history import METRICS, read_history
 from ..manifest import FILE, Family
 from ..ranking import Ranking
 from .result import Results
 
 #: folder of a run -> what its phase is called
 PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2"}
-METRICS = "metrics.jsonl"
+#: members of a run that are shown; more than this is no family
+MOST_NAMES = 64
+#: nothing that a run measures is larger, and what is could not be drawn
+LARGEST = 1e30
 
 T = TypeVar("T")
 
@@ -71,7 +73,8 @@ class Phase:
 
     def keys(self, prefix: str) -> list[str]:
         """Names behind a prefix such as "cost_", in the order of their first appearance."""
-        return list(dict.fromkeys(k[len(prefix) :] for line in self.steps for k in line if k.startswith(prefix)))
+        found = dict.fromkeys(k[len(prefix) :] for line in self.steps for k in line if k.startswith(prefix))
+        return list(found)[:MOST_NAMES]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Run:
         if self.results and self.results.members:
             return [m.name for m in self.results.members]
         measured = [n for p in self.phases for line in p.heldout for n in line["losses"] if p.name != "parent"]
-        return list(dict.fromkeys([*self.subnets, *measured]))
+        return list(dict.fromkeys([*self.subnets, *measured]))[:MOST_NAMES]
 
     def phase(self, name: str) -> Phase | None:
         return next((p for p in self.phases if p.name == name), None)
@@ -175,13 +178,10 @@ def load_run(path: Path) -> Run:
 
 
 def number(value: Any) -> float | None:
-    """`value` as a finite float, or None."""
+    """`value` as a float that a run may have measured, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer above every float
-        return None
+    return float(value) if abs(value) <= LARGEST else None  # neither is NaN, nor an integer above every float
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -234,54 +234,11 @@ def _phases(run: Run) -> tuple[Phase, ...]:
     out: list[Phase] = []
     start = 0
     for name, label in PHASES.items():
-        path = run.path / name / METRICS
-        if not path.is_file():
-            continue
-        lines = list(_lines(run, path))
-        steps = tuple(line for line in lines if line["kind"] == "step")
-        heldout = tuple(line for line in lines if line["kind"] == "heldout")
-        if lines:
+        history = read_history(run.path / name / METRICS)
+        run.notes += [f"left out: {what}" for what in history.left_out]
+        steps = tuple(line for line in history.lines if line["kind"] == "step")
+        heldout = tuple(line for line in history.lines if line["kind"] == "heldout")
+        if history.lines:
             out.append(Phase(name, label, steps, heldout, start))
             start += out[-1].tokens
     return tuple(out)
-
-
-def _lines(run: Run, path: Path) -> Iterator[dict[str, Any]]:
-    """The usable lines of a metrics file; of a phase that was started again, those of the last start."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as exc:
-        run.notes.append(f"left out: {path.relative_to(run.path)}: cannot be read ({exc.strerror})")
-        return
-    good: list[dict[str, Any]] = []
-    wrong: list[int] = []
-    for i, raw in enumerate(text.splitlines(), 1):
-        if not raw.strip():
-            continue
-        line = _line(raw)
-        if line is None:
-            wrong.append(i)
-            continue
-        if good and line["step"] < good[-1]["step"]:
-            good = [old for old in good if old["step"] < line["step"]]
-        good.append(line)
-    if wrong:
-        named = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
-        run.notes.append(
-            f"left out: {len(wrong)} line{'s' * (len(wrong) > 1)} of {path.relative_to(run.path)} that no run "
-            f"writes (line{'s' * (len(wrong) > 1)} {named})"
-        )
-    yield from good
-
-
-def _line(raw: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or number(line.get("step")) is None or number(line.get("tokens")) is None:
-        return None
-    if line.get("kind") == "heldout":
-        losses = line.get("losses")
-        return line if isinstance(losses, dict) else None
-    return line if line.get("kind") == "step" else None

@@ -131,6 +131,8 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
     except ElasticError as error:
         print(f"error: {error}", flush=True)
         code = CLEAR
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exit codes tell whether a training is done, and its history does not show that it was stopped: `stops.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parallel.stops import EVERY, ROW, STEPS
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+NEXT = "the next start goes on from "
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stops")
+    work("tests.parallel.stops", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> dict[str, Any]:
+    return json.loads((place / "stops.json").read_text())
+
+
+def test_a_row_of_jobs_goes_on_and_only_its_end_lets_the_next_stage_start(found: dict[str, Any]) -> None:
+    """As Slurm runs it with `afterok`: a job is started when the one before it has ended with 0."""
+    assert [run["codes"] for run in found["row"]] == [[code] for _, code in ROW] == [[0], [0], [75]]
+    assert [run["left"] for run in found["row"]] == [[f"step={at}-last"] for at, _ in ROW]
+    assert [run["codes"] for run in found["again"]] == [[0], [0]], "submitted again, and one too many"
+    assert {run["left"][0] for run in found["again"]} == {f"step={STEPS - 1}-last"}
+    assert found["after"]["codes"] == [0]
+
+
+def test_the_next_stage_refuses_one_that_was_only_stopped(found: dict[str, Any]) -> None:
+    run = found["early"]
+    assert run["codes"] == [2] and run["left"] == []
+    (line,) = run["lines"]
+    assert line.startswith("error: start: ")
+    assert (
+        f"checkpoints/step={STEPS - 1}-last is not there, or not whole; its run has come as far as step=4-last" in line
+    )
+    assert run["said"].splitlines()[-1] == line
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_what_a_row_leaves_is_what_one_job_leaves(found: dict[str, Any], stage: str) -> None:
+    assert [run["codes"] for run in found["whole"]] == [[0], [0]]
+    assert found["digests"][f"row-{stage}"] == found["digests"][f"whole-{stage}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "left"),
+    [
+        ("terminated", 143, "step=1-last"),
+        ("terminated, saved", 75, "step=1-last"),
+        ("stock", 75, "step=2-last"),
+        ("ranks", 75, "step=2-last"),
+        ("Ctrl-C", 130, "step=1-last"),
+    ],
+)
+def test_a_training_that_is_stopped_is_no_success(found: dict[str, Any], name: str, code: int, left: str) -> None:
+    run = found[name]
+    assert set(run["codes"]) == {code}
+    assert run["left"] == [left]
+    (line,) = run["lines"]
+    assert line.startswith("stopped: rank 0 of ")
+    assert f"exit code {code}; {NEXT}" in line and line.endswith(left)
+    assert "Traceback" not in run["said"]
+
+
+def test_the_parents_own_training_has_the_same_codes(found: dict[str, Any]) -> None:
+    assert (found["stock model"]["codes"], found["stock model"]["left"]) == ([143], ["step=1-last"])
+
+
+def test_a_signal_in_the_last_step_changes_nothing(found: dict[str, Any]) -> None:
+    assert (found["last step"]["codes"], found["last step"]["left"]) == ([0], [f"step={STEPS - 1}-last"])
+
+
+@pytest.mark.parametrize("how", ["row", "killed"])
+def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(found: dict[str, Any], how: str) -> None:
+    """Also where a step was done again: the kill came one step after the last checkpoint."""
+    whole, lines = ([{k: v for k, v in x.items() if k != "seconds"} for x in found["histories"][n]]
+                    for n in ("whole", how))  # fmt: skip
+    assert lines == whole
+    assert found["digests"][f"{how}-stage1"] == found["digests"]["whole-stage1"]
+    seconds = [line["seconds"] for line in found["histories"][how] if line["kind"] == "step"]
+    assert seconds == sorted(seconds) and len(set(seconds)) == STEPS
+
+
+def test_a_history_has_every_step_and_every_measurement_with_its_tokens(found: dict[str, Any]) -> None:
+    lines = found["histories"]["whole"]
+    per_step = lines[-1]["tokens"] // STEPS
+    assert per_step > 0 and all(line["tokens"] == per_step * line["step"] for line in lines)
+    assert [x["step"] for x in lines if x["kind"] == "step"] == list(range(1, STEPS + 1))
+    assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
+    drawn = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]
+    assert len(set(map(frozenset, drawn))) > 1, "each step has the budgets that it drew, and no others"
+
+
+def test_the_report_sees_one_run(place: Path) -> None:
+    from nemo_elastic.report import load_run
+
+    loaded = {name: load_run(place / name) for name in ("whole", "row", "killed")}
+    for run in loaded.values():
+        assert not any("metrics" in note for note in run.notes)
+    one, other = (loaded[n].phase("stage1") for n in ("whole", "row"))
+    assert one is not None and other is not None
+    assert (one.tokens, one.heldout) == (other.tokens, other.heldout)
+    assert [p.start for p in loaded["row"].phases] == [p.start for p in loaded["whole"].phases] == [0, one.tokens]
