@@ -12,6 +12,7 @@ r"""Submit a recipe of this folder to Slurm: over SSH, in a container, each job 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def slurm_executor(nodes: int, devices: int, *, args: argparse.Namespace) -> run
     if args.host:
         tunnel = run.SSHTunnel(host=args.host, user=args.user, job_dir=args.job_dir, identity=args.identity)
     else:
-        tunnel = run.LocalTunnel(job_dir=args.job_dir)
+        tunnel = run.LocalTunnel(job_dir=os.path.join(args.job_dir, "experiments"))
     return run.SlurmExecutor(
         account=args.account,
         partition=args.partition,
@@ -56,7 +57,7 @@ def slurm_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="login node; without it sbatch is called here")
     parser.add_argument("--user", help="user there")
     parser.add_argument("--identity", help="private key for the login")
-    parser.add_argument("--job-dir", required=True, help="folder on the cluster for scripts and logs")
+    parser.add_argument("--job-dir", required=True, help="folder on the cluster for scripts and logs, an absolute path")
     parser.add_argument("--account", required=True)
     parser.add_argument("--partition", required=True)
     parser.add_argument("--time", default="04:00:00", help="limit of a job")
@@ -72,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.host and not args.user:
         parser.error("--host needs --user")
+    if not args.host:
+        from nemo_run.config import set_nemorun_home
+
+        set_nemorun_home(args.job_dir)  # sbatch gets the files where NeMo-Run writes them: nobody copies them
     args.mount = [m if ":" in m else f"{m}:{m}" for m in args.mount]
     experiment(args, partial(slurm_executor, args=args), num_nodes=args.nodes, repeat=args.jobs)
 

@@ -93,7 +93,9 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run_family("family", {"first": nothing}, without_torchrun)
     assert not (tmp_path / "family").exists()
     logs = [p.read_text(errors="replace") for p in (tmp_path / "experiments").rglob("*/first/**/*.log")]
-    assert any("ElasticError" in text for text in logs), "it ran, and failed by itself"
+    said = [line for text in logs for line in text.splitlines()]
+    assert any(line.startswith(f"error: source: '{tmp_path}/nothing' ") for line in said), "it ran, and failed by itself"
+    assert not any("Traceback" in line for line in said)
 
 
 def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:

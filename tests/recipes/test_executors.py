@@ -95,6 +95,51 @@ def test_training_is_stopped_in_time_where_it_is_repeated(slurm: str) -> None:
         assert flags(file).get("signal") == ("15@900" if job.startswith("stage") else None)
 
 
+#: stands in for Slurm: gives job numbers, and writes down what it was asked for
+SBATCH = """#!/bin/sh
+number=$(( 101 + $(cat "$SUBMITTED" 2> /dev/null | wc -l) ))
+for argument in "$@"; do file=$argument; done
+echo "$number $(grep -o 'fdl_runner -n [^ ]*' "$file" | cut -d ' ' -f 3) $*" >> "$SUBMITTED"
+echo $number
+"""
+
+
+def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_of_a_row_can_end_unfinished(
+    tmp_path: Path,
+) -> None:
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    from nemo_elastic.nemo.ending import STOPPED, StopInTime
+
+    # on a login node, where nothing but sbatch is called
+    sbatch, submitted = tmp_path / "bin" / "sbatch", tmp_path / "submitted"
+    sbatch.parent.mkdir()
+    sbatch.write_text(SBATCH)
+    sbatch.chmod(0o755)
+    env = os.environ | {
+        "NEMORUN_HOME": str(tmp_path / "home"), "SUBMITTED": str(submitted), "PATH": f"{sbatch.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    script = ROOT / "recipes" / "run_slurm.py"
+    command = [sys.executable, script, *RECIPE, *DATA, *SLURM, "--job-dir", tmp_path / "jobs", "--jobs", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split() for line in submitted.read_text().splitlines()]
+    names = ["rank", "stage1", "stage1_2", "stage1_3", "stage2", "stage2_5", "stage2_6", "slice"]
+    assert [name for _, name, *_ in rows] == names
+    waits = [[word for word in row if word.startswith("--dependency")] for row in rows]
+    assert waits == [[], *([f"--dependency=afterok:{number}"] for number, *_ in rows[:-1])]
+    codes = {}
+    for path in tmp_path.rglob("*_fn_or_script"):
+        task = ZlibJSONSerializer().deserialize(path.read_text()).task
+        callbacks = getattr(getattr(task, "trainer", None), "callbacks", [])
+        codes[path.name.removesuffix("_fn_or_script")] = [
+            c.code for c in callbacks if c.__fn_or_cls__ is StopInTime
+        ]  # fmt: skip
+    assert codes == {"rank": [], "slice": []} | {
+        name: [STOPPED if name in ("stage1_3", "stage2_6") else 0] for name in names if name.startswith("stage")
+    }
+
+
 def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: str) -> None:
     head = slurm.partition("SBATCH_SCRIPT")[0]
     assert head.count("apply_elastic changes the recipe:") == 2
@@ -104,7 +149,8 @@ def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: s
 def test_on_a_login_node_no_host_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = [*RECIPE, *DATA, *SLURM, "--nodes", "8", "--gpu", "h200", "--dryrun"]
+    place = ["--job-dir", str(tmp_path / "jobs")]
+    args = [*RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun"]
     script("run_slurm", args, tmp_path, monkeypatch)
     jobs = jobs_of(capsys.readouterr().out)
     assert list(jobs) == ["rank", "stage1", "stage2", "slice"]
