@@ -35,12 +35,14 @@ from nemo_elastic.manifest import FILE, Family
 from nemo_elastic.nemo.source import read_nemo_shapes
 from nemo_elastic.nemo.stored import Stored
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.report import load_run
+from nemo_elastic.report import build_report, load_run, style
+from nemo_elastic.report.page import render
 from tests.hostile import damaged, leaves
 from tests.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.nemo.cutting import PARENT as WHOLE
 from tests.nemo.cutting import random_tensors
 from tests.nemo.poison import TOLD, metadata_of
+from tests.report.fabricate import make_run
 from tests.shapes import PARENT
 
 T = TypeVar("T")
@@ -98,7 +100,8 @@ CHECKSUMS = {
 EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
     "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
-    "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400,
+    "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400, "metrics of a run": 1500,
+    "report of a run": 25,
 }  # fmt: skip
 
 
@@ -364,6 +367,62 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
 
 def as_json(value: Any) -> bytes:
     return json.dumps(value, default=repr, skipkeys=True).encode()
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose metrics lie in two parts, as version 0.1 left them after a stop; few lines of each."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    for stage in ("parent", "stage1", "stage2"):
+        path = run / stage / "metrics.jsonl"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(lines[::13]))
+    moved = run / "stage1" / "run_0"
+    moved.mkdir()
+    (moved / "metrics.jsonl").write_text("\n".join(lines[:12]))
+    return run
+
+
+@st.composite
+def damaged_lines(draw: st.DrawFn, text: str) -> bytes:
+    """A file of JSON lines with values damaged, or the text itself."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(texts(text))
+    value = draw(damaged([json.loads(line) for line in text.splitlines()]))
+    lines = value if isinstance(value, list) else [value]
+    return "\n".join(json.dumps(line, default=repr, skipkeys=True) for line in lines).encode()
+
+
+@examples("metrics of a run")
+@given(st.data())
+def test_metrics(whole_run: Path, folder: Path, data: st.DataObject) -> None:
+    """Read and told on a page; the pictures are those of the test below."""
+    run = folder / "metrics"
+    names = ["stage1/metrics.jsonl", "stage1/run_0/metrics.jsonl", "stage2/metrics.jsonl"]
+    hit = data.draw(st.sampled_from(names))
+    for name in names:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        text = (whole_run / name).read_text()
+        (run / name).write_bytes(data.draw(damaged_lines(text)) if name == hit else text.encode())
+    page = told(lambda: render(load_run(run), {}))
+    assert page is None or "<script" not in page
+
+
+@examples("report of a run")
+@given(st.data())
+def test_reports(whole_run: Path, data: st.DataObject) -> None:
+    """Every picture drawn of damaged files."""
+    files = sorted(p for p in whole_run.rglob("*.json*") if p.parent.name != "report")
+    path = data.draw(st.sampled_from(files))
+    text = path.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "DPI", 20)
+        try:
+            path.write_bytes(data.draw(damaged_lines(text if path.suffix == ".jsonl" else json.dumps(json.loads(text)))))
+            page = told(lambda: build_report(whole_run))
+            assert page is None or "</html>" in page.read_text(encoding="utf-8")
+        finally:
+            path.write_text(text)
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .load import Run
 from .result import MemberResult
-from .style import INK, MUTED, colour, counts, halo, headline, millions, new_figure, spread
+from .style import INK, MUTED, colour, counts, halo, headline, millions, new_figure, short, spread
 
 GREY = "#8c96a3"
 
@@ -121,7 +121,7 @@ def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: fl
 
 def _name(axes: Axes, m: MemberResult, i: int, parent: MemberResult) -> None:
     more = f" (+{m.loss - parent.loss:.2f})" if i and m.loss is not None and parent.loss is not None else ""
-    first = m.name if i or m.name == "parent" else f"{m.name} parent"
+    first = short(m.name) if i or m.name == "parent" else f"{short(m.name)} parent"
     # the whole member sits where the parent does: its name goes above, the parent's below
     name, figure, side = (30, 14, "bottom") if i and _is_whole(m, parent) else (-13, -29, "top")
     axes.annotate(first, (m.parameters or 0, m.loss or 0), xytext=(0, name), textcoords="offset points", ha="center",

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from ..family import ATTENTION_HEADS, FFN, HIDDEN, MAMBA_HEAD_DIM, MAMBA_HEADS, SYMBOL
 from ..ranking import Ranking
 from .load import Run
-from .style import AXES, INK, KINDS, MUTED, SHARE, colour, halo, headline, new_figure
+from .style import AXES, INK, KINDS, MUTED, SHARE, colour, halo, headline, new_figure, powers, short
 
 
 def draw(run: Run) -> Figure | None:
@@ -54,6 +54,7 @@ def _log(axes: Axes, values: np.ndarray) -> None:
     positive = values[values > 0]
     if len(positive) and positive.max() / positive.min() > 20:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(powers())
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -74,7 +75,7 @@ def _hidden(axes: Axes, ranking: Ranking, run: Run) -> None:
             widths.setdefault(subnet.hidden, []).append((name, colour(i)))
     for row, (width, who) in enumerate(widths.items()):
         axes.axvline(width + 0.5, color=who[0][1], lw=1.4)
-        axes.annotate(", ".join(n for n, _ in who), (width + 0.5, 0.95 - 0.13 * row), xytext=(-4, 0), ha="right",
+        axes.annotate(short(", ".join(n for n, _ in who)), (width + 0.5, 0.95 - 0.13 * row), xytext=(-4, 0), ha="right",
                       va="top", path_effects=halo(), zorder=9,
                       textcoords="offset points", xycoords=axes.get_xaxis_transform(), color=who[0][1],
                       fontsize=9.5, fontweight="bold")  # fmt: skip
@@ -145,6 +146,8 @@ def _depth(axes: Axes, ranking: Ranking) -> None:
             axes.bar(x, max(score, floor), 0.75, color=paint)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(powers())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(floor, max(values) * 2)
     many = len(types) > 24
     labels = [f"{layer}" if many else f"{SYMBOL[types[layer]]}\n{layer}" for layer in ranking.depth]

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .load import Phase, Run, number
-from .style import INK, MUTED, colour, counts, end_labels, headline, marker, millions, new_figure
+from .load import MOST_NAMES, Phase, Run, number
+from .style import INK, MUTED, colour, counts, end_labels, headline, marker, millions, new_figure, short
 
 BANDS = {"parent": "#f3f5f8", "stage1": "#e8f1f8", "stage2": "#fdf3e4"}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
@@ -58,7 +58,7 @@ def draw(run: Run) -> Figure | None:
     _freeze_mark(axes, run, phases, edges)
     last = max(x for x, _ in ends.values())
     end_labels(axes, edges[-1], [
-        (y, f"{n}  {y:.2f}", colour(names.index(n) if n in names else 0)) for n, (x, y) in ends.items() if x >= last
+        (y, f"{short(n)}  {y:.2f}", colour(names.index(n) if n in names else 0)) for n, (x, y) in ends.items() if x >= last
     ])  # fmt: skip
     ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
@@ -83,6 +83,8 @@ def _losses(phase: Phase, names: list[str]) -> dict[str, tuple[list[float], list
             value = number(raw)
             if value is not None:
                 member = names[0] if name == "parent" and names and "parent" not in names else name
+                if member not in out and len(out) == MOST_NAMES:
+                    continue
                 x, y = out.setdefault(member, ([], []))
                 x.append(line["tokens"])
                 y.append(value)

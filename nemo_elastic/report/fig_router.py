@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .load import Phase, Run
-from .style import AXES, AXIS_WORDS, INK, MUTED, colour, end_labels, headline, new_figure
+from .style import AXES, AXIS_WORDS, INK, MUTED, colour, end_labels, headline, new_figure, short
 
 TAU, SCALE = "#d55e00", "#0072b2"
 
@@ -55,7 +55,7 @@ def _entropy(axes: Axes, phase: Phase, until: int | None) -> None:
         paint = AXES.get(axis, MUTED)
         axes.plot(x, y, color=paint, lw=0.8, alpha=0.3)
         axes.plot(x, smooth(y), color=paint, lw=2.2)
-        items.append((sum(y) / len(y), AXIS_WORDS.get(axis, axis), paint))
+        items.append((sum(y) / len(y), AXIS_WORDS.get(axis, short(axis)), paint))
         last = max(last, x[-1])
     axes.set_ylim(-0.03, 1.04)
     axes.set(title="entropy of its choices: 1 undecided, 0 decided", ylabel="share of uniform")
@@ -74,7 +74,7 @@ def _cost(axes: Axes, phase: Phase, until: int | None, run: Run) -> None:
         paint = colour(names.index(name) if name in names else k)
         axes.plot(x, y, ".", color=paint, ms=4, alpha=0.35, mew=0)
         axes.plot(x, smooth(y), color=paint)
-        items.append((smooth(y)[-1], f"{name}  {y[-1]:.2f}", paint))
+        items.append((smooth(y)[-1], f"{short(name)}  {y[-1]:.2f}", paint))
         last, seen = max(last, x[-1]), seen + y
     axes.axhspan(0.98, 1.02, color="#e6f3ec", lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=1)

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from ..family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
 from .load import Run
-from .style import INK, KINDS, MUTED, SHARE, headline, new_figure
+from .style import INK, KINDS, MUTED, SHARE, headline, new_figure, short
 
 
 def draw(run: Run) -> Figure | None:
@@ -100,4 +100,4 @@ def rows(run: Run) -> list[tuple[str, list[tuple[str, Subnet]]]]:
 
 
 def _label(name: str, stage: str) -> str:
-    return f"{name} {stage}" if stage == "parent" else f"{name} · {stage}"
+    return f"{short(name)} {stage}" if stage == "parent" else f"{short(name)} · {short(stage)}"

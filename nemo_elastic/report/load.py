@@ -17,14 +17,10 @@ from ..files import read_json
 from ..history import METRICS, read_history
 from ..manifest import FILE, Family
 from ..ranking import Ranking
-from .result import Results
+from .result import LARGEST, MOST_NAMES, Results, few
 
 #: folder of a run -> what its phase is called
 PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2"}
-#: members of a run that are shown; more than this is no family
-MOST_NAMES = 64
-#: nothing that a run measures is larger, and what is could not be drawn
-LARGEST = 1e30
 
 T = TypeVar("T")
 
@@ -161,7 +157,7 @@ def load_run(path: Path) -> Run:
     run.phases = _phases(run)
     elastic = path / "stage1" / "elastic"
     run.ranking = _try(run, elastic / "ranking", Ranking.load)
-    run.family = _try(run, path / "family", Family.load, needs=FILE)
+    run.family = _try(run, path / "family", _family, needs=FILE)
     run.results = _try(run, path / "metrics.json", lambda p: Results.from_json(_mapping(p), str(p)))
     seen = [p.name for p in (elastic / "shapes.json", elastic / "members.json") if p.is_file()]
     if run.parent is not None:
@@ -181,7 +177,15 @@ def number(value: Any) -> float | None:
     """`value` as a float that a run may have measured, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) <= LARGEST else None  # neither is NaN, nor an integer above every float
+    if not abs(value) <= LARGEST:  # nor is NaN, nor an integer above every float
+        return None
+    return float(value) if abs(value) >= 1 / LARGEST else 0.0
+
+
+def _family(path: Path) -> Family:
+    family = Family.load(path)
+    few(family.members, f"{path / FILE}: members")
+    return family
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -209,10 +213,11 @@ def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
         members, report = data.get("members"), data.get("report", {})
         if not isinstance(members, dict) or not isinstance(report, dict):
             raise ElasticError(f'{path}: not {{"members": {{name: subnet}}, "report": …}}')
+        few(members, f"{path}: members")
         raw = {
             n: Subnet.from_json(p["raw"], parent, f"{path}: {n}")
-            for n, p in (report.get("projection") or {}).items()
-            if isinstance(p, dict) and "raw" in p
+            for n, p in _projection(report).items()
+            if "raw" in p
         }
         return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
 
@@ -224,10 +229,17 @@ def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
         found=found[0] if found else {},
         raw=frozen[2] if frozen else {},
         frozen=frozen[0] if frozen else {},
-        source=str(found[1].get("source", "search")) if found else "search",
-        step=step if isinstance(step, int) else None,
-        projection={n: p for n, p in (report.get("projection") or {}).items() if isinstance(p, dict)},
+        source=str(found[1].get("source", "search"))[:40] if found else "search",
+        step=int(step) if number(step) is not None else None,
+        projection=_projection(report),
     )
+
+
+def _projection(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a router's choices were projected to, by budget; a few at most."""
+    told = report.get("projection")
+    known = [(n, p) for n, p in told.items() if isinstance(p, dict)] if isinstance(told, dict) else []
+    return dict(known[:MOST_NAMES])
 
 
 def _phases(run: Run) -> tuple[Phase, ...]:

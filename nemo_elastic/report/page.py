@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping
-from html import escape
 from string import Template
 from typing import Any
 
@@ -14,6 +13,7 @@ from .. import __version__
 from . import tables
 from .load import Run
 from .style import millions
+from .tables import safe
 
 #: picture -> heading, what it shows
 WORDS = {
@@ -111,12 +111,12 @@ def render(run: Run, pictures: Mapping[str, bytes]) -> str:
     parts += [_settings(run)]
     name = run.path.resolve().name
     return PAGE.substitute(
-        title=escape(f"Elastic run: {name}"),
+        title=safe(f"Elastic run: {name}"),
         style=STYLE,
-        lead=escape(_lead(run)),
+        lead=safe(_lead(run)),
         tiles=_tiles(run),
         body="\n".join(p for p in parts if p),
-        version=escape(__version__),
+        version=safe(__version__),
     )
 
 
@@ -150,17 +150,17 @@ def _tiles(run: Run) -> str:
         tiles.append((tables.decimals(run.results.bigram_loss), "loss of a bigram model"))
     if run.results and run.results.seconds:
         tiles.append((tables.seconds(sum(run.results.seconds.values())), "all phases"))
-    inside = "".join(f'<div class="tile"><b>{escape(b)}</b><span>{escape(s)}</span></div>' for b, s in tiles)
+    inside = "".join(f'<div class="tile"><b>{safe(b)}</b><span>{safe(s)}</span></div>' for b, s in tiles)
     return f'<div class="tiles">{inside}</div>' if tiles else ""
 
 
 def _section(title: str, words: str, body: str) -> str:
-    lead = f"<p>{escape(words)}</p>" if words else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{body}</section>"
+    lead = f"<p>{safe(words)}</p>" if words else ""
+    return f"<section><h2>{safe(title)}</h2>{lead}{body}</section>"
 
 
 def _titled(title: str, body: str) -> str:
-    return f"<h3>{escape(title)}</h3>{body}" if body else ""
+    return f"<h3>{safe(title)}</h3>{body}" if body else ""
 
 
 def _picture(name: str, pictures: Mapping[str, bytes], more: str = "") -> str:
@@ -168,7 +168,7 @@ def _picture(name: str, pictures: Mapping[str, bytes], more: str = "") -> str:
         return ""
     title, words = WORDS[name]
     data = b64encode(pictures[name]).decode("ascii")
-    image = f'<img alt="{escape(title)}: {escape(words)}" src="data:image/png;base64,{data}">'
+    image = f'<img alt="{safe(title)}: {safe(words)}" src="data:image/png;base64,{data}">'
     return _section(title, words, image + more)
 
 
@@ -186,7 +186,7 @@ def _members(run: Run) -> str:
 def _notes(run: Run) -> str:
     if not run.notes:
         return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
+    items = "".join(f"<li>{safe(note)}</li>" for note in run.notes)
     return f'<section class="notes"><h2>Not in this report</h2><ul>{items}</ul></section>'
 
 

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ElasticError, bad
 
 VERSION = 1
+#: nothing that a run measures is larger, or closer to 0; what is could not be drawn
+LARGEST = 1e30
+#: members of a run that can be shown; more than this is no family
+MOST_NAMES = 100
 _NUMBERS = (
     "parameters", "ratio", "memory_bytes", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
     "recovered", "hidden", "layers",
@@ -81,6 +85,7 @@ class Results:
         rows = data.get("members", [])
         if not isinstance(rows, list):
             raise ElasticError(f"{where}: members is not a list")
+        few(rows, f"{where}: members")
         return cls(
             members=tuple(_member(row, f"{where}: members[{i}]") for i, row in enumerate(rows)),
             seconds={
@@ -99,7 +104,16 @@ def _member(row: Any, where: str) -> MemberResult:
     values = {key: _number(row.get(key), f"{where}.{key}") for key in _NUMBERS}
     tasks = _mapping(row, "accuracy_by_task", where)
     known = {k: v for k, raw in tasks.items() if (v := _number(raw, f"{where}.accuracy_by_task.{k}")) is not None}
-    return MemberResult(name=row["name"], pattern=str(row.get("pattern") or ""), accuracy_by_task=known, **values)
+    pattern = row.get("pattern") or ""
+    if not isinstance(pattern, str):
+        raise bad(f"{where}.pattern", pattern, "text")
+    return MemberResult(name=row["name"], pattern=pattern, accuracy_by_task=known, **values)
+
+
+def few(members: Sized, where: str) -> None:
+    """Raise where there are more members than a picture has room for."""
+    if len(members) > MOST_NAMES:
+        raise bad(where, len(members), f"at most {MOST_NAMES} can be shown")
 
 
 def _mapping(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -114,6 +128,6 @@ def _mapping(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]
 def _number(value: Any, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise bad(where, value, "a number or null")
-    return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise bad(where, value, f"a number between {-LARGEST:g} and {LARGEST:g}, or null")
+    return value if abs(value) >= 1 / LARGEST else 0.0

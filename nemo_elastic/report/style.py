@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
+
+from ..errors import printable
 
 INK, MUTED, FAINT, PAPER = "#1b2430", "#5f6b7a", "#dfe4ea", "#ffffff"
 #: the parent first, then its members from the largest; the order keeps neighbours apart in hue and in lightness
@@ -71,14 +75,19 @@ VALUES: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
     "hatch.color": "#c3cbd4",
     "hatch.linewidth": 0.7,
+    "text.parse_math": False,  # names may hold a dollar sign
 }
 DPI = 180
+#: characters of a name in a picture
+LONGEST = 24
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @contextmanager
 def house() -> Iterator[None]:
-    """Draw inside this block: the house's values, whatever the user's matplotlibrc says."""
-    with matplotlib.rc_context():
+    """Draw inside this block: the house's values, whatever the user's matplotlibrc says, and no word of its own."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="matplotlib|nemo_elastic.report")  # glyphs that the font has not
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(VALUES)
         yield
@@ -124,6 +133,22 @@ def millions(count: float) -> str:
                 f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}" if value >= 10 else f"{value:.2f}{unit}"
             )
     return f"{count:g}"
+
+
+def short(name: str) -> str:
+    """A name from a run's files as a picture shows it."""
+    name = printable(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def powers() -> FuncFormatter:
+    """Tick labels of a logarithmic axis: whole powers of ten, without mathematical notation."""
+
+    def tell(value: float, _: Any) -> str:
+        power = np.log10(value) if value > 0 else 0.5
+        return f"10{str(round(power)).translate(SUPERSCRIPT)}" if abs(power - round(power)) < 1e-6 else ""
+
+    return FuncFormatter(tell)
 
 
 def halo() -> list[withStroke]:

@@ -8,9 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .load import Run
+from ..errors import printable, shown
+from .load import Run, number
 
 DASH = "–"
+#: of values from a run's files: characters of one, entries of a list, rows of a table, and levels
+LONGEST, MOST_ENTRIES, MOST_ROWS, DEEPEST = 1000, 100, 500, 6
+
+
+def safe(text: str) -> str:
+    """Text from a run's files as HTML shows it, and does nothing else with it."""
+    return escape(printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…"))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -18,7 +26,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{'' if i < words else ' class=num'}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells)
+            f"<{tag}{'' if i < words else ' class=num'}>{safe(cell)}</{tag}>" for i, cell in enumerate(cells)
         )
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
@@ -118,8 +126,8 @@ def tasks_table(run: Run) -> str:
 def projection_table(run: Run) -> str:
     rows = []
     for name, p in run.shapes.projection.items():
-        target, raw, cost = (p.get(k) for k in ("target", "raw_cost", "cost"))
-        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (target, raw, cost)) and target:
+        target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
+        if target and raw is not None and cost is not None:
             rows.append(
                 [name, whole(target), whole(raw), f"{raw / target - 1:+.1%}", whole(cost), f"{cost / target - 1:+.1%}"]
             )
@@ -143,7 +151,9 @@ def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested JSON values as (dotted name, text)."""
     out: list[tuple[str, str]] = []
     for key, value in data.items():
-        if isinstance(value, Mapping) and value:
+        if len(out) >= MOST_ROWS:
+            return [*out, (f"{prefix}…", "and more")]
+        if isinstance(value, Mapping) and value and prefix.count(".") < DEEPEST:
             out += facts(value, f"{prefix}{key}.")
         else:
             out.append((f"{prefix}{key}", _text(value)))
@@ -153,17 +163,19 @@ def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def facts_table(data: Mapping[str, Any] | None) -> str:
     if not data:
         return ""
-    body = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in facts(data))
+    body = "".join(f"<tr><td>{safe(k)}</td><td>{safe(v)}</td></tr>" for k, v in facts(data))
     return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>'
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, levels: int = DEEPEST) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: DASH}[value]
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10000 else str(value)
+        return shown(value) if abs(value) < 10000 or number(value) is None else f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(v) for v in value) or DASH
-    return str(value) if value != {} else DASH
+        more = ["…"] * (len(value) > MOST_ENTRIES)
+        told = (_text(v, levels - 1) if levels else "…" for v in value[:MOST_ENTRIES])
+        return ", ".join([*told, *more]) or DASH
+    return (value if isinstance(value, str) else shown(value)) if value != {} else DASH

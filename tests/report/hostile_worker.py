@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of runs whose files somebody has made to harm, within limits that the kernel holds: see test_hostile.py.
+
+python -m tests.report.hostile_worker FOLDER RUN: prints a JSON line for each case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.report import build_report, load_run, style
+
+#: of all cases together
+MEMORY, SECONDS = 4 * 2**30, 300
+NAMES = {
+    "mathematics": "$\\frac{1}{$ $a_b^c$ 5$ \\$",
+    "a tag": "<script>alert(1)</script>&amp;\"'",
+    "escapes": "\x1b[31mred\x07\n\n\r\u202egnp.exe\ud800",
+    "length": "n" * 50_000,
+    "lines": "\n" * 5_000,
+    "other scripts": "成員 члены 🜨 é",
+}  # fmt: skip
+HUGE = {"large": 9e29, "small": -9e29, "tiny": 2e-30, "largest": 1e308, "smallest": -1e308, "denormal": 5e-324, "nan": float("nan"), "integer": 10**400,
+        "text": "1", "list": [1.0], "nothing": None, "yes": True}  # fmt: skip
+
+
+def deep(levels: int, value: Any = 1) -> Any:
+    for i in range(levels):
+        value = [value] if i % 2 else {"a": value}
+    return value
+
+
+def renamed(run: Path, name: str) -> None:
+    """Member 1.1m under another name, wherever a run may hold it."""
+    results = json.loads((run / "metrics.json").read_text())
+    results["members"][1] |= {"name": name, "pattern": name, "accuracy_by_task": {name: 0.5}}
+    results |= {"seconds": {name: 1.0}, "targets": {name: name}}
+    (run / "metrics.json").write_text(json.dumps(results))
+    (run / "data" / "data.json").write_text(json.dumps({name: name, "a": [name, {name: name}]}))
+    for stage in ("stage1", "stage2"):
+        path = run / stage / "metrics.jsonl"
+        path.write_text(path.read_text().replace('"1.1m"', json.dumps(name)).replace("1.1m", json.dumps(name)[1:-1]))
+    for path in (run / "stage1" / "elastic").glob("*.json"):
+        path.write_text(path.read_text().replace('"1.1m"', json.dumps(name)).replace('"router"', json.dumps(name)))
+
+
+def valued(run: Path, value: Any) -> None:
+    """A value in the place of numbers, each in a few of its lines."""
+    for stage in ("parent", "stage1", "stage2"):
+        path = run / stage / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for i, line in enumerate(lines):
+            for key in [k for k in line if i % 7 == 0 and k.startswith(("cost_", "entropy_", "router_", "seconds"))]:
+                line[key] = value
+            if line["kind"] == "heldout" and i % 2:
+                line["losses"] = {name: value for name in line["losses"]}
+        path.write_text("\n".join(map(json.dumps, lines)))
+    for path in (run / "stage1" / "elastic" / "members.json", run / "metrics.json"):
+        data = json.loads(path.read_text())
+        if "report" in data:
+            data["report"] |= {"step": value}
+            for budget in data["report"]["projection"].values():
+                budget |= {"target": value, "raw_cost": value}
+        else:
+            data["members"][1] |= {"loss": value, "parameters": value, "recovered": value}
+            data |= {"bigram_loss": value, "seconds": {"a": value}}
+        path.write_text(json.dumps(data))
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def make(run: Path) -> None:
+        path = run / name
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return make
+
+
+def appended(name: str, lines: Callable[[], list[Any]]) -> Callable[[Path], None]:
+    def make(run: Path) -> None:
+        with (run / name).open("a") as f:
+            f.write("".join(json.dumps(line) + "\n" for line in lines()))
+
+    return make
+
+
+MANY = 100_000
+SHAPES, MEMBERS = "stage1/elastic/shapes.json", "stage1/elastic/members.json"
+#: case -> what makes it of a whole run
+CASES: dict[str, Callable[[Path], None]] = {
+    **{f"name: {what}": (lambda run, name=name: renamed(run, name)) for what, name in NAMES.items()},
+    **{f"value: {what}": (lambda run, value=value: valued(run, value)) for what, value in HUGE.items()},
+    "many results": edited("metrics.json", lambda d: d | {"members": [{"name": "a"}] * MANY}),
+    "many shapes": edited(SHAPES, lambda d: d | {"members": {str(i): {} for i in range(MANY)}}),
+    "many projections": edited(
+        MEMBERS, lambda d: d | {"report": d["report"] | {"projection": {str(i): {} for i in range(MANY)}}}
+    ),
+    "many losses": appended("stage2/metrics.jsonl", lambda: [
+        {"kind": "heldout", "step": 131 + k, "tokens": 10**6 + k, "losses": {str(i): 1.0 for i in range(k * 900, k * 900 + 900)}}
+        for k in range(120)
+    ]),
+    "many names": appended("stage1/metrics.jsonl", lambda: [
+        {"kind": "step", "step": 261 + k, "tokens": 10**6 + k, **{f"entropy_{i}": 1.0 for i in range(k * 900, k * 900 + 900)}}
+        for k in range(120)
+    ]),
+    "many steps": appended("stage1/metrics.jsonl", lambda: [
+        {"kind": "step", "step": 261 + k, "tokens": 10**6 + k, "cost_1.1m": 1.0, "router_tau": 0.5} for k in range(MANY)
+    ]),
+    "many facts": edited("data/data.json", lambda d: {str(i): {"a": list(range(1000))} for i in range(1000)}),
+    "depth of facts": edited("data/data.json", lambda d: {"deep": deep(400)}),
+    "depth of results": edited("metrics.json", lambda d: d | {"targets": {"deep": deep(400)}, "members": deep(100)}),
+    "depth of a pattern": edited("metrics.json", lambda d: d | {"members": [{"name": "a", "pattern": deep(400)}]}),
+    "depth of a report": edited(MEMBERS, lambda d: d | {"report": deep(400)}),
+    "depth of a source": edited(SHAPES, lambda d: d | {"report": {"source": deep(400)}}),
+    "depth of a line": appended("stage1/metrics.jsonl", lambda: [
+        {"kind": "step", "step": 261, "tokens": 10**6, "cost_1.1m": deep(400), "phase": deep(300)}
+    ]),
+    "a projection of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"projection": [1]}}),
+    "a step of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"step": "130"}}),
+}  # fmt: skip
+
+
+def main(folder: Path, whole: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    style.DPI = 30
+    for i, (what, make) in enumerate(CASES.items()):
+        run = folder / str(i)
+        shutil.copytree(whole, run)
+        make(run)
+        began = time.monotonic()
+        try:
+            page = build_report(run)
+            text = page.read_text(encoding="utf-8")
+            told = {"pictures": len(list(page.parent.glob("*.png"))), "notes": load_run(run).notes,
+                    "length": len(re.sub(r'src="data:[^"]+"', "", text)), "script": "<script" in text,
+                    "printable": all(c.isprintable() or c == "\n" for c in text)}  # fmt: skip
+        except ElasticError as error:
+            told = {"refused": str(error)}
+        print(json.dumps({"case": what, "seconds": time.monotonic() - began, **told}), flush=True)
+        shutil.rmtree(run)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a run whose files are made to harm is a page, or one line: `hostile_worker.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.hostile_worker import CASES, HUGE, NAMES
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def told(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.report.hostile_worker", tmp_path_factory.mktemp("hostile"), demo_run]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    assert done.stderr == "", "a word of matplotlib's"
+    return {line["case"]: line for line in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_it_is_a_page_that_runs_nothing(told: dict[str, dict[str, Any]], case: str) -> None:
+    page = told[case]
+    assert "refused" not in page, page
+    assert page["pictures"] == 5 or (page["pictures"] == 4 and page["notes"])
+    assert page["printable"] and not page["script"]
+    assert page["length"] < 500_000
+
+
+@pytest.mark.parametrize("what", [w for w in NAMES if w != "length"])
+def test_a_strange_name_is_a_name(told: dict[str, dict[str, Any]], what: str) -> None:
+    assert told[f"name: {what}"]["pictures"] == 5 and told[f"name: {what}"]["notes"] == []
+
+
+@pytest.mark.parametrize("what", ["largest", "smallest", "integer", "text", "list", "yes", "nan"])
+def test_results_that_are_no_measurements_are_told(told: dict[str, dict[str, Any]], what: str) -> None:
+    assert what in HUGE
+    assert any("metrics.json" in note for note in told[f"value: {what}"]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("case", "note"),
+    [
+        ("many results", "metrics.json: members: 100000 is not allowed; at most 100 can be shown"),
+        ("many shapes", "shapes.json: members: 100000 is not allowed; at most 100 can be shown"),
+        ("depth of a pattern", "members[0].pattern: "),
+    ],
+)
+def test_what_cannot_be_shown_is_told(told: dict[str, dict[str, Any]], case: str, note: str) -> None:
+    assert any(note in line for line in told[case]["notes"]), told[case]["notes"]
