@@ -3,8 +3,8 @@
 """`metrics.jsonl`: the steps of a training run as one history, however often it was stopped and went on.
 
 One JSON object per line, of kind "step" or "heldout", with the step and the tokens seen until then. What a start does
-again counts once, as the later start did it. NeMo moves the files of a log directory to `run_0`, `run_1`, … there when
-a run starts again; version 0.1 let it, and counted tokens and seconds from each start. Such parts are read as one, too.
+again counts once, as the later start did it. NeMo moves the files of a log directory to `run_0`, `run_1`, … when a run
+starts again there; version 0.1 let it, and counted tokens and seconds from each start. Such parts are read as one.
 """
 
 from __future__ import annotations

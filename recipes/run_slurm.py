@@ -57,7 +57,9 @@ def slurm_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="login node; without it sbatch is called here")
     parser.add_argument("--user", help="user there")
     parser.add_argument("--identity", help="private key for the login")
-    parser.add_argument("--job-dir", required=True, help="folder on the cluster for scripts and logs, an absolute path")
+    parser.add_argument(
+        "--job-dir", required=True, help="folder on the cluster for scripts and logs, an absolute path"
+    )
     parser.add_argument("--account", required=True)
     parser.add_argument("--partition", required=True)
     parser.add_argument("--time", default="04:00:00", help="limit of a job")

@@ -418,7 +418,9 @@ def test_reports(whole_run: Path, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DPI", 20)
         try:
-            path.write_bytes(data.draw(damaged_lines(text if path.suffix == ".jsonl" else json.dumps(json.loads(text)))))
+            path.write_bytes(
+                data.draw(damaged_lines(text if path.suffix == ".jsonl" else json.dumps(json.loads(text))))
+            )
             page = told(lambda: build_report(whole_run))
             assert page is None or "</html>" in page.read_text(encoding="utf-8")
         finally:

@@ -18,11 +18,22 @@ PER_STEP, EVERY = 256, 2
 
 
 def step(i: int, tokens: int | None = None, **more: Any) -> dict[str, Any]:
-    return {"kind": "step", "step": i, "tokens": PER_STEP * i if tokens is None else tokens, "seconds": float(i), **more}
+    return {
+        "kind": "step",
+        "step": i,
+        "tokens": PER_STEP * i if tokens is None else tokens,
+        "seconds": float(i),
+        **more,
+    }
 
 
 def heldout(i: int, tokens: int | None = None) -> dict[str, Any]:
-    return {"kind": "heldout", "step": i, "tokens": PER_STEP * i if tokens is None else tokens, "losses": {"a": 1.0 / (i + 1)}}
+    return {
+        "kind": "heldout",
+        "step": i,
+        "tokens": PER_STEP * i if tokens is None else tokens,
+        "losses": {"a": 1.0 / (i + 1)},
+    }
 
 
 def steps(first: int, last: int, measured: bool = True) -> list[dict[str, Any]]:
@@ -37,7 +48,7 @@ def old_start(first: int, last: int, measured: bool = True) -> tuple[list[dict[s
     """What version 0.1 wrote: a line before NeMo moved the file, and lines after it; counted from this start."""
     before = [heldout(first, tokens=0)] if measured else []
     after = [
-        line | {"tokens": line["tokens"] - PER_STEP * first} | ({"seconds": line["seconds"] - first} if "seconds" in line else {})
+        line | {k: line[k] - first * each for k, each in (("tokens", PER_STEP), ("seconds", 1)) if k in line}
         for line in steps(first, last, measured)[measured and not first :]
     ]  # fmt: skip
     return before, after

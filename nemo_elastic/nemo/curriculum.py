@@ -330,6 +330,6 @@ def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
 
 
 def job(task: Callable[[], Any]) -> Any:
-    """What a process of an experiment does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
+    """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
     with exit_in_one_line(), ctrl_c():
         return task()

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a training ends that something stops from outside, and what its process exits with.
 
-Lightning ends it on SIGTERM with a SystemExit without a code, NeMo's PreemptionCallback with one of 0 once a checkpoint
-is written: to whatever waits for success, both are a training that is done. Lightning makes 1 of Ctrl-C.
+Lightning ends it on SIGTERM with a SystemExit without a code, NeMo's PreemptionCallback with code 0 once it has
+written a checkpoint: to whatever waits for success, both are a training that is done. Lightning makes 1 of Ctrl-C.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -84,16 +84,13 @@ def is_saved(trainer: pl.Trainer) -> bool:
 
 def told(trainer: pl.Trainer, exception: BaseException) -> str:
     """One line: which rank stops in which step, why, and what the next start goes on from."""
-    if isinstance(exception, SystemExit):
-        what, why = "stopped", f"exit code {exception.code or 0}"
-    elif isinstance(exception, KeyboardInterrupt):
-        what, why = "stopped", f"Ctrl-C, exit code {INTERRUPTED}"
-    else:
-        what, why = "error", first_line(exception)
+    where = f"rank {trainer.global_rank} of {trainer.world_size} stops in step {trainer.global_step}"
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
     rest = newest(Path(folder)) if folder else "no checkpoints are written"
-    rank = f"rank {trainer.global_rank} of {trainer.world_size}"
-    return f"{what}: {rank} stops in step {trainer.global_step}: {why}; {rest}"
+    if isinstance(exception, (SystemExit, KeyboardInterrupt)):
+        code = exception.code or 0 if isinstance(exception, SystemExit) else INTERRUPTED
+        return f"stopped: {where}, exit code {code}; {rest}"
+    return f"error: {where}: {first_line(exception)}; {rest}"
 
 
 @contextmanager

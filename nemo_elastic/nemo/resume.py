@@ -88,8 +88,8 @@ class ElasticResume(nl.AutoResume):
         """As the base class, after the checkpoint and the block have been looked at.
 
         Raises:
-            ElasticError: what it starts from is not there, is damaged or may run something, or the run would go on with
-                another family.
+            ElasticError: what it starts from is not there, is damaged or may run something, or the run would go on
+                with another family.
         """
         if self.restore_config is not None:
             self.restore_config.load_artifacts = False

@@ -75,8 +75,8 @@ def _hidden(axes: Axes, ranking: Ranking, run: Run) -> None:
             widths.setdefault(subnet.hidden, []).append((name, colour(i)))
     for row, (width, who) in enumerate(widths.items()):
         axes.axvline(width + 0.5, color=who[0][1], lw=1.4)
-        axes.annotate(short(", ".join(n for n, _ in who)), (width + 0.5, 0.95 - 0.13 * row), xytext=(-4, 0), ha="right",
-                      va="top", path_effects=halo(), zorder=9,
+        axes.annotate(", ".join(short(n) for n, _ in who[:4]), (width + 0.5, 0.95 - 0.13 * row), xytext=(-4, 0),
+                      ha="right", va="top", path_effects=halo(), zorder=9,
                       textcoords="offset points", xycoords=axes.get_xaxis_transform(), color=who[0][1],
                       fontsize=9.5, fontweight="bold")  # fmt: skip
     axes.set(title="hidden channels", xlabel="channel, most important first", ylabel="importance")

@@ -58,7 +58,8 @@ def draw(run: Run) -> Figure | None:
     _freeze_mark(axes, run, phases, edges)
     last = max(x for x, _ in ends.values())
     end_labels(axes, edges[-1], [
-        (y, f"{short(n)}  {y:.2f}", colour(names.index(n) if n in names else 0)) for n, (x, y) in ends.items() if x >= last
+        (y, f"{short(n)}  {y:.2f}", colour(names.index(n) if n in names else 0))
+        for n, (x, y) in ends.items() if x >= last
     ])  # fmt: skip
     ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])

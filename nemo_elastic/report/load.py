@@ -215,9 +215,7 @@ def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
             raise ElasticError(f'{path}: not {{"members": {{name: subnet}}, "report": …}}')
         few(members, f"{path}: members")
         raw = {
-            n: Subnet.from_json(p["raw"], parent, f"{path}: {n}")
-            for n, p in _projection(report).items()
-            if "raw" in p
+            n: Subnet.from_json(p["raw"], parent, f"{path}: {n}") for n, p in _projection(report).items() if "raw" in p
         }
         return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
 

@@ -71,7 +71,7 @@ def test_a_training_that_is_stopped_is_no_success(found: dict[str, Any], name: s
     assert run["left"] == [left]
     (line,) = run["lines"]
     assert line.startswith("stopped: rank 0 of ")
-    assert f"exit code {code}; {NEXT}" in line and line.endswith(left)
+    assert f", exit code {code}; {NEXT}" in line and line.endswith(left)
     assert "Traceback" not in run["said"]
 
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1 of the tiny recipe in one process, as one of several jobs in a row, for test_tiny.py.
 
-python -m tests.recipes.stop_worker FOLDER [STEP]: at STEP it gets the signal that Slurm sends before its limit.
+python -m tests.recipes.stop_worker FOLDER OUT [STEP [plain]]: at STEP it gets the signal that Slurm sends before its
+limit; `plain` takes it as a job does that is not one of several in a row.
 """
 
 import os
@@ -29,28 +30,27 @@ class Signal(pl.Callback, io.IOMixin):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(folder: Path, step: int | None) -> None:
+def main(folder: Path, out: str, step: int | None = None, in_time: bool = True) -> None:
     from dataclasses import replace
 
     import fiddle
     import nemo_run as run
     import nemotron_elastic_tiny as tiny
 
-    from nemo_elastic.nemo.curriculum import stop_in_time
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.nemo.curriculum import job, stop_in_time
     from tests.recipes.stop_worker import Signal
 
     tiny.RANKS, tiny.BLOCK = 1, folder / "elastic.yaml"
     plan = tiny.curriculum()
     plan = replace(plan, stage1=replace(plan.stage1, max_steps=STEPS, global_batch_size=4, micro_batch_size=4))
     parent = str(folder / "tiny" / "parent" / "checkpoints" / "step=3-last")
-    job = tiny.stage1_recipe(parent, str(folder / "data"), str(folder / "stopped"), plan)
-    stop_in_time().setup(job, run.LocalExecutor())
+    task = tiny.stage1_recipe(parent, str(folder / "data"), str(folder / out), plan)
+    if in_time:
+        stop_in_time().setup(task, run.LocalExecutor())
     if step is not None:
-        job.trainer.callbacks.append(run.Config(Signal, step=step))
-    with cuda_as_cpu():  # NeMo's callback puts a flag on the current device
-        fiddle.build(job)()
+        task.trainer.callbacks.append(run.Config(Signal, step=step))
+    job(fiddle.build(task))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:4]), in_time="plain" not in sys.argv)

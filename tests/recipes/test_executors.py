@@ -117,7 +117,8 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
     sbatch.write_text(SBATCH)
     sbatch.chmod(0o755)
     env = os.environ | {
-        "NEMORUN_HOME": str(tmp_path / "home"), "SUBMITTED": str(submitted), "PATH": f"{sbatch.parent}:{os.environ['PATH']}",
+        "NEMORUN_HOME": str(tmp_path / "home"), "SUBMITTED": str(submitted),
+        "PATH": f"{sbatch.parent}:{os.environ['PATH']}",
     }  # fmt: skip
     script = ROOT / "recipes" / "run_slurm.py"
     command = [sys.executable, script, *RECIPE, *DATA, *SLURM, "--job-dir", tmp_path / "jobs", "--jobs", "3"]

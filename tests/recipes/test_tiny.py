@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ NAMES = ("1.6m", "1.1m", "0.8m")
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
-def run_worker(name: str, folder: Path, *args: str) -> None:
-    """Run a module of this folder in a process of its own."""
+def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Sequence[str] = ()) -> None:
+    """Run a module of this folder in a process of its own, or of a launcher's, which ends with a code."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
-    command = [sys.executable, "-m", f"tests.recipes.{name}", str(folder), *args]
+    command = [sys.executable, "-m", *launcher, f"tests.recipes.{name}", str(folder), *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    assert done.returncode == code, done.stdout[-5000:] + done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +146,33 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) ->
 
 
 def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
-    rank = ran / "stopped" / "rank"
+    """A stage that has not ended gives no code of success; its metrics do not show that it was stopped."""
+    from nemo_elastic.history import METRICS, read_history
+
+    stage, found = after_ranking(ran, "stopped") / "stage1", {"elastic_run.json"}
+    for step, left, code in (("3", "step=3-last", 75), (None, f"step={STOPPED_STEPS - 1}-last", 0)):
+        run_worker("stop_worker", ran, "stopped", *([step] if step else []), code=code)
+        found.add(left)  # two are kept
+        assert {path.name for path in (stage / "checkpoints").iterdir()} == found
+    lines = [json.loads(line) for line in (stage / METRICS).read_text().splitlines()]
+    assert read_history(stage / METRICS).lines == lines
+    steps = [(line["step"], line["tokens"]) for line in lines if line["kind"] == "step"]
+    assert steps == [(i, i * 4 * 128) for i in range(1, STOPPED_STEPS + 1)]
+
+
+def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) -> None:
+    after_ranking(ran, "terminated")
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m")
+    run_worker("stop_worker", ran, "terminated", "1", "plain", code=1, launcher=launcher)
+    assert not (ran / "terminated" / "stage1" / "checkpoints").exists()
+
+
+def after_ranking(ran: Path, name: str) -> Path:
+    """A folder for a curriculum whose ranking is done."""
+    rank = ran / name / "rank"
     rank.parent.mkdir()
     rank.symlink_to(ran / "tiny" / "rank")
-    checkpoints = ran / "stopped" / "stage1" / "checkpoints"
-    found = {"elastic_run.json"}
-    for step, left in (("3", "step=3-last"), (None, f"step={STOPPED_STEPS - 1}-last")):
-        run_worker("stop_worker", ran, *([step] if step else []))
-        found.add(left)  # two are kept
-        assert {path.name for path in checkpoints.iterdir()} == found
+    return rank.parent
 
 
 def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:

@@ -30,8 +30,10 @@ NAMES = {
     "lines": "\n" * 5_000,
     "other scripts": "成員 члены 🜨 é",
 }  # fmt: skip
-HUGE = {"large": 9e29, "small": -9e29, "tiny": 2e-30, "largest": 1e308, "smallest": -1e308, "denormal": 5e-324, "nan": float("nan"), "integer": 10**400,
-        "text": "1", "list": [1.0], "nothing": None, "yes": True}  # fmt: skip
+HUGE = {
+    "large": 9e29, "small": -9e29, "tiny": 2e-30, "largest": 1e308, "smallest": -1e308, "denormal": 5e-324,
+    "nan": float("nan"), "integer": 10**400, "text": "1", "list": [1.0], "nothing": None, "yes": True,
+}  # fmt: skip
 
 
 def deep(levels: int, value: Any = 1) -> Any:
@@ -63,7 +65,7 @@ def valued(run: Path, value: Any) -> None:
             for key in [k for k in line if i % 7 == 0 and k.startswith(("cost_", "entropy_", "router_", "seconds"))]:
                 line[key] = value
             if line["kind"] == "heldout" and i % 2:
-                line["losses"] = {name: value for name in line["losses"]}
+                line["losses"] = dict.fromkeys(line["losses"], value)
         path.write_text("\n".join(map(json.dumps, lines)))
     for path in (run / "stage1" / "elastic" / "members.json", run / "metrics.json"):
         data = json.loads(path.read_text())
@@ -93,6 +95,11 @@ def appended(name: str, lines: Callable[[], list[Any]]) -> Callable[[Path], None
     return make
 
 
+def late(k: int, kind: str = "step", **more: Any) -> dict[str, Any]:
+    """A line behind all that the run has written."""
+    return {"kind": kind, "step": 261 + k, "tokens": 10**6 + k, **more}
+
+
 MANY = 100_000
 SHAPES, MEMBERS = "stage1/elastic/shapes.json", "stage1/elastic/members.json"
 #: case -> what makes it of a whole run
@@ -105,15 +112,13 @@ CASES: dict[str, Callable[[Path], None]] = {
         MEMBERS, lambda d: d | {"report": d["report"] | {"projection": {str(i): {} for i in range(MANY)}}}
     ),
     "many losses": appended("stage2/metrics.jsonl", lambda: [
-        {"kind": "heldout", "step": 131 + k, "tokens": 10**6 + k, "losses": {str(i): 1.0 for i in range(k * 900, k * 900 + 900)}}
-        for k in range(120)
+        late(k, "heldout", losses={str(i): 1.0 for i in range(k * 900, k * 900 + 900)}) for k in range(120)
     ]),
     "many names": appended("stage1/metrics.jsonl", lambda: [
-        {"kind": "step", "step": 261 + k, "tokens": 10**6 + k, **{f"entropy_{i}": 1.0 for i in range(k * 900, k * 900 + 900)}}
-        for k in range(120)
+        late(k, **{f"entropy_{i}": 1.0 for i in range(k * 900, k * 900 + 900)}) for k in range(120)
     ]),
     "many steps": appended("stage1/metrics.jsonl", lambda: [
-        {"kind": "step", "step": 261 + k, "tokens": 10**6 + k, "cost_1.1m": 1.0, "router_tau": 0.5} for k in range(MANY)
+        late(k, router_tau=0.5, **{"cost_1.1m": 1.0}) for k in range(MANY)
     ]),
     "many facts": edited("data/data.json", lambda d: {str(i): {"a": list(range(1000))} for i in range(1000)}),
     "depth of facts": edited("data/data.json", lambda d: {"deep": deep(400)}),
@@ -122,7 +127,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "depth of a report": edited(MEMBERS, lambda d: d | {"report": deep(400)}),
     "depth of a source": edited(SHAPES, lambda d: d | {"report": {"source": deep(400)}}),
     "depth of a line": appended("stage1/metrics.jsonl", lambda: [
-        {"kind": "step", "step": 261, "tokens": 10**6, "cost_1.1m": deep(400), "phase": deep(300)}
+        late(0, phase=deep(300), **{"cost_1.1m": deep(400)})
     ]),
     "a projection of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"projection": [1]}}),
     "a step of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"step": "130"}}),
