@@ -122,7 +122,7 @@ def _line(raw: bytes) -> dict[str, Any] | None:
     if not isinstance(line, dict):
         return None
     for name in ("step", "tokens"):
-        value = line.get(name)
+        value: Any = line.get(name)
         if not _is_amount(value) or value != math.floor(value):
             return None
         line[name] = int(value)

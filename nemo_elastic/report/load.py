@@ -222,13 +222,13 @@ def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
     found = _try(run, folder / "shapes.json", read)
     frozen = _try(run, folder / "members.json", read)
     report = frozen[1] if frozen else {}
-    step = report.get("step")
+    step = number(report.get("step"))
     return Shapes(
         found=found[0] if found else {},
         raw=frozen[2] if frozen else {},
         frozen=frozen[0] if frozen else {},
         source=str(found[1].get("source", "search"))[:40] if found else "search",
-        step=int(step) if number(step) is not None else None,
+        step=None if step is None else int(step),
         projection=_projection(report),
     )
 
