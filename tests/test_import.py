@@ -20,7 +20,8 @@ NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "model
 OF_NEMO = ("ElasticPlugin", "apply_elastic")
 #: stdlib and numpy only
 CORE = (
-    "errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost", "history",
+    "errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost",
+    "history",
 )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def problem(checkpoint: Path) -> str | None:
 
 
 def check_start(checkpoint: Path) -> None:
-    """Refuse to start from what a run leaves at its end where that is not there: it was stopped, and not started again.
+    """Refuse to start from what a run leaves at its end where that is not there: the run was stopped.
 
     Raises:
         ElasticError: there is no finished checkpoint of this name.
