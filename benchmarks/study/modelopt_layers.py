@@ -29,8 +29,9 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from nemo_elastic.megatron.mixer import torch_scan
+from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.megatron.norm import GatedNormWeight
+from nemo_elastic.nn.mixing import MixerWeights, torch_scan
 from nemo_elastic.nn.norm import gated_rms_norm
 
 
@@ -49,15 +50,17 @@ class PrunableMixer(mamba_mixer.MambaMixer):
     """megatron-core's mixer and forward, which ModelOpt knows; only the scan inside is another."""
 
     def ssm_training(self, zxBCdt: torch.Tensor) -> torch.Tensor:
-        weights = {
-            "conv_weight": self.conv1d.weight,
-            "conv_bias": self.conv1d.bias,
-            "a": -torch.exp(self.A_log.float()),
-            "d": self.D.float(),
-            "dt_bias": self.dt_bias.float(),
-        }
-        inner, groups = self.d_inner_local_tp, self.ngroups_local_tp
-        y_bli, z_bli = torch_scan(zxBCdt.transpose(0, 1), weights, inner, self.headdim, groups, self.d_state)
+        weights = MixerWeights(
+            conv_weight=self.conv1d.weight,
+            conv_bias=self.conv1d.bias,
+            a=-torch.exp(self.A_log.float()),
+            d=self.D.float(),
+            dt_bias=self.dt_bias.float(),
+            norm=self.norm.weight,
+        )
+        heads = self.d_inner_local_tp // self.headdim  # ModelOpt cuts both
+        widths = MambaWidths(heads, self.headdim, self.ngroups_local_tp, self.d_state)
+        y_bli, z_bli = torch_scan(zxBCdt.transpose(0, 1), weights, widths)
         return self.norm(y_bli, z_bli).transpose(0, 1)
 
 

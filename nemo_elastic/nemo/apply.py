@@ -21,6 +21,7 @@ from .checks import (
     check_architecture,
     check_data,
     check_files,
+    check_kernels,
     check_parallel,
     check_samples,
     check_shape,
@@ -120,6 +121,7 @@ def apply_elastic(
     )
     parent = check_shape(recipe, config)
     check_parallel(recipe, config, parent, teacher)
+    check_kernels(recipe, config, parent)
     check_data(recipe)
     check_teacher(teacher, parent)
     if stage == 1:

@@ -28,6 +28,7 @@ from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import DEPTH, FFN, Parent
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.layout import tensors
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.shapes import Space
@@ -168,6 +169,15 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent, teacher: 
     if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
         allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"
         raise bad("recipe.trainer.devices", devices, allowed)
+
+
+def check_kernels(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
+    """Raise for a Mamba width that the kernels of a GPU refuse, unless the recipe trains on a CPU."""
+    if getattr(recipe.trainer, "accelerator", None) == "cpu":
+        return
+    tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
+    names = {TENSOR: f"{STRATEGY}.{TENSOR}", SHAPE: f"recipe.model.config.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
+    check_widths(parent, config.resolve_axes(parent), tensor, names)
 
 
 def check_data(recipe: Any) -> None:

@@ -16,6 +16,8 @@ from nemo.collections import llm
 from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kernels import check_widths
+from nemo_elastic.megatron.mixer import have_kernels
 from nemo_elastic.megatron.run import ElasticState
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.megatron.vocabulary import hidden_states, make_elastic
@@ -133,8 +135,11 @@ class ElasticMambaModel(llm.MambaModel):
         core = self.module
         vocab = core.vocab_size
         parent = self.elastic_config.parent_shape(parent_of(self.config, vocab))
-        check_parallel(parent, parallel_state.get_tensor_model_parallel_world_size())
-        self.elastic_config.resolve_axes(parent)
+        world = parallel_state.get_tensor_model_parallel_world_size()
+        check_parallel(parent, world)
+        axes = self.elastic_config.resolve_axes(parent)
+        if have_kernels():
+            check_widths(parent, axes, world)
         self.elastic_config.targets(parent)
         router = None
         if self.elastic_config.router is not None:

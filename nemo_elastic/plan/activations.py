@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.kernels import MambaWidths
 
 __all__ = [
     "SPAN",
@@ -93,14 +94,18 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     """Norm, input projection, scan, gated norm in fp32, and the output projection's input.
 
     With kernels: the projection [z | x | B | C | dt] and the scan's output before SiLU(z) (both saved by mamba_ssm,
-    which computes the rest again), then two fp32 copies of the inner width for the norm of megatron.mixer.
+    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.mixing. Widths that its
+    fused call does not take keep the convolution's output, and sums of dt in fp32.
     Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
     output.
     """
-    inner = parent.mamba_heads * parent.mamba_head_dim
-    projection = 2 * inner + 2 * parent.mamba_groups * parent.state + parent.mamba_heads
+    t = shards.tensor
+    local = MambaWidths(parent.mamba_heads // t, parent.mamba_head_dim, parent.mamba_groups // t, parent.state)
+    inner, projection = local.inner * t, local.projection * t
     if kernels:
         scan = HALF * (projection + inner) + 2 * SINGLE * inner
+        if not local.fused:
+            scan += HALF * local.convolved * t + SINGLE * parent.mamba_heads
     else:
         scan = _torch_scan(parent, projection, gated)
     own = scan + HALF * inner

@@ -11,6 +11,7 @@ from typing import Any
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import LAYER_AXES, MAMBA_HEAD_DIM, Parent
+from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
 from .machine import GPUS, NODE, RunShape
@@ -101,6 +102,11 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
     data = run.gpus // (tensor * pipeline)
     if run.global_batch % (run.micro_batch * data):
         return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
+    if run.kernels:
+        try:
+            check_widths(parent, config.resolve_axes(parent), tensor)
+        except ElasticError as error:
+            return error.message
     return None
 
 

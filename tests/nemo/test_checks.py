@@ -91,6 +91,36 @@ def test_tensor_parallel_ranks_share_groups_and_key_value_heads(
     assert told in line
 
 
+KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multiple of 8 on a rank"
+
+
+@pytest.mark.parametrize(
+    ("groups", "heads", "head_dims", "tensor", "told"),
+    [
+        # 28 heads a rank; 112 on one would do
+        (8, [128, 112], [80, 79], 4, "trainer.strategy.tensor_model_parallel_size: 4 is not allowed; "
+         f"{KERNEL} (causal_conv1d's kernel); 112 heads of 79 give 2724"),
+        (2, [128, 100], [80, 77], 1, f"elastic.axes.mamba_head_dim: 77 is not allowed; {KERNEL}"),
+        (2, [128, 100], [79, 78], 1, f"elastic.axes.mamba_heads: 100 is not allowed; {KERNEL}"),
+        (2, [100, 96], [79, 78], 1, f"recipe.model.config.mamba_head_dim: 79 is not allowed; {KERNEL}"),
+    ],
+)  # fmt: skip
+def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
+    recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, told: str
+) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    shape = recipe.model.config
+    shape.mamba_num_groups, shape.mamba_num_heads, shape.mamba_head_dim = groups, heads[0], head_dims[0]
+    recipe.trainer.strategy.tensor_model_parallel_size = tensor
+    recipe.trainer.strategy.sequence_parallel = tensor > 1
+    block = BLOCK | {"budgets": [{"name": "full"}, {"name": "most", "ratio": 0.9}]}
+    block["axes"] = BLOCK["axes"] | {"mamba_heads": heads, "mamba_head_dim": head_dims}
+    assert told in refused(recipe, block)
+    recipe.trainer.accelerator = "cpu"
+    apply_elastic(recipe, block, teacher="parent", verbose=False)
+
+
 def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
     from nemo_elastic.nemo.apply import apply_elastic
 

@@ -15,7 +15,7 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import GPUS, RunShape, best, choose, layouts, preset
-from nemo_elastic.plan.activations import Sharding, layer, torch_scan_backward
+from nemo_elastic.plan.activations import Sharding, layer, norm, torch_scan_backward
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stages
 from nemo_elastic.plan.work import members, step_work
@@ -73,6 +73,27 @@ def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     assert choose([fast, replace(small, seconds=1.02 * fast.seconds)]) == fast
     assert choose([replace(fast, fits=False), small]) == small
     assert choose([replace(fast, fits=False)]) is None
+
+
+def test_a_layout_that_the_kernels_refuse_is_not_offered() -> None:
+    """At TP4 a rank has 28 heads of 79 channels, which 8 does not divide."""
+    odd = block(axes=BLOCK["axes"] | {"mamba_head_dim": [80, 79]})
+    assert {x.tensor for x in layouts(P12, odd, STAGE_1)} == {1, 2}
+    assert {x.tensor for x in layouts(P12, odd, replace(STAGE_1, kernels=False))} == {1, 2, 4, 8}
+    with pytest.raises(ElasticError, match="tensor_model_parallel_size: 4 is not allowed; heads x head_dim"):
+        layouts(P12, odd, replace(STAGE_1, gpus=8, global_batch=2))
+
+
+def test_two_calls_keep_the_convolutions_output() -> None:
+    """Per token: [x | B | C] in bf16, and sums over dt in fp32 for each head."""
+    shape = replace(P12, mamba_heads=112)  # 28 of them a rank at TP4
+
+    def inside(tensor: int) -> float:
+        shards = Sharding(tensor)
+        return tensor * (layer(shape, "mamba", shards) - norm(shape, shards, gated=False, kernels=True))
+
+    assert inside(1) == inside(2)
+    assert inside(4) - inside(1) == pytest.approx(2 * (112 * 80 + 2 * 8 * 128) + 4 * 112)
 
 
 def test_static_memory_by_hand() -> None:

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the CUDA kernels of a Mamba-2 layer ask of its widths on one tensor-parallel rank.
+
+causal_conv1d moves 16 bytes at a time. It takes x, B and C in rows of channels and asserts that 8 divides their number
+and the distance of two rows; where a row begins it does not ask, and fails with a misaligned address. So a width is
+one of three: refused; run in parts, each with rows of its own (`nn.mixing`); or run by mamba_ssm's one fused call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .budget import AxisConfig
+from .errors import bad
+from .family import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS, Parent
+
+#: channels that causal_conv1d moves at once
+VECTOR = 8
+
+
+@dataclass(frozen=True)
+class MambaWidths:
+    """A Mamba layer on one rank: `heads` of `head_dim` channels, B and C of `groups` x `state`."""
+
+    heads: int
+    head_dim: int
+    groups: int
+    state: int
+
+    @property
+    def inner(self) -> int:
+        """Channels of x, of z, and of the scan's output."""
+        return self.heads * self.head_dim
+
+    @property
+    def convolved(self) -> int:
+        """Channels of [x | B | C]."""
+        return self.inner + 2 * self.groups * self.state
+
+    @property
+    def projection(self) -> int:
+        """Channels of [z | x | B | C | dt], the input projection's output."""
+        return self.inner + self.convolved + self.heads
+
+    @property
+    def runs(self) -> bool:
+        """The kernels take it at all."""
+        return self.convolved % VECTOR == 0
+
+    @property
+    def fused(self) -> bool:
+        """The fused call takes it: [x | B | C] is aligned where it lies in the projection, and so is its gradient."""
+        return self.runs and self.inner % VECTOR == 0 and self.projection % VECTOR == 0
+
+
+#: names of settings, as `check_widths` says them
+TENSOR, SHAPE, BLOCK = "tensor_model_parallel_size", "mamba_head_dim", "axes"
+
+
+def check_widths(
+    parent: Parent, axes: Mapping[str, AxisConfig], tensor: int, names: Mapping[str, str] | None = None
+) -> None:
+    """Raise where the kernels refuse a Mamba width among the choices, which meet in every combination.
+
+    Args:
+        parent: shape of the parent.
+        axes: `ElasticConfig.resolve_axes(parent)`.
+        tensor: tensor-parallel size, which divides the groups.
+        names: how `TENSOR`, `SHAPE` and `BLOCK` are spelt where the error is read.
+
+    Raises:
+        ElasticError: of the tensor-parallel size where one rank would do, else of the choice or the parent's shape.
+    """
+    if MAMBA not in parent.types:
+        return
+    heads, dims = (_choices(parent, axes, name) for name in (MAMBA_HEADS, MAMBA_HEAD_DIM))
+    found = _refused(parent, heads, dims, tensor)
+    if found is None:
+        return
+    block = f"{BLOCK}." if names is None else f"{names[BLOCK]}."
+    if tensor > 1 and _refused(parent, heads, dims, 1) is None:
+        field, value = (TENSOR if names is None else names[TENSOR]), tensor
+    elif found.head_dim != parent.mamba_head_dim:
+        field, value = block + MAMBA_HEAD_DIM, found.head_dim
+    elif found.heads * tensor != parent.mamba_heads:
+        field, value = block + MAMBA_HEADS, found.heads * tensor
+    else:
+        field, value = (SHAPE if names is None else names[SHAPE]), found.head_dim
+    raise bad(
+        field,
+        value,
+        f"heads x head_dim + 2 x groups x state of every choice must be a multiple of {VECTOR} on a rank "
+        f"(causal_conv1d's kernel); {found.heads * tensor} heads of {found.head_dim} give {found.convolved}",
+    )
+
+
+def _choices(parent: Parent, axes: Mapping[str, AxisConfig], name: str) -> Sequence[int]:
+    return axes[name].choices if name in axes else (parent.axis(name).size,)
+
+
+def _refused(parent: Parent, heads: Sequence[int], dims: Sequence[int], tensor: int) -> MambaWidths | None:
+    widths = (MambaWidths(h // tensor, p, parent.mamba_groups // tensor, parent.state) for p in dims for h in heads)
+    return next((w for w in widths if not w.runs), None)

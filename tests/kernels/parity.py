@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""mamba_ssm's own kernels, called as `nn.mixing` calls them, give the outputs and gradients of torch.
+
+They run on a CPU in Triton's interpreter, from the Python sources of several releases; causal_conv1d's CUDA extension
+is emulated with its conditions (`conv_cuda`). This is no part of the default suite: `make test-kernels` sets up the
+environment and runs
+
+    python -m tests.kernels.parity SOURCES [--markdown FILE]
+
+The exit code is 1 unless every case is within its limit. That the emulated conditions mean something is checked too:
+releases before 2.3 must fail where the fused call gets rows that it does not take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.files import atomic_write
+
+from .cases import CASES, Case
+
+ROOT = Path(__file__).parents[2]
+#: relative deviation of the output, and of the worst gradient. In bf16 the kernels round what torch does not: some
+#: gradients are a few sums of products with eight bits each
+LIMITS = {False: (1e-6, 2e-5), True: (8e-3, 3e-2)}
+#: before it, rows of a gradient lie as `empty_like` lays them
+COPIES_ROWS = (2, 3)
+
+
+def run(sources: Path, place: Path) -> list[dict[str, Any]]:
+    """`compare` of one release, in a process of its own."""
+    file = place / f"{sources.name}.json"
+    quiet = {"OMP_NUM_THREADS": "1", "TRITON_HOME": str(place)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.kernels.compare", str(sources), str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"mamba_ssm {sources.name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def judge(release: str, case: Case, got: dict[str, Any]) -> list[str]:
+    """What is not as it should be."""
+    out, grads = LIMITS[case.bf16]
+    faults = [] if got["out"] < out else [f"the output differs by {got['out']:.1e}"]
+    faults += [f"the gradient of {k} differs by {g:.1e}" for k, g in got["grads"].items() if not g < grads]
+    if got["padded"] == "right" and _numbers(release) < COPIES_ROWS:
+        faults.append("the fused call is right on padded rows: the emulation has lost its conditions")
+    return [f"mamba_ssm {release}, {case.title}: {fault}" for fault in faults]
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", release))
+
+
+def table(told: dict[str, list[dict[str, Any]]]) -> str:
+    """The result in Markdown: one of deviations, one of what padded rows would give."""
+    deviations = _lines(["layer on one rank", "numbers", "channels", "calls", *told], 2)
+    padded = _lines(["layer on one rank", "numbers", "channels", *told], 2)
+    for i, case in enumerate(CASES):
+        w, dtype = case.widths, "bf16" if case.bf16 else "float32"
+        rows = [entries[i] for entries in told.values()]
+        each = [f"{r['out']:.1e} / {max(r['grads'].values()):.1e}" for r in rows]
+        deviations += _row([case.title, dtype, w.projection, "fused" if w.fused else "two", *each])
+        if not w.fused:
+            padded += _row([case.title, dtype, w.projection, *(r["padded"] for r in rows)])
+    return (
+        "\n".join(
+            [*deviations, "", "What the fused call alone would do, with rows padded to a multiple of 8:", "", *padded]
+        )
+        + "\n"
+    )
+
+
+def _lines(head: list[str], texts: int) -> list[str]:
+    return [*_row(head), "|---" * texts + "|---:" * (len(head) - texts) + "|"]
+
+
+def _row(cells: list[Any]) -> list[str]:
+    return [f"| {' | '.join(map(str, cells))} |"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, help="folder with one folder per release of mamba_ssm")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
+    args = parser.parse_args()
+    folders = sorted((f.parent for f in args.sources.glob("*/mamba_ssm")), key=lambda f: _numbers(f.name))
+    if not folders:
+        parser.error(f"no mamba_ssm in {args.sources}/*")
+    told: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for folder in folders:
+            start = time.monotonic()
+            told[folder.name] = run(folder.resolve(), Path(place))
+            print(f"== mamba_ssm {folder.name}: {time.monotonic() - start:.0f} s", flush=True)
+    text = table(told)
+    print(text)
+    faults = [x for name, entries in told.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)]
+    if faults:
+        print("\n".join(faults), file=sys.stderr)
+    elif args.markdown:
+        atomic_write(args.markdown, text)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
