@@ -147,7 +147,8 @@ $(VLLM)/.stamp: Makefile
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
 	@touch $@
 
-# mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler.
+# mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler. Not
+# from pip's cache and not into it, where a later installation would take such a wheel for a whole one.
 PAIRS := 2.2.4,1.5.0.post8 2.2.6.post3,1.5.2 2.3.2.post1,1.6.2.post1
 $(KERNELS)/.stamp: Makefile
 	$(call make-venv,$(KERNELS))
@@ -157,7 +158,7 @@ $(KERNELS)/.stamp: Makefile
 	rm -rf $(KERNELS)/sources
 	for pair in $(PAIRS); do \
 		MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
-		$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps --no-build-isolation \
+		$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-cache-dir --no-deps --no-build-isolation \
 			--no-binary mamba-ssm,causal-conv1d --target "$(KERNELS)/sources/$${pair%,*}" \
 			"mamba-ssm==$${pair%,*}" "causal-conv1d==$${pair#*,}"; \
 	done

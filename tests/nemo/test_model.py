@@ -31,7 +31,9 @@ def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytes
     model = module.ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
     with cuda_as_cpu():
         if kernels:
-            with pytest.raises(ElasticError, match=r"^axes.mamba_head_dim: 9 is not allowed; .* 12 heads of 9 give 236"):
+            with pytest.raises(
+                ElasticError, match=r"^axes.mamba_head_dim: 9 is not allowed; .* 12 heads of 9 give 236"
+            ):
                 model.configure_model()
         else:
             model.configure_model()
