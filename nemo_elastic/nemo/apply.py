@@ -242,6 +242,10 @@ def _precision(recipe: Any, config: ElasticConfig, changes: Changes) -> None:
         if half and config.router is not None and not getattr(optimizer, "use_distributed_optimizer", False):
             # megatron-core's other one cannot save the router, which is float32 among half-precision weights
             changes.set(optimizer, "use_distributed_optimizer", True, "optim.config")
+    if getattr(optimizer, "use_distributed_optimizer", False):
+        # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
+        # stage, with its longer sequences, has another
+        changes.set(recipe.trainer.strategy, "ckpt_optim_fully_reshardable", True, "trainer.strategy")
 
 
 def _own_guard(strategy: Any, changes: Changes) -> None:

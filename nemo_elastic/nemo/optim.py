@@ -82,7 +82,9 @@ class RouterClip:
         params = [p for p in params if getattr(p, self._grad, None) is not None]
         limit = self._optimizer.config.clip_grad
         if limit > 0:
-            clip_grad_by_total_norm_fp32(params, limit, self._norm(params), self._grad != "grad")
+            norm = self._norm(params)  # on all ranks, also on those that hold no shard of the router
+            if params:  # the fused kernel refuses an empty list
+                clip_grad_by_total_norm_fp32(params, limit, norm, self._grad != "grad")
         self._hidden = [(p, getattr(p, self._grad)) for p in params]
         for p in params:
             setattr(p, self._grad, None)
@@ -110,6 +112,16 @@ class ElasticOptimizer(MegatronOptimizerModule):
 
     guard: Guard | None = None
 
+    def optimizers(self, model: Any) -> list[torch.optim.Optimizer]:
+        """As the base class; they can be restored with a router, which is float32 whatever the model is.
+
+        megatron-core's distributed optimizer copies what it loads into views of float32 weights, which are leaves.
+        """
+        found = super().optimizers(model)
+        for optimizer in found:
+            optimizer.load_state_dict = torch.no_grad()(optimizer.load_state_dict)
+        return found
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
@@ -124,16 +136,19 @@ class ElasticOptimizer(MegatronOptimizerModule):
             inner.step = self.guard.guarded(inner.step)
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
-        """megatron-core's reductions, then the router's: each pipeline stage has a replica that saw its own layers."""
-        out = super().finalize_model_grads(*args, **kwargs)
+        """megatron-core's reductions; before them the router's, of which each pipeline stage has a replica of its own.
+
+        In this order: the distributed optimizer leaves the sum over data-parallel ranks to each rank for its own shard,
+        and the same shard of another stage may hold another part of the router.
+        """
         models = args[0] if args else kwargs["model"]
-        for model in models:
-            for name, param in model.named_parameters():
-                staged = parallel_state.get_pipeline_model_parallel_world_size() > 1
-                if staged and ROUTER_PREFIX in name and getattr(param, "main_grad", None) is not None:
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+            for name, param in (named for model in models for named in model.named_parameters()):
+                if ROUTER_PREFIX in name and getattr(param, "main_grad", None) is not None:
                     torch.distributed.all_reduce(
                         param.main_grad, group=parallel_state.get_pipeline_model_parallel_group()
                     )
+        out = super().finalize_model_grads(*args, **kwargs)
         if self.guard is not None:
             self.guard.look(models)
         return out

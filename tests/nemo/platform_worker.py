@@ -104,6 +104,7 @@ class Watch(pl.Callback, io.IOMixin):
 
 def main(folder: str, keep: str) -> None:
     """Trains in ``folder``, from the checkpoint there if there is one, up to step STEPS."""
+    from megatron.core import optimizer as mcore
     from megatron.core.optimizer import OptimizerConfig
     from nemo import lightning as nl
     from nemo.collections import llm
@@ -113,7 +114,7 @@ def main(folder: str, keep: str) -> None:
 
     data, watch = Data(), Watch(folder, keep)
     config = TinyNemotronH(hybrid_override_pattern="M*-", num_layers=3, seq_length=LENGTH)
-    # asks for what the CPU strategy has to take back, as stock recipes do
+    # as stock recipes ask for it
     optimizer = OptimizerConfig(optimizer="adam", lr=3e-3, clip_grad=1.0, use_distributed_optimizer=True)
     model = llm.MambaModel(config, optim=nl.MegatronOptimizerModule(config=optimizer), tokenizer=data.tokenizer)
     trainer = nl.Trainer(
@@ -147,11 +148,16 @@ def main(folder: str, keep: str) -> None:
     module = model.module
     while hasattr(module, "module"):
         module = module.module
+    (optimizer,) = trainer.optimizers[0].mcore_optimizer.chained_optimizers
     result = {
+        "optimizer": [type(optimizer).__name__, type(optimizer.optimizer).__name__],
+        "state": sorted({name for state in optimizer.optimizer.state.values() for name in state}),
+        "steps": [group["step"] for group in optimizer.optimizer.param_groups],
         "losses": watch.losses,
         "val_losses": watch.val_losses,
         "step": trainer.global_step,
         "embedding": list(module.embedding.word_embeddings.weight.shape),
         "cuda_is_itself": not torch.cuda.is_available() and torch.cuda.current_device.__module__ == "torch.cuda",
+        "adam_is_itself": mcore.Adam is torch.optim.AdamW and mcore.USING_PYTORCH_OPTIMIZER,
     }
     (Path(folder) / "result.json").write_text(json.dumps(result))

@@ -123,6 +123,67 @@ def test_the_strategy_fits_the_machine(monkeypatch):
         assert strategy_class() is expected
 
 
+def draw(params: list[torch.Tensor], i: int) -> None:
+    """Gradients of a step; the second parameter's comes late."""
+    for j, p in enumerate(params):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * i + j)) if i >= 5 * j else None
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_adam_of_the_distributed_optimizer_is_that_of_torch_bit_for_bit(decoupled):
+    from nemo_elastic.nemo.platform.adam import GroupStepAdam
+
+    start = [torch.randn(9, 5), torch.randn(7)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    how = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-6}
+    stock = (torch.optim.AdamW if decoupled else torch.optim.Adam)(theirs[:1], **how)
+    own = GroupStepAdam([{"params": ours[:1]}, {"params": []}], adam_w_mode=decoupled, **how)
+    for i in range(20):
+        draw(ours[:1], i)
+        draw(theirs[:1], i)
+        stock.step()
+        own.step()
+        if i == 9:
+            own.load_state_dict(own.state_dict())
+    assert torch.equal(ours[0], theirs[0])
+    assert {k: v.shape for k, v in own.state[ours[0]].items()} == dict.fromkeys(("exp_avg", "exp_avg_sq"), (9, 5))
+    assert [group.get("step") for group in own.param_groups] == [20, None]
+
+
+@pytest.mark.nemo
+def test_a_group_counts_its_steps_as_the_fused_adams_do():
+    from nemo_elastic.nemo.platform.adam import GroupStepAdam
+
+    params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    own = GroupStepAdam(params, lr=1e-2)
+    for i in range(6):
+        draw(params, i)
+        own.step()
+    assert own.param_groups[0]["step"] == 6
+    # the moments of the second parameter are of one step, its correction of six
+    grad, (mean, square) = params[1].grad, (own.state[params[1]][k] for k in ("exp_avg", "exp_avg_sq"))
+    assert torch.allclose(mean, 0.1 * grad) and torch.allclose(square, 1e-3 * grad**2)
+    wanted = -1e-2 * (mean / (1 - 0.9**6)) / ((square / (1 - 0.999**6)).sqrt() + 1e-8)
+    assert torch.allclose(params[1].detach(), wanted)
+
+
+@pytest.mark.nemo
+def test_megatron_core_takes_our_adam_inside_alone():
+    from megatron.core import optimizer as mcore
+    from megatron.core.optimizer import distrib_optimizer
+
+    from nemo_elastic.nemo.platform.adam import GroupStepAdam, group_step_adam
+
+    before = mcore.Adam, mcore.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE
+    with group_step_adam():
+        with group_step_adam():
+            pass
+        assert mcore.Adam is distrib_optimizer.Adam is GroupStepAdam
+        assert distrib_optimizer.HAVE_APEX_OR_TE and not mcore.USING_PYTORCH_OPTIMIZER
+    assert (mcore.Adam, mcore.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE) == before
+
+
 @pytest.mark.nemo
 def test_recipes_can_name_it():
     import fiddle as fdl
@@ -178,7 +239,10 @@ def test_train_save_and_resume_through_llm_pretrain(tmp_path):
     assert whole["losses"][-1] < whole["losses"][0]
     assert whole["embedding"] == [1024, 128]
     assert whole["cuda_is_itself"]
-    assert "OptimizerConfig.use_distributed_optimizer: True -> False" in whole["log"]
+    assert whole["adam_is_itself"]
+    assert whole["optimizer"] == ["DistributedOptimizer", "GroupStepAdam"]
+    assert whole["state"] == ["exp_avg", "exp_avg_sq"]
+    assert set(whole["steps"]) == {6}
     assert "Failed to dump training context" not in whole["log"]
     rest = train(tmp_path / "cut")
     assert rest["step"] == 6

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
+from tests.nemo.bf16_worker import halve
 from tests.nemo.training_worker import digest
 from tests.texts import FEW, library_text
 
 LENGTH, BATCH, PEAK = 64, 2, 3e-3
 VOCAB = 512
+#: hidden size of a router that is larger than what a rank holds of everything else
+WIDE = 4096
 #: every kind of layer in each half, and blocks that four ranks can share
 SHAPE = {
     "hybrid_override_pattern": "M-*-M*-M", "num_layers": 8, "hidden_size": 32, "ffn_hidden_size": 64,
@@ -37,7 +40,7 @@ BLOCK: dict[str, Any] = {
     "router": None,
     "seed": 15,
 }
-ROUTER = {"freeze_at": 1.0, "hidden": 16, "soft_share": 1.0}
+ROUTER = {"freeze_at": 1.0, "soft_share": 1.0}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Layout:
             the same budgets for the same sequences.
         soft: under the router's masks, else on slices.
         teacher: distill from the parent, else cross-entropy (all that pipelines allow).
+        half: bf16, as the large recipes train.
+        clip: largest norm of the gradients.
+        router: its hidden size.
     """
 
     tensor: int = 1
@@ -64,6 +70,9 @@ class Layout:
     micro_batches: int = 1
     soft: bool = False
     teacher: bool = True
+    half: bool = False
+    clip: float = 1.0
+    router: int = 16
 
     @property
     def world(self) -> int:
@@ -72,14 +81,18 @@ class Layout:
     @property
     def alone(self) -> Layout:
         """One rank that trains the same."""
-        return Layout(micro_batches=self.micro_batches, soft=self.soft, teacher=self.teacher)
+        alone = {"tensor": 1, "pipeline": 1, "data": 1, "sequence": False, "sharded": self.half, "recompute": None}
+        return replace(self, **alone)  # in bf16 megatron-core's other optimizer cannot save the router
 
     @property
     def name(self) -> str:
         told = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
         words = [f"{k}{v}" for k, v in told.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
-        return "-".join([*words, "soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])])
+        words += ["soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])]
+        words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
+        words += [f"router{self.router}"] if self.router != Layout.router else []
+        return "-".join(words)
 
 
 def recipe(
@@ -101,15 +114,16 @@ def recipe(
     strategy.pipeline_model_parallel_size = layout.pipeline
     strategy.sequence_parallel = layout.sequence
     if layout.pipeline > 1:
-        strategy.pipeline_dtype = torch.float32
+        strategy.pipeline_dtype = torch.bfloat16 if layout.half else torch.float32
+    if layout.half:
+        halve(task)
     if layout.recompute:
         task.model.config.recompute_granularity = layout.recompute
         if layout.recompute == "full":
             task.model.config.recompute_method, task.model.config.recompute_num_layers = "uniform", 1
     # a gradient that is zero but for rounding must not become a step of full size
     task.optim.config.adam_eps = 1e-3
-    task.optim.config.use_distributed_optimizer = layout.sharded
-    task.log.ckpt.save_optim_on_train_end = not layout.sharded  # see train
+    task.optim.config.use_distributed_optimizer, task.optim.config.clip_grad = layout.sharded, layout.clip
     task.trainer.callbacks[0].sequences = 4
     return task
 
@@ -118,7 +132,7 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
     return (
         BLOCK
-        | {"router": ROUTER if layout.soft else None}
+        | {"router": ROUTER | {"hidden": layout.router} if layout.soft else None}
         | ({} if layout.teacher else {"distill": {"mode": "ce"}})
         | changes
     )
@@ -139,9 +153,9 @@ def prepare(place: Path) -> None:
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     prepare_parent(place)
-    for soft in (False, True):
+    for layout in (Layout(), Layout(soft=True), Layout(soft=True, router=WIDE)):
         destroy_num_microbatches_calculator()
-        rank(place, place / f"rank{soft:d}", Layout(soft=soft), ranked(place, soft))
+        rank(place, place / "rank" / layout.name, layout, ranked(place, layout))
 
 
 def prepare_parent(place: Path) -> None:
@@ -177,9 +191,9 @@ def parent(place: Path) -> Path:
     return last_checkpoint(place / "parent")
 
 
-def ranked(place: Path, soft: bool) -> Path:
+def ranked(place: Path, layout: Layout) -> Path:
     """Sorted weights and first members."""
-    return place / f"ranked{soft:d}"
+    return place / f"ranked-{layout.router if layout.soft else 0}"
 
 
 def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int = 0, **changes: Any) -> Any:
@@ -207,7 +221,7 @@ def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int 
         stock, block_of(layout, **changes),
         teacher=str(parent(place)) if layout.teacher else None, out=str(out / "elastic"), verbose=False,
     )  # fmt: skip
-    start = run.Config(nl.RestoreConfig, path=str(ranked(place, layout.soft)), load_optim_state=False)
+    start = run.Config(nl.RestoreConfig, path=str(ranked(place, layout)), load_optim_state=False)
     task.resume = run.Config(
         ElasticResume, resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=start
     )
@@ -260,7 +274,6 @@ def train(
     import lightning.pytorch as pl
 
     from nemo_elastic.nemo.model import ElasticMambaModel
-    from nemo_elastic.nemo.platform.strategy import CPUMegatronStrategy
 
     quiet()
     facts: dict[str, Any] = {"draws": [], "losses": [], "budgets": []}
@@ -272,10 +285,6 @@ def train(
         return drawn
 
     ElasticMambaModel.next_draws = watched
-    if layout.sharded:  # what CPUMegatronStrategy takes back: over torch's AdamW its state cannot be saved
-        from nemo import lightning as nl
-
-        CPUMegatronStrategy.connect = nl.MegatronStrategy.connect
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:

@@ -17,13 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import Layout
+from tests.parallel.runs import WIDE, Layout
 
 STEPS = 2
 #: largest deviation, relative to the largest value of the same tensor; float32
 GRADIENT, LOSS = 2e-4, 1e-4
 #: largest difference of a weight, in steps of the optimizer (peak learning rates)
 WEIGHT = 1e-3
+#: the same in bf16, which rounds activations to 8 bits
+HALF_GRADIENT, HALF_LOSS = 5e-2, 1e-3
 
 ROWS = (
     Layout(tensor=2),
@@ -44,6 +46,7 @@ ROWS = (
     Layout(pipeline=2, teacher=False, micro_batches=4, soft=True),
     Layout(pipeline=2, teacher=False),
     Layout(pipeline=2, data=2, teacher=False, micro_batches=4, soft=True),
+    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True),
     Layout(tensor=2, pipeline=2, teacher=False, micro_batches=4),
     Layout(tensor=2, sequence=True, pipeline=2, teacher=False, micro_batches=4, soft=True),
     Layout(recompute="selective"),
@@ -52,6 +55,19 @@ ROWS = (
     Layout(tensor=2, sequence=True, recompute="full", soft=True),
     Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
     Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
+)
+#: a router that no rank's shard holds whole, in all layouts that cut it elsewhere; its clipping is always active
+SHARDS = (
+    Layout(tensor=2, soft=True, clip=1e-4, router=WIDE),
+    Layout(data=2, sharded=True, soft=True, clip=1e-4, router=WIDE),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, clip=1e-4, router=WIDE),
+    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, clip=1e-4, router=WIDE),
+)
+#: in bf16, as the large recipes train: the weights of the model in half precision, the router's in float32
+HALVES = (
+    Layout(data=2, sharded=True, soft=True, half=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, half=True),
+    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
 )
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
@@ -80,9 +96,9 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "budgets": [r["budgets"] for r in ranks] == layout.world * [ranks[0]["budgets"]],
         "replicas": len({r["elastic"] for r in ranks}) == 1,
         "weight": deviation(weights(out), weights(base)) / runs.PEAK,
+        "gradient": deviation(gradients(out), gradients(base), relative=True),
+        "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
-    if not layout.sharded:  # its state lies in buffers without names
-        found["gradient"] = deviation(gradients(out), gradients(base), relative=True)
     return found
 
 
@@ -92,7 +108,7 @@ def measure(place: Path) -> dict[str, dict[str, Any]]:
 
     found: dict[str, dict[str, Any]] = {}
     forks.run(place / "prepare", 1, runs.prepare, place)
-    for layout in ROWS:
+    for layout in (*ROWS, *SHARDS, *HALVES):
         try:
             found[layout.name] = row(place, layout)
         except Exception as error:

@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.table import GRADIENT, LONG_STEPS, LOSS, REFUSED, ROWS, WEIGHT, markdown
+from tests.parallel.runs import Layout
+from tests.parallel.table import (
+    GRADIENT,
+    HALF_GRADIENT,
+    HALF_LOSS,
+    HALVES,
+    LONG_STEPS,
+    LOSS,
+    REFUSED,
+    ROWS,
+    SHARDS,
+    WEIGHT,
+    markdown,
+)
 from tests.workers import work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
@@ -32,7 +45,24 @@ def test_a_layout_trains_what_one_rank_trains(found: dict[str, Any], layout: Any
     assert row["replicas"], "routers or members differ among ranks"
     assert row["loss"] <= LOSS
     assert row["weight"] <= WEIGHT
-    assert layout.sharded or row["gradient"] <= GRADIENT
+    assert row["gradient"] <= GRADIENT
+
+
+@pytest.mark.parametrize("layout", SHARDS, ids=lambda layout: layout.name)
+def test_the_routers_clipping_is_the_same_whatever_shards_it(found: dict[str, Any], layout: Any) -> None:
+    test_a_layout_trains_what_one_rank_trains(found, layout)
+    # the average of two gradients, at the optimizer's 0.9; without clipping it is larger
+    assert 0 < found[layout.name]["router"] <= (1 - 0.9**2) * layout.clip * (1 + 1e-3)
+    assert found[Layout(tensor=2, soft=True).name]["router"] > 2 * layout.clip
+
+
+@pytest.mark.parametrize("layout", HALVES, ids=lambda layout: layout.name)
+def test_a_layout_in_bf16_trains_what_one_rank_trains(found: dict[str, Any], layout: Any) -> None:
+    row = found[layout.name]
+    assert "error" not in row, row["error"]
+    assert row["draws"] and row["budgets"] and row["replicas"]
+    assert row["loss"] <= HALF_LOSS
+    assert row["gradient"] <= HALF_GRADIENT
 
 
 def test_routers_stay_the_same_on_all_ranks(found: dict[str, Any]) -> None:

@@ -16,16 +16,19 @@ from nemo import lightning as nl
 from nemo.lightning.io import pl as checkpoint_io
 from nemo.utils import logging
 
+from nemo_elastic.nemo.platform.adam import group_step_adam
 from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
 #: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
-#: 0.15.3). The steps cover forward and backward; the optimizer step runs the training step as a closure.
+#: 0.15.3); with a distributed optimizer inside `group_step_adam` too, because most of them build one or read its state.
+#: The steps cover forward and backward; the optimizer step runs the training step as a closure.
 HOOKS: dict[str, str] = {
     "setup": "gradient buffers on current_device(), built on a side stream; constants of the optimizer on 'cuda'",
     "training_step": "data step .cuda(); token counts of the schedules on 'cuda'; logged values pinned and moved",
     "validation_step": "as training_step",
     "test_step": "as training_step",
     "predict_step": "as training_step",
+    "optimizer_state": "nothing, but it reads the optimizer's step",
     "optimizer_step": "clip_grads compares type() with 'torch.cuda.FloatTensor'; gradient norm on 'cuda'",
     "save_checkpoint": "synchronize() before writing; flags exchanged between ranks on current_device()",
     "load_checkpoint": "flags and tensors exchanged between ranks on current_device()",
@@ -37,18 +40,16 @@ HOOKS: dict[str, str] = {
 class CPUMegatronStrategy(nl.MegatronStrategy):
     """MegatronStrategy whose hooks read 'cuda' as the CPU. All parallelism works, through gloo.
 
-    Two settings are changed when a model is connected, and the log says so: no distributed optimizer (megatron-core
-    cannot restore one over torch's AdamW, and Apex's and TransformerEngine's need CUDA), and no asynchronous
-    checkpoints (their callback names CUDA outside of any hook of a strategy).
+    So does the distributed optimizer, over `GroupStepAdam`. Two settings are changed when a model is connected, and the
+    log says so: weights are not gathered during the forward (there is no second stream to do it on), and checkpoints
+    are not asynchronous (their callback names CUDA outside of any hook of a strategy).
     """
 
     def connect(self, model: pl.LightningModule) -> None:
         """Attaches the model; see the class about the settings that change."""
         optimizer = getattr(getattr(model, "optim", None), "config", None)
         for owner, name in (
-            (optimizer, "use_distributed_optimizer"),
             (optimizer, "overlap_param_gather"),
-            (self.ddp_config, "use_distributed_optimizer"),
             (self.ddp_config, "overlap_param_gather"),
             (self, "async_save"),
         ):
@@ -80,6 +81,13 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
         with _tensors_stay():
             return super().load_checkpoint(*args, **kwargs)
 
+    def load_optimizer_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Loads the optimizer's state (also runs inside `cuda_as_cpu`, as one of HOOKS)."""
+        # megatron-core's distributed optimizer copies into views of float32 weights, which are leaves; stock recipes in
+        # half precision have none, those of a CPU have no others
+        with torch.no_grad():
+            super().load_optimizer_state_dict(*args, **kwargs)
+
 
 def strategy_class() -> type[nl.MegatronStrategy]:
     """The strategy that fits this machine: the stock one with CUDA, `CPUMegatronStrategy` without."""
@@ -98,12 +106,13 @@ def _tensors_stay() -> Iterator[None]:
 
 
 def _as_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, run inside `cuda_as_cpu`."""
+    """The method of a strategy, run inside `cuda_as_cpu`, and with a distributed optimizer inside `group_step_adam`."""
 
     @functools.wraps(method)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with cuda_as_cpu():
-            return method(*args, **kwargs)
+    def wrapped(self: CPUMegatronStrategy, *args: Any, **kwargs: Any) -> Any:
+        sharded = getattr(self.ddp_config, "use_distributed_optimizer", False)
+        with cuda_as_cpu(), group_step_adam() if sharded else contextlib.nullcontext():
+            return method(self, *args, **kwargs)
 
     return wrapped
 
