@@ -112,16 +112,6 @@ class ElasticOptimizer(MegatronOptimizerModule):
 
     guard: Guard | None = None
 
-    def optimizers(self, model: Any) -> list[torch.optim.Optimizer]:
-        """As the base class; they can be restored with a router, which is float32 whatever the model is.
-
-        megatron-core's distributed optimizer copies what it loads into views of float32 weights, which are leaves.
-        """
-        found = super().optimizers(model)
-        for optimizer in found:
-            optimizer.load_state_dict = torch.no_grad()(optimizer.load_state_dict)
-        return found
-
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
@@ -138,7 +128,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
         """megatron-core's reductions; before them the router's, of which each pipeline stage has a replica of its own.
 
-        In this order: the distributed optimizer leaves the sum over data-parallel ranks to each rank for its own shard,
+        In this order: of the sum over data-parallel ranks the distributed optimizer leaves to each rank its own shard,
         and the same shard of another stage may hold another part of the router.
         """
         models = args[0] if args else kwargs["model"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Three steps of elastic training in float32, in bf16, and of several budgets from an int8 teacher, for test_bf16.py.
+"""Three steps of elastic training in float32, in bf16, with a router and of several budgets, for test_bf16.py.
 
 python -m tests.nemo.bf16_worker FOLDER: writes FOLDER/facts.json.
 """
@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.nemo.checkpoint import plain_tensors
     from nemo_elastic.nemo.model import ElasticMambaModel
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
+    from tests.parallel.compare import digests, stored
 
     quiet()
     torch.set_num_threads(1)
@@ -52,13 +53,14 @@ def main(folder: Path) -> None:
 
     ElasticMambaModel.output = watched
 
-    def launch(name: str, teacher: str | None = None, half: bool = False, **more: Any) -> Path:
+    def launch(name: str, teacher: str | None = None, half: bool = False, until: int = 3, **more: Any) -> Path:
         recipe = tiny_recipe(folder / "data", folder / name, steps=3, seq_length=64, micro_batch_size=2,
                              global_batch_size=4, label=name, eval_sequences=2)  # fmt: skip
         if half:
             halve(recipe)
         if teacher is not None:
             apply_elastic(recipe, BLOCK | {"distill": {"mode": "frozen_ce"}} | more, teacher=teacher, verbose=False)
+        recipe.trainer.max_steps = until
         destroy_num_microbatches_calculator()
         seen.clear()
         fiddle.build(recipe)()
@@ -76,6 +78,17 @@ def main(folder: Path) -> None:
             "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
             "norms": [x["grad_norm"] for x in lines if x["kind"] == "step"],
             "budgets": [{k: v for k, v in x.items() if k.startswith("loss_")} for x in lines if x["kind"] == "step"],
+        }
+    routed = {"router": {"freeze_at": 1.0, "hidden": 16, "soft_share": 1.0}}
+    for name, ends in (("whole", (3,)), ("stopped", (2, 3))):
+        for until in ends:
+            launch(name, teacher, half=True, until=until, **routed)
+        lines = [json.loads(x) for x in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        moments = stored(folder / name, "optimizer.state.exp_avg.module.elastic.router.")
+        facts[name] = {
+            "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
+            "state": digests(folder / name),
+            "router": {k: [str(v.dtype), float(v.abs().max())] for k, v in moments.items()},
         }
     (folder / "facts.json").write_text(json.dumps(facts))
 

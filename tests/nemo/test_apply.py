@@ -115,6 +115,20 @@ def test_a_router_beside_half_precision_weights_needs_the_distributed_optimizer(
     assert "  optim.config.use_distributed_optimizer: False -> True\n" in capsys.readouterr().out
 
 
+def test_moments_are_saved_for_any_layout(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    assert recipe.optim.config.use_distributed_optimizer, "as NeMo's recipes do"
+    assert not recipe.trainer.strategy.ckpt_optim_fully_reshardable
+    plain = recipe.clone()
+    plain.optim.config.use_distributed_optimizer = False
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert recipe.trainer.strategy.ckpt_optim_fully_reshardable
+    assert "  trainer.strategy.ckpt_optim_fully_reshardable: False -> True\n" in capsys.readouterr().out
+    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    assert not plain.trainer.strategy.ckpt_optim_fully_reshardable
+
+
 def test_refusals(recipe: Any) -> None:
     from nemo.collections import llm
 

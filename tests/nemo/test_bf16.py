@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training in bf16, as on GPUs: the same losses as in float32."""
+"""Training in bf16, as on GPUs: the same losses as in float32; with a router it is saved and goes on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def test_bf16_trains_as_float32_does(facts: dict[str, Any]) -> None:
     assert (single["weights"], half["weights"]) == ("torch.float32", "torch.bfloat16")
     assert half["losses"] == pytest.approx(single["losses"], rel=5e-3)
     assert half["norms"] == pytest.approx(single["norms"], rel=5e-2)
+
+
+def test_a_router_beside_bf16_weights_is_saved_and_goes_on(facts: dict[str, Any]) -> None:
+    """In a run that stops after two of three steps: bit for bit as without the stop, weights, moments and router."""
+    whole, stopped = facts["whole"], facts["stopped"]
+    assert len(whole["losses"]) == 3
+    assert stopped["losses"] == whole["losses"][2:]
+    assert stopped["state"] == whole["state"]
+    kinds, largest = zip(*whole["router"].values(), strict=True)
+    assert set(kinds) == {"torch.float32"}
+    assert min(largest) > 0
 
 
 def test_three_budgets_a_micro_batch_from_an_int8_teacher(facts: dict[str, Any]) -> None:

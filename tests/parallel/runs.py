@@ -241,24 +241,28 @@ def refusal(place: Path, name: str, value: Any) -> str:
     raise AssertionError(f"{name}={value} was taken")
 
 
-def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int) -> None:
-    """Stage 2 of a run, with longer sequences and more of them per step."""
-    import fiddle
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
-
+def second_task(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int, **changes: Any) -> Any:
+    """The recipe of stage 2 of a run, with longer sequences and more of them per step."""
     from nemo_elastic.nemo.apply import apply_elastic
     from nemo_elastic.nemo.curriculum import checkpoints, end_of
 
-    destroy_num_microbatches_calculator()
     stock = recipe(place, out, layout, steps, length=2 * LENGTH, micro_batches=2)
     stock.log.ckpt = checkpoints(1)
-    task = apply_elastic(
-        stock, block_of(layout, sampling={"full": 2, "large": 1, "small": 1}), stage=2,
+    return apply_elastic(
+        stock, block_of(layout, **{"sampling": {"full": 2, "large": 1, "small": 1}} | changes), stage=2,
         previous=end_of(str(first), done), done_steps=done, total_steps=done + steps,
         teacher=str(parent(place)) if layout.teacher else None,
         out=str(out / "elastic"), verbose=False,
     )  # fmt: skip
-    fiddle.build(task)()
+
+
+def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int) -> None:
+    """Stage 2 of a run, behind others in the same process."""
+    import fiddle
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    destroy_num_microbatches_calculator()
+    fiddle.build(second_task(place, out, layout, first, done, steps))()
 
 
 def train(

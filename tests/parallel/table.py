@@ -25,7 +25,7 @@ GRADIENT, LOSS = 2e-4, 1e-4
 #: largest difference of a weight, in steps of the optimizer (peak learning rates)
 WEIGHT = 1e-3
 #: the same in bf16, which rounds activations to 8 bits
-HALF_GRADIENT, HALF_LOSS = 5e-2, 1e-3
+HALF_GRADIENT, HALF_LOSS = 5e-2, 2e-3
 
 ROWS = (
     Layout(tensor=2),

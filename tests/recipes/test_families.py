@@ -158,6 +158,9 @@ def test_jobs_hand_over(module: Any, stages: dict[int, Any]) -> None:
         assert recipe.log.ckpt.save_optim_on_train_end is True
         assert recipe.model.teacher == "/checkpoints/parent"
         assert recipe.trainer.strategy.ckpt_load_strictness is None
+        assert recipe.trainer.strategy.ckpt_optim_fully_reshardable
+        assert recipe.trainer.strategy.distrib_optim_fully_reshardable_mem_efficient
+        assert recipe.optim.config.use_distributed_optimizer
     assert stages[1].model.elastic["axes"] == stages[2].model.elastic["axes"] == rank.model.elastic["axes"]
 
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adam as megatron-core's distributed optimizer needs it, where TransformerEngine's and Apex's cannot run.
 
-megatron-core takes the layout of an optimizer's state from what it finds installed. Over torch's AdamW, whose steps are
-tensors among the moments, its distributed optimizer trains, but can neither save nor load (megatron-core 0.15.3).
+megatron-core takes the layout of an optimizer's state from what it finds installed. Over torch's AdamW, whose steps
+are tensors among the moments, its distributed optimizer trains, but can neither save nor load (megatron-core 0.15.3).
 """
 
 from __future__ import annotations

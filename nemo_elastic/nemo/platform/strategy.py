@@ -20,7 +20,7 @@ from nemo_elastic.nemo.platform.adam import group_step_adam
 from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
 #: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
-#: 0.15.3); with a distributed optimizer inside `group_step_adam` too, because most of them build one or read its state.
+#: 0.15.3). With a distributed optimizer they run inside `group_step_adam` too: several build one or read its state.
 #: The steps cover forward and backward; the optimizer step runs the training step as a closure.
 HOOKS: dict[str, str] = {
     "setup": "gradient buffers on current_device(), built on a side stream; constants of the optimizer on 'cuda'",
@@ -40,9 +40,9 @@ HOOKS: dict[str, str] = {
 class CPUMegatronStrategy(nl.MegatronStrategy):
     """MegatronStrategy whose hooks read 'cuda' as the CPU. All parallelism works, through gloo.
 
-    So does the distributed optimizer, over `GroupStepAdam`. Two settings are changed when a model is connected, and the
-    log says so: weights are not gathered during the forward (there is no second stream to do it on), and checkpoints
-    are not asynchronous (their callback names CUDA outside of any hook of a strategy).
+    So does the distributed optimizer, over `GroupStepAdam`. Two settings are changed when a model is connected, and
+    the log says so: weights are not gathered during the forward (there is no second stream to do it on), and
+    checkpoints are not asynchronous (their callback names CUDA outside of any hook of a strategy).
     """
 
     def connect(self, model: pl.LightningModule) -> None:
@@ -83,8 +83,7 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
 
     def load_optimizer_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Loads the optimizer's state (also runs inside `cuda_as_cpu`, as one of HOOKS)."""
-        # megatron-core's distributed optimizer copies into views of float32 weights, which are leaves; stock recipes in
-        # half precision have none, those of a CPU have no others
+        # megatron-core copies into leaves, as float32 weights are; its loader of NeMo's default format forgets no_grad
         with torch.no_grad():
             super().load_optimizer_state_dict(*args, **kwargs)
 
@@ -106,7 +105,7 @@ def _tensors_stay() -> Iterator[None]:
 
 
 def _as_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method of a strategy, run inside `cuda_as_cpu`, and with a distributed optimizer inside `group_step_adam`."""
+    """The method of a strategy, run inside `cuda_as_cpu`; with a distributed optimizer also `group_step_adam`."""
 
     @functools.wraps(method)
     def wrapped(self: CPUMegatronStrategy, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights, router, members and the distributed optimizer's moments go from a layout of ranks to any other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.parallel.handover import SECOND, STEPS
+from tests.parallel.table import HALF_LOSS, LOSS
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+PRECISIONS = {"float32": LOSS, "bf16": HALF_LOSS}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("handover")
+    work("tests.parallel.handover", folder)
+    return json.loads((folder / "handover.json").read_text())
+
+
+@pytest.mark.parametrize("layout", SECOND)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_stage_2_starts_with_the_bytes_that_stage_1_left(found: dict[str, Any], precision: str, layout: str) -> None:
+    run = found[precision][layout]
+    assert run["other"] == []
+    assert run["moments"] > run["of the router"] > 0
+    assert run["zeros"] == [], "nothing was to be lost"
+    assert ("torch.bfloat16" in run["kinds"]) == (precision == "bf16")
+
+
+@pytest.mark.parametrize("layout", SECOND)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_goes_on_as_in_the_layout_of_stage_1(found: dict[str, Any], precision: str, layout: str) -> None:
+    same, other = found[precision]["tp2-dp2"]["losses"], found[precision][layout]["losses"]
+    assert len(other) == STEPS
+    assert other == pytest.approx(same, rel=PRECISIONS[precision])
+
+
+def test_stage_1_goes_on_with_fewer_data_parallel_ranks(found: dict[str, Any]) -> None:
+    fewer = found["float32"]["fewer"]
+    assert fewer["other"] == [] and fewer["moments"] and not fewer["zeros"]
+    assert fewer["losses"] == pytest.approx(found["float32"]["gathered"]["losses"], rel=LOSS)
+
+
+def test_the_save_that_needs_no_memory_of_gpus_writes_the_same(found: dict[str, Any]) -> None:
+    assert found["float32"]["gathered"]["other"] == []
+
+
+def test_what_nemo_saves_by_default_goes_on_in_no_other_layout(found: dict[str, Any]) -> None:
+    """Else `apply_elastic` would have nothing to set."""
+    assert "re-save the checkpoint with `ckpt_optim_fully_reshardable=True`" in found["default"]
