@@ -210,8 +210,8 @@ class FamilyRecipe:
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
         trainer.callbacks = [c for c in trainer.callbacks if made_by(c) is not nl.ModelCheckpoint]
         trainer.strategy.ckpt_load_strictness = None  # a tensor that is missing in a hand-over is an error
-        # moments that any layout reads, gathered on one data-parallel rank, on the host: by default every GPU would take
-        # 4 bytes for each parameter of its shard of the model to write them, and every process 12 of the host's
+        # moments that any layout reads, gathered on one data-parallel rank, on the host: by default every GPU would
+        # take 4 bytes for each parameter of its shard of the model to write them, and every process 12 of the host's
         trainer.strategy.ckpt_optim_fully_reshardable = True
         trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = True
         recipe.log = run.Config(

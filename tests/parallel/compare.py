@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 #: the optimizer's average of gradients
 AVERAGE = "optimizer.state.exp_avg.module."
-#: gradients of the router are scaled down, see nemo/optim.py; others below this share of the largest are rounding
+#: gradients below this share of the largest are rounding; the router's are compared among themselves, being smaller
 FLOOR = 1e-3
 
 
