@@ -360,3 +360,15 @@ def test_every_picture_is_shown_somewhere() -> None:
 def test_examples_of_json_are_json() -> None:
     for block in blocks("json"):
         json.loads(block.text)
+
+
+def test_the_files_that_security_names_exist() -> None:
+    """Each promise names the rule that keeps it and the tests that hold it."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    assert len(rows) >= 10
+    for row in rows:
+        _, rule, tests = row.strip("| ").rsplit(" | ", 2)
+        named = [ROOT / "nemo_elastic" / n for n in re.findall(r"`([\w/]+\.py)`", rule)]
+        named += [ROOT / n for n in re.findall(r"`(tests/[\w/]+\.py)`", tests)]
+        assert len(named) >= 2 and [str(path) for path in named if not path.is_file()] == [], row

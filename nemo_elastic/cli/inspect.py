@@ -33,8 +33,9 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, serving, widths_table
-    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.errors import ElasticError, printable
     from nemo_elastic.export.hf import read_shapes
+    from nemo_elastic.export.runs_in import runs_in
     from nemo_elastic.path import path as path_of
 
     shapes = read_shapes(source)
@@ -57,4 +58,6 @@ def command(
         return
     console.print(members_table(shapes.parent, shapes.members, spec, str(source)))
     console.print(widths_table(shapes.parent, shapes.members))
+    for name, subnet in shapes.members.items():
+        typer.echo(f"{printable(name)} runs in {runs_in(subnet)}")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

@@ -84,11 +84,12 @@ def serving(shapes: Shapes, batch: int = 1, length: int = 8192) -> MemorySpec:
 
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
-    """Exact parameters, and bytes in service with what they are counted for."""
+    """Exact parameters, bytes in service with what they are counted for, and where it runs."""
     from nemo_elastic.cost import memory, parameters
+    from nemo_elastic.export.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    return {"parameters": parameters(parent, subnet), "memory": held}
+    return {"parameters": parameters(parent, subnet), "memory": held, "runs_in": runs_in(subnet)}
 
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
@@ -97,7 +98,7 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
 
     told = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
-    return f"{told['parameters']:,} parameters, {human_bytes(told['memory']['bytes'])} in service ({place})"
+    return f"{told['parameters']:,} parameters, {human_bytes(told['memory']['bytes'])} in service ({place}); runs in {told['runs_in']}"
 
 
 def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:

@@ -152,6 +152,7 @@ class _Entry:
     subnet: dict
     parameters: int | None = None
     memory: dict | None = None
+    runs_in: str | None = None
     budget: dict | None = None
     member: str | None = None
     between: list | None = None

@@ -12,6 +12,7 @@ from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Parent, Subnet
 from nemo_elastic.manifest import FILE, Family
 
 from .hf import MEMBER_FILE, Origin
+from .runs_in import runs_in
 
 __all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "serving_spec", "width"]
 
@@ -136,6 +137,8 @@ def _usage(member: Subnet) -> list[str]:
     flag = "" if plain else " --trust-remote-code"
     lines = [
         "## Use",
+        "",
+        f"Runs in {runs_in(member)}.",
         "",
         "transformers 5.6 or newer:",
         "",

@@ -101,7 +101,13 @@ def test_init(run, family, tmp_path):
     (tmp_path / "elastic.yaml").write_text(YAML.replace("hidden", "hiden"))
     code, _, err = run(*arguments, "--force")
     assert code == 2 and "hiden" in err and len(err.splitlines()) == 1
-    assert Family.load(tmp_path / "made") == made and made.drop_order == (4, 3, 2, 1, 0)
+    assert Family.load(tmp_path / "made") == made and made.drop_order == (
+        4,
+        2,
+        1,
+        0,
+        3,
+    )  # its one attention layer last
 
 
 def test_verify(run, family):

@@ -16,6 +16,7 @@ from nemo_elastic.cost import MemorySpec, memory, parameters
 from nemo_elastic.export.card import human_bytes
 from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.export.hf import open_source
+from nemo_elastic.export.runs_in import runs_in
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.path import path
@@ -51,7 +52,7 @@ def told(subnet, **spec):
     held = MemorySpec(**spec)
     return (
         f"{parameters(PARENT, subnet):,} parameters, {human_bytes(memory(PARENT, subnet, held))} in service "
-        f"(bf16, {held.batch} x {held.length} tokens)"
+        f"(bf16, {held.batch} x {held.length} tokens); runs in {runs_in(subnet)}"
     )
 
 
@@ -65,6 +66,7 @@ def test_slice_by_name(run, family, tmp_path):
     assert code == 0 and json.loads(out) == {
         "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
         "memory": asdict(MemorySpec()) | {"bytes": memory(PARENT, SMALL, MemorySpec())}, "request": None,
+        "runs_in": runs_in(SMALL),
     }  # fmt: skip
 
 
