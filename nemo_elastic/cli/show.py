@@ -98,7 +98,8 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
 
     told = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
-    return f"{told['parameters']:,} parameters, {human_bytes(told['memory']['bytes'])} in service ({place}); runs in {told['runs_in']}"
+    held = f"{human_bytes(told['memory']['bytes'])} in service ({place})"
+    return f"{told['parameters']:,} parameters, {held}; runs in {told['runs_in']}"
 
 
 def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
