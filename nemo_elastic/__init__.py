@@ -53,7 +53,15 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home, __name__), name)
+    try:
+        value = getattr(importlib.import_module(home, __name__), name)
+    except ModuleNotFoundError as error:
+        from .extras import missing
+
+        told = missing(error)
+        if told is None:
+            raise
+        raise ImportError(f"{__name__}.{name}: {told}") from None
     globals()[name] = value  # the next access does not come through here
     return value
 

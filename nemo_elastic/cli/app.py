@@ -23,6 +23,7 @@ import typer.main
 
 from nemo_elastic import __version__
 from nemo_elastic.errors import ElasticError, environment_line, one_line
+from nemo_elastic.extras import missing
 
 __all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
 
@@ -54,23 +55,6 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
     "schema": Entry("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
     "data": Entry("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
-}
-
-#: top-level package -> the extra of ours that installs it
-EXTRAS = {
-    "torch": "runtime",
-    "tokenizers": "runtime",
-    "transformers": "nemo",
-    "datasets": "nemo",
-    "lightning": "nemo",
-    "matplotlib": "nemo",
-    "megatron": "nemo",
-    "modelopt": "nemo",
-    "nemo": "nemo",
-    "nemo_run": "nemo",
-    "reasoning_gym": "nemo",
-    "causal_conv1d": "gpu",
-    "mamba_ssm": "gpu",
 }
 
 
@@ -138,10 +122,10 @@ def told_in_one_line() -> Iterator[None]:
             raise
         _fail(told)
     except ModuleNotFoundError as exc:
-        package = (exc.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        told = missing(exc)
+        if told is None:
             raise
-        _fail(f"{package} is not installed; pip install '{NAME}[{EXTRAS[package]}]' brings it")
+        _fail(told)
 
 
 def _check_current_folder() -> None:
@@ -163,7 +147,10 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(cls=LazyGroup, name=NAME, add_completion=False, no_args_is_help=True, rich_markup_mode=MARKUP)
+app = typer.Typer(
+    cls=LazyGroup, name=NAME, no_args_is_help=True, rich_markup_mode=MARKUP,
+    context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
+)  # fmt: skip
 
 
 @app.callback()

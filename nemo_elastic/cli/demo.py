@@ -21,6 +21,9 @@ def command(
 
     Example: `nemo-elastic demo --out runs/demo`
     """
+    from nemo_elastic.extras import require
+
+    require("nemo")  # it would be missed after the data is made
     from nemo_elastic.demo.run import Demo
     from nemo_elastic.demo.settings import FULL, SHORT
 

@@ -43,7 +43,10 @@ def train(
     Example: `nemo-elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b`, or on a
     CPU: `nemo-elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=parent/ trainer.max_steps=20`.
     """
+    from nemo_elastic.extras import require
+
     _check_block(yaml, overrides or [])
+    require("nemo")
     from nemo_elastic.nemo.cli_entry import main
 
     argv = list(overrides or [])

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from nemo_elastic import layout
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad, placed
+from nemo_elastic.extras import require
 from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.inside import check_inside
@@ -175,7 +175,9 @@ def _readable(folder: str | Path) -> Path:
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):
-        raise bad("source", str(folder), "an existing folder") from None
+        if Path(folder).exists():
+            raise ElasticError(f"{folder}: is a file, not a folder") from None
+        raise ElasticError(f"{folder}: no such folder") from None
     except OSError as exc:
         raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
     return Path(folder)
@@ -187,8 +189,7 @@ def _is_nemo(folder: Path) -> bool:
 
 def _nemo() -> Any:
     # By name: what cuts and exports is below NeMo and must stay importable without it.
-    if importlib.util.find_spec("nemo") is None:
-        raise ModuleNotFoundError("No module named 'nemo'", name="nemo")
+    require("nemo")
     return importlib.import_module("nemo_elastic.nemo.source")
 
 

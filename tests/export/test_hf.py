@@ -166,8 +166,10 @@ def test_tensors_that_are_not_the_models(family, change, message):
 
 
 def test_what_is_no_model_folder(tmp_path, family):
-    with pytest.raises(ElasticError, match="an existing folder"):
+    with pytest.raises(ElasticError, match="nowhere: no such folder"):
         open_source(tmp_path / "nowhere")
+    with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
+        open_source(family / "config.json")
     with pytest.raises(ElasticError, match=r"has no config.json"):
         open_source(tmp_path)
     for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
