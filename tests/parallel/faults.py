@@ -319,15 +319,15 @@ def hostile(place: Path) -> dict[str, Any]:
     from tests.nemo.poison import with_template
     from tests.parallel import forks, runs
 
-    found = {}
+    found, ranked = {}, runs.ranked(place, runs.Layout())
     for name in ("start", "teacher", "resume"):
         home = place / f"hostile-{name}"
         out = home / "run"
         out.mkdir(parents=True)
-        for kept in ("data", "parent", "rank0", "ranked0"):
+        for kept in ("data", "parent", "rank", ranked.name):
             (home / kept).symlink_to(place / kept)
-        source = {"start": place / "ranked0", "teacher": runs.parent(place)}.get(name, place / "roomy")
-        target = {"start": home / "ranked0", "teacher": home / "taught"}.get(name, out)
+        source = {"start": ranked, "teacher": runs.parent(place)}.get(name, place / "roomy")
+        target = {"start": home / ranked.name, "teacher": home / "taught"}.get(name, out)
         target.unlink() if target.is_symlink() else None
         shutil.copytree(source, target, dirs_exist_ok=True)
         for listed in target.rglob("elastic_files.json"):
