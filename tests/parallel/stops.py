@@ -93,12 +93,13 @@ def second(place: Path, out: Path, layout: Layout) -> Any:
 
 
 def attempt(place: Path, out: Path, layout: Layout = SOFT, **how: Any) -> dict[str, Any]:
-    """Exit codes of a job's ranks, what the first one said at last, and the checkpoints that it left."""
+    """Exit codes of a job's ranks, what the first one said at last, and the whole checkpoints that it left, by age."""
+    from nemo_elastic.nemo.resume import whole_checkpoints
     from tests.parallel import forks
 
     ranks = forks.start(out / "log", layout.world, train, place, out, layout, **how)
     codes = ranks.wait(120)
-    left = sorted(p.name for p in (out / "checkpoints").glob("*"))
+    left = [p.name for p in whole_checkpoints(out / "checkpoints")]
     lines = [line for line in ranks.said().splitlines() if line.startswith(("error: ", "stopped: "))]
     return {"codes": codes, "left": left, "lines": lines, "said": ranks.said()[-3000:]}
 
@@ -113,7 +114,8 @@ def main(place: Path) -> None:
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.run(place / "prepare", 1, runs.prepare_parent, place)
+    forks.run(place / "rank", 1, runs.rank, place, place / "rank", SOFT, runs.ranked(place, SOFT), router=ROUTER)
     found: dict[str, Any] = {}
     whole, row, killed = place / "whole", place / "row", place / "killed"
     found["whole"] = [attempt(place, whole / "stage1"), attempt(place, whole / "stage2", stage=2)]
