@@ -121,7 +121,10 @@ def main(place: Path) -> None:
     import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.run(place / "prepare", 1, runs.prepare_parent, place)
+    for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
+        out = place / "rank" / layout.name
+        forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)
     found = {"stops": stopped_everywhere(place), "resharded": resharded(place), "blocks": other_blocks(place)}
     (place / "resume.json").write_text(json.dumps(found))
 
