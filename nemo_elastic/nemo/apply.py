@@ -23,7 +23,6 @@ from .checks import (
     check_files,
     check_kernels,
     check_parallel,
-    check_samples,
     check_shape,
     check_stage,
     check_teacher,
@@ -126,10 +125,9 @@ def apply_elastic(
     check_teacher(teacher, parent)
     if stage == 1:
         check_files(config, parent)
-        check_samples(recipe, config)
     changes = Changes()
     total = total_steps or done_steps + steps
-    changes.warnings = warnings(recipe, total)
+    changes.warnings = warnings(recipe, config, stage, total)
     _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
     _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total)
     _precision(recipe, config, changes)

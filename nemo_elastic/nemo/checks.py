@@ -264,20 +264,6 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
     return parent
 
 
-def check_samples(recipe: Any, config: ElasticConfig) -> None:
-    """Raise where ranking or search look at more training sequences than a run has."""
-    data, steps = recipe.data, recipe.trainer.max_steps
-    batch, length = (getattr(data, name, None) for name in ("global_batch_size", "seq_length"))
-    has = getattr(data, "num_train_samples", None) or (steps * batch if isinstance(batch, int) else None)
-    if not isinstance(has, int):
-        return
-    told = f"at most the {has} training sequences of this run"
-    if config.ranking is None and config.importance.samples > has:
-        raise bad("elastic.importance.samples", config.importance.samples, told)
-    if config.search is not None and isinstance(length, int) and config.search.tokens // length > has:
-        raise bad("elastic.search.tokens", config.search.tokens, f"{told}, of {length} tokens each")
-
-
 def check_files(config: ElasticConfig, parent: Parent) -> None:
     """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
 
@@ -294,11 +280,13 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
         read_members(config.shapes, parent, config)
 
 
-def warnings(recipe: Any, total_steps: int) -> list[str]:
+def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -> list[str]:
     """What can run and makes no sense, a line for each.
 
     Args:
         recipe: a stock recipe.
+        config: the elastic block.
+        stage: 1 or 2.
         total_steps: optimizer steps of all stages.
     """
     out = []
@@ -308,6 +296,12 @@ def warnings(recipe: Any, total_steps: int) -> list[str]:
     if isinstance(warmup, int) and warmup >= total_steps:
         out.append(f"recipe.optim.lr_scheduler.warmup_steps: {warmup} of {total_steps} steps in all: "
                    "the learning rate never reaches its peak")  # fmt: skip
+    batch = getattr(recipe.data, "global_batch_size", None)
+    steps = recipe.trainer.max_steps * batch if isinstance(batch, int) else 0
+    samples, has = config.importance.samples, getattr(recipe.data, "num_train_samples", None) or steps
+    if stage == 1 and config.ranking is None and 0 < has < samples:
+        out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
+                   "no more, ranking is refused when it starts")  # fmt: skip
     return out
 
 

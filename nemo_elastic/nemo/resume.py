@@ -59,7 +59,8 @@ STEERING = (
 #: what the second stage has to share with the first, whose router and members it takes
 FAMILY = ("budgets", "axes", "router")
 #: what the first stage has to share with the ranking, whose order, members and router it takes
-RANKED = (*FAMILY, "importance", "ranking", "search", "shapes", "seed")
+RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
+          "router.prior")  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -114,7 +115,7 @@ class ElasticResume(nl.AutoResume):
         def may_change(name: str) -> bool:
             if trainer.ckpt_path:
                 return within(name, STEERING)
-            return not within(name, FAMILY if model.stage == 2 else RANKED)
+            return not within(name, FAMILY) if model.stage == 2 else name != "router" and not within(name, RANKED)
 
         changes = check_same_family(before, block.to_dict(), start, may_change)
         for line in changes if is_global_rank_zero() else ():

@@ -33,7 +33,7 @@ def test_a_router_beside_bf16_weights_is_saved_and_goes_on(facts: dict[str, Any]
     """In a run that stops after two of three steps: bit for bit as without the stop, weights, moments and router."""
     whole, stopped = facts["whole"], facts["stopped"]
     assert len(whole["losses"]) == 3
-    assert stopped["losses"] == whole["losses"][2:]
+    assert stopped["losses"] == whole["losses"]
     assert stopped["state"] == whole["state"]
     kinds, largest = zip(*whole["router"].values(), strict=True)
     assert set(kinds) == {"torch.float32"}
@@ -45,12 +45,12 @@ def test_three_budgets_a_micro_batch_from_an_int8_teacher(facts: dict[str, Any])
     several = facts["several"]
     assert several["hidden"] == ["torch.bfloat16"]
     assert len(several["losses"]) == 3
-    logged = [b for b in several["budgets"] if b]  # a line holds what was logged when it was written
-    assert len(logged) >= 2
+    logged = several["budgets"]
+    assert len(logged) == 3
     for budgets in logged:
         assert set(budgets) == {"loss_full", "loss_large", "loss_small"}
         mean = sum(budgets.values()) / 3
         assert any(loss == pytest.approx(mean, rel=1e-5) for loss in several["losses"])
     # before the first update the whole model is its own teacher, up to the rounding of the teacher's weights
-    assert logged[0]["loss_full"] == pytest.approx(facts["half"]["budgets"][1]["loss_full"], rel=3e-2)
+    assert logged[0]["loss_full"] == pytest.approx(facts["half"]["budgets"][0]["loss_full"], rel=3e-2)
     assert several["losses"] == pytest.approx(facts["half"]["losses"], rel=0.1)

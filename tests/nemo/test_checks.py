@@ -274,18 +274,6 @@ def test_adapters_are_refused(recipe: Any) -> None:
     assert refused(tuned).startswith("recipe.peft: 'LoRA' is not allowed")
 
 
-def test_sequences_that_a_run_has_not_are_refused(recipe: Any) -> None:
-    import nemo_run as run
-    from nemo.collections.llm.gpt.data import PreTrainingDataModule
-
-    recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
-    recipe.trainer.max_steps = 1
-    line = refused(recipe, BLOCK | {"importance": {"samples": 1024}})
-    assert line.startswith("elastic.importance.samples: 1024 is not allowed; at most the 768 training sequences")
-    line = refused(recipe, BLOCK | {"importance": {"samples": 8}, "search": {"tokens": 2**23}})
-    assert line.startswith("elastic.search.tokens: 8388608 is not allowed; at most the 768 training sequences")
-
-
 def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any, tmp_path: Path) -> None:
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
@@ -318,3 +306,15 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
     apply_elastic(recipe, BLOCK, teacher="parent")
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
+
+
+def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
+    recipe.trainer.max_steps = 1
+    apply_elastic(recipe, BLOCK | {"importance": {"samples": 1024}}, teacher="parent")
+    assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out

@@ -54,6 +54,8 @@ def start(checkpoint: Path, block: Any, stage: int) -> Any:
         ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
         ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
         ({"search": None}, r"elastic\.search: .* -> None"),
+        ({"router": None}, r"elastic\.router: .* -> None"),
+        ({"router": {"prior": 1.0}}, r"elastic\.router\.prior: 4.0 -> 1.0"),
         ({"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}]}, r"elastic\.budgets: "),
         ({"axes": {"hidden": [PARENT.hidden]}}, r"elastic\.axes\.hidden\.choices: "),
     ],
@@ -65,7 +67,8 @@ def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path, change: dict
 
 def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
     """How it trains on may differ: the ranking had no loss and drew no budget."""
-    restored = start(ranked, BLOCK | {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}}, stage=1)
+    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "router": {"freeze_at": 0.5}}
+    restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
     assert "distill.mode: 'ce' -> 'frozen', from here on" in capsys.readouterr().out
 
