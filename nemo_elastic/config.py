@@ -75,17 +75,19 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The trained router (method: Nemotron Elastic, with soft masks).
+    """The trained router: Nemotron Elastic's, but for soft masks, prior, soft_share and freeze_at, which are ours.
 
     Attributes:
         hidden: width of each axis' MLP.
-        lr: its own learning rate.
+        lr: its own learning rate. At 1e-2 everything is decided within 200 steps; the recipes of large parents, which
+            have thousands, take 3e-3 (docs: method, when it decides).
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.
         init_std: standard deviation of its initial weights.
         prior: logit that the shapes found by the search start with; 0 forgets them. A small one lets the noise of the
             first steps run shapes far from any budget.
-        loss_weight: weight of the budget loss |cost/target - 1|.
+        loss_weight: weight of the budget loss |cost/target - 1|: nats for twice the cost. Choices leave the budget
+            where members lose more than that.
         deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
         soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the

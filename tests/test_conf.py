@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
 
-from nemo_elastic.config import ElasticConfig
+from benchmarks.study.schedule import BEFORE, NOW
+from nemo_elastic.config import ElasticConfig, RouterConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.demo.settings import BLOCK
 from nemo_elastic.export.runs_in import runs_in
@@ -67,8 +69,7 @@ def test_the_12b_block_has_the_papers_values() -> None:
     config = ElasticConfig.load(CONF / "elastic_12b.yaml")
     router = config.router
     assert router is not None
-    assert (router.hidden, router.lr, router.init_std, router.loss_weight) == (256, 1e-2, 0.1, 1.0)
-    assert (router.tau, router.scale) == ((1.0, 0.05), (1.0, 10.0))
+    assert (router.hidden, router.init_std, router.tau) == (256, 0.1, (1.0, 0.05))
     assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
     assert config.distill.mode == "frozen"
 
@@ -82,6 +83,15 @@ def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str)
     rng = np.random.default_rng(0)
     for _ in range(50):
         assert runs_in(space.decode(rng.integers(0, space.sizes))) == "transformers, vLLM, llama.cpp, NeMo"
+
+
+def test_the_papers_router_is_the_default_and_the_large_blocks_differ_where_the_study_says() -> None:
+    paper = RouterConfig()
+    assert (paper.hidden, paper.lr, paper.init_std, paper.loss_weight) == (256, 1e-2, 0.1, 1.0)
+    assert (paper.tau, paper.scale) == ((1.0, 0.05), (1.0, 10.0))
+    assert RouterConfig(**BEFORE) == paper
+    for name in PARENTS.keys() - {"elastic_tiny"}:
+        assert ElasticConfig.load(CONF / f"{name}.yaml").router == replace(paper, **NOW)
 
 
 def test_the_8b_block_can_choose_the_published_4b() -> None:

@@ -22,8 +22,8 @@ from benchmarks.study.studies import PARENT, STUDIES
 
 def ready(job: Job, runs: Path) -> bool:
     """Whether what a job starts from is there."""
-    before = [job.after] if job.after else []
-    return all((runs / name / "result.json").is_file() for name in [*before, *([job.parent] * (job.kind != "parent"))])
+    before = [job.after, job.parent if job.kind != "parent" else None]
+    return all((runs / name / "result.json").is_file() for name in before if name)
 
 
 def run(job: Job, runs: Path, threads: int) -> None:
@@ -52,9 +52,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="at a time; the cores are shared among them")
     args = parser.parse_args()
     runs = args.runs.resolve()
-    jobs = {job.name: job for job in [PARENT, *(job for study in args.studies for job in STUDIES[study]())]}
+    wanted = [job for study in args.studies for job in STUDIES[study]()]
+    parents = [PARENT] if any(job.parent == PARENT.name for job in wanted) else []
+    jobs = {job.name: job for job in [*parents, *wanted]}
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
-    for name in {j.data for j in todo} & FOLDERS.keys():
+    for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
         prepare(name, runs)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -33,7 +33,7 @@ class Job:
         kind: one of `KINDS`.
         seed: of data order, ranking, search, router and sampling.
         steps: optimizer steps (stage 1's, where there are two).
-        block: elastic block of a family.
+        block: elastic block of a family; of a simulation, what it is told.
         after: job whose shapes (and ranking) are taken.
         member: which of its members is trained alone.
         ratio: share of the parent's parameters that ModelOpt prunes to.
@@ -41,7 +41,7 @@ class Job:
         lr: peak learning rate.
         late: steps and batch of stage 2, on the long split.
         solve: also evaluate worked solutions of held-out problems.
-        parent: job that trained the parent.
+        parent: job that trained the parent; None where nothing is trained.
         data: folder of tokens, below the runs.
         split: of the data, for a parent.
     """
@@ -58,7 +58,7 @@ class Job:
     lr: float = LR
     late: tuple[int, Batch] | None = None
     solve: bool = False
-    parent: str = "parent"
+    parent: str | None = "parent"
     data: str = "data"
     split: str = "train"
 
@@ -72,11 +72,12 @@ def run_job(job: Job, runs: Path) -> dict[str, Any]:
     (out / "run").mkdir(parents=True)
     import torch
 
-    from nemo_elastic.demo.quiet import quiet
-
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    quiet()
-    import nemo_elastic.nemo.apply  # noqa: F401  (imports are start-up, not work)
+    if job.kind != "schedule":  # that one needs no NeMo
+        from nemo_elastic.demo.quiet import quiet
+
+        quiet()
+        import nemo_elastic.nemo.apply  # noqa: F401  (imports are start-up, not work)
 
     began = time.process_time()
     result = KINDS[job.kind](job, runs, out / "run")
@@ -240,6 +241,13 @@ def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def schedule(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """Routers under made-up losses; nothing is trained."""
+    from benchmarks.study.schedule import simulate
+
+    return {"signals": simulate(**job.block)}
+
+
 def dense_shape(checkpoint: Path) -> Any:
     """Shape of the model in a NeMo checkpoint."""
     from nemo_elastic.nemo.source import read_nemo_shapes
@@ -262,6 +270,7 @@ def children_seconds() -> float:
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
     "parent": parent, "elastic": elastic, "scratch": scratch, "pruned": pruned, "modelopt": modelopt,
+    "schedule": schedule,
 }  # fmt: skip
 
 
@@ -276,6 +285,7 @@ def read_result(runs: Path, name: str) -> dict[str, Any]:
 def parent_checkpoint(job: Job, runs: Path) -> Path:
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint
 
+    assert job.parent is not None
     return last_checkpoint(runs / job.parent / "run")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.study.jobs import Job
+from benchmarks.study.schedule import settings
 from benchmarks.study.sizes import AXES, FIVE, THREE
 from benchmarks.study.train import PARENT_BATCH, PEER_LR, Batch
 
@@ -161,7 +162,15 @@ def rates() -> list[Job]:
     return jobs
 
 
-STUDIES = {"rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long}
+def schedule() -> list[Job]:
+    """What the router's schedule decides and when, in a large space, simulated."""
+    return [Job(f"schedule-{name}", "schedule", block=told, parent=None) for name, told in settings().items()]
+
+
+STUDIES = {
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
+    "schedule": schedule,
+}  # fmt: skip
 
 
 def find(name: str) -> Job:

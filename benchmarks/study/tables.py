@@ -17,20 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
+from benchmarks.study.schedule_table import schedule, schedule_course
 from benchmarks.study.sizes import FIVE, THREE
 from benchmarks.study.studies import BEST, LONG_PARENT, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    if not rows:
-        return "*No runs yet.*\n"
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -195,6 +189,7 @@ def long(found: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
+    "schedule": schedule, "schedule_course": schedule_course,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +48,7 @@ class Stage:
         from megatron.core.transformer import MegatronModule, TransformerConfig
         from nemo.lightning._strategy_lib import setup_megatron_optimizer
 
+        from benchmarks.study.simulate import Optimizer
         from nemo_elastic.config import ElasticConfig
         from nemo_elastic.nemo.checks import check_shape
         from nemo_elastic.nemo.members import Members
@@ -64,11 +65,6 @@ class Stage:
         self.router = Router(space, self.config.budgets, self.config.router, self.config.seed)
         self.start = uniform_family(space, self.config.budgets)
         self.router.start_from(self.start, self.config.router.prior)
-        self.steps = recipe.trainer.max_steps
-        strategy = recipe.trainer.strategy
-        ranks = recipe.trainer.num_nodes * recipe.trainer.devices
-        data_parallel = ranks // strategy.tensor_model_parallel_size // strategy.pipeline_model_parallel_size
-        self.micro_batches = recipe.data.global_batch_size // data_parallel // recipe.data.micro_batch_size
         self.sampler = BudgetSampler(self.config.weights(), self.config.seed)
 
         shape = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1, bf16=True)
@@ -76,7 +72,9 @@ class Stage:
         core.weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16))
         core.elastic = Members(parent, len(self.config.budgets), self.router)
         optim = fiddle.build(recipe.optim)
-        ddp = fiddle.build(strategy.ddp)
+        self.settings = Optimizer.of(recipe, optim)
+        self.steps, self.micro_batches = self.settings.steps, self.settings.micro_batches
+        ddp = fiddle.build(recipe.trainer.strategy.ddp)
         # what the strategy for CPUs changes, too
         optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = False
         self.model = DistributedDataParallel(shape, ddp, core)
@@ -128,6 +126,7 @@ def learned(name: str, axis: str, nats: float, steps: int) -> dict[str, Any]:
         "norm": max(norms),
         "freeze": stage.config.router.freeze_step(stage.steps),
         "eps": stage.optim.config.adam_eps,
+        "optimizer": asdict(stage.settings),
     }
 
 

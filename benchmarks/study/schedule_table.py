@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the study of the router's schedule."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.study.markdown import markdown
+from benchmarks.study.results import Results
+from benchmarks.study.schedule import CHANGES, NATS, POINTS, settings
+
+Figures = Sequence[dict[str, Any]]
+
+
+def regret(runs: Figures) -> str:
+    """Mean at the freeze, in percent of the signal."""
+    return f"{100 * statistics.mean(r['regret'][-1] for r in runs):.2f}"
+
+
+def settled(runs: Figures) -> str:
+    """Mean step after which nineteen in twenty choices stay, and after which all do."""
+    return " / ".join(f"{statistics.mean(r[key] for r in runs):.0f}" for key in ("settled", "decided"))
+
+
+def missed(runs: Figures) -> str:
+    """The largest miss of a choice before projection."""
+    return f"{100 * max((r['raw'] for r in runs), key=abs):+.1f}"
+
+
+def course(found: Results, name: str) -> list[list[str]]:
+    """What one setting does over time: entropy and regret at each point, a row per signal."""
+    rows = []
+    for nats, runs in signals(found, name).items():
+        cells = []
+        for i in range(len(POINTS)):
+            entropy = statistics.mean(each[i] for r in runs for each in r["open"].values())
+            cells.append(f"{entropy:.3f}, {100 * statistics.mean(r['regret'][i] for r in runs):.2f}")
+        over = 100 * max((r["over"] for r in runs), key=abs)
+        start = f"{100 * statistics.mean(r['start'] for r in runs):.2f}"
+        rows.append([name, nats, start, *cells, f"{over:+.1f}"])
+    return rows
+
+
+def signals(found: Results, name: str) -> dict[str, Figures]:
+    """Nats -> figures of all seeds."""
+    return {f"{nats:g}": found[f"schedule-{name}"]["signals"][f"{nats:g}"] for nats in NATS}
+
+
+def setting(found: Results, name: str) -> list[str]:
+    """Row of one setting."""
+    runs = list(signals(found, name).values())
+    which, _, change = name.partition("-")
+    start = f"{100 * statistics.mean(r['start'] for r in runs[0]):.2f}"
+    figures = [figure(each) for figure in (regret, settled, missed) for each in runs]
+    return [which, CHANGES.get(change, change), start, *figures]
+
+
+def schedule(found: Results) -> str:
+    """Every setting that has run."""
+    head = ["setting", "with", "regret of the search %"]
+    nats = [f"{n:g}" for n in NATS]
+    head += [f"{what}, {n} nats" for what in ("regret %", "settled / decided at step", "off budget %") for n in nats]
+    return markdown(head, [setting(found, name) for name in settings() if f"schedule-{name}" in found])
+
+
+def schedule_course(found: Results) -> str:
+    """The two settings over time."""
+    head = ["setting", "nats", "search", *(f"at {share:.0%}" for share in POINTS), "expected cost off budget %"]
+    done = [name for name in ("before", "now") if f"schedule-{name}" in found]
+    return markdown(head, [row for name in done for row in course(found, name)])
