@@ -79,7 +79,7 @@ class RouterConfig:
 
     Attributes:
         hidden: width of each axis' MLP.
-        lr: its own learning rate. At 1e-2 everything is decided within 200 steps; the recipes of large parents, which
+        lr: its own learning rate. At 1e-2 nearly all is decided within 200 steps; the recipes of large parents, which
             have thousands, take 3e-3 (docs: method, when it decides).
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.

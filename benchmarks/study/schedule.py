@@ -48,20 +48,20 @@ ALONE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 #: the same from NOW, and more at once
 AROUND: dict[str, dict[str, Any]] = {
-    "loss_weight 1": {"loss_weight": 1.0}, "loss_weight 4": {"loss_weight": 4.0},
+    "loss_weight 4": {"loss_weight": 4.0},
     "loss_weight 10": {"loss_weight": 10.0}, "lr 1e-3": {"lr": 1e-3},
     "lr 1e-3 loss_weight 4": {"lr": 1e-3, "loss_weight": 4.0},
     "lr 1e-3 loss_weight 10": {"lr": 1e-3, "loss_weight": 10.0},
     "lr 3e-4 loss_weight 10": {"lr": 3e-4, "loss_weight": 10.0},
     "lr 1e-3 loss_weight 10 scale 1 to 1": {"lr": 1e-3, "loss_weight": 10.0, "scale": (1.0, 1.0)},
     "lr 1e-3 loss_weight 10 prior 1": {"lr": 1e-3, "loss_weight": 10.0, "prior": 1.0},
-    "lr 1e-2": {"lr": 1e-2}, "scale 1 to 10": {"scale": (1.0, 10.0)}, "prior 4": {"prior": 4.0},
+    "lr 1e-2": {"lr": 1e-2},
     "freeze_at 0.33": {"freeze_at": 0.33}, "soft_share 0.5": {"soft_share": 0.5},
 }  # fmt: skip
 #: name -> what `simulate` is told besides, for BEFORE and for NOW
 CHECKS: dict[str, dict[str, Any]] = {
-    "more seeds": {"seeds": MORE_SEEDS}, "bent": {"bend": 2.0}, "no noise": {"noise": 0.0}, "noise 4": {"noise": 4.0},
-    "9b": {"family": "9b"}, "8b": {"family": "8b"}, "no search": {"search": False},
+    "more seeds": {"seeds": MORE_SEEDS}, "bent": {"bend": 2.0}, "noise 4": {"noise": 4.0},
+    "9b": {"family": "9b"}, "8b": {"family": "8b"},
 }  # fmt: skip
 #: part of a job's name -> what it changes
 CHANGES = {name.replace(" ", "-"): name for name in (*ALONE, *AROUND, *CHECKS, "loss_weight 4 more seeds")}
@@ -88,7 +88,6 @@ def simulate(
     seeds: tuple[int, ...],
     noise: float = NOISE,
     bend: float = 1.0,
-    search: bool = True,
 ) -> dict[str, Any]:
     """One setting over all signals and seeds.
 
@@ -97,7 +96,6 @@ def simulate(
         router: settings that differ from the block's.
         seeds: see above.
         noise, bend: see `simulate.Routers`.
-        search: start at the best members of the misjudged loss; without, from nothing, as a router alone does.
 
     Returns:
         Signal -> figures of each seed, see `Watch.figures`; losses in shares of the signal, means over members.
@@ -122,8 +120,7 @@ def simulate(
         start = {name: p.member for name, p in project_family(space, found, config.budgets).items()}
         for nats in NATS:
             runs.append(Router(space, config.budgets, config.router, seed))
-            if search:
-                runs[-1].start_from(start, config.router.prior)
+            runs[-1].start_from(start, config.router.prior)
             losses.append(judged[0].scaled(nats))
             starts.append(start)
             floors.append(floor)

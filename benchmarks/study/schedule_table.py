@@ -55,7 +55,7 @@ def setting(found: Results, name: str) -> list[str]:
     which, _, change = name.partition("-")
     start = f"{100 * statistics.mean(r['start'] for r in runs[0]):.2f}"
     figures = [figure(each) for figure in (regret, settled, missed) for each in runs]
-    return [which, CHANGES.get(change, change), start, *figures]
+    return [which, CHANGES.get(change, change) or "–", start, *figures]
 
 
 def schedule(found: Results) -> str:
@@ -71,3 +71,28 @@ def schedule_course(found: Results) -> str:
     head = ["setting", "nats", "search", *(f"at {share:.0%}" for share in POINTS), "expected cost off budget %"]
     done = [name for name in ("before", "now") if f"schedule-{name}" in found]
     return markdown(head, [row for name in done for row in course(found, name)])
+
+
+def schedule_pairs(found: Results) -> str:
+    """Both settings beside the search, over every family and seed that both have run."""
+    suffixes = [x for x in ("", "-more-seeds", "-9b", "-8b")
+                if all(f"schedule-{which}{x}" in found for which in ("before", "now"))]  # fmt: skip
+    rows = []
+    for nats in (f"{n:g}" for n in NATS):
+        ends, start = {}, []
+        for which in ("before", "now"):
+            runs = [r for x in suffixes for r in signals(found, which + x)[nats]]
+            ends[which] = [100 * r["regret"][-1] for r in runs]
+            start = [100 * r["start"] for r in runs]
+        figures = [f"{statistics.mean(each):.2f}" for each in (start, ends["before"], ends["now"])]
+        wins = [lower(ends["before"], start), lower(ends["now"], start), lower(ends["now"], ends["before"])]
+        rows.append([nats, str(len(start)), *figures, *wins])
+    head = ["nats", "runs", "search: regret %", "before", "now", "before: better / worse than the search",
+            "now: better / worse than the search", "now: better / worse than before"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def lower(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """In how many pairs a figure is lower, and higher."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return f"{sum(a < b for a, b in pairs)} / {sum(a > b for a, b in pairs)}"

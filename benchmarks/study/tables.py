@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
-from benchmarks.study.schedule_table import schedule, schedule_course
+from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
 from benchmarks.study.studies import BEST, LONG_PARENT, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
@@ -189,7 +189,7 @@ def long(found: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
-    "schedule": schedule, "schedule_course": schedule_course,
+    "schedule": schedule, "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip
 
 
