@@ -88,6 +88,8 @@ class RouterConfig:
             first steps run shapes far from any budget.
         loss_weight: weight of the budget loss |cost/target - 1|: nats for twice the cost. Choices leave the budget
             where members lose more than that.
+        below: share of the budget loss that a cost below the target pays: 1 pulls up as hard as down, as published; 0
+            only holds the cost down, and what fits is added when shapes are frozen.
         deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
         soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the
@@ -103,6 +105,7 @@ class RouterConfig:
     init_std: float = 0.1
     prior: float = 4.0
     loss_weight: float = 1.0
+    below: float = 1.0
     deadzone: float = 0.0
     gate: str = "soft"
     soft_share: float = 0.15
@@ -122,6 +125,7 @@ class RouterConfig:
         number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
         number("elastic.router.prior", self.prior, 0, 100, "from 0 to 100")
         number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
+        number("elastic.router.below", self.below, 0, 1, "from 0 to 1")
         number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
         if self.gate not in GATES:
             raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")

@@ -293,7 +293,9 @@ class Router(nn.Module):
         return total
 
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
-        """|C/C_target - 1| of the expected cost C, zero where it is below `config.deadzone`.
+        """|C/C_target - 1| of the expected cost C, times `config.below` where C is below its target.
+
+        Zero where it is below `config.deadzone`.
 
         Args:
             routed: what `gates` returned, or bare probabilities.
@@ -304,8 +306,7 @@ class Router(nn.Module):
             0-dim, in the router's dtype; `config.loss_weight` is not applied.
         """
         pi = routed.probabilities if isinstance(routed, Routed) else routed
-        miss = (self.expected_cost(pi, budget) - 1).abs()
-        return torch.where(miss > self.config.deadzone, miss, miss.new_zeros(())).to(self._like().dtype)
+        return budget_loss(self.expected_cost(pi, budget) - 1, self.config).to(self._like().dtype)
 
     @torch.no_grad()
     def choose(self, budget: int | str) -> Subnet:
@@ -357,3 +358,9 @@ class Router(nn.Module):
 
     def _like(self) -> torch.Tensor:
         return self._buffer("mask", HIDDEN)
+
+
+def budget_loss(miss: torch.Tensor, config: RouterConfig) -> torch.Tensor:
+    """Budget loss of relative misses, below zero where a cost is below its target; see `Router.budget_loss`."""
+    paid = torch.where(miss < 0, -config.below * miss, miss)
+    return torch.where(miss.abs() > config.deadzone, paid, miss.new_zeros(()))

@@ -32,7 +32,8 @@ BLOCK: dict[str, Any] = {
     "ranking": None,
     "search": {"candidates": 256, "tokens": 65536},
     "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
-               "loss_weight": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 0.15, "freeze_at": 0.67},
+               "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 0.15,
+               "freeze_at": 0.67},
     "distill": {"mode": "frozen", "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
 }  # fmt: skip

@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from nemo_elastic.config import AxisConfig, ElasticConfig
+from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import AXES, DEPTH, FFN, HIDDEN, LAYER_AXES, MAMBA_HEAD_DIM, MLP, Parent
 from nemo_elastic.shapes import Price, Space
 from nemo_elastic.shapes.price import TABLE_AXES
@@ -107,15 +107,11 @@ def make_up(
     dropped = np.zeros((2, parent.num_layers))
     for axis in LAYER_AXES:
         dropped[:, list(plain.layers_of(axis))] += worth[axis]
-    space = Space(parent, axes, _drop_order(dropped[1], axes[DEPTH], parent))
+    space = Space(parent, axes, [int(i) for i in np.argsort(dropped[1], kind="stable")])
     return tuple(  # type: ignore[return-value]
         MadeUp(space, {a: worth[a][i][:, None] * _steps(space, a, curve[a]) for a in worth}, dropped[i]).scaled(nats)
         for i in range(2)
     )
-
-
-def _drop_order(worth: np.ndarray, depth: AxisConfig, parent: Parent) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argsort(worth, kind="stable")[: parent.num_layers - depth.choices[-1]])
 
 
 def _cost(price: Price, axis: str) -> float:

@@ -28,14 +28,13 @@ NATS = (0.05, 0.5, 3.0)
 NOISE = 1.0
 #: rank correlation of what the search took a width for and what it is worth
 AGREEMENT = 0.7
-#: what the recipes took over from the paper (rate, temperature, scale, weight of the budget loss) with this project's
-#: prior, share and freeze
+#: the paper's rate, temperature, scale and budget loss, with this project's first prior, share and freeze
 BEFORE: dict[str, Any] = {
-    "lr": 1e-2, "tau": (1.0, 0.05), "scale": (1.0, 10.0), "prior": 4.0, "loss_weight": 1.0, "soft_share": 0.15,
-    "freeze_at": 0.67,
+    "lr": 1e-2, "tau": (1.0, 0.05), "scale": (1.0, 10.0), "prior": 4.0, "loss_weight": 1.0, "below": 1.0,
+    "soft_share": 0.15, "freeze_at": 0.67,
 }  # fmt: skip
-#: what the recipes take now
-NOW: dict[str, Any] = BEFORE | {"lr": 3e-3, "scale": (1.0, 3.0), "prior": 2.0, "loss_weight": 2.0}
+#: what the blocks of large parents have
+NOW: dict[str, Any] = BEFORE | {"lr": 3e-3, "scale": (1.0, 3.0), "prior": 2.0, "loss_weight": 4.0, "below": 0.0}
 SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4, 5)
 #: name -> what differs from BEFORE: one thing at a time
 ALONE: dict[str, dict[str, Any]] = {
@@ -43,37 +42,35 @@ ALONE: dict[str, dict[str, Any]] = {
     "scale 1 to 3": {"scale": (1.0, 3.0)}, "scale 1 to 1": {"scale": (1.0, 1.0)},
     "tau 1 to 0.3": {"tau": (1.0, 0.3)}, "tau 2 to 0.1": {"tau": (2.0, 0.1)}, "tau 4 to 0.05": {"tau": (4.0, 0.05)},
     "prior 2": {"prior": 2.0}, "prior 0": {"prior": 0.0},
-    "loss_weight 4": {"loss_weight": 4.0}, "loss_weight 10": {"loss_weight": 10.0},
+    "loss_weight 4": {"loss_weight": 4.0}, "loss_weight 10": {"loss_weight": 10.0}, "below 0": {"below": 0.0},
     "freeze_at 0.33": {"freeze_at": 0.33}, "soft_share 0.5": {"soft_share": 0.5}, "soft_share 1": {"soft_share": 1.0},
 }  # fmt: skip
-#: the same from NOW, and more at once
+#: the same from NOW
 AROUND: dict[str, dict[str, Any]] = {
-    "loss_weight 4": {"loss_weight": 4.0},
-    "loss_weight 10": {"loss_weight": 10.0}, "lr 1e-3": {"lr": 1e-3},
-    "lr 1e-3 loss_weight 4": {"lr": 1e-3, "loss_weight": 4.0},
-    "lr 1e-3 loss_weight 10": {"lr": 1e-3, "loss_weight": 10.0},
-    "lr 3e-4 loss_weight 10": {"lr": 3e-4, "loss_weight": 10.0},
-    "lr 1e-3 loss_weight 10 scale 1 to 1": {"lr": 1e-3, "loss_weight": 10.0, "scale": (1.0, 1.0)},
-    "lr 1e-3 loss_weight 10 prior 1": {"lr": 1e-3, "loss_weight": 10.0, "prior": 1.0},
-    "lr 1e-2": {"lr": 1e-2},
-    "freeze_at 0.33": {"freeze_at": 0.33}, "soft_share 0.5": {"soft_share": 0.5},
+    "below 1": {"below": 1.0}, "below 1 loss_weight 2": {"below": 1.0, "loss_weight": 2.0},
+    "below 1 loss_weight 10": {"below": 1.0, "loss_weight": 10.0},
+    "loss_weight 1": {"loss_weight": 1.0}, "loss_weight 2": {"loss_weight": 2.0},
+    "loss_weight 10": {"loss_weight": 10.0},
+    "lr 1e-2": {"lr": 1e-2}, "lr 1e-3": {"lr": 1e-3}, "prior 4": {"prior": 4.0}, "prior 1": {"prior": 1.0},
+    "scale 1 to 10": {"scale": (1.0, 10.0)}, "freeze_at 0.33": {"freeze_at": 0.33},
 }  # fmt: skip
 #: name -> what `simulate` is told besides, for BEFORE and for NOW
 CHECKS: dict[str, dict[str, Any]] = {
     "more seeds": {"seeds": MORE_SEEDS}, "bent": {"bend": 2.0}, "noise 4": {"noise": 4.0},
     "9b": {"family": "9b"}, "8b": {"family": "8b"},
+    **{f"{f} one width": {"family": f, "per_layer": False, "seeds": (*SEEDS, *MORE_SEEDS)} for f in PARENTS},
 }  # fmt: skip
 #: part of a job's name -> what it changes
-CHANGES = {name.replace(" ", "-"): name for name in (*ALONE, *AROUND, *CHECKS, "loss_weight 4 more seeds")}
+CHANGES = {name.replace(" ", "-"): name for name in (*ALONE, *AROUND, *CHECKS)}
 #: steps between two looks at the choices, and shares of the way at which figures are kept
 EVERY, POINTS = 16, (0.1, 0.25, 0.5, 0.75, 1.0)
 
 
-def block(family: str, router: Mapping[str, Any]) -> ElasticConfig:
-    """A block of conf/ with its FFN widths per layer, which is the larger space, and other settings of its router."""
+def block(family: str, router: Mapping[str, Any], per_layer: bool = True) -> ElasticConfig:
+    """A block of conf/ with an FFN width per layer, which is the larger space, and other settings of its router."""
     config = ElasticConfig.load(CONF / f"elastic_{family}.yaml")
     assert config.router is not None
-    axes = dict(config.axes) | {"ffn": replace(config.axes["ffn"], per_layer=True)}
+    axes = dict(config.axes) | {"ffn": replace(config.axes["ffn"], per_layer=per_layer)}
     return replace(config, axes=axes, router=replace(config.router, **router))
 
 
@@ -88,6 +85,7 @@ def simulate(
     seeds: tuple[int, ...],
     noise: float = NOISE,
     bend: float = 1.0,
+    per_layer: bool = True,
 ) -> dict[str, Any]:
     """One setting over all signals and seeds.
 
@@ -96,6 +94,7 @@ def simulate(
         router: settings that differ from the block's.
         seeds: see above.
         noise, bend: see `simulate.Routers`.
+        per_layer: an FFN width per layer; False, as the recipes have it, one for all.
 
     Returns:
         Signal -> figures of each seed, see `Watch.figures`; losses in shares of the signal, means over members.
@@ -109,7 +108,7 @@ def simulate(
     from nemo_elastic.router import Router
     from nemo_elastic.shapes import project_family
 
-    config = block(family, router)
+    config = block(family, router, per_layer)
     assert config.router is not None
     runs, losses, starts, floors = [], [], [], []
     for seed in seeds:
@@ -142,7 +141,6 @@ def settings() -> dict[str, dict[str, Any]]:
         out |= {f"{which} {name}": one(each, **more) for which, each in (("before", BEFORE), ("now", NOW))}
     out |= {f"now {name}": one(NOW | change) for name, change in AROUND.items()}
     out |= {f"before {name}": one(BEFORE | change) for name, change in ALONE.items()}
-    out["now loss_weight 4 more seeds"] = one(NOW | {"loss_weight": 4.0}, seeds=MORE_SEEDS)
     return {name.replace(" ", "-"): each for name, each in out.items()}
 
 

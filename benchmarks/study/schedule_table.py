@@ -12,6 +12,11 @@ from benchmarks.study.markdown import markdown
 from benchmarks.study.results import Results
 from benchmarks.study.schedule import CHANGES, NATS, POINTS, settings
 
+#: space -> ends of the names of the jobs that are told of together
+SPACES = {
+    "a width per layer": ("", "-more-seeds", "-9b", "-8b"),
+    "one width": ("-12b-one-width", "-9b-one-width", "-8b-one-width"),
+}
 Figures = Sequence[dict[str, Any]]
 
 
@@ -46,7 +51,8 @@ def course(found: Results, name: str) -> list[list[str]]:
 
 def signals(found: Results, name: str) -> dict[str, Figures]:
     """Nats -> figures of all seeds."""
-    return {f"{nats:g}": found[f"schedule-{name}"]["signals"][f"{nats:g}"] for nats in NATS}
+    result = found.get(f"schedule-{name}", {"signals": {}})
+    return {f"{nats:g}": runs for nats in NATS if (runs := result["signals"].get(f"{nats:g}"))}
 
 
 def setting(found: Results, name: str) -> list[str]:
@@ -75,19 +81,20 @@ def schedule_course(found: Results) -> str:
 
 def schedule_pairs(found: Results) -> str:
     """Both settings beside the search, over every family and seed that both have run."""
-    suffixes = [x for x in ("", "-more-seeds", "-9b", "-8b")
-                if all(f"schedule-{which}{x}" in found for which in ("before", "now"))]  # fmt: skip
     rows = []
-    for nats in (f"{n:g}" for n in NATS):
-        ends, start = {}, []
-        for which in ("before", "now"):
-            runs = [r for x in suffixes for r in signals(found, which + x)[nats]]
-            ends[which] = [100 * r["regret"][-1] for r in runs]
-            start = [100 * r["start"] for r in runs]
-        figures = [f"{statistics.mean(each):.2f}" for each in (start, ends["before"], ends["now"])]
-        wins = [lower(ends["before"], start), lower(ends["now"], start), lower(ends["now"], ends["before"])]
-        rows.append([nats, str(len(start)), *figures, *wins])
-    head = ["nats", "runs", "search: regret %", "before", "now", "before: better / worse than the search",
+    for title, suffixes in SPACES.items():
+        for nats in (f"{n:g}" for n in NATS):
+            ends, start = {}, []
+            for which in ("before", "now"):
+                runs = [r for x in suffixes for r in signals(found, which + x).get(nats, ())]
+                ends[which] = [100 * r["regret"][-1] for r in runs]
+                start = [100 * r["start"] for r in runs]
+            if not start or len(ends["before"]) != len(ends["now"]):
+                continue
+            figures = [f"{statistics.mean(each):.2f}" for each in (start, ends["before"], ends["now"])]
+            wins = [lower(ends["before"], start), lower(ends["now"], start), lower(ends["now"], ends["before"])]
+            rows.append([title, nats, str(len(start)), *figures, *wins])
+    head = ["FFN", "nats", "runs", "search: regret %", "before", "now", "before: better / worse than the search",
             "now: better / worse than the search", "now: better / worse than before"]  # fmt: skip
     return markdown(head, rows)
 

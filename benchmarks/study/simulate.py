@@ -19,7 +19,7 @@ from benchmarks.study.made_up import MadeUp
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Subnet
 from nemo_elastic.nemo.sampling import BudgetSampler
-from nemo_elastic.router import Router
+from nemo_elastic.router import Router, budget_loss
 from nemo_elastic.shapes.price import TABLE_AXES
 
 
@@ -268,9 +268,9 @@ def train(
         if drawn:
             budgets = torch.tensor(drawn)
             loss, cost = routers.micro_batches(budgets, tau, scale, generator)
-            miss = (cost - 1).abs()
-            miss = torch.where(miss > settings.deadzone, miss, 0.0)
-            ((loss + settings.loss_weight * miss).sum() / optimizer.micro_batches).backward()
+            (
+                (loss + settings.loss_weight * budget_loss(cost - 1, settings)).sum() / optimizer.micro_batches
+            ).backward()
             figures |= {"cost": cost.detach(), "norm": routers.clip(optimizer.clip)}
         look(step, figures)
         for group in adam.param_groups:

@@ -260,7 +260,18 @@ def test_the_budget_loss_is_the_relative_miss_outside_the_dead_zone():
     assert float(router_of(space, deadzone=exact - 0.01).budget_loss(pi, "small")) == pytest.approx(exact, rel=1e-6)
     assert float(router_of(space, deadzone=exact + 0.01).budget_loss(pi, "small")) == 0.0
     below = one_hot(space, space.encode(space.smallest))
-    assert 0 < float(router_of(space).budget_loss(below, "small")) < 1  # too small is a miss, too
+    miss = float(router_of(space).budget_loss(below, "small"))
+    assert 0 < miss < 1  # too small is a miss, too
+    assert float(router_of(space, below=0.25).budget_loss(below, "small")) == pytest.approx(miss / 4)
+    assert float(router_of(space, below=0.0).budget_loss(below, "small")) == 0.0
+    assert float(router_of(space, below=0.0).budget_loss(pi, "small")) == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_budget_loss_that_only_holds_down_leaves_a_member_below_its_budget_alone():
+    router = router_of(below=0.0)
+    router.start_from(dict.fromkeys(("large", "small"), router.space.smallest), 20.0)
+    router.budget_loss(router.probabilities("small"), "small").backward()
+    assert all(not p.grad.any() for p in router.parameters() if p.grad is not None)
 
 
 def test_the_budget_loss_alone_finds_a_member_of_the_budget():
