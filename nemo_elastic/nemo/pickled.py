@@ -93,6 +93,10 @@ def read_pickle(data: bytes, names: Container[Name], most: int = MOST) -> Any:
     raise PickleError(f"it has more than {most} opcodes")
 
 
+#: what keys of a mapping may be, or be flat tuples of, and of how many
+_KEYS, _PARTS = (str, int, bool, type(None), Named, Made), 4
+
+
 class _Machine:
     """The stack machine that a pickle is a program of; one method for each opcode, or for a family of them."""
 
@@ -202,7 +206,9 @@ class _Machine:
         if type(owner) is not dict and not (type(owner) is Made and owner.kind == ("collections", "OrderedDict")):
             raise PickleError("it sets items of what is no mapping")
         for key in items[::2]:
-            if type(key) not in (str, int, bool, type(None), Made):  # others may take long to hash, or forever
+            # megatron-core counts buckets by pairs of dtypes
+            parts = key if type(key) is tuple and 0 < len(key) <= _PARTS else (key,)
+            if any(type(part) not in _KEYS for part in parts):  # others may take long to hash, or forever
                 raise PickleError(f"it has a key that is a {type(key).__name__}")
         if type(owner) is dict:
             owner.update(zip(items[::2], items[1::2], strict=True))

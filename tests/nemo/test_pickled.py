@@ -77,6 +77,13 @@ def test_all_that_a_pickle_becomes_is_plain(whole: bytes) -> None:
     assert len(values) > 1000
 
 
+def test_counts_of_buckets_have_pairs_of_dtypes_as_keys() -> None:
+    """As NeMo saves a distributed optimizer by default, and version 0.1 did."""
+    told = pickle.dumps([{(torch.bfloat16, torch.float32): [10, 20]}], 2)
+    ((key, value),) = read_pickle(told, harmless.OBJECTS)[0].items()
+    assert key == (Named(("torch", "bfloat16")), Named(("torch", "float32"))) and value == [10, 20]
+
+
 @pytest.mark.parametrize("names", LISTS, ids=["metadata", "tensor", "object"])
 def test_every_name_on_a_list_stays_a_name(names: frozenset[Name]) -> None:
     """Each is taken through every opcode that uses a name; what comes out is a record of ours."""
@@ -202,6 +209,8 @@ def test_every_opcode_that_is_not_known_is_refused() -> None:
         (b"\x80\x04ctorch\nSize\n]R.", "calls what is no name"),
         (b"\x80\x04}]Ns.", "a key that is a list"),
         (b"\x80\x04})Ns.", "a key that is a tuple"),
+        (b"\x80\x04})\x85Ns.", "a key that is a tuple"),
+        (b"\x80\x04}(NNNNNtNs.", "a key that is a tuple"),
         (b"\x80\x09N.", "protocol"),
         (b"\x80\x04h\x07.", "cut off or damaged"),
         (b"\x80\x04t.", "cut off or damaged"),
