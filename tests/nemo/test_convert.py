@@ -323,4 +323,4 @@ def test_convert_says_what_it_does_not(whole, tmp_path):
     assert "already" in one_line("convert", out, "--format", "hf", "--out", tmp_path / "more")
     assert "exists" in one_line("convert", whole, "--format", "hf", "--out", out)
     fine("convert", whole, "--format", "hf", "--out", out, "--force")
-    assert "existing folder" in one_line("convert", tmp_path / "none", "--format", "hf", "--out", out)
+    assert "none: no such folder" in one_line("convert", tmp_path / "none", "--format", "hf", "--out", out)

@@ -157,7 +157,7 @@ def test_what_is_refused(folder, tmp_path):
         family.select("6B")
     with pytest.raises(ElasticError, match="multiples of 2"):
         family.select(replace(SMALL, layers=(PARENT.layer(0, heads=3),)))
-    with pytest.raises(ElasticError, match="existing folder"):
+    with pytest.raises(ElasticError, match="nothing: no such folder"):
         load_family(tmp_path / "nothing")
 
 
