@@ -75,7 +75,7 @@ class Stage:
         self.settings = Optimizer.of(recipe, optim)
         self.steps, self.micro_batches = self.settings.steps, self.settings.micro_batches
         ddp = fiddle.build(recipe.trainer.strategy.ddp)
-        # what the strategy for CPUs changes, too
+        # one rank has nothing to shard; the layout of moments is not what this is about
         optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = False
         self.model = DistributedDataParallel(shape, ddp, core)
         self.core, self.optim = core, optim
