@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Entry("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
     "plan": Entry("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),
+    "rehearse": Entry("nemo_elastic.cli.rehearse", "A large recipe's own jobs, in small, before it is paid for."),
     "doctor": Entry("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
     "schema": Entry("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
     "data": Entry("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),

@@ -169,15 +169,36 @@ class FamilyRecipe:
         Raises:
             ElasticError: as in `stage1_recipe`; a job failed.
         """
+        jobs = self.jobs(parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun)
+
+    def jobs(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        long_data: Blend | None = None,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = 8,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> dict[str, run.Partial]:
+        """All four jobs by name, in order.
+
+        Args: as in `family_experiment`.
+
+        Raises:
+            ElasticError: as in `stage1_recipe`.
+        """
         machines: dict[str, Any] = {"num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu}
         same: dict[str, Any] = {"curriculum": curriculum, "tokenizer": tokenizer}
-        jobs = {
+        return {
             "rank": self.rank_recipe(parent, data, dir, num_gpus_per_node, **same),
             "stage1": self.stage1_recipe(parent, data, dir, **machines, **same),
             "stage2": self.stage2_recipe(parent, long_data or data, dir, **machines, **same),
             "slice": self.slice_step(dir, curriculum),
         }
-        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun)
 
     def _stage(self, number: int, parent: str, data: Blend, dir: str, nodes: int, devices: int, gpu: str,
                curriculum: Curriculum, tokenizer: str | None) -> run.Partial:  # fmt: skip

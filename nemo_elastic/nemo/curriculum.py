@@ -264,7 +264,13 @@ def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Confi
 
 
 def run_family(
-    name: str, jobs: Mapping[str, run.Partial], executors: Executors, *, repeat: int = 1, dryrun: bool = False
+    name: str,
+    jobs: Mapping[str, run.Partial],
+    executors: Executors,
+    *,
+    repeat: int = 1,
+    dryrun: bool = False,
+    tail_logs: bool = True,
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
 
@@ -278,6 +284,7 @@ def run_family(
             time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
             only when the last one has reached the end of its training.
         dryrun: print what would run.
+        tail_logs: print the logs of jobs on this machine.
 
     Raises:
         ElasticError: a job failed.
@@ -294,7 +301,7 @@ def run_family(
                     run.Partial(job, task=turn),
                     executor=executor,
                     name=title,
-                    tail_logs=isinstance(executor, run.LocalExecutor),
+                    tail_logs=tail_logs and isinstance(executor, run.LocalExecutor),
                 )
         if dryrun:
             experiment.dryrun()

@@ -17,6 +17,7 @@ from nemo.lightning.io import pl as checkpoint_io
 from nemo.utils import logging
 
 from nemo_elastic.nemo.platform.adam import group_step_adam
+from nemo_elastic.nemo.platform.callbacks import as_cpu
 from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
 #: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
@@ -40,9 +41,8 @@ HOOKS: dict[str, str] = {
 class CPUMegatronStrategy(nl.MegatronStrategy):
     """MegatronStrategy whose hooks read 'cuda' as the CPU. All parallelism works, through gloo.
 
-    So does the distributed optimizer, over `GroupStepAdam`. Two settings are changed when a model is connected, and
-    the log says so: weights are not gathered during the forward (there is no second stream to do it on), and
-    checkpoints are not asynchronous (their callback names CUDA outside of any hook of a strategy).
+    So does the distributed optimizer, over `GroupStepAdam`. One setting is changed when a model is connected, and the
+    log says so: weights are not gathered during the forward, for there is no second stream to do it on.
     """
 
     def connect(self, model: pl.LightningModule) -> None:
@@ -51,12 +51,16 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
         for owner, name in (
             (optimizer, "overlap_param_gather"),
             (self.ddp_config, "overlap_param_gather"),
-            (self, "async_save"),
         ):
             if getattr(owner, name, False):
                 logging.info(f"Without CUDA: {type(owner).__name__}.{name}: True -> False")
                 setattr(owner, name, False)
         super().connect(model)
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Sets up model and optimizer, and the trainer's callbacks (also runs inside `cuda_as_cpu`, see HOOKS)."""
+        super().setup(trainer)
+        as_cpu(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
 
     def setup_environment(self) -> None:
         """Starts the process group, and megatron-core's tracker of random states as the one that tracks nothing."""

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic rehearse`: a large recipe's own jobs, in small."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nemo_elastic.cli.within import within
+
+__all__ = ["command"]
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, or its file.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
+    nodes: Annotated[int, within(1, 4096, "--nodes", "Nodes of the real run.")] = 16,
+    devices: Annotated[int, within(1, 64, "--devices", "GPUs per node of the real run.")] = 8,
+    gpu: Annotated[str, typer.Option("--gpu", help="Their kind, for the layouts: h100 or h200.")] = "h100",
+    ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
+    steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 24,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier rehearsal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print changes, jobs and checks as JSON.")] = False,
+) -> None:
+    """Run a large recipe's own jobs on this machine before anybody pays for them: rank, stage 1, stage 2, slice.
+
+    The jobs are the recipe's; only widths, lengths, batches, steps and ranks are smaller, and every setting that is
+    changed is listed. Stage 1 is killed and goes on. Exit code 1 if a job or a check fails.
+
+    Example: `nemo-elastic rehearse nemotron_elastic_9b --out runs/rehearsal`
+    """
+    from nemo_elastic.errors import bad
+    from nemo_elastic.extras import require
+    from nemo_elastic.plan import GPUS
+
+    if ranks & (ranks - 1):
+        raise bad("--ranks", ranks, "a power of two, as tensor-parallel sizes are")
+    if gpu not in GPUS:
+        raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
+    require("nemo")
+    from rich.console import Console
+
+    from nemo_elastic.files import check_output, filled_dir
+    from nemo_elastic.outputs import absolute, is_empty
+
+    folder = absolute(out).resolve()
+    if not is_empty(folder):
+        check_output(folder, force)
+    from nemo_elastic.nemo.executors import local_executor
+    from nemo_elastic.rehearsal.family import Short
+    from nemo_elastic.rehearsal.report import print_changes, print_report
+    from nemo_elastic.rehearsal.run import Rehearsal, load_recipe
+
+    screen = Console(highlight=False, markup=False)
+    # a file or a pipe has no width of its own: tables must not be cut there
+    console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
+    short = Short(ranks=ranks, steps=steps)
+    rehearsal = Rehearsal(load_recipe(recipe), str(folder), short, num_nodes=nodes, num_gpus_per_node=devices, gpu=gpu)
+    if not json:
+        print_changes(rehearsal.changed, console)
+    with filled_dir(folder, force):
+        report = rehearsal.run(local_executor, lambda line: typer.echo(line, err=True))
+    if json:
+        typer.echo(json_module.dumps(report.to_json(), indent=2))
+    else:
+        print_report(report, console)
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a rehearsal has shown, from what its jobs left; each check gives figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.history import read_history
+from nemo_elastic.nemo.curriculum import Curriculum, ranked_checkpoint, stage_checkpoint
+
+from .jobs import watch_dir
+from .state import MODEL, OPTIMIZER, ROUTER, differing, held
+from .transformers import lose_in_transformers
+from .watch import FROM, START
+
+#: a router's weights moved at least this share of what Adam could have moved them. One that sees its gradients reaches
+#: several times as much; below Adam's epsilon, as with `adam_eps: 1e-2`, it is a thousandth
+MOVED = 0.03
+#: nats per token by which the loss of a cut in float32 may differ from that of its member in the training's bf16
+SAME = 0.02
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a rehearsal shows.
+
+    Attributes:
+        ok: whether it does; None where this machine cannot tell.
+        told: in words.
+        figures: what was measured.
+    """
+
+    ok: bool | None
+    told: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "told": self.told, **self.figures}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rehearsal ran.
+
+    Attributes:
+        dir: its folder.
+        config: the small block; curriculum: the short one.
+        lr: peak rate of the weights.
+    """
+
+    dir: Path
+    config: ElasticConfig
+    curriculum: Curriculum
+
+    def start(self, stage: int, number: int) -> Path:
+        """What start `number` of a stage left."""
+        return Path(watch_dir(str(self.dir), f"stage{stage}"), str(number))
+
+    def facts(self, stage: int, number: int) -> dict[str, Any]:
+        return json.loads((self.start(stage, number) / "facts.json").read_text())
+
+    def end(self, stage: int) -> Path:
+        return Path(stage_checkpoint(str(self.dir), self.curriculum, stage))
+
+
+def checks(place: Place) -> dict[str, Check]:
+    """All checks by name. One that finds nothing to look at, because a job has failed, says so."""
+    return {name: _made(check, place) for name, check in CHECKS.items()}
+
+
+def _made(check: Callable[[Place], Check], place: Place) -> Check:
+    try:
+        return check(place)
+    except (ElasticError, OSError, KeyError, IndexError, ValueError) as error:
+        return Check(
+            False, f"nothing to look at: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
+
+
+def ranked_loaded(place: Place) -> Check:
+    """Stage 1 starts from the ranking's sorted weights, members and router."""
+    start = held(place.start(1, 0) / START, MODEL)
+    other = differing(start, held(Path(ranked_checkpoint(str(place.dir))), MODEL))
+    return Check(
+        not other, f"{len(start)} tensors" if not other else f"{other[0]} is another", {"tensors": len(start)}
+    )
+
+
+def router_moved(place: Place) -> Check:
+    """The router learned under the recipe's own optimizer, and stayed as it was after the freeze."""
+    if place.config.router is None:
+        return Check(None, "the block has no router")
+    begun, ended, later = (
+        held(folder, ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
+    )
+    moved = [(ended[name] - begun[name]).abs().flatten() for name in begun if begun[name].is_floating_point()]
+    steps = place.config.router.freeze_step(place.curriculum.stage1.max_steps)
+    share = float(torch.cat(moved).mean()) / (place.config.router.lr * steps)
+    frozen = not differing(ended, later)
+    told = f"by {share:.3f} of what Adam can move it in {steps} steps" + ("" if frozen else "; and after the freeze")
+    return Check(share >= MOVED and frozen, told, {"share": share, "steps": steps, "least": MOVED})
+
+
+def members_validated(place: Place) -> Check:
+    """Every member's held-out loss was measured in stage 1, and fell."""
+    first, last = heldout(place.dir / "stage1")
+    names = [budget.name for budget in place.config.budgets]
+    missing = [name for name in names if name not in first or name not in last]
+    if missing:
+        return Check(False, f"no held-out loss of {', '.join(missing)}")
+    figures = {name: [first[name], last[name]] for name in names}
+    rose = [name for name in names[1:] if not last[name] < first[name]]
+    told = ", ".join(f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in figures.items())
+    return Check(not rose, told, {"losses": figures})
+
+
+def heldout(run: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Held-out losses by member, the first and the last of a run."""
+    lines = [line for line in read_history(run / "metrics.jsonl").lines if line.get("kind") == "heldout"]
+    return lines[0]["losses"], lines[-1]["losses"]
+
+
+def resumed(place: Place) -> Check:
+    """Stage 1 was killed and went on from its newest whole checkpoint, with all that was in it, to its end."""
+    killed, again = place.facts(1, 0), place.facts(1, 1)
+    there = place.start(1, 1)
+    other = differing(held(there / START), held(there / FROM))
+    figures = {"killed_after": killed["reached"], "went_on_from": again["step"], "reached": again["reached"]}
+    whole = killed["killed"] and 0 < again["step"] < killed["reached"] + 1
+    ended = again["reached"] == place.curriculum.stage1.max_steps
+    told = "killed after step {killed_after}, went on from {went_on_from}, reached {reached}".format(**figures)
+    return Check(whole and ended and not other, told + (f"; {other[0]} is another" if other else ""), figures)
+
+
+def optimizer_loaded(place: Place) -> Check:
+    """Stage 2 starts with the weights, router, members and moments that stage 1 ended with, in its own layout."""
+    begun, ended = held(place.start(2, 0) / START), held(place.end(1))
+    other = differing(begun, ended)
+    moments = {name: value for name, value in begun.items() if name.startswith(OPTIMIZER)}
+    empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())
+    figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}
+    told = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
+    if other:
+        told = f"{len(other)} tensors are others than stage 1 left, the first is {other[0]}"
+    return Check(bool(moments) and not other, told, figures)
+
+
+def members_cut(place: Place) -> Check:
+    """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
+    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.runtime import load_family, members_of
+
+    there = place.start(2, 0)
+    tokens, trained = torch.load(there / "tokens.pt", weights_only=True), place.facts(2, 0)["losses"]
+    figures = {}
+    for name, inside in trained.items():
+        source = open_source(place.dir / "members" / name)
+        model = load_family(source).select(next(iter(members_of(source))))
+        with torch.no_grad():
+            logits = model(tokens["tokens"]).float().flatten(0, 1)
+        alone = float(torch.nn.functional.cross_entropy(logits, tokens["labels"].flatten()))
+        figures[name] = [inside, alone]
+    worst = max(abs(inside - alone) for inside, alone in figures.values())
+    told = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
+    return Check(worst <= SAME, told, {"losses": figures, "most": SAME})
+
+
+def in_transformers(place: Place) -> Check:
+    """Every member's folder loads in stock transformers, and loses the same there."""
+    there = place.start(2, 0)
+    tokens, trained = torch.load(there / "tokens.pt", weights_only=True), place.facts(2, 0)["losses"]
+    folders = {name: place.dir / "members" / name for name in trained}
+    losses, why = lose_in_transformers(folders, tokens["tokens"], tokens["labels"])
+    if losses is None:
+        return Check(None, f"not tried: {why}")
+    worst = max(abs(losses[name] - trained[name]) for name in trained)
+    told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return Check(worst <= SAME, f"{told} ({why})", {"losses": losses})
+
+
+#: in the order in which they are told
+CHECKS: Mapping[str, Callable[[Place], Check]] = {
+    "ranked_loaded": ranked_loaded,
+    "router_moved": router_moved,
+    "members_validated": members_validated,
+    "resumed": resumed,
+    "optimizer_loaded": optimizer_loaded,
+    "members_cut": members_cut,
+    "in_transformers": in_transformers,
+}

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a rehearsal tells: what it changed, its jobs, its checks; as JSON and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .changes import Change
+from .checks import Check
+
+#: the report's file in a rehearsal's folder
+REPORT = "rehearsal.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        name: of the job.
+        layout: its ranks, in words.
+        steps: optimizer steps that it is to reach; 0 where it trains nothing.
+        seconds: from its start to its end; None where it has none.
+    """
+
+    name: str
+    layout: str
+    steps: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is told.
+
+    Attributes:
+        recipe: its name.
+        changed: what the rehearsal has otherwise than the recipe.
+        jobs: in order.
+        checks: by name.
+        failed: the error of a job that failed.
+    """
+
+    recipe: str
+    changed: Sequence[Change]
+    jobs: Sequence[Job]
+    checks: Mapping[str, Check]
+    failed: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """No job and no check has failed."""
+        return self.failed is None and all(check.ok is not False for check in self.checks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe,
+            "changed": [change.to_json() for change in self.changed],
+            "jobs": [asdict(job) for job in self.jobs],
+            "checks": {name: check.to_json() for name, check in self.checks.items()},
+            "failed": self.failed,
+            "ok": self.ok,
+        }
+
+
+def print_changes(changed: Sequence[Change], console: Console) -> None:
+    """What is changed, and why: one line for a setting that several jobs have."""
+    table = Table(title="what the rehearsal changes; everything else is the recipe's own", title_justify="left")
+    for header in ("why", "setting", "recipe", "rehearsal", "jobs"):
+        table.add_column(header, overflow="fold")
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for change in changed:
+        job, setting = change.name.split(": ", 1)
+        rows.setdefault((change.why, setting, _told(change.before), _told(change.after)), []).append(job)
+    order = list(dict.fromkeys(change.why for change in changed))
+    for row in sorted(rows, key=lambda row: order.index(row[0])):
+        table.add_row(*row, ", ".join(rows[row]))
+    console.print(table)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Jobs and checks."""
+    jobs = Table(title=f"{report.recipe}: jobs", title_justify="left")
+    for header in ("job", "layout", "steps", "seconds"):
+        jobs.add_column(header, justify="left" if header in ("job", "layout") else "right")
+    for job in report.jobs:
+        seconds = "-" if job.seconds is None else f"{job.seconds:.0f}"
+        jobs.add_row(job.name, job.layout, str(job.steps or "-"), seconds)
+    console.print(jobs)
+    checks = Table(title=f"{report.recipe}: checks", title_justify="left")
+    for header in ("check", "", "figures"):
+        checks.add_column(header, overflow="fold")
+    for name, check in report.checks.items():
+        checks.add_row(name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.told)
+    console.print(checks)
+    if report.failed:
+        console.print(f"failed: {report.failed}")
+
+
+def _told(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if type(value) is int else str(value)

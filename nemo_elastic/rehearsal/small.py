@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A parent and its elastic block with narrow layers: as many layers, groups, stripes and choices as before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from nemo_elastic.budget import AxisConfig, Budget
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.family import (
+    ATTENTION_HEADS,
+    AXES,
+    DEPTH,
+    FFN,
+    HIDDEN,
+    MAMBA_HEAD_DIM,
+    MAMBA_HEADS,
+    Parent,
+)
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """How narrow a rehearsal's layers are.
+
+    Attributes:
+        least: axis -> the smallest choice is at least so wide, in each of the axis's blocks.
+        multiple: axis -> every choice is a multiple of it, in each block.
+        state, head_channels, vocab: SSM state, channels of an attention head, tokens.
+    """
+
+    least: Mapping[str, int]
+    multiple: Mapping[str, int]
+    state: int
+    head_channels: int
+    vocab: int
+
+
+#: widths that two cores train, and that a GPU's kernels take: mamba_ssm wants rows and head sizes that 8 divides
+ON_CPU = Narrow(
+    least={HIDDEN: 48, FFN: 8, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 4, ATTENTION_HEADS: 1},
+    multiple={HIDDEN: 2, FFN: 1, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 1, ATTENTION_HEADS: 1},
+    state=8,
+    head_channels=4,
+    vocab=512,
+)
+ON_GPU = Narrow(
+    least={HIDDEN: 192, FFN: 16, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 32, ATTENTION_HEADS: 1},
+    multiple={HIDDEN: 8, FFN: 8, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 8, ATTENTION_HEADS: 1},
+    state=16,
+    head_channels=32,
+    vocab=512,
+)
+
+
+def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, ElasticConfig]:
+    """The parent and the block with choices in the same proportions, and budgets that are the same shares.
+
+    Args:
+        parent: shape with its vocabulary.
+        config: its block.
+        by: how narrow.
+
+    Returns:
+        Both. Members of the one are members of the other, with other numbers on their axes.
+    """
+    parent = config.parent_shape(parent)
+    choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
+    blocks = {name: parent.axis(name).blocks for name in AXES if name != DEPTH}
+    less = {name: _narrower(choices[name], blocks[name], by.least[name], by.multiple[name]) for name in blocks}
+    small = replace(
+        parent,
+        hidden=less[HIDDEN][0],
+        ffn=less[FFN][0],
+        mamba_heads=less[MAMBA_HEADS][0],
+        mamba_head_dim=less[MAMBA_HEAD_DIM][0],
+        attention_heads=less[ATTENTION_HEADS][0],
+        state=by.state,
+        attention_head_dim=by.head_channels,
+        vocab=by.vocab,
+    )
+    axes: dict[str, AxisConfig] = {
+        name: replace(axis, choices=less.get(name, axis.choices)) for name, axis in config.axes.items()
+    }
+    budgets = tuple(_same_share(budget, parent, small) for budget in config.budgets)
+    return small, replace(config, axes=axes, budgets=budgets)
+
+
+def _narrower(choices: tuple[int, ...], blocks: int, least: int, multiple: int) -> tuple[int, ...]:
+    """The smallest widths in the same proportions that are wide enough and multiples of a number, in each block."""
+    unit = math.gcd(*choices) // blocks
+    shares = [width // (blocks * unit) for width in choices]
+    factor = -(-least // shares[-1])
+    while any(share * factor % multiple for share in shares):
+        factor += 1
+    return tuple(blocks * share * factor for share in shares)
+
+
+def _same_share(budget: Budget, parent: Parent, small: Parent) -> Budget:
+    """A budget that is the same share of the small parent, in parameters or bytes."""
+    if budget.is_parent or budget.ratio is not None:
+        return budget
+    share = budget.target(parent) / budget.cost(parent, parent.full)
+    whole = budget.cost(small, small.full)
+    if budget.params is not None:
+        return replace(budget, params=float(round(share * whole)))
+    return replace(budget, memory={**(budget.memory or {}), "size": round(share * whole)})
