@@ -27,16 +27,19 @@ from torchx.specs.api import AppState
 from nemo_elastic.checks import integer
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.files import atomic_dir
+from nemo_elastic.outputs import absolute, sign
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
 
 from .apply import apply_elastic
 from .ending import STOPPED, StopInTime, ctrl_c
+from .preview import Estimate, show, write
 from .rank_run import rank_only
 from .resume import ElasticResume
 
-#: (nodes, devices per node) -> where a job runs
+#: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
 #: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
 #: weights and optimizer state of a 12B are written
@@ -188,7 +191,13 @@ def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Confi
 
 
 def run_family(
-    name: str, jobs: Mapping[str, run.Partial], executors: Executors, *, repeat: int = 1, dryrun: bool = False
+    name: str,
+    jobs: Mapping[str, run.Partial],
+    executors: Executors,
+    *,
+    repeat: int = 1,
+    dryrun: str | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
 
@@ -197,38 +206,50 @@ def run_family(
     Args:
         name: title of the experiment.
         jobs: by name, in order.
-        executors: where a job of so many nodes and devices runs.
+        executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
         repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
             time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
             only when the last one has reached the end of its training.
-        dryrun: print what would run.
+        dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
+            earlier dry run wrote is replaced.
+        estimates: what the jobs take, for that table.
 
     Raises:
-        ElasticError: a job failed.
+        ElasticError: a job failed; the folder of the dry run may not be written.
     """
     integer("repeat", repeat, 1, "at least 1")
+    if dryrun is not None:
+        with atomic_dir(dryrun, force=True) as folder:
+            sign(folder)
+            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
+                titles = add_jobs(experiment, jobs, executors, repeat)
+                write(experiment, folder, absolute(dryrun))
+        show(experiment.jobs, titles, estimates or {}, absolute(dryrun))
+        return
     with run.Experiment(name) as experiment:
-        for title, task in jobs.items():
-            trains = getattr(task, "optim", None) is not None
-            trainer = getattr(task, "trainer", None)
-            executor = executors(getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 1))
-            turns = in_turns(task, executor, repeat) if trains else [task]
-            for turn in turns:
-                experiment.add(
-                    run.Partial(job, task=turn),
-                    executor=executor,
-                    name=title,
-                    tail_logs=isinstance(executor, run.LocalExecutor),
-                )
-        if dryrun:
-            experiment.dryrun()
-            return
+        add_jobs(experiment, jobs, executors, repeat)
         experiment.run(
             sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
         )
     failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
     if failed is not None:
         raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+
+
+def add_jobs(
+    experiment: run.Experiment, jobs: Mapping[str, run.Partial], executors: Executors, repeat: int
+) -> list[str]:
+    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`; see `run_family`."""
+    titles = []
+    for title, task in jobs.items():
+        trainer = getattr(task, "trainer", None)
+        executor = executors(1, 0) if trainer is None else executors(trainer.num_nodes, trainer.devices)
+        trains = getattr(task, "optim", None) is not None
+        for turn in in_turns(task, executor, repeat) if trains else [task]:
+            tail = isinstance(executor, run.LocalExecutor)
+            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
+            titles.append(title)
+    return titles
 
 
 def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:

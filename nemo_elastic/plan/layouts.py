@@ -18,12 +18,18 @@ from .machine import GPUS, RunShape
 from .memory import Memory, local_parameters, stage_memory, stages
 from .work import Work, gated_share, members, seconds, step_work
 
-__all__ = ["Layout", "best", "choose", "layouts", "why_not"]
+__all__ = ["Layout", "best", "choose", "layout_name", "layouts", "why_not"]
 
 #: pipeline-parallel sizes above this are not tried
 MOST_STAGES = 16
 #: share of a step's time that its estimate cannot tell apart
 BLUR = 0.015
+
+
+def layout_name(tensor: int, pipeline: int, data: int, sequence_parallel: bool, recompute: bool) -> str:
+    """A layout in words, such as TP4 PP1 DP32 SP recompute; see `Layout`."""
+    parts = [f"TP{tensor}", f"PP{pipeline}", f"DP{data}"]
+    return " ".join([*parts, *["SP"] * sequence_parallel, *["recompute"] * recompute])
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,7 @@ class Layout:
     reason: str
 
     def __str__(self) -> str:
-        parts = [f"TP{self.tensor}", f"PP{self.pipeline}", f"DP{self.data}"]
-        parts += ["SP"] if self.sequence_parallel else []
-        return " ".join(parts + (["recompute"] if self.recompute else []))
+        return layout_name(self.tensor, self.pipeline, self.data, self.sequence_parallel, self.recompute)
 
     def to_json(self) -> dict[str, Any]:
         """Give what `plan --json` prints of it."""
