@@ -7,8 +7,8 @@ r"""Submit a recipe of this folder to Slurm: over SSH, in a container, each job 
         --account research --partition batch --image /images/nemo-elastic-25.11.sqsh \
         --mount /checkpoints /runs /data
 
---dryrun DIR connects to nothing: it writes the sbatch files to a folder and prints a table of the jobs. Paths are those
-inside the container, that of the image is the cluster's. See docs/clusters.md.
+--dryrun DIR connects to nothing: it writes the sbatch files to a folder and prints a table of the jobs. Paths are
+those inside the container, that of the image is the cluster's. See docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 
 VARIABLES = {"TORCH_NCCL_AVOID_RECORD_STREAMS": "1", "NCCL_NVLS_ENABLE": "0"}
-#: of the job that cuts the members, which streams weights: 2 GB for a 12B of safetensors; a NeMo checkpoint was not tried
+#: of the job that cuts the members and streams their weights: 2 GB for a 12B of safetensors; from a NeMo checkpoint it
+#: was not measured
 CPU_MEMORY = "32G"
 
 
 def offline(args: argparse.Namespace) -> bool:
-    """Whether no job may ask a hub: by --offline, or where the tokenizer, all that could come from one, is a folder."""
+    """Whether no job asks a hub: by --offline, or where the tokenizer, all that could come from one, is a folder."""
     return args.offline or (args.tokenizer is not None and os.path.isabs(args.tokenizer))
 
 
@@ -83,7 +84,7 @@ def slurm_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image",
         required=True,
-        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG; see docs/containers.md",
+        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG, see docs/clusters.md",
     )
     parser.add_argument("--mount", nargs="+", default=[], metavar="HOST[:CONTAINER]", help="folders in the container")
     parser.add_argument(
