@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # NeMo's container with this package in it, and nothing of the container's own stack changed:
-#   docker build -t nemo-elastic .
+#   docker build -t nemo-elastic:25.11 .
 #   docker build --build-arg BASE=nvcr.io/nvidia/nemo:25.09 -t nemo-elastic:25.09 .   (cuts and inspects, cannot train)
 ARG BASE=nvcr.io/nvidia/nemo:25.11
 FROM ${BASE}

@@ -19,7 +19,7 @@ or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_12b --parent /checkpoints/12b --dir /runs/12b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \
-        --account research --partition batch --image nemo-elastic:25.11 --mount /checkpoints /runs /data
+        --account research --partition batch --image /images/nemo-elastic-25.11.sqsh --mount /checkpoints /runs /data
 
     >>> from nemotron_elastic_12b import stage1_recipe
     >>> recipe = stage1_recipe("/checkpoints/12b", [0.7, "/data/code", 0.3, "/data/web"], "/runs/12b")

@@ -18,7 +18,7 @@ one node: every GPU holds the parent, 16.2 GB, without gradients, optimizer or t
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_8b --parent /checkpoints/8b --dir /runs/8b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \
-        --account research --partition batch --image nemo-elastic:25.11 --mount /checkpoints /runs /data
+        --account research --partition batch --image /images/nemo-elastic-25.11.sqsh --mount /checkpoints /runs /data
 
     >>> from nemotron_elastic_8b import stage1_recipe
     >>> recipe = stage1_recipe("/checkpoints/8b", [0.7, "/data/code", 0.3, "/data/web"], "/runs/8b")

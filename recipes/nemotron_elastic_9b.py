@@ -18,7 +18,7 @@ ranking takes one node: every GPU holds the parent, 17.8 GB, without gradients, 
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_9b --parent /checkpoints/9b --dir /runs/9b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \
-        --account research --partition batch --image nemo-elastic:25.11 --mount /checkpoints /runs /data
+        --account research --partition batch --image /images/nemo-elastic-25.11.sqsh --mount /checkpoints /runs /data
 
     >>> from nemotron_elastic_9b import stage1_recipe
     >>> recipe = stage1_recipe("/checkpoints/9b", [0.7, "/data/code", 0.3, "/data/web"], "/runs/9b")

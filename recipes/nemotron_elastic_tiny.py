@@ -9,7 +9,7 @@ size 2, both stages at tensor-parallel size 2 with sequence parallelism, the sec
 way of the large recipes, where the parent is ranked whole and trained in pieces.
 
     >>> from nemotron_elastic_tiny import family_experiment
-    >>> family_experiment("/tmp/tiny", dryrun=True)
+    >>> family_experiment("/tmp/tiny", dryrun="/tmp/dryrun")
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def family_experiment(
     plan: Curriculum | None = None,
     executors: Executors | None = None,
     callbacks: Sequence[run.Config[Any]] = (),
-    dryrun: bool = False,
+    dryrun: str | None = None,
 ) -> None:
     """Parent (unless given) → rank → stage 1 → stage 2 → slice, as one experiment.
 
@@ -137,7 +137,7 @@ def family_experiment(
         plan: lengths, batches, steps; `curriculum()` by default.
         executors: where jobs run; torchrun on this machine by default.
         callbacks: appended to those of the jobs that train.
-        dryrun: print what would run.
+        dryrun: see `curriculum.run_family`.
     """
     from run_local import local_executor
 
@@ -169,7 +169,7 @@ def tiny_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", default=f"runs/{NAME}", help="folder for everything")
     parser.add_argument("--data", help="folder made by nemo-elastic data")
     parser.add_argument("--parent", help="NeMo checkpoint of a parent")
-    parser.add_argument("--dryrun", action="store_true", help="print what would run")
+    parser.add_argument("--dryrun", metavar="DIR", help="start nothing: write what would be run, print a table")
     return parser
 
 

@@ -5,15 +5,13 @@ r"""Run a recipe of this folder on this machine: torchrun, one process per GPU.
     python recipes/run_local.py --recipe nemotron_elastic_8b --parent /checkpoints/8b --dir /runs/8b \
         --data 0.7 /data/code 0.3 /data/web --devices 8 --gpu h200
 
---dryrun prints what would run. See docs/clusters.md.
+--dryrun DIR starts nothing: it writes the commands to a folder and prints a table of the jobs. See docs/clusters.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,32 +39,19 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--long-data", nargs="+", metavar="[WEIGHT] PREFIX", help="those of stage 2, if others")
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
     parser.add_argument(
-        "--tokenizer", help="folder of the parent's tokenizer; by default NeMo's recipe loads it from a hub"
+        "--tokenizer", help="folder of the parent's tokenizer, or its name on a hub; by default that in NeMo's recipe"
     )
     parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
     parser.add_argument("--gpu", default="h100", help="their kind, for the layout: h100 or h200")
-    parser.add_argument("--dryrun", action="store_true", help="print what would run")
+    parser.add_argument("--dryrun", metavar="DIR", help="start nothing: write what would be sent, print a table")
     return parser
 
 
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
-    """torchrun on this machine.
+    """torchrun on this machine, see `nemo_elastic.nemo.executors`."""
+    from nemo_elastic.nemo import executors
 
-    Raises:
-        ElasticError: more than one node.
-    """
-    import nemo_run as run
-
-    from nemo_elastic.errors import bad
-
-    if nodes != 1:
-        raise bad("num_nodes", nodes, "1 on this machine; run_slurm.py has more")
-    # torchrun lies beside python, also where the environment is not active
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    return run.LocalExecutor(
-        ntasks_per_node=devices, launcher="torchrun", env_vars={"PATH": path, "TOKENIZERS_PARALLELISM": "0"} | threads
-    )
+    return executors.local_executor(nodes, devices)
 
 
 def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat: int = 1) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from nemo_elastic.cli.app import COMMANDS
+from tests.documentation import PAGES
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +67,29 @@ def test_docker_commands_of_the_documentation_name_what_exists() -> None:
         assert words[-1] == "." and "-t" in words
         given = [words[i + 1] for i, w in enumerate(words) if w == "--build-arg"]
         assert {x.partition("=")[0] for x in given} <= arguments
+
+
+def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
+    """NAME:TAG where docker names it, NAME-TAG.sqsh as a file, and its tag is its base's."""
+    tag = instructions()[0][1].rpartition(":")[2]
+    pages = [ROOT / "Dockerfile", *PAGES, *sorted((ROOT / "recipes").glob("*.py"))]
+    text = {p.name: p.read_text(encoding="utf-8") for p in pages}
+    built = dict.fromkeys(re.findall(r"docker build .*-t (\S+)", "\n".join(text.values())))
+    assert list(built) == [f"nemo-elastic:{tag}", "nemo-elastic:25.09"], "one to train in, one that only cuts"
+    for line in re.findall(r"docker build .*", "\n".join(text.values())):
+        base = re.search(r"BASE=\S+:(\S+)", line)
+        assert f"-t nemo-elastic:{base[1] if base else tag} " in line
+    files = {name for page in text.values() for name in re.findall(r"[\w./-]*\.sqsh", page)}
+    assert files == {f"nemo-elastic-{tag}.sqsh", f"/images/nemo-elastic-{tag}.sqsh"}
+    used = {name: set(re.findall(r"(?:--image |container_image=\"|--gpus all |dockerd://)([^\s\"`]+)", page))
+            for name, page in text.items()}  # fmt: skip
+    assert {"clusters.md", "recipes.md", "run_slurm.py", "nemotron_elastic_12b.py"} <= {
+        n for n, u in used.items() if u
+    }
+    allowed = files | {f"nemo-elastic:{tag}", f"registry.example.com#me/nemo-elastic:{tag}"}
+    assert set().union(*used.values()) <= allowed
+    (brought,) = re.findall(r"enroot import --output (\S+) dockerd://(\S+)", text["containers.md"])
+    assert brought == (f"nemo-elastic-{tag}.sqsh", f"nemo-elastic:{tag}")
 
 
 def test_what_is_copied_is_there_and_the_rest_is_ignored() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.plan import GPUS, Layout, RunShape, layouts, preset
+from nemo_elastic.plan import Layout, RunShape, layouts, preset
 
 CONFIG = Path(__file__).parents[1] / "conf" / "elastic_12b.yaml"
 #: tokens per sequence -> sequences per step
@@ -19,9 +19,14 @@ LENGTHS = {49152: 512, 131072: 192}
 TENSOR = (4, 8)
 
 
+def shape(length: int, batch: int) -> RunShape:
+    """Stage 2 on 128 H100."""
+    return RunShape(length, batch, gpus=128, gpu="h100", stage=2)
+
+
 def table(length: int, batch: int) -> str:
     """One table and what a step costs, as Markdown."""
-    run = RunShape(length, batch, gpus=128, gpu="h100", stage=2)
+    run = shape(length, batch)
     found = layouts(preset("nemotron-nano-12b-v2"), ElasticConfig.load(CONFIG), run)
     rows = [_row(layout) for layout in found if layout.tensor in TENSOR and layout.pipeline == 1]
     work = {part: flops / 1e15 for part, flops in next(x for x in found if x.recompute).work.to_json().items()}
@@ -48,8 +53,9 @@ def _row(layout: Layout) -> str:
 
 def page() -> str:
     """All tables."""
+    usable = shape(*next(iter(LENGTHS.items()))).usable
     told = (
-        f"GB per GPU. Bold: fits the {GPUS['h100'].usable / 1e9:.1f} that are usable. *Parameters* are weights, "
+        f"GB per GPU. Bold: fits the {usable / 1e9:.1f} that are usable. *Parameters* are weights, "
         "gradients, optimizer and teacher; *in all* has the larger of loss and backward pass.\n"
     )
     return "\n".join([told, *(table(*run) for run in LENGTHS.items())])

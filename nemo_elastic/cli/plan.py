@@ -16,7 +16,7 @@ from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
     from nemo_elastic.family import Parent
-    from nemo_elastic.plan import Layout, RunShape
+    from nemo_elastic.plan import Duration, Layout, RunShape
 
 __all__ = ["command"]
 
@@ -24,12 +24,24 @@ __all__ = ["command"]
 def command(
     config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
     parent: Annotated[str, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")],
-    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 8192,
-    global_batch: Annotated[int, within(1, BATCH, "--global-batch-size", "Sequences per step.")] = 1536,
+    seq_length: Annotated[
+        int | None, within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's for the stage if left out.")
+    ] = None,
+    global_batch: Annotated[
+        int | None, within(1, BATCH, "--global-batch-size", "Sequences per step; the paper's if left out.")
+    ] = None,
     micro_batch: Annotated[int, within(1, BATCH, "--micro-batch-size", "Sequences per forward.")] = 1,
-    gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs, in nodes of 8.")] = 128,
+    steps: Annotated[int | None, within(1, TOKENS, "--steps", "Steps of the stage; the paper's if left out.")] = None,
+    gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs: some of one node, or all of several.")] = 128,
+    node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
     gpu: Annotated[str, typer.Option("--gpu", help="h100 (80 GB) or h200 (141 GB).")] = "h100",
     stage: Annotated[int, within(1, 2, "--stage", "1 learns shapes with soft masks first, 2 trains slices.")] = 1,
+    margin: Annotated[
+        float,
+        within(
+            0.0, 0.9, "--margin", "Share of each GPU's memory that stays free, for what the formulas do not count."
+        ),
+    ] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -38,20 +50,33 @@ def command(
     Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2, nemotron-h-8b, nemotron-h-tiny. Times are
     estimates for comparing layouts. Exit code 1 if nothing fits.
 
-    Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --seq-length 49152
-    --global-batch-size 512 --stage 2`
+    Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.plan import RunShape, choose, layouts
+    from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
 
-    run = RunShape(seq_length, global_batch, micro_batch, gpus, gpu, stage, kernels)
+    paper = PAPER.stage(stage)
+    run = RunShape(
+        paper.seq_length if seq_length is None else seq_length,
+        paper.global_batch_size if global_batch is None else global_batch,
+        micro_batch,
+        gpus,
+        gpu,
+        stage,
+        kernels,
+        node,
+        margin,
+    )
     shape = _read_parent(parent)
     found = layouts(shape, ElasticConfig.load(config), run)
     chosen = choose(found)
+    time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
     if json:
-        typer.echo(json_module.dumps(_told(parent, shape, run, found, chosen), indent=2))
+        typer.echo(json_module.dumps(_told(parent, shape, run, found, chosen, time), indent=2))
     else:
         _print(parent, shape, run, found, chosen)
+        if time is not None:
+            typer.echo(f"{time}; validation, saves and starts are not in them")
     if chosen is None:
         raise typer.Exit(1)
 
@@ -70,15 +95,17 @@ def _read_parent(parent: str) -> Parent:
     return shape
 
 
-def _told(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None) -> dict[str, Any]:
+def _told(
+    name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None, time: Duration | None
+) -> dict[str, Any]:
     from nemo_elastic.cost import parameters
-    from nemo_elastic.plan import GPUS
 
     return {
         "parent": name,
         "parameters": parameters(parent, parent.full),
-        "run": asdict(run) | {"usable_bytes": round(GPUS[run.gpu].usable)},
+        "run": asdict(run) | {"usable_bytes": round(run.usable)},
         "best": chosen.to_json() if chosen is not None else None,
+        "time": asdict(time) if time is not None else None,
         "layouts": [layout.to_json() for layout in found],
     }
 
@@ -89,12 +116,10 @@ def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], ch
     from rich.table import Table
 
     from nemo_elastic.cost import parameters
-    from nemo_elastic.plan import GPUS
 
-    usable = GPUS[run.gpu].usable
     title = (
         f"{name} ({parameters(parent, parent.full):,} parameters), stage {run.stage}: {run.global_batch} x "
-        f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {usable / 1e9:.1f} usable"
+        f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
     columns = "TP,PP,DP,SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"

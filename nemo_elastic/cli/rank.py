@@ -38,6 +38,16 @@ def command(
             "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured.",
         ),
     ] = None,
+    min_head_dim: Annotated[
+        int | None,
+        within(
+            1,
+            MOST,
+            "--min-mamba-head-dim",
+            "Fewest channels of a Mamba head that a member will have, as in axes.mamba_head_dim: so many of its best "
+            "score a head. All of the parent's by default.",
+        ),
+    ] = None,
     save_every: Annotated[
         float,
         within(
@@ -74,6 +84,8 @@ def command(
     layers = model.parent.num_layers
     if min_depth is not None and not 1 <= min_depth < layers:
         raise bad("--min-depth", min_depth, f"from 1 to {layers - 1}: at least one of the parent's layers goes")
+    if min_head_dim is not None and min_head_dim > model.parent.mamba_head_dim:
+        raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {model.parent.mamba_head_dim}")
     folder = DataFolder.open(data)
     if folder.vocab_size > model.parent.vocab:
         raise bad("--data", folder.vocab_size, f"a vocabulary of at most the parent's {model.parent.vocab} tokens")
@@ -102,6 +114,7 @@ def command(
                 depth=depth,
                 depth_samples=min(8, samples),
                 depth_exact=None if min_depth is None else layers - min_depth,
+                head_channels=min_head_dim,
             ),
             progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
             provenance={"data": folder.digest, "sequences": samples, "length": length},

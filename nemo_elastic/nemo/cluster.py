@@ -17,9 +17,11 @@ from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
-from nemo_elastic.plan import Layout, RunShape, best, preset
+from nemo_elastic.plan import Layout, RunShape, best, duration, preset
+from nemo_elastic.plan.machine import NODE
 
 from .checks import made_by
 from .curriculum import (
@@ -34,6 +36,7 @@ from .curriculum import (
     slice_step,
     stage_recipe,
 )
+from .preview import Estimate
 
 #: prefixes of Megatron's token files, with weights before them or not, or such lists by split
 Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
@@ -42,6 +45,8 @@ SPLITS = ("train", "validation", "test")
 SPLIT = "998,1,1"
 #: nodes of 8 GPUs that the defaults are for
 NODES = 16
+#: of bf16, in which the ranking holds the parent
+BYTES_OF_WEIGHT = 2
 #: steps between checkpoints and between validations, and batches of a validation
 SAVE_EVERY, VALIDATE_EVERY, VALIDATION_BATCHES = 100, 500, 8
 
@@ -67,15 +72,15 @@ class FamilyRecipe:
         """The elastic block."""
         return ElasticConfig.load(self.block)
 
-    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str) -> Layout:
-        """The fastest layout of a stage that fits, by `nemo_elastic.plan`.
+    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
+        """The fastest layout of a stage that fits, by `nemo_elastic.plan`; `node` is the GPUs of a node.
 
         Raises:
             ElasticError: none fits, or the batch does not divide.
         """
         stage = curriculum.stage(number)
         sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
-        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number))
+        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number, node=node))
 
     def rank_recipe(
         self,
@@ -156,7 +161,7 @@ class FamilyRecipe:
         curriculum: Curriculum = PAPER,
         tokenizer: str | None = None,
         repeat: int = 1,
-        dryrun: bool = False,
+        dryrun: str | None = None,
     ) -> None:
         """All four jobs as one experiment.
 
@@ -170,7 +175,8 @@ class FamilyRecipe:
             ElasticError: as in `stage1_recipe`; a job failed.
         """
         jobs = self.jobs(parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
-        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun)
+        estimates = self.estimates(curriculum, num_nodes, num_gpus_per_node, gpu)
+        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
 
     def jobs(
         self,
@@ -200,9 +206,21 @@ class FamilyRecipe:
             "slice": self.slice_step(dir, curriculum),
         }
 
+    def estimates(
+        self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str
+    ) -> dict[str, Estimate]:
+        """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
+        shape = self.config.parent_shape(preset(self.shape))
+        found = {"rank": Estimate(BYTES_OF_WEIGHT * parameters(shape, shape.full), least=True)}
+        for number in (1, 2):
+            layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
+            hours = duration(layout, curriculum.stage(number).max_steps).hours
+            found[f"stage{number}"] = Estimate(layout.memory.total, hours)
+        return found
+
     def _stage(self, number: int, parent: str, data: Blend, dir: str, nodes: int, devices: int, gpu: str,
                curriculum: Curriculum, tokenizer: str | None) -> run.Partial:  # fmt: skip
-        layout, stage = self.layout(number, curriculum, nodes * devices, gpu), curriculum.stage(number)
+        layout, stage = self.layout(number, curriculum, nodes * devices, gpu, devices), curriculum.stage(number)
         recipe = self._stock(f"stage{number}", data, dir, nodes, devices, stage, curriculum, tokenizer, layout)
         return stage_recipe(recipe, self.config, curriculum, number, parent=parent, dir=dir)
 

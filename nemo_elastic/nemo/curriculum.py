@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,101 +24,28 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 from torchx.specs.api import AppState
 
-from nemo_elastic.checks import integer, keep_plain
+from nemo_elastic.checks import integer
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.files import atomic_dir
+from nemo_elastic.outputs import absolute, sign
+from nemo_elastic.plan.curriculum import PAPER as PAPER
+from nemo_elastic.plan.curriculum import Curriculum as Curriculum
+from nemo_elastic.plan.curriculum import Stage as Stage
 
 from .apply import apply_elastic
 from .ending import STOPPED, StopInTime, ctrl_c
+from .preview import Estimate, show, write
 from .rank_run import rank_only
 from .resume import ElasticResume
 
-#: (nodes, devices per node) -> where a job runs
+#: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
 #: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
 #: weights and optimizer state of a 12B are written
 STOP_BEFORE = 900
 #: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
 FILENAME = "{step}"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Lengths and sizes of one stage.
-
-    Attributes:
-        seq_length: tokens per sequence.
-        global_batch_size, micro_batch_size: sequences per optimizer step, and per forward of one rank.
-        max_steps: optimizer steps.
-        sampling: weights of the budgets, the parent's first; None takes the elastic block's.
-    """
-
-    seq_length: int
-    global_batch_size: int
-    max_steps: int
-    sampling: tuple[float, ...] | None = None
-    micro_batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        for name in ("seq_length", "global_batch_size", "max_steps", "micro_batch_size"):
-            integer(f"stage.{name}", getattr(self, name), 1, "at least 1")
-
-    @property
-    def samples(self) -> int:
-        """Sequences of the whole stage."""
-        return self.global_batch_size * self.max_steps
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the whole stage."""
-        return self.seq_length * self.samples
-
-    def block(self, config: ElasticConfig) -> ElasticConfig:
-        """The elastic block with this stage's sampling.
-
-        Raises:
-            ElasticError: not one weight for each budget.
-        """
-        if self.sampling is None:
-            return config
-        names = [budget.name for budget in config.budgets]
-        if len(names) != len(self.sampling):
-            raise bad("stage.sampling", self.sampling, f"one weight for each of {', '.join(names)}")
-        return replace(config, sampling=dict(zip(names, self.sampling, strict=True)))
-
-
-@dataclass(frozen=True)
-class Curriculum:
-    """Both stages, and the learning rate over them.
-
-    The defaults are the paper's (arXiv 2511.16664): 65B tokens at 8192, then 45B at 49152, where the full model is
-    drawn more often. The router's own hyper-parameters are in the elastic block.
-
-    Attributes:
-        stage1, stage2: see `Stage`.
-        lr: peak rate of the weights.
-        warmup_steps: steps of warm-up, once; then a cosine over both stages.
-        min_ratio: rate at the end, as a share of the peak. The paper does not give it; NeMo's own recipes take 0.1.
-    """
-
-    stage1: Stage = Stage(8192, 1536, 5170)
-    stage2: Stage = Stage(49152, 512, 1790, sampling=(0.5, 0.3, 0.2))
-    lr: float = 9e-5
-    warmup_steps: int = 60
-    min_ratio: float = 0.1
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of both stages."""
-        return self.stage1.max_steps + self.stage2.max_steps
-
-    def stage(self, number: int) -> Stage:
-        """Stage 1 or 2."""
-        return self.stage1 if number == 1 else self.stage2
-
-
-PAPER = Curriculum()
 
 
 def inside(dir: str, name: str) -> str:
@@ -269,7 +196,8 @@ def run_family(
     executors: Executors,
     *,
     repeat: int = 1,
-    dryrun: bool = False,
+    dryrun: str | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
     tail_logs: bool = True,
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
@@ -279,39 +207,55 @@ def run_family(
     Args:
         name: title of the experiment.
         jobs: by name, in order.
-        executors: where a job of so many nodes and devices runs.
+        executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
         repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
             time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
             only when the last one has reached the end of its training.
-        dryrun: print what would run.
+        dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
+            earlier dry run wrote is replaced.
+        estimates: what the jobs take, for that table.
         tail_logs: print the logs of jobs on this machine.
 
     Raises:
-        ElasticError: a job failed.
+        ElasticError: a job failed; the folder of the dry run may not be written.
     """
     integer("repeat", repeat, 1, "at least 1")
+    if dryrun is not None:
+        with atomic_dir(dryrun, force=True) as folder:
+            sign(folder)
+            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
+                titles = add_jobs(experiment, jobs, executors, repeat)
+                write(experiment, folder, absolute(dryrun))
+        show(experiment.jobs, titles, estimates or {}, absolute(dryrun))
+        return
     with run.Experiment(name) as experiment:
-        for title, task in jobs.items():
-            trains = getattr(task, "optim", None) is not None
-            trainer = getattr(task, "trainer", None)
-            executor = executors(getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 1))
-            turns = in_turns(task, executor, repeat) if trains else [task]
-            for turn in turns:
-                experiment.add(
-                    run.Partial(job, task=turn),
-                    executor=executor,
-                    name=title,
-                    tail_logs=tail_logs and isinstance(executor, run.LocalExecutor),
-                )
-        if dryrun:
-            experiment.dryrun()
-            return
+        add_jobs(experiment, jobs, executors, repeat, tail_logs)
         experiment.run(
             sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
         )
     failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
     if failed is not None:
         raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+
+
+def add_jobs(
+    experiment: run.Experiment,
+    jobs: Mapping[str, run.Partial],
+    executors: Executors,
+    repeat: int,
+    tail_logs: bool = True,
+) -> list[str]:
+    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`; see `run_family`."""
+    titles = []
+    for title, task in jobs.items():
+        trainer = getattr(task, "trainer", None)
+        executor = executors(1, 0) if trainer is None else executors(trainer.num_nodes, trainer.devices)
+        trains = getattr(task, "optim", None) is not None
+        for turn in in_turns(task, executor, repeat) if trains else [task]:
+            tail = tail_logs and isinstance(executor, run.LocalExecutor)
+            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
+            titles.append(title)
+    return titles
 
 
 def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:

@@ -14,7 +14,7 @@ from nemo_elastic.errors import bad
 
 
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
-    """torchrun on this machine.
+    """torchrun on this machine; one process for a job without GPUs.
 
     Raises:
         ElasticError: more than one node.
@@ -25,5 +25,7 @@ def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     return run.LocalExecutor(
-        ntasks_per_node=devices, launcher="torchrun", env_vars={"PATH": path, "TOKENIZERS_PARALLELISM": "0"} | threads
+        ntasks_per_node=max(1, devices),
+        launcher="torchrun",
+        env_vars={"PATH": path, "TOKENIZERS_PARALLELISM": "0"} | threads,
     )

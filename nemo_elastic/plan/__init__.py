@@ -7,9 +7,26 @@ What was checked against real runs: parameters, and the activations and the loss
 (`tests/plan/test_measured.py`). Times rest on assumed rates (`machine.py`); their order means more than their size.
 """
 
+from nemo_elastic.plan.curriculum import PAPER, Curriculum
+from nemo_elastic.plan.hours import Duration, duration
 from nemo_elastic.plan.layouts import Layout, best, choose, layouts
 from nemo_elastic.plan.machine import GPUS, Gpu, RunShape
 from nemo_elastic.plan.memory import Memory
 from nemo_elastic.plan.presets import PRESETS, preset
 
-__all__ = ["GPUS", "PRESETS", "Gpu", "Layout", "Memory", "RunShape", "best", "choose", "layouts", "preset"]
+__all__ = [
+    "GPUS",
+    "PAPER",
+    "PRESETS",
+    "Curriculum",
+    "Duration",
+    "Gpu",
+    "Layout",
+    "Memory",
+    "RunShape",
+    "best",
+    "choose",
+    "duration",
+    "layouts",
+    "preset",
+]

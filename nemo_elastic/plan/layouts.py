@@ -14,16 +14,22 @@ from nemo_elastic.family import LAYER_AXES, MAMBA_HEAD_DIM, Parent
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
-from .machine import GPUS, NODE, RunShape
+from .machine import GPUS, RunShape
 from .memory import Memory, local_parameters, stage_memory, stages
 from .work import Work, gated_share, members, seconds, step_work
 
-__all__ = ["Layout", "best", "choose", "layouts", "why_not"]
+__all__ = ["Layout", "best", "choose", "layout_name", "layouts", "why_not"]
 
 #: pipeline-parallel sizes above this are not tried
 MOST_STAGES = 16
 #: share of a step's time that its estimate cannot tell apart
 BLUR = 0.015
+
+
+def layout_name(tensor: int, pipeline: int, data: int, sequence_parallel: bool, recompute: bool) -> str:
+    """A layout in words, such as TP4 PP1 DP32 SP recompute; see `Layout`."""
+    parts = [f"TP{tensor}", f"PP{pipeline}", f"DP{data}"]
+    return " ".join([*parts, *["SP"] * sequence_parallel, *["recompute"] * recompute])
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,7 @@ class Layout:
     reason: str
 
     def __str__(self) -> str:
-        parts = [f"TP{self.tensor}", f"PP{self.pipeline}", f"DP{self.data}"]
-        parts += ["SP"] if self.sequence_parallel else []
-        return " ".join(parts + (["recompute"] if self.recompute else []))
+        return layout_name(self.tensor, self.pipeline, self.data, self.sequence_parallel, self.recompute)
 
     def to_json(self) -> dict[str, Any]:
         """Give what `plan --json` prints of it."""
@@ -89,8 +93,8 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
                 return f"TP {tensor} does not divide the {blocks} blocks of {axis}"
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
-    if tensor > NODE:
-        return f"TP {tensor} leaves a node of {NODE} GPUs"
+    if tensor > run.node or (run.gpus > run.node and run.node % tensor):
+        return f"TP {tensor} leaves a node of {run.node} GPUs"
     if pipeline > 1 and config.distill.mode != "ce":
         return f"PP {pipeline} is refused with a teacher, which runs whole"
     if pipeline > 1 and config.budgets_per_batch > 1:
@@ -128,7 +132,7 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
     parent = config.parent_shape(parent)
     family = members(parent, config)
     out, reasons = [], []
-    for tensor in range(1, min(NODE, run.gpus) + 1):
+    for tensor in range(1, min(run.node, run.gpus) + 1):
         for pipeline in range(1, min(MOST_STAGES, run.gpus // tensor) + 1):
             reason = why_not(parent, config, run, tensor, pipeline)
             if reason is not None:
@@ -199,8 +203,8 @@ def _layout(
         key=lambda m: m.total,
     )
     parameters = max(local_parameters(parent, stage, shards.tensor) for stage in own)
-    fits = memory.total <= gpu.usable
-    told = f"needs {memory.total / 1e9:.1f} GB of {gpu.usable / 1e9:.1f} usable"
+    fits = memory.total <= run.usable
+    told = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
     return Layout(
         shards.tensor,
         pipeline,

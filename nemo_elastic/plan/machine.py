@@ -6,18 +6,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_elastic.checks import integer, keep_plain
+from nemo_elastic.checks import integer, keep_plain, number
 from nemo_elastic.errors import bad
 
-__all__ = ["EFFICIENCY", "GPUS", "NODE", "RESERVE", "Gpu", "RunShape"]
+__all__ = ["EFFICIENCY", "GPUS", "MARGIN", "NODE", "Gpu", "RunShape"]
 
-#: share of the nominal memory that a plan leaves free: CUDA context, NCCL buffers, kernels' workspace, fragmentation.
-#: An assumption; nobody has measured it for these models.
-RESERVE = 0.08
+#: share of the nominal memory that a plan leaves free: CUDA context, NCCL buffers, kernels' workspace, fragmentation,
+#: and what the formulas miss. An assumption; nobody has measured it for these models.
+MARGIN = 0.08
 #: share of the peak rate that matrix products, norms and the scan reach together. An assumption, of the size that
 #: dense models are reported to reach in bf16.
 EFFICIENCY = 0.4
-#: GPUs that NVLink connects: tensor parallelism stays inside
+#: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8
 
 
@@ -38,11 +38,6 @@ class Gpu:
     nvlink: float = 450e9
     network: float = 50e9
 
-    @property
-    def usable(self) -> float:
-        """Bytes that a plan may fill."""
-        return (1 - RESERVE) * self.memory
-
 
 GPUS = {"h100": Gpu("h100", 80e9, 989e12), "h200": Gpu("h200", 141e9, 989e12)}
 
@@ -59,6 +54,8 @@ class RunShape:
         gpu: their kind, a key of `GPUS`.
         stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 trains slices only.
         kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and takes more for a moment).
+        node: GPUs of a node. Those of a run are in one node, or fill all of theirs.
+        margin: share of each GPU's memory that stays free.
     """
 
     seq_length: int
@@ -68,11 +65,16 @@ class RunShape:
     gpu: str = "h100"
     stage: int = 1
     kernels: bool = True
+    node: int = NODE
+    margin: float = MARGIN
 
     def __post_init__(self) -> None:
         keep_plain(self)
-        for name in ("seq_length", "global_batch", "micro_batch", "gpus"):
+        for name in ("seq_length", "global_batch", "micro_batch", "gpus", "node"):
             integer(_option(name), getattr(self, name), 1, "a positive integer")
+        if self.gpus > self.node and self.gpus % self.node:
+            raise bad("--gpus", self.gpus, f"at most {self.node}, or a multiple of {self.node}: GPUs fill their nodes")
+        number("--margin", self.margin, 0.0, 0.9, "a number from 0 to 0.9")
         if self.gpu not in GPUS:
             raise bad("--gpu", self.gpu, f"one of {', '.join(GPUS)}")
         if self.stage not in (1, 2):
@@ -81,12 +83,19 @@ class RunShape:
             raise bad("--micro-batch-size", self.micro_batch, f"a divisor of the global batch {self.global_batch}")
 
     @property
+    def usable(self) -> float:
+        """Bytes of a GPU that a plan may fill."""
+        return (1 - self.margin) * GPUS[self.gpu].memory
+
+    @property
     def tokens(self) -> int:
         """Tokens of one optimizer step."""
         return self.seq_length * self.global_batch
 
 
 def _option(name: str) -> str:
-    return "--" + {"global_batch": "global-batch-size", "micro_batch": "micro-batch-size"}.get(
-        name, name.replace("_", "-")
-    )
+    return "--" + {
+        "global_batch": "global-batch-size",
+        "micro_batch": "micro-batch-size",
+        "node": "gpus-per-node",
+    }.get(name, name.replace("_", "-"))

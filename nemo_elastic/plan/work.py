@@ -14,7 +14,7 @@ from nemo_elastic.family import DEPTH, Parent, Subnet
 from nemo_elastic.shapes import Space, uniform_family
 
 from .activations import HALF, SINGLE, Sharding
-from .machine import EFFICIENCY, NODE, Gpu, RunShape
+from .machine import EFFICIENCY, Gpu, RunShape
 
 __all__ = ["Work", "gated_share", "members", "seconds", "step_work"]
 
@@ -126,6 +126,6 @@ def seconds(
     passes += 0 if config.distill.mode == "ce" else 2
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
-    link = gpu.network if run.gpus > NODE else gpu.nvlink
+    link = gpu.network if run.gpus > run.node else gpu.nvlink
     reduction = (SINGLE + HALF) * parameters * (data - 1) / data / link
     return (products + tensor) * (1 + (pipeline - 1) / micro_batches) + reduction

@@ -19,11 +19,11 @@ import torch
 from nemo_elastic.checks import integer
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import Parent
-from nemo_elastic.nemo.cluster import Blend, FamilyRecipe
+from nemo_elastic.nemo.cluster import NODES, Blend, FamilyRecipe
 from nemo_elastic.nemo.curriculum import PAPER, Curriculum, Stage
 from nemo_elastic.nemo.platform.strategy import strategy_class
 from nemo_elastic.nemo.shape import stock_sizes
-from nemo_elastic.plan import Layout, preset
+from nemo_elastic.plan import NODE, Layout, preset
 
 from .small import ON_CPU, ON_GPU, narrow
 
@@ -114,14 +114,22 @@ class SmallFamily(FamilyRecipe):
 
     @classmethod
     def of(
-        cls, family: FamilyRecipe, short: Short, curriculum: Curriculum = PAPER, gpus: int = 128, gpu: str = "h100"
+        cls,
+        family: FamilyRecipe,
+        short: Short,
+        curriculum: Curriculum = PAPER,
+        nodes: int = NODES,
+        devices: int = NODE,
+        gpu: str = "h100",
     ) -> SmallFamily:
-        """The rehearsal of a family on `gpus` GPUs.
+        """The rehearsal of a family on so many nodes with so many GPUs each.
 
         Raises:
             ElasticError: as the recipe itself: no layout fits.
         """
-        layouts = halved([family.layout(number, curriculum, gpus, gpu) for number in (1, 2)], short.ranks)
+        layouts = halved(
+            [family.layout(number, curriculum, nodes * devices, gpu, devices) for number in (1, 2)], short.ranks
+        )
         return cls(family.name, family.stock, family.shape, family.block, tuple(layouts), short)
 
     @cached_property
@@ -144,7 +152,7 @@ class SmallFamily(FamilyRecipe):
         )
         return replace(block, importance=importance, search=search)
 
-    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str) -> Layout:
+    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
         """What was planned for all GPUs, in small."""
         return self.layouts[number - 1]
 

@@ -64,7 +64,7 @@ class Rehearsal:
     ) -> None:
         short = short or Short()
         self.dir = dir
-        self.small = SmallFamily.of(family, short, curriculum, num_nodes * num_gpus_per_node, gpu)
+        self.small = SmallFamily.of(family, short, curriculum, num_nodes, num_gpus_per_node, gpu)
         self.curriculum = self.small.curriculum(curriculum)
         machines: dict[str, Any] = {
             "num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum

@@ -12,7 +12,8 @@ import pytest
 
 from nemo_elastic.cli import main
 from nemo_elastic.export.hf_config import to_hf_config
-from nemo_elastic.plan import preset
+from nemo_elastic.plan import PAPER, preset
+from nemo_elastic.plan.machine import MARGIN, NODE
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = ("--config", str(CONF / "elastic_12b.yaml"))
@@ -48,6 +49,28 @@ def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixtur
     assert "…" not in out  # nothing is cut
 
 
+def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without lengths each stage has the paper's."""
+    for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):
+        argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", str(number))
+        told = json.loads(run(capsys, *argv, "--json")[1])
+        sizes = told["run"]["seq_length"], told["run"]["global_batch"], told["time"]["steps"]
+        assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
+        assert told["time"]["hours"] == pytest.approx(told["best"]["seconds"] * stage.max_steps / 3600)
+        assert told["time"]["gpu_hours"] == pytest.approx(128 * told["time"]["hours"])
+    short = run(capsys, *argv, "--steps", "100")[1].splitlines()[-1]
+    hours = told["best"]["seconds"] / 36
+    assert short.startswith(f"100 steps in about {hours:.3g} hours, {128 * hours:,.0f} GPU-hours;")
+
+
+def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command's module imports nothing of the planner's, so it has them as numbers."""
+    told = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
+    assert (told["node"], told["margin"]) == (NODE, MARGIN)
+    told = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--margin", "0.2", "--json")[1])
+    assert told["run"]["usable_bytes"] == 64e9 and told["best"]["memory"]["total"] <= 64e9
+
+
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--gpus", "1", "--global-batch-size", "8")
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *few)
@@ -73,6 +96,10 @@ def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str]
         (("--gpu", "b200"), "--gpu: 'b200' is not allowed; one of h100, h200"),
         (("--stage", "3"), "--stage: 3 is not allowed; a whole number from 1 to 2"),
         (("--gpus", "0"), "--gpus: 0 is not allowed; a whole number from 1 to 1000000"),
+        (("--gpus", "12"), "--gpus: 12 is not allowed; at most 8, or a multiple of 8: GPUs fill their nodes"),
+        (("--gpus", "12", "--gpus-per-node", "5"), "--gpus: 12 is not allowed; at most 5, or a multiple of 5"),
+        (("--margin", "1"), "--margin: 1.0 is not allowed; a number from 0 to 0.9"),
+        (("--steps", "0"), "--steps: 0 is not allowed; a whole number from 1 to"),
         (("--gpus", "7"), "no layout is possible on 7 GPUs"),
         (("--parent", "nemotron-h-8b"), "elastic.axes.hidden"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import GPUS, RunShape, best, choose, layouts, preset
+from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm, torch_scan_backward
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stages
@@ -252,7 +252,35 @@ def test_nothing_fits_says_what_to_change() -> None:
         ElasticError, match=r"no layout fits 1 H100.*usable; most of it optimizer; use more or larger GPUs"
     ):
         best(P12, block(), RunShape(8192, 4, 1, 1))
-    assert GPUS["h200"].usable > GPUS["h100"].usable
+    assert replace(STAGE_1, gpu="h200").usable > STAGE_1.usable
+
+
+def test_gpus_fill_their_nodes_and_tensor_parallelism_stays_in_one() -> None:
+    with pytest.raises(ElasticError, match=r"--gpus: 12 is not allowed; at most 8, or a multiple of 8"):
+        RunShape(8192, 1536, gpus=12)
+    fours = replace(STAGE_1, gpus=12, node=4)
+    assert {x.tensor for x in layouts(P12, block(), fours)} == {1, 2, 4}
+    sixes = replace(STAGE_1, gpus=24, node=6)  # a group of 4 would lie in two of them
+    assert {x.tensor for x in layouts(P12, block(), sixes)} == {1, 2}
+    with pytest.raises(ElasticError, match="TP 4 leaves a node of 6 GPUs"):
+        layouts(P12, block(axes=BLOCK["axes"]), replace(sixes, global_batch=25))
+
+
+def test_the_margin_of_memory_decides_what_fits() -> None:
+    found = best(P12, block(), STAGE_1)
+    tight = replace(STAGE_1, margin=1 - found.memory.total / 80e9 + 1e-3)
+    assert str(found) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
+    assert best(P12, block(), tight).memory.total < found.memory.total
+    assert STAGE_1.usable == pytest.approx(0.92 * 80e9)
+    with pytest.raises(ElasticError, match=r"--margin: 1.5 is not allowed; a number from 0 to 0.9"):
+        replace(STAGE_1, margin=1.5)
+
+
+def test_hours_are_those_of_all_steps_on_all_gpus() -> None:
+    found = best(P12, block(), STAGE_1)
+    time = duration(found, 100)
+    assert time.hours == pytest.approx(found.seconds / 36)
+    assert time.gpu_hours == pytest.approx(128 * time.hours)
 
 
 def test_a_block_of_another_parent_is_refused() -> None:

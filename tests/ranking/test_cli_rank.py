@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nemo_elastic.cli.app import main
@@ -111,6 +112,27 @@ def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys)
     assert ranking.options.depth_exact == 2 and None not in ranking.depth_scores
     code, _, said = run(capsys, *arguments(place, tmp_path / "none", "--min-depth", "8"))
     assert code == 2 and "--min-depth: 8 is not allowed; from 1 to 7" in said
+
+
+def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path, capsys):
+    """As training ranks with the block's axes.mamba_head_dim: nemo.shaping takes its smallest choice."""
+    from nemo_elastic.family import MAMBA_HEADS
+
+    whole = PARENT.mamba_head_dim
+    scores = {}
+    for dim in (None, whole, 1):
+        out, given = tmp_path / str(dim), () if dim is None else ("--min-mamba-head-dim", str(dim))
+        assert run(capsys, *arguments(place, out, *given, "--depth", "cosine"))[0] == 0
+        ranking = Ranking.load(out)
+        assert ranking.options.head_channels == dim
+        scores[dim] = ranking.scores
+    heads = [key for key in scores[None] if MAMBA_HEADS in str(key)]
+    assert heads
+    for key in heads:
+        np.testing.assert_array_equal(scores[None][key], scores[whole][key])
+        assert not np.allclose(scores[None][key], scores[1][key])
+    code, _, said = run(capsys, *arguments(place, tmp_path / "none", "--min-mamba-head-dim", str(whole + 1)))
+    assert code == 2 and f"--min-mamba-head-dim: {whole + 1} is not allowed; from 1 to the parent's {whole}" in said
 
 
 def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path, capsys):

@@ -49,9 +49,9 @@ def test_the_executors_of_the_page_on_clusters() -> None:
     (block,) = [b for b in blocks("python", page=ROOT / "docs" / "clusters.md") if "def executors" in b.text]
     names: dict[str, Any] = {}
     exec(block.text, names)
-    stage, cut = names["executors"](16, 8), names["executors"](1, 1)
+    stage, cut = names["executors"](16, 8), names["executors"](1, 0)
     assert (stage.nodes, stage.ntasks_per_node, stage.partition) == (16, 8, "batch")
-    assert (cut.nodes, cut.ntasks_per_node, cut.partition) == (1, 1, "interactive")
+    assert (cut.nodes, cut.ntasks_per_node, cut.gpus_per_node, cut.partition) == (1, 1, None, "cpu")
 
 
 @pytest.mark.nemo

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,71 +19,121 @@ pytestmark = pytest.mark.nemo
 ROOT = Path(__file__).parents[2]
 RECIPE = ["--recipe", "nemotron_elastic_12b", "--parent", "/checkpoints/12b", "--dir", "/runs/12b"]
 DATA = ["--data", "0.7", "/data/code", "0.3", "/data/web"]
-SLURM = ["--account", "research", "--partition", "batch", "--image", "nemo-elastic:25.11", "--time", "03:00:00",
+IMAGE = "/images/nemo-elastic-25.11.sqsh"
+SLURM = ["--account", "research", "--partition", "batch", "--image", IMAGE, "--time", "03:00:00",
          "--job-dir", "/home/me/jobs", "--mount", "/checkpoints", "/lustre/data:/data"]  # fmt: skip
-WIDE = "3000"
 SSH = ["--host", "login.example.com", "--user", "me"]
 
 
+@dataclass(frozen=True)
+class Dry:
+    """A dry run.
+
+    Attributes:
+        said: what the script printed.
+        files: the sbatch file of every job, name -> text, in the order of the table.
+        table: its rows: job -> the other columns.
+    """
+
+    said: str
+    files: dict[str, str]
+    table: dict[str, list[str]]
+
+
+def read(said: str, folder: Path, ending: str = "_sbatch.sh") -> Dry:
+    """The table of what a script printed, and the files of the jobs in it."""
+    rows = re.search(r"─\n(.*?)\n(?:GB|$)", said, re.DOTALL)
+    assert rows is not None, said[-3000:]
+    cells = [re.split(r"  +", line.strip()) for line in rows[1].splitlines() if line.strip()]
+    return Dry(
+        said,
+        {name: (folder / f"{name}{ending}").read_text(encoding="utf-8") for name, *_ in cells},
+        {name: rest for name, *rest in cells},
+    )
+
+
 def script(name: str, args: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the script's main does, in another folder, with a screen so wide that NeMo-Run cuts no line."""
+    """What the script's main does, in another folder."""
     monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(home))  # read from the environment on import
-    monkeypatch.setenv("COLUMNS", WIDE)
     monkeypatch.setattr(sys, "stdin", io.StringIO())  # its shell commands look for one
     monkeypatch.chdir(home)
     importlib.import_module(name).main(args)
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What the script prints, run as a user runs it."""
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
+    """What the script prints and writes, run as a user runs it, on a narrow screen."""
     home = tmp_path_factory.mktemp("slurm")
-    env = os.environ | {"NEMORUN_HOME": str(home), "COLUMNS": WIDE, "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        ROOT / "recipes" / "run_slurm.py",
-        *RECIPE,
-        *DATA,
-        *SLURM,
-        *SSH,
-        "--jobs",
-        "2",
-        "--dryrun",
-    ]
+    env = os.environ | {"NEMORUN_HOME": str(home / "home"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, ROOT / "recipes" / "run_slurm.py", *RECIPE, *DATA, *SLURM, *SSH]
+    command += ["--jobs", "2", "--dryrun", "dry"]
     done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def jobs_of(text: str) -> dict[str, str]:
-    """The sbatch file of every job: name -> text."""
-    files = re.split(r"#-+\s+# SBATCH_SCRIPT\s+#-+", text)[1:]
-    return {re.search(r"fdl_runner -n (\S+)", f)[1]: f for f in files}  # pyright: ignore[reportOptionalSubscript]
+    assert sorted(p.name for p in home.iterdir()) == ["dry"], "nothing else is written"
+    assert f"6 jobs; nothing is submitted. Files: {home / 'dry'}" in done.stdout
+    return read(done.stdout, home / "dry")
 
 
 def flags(file: str) -> dict[str, str]:
-    return dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", file))
+    return dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.+))?$", file, re.MULTILINE))
 
 
-def test_slurm_gets_every_job_in_order(slurm: str) -> None:
-    assert list(jobs_of(slurm)) == ["rank", "stage1", "stage1_2", "stage2", "stage2_4", "slice"]
+def test_slurm_gets_every_job_in_order(slurm: Dry) -> None:
+    assert list(slurm.files) == ["rank", "stage1", "stage1_2", "stage2", "stage2_4", "slice"]
 
 
-def test_the_stages_get_all_nodes_and_the_others_one(slurm: str) -> None:
-    for job, file in jobs_of(slurm).items():
+def test_the_stages_get_all_nodes_and_the_others_one(slurm: Dry) -> None:
+    for job, file in slurm.files.items():
         given = flags(file)
         assert given["job-name"] == f"nemotron_elastic_12b.{job}"
         assert given["account"] == "research"
-        assert given["partition"] == "batch"
         assert given["time"] == "03:00:00"
         assert given["nodes"] == ("16" if job.startswith("stage") else "1")
-        tasks = "1" if job == "slice" else "8"
-        assert given["ntasks-per-node"] == given["gpus-per-node"] == tasks
+        if job == "slice":
+            continue
+        assert given["ntasks-per-node"] == given["gpus-per-node"] == "8"
+        assert given["partition"] == "batch" and "exclusive" in given and given["mem"] == "0"
 
 
-def test_jobs_run_in_the_container_with_its_mounts(slurm: str) -> None:
-    for file in jobs_of(slurm).values():
-        assert "--container-image nemo-elastic:25.11" in file
+def test_the_slicing_asks_for_no_gpu_and_no_node_of_its_own(slurm: Dry) -> None:
+    given = flags(slurm.files["slice"])
+    assert "gpu" not in slurm.files["slice"].partition("set -evx")[0]
+    assert (given["ntasks-per-node"], given["mem"], given["partition"]) == ("1", "32G", "batch")
+    assert "exclusive" not in given
+
+
+def test_no_line_of_a_file_is_broken(slurm: Dry) -> None:
+    for file in slurm.files.values():
+        head = file.partition("set -evx")[0].splitlines()
+        assert max(map(len, head)) > 120  # longer than any screen of a test
+        assert all(line.startswith("#") for line in head if line)
+        assert re.search(
+            r"^srun .*--container-image .*--container-mounts .* fdl_runner -n |^srun .*fdl_runner", file, re.M
+        )
+
+
+def test_the_table_tells_layouts_memory_hours_and_what_comes_after_what(slurm: Dry) -> None:
+    from nemotron_elastic_12b import FAMILY
+
+    from nemo_elastic.plan import PAPER, duration
+
+    found = {number: FAMILY.layout(number, PAPER, 128, "h100") for number in (1, 2)}
+    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
+    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
+    limit = "03:00:00"
+    assert slurm.table == {
+        "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
+        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
+        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
+        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
+        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
+        "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
+    }
+
+
+def test_jobs_run_in_the_container_with_its_mounts(slurm: Dry) -> None:
+    for file in slurm.files.values():
+        assert f"--container-image {IMAGE}" in file
         mounts = re.search(r"--container-mounts (\S+)", file)
         assert mounts is not None
         assert {"/checkpoints:/checkpoints", "/lustre/data:/data"} <= set(mounts[1].split(","))
@@ -90,8 +141,8 @@ def test_jobs_run_in_the_container_with_its_mounts(slurm: str) -> None:
         assert "nemo_run.core.runners.fdl_runner" in file
 
 
-def test_training_is_stopped_in_time_where_it_is_repeated(slurm: str) -> None:
-    for job, file in jobs_of(slurm).items():
+def test_training_is_stopped_in_time_where_it_is_repeated(slurm: Dry) -> None:
+    for job, file in slurm.files.items():
         assert flags(file).get("signal") == ("15@900" if job.startswith("stage") else None)
 
 
@@ -141,8 +192,8 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
     }
 
 
-def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: str) -> None:
-    head = slurm.partition("SBATCH_SCRIPT")[0]
+def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: Dry) -> None:
+    head = slurm.said.partition("6 jobs; nothing is submitted")[0]
     assert head.count("apply_elastic changes the recipe:") == 2
     assert "steps 5170 to 6960 of 6960" in head
 
@@ -150,24 +201,46 @@ def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: s
 def test_on_a_login_node_no_host_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = ["--job-dir", str(tmp_path / "jobs")]
-    args = [*RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun"]
+    place = ["--job-dir", str(tmp_path / "jobs"), "--cpu-partition", "cpu"]
+    args = [*RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun", "dry"]
     script("run_slurm", args, tmp_path, monkeypatch)
-    jobs = jobs_of(capsys.readouterr().out)
+    jobs = read(capsys.readouterr().out, tmp_path / "dry").files
     assert list(jobs) == ["rank", "stage1", "stage2", "slice"]
     assert flags(jobs["stage2"])["nodes"] == "8"
     assert "signal" not in flags(jobs["stage1"])
+    assert [flags(file)["partition"] for file in jobs.values()] == ["batch", "batch", "batch", "cpu"]
+    assert f"{tmp_path}/jobs/experiments/nemotron_elastic_12b" in jobs["rank"]
+    assert not (tmp_path / "jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "offline"),
+    [
+        ((), False),
+        (("--tokenizer", "nvidia/NVIDIA-Nemotron-Nano-12B-v2"), False),
+        (("--tokenizer", "/checkpoints/tokenizer"), True),
+        (("--offline",), True),
+    ],
+)
+def test_jobs_are_offline_only_where_nothing_comes_from_a_hub(given: tuple[str, ...], offline: bool) -> None:
+    from run_slurm import slurm_executor, slurm_parser
+
+    args = slurm_parser().parse_args([*RECIPE, *DATA, *SLURM, *given])
+    for devices in (8, 0):
+        assert ("TRANSFORMERS_OFFLINE" in slurm_executor(1, devices, args=args).env_vars) == offline
 
 
 def test_local_runs_torchrun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = [*RECIPE, *DATA, "--recipe", "nemotron_elastic_8b", "--devices", "8", "--gpu", "h200", "--dryrun"]
+    args = [*RECIPE, *DATA, "--recipe", "nemotron_elastic_8b", "--devices", "8", "--gpu", "h200", "--dryrun", "dry"]
     script("run_local", args, tmp_path, monkeypatch)
-    text = capsys.readouterr().out
-    assert re.findall(r"Task (\w+)", text) == ["rank", "stage1", "stage2", "slice"]
-    unbroken = re.sub(r"\s", "", text)  # NeMo-Run's console breaks its lines anywhere
-    assert re.findall(r"--nproc-per-node(?:','|=)?(\d+)", unbroken) == [*"8881"]
+    dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
+    assert list(dry.files) == ["rank", "stage1", "stage2", "slice"]
+    assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
+    for name, file in dry.files.items():
+        (config,) = re.findall(r"\S+_fn_or_script", file)
+        assert Path(config).is_file() and config == str(tmp_path / "dry" / name / "configs" / f"{name}_fn_or_script")
 
 
 def test_the_tiny_one_shows_what_it_would_do(
@@ -179,9 +252,17 @@ def test_the_tiny_one_shows_what_it_would_do(
     text.mkdir()
     (text / "words.py").write_text(Path(os.__file__).read_text() * 4)
     build_data(tmp_path / "data", [text], vocab=512, held_out_problems=4)
-    args = ["--dir", "tiny", "--data", str(tmp_path / "data"), "--parent", "/checkpoints/tiny", "--dryrun"]
-    script("nemotron_elastic_tiny", args, tmp_path, monkeypatch)
-    assert re.findall(r"Task (\w+)", capsys.readouterr().out) == ["rank", "stage1", "stage2", "slice"]
+    args = ["--dir", "tiny", "--data", str(tmp_path / "data"), "--parent", "/checkpoints/tiny", "--dryrun", "dry"]
+    for _ in range(2):  # a second one replaces the first
+        script("nemotron_elastic_tiny", args, tmp_path, monkeypatch)
+        dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
+        layouts = [row[2] for row in dry.table.values()]
+        assert layouts == ["TP1 PP1 DP2", "TP2 PP1 DP1 SP", "TP2 PP1 DP1 SP recompute", "one process"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        script("nemotron_elastic_tiny", [*args[:-1], "mine"], tmp_path, monkeypatch)
+    assert stopped.value.code == 2 and "nemo-elastic did not write it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A dry run of an experiment: all files that it would send, in a folder, and a table of its jobs. Nothing starts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nemo_run as run
+
+from nemo_elastic.files import atomic_write
+from nemo_elastic.plan.layouts import layout_name
+
+__all__ = ["Estimate", "show", "write"]
+
+COLUMNS = ("job", "nodes", "GPUs", "layout", "GB per GPU", "hours", "limit", "after")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job takes, by `nemo_elastic.plan`.
+
+    Attributes:
+        memory: bytes of the fullest GPU.
+        hours: of all steps; None where nothing estimates them.
+        least: the memory is that of the weights alone.
+    """
+
+    memory: float
+    hours: float | None = None
+    least: bool = False
+
+
+def write(experiment: run.Experiment, folder: Path, final: Path) -> None:
+    """Let NeMo-Run write what it would send, unsent, and add the commands of jobs that run on this machine.
+
+    Args:
+        experiment: with its jobs, made with a base folder of its own inside `folder`.
+        folder: an empty folder.
+        final: the name that it will have.
+    """
+    experiment.dryrun(log=False, delete_exp_dir=False)
+    place = Path(experiment._exp_dir)
+    for job in experiment.jobs:
+        if isinstance(job.executor, run.LocalExecutor):
+            atomic_write(place / f"{job.id}.sh", _command(job).replace(str(place), str(final)))
+    for path in list(place.iterdir()):
+        path.rename(folder / path.name)
+    for empty in (place, *place.parents):
+        if empty == folder:
+            break
+        empty.rmdir()
+
+
+def _command(job: Any) -> str:
+    """What would be called for a job on this machine, a script of the shell's."""
+    request = job._dryrun_info.request
+    lines = ["#!/bin/sh"]
+    for replicas in request.role_params.values():
+        for one in replicas:
+            exports = [f"export {name}={shlex.quote(value)}" for name, value in job.executor.env_vars.items()]
+            lines += [*exports, shlex.join(map(str, one.args))]
+    return "\n".join(lines) + "\n"
+
+
+def show(jobs: Sequence[Any], titles: Sequence[str], estimates: Mapping[str, Estimate], folder: Path) -> None:
+    """Print a table of all jobs, one after the other.
+
+    Args:
+        jobs: NeMo-Run's, in order.
+        titles: what each is a turn of: several where the time of a job is limited.
+        estimates: by title.
+        folder: where their files are.
+    """
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(jobs)} jobs; nothing is submitted. Files: {folder}", title_justify="left", box=SIMPLE,
+                  show_edge=False, padding=(0, 1))  # fmt: skip
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS[1:3] + COLUMNS[4:7] else "left")
+    for i, (job, title) in enumerate(zip(jobs, titles, strict=True)):
+        first = i == 0 or titles[i - 1] != title
+        table.add_row(*_row(job, estimates.get(title), first), jobs[i - 1].id if i else "-")
+    Console(markup=False, soft_wrap=True, width=140).print(table)
+    if any(estimate.hours is not None for estimate in estimates.values()):
+        print("GB and hours are the planner's estimates; the hours are those of all turns of a job together")
+
+
+def _row(job: Any, estimate: Estimate | None, first: bool) -> list[str]:
+    task, executor = job.task.task, job.executor
+    trainer = getattr(task, "trainer", None)
+    nodes, devices = getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 0)
+    memory = hours = "-"
+    if estimate is not None:
+        memory = f"{'from ' if estimate.least else ''}{estimate.memory / 1e9:.1f}"
+        if estimate.hours is not None:
+            hours = f"{estimate.hours:.3g}" if first else "goes on"
+    layout = "one process" if trainer is None else _layout(task, nodes * devices)
+    return [job.id, str(nodes), str(nodes * devices), layout, memory, hours, getattr(executor, "time", "-")]
+
+
+def _layout(task: Any, ranks: int) -> str:
+    strategy = task.trainer.strategy
+    tensor, pipeline = strategy.tensor_model_parallel_size, strategy.pipeline_model_parallel_size
+    recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
+    return layout_name(tensor, pipeline, ranks // (tensor * pipeline), strategy.sequence_parallel, recompute)
