@@ -23,7 +23,8 @@ from nemo_elastic.nemo.cluster import NODES, Blend, FamilyRecipe
 from nemo_elastic.nemo.curriculum import PAPER, Curriculum, Stage
 from nemo_elastic.nemo.platform.strategy import strategy_class
 from nemo_elastic.nemo.shape import stock_sizes
-from nemo_elastic.plan import NODE, Layout, preset
+from nemo_elastic.plan import Layout, preset
+from nemo_elastic.plan.machine import NODE
 
 from .small import ON_CPU, ON_GPU, narrow
 
