@@ -22,7 +22,7 @@ def command(
     devices: Annotated[int, within(1, 64, "--devices", "GPUs per node of the real run.")] = 8,
     gpu: Annotated[str, typer.Option("--gpu", help="Their kind, for the layouts: h100 or h200.")] = "h100",
     ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
-    steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 24,
+    steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 18,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier rehearsal.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print changes, jobs and checks as JSON.")] = False,
 ) -> None:
@@ -53,7 +53,7 @@ def command(
     from nemo_elastic.nemo.executors import local_executor
     from nemo_elastic.rehearsal.family import Short
     from nemo_elastic.rehearsal.report import print_changes, print_report
-    from nemo_elastic.rehearsal.run import Rehearsal, load_recipe
+    from nemo_elastic.rehearsal.run import Rehearsal, load_recipe, run_by
 
     screen = Console(highlight=False, markup=False)
     # a file or a pipe has no width of its own: tables must not be cut there
@@ -63,7 +63,7 @@ def command(
     if not json:
         print_changes(rehearsal.changed, console)
     with filled_dir(folder, force):
-        report = rehearsal.run(local_executor, lambda line: typer.echo(line, err=True))
+        report = rehearsal.run(run_by(local_executor, recipe), lambda line: typer.echo(line, err=True))
     if json:
         typer.echo(json_module.dumps(report.to_json(), indent=2))
     else:

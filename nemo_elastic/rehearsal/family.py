@@ -48,16 +48,16 @@ class Short:
         ranks: processes, or GPUs of one node.
         steps: of stage 1; stage 2 has as many as in proportion.
         seq_length: of stage 1; as well.
-        micro_batches: per rank and step, of stage 1 and 2.
+        micro_batches: per rank and step, of stage 1 and 2; the ranking takes one for each rank out of stage 1's step.
         samples, depth_samples: sequences that the ranking looks at.
         candidates: of the search.
         validation_batches: of a validation.
     """
 
     ranks: int = 4
-    steps: int = 24
+    steps: int = 18
     seq_length: int = 64
-    micro_batches: tuple[int, int] = (3, 2)
+    micro_batches: tuple[int, int] = (4, 2)
     samples: int = 16
     depth_samples: int = 4
     candidates: int = 16

@@ -63,7 +63,7 @@ class Rehearsal:
         curriculum: Curriculum = PAPER,
     ) -> None:
         short = short or Short()
-        self.dir = dir
+        self.family, self.dir = family, dir
         self.small = SmallFamily.of(family, short, curriculum, num_nodes, num_gpus_per_node, gpu)
         self.curriculum = self.small.curriculum(curriculum)
         machines: dict[str, Any] = {
@@ -91,11 +91,11 @@ class Rehearsal:
             "jobs": [asdict(job) for job in self.told_jobs()],
         }
 
-    def run(self, executors: Executors, tell: Callable[[str], None]) -> Report:
+    def run(self, run_job: Callable[[str, run.Partial], None], tell: Callable[[str], None]) -> Report:
         """Run all jobs here, one after another, and look at what they left.
 
         Args:
-            executors: see `curriculum.run_family`.
+            run_job: runs a job to its end, by its name; an `ElasticError` where it fails.
             tell: gets a line per job.
         """
         seconds: dict[str, float] = {}
@@ -105,8 +105,7 @@ class Rehearsal:
             began = time.monotonic()
             tell(f"{name} …")
             try:
-                with quiet():
-                    run_family(self.small.name, {name: job}, executors, tail_logs=False)
+                run_job(name, job)
             except ElasticError as error:
                 failed = error.message
             seconds[name] = time.monotonic() - began
@@ -120,6 +119,16 @@ class Rehearsal:
         data = run.Partial(make_data, out=data_dir(self.dir), vocab=self.small.parent.vocab)
         check = run.Partial(look, dir=self.dir, plan=self.plan())
         run_family(name, {"data": data, **self.jobs, "check": check}, executors)
+
+
+def run_by(executors: Executors, title: str) -> Callable[[str, run.Partial], None]:
+    """Run each job as an experiment of its own; what it says goes to its log."""
+
+    def run_job(name: str, job: run.Partial) -> None:
+        with quiet():
+            run_family(title, {name: job}, executors, tail_logs=False)
+
+    return run_job
 
 
 def make_data(out: str, vocab: int) -> None:

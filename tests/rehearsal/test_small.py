@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A rehearsal's parent and block: narrower, and otherwise the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.family import AXES, Parent
+from nemo_elastic.kernels import check_widths
+from nemo_elastic.plan import preset
+from nemo_elastic.rehearsal.small import ON_CPU, ON_GPU, Narrow, narrow
+from nemo_elastic.shapes import Space, uniform_family
+
+BLOCKS = {"12b": "nemotron-nano-12b-v2", "9b": "nemotron-nano-9b-v2", "8b": "nemotron-h-8b"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=BLOCKS)
+def whole(request: pytest.FixtureRequest) -> tuple[Parent, ElasticConfig]:
+    config = ElasticConfig.load(ROOT / "conf" / f"elastic_{request.param}.yaml")
+    return config.parent_shape(preset(BLOCKS[request.param])), config
+
+
+@pytest.mark.parametrize("by", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
+def test_layers_groups_stripes_and_proportions_stay(whole: tuple[Parent, ElasticConfig], by: Narrow) -> None:
+    parent, config = whole
+    small, block = narrow(parent, config, by)
+    for name in ("pattern", "mamba_groups", "kv_heads", "ffn_stripes", "conv_kernel", "tied", "norm_eps"):
+        assert getattr(small, name) == getattr(parent, name)
+    before, after = config.resolve_axes(parent), block.resolve_axes(small)
+    for name in AXES:
+        shares = [c / before[name].choices[0] for c in before[name].choices]
+        assert [c / after[name].choices[0] for c in after[name].choices] == pytest.approx(shares)
+    assert {k: v for k, v in block.to_dict().items() if k not in ("axes", "budgets")} == {
+        k: v for k, v in config.to_dict().items() if k not in ("axes", "budgets")
+    }
+
+
+@pytest.mark.parametrize("by", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
+def test_budgets_are_the_same_shares_and_can_be_met(whole: tuple[Parent, ElasticConfig], by: Narrow) -> None:
+    parent, config = whole
+    small, block = narrow(parent, config, by)
+    wanted, found = config.targets(parent), block.targets(small)
+    for name in wanted:
+        share = wanted[name] / parameters(parent, parent.full)
+        assert found[name] / parameters(small, small.full) == pytest.approx(share, rel=1e-4)
+    space = Space(small, block.resolve_axes(small), tuple(range(small.num_layers)))
+    for budget, member in uniform_family(space, block.budgets).items():
+        assert 0.8 * found[budget] < parameters(small, member) <= found[budget]
+
+
+def test_every_tensor_parallel_size_of_the_recipes_still_divides(whole: tuple[Parent, ElasticConfig]) -> None:
+    small, block = narrow(*whole, ON_CPU)
+    for choices, blocks in (
+        (block.axes["ffn"].choices, small.ffn_stripes),
+        (block.axes["mamba_heads"].choices, small.mamba_groups),
+        (block.axes["attention_heads"].choices, small.kv_heads),
+    ):
+        assert blocks % 4 == 0 and all(c % blocks == 0 for c in choices)
+
+
+def test_a_gpus_kernels_take_the_widths(whole: tuple[Parent, ElasticConfig]) -> None:
+    small, block = narrow(*whole, ON_GPU)
+    for tensor in (1, 2, 4):
+        check_widths(small, block.resolve_axes(small), tensor)
+
+
+def test_two_cores_can_train_it(whole: tuple[Parent, ElasticConfig]) -> None:
+    small, _ = narrow(*whole, ON_CPU)
+    assert parameters(small, small.full) < 5e6
