@@ -266,12 +266,12 @@ def _callbacks(recipe: Any, out: str | None, label: str, changes: Changes) -> No
     log = getattr(recipe, "log", None)
     folder = getattr(log, "explicit_log_dir", None) or getattr(log, "log_dir", None) or "."
     own = run.Config(ElasticCallback, out=out or f"{folder}/elastic")
-    recipe.trainer.callbacks = [*kept, own]
+    names = ", ".join(name_of(callback) for callback in kept) or "none"
     told = f"the same and ElasticCallback, which writes to {own.out}"
     if not any(made_by(callback) is MetricsWriter for callback in kept):
-        recipe.trainer.callbacks.append(run.Config(MetricsWriter, label=label, total=recipe.trainer.max_steps))
+        kept.append(run.Config(MetricsWriter, label=label, total=recipe.trainer.max_steps))
         told += ", and MetricsWriter, which writes metrics.jsonl"
-    names = ", ".join(name_of(callback) for callback in kept) or "none"
+    recipe.trainer.callbacks = [*kept, own]
     changes.note("trainer.callbacks", names, told)
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
     changes.set(recipe.trainer, "inference_mode", False, "trainer")

@@ -49,6 +49,8 @@ def name_best(checkpoint: Path, monitor: str, value: float, mode: str = "min") -
     before, name = best(folder), link_name(checkpoint, monitor, value)
     if not math.isfinite(value) or (before is not None and sign * float(f"{value:.4f}") >= sign * before[1]):
         return False
+    if (folder / name).is_dir() and not (folder / name).is_symlink():  # somebody has copied the run without links
+        return False
     old = [link for link in links(folder) if link.name != name]
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(checkpoint.name)

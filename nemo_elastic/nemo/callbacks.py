@@ -24,7 +24,7 @@ from nemo_elastic.router import Router
 from .ending import settle, told
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members, refresh_members
-from .validation import every_member, forget_progress, from_last_stage, validate
+from .validation import due, every_member, from_last_stage, validate, validate_by_steps
 
 #: metrics of a stock run that are kept beside our own
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
@@ -137,11 +137,14 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             lines = up_to(read_history(self._file).lines, self._first)
             self._before = max((line.get("seconds", 0) for line in lines), default=0)
             atomic_write(self._file, "".join(json.dumps(line) + "\n" for line in lines))
-        forget_progress(trainer)
+            validated = [line["step"] for line in lines if line["kind"] == "heldout"]
+            self._measured = validated[-1] if validated else -1
+        validate_by_steps(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """By now all callbacks have started, so members are there."""
-        if trainer.global_step == 0:
+        """By now all callbacks have started, so members are there. A stop may have come before a validation."""
+        self._measured = trainer.strategy.broadcast(self._measured)
+        if due(trainer) and self._measured != trainer.global_step:
             validate(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:

@@ -175,10 +175,10 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         if is_whole(target) and target.name.endswith("last"):
             name_best(target, str(self.monitor), self._validated[1], self.mode)
 
-    @property
-    def _saved_checkpoint_paths(self) -> Any:
-        """Without second names, of which NeMo would make more checkpoints."""
-        return (path for path in super()._saved_checkpoint_paths if not Path(path).is_symlink())
+    def nemo_topk_check_previous_run(self) -> None:
+        """As the base class, which knows of no second names: it would remove what they mean, or fail."""
+        if self.save_top_k:
+            super().nemo_topk_check_previous_run()
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         if self._last_global_step_saved == trainer.global_step > 0 and is_whole(ckpt_to_dir(filepath)):

@@ -162,8 +162,26 @@ def every_member(step: Any, members: int) -> None:
     step.num_microbatches *= members
 
 
+def due(trainer: Any) -> bool:
+    """Whether the steps done so far are a multiple of `val_check_interval`."""
+    every = trainer.val_check_batch
+    return trainer.enable_validation and every != float("inf") and trainer.global_step % every == 0
+
+
+def validate_by_steps(trainer: Any) -> None:
+    """Let Lightning validate when it is `due`, and each time on all of the data, also in a run that was resumed.
+
+    Its own count goes on one too far where a checkpoint was written before a step was over, as most are. One that was
+    written at the end of a validation says that the next validation has read a part of its data.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    # NeMo's loop says so where a run starts again: Lightning would repeat the validation and leave out a batch for it
+    loop._should_check_val_fx = lambda _: due(trainer) and not getattr(loop, "skip_val_on_restart", False)
+    loop.val_loop.batch_progress.reset_on_run()
+
+
 def validate(trainer: Any) -> None:
-    """Run a validation where Lightning would not: before the first step, and at the end. All ranks call it."""
+    """Run a validation where Lightning does not: before the first step, and at the end. All ranks call it."""
     loop, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
     first = connector._first_loop_iter
     trainer.validating = True
@@ -173,8 +191,3 @@ def validate(trainer: Any) -> None:
     finally:
         trainer.training = True
         connector._first_loop_iter = first
-
-
-def forget_progress(trainer: Any) -> None:
-    """After a resume: a checkpoint that was saved at the end of a validation says that the next one is under way."""
-    trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
