@@ -121,6 +121,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._began = self._printed = 0.0  # this start
         self._first, self._before = 0, 0.0  # the step from which it goes on, and the seconds until then
         self._measured = -1
+        self._steps: list[torch.Tensor] = []  # losses of a validation's steps
         self._losses: dict[str, float] = {}  # the last of each budget, for the progress
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -154,15 +155,22 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._write(trainer, line | {"kind": "step", "seconds": self._before + time.monotonic() - self._began})
         self._progress(trainer, line)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._steps = []
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        """Keep a stock model's loss: NeMo's `val_loss` is a mean in which the first step weighs less than the rest."""
+        self._steps.append(torch.as_tensor(outputs).detach())
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not self._steps:
             return
         self._measured = trainer.global_step
         if isinstance(pl_module, ElasticMambaModel):
             found = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
         else:
-            logged = trainer.callback_metrics.get("val_loss")
-            found = {"losses": {} if logged is None else {"parent": float(logged)}}
+            steps, self._steps = torch.stack(self._steps), []
+            found = {"losses": {"parent": float(from_last_stage(steps.double()).mean())}}
         if found["losses"]:
             self._write(trainer, {"kind": "heldout", **found})
 

@@ -55,7 +55,7 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
             facts["losses"].append(float(trainer.callback_metrics["reduced_train_loss"]))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            facts["weights"] = digest(module.hidden.core.state_dict())
+            facts["weights"] = digest(dict(module.hidden.core.named_parameters()))
             facts["monitored"] = sorted(k for k in trainer.callback_metrics if k.startswith("val_"))
 
     task = fiddle.build(task)
