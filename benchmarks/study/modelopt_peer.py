@@ -144,7 +144,7 @@ def distill(
     """NeMo's `llm.distill` in this process; returns the student's last checkpoint.
 
     `out/metrics.jsonl` has the loss of every step and the held-out losses, the last one at the end, as our own runs
-    have: `heldout_losses` runs the student alone. Arguments are those of `tiny_recipe`, from which trainer, optimizer,
+    have: NeMo validates the student alone. Arguments are those of `tiny_recipe`, from which trainer, optimizer,
     schedule, data and log are taken.
     """
     import nemo_run as run
@@ -184,7 +184,7 @@ def distill(
 def heldout(
     checkpoint: str | Path, data: str | Path, seq_length: int = 256, sequences: int = 16, seed: int = SEED
 ) -> float:
-    """Held-out cross-entropy in nats per token of a dense checkpoint, on the tokens that `heldout_losses` takes.
+    """Held-out cross-entropy in nats per token of a dense checkpoint, on the tokens that our runs validate on.
 
     Those are the first validation sequences of a run with this data order; the model is the plain one in torch.
     """

@@ -40,8 +40,12 @@ class FolderDataModule(PreTrainingDataModule):
         self.create_attention_mask = False
         return super().gpt_dataset_config
 
-    def build(self, trainer_max_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Build the datasets, once the number of samples and the place of their order are seen to be fine."""
+    def build(self, trainer_max_steps: int, trainer_val_check_interval: int, *args: Any, **kwargs: Any) -> None:
+        """Build the datasets, once the number of samples and the place of their order are seen to be fine.
+
+        Every validation starts its loader anew and reads the same samples, so one's worth is asked for: their order
+        would depend on the number of validations otherwise.
+        """
         needed = trainer_max_steps * self.data_sampler.global_batch_size
         if self.num_train_samples is not None and self.num_train_samples < needed:
             raise bad("num_train_samples", self.num_train_samples, f"{trainer_max_steps} steps read {needed} samples")
@@ -51,7 +55,8 @@ class FolderDataModule(PreTrainingDataModule):
             except OSError as error:
                 told = f"{self.index_mapping_dir}: cannot be made ({error.strerror}); give a writable index_dir"
                 raise ElasticError(told) from None
-        super().build(trainer_max_steps, *args, **kwargs)
+        never = 1 + max(needed, self.num_train_samples or 0)
+        super().build(trainer_max_steps, never, *args, **kwargs)
 
     def _create_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         self.pin_memory = self.pin_memory and torch.cuda.is_available()  # a warning per loader otherwise

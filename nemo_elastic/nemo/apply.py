@@ -16,7 +16,7 @@ from nemo import lightning as nl
 
 from nemo_elastic.config import ElasticConfig
 
-from .callbacks import ElasticCallback
+from .callbacks import ElasticCallback, MetricsWriter
 from .checks import (
     check_architecture,
     check_data,
@@ -131,7 +131,7 @@ def apply_elastic(
     _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
     _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total)
     _precision(recipe, config, changes)
-    _callbacks(recipe, out, changes)
+    _callbacks(recipe, out, f"stage{stage}", changes)
     _start(recipe, previous if stage == 2 else None, changes)
     _going_on(recipe, changes)
     if verbose:
@@ -256,7 +256,7 @@ def _own_guard(strategy: Any, changes: Changes) -> None:
         changes.set(ddp, "check_for_nan_in_grad", False, "trainer.strategy.ddp")
 
 
-def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
+def _callbacks(recipe: Any, out: str | None, label: str, changes: Changes) -> None:
     kept = []
     for callback in getattr(recipe.trainer, "callbacks", None) or []:
         if getattr(made_by(callback), "__name__", "") == "MegatronCommOverlapCallback":
@@ -266,9 +266,15 @@ def _callbacks(recipe: Any, out: str | None, changes: Changes) -> None:
     log = getattr(recipe, "log", None)
     folder = getattr(log, "explicit_log_dir", None) or getattr(log, "log_dir", None) or "."
     own = run.Config(ElasticCallback, out=out or f"{folder}/elastic")
-    recipe.trainer.callbacks = [*kept, own]
     names = ", ".join(name_of(callback) for callback in kept) or "none"
-    changes.note("trainer.callbacks", names, f"the same and ElasticCallback, which writes to {own.out}")
+    told = f"the same and ElasticCallback, which writes to {own.out}"
+    if not any(made_by(callback) is MetricsWriter for callback in kept):
+        kept.append(run.Config(MetricsWriter, label=label, total=recipe.trainer.max_steps))
+        told += ", and MetricsWriter, which writes metrics.jsonl"
+    recipe.trainer.callbacks = [*kept, own]
+    changes.note("trainer.callbacks", names, told)
+    # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
+    changes.set(recipe.trainer, "inference_mode", False, "trainer")
 
 
 def _going_on(recipe: Any, changes: Changes) -> None:

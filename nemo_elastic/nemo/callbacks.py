@@ -13,27 +13,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from megatron.core import parallel_state
-from megatron.core.utils import unwrap_model
 from nemo.lightning import io
 from nemo.utils.app_state import AppState
 
-from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import atomic_write
-from nemo_elastic.history import read_history, up_to
-from nemo_elastic.megatron.vocabulary import hidden_states
-from nemo_elastic.nn.gates import Choice
+from nemo_elastic.history import METRICS, read_history, up_to
 from nemo_elastic.router import Router
 
-from .data import dataset_tokens
 from .ending import settle, told
-from .loss import distill_loss
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members, refresh_members
+from .validation import due, every_member, from_last_stage, validate, validate_by_steps
 
-#: the loss on held-out text, over a vocabulary that may be split among ranks
-CROSS_ENTROPY = DistillConfig(mode="ce")
 #: metrics of a stock run that are kept beside our own
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
@@ -58,6 +50,11 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         self._freeze_when_due(trainer, pl_module)
         refresh_members(trainer, pl_module)
 
+    def on_megatron_microbatches_start(self, step: Any) -> None:
+        """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
+        if step.forward_only and isinstance(step.pl_module, ElasticMambaModel):
+            every_member(step, len(step.pl_module.heldout.choices))
+
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Say in one line, before any traceback, who stops and what the next start goes on from."""
         settle(trainer, exception)
@@ -69,12 +66,21 @@ class ElasticCallback(pl.Callback, io.IOMixin):
             freeze_members(trainer, model, Path(self.out))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        for name, value in step_facts(pl_module).items():
+        for name, value in step_facts(trainer, pl_module).items():
             pl_module.log(name, value, batch_size=1, prog_bar=name.startswith("loss_"))
 
 
-def step_facts(model: ElasticMambaModel) -> dict[str, float]:
-    """What the last step measured: losses of the budgets that it drew, and of the router where it had a part in it."""
+def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float]:
+    """What the last step measured: losses of the budgets that it drew, and of the router where it had a part in it.
+
+    All ranks ask after every step; whoever asks again gets the same.
+    """
+    if model.facts[0] != trainer.global_step:
+        model.facts = (trainer.global_step, _facts(model))
+    return model.facts[1]
+
+
+def _facts(model: ElasticMambaModel) -> dict[str, float]:
     names = [b.name for b in model.elastic_config.budgets]
     facts = {f"loss_{names[i]}": loss for i, loss in budget_losses(model).items()}
     router = model.last_router
@@ -90,69 +96,87 @@ def step_facts(model: ElasticMambaModel) -> dict[str, float]:
 
 def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
     """Budget index -> mean loss of the last step, on every rank: only the last pipeline stage has seen them."""
-    found = model.training_loss_reduction.by_budget
-    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-        return found
-    seen = torch.zeros(2, model.training_loss_reduction.budgets, device=model.members.codes.device)
-    for i, loss in found.items():
-        seen[:, i] = torch.tensor([1.0, loss])
-    torch.distributed.broadcast(
-        seen,
-        parallel_state.get_pipeline_model_parallel_last_rank(),
-        parallel_state.get_pipeline_model_parallel_group(),
-    )
-    return {i: loss for i, (drawn, loss) in enumerate(seen.t().tolist()) if drawn}
+    seen = torch.zeros(model.training_loss_reduction.budgets, 2, dtype=torch.float64)
+    for i, loss in model.training_loss_reduction.by_budget.items():
+        seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
+    return {i: loss for i, (drawn, loss) in enumerate(from_last_stage(seen).tolist()) if drawn}
 
 
 class MetricsWriter(pl.Callback, io.IOMixin):
-    """Writes one JSON line per step to `path`, and every `eval_every` steps the held-out loss of every member.
+    """Writes one JSON line per step, and one per validation with the held-out losses of every member.
 
-    A run that goes on from a checkpoint goes on in the same file, as if it had not been stopped: see `history`. Works
-    with a stock MambaModel too (the parent's training), where the one member is the model itself.
+    It has the run validated before its first step and after its last, too. A run that goes on from a checkpoint goes
+    on in the same file, as if it had not been stopped: see `history`. Works with a stock MambaModel too (the parent's
+    training), where the one member is the model itself.
 
     Args:
-        path: JSON lines file.
-        eval_every: steps between held-out losses; 0 measures only at the end.
-        sequences: held-out sequences per member and measurement.
+        path: JSON lines file; `metrics.jsonl` in the run's log directory if not given.
         label: phase name written to every line.
         total: steps of the phase, for the printed progress; progress is printed about every two seconds.
     """
 
-    def __init__(self, path: str, eval_every: int = 0, sequences: int = 16, label: str = "", total: int = 0) -> None:
-        self.path, self.eval_every, self.sequences = path, eval_every, sequences
+    def __init__(self, path: str | None = None, label: str = "", total: int = 0) -> None:
+        self.path = path
         self.label, self.total = label, total
         self._began = self._printed = 0.0  # this start
         self._first, self._before = 0, 0.0  # the step from which it goes on, and the seconds until then
         self._measured = -1
+        self._steps: list[torch.Tensor] = []  # losses of a validation's steps
         self._losses: dict[str, float] = {}  # the last of each budget, for the progress
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory."""
-        found, own = AppState(), Path(self.path).resolve()
+        found = AppState()
+        self._file = Path(self.path or Path(found.log_dir or ".", METRICS))
+        own = self._file.resolve()
         found.files_to_move = [file for file in found.files_to_move or () if Path(file).resolve() != own]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._first = trainer.global_step
         self._began = self._printed = time.monotonic()
         if trainer.is_global_zero:
-            lines = up_to(read_history(Path(self.path)).lines, self._first)
+            lines = up_to(read_history(self._file).lines, self._first)
             self._before = max((line.get("seconds", 0) for line in lines), default=0)
-            atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        if self._first == 0:
-            self._measure(trainer, pl_module)
+            atomic_write(self._file, "".join(json.dumps(line) + "\n" for line in lines))
+            validated = [line["step"] for line in lines if line["kind"] == "heldout"]
+            self._measured = validated[-1] if validated else -1
+        validate_by_steps(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """By now all callbacks have started, so members are there. A stop may have come before a validation."""
+        self._measured = trainer.strategy.broadcast(self._measured)
+        if due(trainer) and self._measured != trainer.global_step:
+            validate(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
         if isinstance(pl_module, ElasticMambaModel):
-            line |= step_facts(pl_module)
+            line |= step_facts(trainer, pl_module)
         self._write(trainer, line | {"kind": "step", "seconds": self._before + time.monotonic() - self._began})
-        if self.eval_every and trainer.global_step % self.eval_every == 0:
-            self._measure(trainer, pl_module)
         self._progress(trainer, line)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._steps = []
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        """Keep a stock model's loss: NeMo's `val_loss` is a mean in which the first step weighs less than the rest."""
+        self._steps.append(torch.as_tensor(outputs).detach())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or not self._steps:
+            return
+        self._measured = trainer.global_step
+        if isinstance(pl_module, ElasticMambaModel):
+            found = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
+        else:
+            steps, self._steps = torch.stack(self._steps), []
+            found = {"losses": {"parent": float(from_last_stage(steps.double()).mean())}}
+        if found["losses"]:
+            self._write(trainer, {"kind": "heldout", **found})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._measured != trainer.global_step:
-            self._measure(trainer, pl_module)
+            validate(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         settle(trainer, exception)
@@ -164,7 +188,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             line = {
                 "phase": self.label, "step": trainer.global_step, "tokens": samples * sampler.seq_len, **line
             }  # fmt: skip
-            with Path(self.path).open("a") as f:
+            with self._file.open("a") as f:
                 f.write(json.dumps(line) + "\n")
 
     def _progress(self, trainer: pl.Trainer, line: dict[str, float]) -> None:
@@ -178,41 +202,3 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
         losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
         print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)
-
-    def _measure(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._measured = trainer.global_step
-        losses = heldout_losses(trainer, pl_module, self.sequences)
-        if losses:
-            self._write(trainer, {"kind": "heldout", "losses": losses})
-
-
-@torch.no_grad()
-def heldout_losses(trainer: pl.Trainer, model: Any, sequences: int) -> dict[str, float]:
-    """Held-out cross-entropy in nats per token of every member as it is now, on the validation data.
-
-    The losses are this data-parallel rank's own; members are those found so far (none before shapes were found). There
-    are none under pipeline parallelism, where no rank holds a whole model, nor without validation data.
-    """
-    dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
-    if dataset is None or parallel_state.get_pipeline_model_parallel_world_size() > 1:
-        return {}
-    tokens, labels = dataset_tokens(dataset, sequences)
-    choices: dict[str, Choice] = {"parent": None}
-    elastic = isinstance(model, ElasticMambaModel)
-    core = None if elastic else unwrap_model(model.module)
-    if elastic:
-        names = [b.name for b in model.elastic_config.budgets]
-        choices = {names[0]: None}
-        if model.members.found:
-            choices = dict(zip(names, [None, *model.members.get()[1:]], strict=True))
-    was_training = model.training
-    model.eval()
-    out = {}
-    for name, choice in choices.items():
-        total = 0.0
-        for t, y in zip(tokens.split(8), labels.split(8), strict=True):
-            output = model.output(t, choice) if elastic else (core, hidden_states(core, t))
-            total += float(distill_loss(CROSS_ENTROPY, output, None, y)[0])
-        out[name] = total / labels.numel()
-    model.train(was_training)
-    return out

@@ -47,8 +47,9 @@ SPLIT = "998,1,1"
 NODES = 16
 #: of bf16, in which the ranking holds the parent
 BYTES_OF_WEIGHT = 2
-#: steps between checkpoints and between validations, and batches of a validation
-SAVE_EVERY, VALIDATE_EVERY, VALIDATION_BATCHES = 100, 500, 8
+#: steps between checkpoints; validations of a stage besides the first, and micro-batches of each data-parallel rank
+#: that one runs, for every member
+SAVE_EVERY, VALIDATIONS, VALIDATION_BATCHES = 100, 10, 8
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class FamilyRecipe:
             pipeline_parallelism=layout.pipeline if layout else 1,
             sequence_parallelism=layout.sequence_parallel if layout else False,
             max_steps=stage.max_steps,
-            val_check_interval=min(VALIDATE_EVERY, stage.max_steps),
+            val_check_interval=max(1, stage.max_steps // VALIDATIONS),
             limit_val_batches=VALIDATION_BATCHES,
         )
         if layout is not None and layout.recompute:

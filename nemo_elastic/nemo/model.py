@@ -33,6 +33,7 @@ from .nonfinite import Ran
 from .sampling import BudgetSampler
 from .shape import parent_of
 from .teacher import build_teacher
+from .validation import HeldOut
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,12 @@ class ElasticMambaModel(llm.MambaModel):
             self.elastic_config.weights(), self.elastic_config.seed, stage, self.elastic_config.budgets_per_batch
         )
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
+        self.heldout = HeldOut(self.elastic_config.distill)
+        self._random_state: torch.Tensor | None = None  # from before a validation
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
         self.last_router: dict[str, Any] = {}  # of the present step
         self.ran: list[Ran] = []  # in the present step
+        self.facts: tuple[int, dict[str, float]] = (-1, {})  # (steps done, what is logged of the last)
 
     # ------------------------------------------------------------------ building
 
@@ -262,6 +266,51 @@ class ElasticMambaModel(llm.MambaModel):
     @property
     def training_loss_reduction(self) -> ElasticLossReduction:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._reduction
+
+    # ------------------------------------------------------------------ validating
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Called by Lightning before anything else of a validation: its loader takes a random number."""
+        self._random_state = torch.get_rng_state()
+        super().on_validation_model_zero_grad()
+
+    def on_validation_start(self) -> None:
+        """All members run, as they are now; the whole model alone before there are any."""
+        names = [b.name for b in self.elastic_config.budgets]
+        choices: list[Choice] = [None, *self.members.get()[1:]]
+        self.heldout.begin(names[: len(choices)], choices, taught=self.hidden.teacher is not None)
+
+    def validation_data_step(self, dataloader_iter: Any) -> dict[str, Any]:
+        """The next micro-batch of a validation, with the member that it runs."""
+        return self.heldout.next(lambda: self.data_step(dataloader_iter))
+
+    def validation_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Output [s, b, D] of a pipeline stage for a member, on all but the last."""
+        return self.output(batch["tokens"], batch["choice"])[1]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
+        """Sums of a member's losses over a micro-batch, see `HeldOut.measure`."""
+        tokens = batch["tokens"]
+
+        def teach() -> Output | None:
+            teacher = self.hidden.teacher
+            return None if teacher is None else (teacher, hidden_states(teacher, tokens))
+
+        return self.heldout.measure(batch, self.output(tokens, batch["choice"]), teach)
+
+    @property
+    def validation_loss_reduction(self) -> HeldOut:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.heldout
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was measured, for all loggers and for what monitors it."""
+        for name, value in self.heldout.end().logged().items():
+            self.log(name, value, batch_size=1)
+
+    def on_validation_end(self) -> None:
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
 
     def freeze(self, members: list[Subnet]) -> None:
         """Fix the shapes: from now on every step is sliced."""

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import ElasticError, shown
 
+from .best import best, drop_dangling, name_best
 from .context import read_context
 from .saved import (
     Sums,
@@ -126,7 +127,8 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     """ModelCheckpoint of which each save can be trusted.
 
     It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
-    consists of, and keeps more than the last: should that be damaged, there is one to go back to.
+    consists of, and keeps more than the last: should that be damaged, there is one to go back to. Where a figure of
+    the validation is monitored, the best is kept as well, and its second name tells the figure (see `best`).
 
     Attributes:
         kept: how many are kept of those called `*-last`; while one is written there is one more.
@@ -137,8 +139,10 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """As the base class; what is damaged makes room, for its name will be written again."""
         self._sums = Sums()
+        self._validated: tuple[int, float] | None = None  # step, and what is monitored
         if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
             set_aside(Path(self.dirpath))
+            drop_dangling(Path(self.dirpath))
         super().setup(trainer, *args, **kwargs)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -154,6 +158,27 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         if stage == "fit" and is_global_rank_zero():
             end(Path(self.dirpath))
         super().teardown(trainer, pl_module, stage)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """As the base class, which writes a checkpoint where this step has none; then it may be the best."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if not trainer.sanity_checking and value is not None and str(self.monitor).startswith("val"):
+            self._validated = trainer.global_step, float(value)
+        super().on_validation_end(trainer, pl_module)
+        self._name_best(self.last_model_path, self._last_global_step_saved)
+
+    def _name_best(self, filepath: str, step: int) -> None:
+        """Called when a checkpoint is written, and when a figure is there; which comes first differs."""
+        target = ckpt_to_dir(filepath) if filepath else None
+        if target is None or self._validated is None or self._validated[0] != step or not is_global_rank_zero():
+            return
+        if is_whole(target) and target.name.endswith("last"):
+            name_best(target, str(self.monitor), self._validated[1], self.mode)
+
+    def nemo_topk_check_previous_run(self) -> None:
+        """As the base class, which knows of no second names: it would remove what they mean, or fail."""
+        if self.save_top_k:
+            super().nemo_topk_check_previous_run()
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         if self._last_global_step_saved == trainer.global_step > 0 and is_whole(ckpt_to_dir(filepath)):
@@ -182,6 +207,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             if is_global_rank_zero():
                 write_list(target, global_step)
             finish()  # it waits for all ranks
+            self._name_best(filepath, global_step)
             self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
         return done
@@ -190,7 +216,10 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         later = self.async_save and not override_async  # it is asked again when the new one is whole
         if later or not str(ckpt_to_dir(filepath)).endswith("last"):
             return super()._remove_checkpoint(trainer, filepath, override_async)
-        old = [str(p) for p in saved(Path(self.dirpath))[: -self.kept]] if is_global_rank_zero() else []
+        old: list[str] = []
+        if is_global_rank_zero():
+            kept = best(Path(self.dirpath))
+            old = [str(p) for p in saved(Path(self.dirpath))[: -self.kept] if kept is None or p != kept[0]]
         for checkpoint in trainer.strategy.broadcast(old):
             super()._remove_checkpoint(trainer, checkpoint, override_async)
         return None

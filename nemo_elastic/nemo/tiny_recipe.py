@@ -53,7 +53,7 @@ def tiny_recipe(
         lr, warmup_steps, min_ratio: peak rate, linear warm-up, rate at the end as a share of the peak.
         split: split of the data folder to train on.
         label: name of the phase in metrics and progress.
-        eval_every, eval_sequences: steps between held-out losses and sequences they take.
+        eval_every, eval_sequences: see `held_out`.
         devices, tensor_parallel: ranks, and how many of them share a layer.
         seed: of the data order.
         config: of another model than a `TinyNemotronH`; length and vocabulary are set here.
@@ -73,7 +73,7 @@ def tiny_recipe(
     )
     config = config or run.Config(TinyNemotronH)
     config.seq_length, config.vocab_size = seq_length, folder.vocab_size
-    return run.Partial(
+    recipe = run.Partial(
         llm.pretrain,
         model=run.Config(llm.MambaModel, config=config, tokenizer=module.tokenizer),
         data=module,
@@ -84,17 +84,7 @@ def tiny_recipe(
             max_steps=steps,
             strategy=strategy,
             plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
-            callbacks=[
-                run.Config(
-                    MetricsWriter,
-                    path=f"{out}/metrics.jsonl",
-                    eval_every=eval_every,
-                    sequences=eval_sequences,
-                    label=label,
-                    total=steps,
-                )
-            ],
-            limit_val_batches=0,
+            callbacks=[run.Config(MetricsWriter, label=label, total=steps)],
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             enable_progress_bar=False,
@@ -113,6 +103,7 @@ def tiny_recipe(
                 save_last=True,
                 every_n_train_steps=steps + 1,
                 save_top_k=0,
+                save_on_train_epoch_end=True,  # once, not at each validation
                 save_optim_on_train_end=True,
                 monitor="reduced_train_loss",
             ),
@@ -128,6 +119,25 @@ def tiny_recipe(
         ),
         resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),
     )
+    held_out(recipe, eval_every, eval_sequences)
+    return recipe
+
+
+def held_out(recipe: run.Partial, every: int, sequences: int) -> None:
+    """Set when a recipe validates and on how much, once its ranks are known.
+
+    Args:
+        recipe: a tiny one; changed.
+        every: steps between validations; 0 for none but the first and the last.
+        sequences: of held-out text, of all ranks together; rounded up to whole global batches.
+    """
+    trainer, data = recipe.trainer, recipe.data
+    stages = getattr(trainer.strategy, "pipeline_model_parallel_size", 1) or 1
+    replicas = trainer.devices // trainer.strategy.tensor_model_parallel_size // stages
+    trainer.val_check_interval = every or trainer.max_steps
+    # NeMo counts micro-batches of a rank here
+    of_a_step = data.global_batch_size // (data.micro_batch_size * replicas)
+    trainer.limit_val_batches = -(-sequences // data.global_batch_size) * of_a_step
 
 
 def nemotron_elastic_tiny(

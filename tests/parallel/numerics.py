@@ -21,12 +21,13 @@ def precision(place: Path, out: Path, half: bool) -> dict[str, Any]:
     """Losses of a run: of every step, and held-out ones of every member at the end."""
     import fiddle
 
+    from nemo_elastic.nemo.tiny_recipe import held_out
     from tests.nemo.bf16_worker import halve
     from tests.parallel import runs
 
     runs.quiet()
     task = runs.elastic_task(place, out, Layout(micro_batches=2), STEPS)
-    task.trainer.callbacks[0].sequences = 16
+    held_out(task, 0, 16)
     if half:
         halve(task)
     fiddle.build(task)()

@@ -103,7 +103,7 @@ def recipe(
     import torch
 
     from nemo_elastic.nemo.tiny import TinyNemotronH
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.nemo.tiny_recipe import held_out, tiny_recipe
 
     task = tiny_recipe(
         place / "data", out, steps=steps, seq_length=length, micro_batch_size=BATCH // layout.data,
@@ -124,7 +124,7 @@ def recipe(
     # a gradient that is zero but for rounding must not become a step of full size
     task.optim.config.adam_eps = 1e-3
     task.optim.config.use_distributed_optimizer, task.optim.config.clip_grad = layout.sharded, layout.clip
-    task.trainer.callbacks[0].sequences = 4
+    held_out(task, 0, 4)
     return task
 
 

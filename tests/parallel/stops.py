@@ -47,6 +47,7 @@ def train(
 
     from nemo_elastic.nemo.curriculum import checkpoints, job, stop_in_time
     from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.nemo.tiny_recipe import held_out
     from tests.parallel import runs
 
     runs.quiet()
@@ -57,7 +58,7 @@ def train(
     else:
         task = runs.recipe(place, out, layout, STEPS)
         task.log.ckpt = checkpoints(EVERY)
-    task.trainer.callbacks[0].eval_every = EVERY
+    held_out(task, EVERY, 4)
     if how == OURS:
         stop_in_time(*([] if code is None else [code])).setup(task, run.LocalExecutor())
     elif how == STOCK:

@@ -215,7 +215,22 @@ def test_a_curriculum_is_followed(module: Any) -> None:
     assert (first.trainer.max_steps, first.optim.config.lr) == (100, 5e-5)
     assert second.resume.restore_config.path.endswith("stage1/checkpoints/step=99-last")
     assert second.optim.lr_scheduler.start_step == 100
-    assert first.trainer.val_check_interval == 100
+    assert (first.trainer.val_check_interval, second.trainer.val_check_interval) == (10, 179)
+
+
+def test_every_member_is_validated_on_few_batches(module: Any) -> None:
+    """Ten times in a stage; the checkpoints' second names tell the held-out loss, those that jobs wait for do not."""
+    from nemo_elastic.nemo.callbacks import ElasticCallback, MetricsWriter
+    from nemo_elastic.nemo.curriculum import FILENAME
+    from nemo_elastic.nemo.resume import ElasticCheckpoint
+
+    for recipe in (module.stage1_recipe(*WHERE), module.stage2_recipe(*WHERE)):
+        trainer, ckpt = recipe.trainer, recipe.log.ckpt
+        assert 10 <= trainer.max_steps / trainer.val_check_interval < 10.1
+        assert trainer.limit_val_batches == 8 and trainer.inference_mode is False
+        made = [callback.__fn_or_cls__ for callback in trainer.callbacks]
+        assert made[-2:] == [MetricsWriter, ElasticCallback]
+        assert (ckpt.__fn_or_cls__, ckpt.monitor, ckpt.filename) == (ElasticCheckpoint, "val_loss", FILENAME)
 
 
 def test_a_recipe_reads_the_block_in_conf(module: Any) -> None:

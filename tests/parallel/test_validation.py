@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every member is validated, in every layout alike, logged, and used by the checkpoint's name: `validation.py`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.parallel.table import LOSS
+from tests.parallel.validation import LAYOUTS, STEPS
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+NAMES = {"full", "large", "small"}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("validation")
+    work("tests.parallel.validation", folder)
+    return json.loads((folder / "validation.json").read_text())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_layout_measures_what_one_rank_measures(found: dict[str, Any], layout: Any) -> None:
+    ours, alone = (found[of.name]["heldout"] for of in (layout, layout.alone))
+    assert [line["step"] for line in ours] == [line["step"] for line in alone] == list(range(STEPS + 1))
+    for line, wanted in zip(ours, alone, strict=True):
+        assert set(line["losses"]) == NAMES
+        # without a teacher of its own a family has its whole model, which is not measured by itself
+        assert set(line["kl"]) == (NAMES if layout.teacher else NAMES - {"full"})
+        assert line["losses"] == pytest.approx(wanted["losses"], rel=LOSS)
+        assert line["kl"] == pytest.approx(wanted["kl"], abs=LOSS)
+    assert ours[0]["kl"]["small"] > 10 * LOSS, "the comparison of divergences can fail"
+    assert ours[0]["losses"] != ours[-1]["losses"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_loggers_and_monitors_get_it(found: dict[str, Any], layout: Any) -> None:
+    kinds = {"val_loss": NAMES, "val_kl": NAMES if layout.teacher else NAMES - {"full"}}
+    wanted = {f"{kind}/{name}" for kind, names in kinds.items() for name in names}
+    assert set(found[layout.name]["tags"]) == wanted
+    for rank in found[layout.name]["ranks"]:
+        assert set(rank["monitored"]) == wanted | {"val_loss"}, "not on every rank"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_the_best_checkpoint_has_a_second_name_with_its_loss(found: dict[str, Any], layout: Any) -> None:
+    run = found[layout.name]
+    means = {line["step"]: sum(line["losses"].values()) / 3 for line in run["heldout"] if line["step"]}
+    step = min(means, key=lambda step: (round(means[step], 4), step))
+    assert run["links"] == {f"step={step - 1}-val_loss={means[step]:.4f}": f"step={step - 1}-last"}
+    newest = {f"step={STEPS - 2}-last", f"step={STEPS - 1}-last"}
+    assert set(run["whole"]) == newest | {f"step={step - 1}-last"}, (
+        "the newest, under names known before, and the best"
+    )
+
+
+def test_validating_changes_nothing_of_the_training(found: dict[str, Any]) -> None:
+    (often,), (seldom,) = (found[n]["ranks"] for n in (LAYOUTS[0].alone.name, "seldom"))
+    assert [line["step"] for line in found["seldom"]["heldout"]] == [0, 2, STEPS], "before, when due, and at the end"
+    assert all(often["training"]) and len(often["training"]) == STEPS
+    for name in ("draws", "losses", "weights"):
+        assert often[name] == seldom[name], name
