@@ -16,6 +16,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from nemo.lightning import io
+from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
 
 from nemo_elastic.config import DistillConfig
@@ -31,6 +32,7 @@ from .ending import settle, told
 from .loss import distill_loss
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members, refresh_members
+from .streams import with_teacher
 
 #: the loss on held-out text, over a vocabulary that may be split among ranks
 CROSS_ENTROPY = DistillConfig(mode="ce")
@@ -57,6 +59,10 @@ class ElasticCallback(pl.Callback, io.IOMixin):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._freeze_when_due(trainer, pl_module)
         refresh_members(trainer, pl_module)
+
+    def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
+        """Make room for the teacher's hidden states between pipeline stages."""
+        return with_teacher(step, step.pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Say in one line, before any traceback, who stops and what the next start goes on from."""

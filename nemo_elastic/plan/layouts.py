@@ -95,8 +95,6 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
     if tensor > run.node or (run.gpus > run.node and run.node % tensor):
         return f"TP {tensor} leaves a node of {run.node} GPUs"
-    if pipeline > 1 and config.distill.mode != "ce":
-        return f"PP {pipeline} is refused with a teacher, which runs whole"
     if pipeline > 1 and config.budgets_per_batch > 1:
         return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:

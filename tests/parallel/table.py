@@ -97,9 +97,18 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "replicas": len({r["elastic"] for r in ranks}) == 1,
         "weight": deviation(weights(out), weights(base)) / runs.PEAK,
         "gradient": deviation(gradients(out), gradients(base), relative=True),
+        "members": max(far(r["members"], alone["members"]) for r in ranks),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
     return found
+
+
+def far(found: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
+    """Largest deviation, relative, of members' losses; those of a rank without the head are empty."""
+    return max(
+        (abs(a - b) / max(abs(b), 1e-3) for n, held in found.items() if held for a, b in zip(held, wanted[n], strict=True)),
+        default=0.0,
+    )
 
 
 def measure(place: Path) -> dict[str, dict[str, Any]]:
