@@ -16,6 +16,7 @@ from nemo_elastic.kernels import check_widths
 from .activations import Sharding
 from .machine import GPUS, RunShape
 from .memory import Memory, local_parameters, stage_memory, stages
+from .pipeline import passed_on, wait
 from .work import Work, gated_share, members, seconds, step_work
 
 __all__ = ["Layout", "best", "choose", "layout_name", "layouts", "why_not"]
@@ -139,7 +140,9 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
             for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
                 for recompute in (False, True):
                     work = step_work(parent, family, config, run, recompute)
-                    out.append(_layout(parent, config, run, Sharding(tensor, sequence), pipeline, recompute, work))
+                    waits = wait(parent, family, config, run, recompute, pipeline)
+                    shards = Sharding(tensor, sequence)
+                    out.append(_layout(parent, config, run, shards, pipeline, recompute, work, waits))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
@@ -177,7 +180,14 @@ def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
 
 
 def _layout(
-    parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, pipeline: int, recompute: bool, work: Work
+    parent: Parent,
+    config: ElasticConfig,
+    run: RunShape,
+    shards: Sharding,
+    pipeline: int,
+    recompute: bool,
+    work: Work,
+    waits: float,
 ) -> Layout:
     gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * pipeline)
     micro_batches = run.global_batch // (run.micro_batch * data)
@@ -213,7 +223,7 @@ def _layout(
         work,
         seconds(
             parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
-            recompute=recompute,
+            recompute=recompute, wait=waits, passed_on=passed_on(parent, config, run, shards),
         ),
         fits,
         told if fits else f"{told}; most of it {memory.largest}",
