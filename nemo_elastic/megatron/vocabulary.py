@@ -177,7 +177,8 @@ def vocabulary_loss(
 
 def _head(model: MambaModel, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | None = None) -> Head:
     """Hidden states as this rank has them, and the head's weight. With a group, whose ranks all have the same hidden
-    states, the gradients that their vocabulary shards give are summed."""
+    states, the gradients that their vocabulary shards give are summed.
+    """
     layer = model.output_layer
     weight = model.shared_embedding_or_output_weight() if model.share_embeddings_and_output_weights else layer.weight
     assert weight is not None

@@ -289,6 +289,10 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
     out = []
     if made_by(recipe.data) is MockDataModule:
         out.append("recipe.data: MockDataModule makes random tokens: ranking, shapes and weights will be of noise")
+    stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
+    if stage == 1 and stages > 1:
+        out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "
+                   "from a ranked checkpoint, or the run is refused when it starts")  # fmt: skip
     warmup = getattr(getattr(recipe.optim, "lr_scheduler", None), "warmup_steps", None)
     if isinstance(warmup, int) and warmup >= total_steps:
         out.append(f"recipe.optim.lr_scheduler.warmup_steps: {warmup} of {total_steps} steps in all: "

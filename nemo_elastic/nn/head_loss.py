@@ -5,8 +5,9 @@
 The logits of a model are tokens x vocabulary, in two models and in float32 the largest tensors of a training step by
 far. Here no more than ``chunk_tokens`` of their rows exist at a time: head, softmax, loss and every gradient of a
 chunk are computed one after the other in two reused buffers, and the gradients of hidden states and weight are summed
-up in the forward pass. Where ranks share the tokens out, hidden states too are gathered for one chunk at a time. The backward pass only scales them, so the loss that is differentiable is the weighted
-SUM over tokens: one number, whose upstream gradient is one number.
+up in the forward pass. Where ranks share the tokens out, hidden states too are gathered for one chunk at a time. The
+backward pass only scales the gradients, so the loss that is differentiable is the weighted SUM over tokens: one
+number, whose upstream gradient is one number.
 
 Shape suffixes: t token, c token of a chunk, v entry of this rank's part of the vocabulary, d hidden channel, k one of
 the teacher's top tokens.
@@ -107,7 +108,9 @@ def head_loss(
     vocabulary = student.weight_vd.shape[0] * (1 if group is None else group.size())
     rows = LogitRows(ce, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
     wanted = torch.is_grad_enabled()
-    call = _Call(rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad)
+    call = _Call(
+        rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad
+    )
     teacher = None if teacher is None else Head(teacher[0].detach(), teacher[1].detach())
     loss, losses_t = _HeadLoss.apply(student[0], student[1], teacher, labels_t, weights_t, call)  # pyright: ignore
     return loss, losses_t

@@ -84,7 +84,7 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     nn.head_loss: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.logit_rows), and the
     head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
-    and the gradient of the student's (twice while it is scaled). Sequence parallelism gathers both models' for a chunk.
+    and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
     """
     taught, chunk = distill.mode != "ce", min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor

@@ -72,7 +72,9 @@ def wait(
         return [3 * a + (b if recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
 
     taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.mode != "ce" else ()
-    costs = {member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in draws}
+    costs = {
+        member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in draws
+    }
     mean = sum(chance * sum(costs[member]) for member, chance in draws.items()) / pipeline
     values = sorted({c for held in costs.values() for c in held})
     largest, below = 0.0, 0.0

@@ -306,6 +306,20 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
 
 
+def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    told = (
+        "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start from"
+    )
+    for stages in (1, 2):
+        recipe.trainer.strategy.pipeline_model_parallel_size = stages
+        apply_elastic(recipe.clone(), BLOCK, teacher="parent")
+        assert (told in capsys.readouterr().out) == (stages == 2)
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="stage1", done_steps=10)
+    assert told not in capsys.readouterr().out
+
+
 def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
     import nemo_run as run
     from nemo.collections.llm.gpt.data import PreTrainingDataModule
