@@ -13,7 +13,7 @@ The layout is the fastest that fits, by `nemo_elastic.plan`. On the 128 H100s of
 Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for activations. At
 TP4 those of 8192 tokens fit once sequence parallelism divides the residual stream. Those of 49152 tokens fit at no
 tensor-parallel size of a node, so they are computed again in the backward pass, and TP4 is enough again: TP8 would fit
-too, with smaller products and so less of a GPU's rate. No pipeline parallelism with a frozen teacher, which is whole;
+too, with smaller products and so less of a GPU's rate. No pipeline stages, which are slower by the same estimate;
 no context parallelism. The ranking takes one node: every GPU holds the parent, 24.6 GB, without gradients, optimizer
 or teacher.
 

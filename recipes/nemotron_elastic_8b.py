@@ -13,8 +13,8 @@ seen. The layout is the fastest that fits, by `nemo_elastic.plan`. On the 128 H1
     stage 2: TP2 PP1 DP64 SP recompute
 
 Activations fit at TP4 without sequence parallelism, which costs a little time, and at 49152 tokens with recomputation
-TP2 is enough. No pipeline parallelism with a frozen teacher, which is whole; no context parallelism. The ranking takes
-one node: every GPU holds the parent, 16.2 GB, without gradients, optimizer or teacher.
+TP2 is enough. No pipeline stages, which are slower by the same estimate; no context parallelism. The ranking takes one
+node: every GPU holds the parent, 16.2 GB, without gradients, optimizer or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_8b --parent /checkpoints/8b --dir /runs/8b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \

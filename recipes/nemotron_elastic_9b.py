@@ -13,7 +13,7 @@ fits, by `nemo_elastic.plan`. On the 128 H100s of the defaults:
 
 Activations are two thirds of the 12B's: at 8192 tokens they fit at TP4 without sequence parallelism, which costs a
 little time, and at 49152 with recomputation TP2 is enough. Both leave little free: for a larger micro-batch look at
-`nemo-elastic plan` first. No pipeline parallelism with a frozen teacher, which is whole; no context parallelism. The
+`nemo-elastic plan` first. No pipeline stages, which are slower by the same estimate; no context parallelism. The
 ranking takes one node: every GPU holds the parent, 17.8 GB, without gradients, optimizer or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_9b --parent /checkpoints/9b --dir /runs/9b \

@@ -159,45 +159,48 @@ def vocabulary_loss(
         The weighted sum, with gradients (the head's in the window of `main_grad`); every token's loss [b, s], without.
     """
     length, batch = labels_bs.t().shape
-    own = _head(*student)
+    group = tensor_group(student[0].output_layer)
+    shared_out = group is not None and student[0].output_layer.sequence_parallel
+    own = _head(*student, None if shared_out else group)
     loss, losses_t = head_loss(
         own,
         None if teacher is None else _head(*teacher),
         labels_t=labels_bs.t().reshape(-1),
         weights_t=None if weights_bs is None else weights_bs.t().reshape(-1),
-        group=tensor_group(student[0].output_layer),
+        group=group,
+        shared_out=shared_out,
         deliver=partial(_add_to_window, width=own.hidden_td.shape[-1]),
         **how,
     )
     return loss, losses_t.view(length, batch).t()
 
 
-def _head(model: MambaModel, hidden_sbd: torch.Tensor) -> Head:
-    """Hidden states of all tokens, whose gradient is summed over vocabulary shards, and the head's weight."""
+def _head(model: MambaModel, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | None = None) -> Head:
+    """Hidden states as this rank has them, and the head's weight. With a group, whose ranks all have the same hidden
+    states, the gradients that their vocabulary shards give are summed.
+    """
     layer = model.output_layer
     weight = model.shared_embedding_or_output_weight() if model.share_embeddings_and_output_weights else layer.weight
     assert weight is not None
-    group = tensor_group(layer)
     if group is not None:
-        hidden_sbd = _ToEveryShard.apply(hidden_sbd, layer.sequence_parallel, group)
+        hidden_sbd = _ToEveryShard.apply(hidden_sbd, group)
     return Head(hidden_sbd.flatten(0, 1), weight)
 
 
 class _ToEveryShard(torch.autograd.Function):
-    """The tokens of all sequence shards; the gradients that all vocabulary shards give them, summed.
+    """The same hidden states; the gradients that all vocabulary shards give them, summed.
 
-    Megatron's own mappings make their gradients on a CUDA device by name, where no CPU run can step in.
+    Megatron's own mapping makes its gradient on a CUDA device by name, where no CPU run can step in.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_sbd: torch.Tensor, sequence_parallel: bool, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.args = (sequence_parallel, group)
-        return gather(x_sbd, group) if sequence_parallel else x_sbd.view_as(x_sbd)
+    def forward(ctx: Any, x_sbd: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        return x_sbd.view_as(x_sbd)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        sequence_parallel, group = ctx.args
-        return (reduce_scatter if sequence_parallel else all_reduce)(grad, group), None, None
+        return all_reduce(grad, ctx.group), None
 
 
 def _add_to_window(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor, width: int) -> Any:

@@ -119,7 +119,7 @@ def apply_elastic(
         config, steps, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps
     )
     parent = check_shape(recipe, config)
-    check_parallel(recipe, config, parent, teacher)
+    check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
     check_data(recipe)
     check_teacher(teacher, parent)

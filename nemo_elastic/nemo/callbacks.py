@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from nemo.lightning import io
+from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
 
 from nemo_elastic.errors import ElasticError
@@ -24,6 +25,7 @@ from nemo_elastic.router import Router
 from .ending import settle, told
 from .model import ElasticMambaModel
 from .shaping import freeze_members, prepare_members, refresh_members
+from .streams import with_teacher
 from .validation import due, every_member, from_last_stage, validate, validate_by_steps
 
 #: metrics of a stock run that are kept beside our own
@@ -54,6 +56,10 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
         if step.forward_only and isinstance(step.pl_module, ElasticMambaModel):
             every_member(step, len(step.pl_module.heldout.choices))
+
+    def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
+        """Make room for the teacher's hidden states between pipeline stages."""
+        return with_teacher(step, step.pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Say in one line, before any traceback, who stops and what the next start goes on from."""

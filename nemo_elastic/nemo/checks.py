@@ -136,7 +136,7 @@ def check_stage(
         raise bad("teacher", teacher, allowed)
 
 
-def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent, teacher: str | None) -> None:
+def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over GPUs that the family cannot have."""
     strategy = recipe.trainer.strategy
     sizes = {k: getattr(strategy, f"{k}_model_parallel_size", 1) or 1 for k in ("tensor", "pipeline")}
@@ -149,9 +149,6 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent, teacher: 
         value = getattr(strategy, name, None)
         if value not in (None, 1):
             raise bad(f"{STRATEGY}.{name}", value, allowed)
-    if pipeline > 1 and (teacher is not None or config.distill.mode != "ce"):
-        allowed = "1 while a teacher is in use: it runs whole on every rank; raise the tensor-parallel size"
-        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
     if pipeline > 1 and config.budgets_per_batch > 1:
         allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
         raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
@@ -292,6 +289,10 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
     out = []
     if made_by(recipe.data) is MockDataModule:
         out.append("recipe.data: MockDataModule makes random tokens: ranking, shapes and weights will be of noise")
+    stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
+    if stage == 1 and stages > 1:
+        out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "
+                   "from a ranked checkpoint, or the run is refused when it starts")  # fmt: skip
     warmup = getattr(getattr(recipe.optim, "lr_scheduler", None), "warmup_steps", None)
     if isinstance(warmup, int) and warmup >= total_steps:
         out.append(f"recipe.optim.lr_scheduler.warmup_steps: {warmup} of {total_steps} steps in all: "

@@ -32,6 +32,7 @@ from .members import Members
 from .nonfinite import Ran
 from .sampling import BudgetSampler
 from .shape import parent_of
+from .streams import join, part
 from .teacher import build_teacher
 from .validation import HeldOut
 
@@ -113,6 +114,8 @@ class ElasticMambaModel(llm.MambaModel):
         self.heldout = HeldOut(self.elastic_config.distill)
         self._random_state: torch.Tensor | None = None  # from before a validation
         self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
+        #: what the pipeline stage before this one gave of student and teacher
+        self._received: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         self.last_router: dict[str, Any] = {}  # of the present step
         self.ran: list[Ran] = []  # in the present step
         self.facts: tuple[int, dict[str, float]] = (-1, {})  # (steps done, what is logged of the last)
@@ -127,8 +130,6 @@ class ElasticMambaModel(llm.MambaModel):
             raise bad("context_parallel_size", parallel_state.get_context_parallel_world_size(), "1 in this version")
         distill, several = self.elastic_config.distill, self.elastic_config.budgets_per_batch
         stages = parallel_state.get_pipeline_model_parallel_world_size()
-        if stages > 1 and (distill.mode != "ce" or self.teacher_path):
-            raise bad("pipeline_model_parallel_size", stages, "1 while a teacher is in use")
         if stages > 1 and several > 1:
             raise bad("pipeline_model_parallel_size", stages, f"1 while elastic.budgets_per_batch is {several}")
         self.config.mamba_stack_spec = elastic_stack_spec
@@ -220,14 +221,35 @@ class ElasticMambaModel(llm.MambaModel):
         finally:
             self.hidden.state.choice = None
 
+    @property
+    def teaches_in_stages(self) -> bool:
+        """Whether pipeline stages pass on a teacher's hidden states beside the student's, see `streams`."""
+        stages = parallel_state.get_pipeline_model_parallel_world_size()
+        return stages > 1 and self.elastic_config.distill.mode != "ce"
+
+    @property
+    def validates_in_stages(self) -> bool:
+        """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last stage."""
+        return self.teaches_in_stages and self.hidden.teacher is not None
+
+    def set_input_tensor(self, received: list[torch.Tensor | None]) -> None:
+        """Take what the pipeline stage before this one has given; megatron-core's schedule calls it."""
+        self._received = part(received[0], self.hidden.core.config.hidden_size)
+        self.hidden.core.set_input_tensor([self._received[0]])
+
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Output [s, b, D] of a pipeline stage: what NeMo calls instead of `training_step` on all but the last.
+        """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last.
 
         Every stage draws for itself, the same.
         """
-        (draw,) = self.next_draws(self.trainer.global_step)
-        self.ran.append(Ran(self._drawn[1] - 1, draw.budget, batch["tokens"], draw.choice))
-        return self.output(batch["tokens"], draw.choice)[1]
+        tokens, draws = batch["tokens"], self.next_draws(self.trainer.global_step)
+        (draw,) = draws
+        self.ran.append(Ran(self._drawn[1] - 1, draw.budget, tokens, draw.choice))
+        teacher = self._teacher_of(tokens, draws)
+        hidden = self.output(tokens, draw.choice)[1]
+        if not self.teaches_in_stages:
+            return hidden
+        return join(hidden, hidden if teacher is None else teacher[1])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
@@ -238,7 +260,7 @@ class ElasticMambaModel(llm.MambaModel):
         tokens, mask = batch["tokens"], batch["loss_mask"]
         draws = self.next_draws(self.trainer.global_step)
         batch["elastic"], count = [], mask.sum()
-        teacher = self._teach(tokens, draws)
+        teacher = self._teacher_of(tokens, draws)
 
         def objective(draw: Draw) -> torch.Tensor:
             nonlocal teacher
@@ -254,14 +276,25 @@ class ElasticMambaModel(llm.MambaModel):
 
         return sum_in_turn([partial(objective, draw) for draw in draws], self.hidden.core.config, count)
 
-    @torch.no_grad()
-    def _teach(self, tokens: torch.Tensor, draws: list[Draw]) -> Output | None:
+    def _teacher_of(self, tokens: torch.Tensor, draws: list[Draw]) -> Output | None:
         """The teacher's output, where it is not that of a student: the whole model is drawn first, if it is."""
-        if self.hidden.teacher is not None:
-            return self.hidden.teacher, hidden_states(self.hidden.teacher, tokens)
-        if self.elastic_config.distill.mode == "trainable" and draws[0].budget > 0:
-            return self.output(tokens)
-        return None
+        mode = self.elastic_config.distill.mode
+        return self.teach(tokens) if mode in FROZEN or (mode == "trainable" and draws[0].budget > 0) else None
+
+    @torch.no_grad()
+    def teach(self, tokens: torch.Tensor | None) -> Output:
+        """The teacher and what enters its head, or on all pipeline stages but the last what its layers here give.
+
+        It is a model of its own, or in mode `trainable` the whole student.
+        """
+        core, given = self.hidden.teacher or self.hidden.core, self._received
+        if given[1] is None:  # the first stage, or no pipeline
+            return (core, hidden_states(core, tokens)) if self.hidden.teacher is not None else self.output(tokens)
+        core.set_input_tensor([given[1].to(core.config.params_dtype)])
+        try:
+            return (core, hidden_states(core, None)) if self.hidden.teacher is not None else self.output(None)
+        finally:
+            core.set_input_tensor([given[0] if core is self.hidden.core else None])
 
     @property
     def training_loss_reduction(self) -> ElasticLossReduction:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -285,16 +318,19 @@ class ElasticMambaModel(llm.MambaModel):
         return self.heldout.next(lambda: self.data_step(dataloader_iter))
 
     def validation_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Output [s, b, D] of a pipeline stage for a member, on all but the last."""
-        return self.output(batch["tokens"], batch["choice"])[1]
+        """What a pipeline stage passes on for a member, on all but the last; the teacher runs beside the first one."""
+        tokens = batch["tokens"]
+        hidden = self.output(tokens, batch["choice"])[1]
+        if not self.validates_in_stages:
+            return hidden
+        return join(hidden, self.teach(tokens)[1] if batch["member"] == 0 else hidden)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Sums of a member's losses over a micro-batch, see `HeldOut.measure`."""
         tokens = batch["tokens"]
 
         def teach() -> Output | None:
-            teacher = self.hidden.teacher
-            return None if teacher is None else (teacher, hidden_states(teacher, tokens))
+            return None if self.hidden.teacher is None else self.teach(tokens)
 
         return self.heldout.measure(batch, self.output(tokens, batch["choice"]), teach)
 

@@ -5,8 +5,9 @@
 The logits of a model are tokens x vocabulary, in two models and in float32 the largest tensors of a training step by
 far. Here no more than ``chunk_tokens`` of their rows exist at a time: head, softmax, loss and every gradient of a
 chunk are computed one after the other in two reused buffers, and the gradients of hidden states and weight are summed
-up in the forward pass. The backward pass only scales them, so the loss that is differentiable is the weighted
-SUM over tokens: one number, whose upstream gradient is one number.
+up in the forward pass. Where ranks share the tokens out, hidden states too are gathered for one chunk at a time. The
+backward pass only scales the gradients, so the loss that is differentiable is the weighted SUM over tokens: one
+number, whose upstream gradient is one number.
 
 Shape suffixes: t token, c token of a chunk, v entry of this rank's part of the vocabulary, d hidden channel, k one of
 the teacher's top tokens.
@@ -23,6 +24,7 @@ import torch.distributed as dist
 
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.logit_rows import LogitRows
+from nemo_elastic.nn.token_shards import TokenShards
 
 #: (weight, gradient of the sum [v, d] in the work dtype, factor) -> what autograd gets as the weight's gradient
 Deliver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
@@ -62,6 +64,7 @@ def head_loss(
     top_k: int | None = None,
     chunk_tokens: int = 512,
     group: dist.ProcessGroup | None = None,
+    shared_out: bool = False,
     deliver: Deliver = whole_gradient,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over tokens of ``weight x (KL(teacher || student) + ce x cross-entropy)``, and the same without weights.
@@ -77,7 +80,9 @@ def head_loss(
 
     With a `group` every rank passes its own rows of both weights, the same hidden states, labels and weights, and gets
     the same two results. The gradient of the hidden states is then this rank's share: summing it over ranks belongs to
-    the caller's (Megatron's) mappings of the hidden states.
+    the caller's (Megatron's) mappings of the hidden states. Where the hidden states are shared out (sequence
+    parallelism), every rank passes those of its own run of the tokens, labels and weights of all, and gets the whole
+    gradient of its own.
 
     Args:
         student: its hidden states and head; either may need a gradient.
@@ -89,6 +94,7 @@ def head_loss(
         top_k: tokens of the teacher that count for themselves; None for all.
         chunk_tokens: tokens whose logits are held at a time; does not change the value.
         group: ranks among which the vocabulary is split into equal parts, in order.
+        shared_out: the ranks of `group` have equal runs of the tokens, in order.
         deliver: makes the weight's gradient; megatron.vocabulary adds it to `main_grad`.
 
     Returns:
@@ -97,11 +103,14 @@ def head_loss(
     Raises:
         ValueError: shapes that do not fit, values out of range, or nothing to compute.
     """
-    _check(student, teacher, labels_t, weights_t, ce, temperature, top_k, chunk_tokens)
+    shards = TokenShards(group if shared_out else None)
+    _check(student, teacher, labels_t, weights_t, ce, temperature, top_k, chunk_tokens, shards.world)
     vocabulary = student.weight_vd.shape[0] * (1 if group is None else group.size())
     rows = LogitRows(ce, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
     wanted = torch.is_grad_enabled()
-    call = _Call(rows, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad)
+    call = _Call(
+        rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad
+    )
     teacher = None if teacher is None else Head(teacher[0].detach(), teacher[1].detach())
     loss, losses_t = _HeadLoss.apply(student[0], student[1], teacher, labels_t, weights_t, call)  # pyright: ignore
     return loss, losses_t
@@ -110,6 +119,7 @@ def head_loss(
 @dataclass(frozen=True)
 class _Call:
     rows: LogitRows
+    shards: TokenShards
     chunk_tokens: int
     deliver: Deliver
     hidden: bool
@@ -127,8 +137,8 @@ class _HeadLoss(torch.autograd.Function):
         weights_t: torch.Tensor | None,
         call: _Call,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        student, dtype = Head(hidden_td, weight_vd), work_dtype(hidden_td)
-        tokens, size = len(hidden_td), min(call.chunk_tokens, len(hidden_td))
+        student, dtype, shards = Head(hidden_td, weight_vd), work_dtype(hidden_td), call.shards
+        tokens, size = len(hidden_td) * shards.world, shards.world * shards.size(call.chunk_tokens, len(hidden_td))
         weights_t = hidden_td.new_ones(tokens, dtype=dtype) if weights_t is None else weights_t.to(dtype)
         losses_t = hidden_td.new_empty(tokens, dtype=dtype)
         grads = call.hidden or call.weight
@@ -137,18 +147,22 @@ class _HeadLoss(torch.autograd.Function):
         # allocated once: fresh pages of this size cost more than what is computed in them
         heads = (student,) if teacher is None else (student, teacher)
         buffers = [head.hidden_td.new_empty(size, len(weight_vd)) for head in heads]
-        for start in range(0, tokens, size):
-            at = slice(start, min(start + size, tokens))
+        rooms = [shards.room(head.hidden_td, call.chunk_tokens) for head in heads]
+        for at in shards.chunks(call.chunk_tokens, len(hidden_td)):
+            x_cd, *others = (shards.gather(head.hidden_td, at, room) for head, room in zip(heads, rooms, strict=True))
             s_cv, *t_cv = (
-                torch.mm(head.hidden_td[at], head.part().t(), out=buffer[: at.stop - start])
-                for head, buffer in zip(heads, buffers, strict=True)
+                torch.mm(hidden_cd, head.part().t(), out=buffer[: len(x_cd)])
+                for hidden_cd, head, buffer in zip((x_cd, *others), heads, buffers, strict=True)
             )
-            labels_c = None if labels_t is None else labels_t[at]
-            losses_t[at] = call.rows(s_cv, t_cv[0] if t_cv else None, labels_c, weights_t[at] if grads else None)
-            if dx_td is not None:
-                torch.mm(s_cv, student.part(), out=dx_td[at])  # s_cv holds the gradient of the logits by now
+            labels_c = None if labels_t is None else shards.pick(labels_t, at)
+            weights_c = shards.pick(weights_t, at) if grads else None
+            shards.put(losses_t, at, call.rows(s_cv, t_cv[0] if t_cv else None, labels_c, weights_c))
             if dw_vd is not None:
-                _add_product(dw_vd, s_cv, hidden_td[at])
+                _add_product(dw_vd, s_cv, x_cd)  # s_cv holds the gradient of the logits by now
+            if dx_td is not None and shards.group is None:
+                torch.mm(s_cv, student.part(), out=dx_td[at])
+            elif dx_td is not None:
+                shards.scatter(torch.mm(s_cv, student.part(), out=x_cd), dx_td, at)
         if call.rows.group is not None:
             dist.all_reduce(losses_t, group=call.rows.group)
         ctx.save_for_backward(weight_vd, dx_td, dw_vd)
@@ -184,6 +198,7 @@ def _check(
     temperature: float,
     top_k: int | None,
     chunk_tokens: int,
+    runs: int,
 ) -> None:
     for name, head in (("student", student), ("teacher", teacher)):
         if head is not None and (head[0].dim() != 2 or head[0].shape[1] > head[1].shape[1]):
@@ -195,8 +210,8 @@ def _check(
             f"{tokens} and {len(student[1])}"
         )
     for name, given in (("labels_t", labels_t), ("weights_t", weights_t)):
-        if given is not None and given.shape != (tokens,):
-            raise ValueError(f"{name} has shape {tuple(given.shape)}, not {(tokens,)}")
+        if given is not None and given.shape != (runs * tokens,):
+            raise ValueError(f"{name} has shape {tuple(given.shape)}, not {(runs * tokens,)}")
     if ce < 0 or (teacher is None and not ce):
         raise ValueError(f"ce is {ce}: positive without a teacher, else at least 0")
     if ce and labels_t is None:

@@ -16,6 +16,7 @@ from nemo_elastic.kernels import check_widths
 from .activations import Sharding
 from .machine import GPUS, RunShape
 from .memory import Memory, local_parameters, stage_memory, stages
+from .pipeline import passed_on, wait
 from .work import Work, gated_share, members, seconds, step_work
 
 __all__ = ["Layout", "best", "choose", "layout_name", "layouts", "why_not"]
@@ -95,8 +96,6 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
     if tensor > run.node or (run.gpus > run.node and run.node % tensor):
         return f"TP {tensor} leaves a node of {run.node} GPUs"
-    if pipeline > 1 and config.distill.mode != "ce":
-        return f"PP {pipeline} is refused with a teacher, which runs whole"
     if pipeline > 1 and config.budgets_per_batch > 1:
         return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:
@@ -141,7 +140,9 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
             for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
                 for recompute in (False, True):
                     work = step_work(parent, family, config, run, recompute)
-                    out.append(_layout(parent, config, run, Sharding(tensor, sequence), pipeline, recompute, work))
+                    waits = wait(parent, family, config, run, recompute, pipeline)
+                    shards = Sharding(tensor, sequence)
+                    out.append(_layout(parent, config, run, shards, pipeline, recompute, work, waits))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
@@ -179,7 +180,14 @@ def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
 
 
 def _layout(
-    parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, pipeline: int, recompute: bool, work: Work
+    parent: Parent,
+    config: ElasticConfig,
+    run: RunShape,
+    shards: Sharding,
+    pipeline: int,
+    recompute: bool,
+    work: Work,
+    waits: float,
 ) -> Layout:
     gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * pipeline)
     micro_batches = run.global_batch // (run.micro_batch * data)
@@ -215,7 +223,7 @@ def _layout(
         work,
         seconds(
             parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
-            recompute=recompute,
+            recompute=recompute, wait=waits, passed_on=passed_on(parent, config, run, shards),
         ),
         fits,
         told if fits else f"{told}; most of it {memory.largest}",

@@ -11,7 +11,7 @@ from nemo_elastic.config import FROZEN, DistillConfig
 from nemo_elastic.family import MAMBA, Parent
 from nemo_elastic.layout import ROWS, Row, rows, shape
 
-from .activations import HALF, SINGLE, Sharding, layer, saved, torch_scan_backward
+from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 
 __all__ = ["Memory", "Stage", "local_parameters", "loss", "stage_memory", "stages", "teacher", "transient"]
 
@@ -83,16 +83,32 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
 
     nn.head_loss: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.logit_rows), and the
     head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
-    for it in bf16. Over all tokens: the teacher's hidden states, the gradient of the student's (twice while it is
-    scaled), and what sequence parallelism gathers of both.
+    for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
+    and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
     """
     taught, chunk = distill.mode != "ce", min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
     copies = 2 + taught + (distill.mode == "frozen_ce")
     logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
-    head, stream = vocabulary * parent.hidden, HALF * tokens * parent.hidden
-    streams = (1 + taught) * (2 if shards.sequence else 1) * stream
-    return streams + SINGLE * head + max(logits, HALF * head + stream)
+    head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)
+    gathered = (1 + taught) * HALF * chunk * parent.hidden if shards.sequence else 0.0
+    return (1 + taught) * own + SINGLE * head + max(logits + gathered, HALF * head + own)
+
+
+def handed_over(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sharding, recompute: bool) -> float:
+    """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
+
+    That is one tensor with the student's stream and, with a teacher, the teacher's beside it (nemo.streams). A
+    recomputed first layer keeps the student's half anyway.
+    """
+    streams = (not recompute) + (distill.mode != "ce")
+    return 0.0 if stage.first else streams * stream(parent, shards)
+
+
+def gradients_between(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sharding) -> float:
+    """Bytes per token of the gradients that come from the next stage and go to the one before, for both streams."""
+    streams = 1 if distill.mode == "ce" else 2
+    return ((not stage.last) + (not stage.first)) * streams * stream(parent, shards)
 
 
 def transient(
@@ -127,7 +143,7 @@ class Memory:
         weights: bf16 parameters.
         gradients: the fp32 buffer.
         optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank.
-        teacher: parameters of the frozen parent, on the last stage.
+        teacher: parameters of the frozen parent, cut into stages as the student is.
         activations: what is saved for the backward pass of all micro-batches in flight.
         loss: what the head's loss holds, the gradient of the head included until it is added to the buffer.
         transient: what one layer's backward pass takes for a moment. It comes after the loss, not with it.
@@ -185,8 +201,8 @@ def stage_memory(
         kernels: mamba_ssm's kernels are there.
     """
     count = local_parameters(parent, stage, shards.tensor)
-    taught = stage.last and distill.mode in FROZEN
-    per_token = saved(
+    taught = distill.mode in FROZEN
+    per_token = handed_over(parent, stage, distill, shards, recompute) + saved(
         parent, stage.kinds, shards, recompute=recompute, gated=gated, kernels=kernels, first=stage.first,
         last=stage.last,
     )  # fmt: skip
@@ -197,5 +213,6 @@ def stage_memory(
         teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision) if taught else 0.0,
         activations=per_token * tokens * in_flight,
         loss=loss(parent, distill, tokens, shards) if stage.last else 0.0,
-        transient=transient(parent, stage, shards, tokens, recompute=recompute, gated=gated, kernels=kernels),
+        transient=transient(parent, stage, shards, tokens, recompute=recompute, gated=gated, kernels=kernels)
+        + gradients_between(parent, stage, distill, shards) * tokens,
     )

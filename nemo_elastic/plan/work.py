@@ -98,6 +98,8 @@ def seconds(
     data: int,
     parameters: int,
     recompute: bool,
+    wait: float = 1.0,
+    passed_on: float = 0.0,
 ) -> float:
     """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
 
@@ -105,7 +107,8 @@ def seconds(
     all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice that. Per layer that is 2 in a forward pass,
     and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input again for the weight's
     gradient) and 2 without. Data parallelism reduces fp32 gradients and gathers bf16 parameters once a step (overlap
-    is off). A pipeline of p stages idles for p-1 micro-batches. Narrower members are counted at full width here.
+    is off). A pipeline of p stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands
+    hidden states on and gradients back. Narrower members are counted at full width in what is moved.
 
     Args:
         parent: shape of the model.
@@ -118,6 +121,8 @@ def seconds(
         data: data-parallel size.
         parameters: parameters on one GPU.
         recompute: layers are checkpointed.
+        wait: see `pipeline.wait`.
+        passed_on: bytes from a stage to the next, see `pipeline.passed_on`.
     """
     micro_batches = run.global_batch // (run.micro_batch * data)
     products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
@@ -128,4 +133,5 @@ def seconds(
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     link = gpu.network if run.gpus > run.node else gpu.nvlink
     reduction = (SINGLE + HALF) * parameters * (data - 1) / data / link
-    return (products + tensor) * (1 + (pipeline - 1) / micro_batches) + reduction
+    between = 2 * passed_on * micro_batches / link if pipeline > 1 else 0.0
+    return ((products + tensor) * wait + between) * (1 + (pipeline - 1) / micro_batches) + reduction

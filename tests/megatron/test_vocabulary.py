@@ -18,6 +18,8 @@ from .models import build, randomise, start
 from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates, shard
 
 pytestmark = pytest.mark.nemo
+#: tokens, and those of a chunk of the loss
+LONG, CHUNK = 512, 32
 HOW = {"temperature": 1.5, "ce": 0.4}
 
 
@@ -151,6 +153,44 @@ def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: boo
     for model, state in zip(pair, saved["states"]):
         model.load_state_dict(shard(PARENT, state, rank, world))
     torch.save(run(*pair, saved["batch"]), Path(folder) / f"rank{rank}.pt")
+
+
+def chunks_only(rank: int, port: int, folder: str) -> None:
+    """What one of two sequence-parallel ranks gathers for the loss of many tokens, and what it is given back."""
+    from nemo_elastic.megatron.vocabulary import vocabulary_loss
+
+    start(rank, 2, tensor=2, port=port)
+    pair = build(PARENT, sequence_parallel=True), build(PARENT, False, True)
+    student, teacher = (torch.randn(LONG // 2, 1, PARENT.hidden, requires_grad=r) for r in (True, False))
+    sizes: dict[str, list[int]] = {"all_gather_into_tensor": [], "reduce_scatter_tensor": []}
+
+    def watch(name: str, which: int) -> None:
+        real = getattr(torch.distributed, name)
+
+        def watched(out: torch.Tensor, given: torch.Tensor, **more: Any) -> Any:
+            sizes[name].append((out, given)[which].numel())
+            return real(out, given, **more)
+
+        setattr(torch.distributed, name, watched)
+
+    watch("all_gather_into_tensor", 0)
+    watch("reduce_scatter_tensor", 1)
+    labels = torch.zeros(1, LONG, dtype=torch.long)
+    loss, _ = vocabulary_loss((pair[0], student), (pair[1], teacher), labels, chunk_tokens=CHUNK)
+    loss.backward()
+    torch.save(sizes, Path(folder) / f"{rank}.pt")
+
+
+@pytest.mark.dist
+def test_hidden_states_are_gathered_for_a_chunk_at_a_time(tmp_path: Path) -> None:
+    """No rank ever holds those of all tokens, of student or teacher, nor their gradients."""
+    mp.spawn(chunks_only, args=(free_port(), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        for name, sizes in torch.load(tmp_path / f"{rank}.pt").items():
+            wide = [size for size in sizes if size % PARENT.hidden == 0]
+            assert max(wide) <= CHUNK * PARENT.hidden < LONG * PARENT.hidden
+            both = 2 if name == "all_gather_into_tensor" else 1
+            assert sum(wide) >= both * LONG * PARENT.hidden
 
 
 @pytest.mark.dist

@@ -49,7 +49,7 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
     [
         ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
         ("trainer.strategy.tensor_model_parallel_size", 16, "set stripes to a multiple of 16"),
-        ("trainer.strategy.pipeline_model_parallel_size", 2, "1 while a teacher is in use"),
+        ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
         ("trainer.strategy.context_parallel_size", 2, "1 in this version"),
         ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
         ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
@@ -131,19 +131,17 @@ def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
     apply_elastic(recipe, block, teacher="parent", verbose=False)
 
 
-def test_pipeline_stages_divide_the_layers_where_there_is_no_teacher(recipe: Any) -> None:
+def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe: Any) -> None:
     from nemo_elastic.nemo.apply import apply_elastic
 
     recipe.trainer.strategy.pipeline_model_parallel_size = 4
     line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
     assert line.endswith("a size that divides the 62 layers of recipe.model.config")
     recipe.trainer.strategy.pipeline_model_parallel_size = 2
-    # the last stage would teach with what a member's stages before it gave
-    line = refused(recipe, BLOCK | {"distill": {"mode": "trainable"}}, teacher=None)
-    assert "1 while a teacher is in use" in line
     line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}, "budgets_per_batch": 2}, teacher=None)
     assert "1 while elastic.budgets_per_batch is 2" in line
-    apply_elastic(recipe, BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
+    for mode in ("ce", "trainable", "frozen", "frozen_ce"):
+        apply_elastic(recipe.clone(), BLOCK | {"distill": {"mode": mode}}, teacher="parent", verbose=False)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +304,20 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
     apply_elastic(recipe, BLOCK, teacher="parent")
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
+
+
+def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
+    from nemo_elastic.nemo.apply import apply_elastic
+
+    told = (
+        "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start from"
+    )
+    for stages in (1, 2):
+        recipe.trainer.strategy.pipeline_model_parallel_size = stages
+        apply_elastic(recipe.clone(), BLOCK, teacher="parent")
+        assert (told in capsys.readouterr().out) == (stages == 2)
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="stage1", done_steps=10)
+    assert told not in capsys.readouterr().out
 
 
 def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:

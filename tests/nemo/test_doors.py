@@ -295,7 +295,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(
     [
         ("trainer.strategy.tensor_model_parallel_size", 3, "a size that divides the 8 stripes of elastic.axes.ffn"),
         ("model.config.mamba_num_groups", 2, "a size that divides the 2 Mamba groups"),
-        ("trainer.strategy.pipeline_model_parallel_size", 2, "1 while a teacher is in use"),
+        ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
         ("model.config.seq_length", 16384, "recipe.model.config.seq_length says 16384"),
         ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
     ],

@@ -27,6 +27,20 @@ def main(rank: int, folder: pathlib.Path) -> None:
         (loss * 0.37).backward()
         out.append((loss.detach(), losses, student.hidden_td.grad, student.weight_vd.grad))
     torch.save(out, folder / f"{rank}.pt")
+    run, shared = len(hidden) // 2, []
+    own = slice(run * rank, run * (rank + 1))
+    teacher = Head(teacher_hidden[own], teacher_weight[part])
+    all_tokens = {name: value[: 2 * run] for name, value in batch.items()}
+    for chunk in (1, 6, 8, 1000):
+        for how in [*ways, {"ce": 1.0}]:
+            student = Head(hidden[own].clone().requires_grad_(), weight[part].clone().requires_grad_())
+            taught = teacher if how in ways else None
+            loss, losses = head_loss(
+                student, taught, **all_tokens, **how, chunk_tokens=chunk, group=dist.group.WORLD, shared_out=True
+            )
+            (loss * 0.37).backward()
+            shared.append((loss.detach(), losses, student.hidden_td.grad, student.weight_vd.grad))
+    torch.save(shared, folder / f"shared{rank}.pt")
     dist.destroy_process_group()
 
 

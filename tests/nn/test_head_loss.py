@@ -249,6 +249,21 @@ def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
             same(part[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)
         torch.testing.assert_close(parts[0][i][2] + parts[1][i][2], dx, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(torch.cat([p[i][3] for p in parts]), dw, rtol=1e-5, atol=1e-6)
+    # each has a run of the tokens too
+    tokens = len(student[0]) // 2 * 2
+    student, teacher = (Head(x[0].detach()[:tokens].requires_grad_(x is student), x[1]) for x in (student, teacher))
+    batch = {name: value[:tokens] for name, value in batch.items()}
+    shared = [torch.load(tmp_path / f"shared{r}.pt") for r in range(2)]
+    assert len(shared[0]) == 4 * len(ways)
+    for i in range(len(shared[0])):
+        how = ways[i % len(ways)]
+        loss, losses = head_loss(student, teacher if how in EVERY else None, **batch, **how)
+        dx, dw = gradients(loss, student)
+        for own in shared:
+            same(own[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)
+        for piece, wanted in ((2, dx), (3, dw)):
+            found = torch.cat([own[i][piece] for own in shared])
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_told() -> None:

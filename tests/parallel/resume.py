@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.parallel.runs import Layout
 
 STEPS = 6
+#: step before which a run in pipeline stages is stopped
+STOP = 4
 #: under the router's masks for three steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0}
@@ -59,6 +62,26 @@ def resharded(place: Path) -> dict[str, Any]:
         "tensors": len(stored(copied / "saved")),
         "members": cut_both(alone, copied / "saved", place),
     }
+
+
+def in_stages(place: Path) -> dict[str, Any]:
+    """A run in pipeline stages with a teacher: without a stop, stopped and gone on, and gone on with on one rank."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import deviation, digests, weights
+
+    how, layout = {"steps": STEPS, "every": 1, "router": ROUTER}, replace(SOFT, pipeline=2)
+    held = {}
+    for name, end in (("whole", layout), ("stopped", layout), ("alone", SOFT)):
+        out = place / f"stages-{name}"
+        if name != "whole":
+            ranks = forks.start(out / "log", layout.world, runs.train, place, out, layout, until=STOP, **how)
+            assert ranks.wait(240) == [-9] * layout.world, ranks.said()
+        facts = forks.run(out / "log", end.world, runs.train, place, out, end, **how)[0]
+        held[name] = {"from": facts["from"], "losses": facts["losses"]}
+    held["identical"] = digests(place / "stages-stopped") == digests(place / "stages-whole")
+    for name in ("whole", "alone"):
+        held[name]["weights"] = deviation(weights(place / f"stages-{name}"), weights(place / "stop-None")) / runs.PEAK
+    return held
 
 
 def save_at_once(place: Path, out: Path, layout: Layout) -> None:
@@ -125,7 +148,12 @@ def main(place: Path) -> None:
     for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
         out = place / "rank" / layout.name
         forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)
-    found = {"stops": stopped_everywhere(place), "resharded": resharded(place), "blocks": other_blocks(place)}
+    found = {
+        "stops": stopped_everywhere(place),
+        "resharded": resharded(place),
+        "stages": in_stages(place),
+        "blocks": other_blocks(place),
+    }
     (place / "resume.json").write_text(json.dumps(found))
 
 

@@ -55,7 +55,8 @@ class Layout:
         micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout draws
             the same budgets for the same sequences.
         soft: under the router's masks, else on slices.
-        teacher: distill from the parent, else cross-entropy (all that pipelines allow).
+        teacher: the parent's checkpoint is given, else the loss is cross-entropy.
+        mode: the loss, where it is.
         half: bf16, as the large recipes train.
         clip: largest norm of the gradients.
         router: its hidden size.
@@ -70,6 +71,7 @@ class Layout:
     micro_batches: int = 1
     soft: bool = False
     teacher: bool = True
+    mode: str = "frozen"
     half: bool = False
     clip: float = 1.0
     router: int = 16
@@ -90,6 +92,7 @@ class Layout:
         words = [f"{k}{v}" for k, v in told.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
         words += ["soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])]
+        words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
         return "-".join(words)
@@ -133,7 +136,7 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     return (
         BLOCK
         | {"router": ROUTER | {"hidden": layout.router} if layout.soft else None}
-        | ({} if layout.teacher else {"distill": {"mode": "ce"}})
+        | {"distill": {"mode": layout.mode if layout.teacher else "ce"}}
         | changes
     )
 
@@ -265,6 +268,26 @@ def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int,
     fiddle.build(second_task(place, out, layout, first, done, steps))()
 
 
+def member_losses(model: Any) -> dict[str, list[float]]:
+    """Every member's divergence from the teacher (cross-entropy without one) on given tokens, where the head is."""
+    import torch
+
+    from nemo_elastic.config import DistillConfig
+    from nemo_elastic.nemo.loss import distill_loss
+    from nemo_elastic.nemo.streams import evaluate
+
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randint(0, VOCAB, (BATCH, LENGTH), generator=generator) for _ in range(3)]
+
+    def measure(number: int, student: Any, teacher: Any) -> float:
+        return float(distill_loss(DistillConfig(), student, teacher, batches[number])[0])
+
+    return {
+        budget.name: evaluate(model, batches, None if i == 0 else model.members.get()[i], measure)
+        for i, budget in enumerate(model.elastic_config.budgets)
+    }
+
+
 def train(
     place: Path, out: Path, layout: Layout, steps: int = 2, every: int = 0, until: int | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -306,6 +329,7 @@ def train(
         def on_train_end(self, trainer: Any, module: Any) -> None:
             held = module.hidden.core.state_dict()
             facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
+            facts["members"] = member_losses(module)
 
     task = fiddle.build(elastic_task(place, out, layout, steps, every, **changes))
     task.keywords["trainer"].callbacks.append(Watch())

@@ -24,8 +24,10 @@ STEPS = 2
 GRADIENT, LOSS = 2e-4, 1e-4
 #: largest difference of a weight, in steps of the optimizer (peak learning rates)
 WEIGHT = 1e-3
+#: of every member's loss afterwards, on other tokens, relative to the largest
+MEMBERS = 1e-4
 #: the same in bf16, which rounds activations to 8 bits
-HALF_GRADIENT, HALF_LOSS = 5e-2, 2e-3
+HALF_GRADIENT, HALF_LOSS, HALF_MEMBERS = 5e-2, 2e-3, 5e-3
 
 ROWS = (
     Layout(tensor=2),
@@ -49,12 +51,21 @@ ROWS = (
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True),
     Layout(tensor=2, pipeline=2, teacher=False, micro_batches=4),
     Layout(tensor=2, sequence=True, pipeline=2, teacher=False, micro_batches=4, soft=True),
+    Layout(pipeline=2, micro_batches=4),
+    Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
+    Layout(pipeline=4, micro_batches=4, mode="frozen_ce"),
+    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True),
+    Layout(tensor=2, pipeline=2, micro_batches=4),
+    Layout(tensor=2, pipeline=2, micro_batches=4, mode="frozen_ce"),
+    Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
+    Layout(pipeline=2, micro_batches=4, mode="trainable"),
     Layout(recompute="selective"),
     Layout(recompute="full"),
     Layout(recompute="full", soft=True, micro_batches=4),
     Layout(tensor=2, sequence=True, recompute="full", soft=True),
     Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
     Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
+    Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
 )
 #: a router that no rank's shard holds whole, in all layouts that cut it elsewhere; its clipping is always active
 SHARDS = (
@@ -68,6 +79,7 @@ HALVES = (
     Layout(data=2, sharded=True, soft=True, half=True),
     Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, half=True),
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
+    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True),
 )
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
@@ -75,6 +87,8 @@ REFUSED = {
     "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
     "FSDP": ("fsdp", "megatron", "it has none of the gradient buffers that slices add to"),
 }
+#: losses whose runs in pipeline stages load the parent's checkpoint: into the student, and into the teacher
+LOADED = ("frozen", "ce")
 #: whose router is compared on all ranks after so many steps
 LONG, LONG_STEPS = Layout(tensor=2, sequence=True, data=2, soft=True), 50
 
@@ -97,14 +111,22 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "replicas": len({r["elastic"] for r in ranks}) == 1,
         "weight": deviation(weights(out), weights(base)) / runs.PEAK,
         "gradient": deviation(gradients(out), gradients(base), relative=True),
+        "members": max(far(r["members"], alone["members"]) for r in ranks),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
     return found
 
 
+def far(found: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
+    """Largest deviation of members' losses, relative to the largest of all; a rank without the head has none."""
+    largest = max(abs(loss) for losses in wanted.values() for loss in losses)
+    pairs = [pair for name, held in found.items() if held for pair in zip(held, wanted[name], strict=True)]
+    return max((abs(a - b) / largest for a, b in pairs), default=0.0)
+
+
 def measure(place: Path) -> dict[str, dict[str, Any]]:
     """Every row; one that fails says how."""
-    from tests.parallel import forks, runs
+    from tests.parallel import forks, runs, stages
 
     found: dict[str, dict[str, Any]] = {}
     forks.run(place / "prepare", 1, runs.prepare, place)
@@ -116,6 +138,11 @@ def measure(place: Path) -> dict[str, dict[str, Any]]:
         print(f"  {layout.name}: {found[layout.name]}", flush=True)
     long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
     found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
+    for mode in LOADED:
+        layout = Layout(pipeline=2, mode=mode)
+        found[f"loaded {mode}"] = dict(enumerate(
+            forks.run(place / f"loaded-{mode}", 2, stages.loaded, place, place / f"loaded-{mode}", layout)
+        ))  # fmt: skip
     for what, (name, value, _) in REFUSED.items():
         found[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
     found["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
@@ -124,14 +151,15 @@ def measure(place: Path) -> dict[str, dict[str, Any]]:
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
-    head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps",
+    head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps", "distill",
             "loss", "gradients", "weights"]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 8 + "---:|" * 3]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 9 + "---:|" * 3]
     for layout in ROWS:
         r, told = found[layout.name], asdict(layout)
         yes = {True: "on", False: ""}
         cells = [told["tensor"], yes[layout.sequence], told["pipeline"], told["data"], yes[layout.sharded],
-                 layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced"]  # fmt: skip
+                 layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced",
+                 layout.mode if layout.teacher else "ce"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
     told = " and ".join(f"{name} {number}" for name, number in found["versions"].items())

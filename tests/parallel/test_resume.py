@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.resume import STEPS
-from tests.parallel.table import WEIGHT
+from tests.parallel.resume import STEPS, STOP
+from tests.parallel.table import LOSS, WEIGHT
 from tests.workers import work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
@@ -49,6 +49,15 @@ def test_two_ranks_write_the_bytes_that_one_rank_wrote(found: dict[str, Any]) ->
     assert found["resharded"]["identical"]
     assert found["resharded"]["tensors"] == len(found["stops"]["None"]["state"])
     assert found["resharded"]["members"]
+
+
+def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_rank(found: dict[str, Any]) -> None:
+    stages = found["stages"]
+    assert [stages[name]["from"] for name in ("whole", "stopped", "alone")] == [0, STOP, STOP]
+    assert stages["identical"], "weights, router, members or optimizer"
+    assert stages["stopped"]["losses"] == stages["whole"]["losses"][STOP:]
+    assert stages["alone"]["losses"] == pytest.approx(stages["whole"]["losses"][STOP:], rel=LOSS)
+    assert max(stages[name]["weights"] for name in ("whole", "alone")) <= WEIGHT
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def loss_peak(model: Any, distill: DistillConfig, tokens: int) -> int:
     from nemo_elastic.nemo.loss import distill_loss
     from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
-    shape = (tokens, 1, model.config.hidden_size)
+    config = model.config
+    shape = (tokens // (config.tensor_model_parallel_size if config.sequence_parallel else 1), 1, config.hidden_size)
     buffers(model)
     hidden = torch.randn(shape, dtype=torch.bfloat16).requires_grad_()
     labels = torch.zeros(1, tokens, dtype=torch.long)

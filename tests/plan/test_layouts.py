@@ -17,7 +17,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm, torch_scan_backward
 from nemo_elastic.plan.machine import EFFICIENCY
-from nemo_elastic.plan.memory import local_parameters, loss, stages
+from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
+from nemo_elastic.plan.pipeline import passed_on, wait
 from nemo_elastic.plan.work import members, step_work
 
 from ..shapes import PARENT
@@ -81,7 +82,7 @@ def test_a_layout_that_the_kernels_refuse_is_not_offered() -> None:
     assert {x.tensor for x in layouts(P12, odd, STAGE_1)} == {1, 2}
     assert {x.tensor for x in layouts(P12, odd, replace(STAGE_1, kernels=False))} == {1, 2, 4, 8}
     with pytest.raises(ElasticError, match="tensor_model_parallel_size: 4 is not allowed; heads x head_dim"):
-        layouts(P12, odd, replace(STAGE_1, gpus=8, global_batch=2))
+        layouts(P12, odd, replace(STAGE_1, gpus=8, global_batch=1))
 
 
 def test_two_calls_keep_the_convolutions_output() -> None:
@@ -157,10 +158,10 @@ def test_the_loss_of_every_mode() -> None:
         return loss(P12, block(distill={"mode": mode}).distill, tokens, shards)
 
     for mode, streams in (("frozen", 2), ("frozen_ce", 2), ("trainable", 2), ("ce", 1)):
-        for shards, gathered in ((Sharding(), 1), (Sharding(8), 1), (Sharding(8, True), 2)):
+        for shards in (Sharding(), Sharding(8), Sharding(8, True)):  # a rank's run of the tokens, never all
             few, many = held(mode, 1024, shards), held(mode, 2048, shards)
-            grown = (many - few) / 1024
-            assert 2 * streams * gathered * P12.hidden <= grown <= 2 * (streams * gathered + 1) * P12.hidden
+            grown = (many - few) * shards.stream / 1024
+            assert 2 * streams * P12.hidden <= grown <= 2 * (streams + 1) * P12.hidden
             assert 4 * P12.vocab * P12.hidden / shards.tensor < few
     assert held("ce", 8192, Sharding(8)) < held("frozen", 8192, Sharding(8)) <= held("frozen_ce", 8192, Sharding(8))
 
@@ -225,13 +226,67 @@ def test_planning_needs_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_teacher_forbids_pipelines_and_without_one_they_are_tried() -> None:
-    assert {x.pipeline for x in layouts(P12, block(), STAGE_1)} == {1}
-    found = layouts(P12, block(distill={"mode": "ce"}), STAGE_1)
+@pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "trainable", "ce"])
+def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
+    found = layouts(P12, block(distill={"mode": mode}), STAGE_1)
     assert {x.pipeline for x in found} == {1, 2}  # 62 layers
-    assert all(x.memory.teacher == 0 for x in found)
-    found = layouts(P12, block(distill={"mode": "ce"}, budgets_per_batch=2), STAGE_1)
+    assert all((x.memory.teacher > 0) == (mode in ("frozen", "frozen_ce")) for x in found)
+    found = layouts(P12, block(distill={"mode": mode}, budgets_per_batch=2), STAGE_1)
     assert {x.pipeline for x in found} == {1}
+
+
+def held(stage: Any, mode: str, in_flight: int, shards: Sharding = Sharding(), recompute: bool = True) -> Any:
+    """Memory of a stage of a pipeline."""
+    return stage_memory(
+        P12, stage, block(distill={"mode": mode}).distill, shards, data=64, in_flight=in_flight, tokens=8192,
+        recompute=recompute, gated=False, kernels=True,
+    )  # fmt: skip
+
+
+def test_a_teacher_is_cut_as_the_student_is() -> None:
+    parts = [held(stage, "frozen", 1) for stage in stages(P12, 2)]
+    assert sum(m.teacher for m in parts) == 2 * parameters(P12, P12.full)
+    assert [m.teacher for m in parts] == [m.weights for m in parts]
+
+
+@pytest.mark.parametrize("shards", [Sharding(), Sharding(4), Sharding(4, True)], ids=str)
+def test_both_streams_are_counted_where_a_stage_has_received_them(shards: Sharding) -> None:
+    first, last = stages(P12, 2)
+    stream = 2 * P12.hidden * 8192 / shards.stream
+    for recompute in (True, False):
+        alone, taught = (held(last, mode, 3, shards, recompute) for mode in ("ce", "frozen"))
+        assert taught.activations - alone.activations == pytest.approx(3 * stream)  # of each micro-batch in flight
+        assert taught.transient - alone.transient == pytest.approx(stream)  # its gradient, which is zero
+        alone, taught = (held(first, mode, 3, shards, recompute) for mode in ("ce", "frozen"))
+        assert taught.activations == alone.activations
+        assert taught.transient - alone.transient == pytest.approx(stream)
+
+
+def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None:
+    shape = replace(P12, pattern="M-M-M-M-", vocab=8)  # a head that weighs nothing: equal stages
+    run = replace(STAGE_2, kernels=False)
+    two = {"full": shape.full, "half": shape.uniform(hidden=2560)}
+    budgets = [{"name": "full"}, {"name": "half", "ratio": 0.5}]
+    both = block(budgets=budgets, distill={"mode": "ce"})
+    one = block(budgets=budgets, distill={"mode": "ce"}, sampling={"full": 1})
+    assert wait(shape, two, both, run, True, 1) == 1
+    assert wait(shape, two, one, run, True, 2) == pytest.approx(1, abs=1e-4)
+    small, large = (flops_per_token(shape, two[name], run.seq_length) for name in ("half", "full"))
+    wanted = (0.25 * small + 0.75 * large) / (0.5 * small + 0.5 * large)
+    assert wait(shape, two, both, run, False, 2) == pytest.approx(wanted, rel=1e-3)
+    assert wait(shape, two, both, run, False, 4) > wait(shape, two, both, run, False, 2) > 1.1
+    # a teacher costs the same in every slot
+    taught = replace(both, distill=block().distill)
+    assert 1 < wait(shape, two, taught, run, False, 2) < wanted
+    # with its head the last stage of the parent is slower
+    assert wait(P12, {"full": P12.full, "half": P12.full}, one, run, True, 2) > 1.02
+
+
+def test_what_stages_pass_on_takes_its_time() -> None:
+    shards = Sharding(4, True)
+    one = passed_on(P12, block(distill={"mode": "ce"}), STAGE_1, shards)
+    assert one == 2 * P12.hidden * 8192 / 4
+    assert passed_on(P12, block(), STAGE_1, shards) == 2 * one == passed_on(P12, block(), STAGE_1, Sharding()) / 4
 
 
 def test_tensor_parallel_sizes_divide_blocks() -> None:
@@ -244,7 +299,8 @@ def test_batches_divide() -> None:
         layouts(P12, block(), RunShape(8192, 4, 1, 6))
     with pytest.raises(ElasticError, match=r"--micro-batch-size: 3 is not allowed; a divisor"):
         RunShape(8192, 4, 3)
-    assert {x.tensor for x in layouts(P12, block(), RunShape(8192, 4, 1, 8))} == {2, 4, 8}
+    found = layouts(P12, block(), RunShape(8192, 4, 1, 8))
+    assert {(x.tensor, x.pipeline) for x in found} == {(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)}
 
 
 def test_nothing_fits_says_what_to_change() -> None:

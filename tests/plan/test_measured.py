@@ -49,6 +49,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
             model = model_of(PARENT, recompute, sequence)
             for gated in (False, True):
                 told[sequence, recompute, gated] = saved_bytes(model, PARENT, 1, 128, gated)
+        told["loss", sequence] = loss_peak(model, DistillConfig(chunk_tokens=32), 4096)
     told["parameters"] = sum(p.numel() for p in model.parameters())
     torch.save(told, Path(folder) / f"rank{rank}.pt")
 
@@ -64,6 +65,10 @@ def test_two_tensor_parallel_ranks(tmp_path: Path) -> None:
     for rank in range(2):
         told = torch.load(tmp_path / f"rank{rank}.pt")
         assert told.pop("parameters") == local_parameters(PARENT, stages(PARENT, 1)[0], 2)
+        for sequence in (False, True):
+            measured = told.pop(("loss", sequence))
+            wanted = loss(PARENT, DistillConfig(chunk_tokens=32), 4096, Sharding(2, sequence))
+            assert measured == pytest.approx(wanted, rel=0.06), ("loss", sequence)
         assert len(told) == 8
         for (sequence, recompute, gated), measured in told.items():
             wanted = formula(Sharding(2, sequence), 128, recompute, gated)
