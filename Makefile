@@ -58,6 +58,10 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
 	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md
 
+.PHONY: test-gpu
+test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show
+	python -m pytest -m gpu $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.stamp ## Style, spelling, layers, types
 	$(BIN)/ruff check .

@@ -11,10 +11,15 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Forget the attention backend of the last test's model.
+    """Skip what needs a GPU where there is none, and forget the attention backend of the last test's model.
 
     megatron-core writes it into NVTE_* variables and refuses to build a model with another backend where it finds
     them, in the same process or in one that inherits them.
     """
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
     for name in [n for n in os.environ if n.startswith("NVTE_")]:
         del os.environ[name]

@@ -31,6 +31,10 @@ ALLOWED = {
         "importlib.import_module",
     ): "the two modules of NeMo's and our model classes, for their defaults",
     ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
+    ("gpu_checks/checks.py", "subprocess"): "our own worker, by its fixed name",
+    ("gpu_checks/mamba.py", "subprocess"): "itself, by its fixed name",
+    ("gpu_checks/training.py", "subprocess"): "itself under torchrun, by its fixed name",
+    ("gpu_checks/worker.py", "importlib.import_module"): "the modules that the table of checks names",
     ("nemo/run_file.py", "pydoc.locate"): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }
 

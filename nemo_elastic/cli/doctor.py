@@ -12,14 +12,21 @@ import typer
 
 if TYPE_CHECKING:
     from nemo_elastic.doctor import Facts, Finding
+    from nemo_elastic.gpu_checks.checks import Result
 
 __all__ = ["command"]
 
 
-def command(json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+def command(
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Run on the GPU what only a GPU can show; up to three minutes.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
     """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
 
-    Exit code 1 if something keeps training from working. Without NeMo that is no error: slicing needs none.
+    Exit code 1 if something keeps training from working, or a check of --kernels fails. Without NeMo that is no error:
+    slicing needs none. Without a GPU --kernels says what it would run.
 
     Example: `nemo-elastic doctor`
     """
@@ -27,14 +34,39 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print it as JSON.
 
     facts = collect()
     found = diagnose(facts)
-    wrong = any(f.level == ERROR for f in found)
+    if not json:
+        _print(facts, found)
+    results = _checked(facts, quiet=json) if kernels else []
+    wrong = any(f.level == ERROR for f in found) or any(result.ok is False for result in results)
     if json:
         told = {"facts": asdict(facts), "uses": paths(facts), "findings": [asdict(f) for f in found], "ok": not wrong}
+        if kernels:
+            told["kernels"] = [asdict(result) for result in results]
         typer.echo(json_module.dumps(told, indent=2))
-    else:
-        _print(facts, found)
     if wrong:
         raise typer.Exit(1)
+
+
+def _checked(facts: Facts, quiet: bool) -> list[Result]:
+    """Run the checks, or say what they are; each is a line of a table as soon as it is done."""
+    from nemo_elastic.gpu_checks.checks import CHECKS, Result, perform_all
+
+    width = max(len(check.name) for check in CHECKS)
+
+    def say(result: Result) -> None:
+        if not quiet:
+            word = {True: "ok", False: "WRONG", None: "-"}[result.ok]
+            time = "" if result.ok is None else f"{result.seconds:.0f} s"
+            typer.echo(f"  {result.name:{width}}  {word:5}  {time:5}  {result.told}")
+
+    if not quiet:
+        typer.echo("checks on this GPU:" if facts.gpus else "checks that a GPU runs; none is here:")
+    if facts.gpus:
+        return perform_all(facts, say=say)
+    results = [Result(check.name, None, f"would run: {check.would}") for check in CHECKS]
+    for result in results:
+        say(result)
+    return results
 
 
 def _print(facts: Facts, found: list[Finding]) -> None:

@@ -20,8 +20,7 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
-from nemo_elastic.plan import Layout, RunShape, best, duration, preset
-from nemo_elastic.plan.machine import NODE
+from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 
 from .checks import made_by
 from .curriculum import (

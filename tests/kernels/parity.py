@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.files import atomic_write
-
-from .cases import CASES, Case
+from nemo_elastic.gpu_checks.cases import CASES, Case
+from nemo_elastic.gpu_checks.compare import Limits, faults
 
 ROOT = Path(__file__).parents[2]
 #: relative deviation of the output, and of the worst gradient. In bf16 the kernels round what torch does not: some
 #: gradients are a few sums of products with eight bits each
-LIMITS = {False: (1e-6, 2e-5), True: (8e-3, 3e-2)}
+LIMITS: Limits = {False: (1e-6, 2e-5), True: (8e-3, 3e-2)}
 #: before it, rows of a gradient lie as `empty_like` lays them
 COPIES_ROWS = (2, 3)
 
@@ -50,12 +50,10 @@ def run(sources: Path, place: Path) -> list[dict[str, Any]]:
 
 def judge(release: str, case: Case, got: dict[str, Any]) -> list[str]:
     """What is not as it should be."""
-    out, grads = LIMITS[case.bf16]
-    faults = [] if got["out"] < out else [f"the output differs by {got['out']:.1e}"]
-    faults += [f"the gradient of {k} differs by {g:.1e}" for k, g in got["grads"].items() if not g < grads]
+    found = faults(case, got, LIMITS)
     if got["padded"] == "right" and _numbers(release) < COPIES_ROWS:
-        faults.append("the fused call is right on padded rows: the emulation has lost its conditions")
-    return [f"mamba_ssm {release}, {case.title}: {fault}" for fault in faults]
+        found.append("the fused call is right on padded rows: the emulation has lost its conditions")
+    return [f"mamba_ssm {release}, {case.title}: {fault}" for fault in found]
 
 
 def _numbers(release: str) -> tuple[int, ...]:
@@ -105,12 +103,12 @@ def main() -> int:
             print(f"== mamba_ssm {folder.name}: {time.monotonic() - start:.0f} s", flush=True)
     text = table(told)
     print(text)
-    faults = [x for name, entries in told.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)]
-    if faults:
-        print("\n".join(faults), file=sys.stderr)
+    wrong = [x for name, entries in told.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)]
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
     elif args.markdown:
         atomic_write(args.markdown, text)
-    return 1 if faults else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -66,3 +66,12 @@ CASES = (
     Case("gated, heads 8 to 6", (8, 16, 2, 16), (6, 16), bf16=True, gated=True),
     Case("gated, heads 6 to 4", (6, 16, 2, 16), (4, 16), bf16=True, gated=True),
 )
+
+#: As in training of the 12B: a layer, and a rank's share at tensor-parallel size 4, where 28 heads take two calls.
+SPEED = (
+    Case("128 heads", (128, 80, 8, 128), (128, 80), bf16=True, length=4096, chunk=128),
+    Case("96 heads", (128, 80, 8, 128), (96, 80), bf16=True, length=4096, chunk=128),
+    Case("80 heads", (128, 80, 8, 128), (80, 80), bf16=True, length=4096, chunk=128),
+    Case("32 heads of a rank", (32, 80, 2, 128), (32, 80), bf16=True, length=4096, chunk=128),
+    Case("28 of them", (32, 80, 2, 128), (28, 80), bf16=True, length=4096, chunk=128),
+)

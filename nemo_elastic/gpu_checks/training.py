@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny family trained as the large ones are: bf16, the distributed optimizer, a router, saves that any layout reads.
+
+python -m nemo_elastic.gpu_checks.training DATA OUT TENSOR: one rank of a run; it goes on from a checkpoint in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STEPS", "elastic_task", "save_and_load", "tensor_parallel", "train"]
+
+#: of a run, under soft masks and the last one on slices, and after how many it saves
+STEPS, SAVED = 4, 2
+#: a rank of two has widths that the kernels take
+SHAPE = {
+    "hybrid_override_pattern": "M-*-M*-M", "num_layers": 8, "hidden_size": 64, "ffn_hidden_size": 128,
+    "mamba_num_heads": 8, "mamba_head_dim": 16, "mamba_num_groups": 4, "mamba_state_dim": 16,
+    "num_attention_heads": 8, "num_query_groups": 4, "kv_channels": 16, "make_vocab_size_divisible_by": 128,
+}  # fmt: skip
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.65}],
+    "axes": {
+        "hidden": [64, 56, 48, 40],
+        "ffn": {"choices": [128, 96, 64], "stripes": 4},
+        "mamba_heads": [8, 4],
+        "mamba_head_dim": [16, 8],
+        "attention_heads": [8, 4],
+    },
+    "importance": {"samples": 4, "depth_samples": 2},
+    "search": None,
+    "router": {"freeze_at": 0.75, "soft_share": 1.0, "hidden": 16},
+    "distill": {"mode": "ce"},
+    "seed": 15,
+}
+#: relative: losses of a run that went on, and of one on two ranks; some of a GPU's sums have no order
+GONE_ON, ON_TWO = 5e-3, 1e-2
+
+
+def elastic_task(data: Path, out: Path, tensor: int) -> Any:
+    """The recipe of a run."""
+    import nemo_run as run
+    import torch
+    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
+
+    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.curriculum import checkpoints
+    from nemo_elastic.nemo.tiny import TinyNemotronH
+    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+
+    task = tiny_recipe(
+        data, out, steps=STEPS, seq_length=64, micro_batch_size=2, global_batch_size=4, warmup_steps=1, label="",
+        devices=tensor, tensor_parallel=tensor, config=run.Config(TinyNemotronH, **SHAPE),
+    )  # fmt: skip
+    task.trainer.plugins = bf16_mixed()
+    for config in (task.model.config, task.optim.config):
+        config.bf16, config.params_dtype = True, torch.bfloat16
+    task.optim.config.use_distributed_optimizer = True
+    task.trainer.strategy.sequence_parallel = tensor > 1
+    task.trainer.strategy.ckpt_optim_fully_reshardable = True
+    task.trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = True
+    task.log.ckpt = checkpoints(SAVED)
+    return apply_elastic(task, BLOCK, out=str(out / "elastic"), verbose=False)
+
+
+def train(data: Path, out: Path, tensor: int) -> None:
+    """One rank of a run. What it goes on from it saves again before its first step, under `out/start`."""
+    import fiddle
+    import lightning.pytorch as pl
+
+    from nemo_elastic.demo.quiet import quiet
+
+    quiet()
+
+    class SaveAgain(pl.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            if trainer.global_step:
+                trainer.save_checkpoint(out / "start" / "checkpoints" / "step=0-last")
+
+    task = fiddle.build(elastic_task(data, out, tensor))
+    task.keywords["trainer"].callbacks.append(SaveAgain())
+    task()
+
+
+def launch(data: Path, out: Path, tensor: int = 1) -> list[float]:
+    """A run on so many ranks, in processes of their own; the losses of its steps.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={tensor}", "--standalone", "--module"]
+    command += ["nemo_elastic.gpu_checks.training", str(data), str(out), str(tensor)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "Error" in line and "ChildFailedError" not in line]
+        raise RuntimeError((errors or done.stderr.strip().splitlines() or ["no error was told"])[-1].strip())
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line["reduced_train_loss"] for line in lines if line["kind"] == "step"]
+
+
+def make_data(place: Path) -> Path:
+    """Tokens of one module of the standard library."""
+    from nemo_elastic.data.build import build_data
+
+    (place / "text").mkdir()
+    shutil.copy(Path(json.__file__).parents[1] / "decimal.py", place / "text")
+    shutil.copy(Path(json.__file__).parents[1] / "calendar.py", place / "text")
+    build_data(place / "data", [place / "text"], vocab=512, held_out_problems=4)
+    return place / "data"
+
+
+def save_and_load(device: str, place: Path) -> dict[str, Any]:
+    """A run of four steps, and another that goes on from what that had saved after two."""
+    data, whole, second = make_data(place), place / "whole", place / "second"
+    losses = launch(data, whole)
+    ended = {path.name: path for path in (whole / "checkpoints").iterdir() if path.is_dir()}
+    (saved,) = (path for name, path in ended.items() if name.startswith(f"step={SAVED - 1}"))
+    shutil.copytree(saved, second / "checkpoints" / saved.name)
+    again = launch(data, second)
+    return judge_load(losses, again, differences(saved, second / "start" / "checkpoints" / "step=0-last"))
+
+
+def judge_load(losses: list[float], again: list[float], other: list[str]) -> dict[str, Any]:
+    """The result: steps are those of the run without a stop, and what was loaded is what was saved."""
+    worst = _worst(again, losses[SAVED:]) if len(again) == STEPS - SAVED else float("inf")
+    told = f"weights, router and moments come back byte for byte; later losses differ by {worst:.1e}"
+    if other:
+        told = f"{len(other)} tensors come back changed, such as {other[0]}"
+    figures = {"losses": losses, "after loading": again, "deviation": worst, "changed": other}
+    return {"ok": not other and worst <= GONE_ON, "told": told, "figures": figures}
+
+
+def tensor_parallel(device: str, place: Path) -> dict[str, Any]:
+    """The same run on one rank and on two with sequence parallelism; NCCL between GPUs."""
+    data = make_data(place)
+    one, two = launch(data, place / "one"), launch(data, place / "two", 2)
+    worst = _worst(two, one)
+    told = f"losses of {len(one)} steps on two ranks differ from one rank's by {worst:.1e}"
+    return {"ok": worst <= ON_TWO, "told": told, "figures": {"one": one, "two": two, "deviation": worst}}
+
+
+def _worst(found: list[float], wanted: list[float]) -> float:
+    """Largest relative difference; infinite where lengths differ or one is no number."""
+    if len(found) != len(wanted) or not wanted:
+        return float("inf")
+    each = [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
+    return max(each) if all(x == x for x in each) else float("inf")
+
+
+def differences(saved: Path, loaded: Path) -> list[str]:
+    """Names of tensors that two checkpoints do not have alike, to the byte: weights, router, members, optimizer."""
+    import torch
+
+    one, two = _tensors(saved), _tensors(loaded)
+    return sorted(
+        name
+        for name in one.keys() | two.keys()
+        if name not in one or name not in two or one[name].shape != two[name].shape
+        or not torch.equal(one[name].view(-1).view(torch.uint8), two[name].view(-1).view(torch.uint8))
+    )  # fmt: skip
+
+
+def _tensors(checkpoint: Path) -> dict[str, Any]:
+    import torch
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = FileSystemReader(checkpoint / "weights")
+    wanted: dict[str, Any] = {
+        name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
+        for name, meta in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(meta, TensorStorageMetadata)
+    }
+    load(wanted, storage_reader=reader, no_dist=True)
+    return wanted
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

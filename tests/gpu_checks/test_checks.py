@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The checks for a GPU, as far as a CPU can run them: what they compare, what they find wrong, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nemo_elastic.cli import main
+from nemo_elastic.doctor import Device, Facts, collect
+from nemo_elastic.gpu_checks import mamba
+from nemo_elastic.gpu_checks.attention import attend
+from nemo_elastic.gpu_checks.cases import CASES, SPEED
+from nemo_elastic.gpu_checks.checks import CHECKS, Check, Result, lacking, perform_all
+from nemo_elastic.gpu_checks.compare import compare, faults
+from nemo_elastic.nn.conv import causal_conv1d
+from nemo_elastic.nn.mixing import Kernels
+from nemo_elastic.nn.ssd import ssd_chunked
+
+ROOT = Path(__file__).parents[2]
+LIMITS = {False: (1e-5, 2e-4), True: (8e-3, 3e-2)}
+
+
+# ------------------------------------------------------------------ kernels: stand-ins in torch, right and wrong
+
+
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
+    assert activation == "silu"
+    out = causal_conv1d(x.transpose(1, 2), weight[:, None], bias)
+    assert isinstance(out, torch.Tensor)
+    return out.transpose(1, 2)
+
+
+def scan(
+    x: Any, dt: Any, a: Any, b: Any, c: Any, chunk: int, *, D: Any, z: Any, dt_bias: Any, dt_softplus: bool
+) -> Any:
+    assert dt_softplus
+    y = ssd_chunked(x, dt, a, b, c, D, dt_bias)
+    assert isinstance(y, torch.Tensor)
+    return y * torch.nn.functional.silu(z.float()).to(y.dtype)
+
+
+def fused(zxbcdt: Any, weight: Any, bias: Any, dt_bias: Any, a: Any, *, D: Any, chunk_size: int, headdim: int,
+          ngroups: int, **_: Any) -> Any:  # fmt: skip
+    inner = headdim * len(a)
+    z, xbc, dt = zxbcdt.split([inner, len(weight), len(a)], dim=-1)
+    xbc = conv(xbc.transpose(1, 2), weight, bias, "silu").transpose(1, 2)
+    maps = (len(weight) - inner) // 2
+    x, b, c = xbc.split([inner, maps, maps], dim=-1)
+    x, z = (t.unflatten(-1, (-1, headdim)) for t in (x, z))
+    b, c = (t.unflatten(-1, (ngroups, -1)) for t in (b, c))
+    return scan(x, dt, a, b, c, chunk_size, D=D, z=z, dt_bias=dt_bias, dt_softplus=True).flatten(-2)
+
+
+RIGHT = Kernels(fused, scan, conv, 16)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """All cases by calls that are right."""
+    out: dict[str, Any] = {}
+    mamba.part(RIGHT, "cpu", CASES, lambda case, entry: out.update({str(CASES.index(case)): entry}))
+    return out
+
+
+def test_right_kernels_pass_on_every_case(found: dict[str, Any]) -> None:
+    result = mamba.judge(found)
+    assert result["ok"], result["told"]
+    assert result["figures"]["cases"] == len(CASES) and set(result["figures"]) >= {"float32", "bf16"}
+    assert re.fullmatch(r"float32: output \S+, gradients \S+; bf16: output \S+, gradients \S+", result["told"])
+
+
+def misaligned(*args: Any, **kwargs: Any) -> Any:
+    """Right, with a gradient of the projection that lies one channel further, as if its rows were others."""
+    return fused(_Shifted.apply(args[0]), *args[1:], **kwargs)
+
+
+class _Shifted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad.roll(1, -1)
+
+
+def test_a_wrong_gradient_is_found_though_the_output_is_right() -> None:
+    case = next(case for case in CASES if case.widths.fused)
+    got = compare(case, replace(RIGHT, fused=misaligned))
+    told = faults(case, got, LIMITS)
+    assert got["out"] < 1e-6 and any("gradient of in_proj differs" in line for line in told)
+
+
+def test_what_was_not_compared_or_is_no_number_is_wrong(found: dict[str, Any]) -> None:
+    less = {key: value for key, value in found.items() if key != "3"}
+    result = mamba.judge(less, ["RuntimeError: CUDA error: misaligned address"])
+    assert not result["ok"] and result["told"] == "RuntimeError: CUDA error: misaligned address, and 1 more"
+    assert result["figures"]["wrong"][1] == f"{CASES[3].title} (float32): not compared"
+    nan = found | {"0": found["0"] | {"out": float("nan")}}
+    assert mamba.judge(nan)["told"] == "whole (float32): the output differs by nan"
+
+
+def test_slices_are_timed_against_what_they_are_cut_from() -> None:
+    short = [replace(case, length=32) for case in SPEED]
+    times = mamba.times(None, "cpu", short, rounds=1)
+    assert list(times) == [case.title for case in SPEED] and min(times.values()) > 0
+    times = dict(zip(times, (8.0, 6.0, 4.0, 2.0, 1.5), strict=True))
+    told = mamba.shares(times, short)
+    assert told.startswith("128 heads 8.00 ms, 96 heads 6.00 ms (0.75), 80 heads 4.00 ms (0.50), 32 heads")
+    assert told.endswith("2.00 ms, 28 of them 1.50 ms (0.75)")
+    assert [case.widths.fused for case in SPEED] == [True, True, True, True, False]
+
+
+# ------------------------------------------------------------------ attention
+
+
+def test_attention_makes_no_matrix_of_all_pairs_and_one_that_does_is_found() -> None:
+    result = attend("cpu", 300)
+    assert result["ok"] and result["figures"]["kernel"] == "FLASH_ATTENTION"
+    assert result["figures"]["operations"] == []
+    with sdpa_kernel(SDPBackend.MATH):
+        result = attend("cpu", 300)
+    assert not result["ok"] and result["told"].startswith("MATH at 300 tokens")
+    assert "aten.bmm.default" in result["figures"]["operations"]
+
+
+# ------------------------------------------------------------------ training
+
+
+@pytest.mark.nemo
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(tmp_path: Path) -> None:
+    from nemo_elastic.gpu_checks import training
+
+    for name in ("saved", "ranks"):
+        (tmp_path / name).mkdir()
+    result = training.save_and_load("cpu", tmp_path / "saved")
+    assert result["ok"], result
+    assert len(result["figures"]["losses"]) == training.STEPS and result["figures"]["deviation"] == 0
+    (early,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.SAVED - 1}*")
+    (late,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.STEPS - 1}*")
+    other = training.differences(early, late)
+    assert any(name.startswith("optimizer.state.exp_avg.module.elastic.router") for name in other)
+    assert any(name.startswith("module.decoder") for name in other)
+    assert training.differences(early, early) == []
+    ranks = training.tensor_parallel("cpu", tmp_path / "ranks")
+    assert ranks["ok"], ranks
+    assert len(ranks["figures"]["two"]) == training.STEPS
+    # bf16 rounds other sums: where nothing differs at all, one rank was compared with itself
+    assert ranks["figures"]["deviation"] > 0
+
+
+def test_what_a_load_changed_or_lost_is_wrong() -> None:
+    from nemo_elastic.gpu_checks.training import judge_load
+
+    losses = [6.0, 5.0, 4.0, 3.0]
+    assert judge_load(losses, [4.0, 3.0], [])["ok"]
+    assert not judge_load(losses, [4.0, 3.1], [])["ok"]
+    assert not judge_load(losses, losses, [])["ok"], "it began anew"
+    assert not judge_load(losses, [4.0, float("nan")], [])["ok"]
+    result = judge_load(losses, [4.0, 3.0], ["optimizer.state.exp_avg.x"])
+    assert not result["ok"] and "1 tensors come back changed, such as optimizer.state.exp_avg.x" in result["told"]
+
+
+# ------------------------------------------------------------------ how checks run
+
+
+def fine(device: str, place: Path) -> dict[str, Any]:
+    return {"ok": place.is_dir() and device == "cpu", "told": "fine", "figures": {"x": 1}}
+
+
+def crash(device: str, place: Path) -> None:
+    raise RuntimeError("CUDA error: misaligned address")
+
+
+def abort(device: str, place: Path) -> None:
+    os.abort()
+
+
+def hang(device: str, place: Path) -> None:
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+def made(name: str, **more: Any) -> Check:
+    return Check(name, f"{__name__}:{name}", "", needs=("torch",), **more)
+
+
+GPU = Facts(python=(3, 11, 7), versions={"torch": "2.9.0"}, gpus=(Device("H100", 2**36, (9, 0)),))
+
+
+def test_each_check_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said: list[str] = []
+    checks = [made("fine"), made("crash"), made("abort", alone=True), made("hang", limit=5), made("fine", gpus=2),
+              replace(made("fine"), needs=("mamba-ssm",))]  # fmt: skip
+    results = perform_all(GPU, "cpu", checks, lambda result: said.append(result.name))
+    assert [(r.name, r.ok) for r in results] == [
+        ("fine", True), ("crash", False), ("abort", False), ("hang", False), ("fine", None), ("fine", None),
+    ]  # fmt: skip
+    assert results[0].figures == {"x": 1}
+    assert results[1].told == "failed: RuntimeError: CUDA error: misaligned address"
+    assert results[3].told == "not done in 5 s" and results[3].seconds < 30
+    assert results[4].told == "not run: it takes 2 GPUs; here is 1"
+    assert results[5].told == "not run: mamba-ssm not installed"
+    assert len(said) == 6 and said[-1] == "abort"
+
+
+def test_every_check_has_its_function() -> None:
+    import importlib
+
+    for check in CHECKS:
+        module, _, name = check.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+        assert lacking(check, Facts(python=(3, 11, 7))) is not None
+
+
+# ------------------------------------------------------------------ doctor
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str]:
+    with pytest.raises(SystemExit) as done:
+        main(["doctor", *argv])
+    return done.value.code, capsys.readouterr().out
+
+
+def test_without_a_gpu_doctor_says_what_it_would_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(collect(), gpus=())
+    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: facts)
+    plain, _ = doctor(capsys)
+    code, text = doctor(capsys, "--kernels")
+    assert code == plain == 0
+    lines = [line for line in text.splitlines() if "would run:" in line]
+    assert len(lines) == len(CHECKS) and all(c.name in line and c.would in line for c, line in zip(CHECKS, lines))
+    code, text = doctor(capsys, "--kernels", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["ok"] and [x["ok"] for x in told["kernels"]] == [None] * len(CHECKS)
+    assert "kernels" not in json.loads(doctor(capsys, "--json")[1])
+
+
+@pytest.mark.parametrize("ok", [True, False, None])
+def test_doctors_exit_code_is_that_of_its_checks(
+    ok: bool | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: GPU)
+    result = Result("attention", ok, "MATH at 49152 tokens", {}, 2.0)
+
+    def all_of_them(facts: Facts, say: Any) -> list[Result]:
+        say(result)
+        return [result]
+
+    monkeypatch.setattr("nemo_elastic.gpu_checks.checks.perform_all", all_of_them)
+    code, text = doctor(capsys, "--kernels")
+    assert code == (1 if ok is False else 0)
+    assert re.search(rf"attention +{ {True: 'ok', False: 'WRONG', None: '-'}[ok] } .*MATH at 49152 tokens", text)
+    code, text = doctor(capsys, "--kernels", "--json")
+    assert code == (1 if ok is False else 0) and json.loads(text)["ok"] is (ok is not False)
+
+
+def test_the_tests_for_a_gpu_are_collected_and_skipped_without_one() -> None:
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/gpu_checks"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    counted = re.search(r"^(\d+) skipped, (\d+) deselected in", done.stdout.splitlines()[-1])
+    assert counted is not None and int(counted[1]) == len(CASES) + len(CHECKS), done.stdout[-500:]

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""On a GPU: what `nemo-elastic doctor --kernels` checks, each as a test, with more time. Skipped without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+
+from nemo_elastic.doctor import collect
+from nemo_elastic.gpu_checks.cases import CASES, Case
+from nemo_elastic.gpu_checks.checks import CHECKS, Check, lacking, perform
+from nemo_elastic.gpu_checks.compare import compare, faults
+
+pytestmark = pytest.mark.gpu
+#: seconds: Triton compiles, and caches
+PATIENCE = 900
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Any:
+    if importlib.util.find_spec("mamba_ssm") is None:
+        pytest.skip("mamba_ssm is not installed")
+    from nemo_elastic.gpu_checks.mamba import EXACT, installed
+
+    os.environ.update(EXACT)
+    return installed(slice(0, 1))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.title}, {'bf16' if c.bf16 else 'float32'}")
+def test_mamba_ssm_gives_the_results_of_torch(case: Case, kernels: Any) -> None:
+    from nemo_elastic.gpu_checks.mamba import LIMITS
+
+    assert faults(case, compare(case, kernels, "cuda"), LIMITS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.name.replace(" ", "-"))
+def test_the_checks_of_doctor(check: Check) -> None:
+    reason = lacking(check, collect())
+    if reason is not None:
+        pytest.skip(reason)
+    result = perform(check, "cuda", PATIENCE)
+    assert result.ok, result.told
