@@ -44,7 +44,7 @@ class TwoStreams(MegatronStep):
 
 
 def with_teacher(step: MegatronStep, model: Any) -> MegatronStep:
-    """A step of a training or a validation as it is, or with room for the teacher's stream where stages pass one on."""
+    """A step of a training or a validation, with room for the teacher's stream where stages pass one on."""
     if not getattr(model, "validates_in_stages" if step.forward_only else "teaches_in_stages", False):
         return step
     return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})

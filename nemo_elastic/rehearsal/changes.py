@@ -39,7 +39,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
     "paths": (
         r"(data\.paths.*|data\.split|data\.index_mapping_dir|model\.teacher|log\.explicit_log_dir)",
         r"resume\.restore_config\.path",
-        r"trainer\.callbacks\[\d+\]\.(out|checkpoint)",
+        r"trainer\.callbacks\[\d+\]\.(out|path|checkpoint)",
         r"(checkpoint|out|ranking)",
     ),
     "number of ranks": (

@@ -14,7 +14,7 @@ import torch
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.history import read_history
+from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.nemo.curriculum import Curriculum, ranked_checkpoint, stage_checkpoint
 
 from .jobs import watch_dir
@@ -68,6 +68,11 @@ class Place:
     def facts(self, stage: int, number: int) -> dict[str, Any]:
         return json.loads((self.start(stage, number) / "facts.json").read_text())
 
+    def text(self) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Tokens and labels [b, l] that members read at the end of stage 2, and their losses on them in training."""
+        facts = self.facts(2, 0)
+        return torch.tensor(facts["tokens"]), torch.tensor(facts["labels"]), facts["losses"]
+
     def end(self, stage: int) -> Path:
         return Path(stage_checkpoint(str(self.dir), self.curriculum, stage))
 
@@ -111,22 +116,24 @@ def router_moved(place: Place) -> Check:
 
 
 def members_validated(place: Place) -> Check:
-    """Every member's held-out loss was measured in stage 1, and fell."""
-    first, last = heldout(place.dir / "stage1")
+    """Every member was validated in both stages, and what it lost against its teacher in stage 1 fell."""
+    stages = [heldout(place.dir / f"stage{number}") for number in (1, 2)]
     names = [budget.name for budget in place.config.budgets]
-    missing = [name for name in names if name not in first or name not in last]
+    missing = sorted({n for lines in stages for line in lines for n in names if n not in line["losses"]})
     if missing:
         return Check(False, f"no held-out loss of {', '.join(missing)}")
-    figures = {name: [first[name], last[name]] for name in names}
-    rose = [name for name in names[1:] if not last[name] < first[name]]
-    told = ", ".join(f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in figures.items())
-    return Check(not rose, told, {"losses": figures})
+    # a whole model that starts as its own teacher has nothing to gain
+    first, last = ({name: line["kl"][name] for name in names[1:]} for line in (stages[0][0], stages[0][-1]))
+    figures = {name: [first[name], last[name]] for name in first}
+    told = ", ".join(f"{name} {before:.4f} → {after:.4f}" for name, (before, after) in figures.items())
+    fell = all(after < before for before, after in figures.values())
+    counts = [len(lines) for lines in stages]
+    return Check(fell and min(counts) > 1, f"{told} nats from the teacher", {"kl": figures, "validations": counts})
 
 
-def heldout(run: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Held-out losses by member, the first and the last of a run."""
-    lines = [line for line in read_history(run / "metrics.jsonl").lines if line.get("kind") == "heldout"]
-    return lines[0]["losses"], lines[-1]["losses"]
+def heldout(run: Path) -> list[dict[str, Any]]:
+    """A run's validations, in order."""
+    return [line for line in read_history(run / METRICS).lines if line.get("kind") == "heldout"]
 
 
 def resumed(place: Place) -> Check:
@@ -159,15 +166,14 @@ def members_cut(place: Place) -> Check:
     from nemo_elastic.export.hf import open_source
     from nemo_elastic.runtime import load_family, members_of
 
-    there = place.start(2, 0)
-    tokens, trained = torch.load(there / "tokens.pt", weights_only=True), place.facts(2, 0)["losses"]
+    tokens_bl, labels_bl, trained = place.text()
     figures = {}
     for name, inside in trained.items():
         source = open_source(place.dir / "members" / name)
         model = load_family(source).select(next(iter(members_of(source))))
         with torch.no_grad():
-            logits = model(tokens["tokens"]).float().flatten(0, 1)
-        alone = float(torch.nn.functional.cross_entropy(logits, tokens["labels"].flatten()))
+            logits = model(tokens_bl).float().flatten(0, 1)
+        alone = float(torch.nn.functional.cross_entropy(logits, labels_bl.flatten()))
         figures[name] = [inside, alone]
     worst = max(abs(inside - alone) for inside, alone in figures.values())
     told = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
@@ -176,10 +182,9 @@ def members_cut(place: Place) -> Check:
 
 def in_transformers(place: Place) -> Check:
     """Every member's folder loads in stock transformers, and loses the same there."""
-    there = place.start(2, 0)
-    tokens, trained = torch.load(there / "tokens.pt", weights_only=True), place.facts(2, 0)["losses"]
+    tokens_bl, labels_bl, trained = place.text()
     folders = {name: place.dir / "members" / name for name in trained}
-    losses, why = lose_in_transformers(folders, tokens["tokens"], tokens["labels"])
+    losses, why = lose_in_transformers(folders, tokens_bl, labels_bl)
     if losses is None:
         return Check(None, f"not tried: {why}")
     worst = max(abs(losses[name] - trained[name]) for name in trained)

@@ -51,7 +51,7 @@ class Short:
         micro_batches: per rank and step, of stage 1 and 2; the ranking takes one for each rank out of stage 1's step.
         samples, depth_samples: sequences that the ranking looks at.
         candidates: of the search.
-        validation_batches: of a validation.
+        validations, validation_batches: of a stage, beside that before its first step; and micro-batches of one.
     """
 
     ranks: int = 4
@@ -61,6 +61,7 @@ class Short:
     samples: int = 16
     depth_samples: int = 4
     candidates: int = 16
+    validations: int = 2
     validation_batches: int = 2
 
     def __post_init__(self) -> None:
@@ -187,6 +188,7 @@ class SmallFamily(FamilyRecipe):
         for name, value in stock_sizes(self.parent, self.parent.full).items():
             if getattr(config, name, None) != value:
                 setattr(config, name, value)
+        trainer.val_check_interval = max(1, trainer.max_steps // self.short.validations)
         trainer.limit_val_batches = min(trainer.limit_val_batches, self.short.validation_batches)
         recipe.log.ckpt.every_n_train_steps = max(1, self.short.steps // 3)
         # a rank has its share of two cores, and these sequences are short

@@ -65,7 +65,7 @@ class Watch(pl.Callback, io.IOMixin):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.facts["reached"] = trainer.global_step
         if isinstance(pl_module, ElasticMambaModel):
-            self.facts |= members_lose(trainer, pl_module, self._here if trainer.is_global_zero else None)
+            self.facts |= members_lose(trainer, pl_module)
         self._tell(trainer)
 
     def _tell(self, trainer: pl.Trainer) -> None:
@@ -82,12 +82,10 @@ def goes_on_from(trainer: pl.Trainer) -> Path | None:
 
 
 @torch.no_grad()
-def members_lose(trainer: pl.Trainer, model: ElasticMambaModel, folder: Path | None) -> dict[str, Any]:
-    """Cross-entropy of every member in nats per token, on held-out sequences that are written to `folder`."""
+def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any]:
+    """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
     dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
-    if folder is not None:
-        torch.save({"tokens": tokens_bl.cpu(), "labels": labels_bl.cpu()}, folder / "tokens.pt")
     names = [b.name for b in model.elastic_config.budgets]
     model.eval()
     losses = {}
@@ -95,4 +93,4 @@ def members_lose(trainer: pl.Trainer, model: ElasticMambaModel, folder: Path | N
         output = model.output(tokens_bl, choice)
         losses[name] = float(distill_loss(DistillConfig(mode="ce"), output, None, labels_bl)[0]) / labels_bl.numel()
     model.train()
-    return {"losses": losses}
+    return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

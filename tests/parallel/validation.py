@@ -19,6 +19,7 @@ LAYOUTS = (
     Layout(tensor=2, sequence=True, soft=True),
     Layout(data=2),
     Layout(pipeline=2, teacher=False, micro_batches=4),
+    Layout(pipeline=2, micro_batches=4),
 )
 
 
