@@ -31,6 +31,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"trainer\.max_steps",
         r"data\.num_train_samples",
         r"model\.stage_steps",
+        r"trainer\.callbacks\[\d+\]\.total",
         r"optim\.lr_scheduler\.(total_steps|warmup_steps|start_step|freeze_step)",
         r"model\.elastic\.importance\.(samples|depth_samples)",
         r"model\.elastic\.search\.(candidates|tokens)",
