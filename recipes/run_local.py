@@ -59,7 +59,11 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
     from nemo_elastic.errors import exit_in_one_line
 
     with exit_in_one_line():
-        importlib.import_module(args.recipe).family_experiment(
+        recipe = importlib.import_module(args.recipe)
+        if getattr(args, "rehearse", None):
+            rehearse(args, recipe.FAMILY, executors, num_nodes)
+            return
+        recipe.family_experiment(
             args.parent,
             args.data,
             args.dir,
@@ -72,6 +76,16 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
             repeat=repeat,
             dryrun=args.dryrun,
         )
+
+
+def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: int) -> None:
+    """Submit the recipe's jobs in small, see `nemo-elastic rehearse`."""
+    from nemo_elastic.rehearsal.family import Short
+    from nemo_elastic.rehearsal.run import Rehearsal
+
+    short = Short(ranks=args.rehearse, cuda=True)
+    rehearsal = Rehearsal(family, args.dir, short, num_nodes=num_nodes, num_gpus_per_node=args.devices, gpu=args.gpu)
+    rehearsal.submit(executors, f"{family.name}-rehearsal", dryrun=args.dryrun)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -86,6 +86,12 @@ def slurm_parser() -> argparse.ArgumentParser:
         required=True,
         help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG, see docs/clusters.md",
     )
+    parser.add_argument(
+        "--rehearse",
+        type=int,
+        metavar="GPUS",
+        help="the same jobs in small, on so many GPUs of one node, with made text; --parent and --data are not read",
+    )
     parser.add_argument("--mount", nargs="+", default=[], metavar="HOST[:CONTAINER]", help="folders in the container")
     parser.add_argument(
         "--offline", action="store_true", help="no job asks a hub; so it is by itself where --tokenizer is a folder"

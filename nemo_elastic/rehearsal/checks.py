@@ -22,9 +22,9 @@ from .state import MODEL, OPTIMIZER, ROUTER, differing, held
 from .transformers import lose_in_transformers
 from .watch import FROM, START
 
-#: a router's weights moved at least this share of what Adam could have moved them. One that sees its gradients reaches
-#: several times as much; below Adam's epsilon, as with `adam_eps: 1e-2`, it is a thousandth
-MOVED = 0.03
+#: the weight of a router that moved most moved at least this share of what Adam could have moved it. Seen: 0.13 where a
+#: sixth of the micro-batches run under the router
+MOVED = 0.05
 #: nats per token by which the loss of a cut in float32 may differ from that of its member in the training's bf16
 SAME = 0.02
 
@@ -107,11 +107,13 @@ def router_moved(place: Place) -> Check:
     begun, ended, later = (
         held(folder, ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
     )
-    moved = [(ended[name] - begun[name]).abs().flatten() for name in begun if begun[name].is_floating_point()]
+    moved = [(ended[name] - begun[name]).abs().max() for name in begun if begun[name].is_floating_point()]
     steps = place.config.router.freeze_step(place.curriculum.stage1.max_steps)
-    share = float(torch.cat(moved).mean()) / (place.config.router.lr * steps)
+    share = float(torch.stack(moved).max()) / (place.config.router.lr * steps)
     frozen = not differing(ended, later)
-    told = f"by {share:.3f} of what Adam can move it in {steps} steps" + ("" if frozen else "; and after the freeze")
+    told = f"by up to {share:.2f} of what Adam can move a weight in {steps} steps" + (
+        "" if frozen else "; and after the freeze"
+    )
     return Check(share >= MOVED and frozen, told, {"share": share, "steps": steps, "least": MOVED})
 
 

@@ -9,7 +9,7 @@ Nothing else is said here: what the jobs of a recipe and those of its rehearsal 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import Parent
 from nemo_elastic.nemo.cluster import NODES, Blend, FamilyRecipe
 from nemo_elastic.nemo.curriculum import PAPER, Curriculum, Stage
-from nemo_elastic.nemo.platform.strategy import strategy_class
+from nemo_elastic.nemo.platform.strategy import CPUMegatronStrategy
 from nemo_elastic.nemo.shape import stock_sizes
 from nemo_elastic.plan import Layout, preset
 from nemo_elastic.plan.machine import NODE
@@ -46,6 +46,7 @@ class Short:
 
     Attributes:
         ranks: processes, or GPUs of one node.
+        cuda: whether they are GPUs; of this machine where not given.
         steps: of stage 1; stage 2 has as many as in proportion.
         seq_length: of stage 1; as well.
         micro_batches: per rank and step, of stage 1 and 2; the ranking takes one for each rank out of stage 1's step.
@@ -63,6 +64,7 @@ class Short:
     candidates: int = 16
     validations: int = 2
     validation_batches: int = 2
+    cuda: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
         integer("ranks", self.ranks, 1, "a number of processes, at least 1")
@@ -137,7 +139,7 @@ class SmallFamily(FamilyRecipe):
     @cached_property
     def _narrow(self) -> tuple[Parent, ElasticConfig]:
         parent = preset(self.shape)
-        return narrow(parent, ElasticConfig.load(self.block), ON_GPU if torch.cuda.is_available() else ON_CPU)
+        return narrow(parent, ElasticConfig.load(self.block), ON_GPU if self.short.cuda else ON_CPU)
 
     @property
     def parent(self) -> Parent:
@@ -193,7 +195,7 @@ class SmallFamily(FamilyRecipe):
         recipe.log.ckpt.every_n_train_steps = max(1, self.short.steps // 3)
         # a rank has its share of two cores, and these sequences are short
         recipe.data.num_workers, recipe.data.persistent_workers = 0, False
-        if not torch.cuda.is_available():
+        if not self.short.cuda:
             without_kernels(recipe)
         return recipe
 
@@ -201,6 +203,6 @@ class SmallFamily(FamilyRecipe):
 def without_kernels(recipe: run.Partial) -> None:
     """Let a recipe run on a CPU."""
     recipe.trainer.accelerator = "cpu"
-    recipe.trainer.strategy = run.Config(strategy_class(), **recipe.trainer.strategy.__arguments__)
+    recipe.trainer.strategy = run.Config(CPUMegatronStrategy, **recipe.trainer.strategy.__arguments__)
     for name, value in WITHOUT_KERNELS.items():
         setattr(recipe.model.config, name, value)

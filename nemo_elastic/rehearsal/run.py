@@ -114,11 +114,15 @@ class Rehearsal:
                 break
         return conclude(self.dir, self.plan(), seconds, failed)
 
-    def submit(self, executors: Executors, name: str) -> None:
-        """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report."""
+    def submit(self, executors: Executors, name: str, dryrun: str | None = None) -> None:
+        """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report.
+
+        Args:
+            executors, name, dryrun: see `curriculum.run_family`.
+        """
         data = run.Partial(make_data, out=data_dir(self.dir), vocab=self.small.parent.vocab)
         check = run.Partial(look, dir=self.dir, plan=self.plan())
-        run_family(name, {"data": data, **self.jobs, "check": check}, executors)
+        run_family(name, {"data": data, **self.jobs, "check": check}, executors, dryrun=dryrun)
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, run.Partial], None]:

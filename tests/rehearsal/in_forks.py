@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
+
+python -m tests.rehearsal.in_forks RECIPE FOLDER: leaves FOLDER/rehearsal.json. Only how processes start differs from
+`nemo-elastic rehearse`; and there are fewer of them, and fewer steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+RANKS, STEPS = 2, 9
+SECONDS = 600
+
+
+def run_here(job: Any) -> None:
+    """What a job's process does."""
+    import fiddle
+
+    from nemo_elastic.nemo.curriculum import job as as_job
+
+    os.environ["LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]
+    as_job(fiddle.build(job))
+
+
+def main(name: str, folder: Path) -> None:
+    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.rehearsal.family import Short
+    from nemo_elastic.rehearsal.run import Rehearsal
+    from tests.parallel import forks
+
+    short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
+    rehearsal = Rehearsal(importlib.import_module(name).FAMILY, str(folder), short)
+
+    def run_job(title: str, job: Any) -> None:
+        world = getattr(getattr(job, "trainer", None), "devices", 1)
+        ranks = forks.start(folder / "logs" / title, world, run_here, job)
+        codes = ranks.wait(SECONDS)
+        if any(codes):
+            raise ElasticError(f"{title}: exit codes {codes}; rank 0 said:\n{ranks.said()[-2000:]}")
+
+    report = rehearsal.run(run_job, lambda line: print(line, flush=True))
+    print(report.failed or "no job failed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]).resolve())

@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The three large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+CHECKS = {
+    "ranked_loaded", "router_moved", "members_validated", "resumed", "optimizer_loaded", "members_cut",
+    "in_transformers",
+}  # fmt: skip
+JOBS = ["parent", "rank", "stage1-killed", "stage1", "stage2", "slice"]
+
+
+def told(report: dict[str, Any]) -> str:
+    checks = {name: check["told"] for name, check in report["checks"].items() if not check["ok"]}
+    return f"{report['failed']} {checks}"
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The 9B recipe, as the README's reader rehearses it: torchrun, four processes; fewer steps."""
+    folder = tmp_path_factory.mktemp("rehearse")
+    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT), "NEMORUN_HOME": str(folder / "home"),
+        "NEMO_ELASTIC_HF_PYTHON": str(python if python.is_absolute() else ROOT / python),
+    }  # fmt: skip
+    arguments = ["rehearse", "nemotron_elastic_9b", "--out", str(folder / "out"), "--steps", "9", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nemo_elastic", *arguments], cwd=ROOT, env=env, capture_output=True, text=True,
+        timeout=1800,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr[-3000:]
+    return {"report": json.loads(done.stdout), "code": done.returncode, "file": folder / "out" / "rehearsal.json"}
+
+
+def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
+    report = command["report"]
+    assert (command["code"], report["ok"]) == (0, True), told(report)
+    assert set(report) == {"recipe", "changed", "jobs", "checks", "failed", "ok"}
+    assert report["recipe"] == "nemotron_elastic_9b" and report["failed"] is None
+    assert set(report["checks"]) == CHECKS and all(check["ok"] is True for check in report["checks"].values())
+    assert [job["name"] for job in report["jobs"]] == JOBS
+    assert all(job["seconds"] > 1 for job in report["jobs"])
+    layouts = {job["name"]: job["layout"] for job in report["jobs"]}
+    assert layouts["stage1"].startswith("TP4") and layouts["stage2"].startswith("TP2"), "a change of layout stays one"
+    assert {"name", "before", "after", "why"} == set(report["changed"][0])
+    assert json.loads(command["file"].read_text()) == report
+
+
+def test_its_job_was_killed_and_went_on(command: dict[str, Any]) -> None:
+    figures = command["report"]["checks"]["resumed"]
+    assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 9
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    done: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name) / "out"
+            folder.mkdir()
+            work("tests.rehearsal.in_forks", name, folder)
+            done[name] = folder
+        return done[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", ["nemotron_elastic_12b", "nemotron_elastic_8b"])
+def test_the_others_are_rehearsed(forked: Callable[[str], Path], name: str) -> None:
+    report = json.loads((forked(name) / "rehearsal.json").read_text())
+    assert report["ok"], told(report)
+    assert {check["ok"] for check in report["checks"].values()} == {True}
+
+
+@pytest.fixture
+def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
+    """A rehearsal that can be spoilt, and what its checks look at."""
+    folder = tmp_path / "copy"
+    shutil.copytree(forked("nemotron_elastic_8b"), folder, copy_function=os.link)
+    return folder, place(folder)
+
+
+def place(folder: Path) -> Any:
+    import importlib
+
+    from nemo_elastic.plan.curriculum import PAPER
+    from nemo_elastic.rehearsal.checks import Place
+    from nemo_elastic.rehearsal.family import Short, SmallFamily
+    from tests.rehearsal.in_forks import RANKS, STEPS
+
+    family = importlib.import_module("nemotron_elastic_8b").FAMILY
+    small = SmallFamily.of(family, Short(ranks=RANKS, steps=STEPS))
+    return Place(folder, small.config, small.curriculum(PAPER))
+
+
+def put(source: Path, target: Path) -> None:
+    shutil.rmtree(target)
+    shutil.copytree(source, target)
+
+
+def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.checks import router_moved
+
+    folder, where = copy
+    assert router_moved(where).ok
+    put(where.start(1, 0) / "start" / "weights", where.end(1) / "weights")
+    assert router_moved(where).ok is False
+
+
+def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.checks import optimizer_loaded
+
+    folder, where = copy
+    assert optimizer_loaded(where).ok
+    put(where.start(1, 1) / "start" / "weights", where.start(2, 0) / "start" / "weights")
+    check = optimizer_loaded(where)
+    assert check.ok is False and "others than stage 1 left" in check.told
+
+
+def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.checks import ranked_loaded, resumed
+
+    folder, where = copy
+    assert resumed(where).ok and ranked_loaded(where).ok
+    put(where.start(2, 0) / "start" / "weights", where.start(1, 1) / "start" / "weights")
+    assert resumed(where).ok is False
+    put(where.start(2, 0) / "start" / "weights", where.start(1, 0) / "start" / "weights")
+    assert ranked_loaded(where).ok is False
+
+
+def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.checks import members_validated
+
+    folder, where = copy
+    assert members_validated(where).ok
+    file = folder / "stage1" / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    held_out = [i for i, line in enumerate(lines) if '"heldout"' in line]
+    last = json.loads(lines[held_out[-1]])
+    last["kl"] = {name: value + 1.0 for name, value in last["kl"].items()}
+    file.unlink()  # it is a link
+    file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
+    assert members_validated(where).ok is False
+    del last["losses"]["4b"]
+    file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
+    assert members_validated(where).told == "no held-out loss of 4b"
+
+
+def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.checks import in_transformers, members_cut
+
+    folder, where = copy
+    assert members_cut(where).ok
+    put(folder / "members" / "8b", folder / "members" / "4b")
+    facts = where.start(2, 0) / "facts.json"
+    spoilt = json.loads(facts.read_text())
+    spoilt["losses"]["4b"] += 0.1
+    facts.unlink()
+    facts.write_text(json.dumps(spoilt))
+    assert members_cut(where).ok is False
+    assert in_transformers(where).ok is False
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    from nemo_elastic.rehearsal.checks import checks
+
+    found = checks(place(tmp_path))
+    assert set(found) == CHECKS
+    assert all(check.ok is False and check.told.startswith("nothing to look at: ") for check in found.values())
