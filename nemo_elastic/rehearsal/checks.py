@@ -22,8 +22,8 @@ from .state import MODEL, OPTIMIZER, ROUTER, differing, held
 from .transformers import lose_in_transformers
 from .watch import FROM, START
 
-#: the weight of a router that moved most moved at least this share of what Adam could have moved it. Seen: 0.13 where a
-#: sixth of the micro-batches run under the router
+#: the weight of a router that moved most moved at least this share of what Adam could have moved it. Seen: 0.13, of
+#: micro-batches a sixth of which run under the router
 MOVED = 0.05
 #: nats per token by which the loss of a cut in float32 may differ from that of its member in the training's bf16
 SAME = 0.02
