@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
 
-python -m tests.rehearsal.in_forks RECIPE FOLDER: leaves FOLDER/rehearsal.json. Only how processes start differs from
-`nemo-elastic rehearse`; and there are fewer of them, and fewer steps.
+python -m tests.rehearsal.in_forks RECIPE FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes start differs
+from `nemo-elastic rehearse`, and there are fewer of them. With an epsilon of Adam's in place of the recipe's, to see what a
+router does that cannot move.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
-RANKS, STEPS = 2, 9
+RANKS, STEPS = 2, 18
 SECONDS = 600
 
 
@@ -29,7 +30,7 @@ def run_here(job: Any) -> None:
     as_job(fiddle.build(job))
 
 
-def main(name: str, folder: Path) -> None:
+def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.rehearsal.family import Short
@@ -38,6 +39,9 @@ def main(name: str, folder: Path) -> None:
 
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
     rehearsal = Rehearsal(importlib.import_module(name).FAMILY, str(folder), short)
+    for job in rehearsal.jobs.values():
+        if epsilon is not None and getattr(job, "optim", None) is not None:
+            job.optim.config.adam_eps = epsilon
 
     def run_job(title: str, job: Any) -> None:
         world = getattr(getattr(job, "trainer", None), "devices", 1)
@@ -51,4 +55,4 @@ def main(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]).resolve())
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), *map(float, sys.argv[3:]))
