@@ -14,24 +14,25 @@ from nemo_elastic.family import Parent, Subnet
 TOKENS = 65536
 
 
-def parent_shape(stripes: bool = True) -> Parent:
-    """Shape of the studies' parent; with the FFN stripes of the studies' blocks unless told otherwise."""
-    from benchmarks.study.model import StudyNemotronH
+def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
+    """Shape of a parent of the studies; with the FFN stripes of the studies' blocks unless told otherwise."""
+    from benchmarks.study.model import MODELS
     from benchmarks.study.sizes import AXES
     from nemo_elastic.nemo.shape import parent_of
 
-    shape = parent_of(StudyNemotronH(), StudyNemotronH().vocab_size)
+    config = MODELS[model]()
+    shape = parent_of(config, config.vocab_size)
     return shape.with_stripes(AXES["ffn"]["stripes"]) if stripes else shape
 
 
-def family(checkpoint: Path, block: Mapping[str, Any]) -> tuple[Any, dict[str, Subnet]]:
+def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
     from nemo_elastic.config import ElasticConfig
     from nemo_elastic.nemo.checkpoint import read_checkpoint
     from nemo_elastic.nemo.family import members_of
     from nemo_elastic.nn.model import NemotronH
 
-    shape = parent_shape()
+    shape = parent_shape(model=model)
     tensors, elastic = read_checkpoint(checkpoint, shape)
     found = members_of(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
     return NemotronH(shape, tensors, trainable=False), found

@@ -44,6 +44,7 @@ class Job:
         parent: job that trained the parent; None where nothing is trained.
         data: folder of tokens, below the runs.
         split: of the data, for a parent.
+        model: which parent, of `model.MODELS`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Job:
     parent: str | None = "parent"
     data: str = "data"
     split: str = "train"
+    model: str = "study"
 
 
 def run_job(job: Job, runs: Path) -> dict[str, Any]:
@@ -99,9 +101,9 @@ def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
     cpu = time.process_time()
     data = runs / job.data
-    checkpoint = train_parent(data, out, job.steps, job.batch, job.split)
+    checkpoint = train_parent(data, out, job.steps, job.batch, job.split, job.model)
     cpu = time.process_time() - cpu
-    shape = parent_shape()
+    shape = parent_shape(model=job.model)
     tokens = job.steps * job.batch.tokens
     model = dense(checkpoint, shape)
     flops = 3 * tokens * forward(shape, shape.full, job.batch.length)
@@ -123,14 +125,16 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     data = runs / job.data
     total = job.steps + (job.late[0] if job.late else 0)
     cpu = time.process_time()
-    checkpoint = train_elastic(data, out, first, block, job.steps, job.batch, job.seed, total=total, lr=job.lr)
+    checkpoint = train_elastic(
+        data, out, first, block, job.steps, job.batch, job.seed, total=total, lr=job.lr, model=job.model
+    )
     if job.late:
         checkpoint = train_elastic(
             data, out.with_name("late"), first, block, job.late[0], job.late[1], job.seed, stage=2,
             previous=checkpoint, done=job.steps, total=total, split="train_long", lr=job.lr,
         )  # fmt: skip
     cpu = time.process_time() - cpu
-    model, found = family(checkpoint, block)
+    model, found = family(checkpoint, block, job.model)
     config = ElasticConfig.from_dict({**block, "seed": job.seed})
     flops = work.elastic_steps(model.parent, config, list(found.values()), job.steps, job.batch)
     slices = work.elastic_steps(model.parent, replace(config, router=None), list(found.values()), job.steps, job.batch)
@@ -141,7 +145,8 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     shapes = json.loads((out / "elastic" / "shapes.json").read_text())
     trace = shapes["report"].get("trace", [])
     extra = work.search(model.parent, config, trace, job.batch.length)
-    extra += 0.0 if config.ranking else work.ranking(model.parent, config, job.batch.length)
+    # shapes that are drawn by chance need a ranking, too, to be cut by
+    extra += 0.0 if config.ranking and job.kind != "random" else work.ranking(model.parent, config, job.batch.length)
     kept = {job.member: found[job.member]} if job.member else found
     whole = parameters(model.parent, model.parent.full)
     length = (job.late[1] if job.late else job.batch).length
@@ -269,8 +274,8 @@ def children_seconds() -> float:
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
-    "parent": parent, "elastic": elastic, "scratch": scratch, "pruned": pruned, "modelopt": modelopt,
-    "schedule": schedule,
+    "parent": parent, "elastic": elastic, "random": elastic, "scratch": scratch, "pruned": pruned,
+    "modelopt": modelopt, "schedule": schedule,
 }  # fmt: skip
 
 
@@ -293,16 +298,37 @@ def fixed_shapes(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """Block settings that take another job's ranking and members, and draw only the member that is trained alone."""
     if job.after is None:
         return {}
-    shapes = read_result(runs, job.after)["shapes"]
+    before = read_result(runs, job.after)
+    shapes = random_shapes(job, before["ranking"]) if job.kind == "random" else before["shapes"]
     budgets = [b for b in job.block["budgets"] if b["name"] in ("full", job.member)] if job.member else None
     names = [b["name"] for b in budgets or job.block["budgets"]]
     path = out / "shapes.json"
     path.write_text(json.dumps({"members": {n: shapes[n] for n in names}}))
-    ranking = read_result(runs, job.after)["ranking"]
-    fixed: dict[str, Any] = {"shapes": str(path), "ranking": ranking, "search": None, "router": None}
+    fixed: dict[str, Any] = {"shapes": str(path), "ranking": before["ranking"], "search": None, "router": None}
     if job.member:
         fixed |= {"budgets": budgets, "sampling": {"full": 0, job.member: 1}}
     return fixed
+
+
+def random_shapes(job: Job, ranking: str) -> dict[str, Any]:
+    """Members by chance: every choice is drawn, then brought to its budget and into the member before it."""
+    import numpy as np
+
+    from benchmarks.study.evaluate import parent_shape
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.ranking import Ranking
+    from nemo_elastic.shapes import Space
+    from nemo_elastic.shapes.projection import project_family
+
+    shape, config = parent_shape(model=job.model), ElasticConfig.from_dict(dict(job.block))
+    space = Space(shape, config.resolve_axes(shape), Ranking.load(ranking, shape).depth)
+    rng = np.random.default_rng([job.seed, 0x5EED])
+    raw = {
+        budget.name: space.decode([int(rng.integers(len(slot.choices))) for slot in space.slots])
+        for budget in config.budgets
+        if not budget.is_parent
+    }
+    return {name: p.member.to_json() for name, p in project_family(space, raw, config.budgets).items()}
 
 
 def main() -> None:

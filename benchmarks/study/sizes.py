@@ -15,6 +15,15 @@ AXES: dict[str, Any] = {
     "attention_heads": [8, 6, 4],
     "depth": [10, 9, 8, 7, 6, 5],
 }
+#: of the deep parent, whose layers may each have a width of their own
+DEEP_AXES: dict[str, Any] = {
+    "hidden": [160, 144, 128, 112, 96],
+    "ffn": {"choices": [800, 640, 480, 320], "stripes": 8, "per_layer": True},
+    "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
+    "mamba_head_dim": [20, 16],
+    "attention_heads": {"choices": [8, 6, 4], "per_layer": True},
+    "depth": [24, 22, 20, 18],
+}
 #: members of the three-size families, and of the five-size one: name -> share of the parent's parameters
 THREE = {"72": 0.72, "50": 0.50}
 FIVE = {"85": 0.85, "72": 0.72, "60": 0.60, "50": 0.50}

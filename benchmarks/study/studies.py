@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from benchmarks.study import work
 from benchmarks.study.jobs import Job
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, FIVE, THREE
-from benchmarks.study.train import PARENT_BATCH, PEER_LR, Batch
+from benchmarks.study.sizes import AXES, DEEP_AXES, FIVE, THREE
+from benchmarks.study.train import BATCH, PARENT_BATCH, PEER_LR, Batch
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.family import Parent
+from nemo_elastic.shapes import Space, uniform_family
 
 PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH)
 
@@ -162,6 +168,60 @@ def rates() -> list[Job]:
     return jobs
 
 
+#: the parent of the study `router`, and its training
+DEEP = Parent("M-M-M*-M-M-M*-M-M-M*-M-M", 160, 1024, 800, 16, 20, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
+DEEP_PARENT = Job("parent-deep", "parent", steps=732, batch=PARENT_BATCH, model="deep")
+#: the router of the recipes of large parents, and one for so few steps: five times as many under its masks
+RECIPES = {"lr": 3e-3, "scale": (1.0, 3.0), "loss_weight": 4.0, "below": 0.0, "prior": 2.0, "soft_share": 0.15,
+           "freeze_at": 0.67}  # fmt: skip
+OFTEN = RECIPES | {"lr": 1e-2, "scale": (1.0, 10.0), "soft_share": 0.75}
+#: ways to shapes of which every layer may have its own
+DEEP_WAYS: dict[str, dict[str, Any]] = {
+    "random": {"search": None},
+    "search": {},
+    "search-router": {"router": RECIPES},
+    "search-router-often": {"router": OFTEN},
+    "router": {"search": None, "router": OFTEN | {"prior": 0.0, "soft_share": 1.0}},
+}
+#: the way whose steps are given; every other one takes as many as cost the same
+DEAREST, DEEP_STEPS = "search-router-often", 200
+
+
+def deep_block(way: str) -> dict[str, Any]:
+    """The elastic block of a way to shapes of the deep parent."""
+    return block(axes=DEEP_AXES, search={"candidates": 96, "tokens": 1024}) | DEEP_WAYS[way]
+
+
+@cache
+def deep_spending(way: str, steps: int) -> float:
+    """FLOPs of ranking, search, students and teacher, expected: members and candidates are taken for even cuts."""
+    config = ElasticConfig.from_dict(deep_block(way))
+    members = list(uniform_family(Space(DEEP, config.resolve_axes(DEEP), range(24)), config.budgets).values())
+    mean = sum(parameters(DEEP, m) for m in members[1:]) / len(members[1:])
+    tried = [{"cost": mean}] * (config.search.candidates if config.search else 0)
+    before = work.ranking(DEEP, config, BATCH.length) + work.search(DEEP, config, tried, BATCH.length)
+    return before + work.elastic_steps(DEEP, config, members, steps, BATCH)
+
+
+def deep_steps(way: str) -> int:
+    """Steps with which a way costs what the dearest does."""
+    most = deep_spending(DEAREST, DEEP_STEPS)
+    return max(steps for steps in range(DEEP_STEPS, 3 * DEEP_STEPS) if deep_spending(way, steps) <= most)
+
+
+def deep(way: str, seed: int) -> Job:
+    """A family of the deep parent."""
+    kind, after = ("random", f"router-search-{seed}") if way == "random" else ("elastic", None)
+    return Job(f"router-{way}-{seed}", kind, seed, deep_steps(way), deep_block(way), after=after,
+               parent=DEEP_PARENT.name, model="deep")  # fmt: skip
+
+
+def router() -> list[Job]:
+    """What does the router add, where layers may differ and every way costs the same?"""
+    ways = sorted(DEEP_WAYS, key=lambda way: way == "random")  # that one takes the search's ranking
+    return [DEEP_PARENT, *(deep(way, seed) for seed in SEEDS for way in ways)]
+
+
 def schedule() -> list[Job]:
     """What the router's schedule decides and when, in a large space, simulated."""
     return [Job(f"schedule-{name}", "schedule", block=told, parent=None) for name, told in settings().items()]
@@ -169,7 +229,7 @@ def schedule() -> list[Job]:
 
 STUDIES = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
-    "schedule": schedule,
+    "schedule": schedule, "router": router,
 }  # fmt: skip
 
 

@@ -37,12 +37,12 @@ BATCH = Batch()
 
 def recipe(
     data: Path, out: Path, steps: int, batch: Batch, seed: int, config: Any = None, split: str = "train",
-    total: int | None = None, lr: float = LR,
+    total: int | None = None, lr: float = LR, model: str = "study",
 ) -> Any:  # fmt: skip
-    """The stock recipe of every run; `config` is a `run.Config` of the model, the parent's by default."""
+    """The stock recipe of every run; `config` is a `run.Config` of another model than the parent `model`."""
     import nemo_run as run
 
-    from benchmarks.study.model import StudyNemotronH
+    from benchmarks.study.model import MODELS
     from nemo_elastic.nemo.tiny_recipe import tiny_recipe
 
     return tiny_recipe(
@@ -59,13 +59,15 @@ def recipe(
         label=out.name,
         eval_sequences=8,
         seed=ORDER + seed,
-        config=config or run.Config(StudyNemotronH),
+        config=config or run.Config(MODELS[model]),
     )
 
 
-def train_parent(data: Path, out: Path, steps: int, batch: Batch = PARENT_BATCH, split: str = "train") -> Path:
+def train_parent(
+    data: Path, out: Path, steps: int, batch: Batch = PARENT_BATCH, split: str = "train", model: str = "study"
+) -> Path:
     """The parent: cross-entropy, a stock recipe."""
-    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=SCRATCH_LR), out)
+    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=SCRATCH_LR, model=model), out)
 
 
 def train_dense(data: Path, out: Path, steps: int, sizes: Mapping[str, Any], batch: Batch, seed: int) -> Path:
@@ -92,11 +94,12 @@ def train_elastic(
     total: int | None = None,
     split: str = "train",
     lr: float = LR,
+    model: str = "study",
 ) -> Path:
     """A nested family of the parent, distilled from it."""
     from nemo_elastic.nemo.apply import apply_elastic
 
-    elastic = recipe(data, out, steps, batch, seed, split=split, total=total, lr=lr)
+    elastic = recipe(data, out, steps, batch, seed, split=split, total=total, lr=lr, model=model)
     apply_elastic(
         elastic,
         {**block, "seed": seed},

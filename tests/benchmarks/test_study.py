@@ -5,17 +5,33 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from benchmarks.study import plots, results, tables, work
-from benchmarks.study.jobs import KINDS
+from benchmarks.study.jobs import KINDS, random_shapes
 from benchmarks.study.sizes import AXES, FIVE
-from benchmarks.study.studies import PARENT, SHAPES, STUDIES, block, find
+from benchmarks.study.studies import (
+    DEAREST,
+    DEEP,
+    DEEP_STEPS,
+    DEEP_WAYS,
+    PARENT,
+    SHAPES,
+    STUDIES,
+    block,
+    deep,
+    deep_spending,
+    deep_steps,
+    find,
+)
 from benchmarks.study.train import Batch
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.cost import parameters
+from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.nemo.sampling import BudgetSampler
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.shapes import Space, uniform_family
 
 WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
@@ -57,6 +73,35 @@ def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
     sliced = ElasticConfig.from_dict(block(search=None))
     assert work.elastic_steps(WHOLE, sliced, found, steps, batch) < by_hand
     assert work.search(WHOLE, sliced, [], batch.length) == 0
+
+
+@pytest.mark.nemo
+def test_shapes_by_chance_meet_their_budgets_inside_each_other(tmp_path: Path) -> None:
+    Ranking.trivial(DEEP).save(tmp_path / "ranking")
+    jobs = [deep("random", seed) for seed in (0, 0, 1)]
+    drawn = [random_shapes(job, str(tmp_path / "ranking")) for job in jobs]
+    assert drawn[0] == drawn[1] != drawn[2]
+    config = ElasticConfig.from_dict(dict(jobs[0].block))
+    for shapes in drawn:
+        members = {name: Subnet.from_json(shape, DEEP) for name, shape in shapes.items()}
+        for name, target in config.targets(DEEP).items():
+            assert 0.9 * target < parameters(DEEP, members[name]) <= target
+        assert members["50"] <= members["72"] <= members["full"] == DEEP.full
+        assert not members["50"].is_uniform
+
+
+@pytest.mark.nemo
+def test_the_deep_parent_is_the_one_that_is_trained() -> None:
+    from benchmarks.study.evaluate import parent_shape
+
+    assert parent_shape(model="deep") == DEEP
+    assert parameters(DEEP, DEEP.full) > 5e6 and DEEP.num_layers == 24
+
+
+def test_every_way_to_deep_shapes_costs_the_same() -> None:
+    costs = {way: deep_spending(way, deep_steps(way)) for way in DEEP_WAYS}
+    assert max(costs.values()) < 1.01 * min(costs.values())
+    assert deep_steps(DEAREST) == DEEP_STEPS
 
 
 def test_a_curve_is_read_between_its_points() -> None:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
 
-python -m tests.rehearsal.in_forks RECIPE FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes start differs
-from `nemo-elastic rehearse`, and there are fewer of them. With an epsilon of Adam's in place of the recipe's, to see what a
-router does that cannot move.
+python -m tests.rehearsal.in_forks RECIPE FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes start
+differs from `nemo-elastic rehearse`, and there are fewer of them. EPSILON is Adam's, in place of the recipe's, to see
+what a router does that cannot move.
 """
 
 from __future__ import annotations

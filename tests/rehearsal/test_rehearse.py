@@ -119,7 +119,7 @@ def put(source: Path, target: Path) -> None:
 def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import router_moved
 
-    folder, where = copy
+    _, where = copy
     assert router_moved(where).ok
     put(where.start(1, 0) / "start" / "weights", where.end(1) / "weights")
     assert router_moved(where).ok is False
@@ -128,7 +128,7 @@ def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
 def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import optimizer_loaded
 
-    folder, where = copy
+    _, where = copy
     assert optimizer_loaded(where).ok
     put(where.start(1, 1) / "start" / "weights", where.start(2, 0) / "start" / "weights")
     check = optimizer_loaded(where)
@@ -138,7 +138,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
 def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import ranked_loaded, resumed
 
-    folder, where = copy
+    _, where = copy
     assert resumed(where).ok and ranked_loaded(where).ok
     put(where.start(2, 0) / "start" / "weights", where.start(1, 1) / "start" / "weights")
     assert resumed(where).ok is False
