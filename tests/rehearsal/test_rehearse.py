@@ -125,6 +125,19 @@ def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
     assert router_moved(where).ok is False
 
 
+def test_a_few_weights_that_move_are_no_router_that_learns() -> None:
+    import torch
+
+    from nemo_elastic.rehearsal.checks import movement
+
+    begun = {"up": torch.zeros(64), "prior": torch.zeros(3), "codes": torch.zeros(2, dtype=torch.int64)}
+    held_up = torch.full((64,), 1e-6)
+    held_up[:4] = 1e-2
+    assert movement(begun, begun | {"up": held_up}) == pytest.approx(1e-6)
+    assert movement(begun, begun | {"up": torch.full((64,), 1e-2)}) == pytest.approx(1e-2)
+    assert movement(begun, begun) == 0.0
+
+
 def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import optimizer_loaded
 
