@@ -150,8 +150,8 @@ def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(tmp_path
     result = training.save_and_load("cpu", tmp_path / "saved")
     assert result["ok"], result
     assert len(result["figures"]["losses"]) == training.STEPS and result["figures"]["deviation"] == 0
-    (early,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.SAVED - 1}*")
-    (late,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.STEPS - 1}*")
+    (early,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.SAVED - 1}-last")
+    (late,) = (tmp_path / "saved" / "whole" / "checkpoints").glob(f"step={training.STEPS - 1}-last")
     other = training.differences(early, late)
     assert any(name.startswith("optimizer.state.exp_avg.module.elastic.router") for name in other)
     assert any(name.startswith("module.decoder") for name in other)
