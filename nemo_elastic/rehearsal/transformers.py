@@ -50,7 +50,8 @@ def lose_in_transformers(
         Losses by name, and the release that computed them; None and why, where no environment has an architecture
         `nemotron_h`.
     """
-    python = os.environ.get(PYTHON) or sys.executable
+    # it is called from another folder; a link into an environment must not be resolved
+    python = os.path.abspath(os.environ.get(PYTHON) or sys.executable)
     with tempfile.TemporaryDirectory() as place:
         files = [str(Path(place, name)) for name in ("tokens.npy", "labels.npy")]
         for file, values in zip(files, (tokens_bl, labels_bl), strict=True):
