@@ -34,6 +34,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
         {"parent": "parent", "config": "elastic.yaml", "ranking": "ranking"},
     ),
     "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
+    "rehearse": ("nemotron_elastic_9b", {}),
     "report": ("{run}", {"run": "run"}),
     "schema": ("", {}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),

@@ -132,6 +132,7 @@ NOT_RUN = {
     "convert": "NeMo: tests/nemo/test_convert.py",
     "data": "tests/data/test_cli.py",
     "report": "tests/report",
+    "rehearse": "tests/rehearsal",
 }
 
 

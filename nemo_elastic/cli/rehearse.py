@@ -41,15 +41,17 @@ def command(
         raise bad("--ranks", ranks, "a power of two, as tensor-parallel sizes are")
     if gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
-    require("nemo")
     from rich.console import Console
 
     from nemo_elastic.files import check_output, filled_dir
     from nemo_elastic.outputs import absolute, is_empty
+    from nemo_elastic.rehearsal.find import find_recipe
 
     folder = absolute(out).resolve()
     if not is_empty(folder):
         check_output(folder, force)
+    file = find_recipe(recipe)
+    require("nemo")
     from nemo_elastic.nemo.executors import local_executor
     from nemo_elastic.rehearsal.family import Short
     from nemo_elastic.rehearsal.report import print_changes, print_report
@@ -59,11 +61,11 @@ def command(
     # a file or a pipe has no width of its own: tables must not be cut there
     console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
     short = Short(ranks=ranks, steps=steps)
-    rehearsal = Rehearsal(load_recipe(recipe), str(folder), short, num_nodes=nodes, num_gpus_per_node=devices, gpu=gpu)
+    rehearsal = Rehearsal(load_recipe(file), str(folder), short, num_nodes=nodes, num_gpus_per_node=devices, gpu=gpu)
     if not json:
         print_changes(rehearsal.changed, console)
     with filled_dir(folder, force):
-        report = rehearsal.run(run_by(local_executor, recipe), lambda line: typer.echo(line, err=True))
+        report = rehearsal.run(run_by(local_executor, rehearsal.small.name), lambda line: typer.echo(line, err=True))
     if json:
         typer.echo(json_module.dumps(report.to_json(), indent=2))
     else:

@@ -172,26 +172,19 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     return report
 
 
-def load_recipe(name: str) -> FamilyRecipe:
-    """The family of a recipe.
-
-    Args:
-        name: its file, or its name in `recipes/`.
+def load_recipe(path: Path) -> FamilyRecipe:
+    """The family of a recipe's file.
 
     Raises:
-        ElasticError: there is no such file, or it has no `FAMILY`.
+        ElasticError: it has no `FAMILY`.
     """
-    path = Path(name) if name.endswith(".py") else Path("recipes", f"{name}.py")
-    if not path.is_file():
-        there = sorted(p.stem for p in Path("recipes").glob("nemotron_elastic_*b.py"))
-        raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(there) or 'recipes/ in this folder'}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     family = getattr(module, "FAMILY", None)
     if not isinstance(family, FamilyRecipe):
-        raise bad("RECIPE", name, "a file with FAMILY, the FamilyRecipe whose jobs are rehearsed")
+        raise bad("RECIPE", str(path), "a file with FAMILY, the FamilyRecipe whose jobs are rehearsed")
     return family
 
 

@@ -310,8 +310,9 @@ def asynchronous_run(place: Path, out: Path) -> Any:
 
 
 def left(out: Path) -> list[str]:
-    """Checkpoints of a run, and marks of unfinished ones."""
-    return sorted(p.name for p in (out / "checkpoints").glob("*") if not p.name.startswith("elastic_"))
+    """Checkpoints of a run, and marks of unfinished ones; the best one's second name, a link, aside."""
+    found = [p for p in (out / "checkpoints").glob("*") if not p.is_symlink()]
+    return sorted(p.name for p in found if not p.name.startswith("elastic_"))
 
 
 def hostile(place: Path) -> dict[str, Any]:

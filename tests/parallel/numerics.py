@@ -32,11 +32,11 @@ def precision(place: Path, out: Path, half: bool) -> dict[str, Any]:
         halve(task)
     fiddle.build(task)()
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
-    heldout = [x["losses"] for x in lines if x["kind"] == "heldout"]
+    heldout, taught = ([x[key] for x in lines if x["kind"] == "heldout"] for key in ("losses", "kl"))
     return {
         "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
         "norms": [x["grad_norm"] for x in lines if x["kind"] == "step"],
-        "start": heldout[0], "end": heldout[-1],
+        "end": heldout[-1], "taught": [taught[0], taught[-1]],
     }  # fmt: skip
 
 

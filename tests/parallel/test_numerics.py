@@ -39,7 +39,8 @@ def test_bf16_stays_within_the_band_around_float32(found: dict[str, Any], first:
 def test_members_end_alike_in_both_precisions(found: dict[str, Any]) -> None:
     single, half = found["single"], found["half"]
     assert half["end"] == pytest.approx(single["end"], abs=HELDOUT)
-    assert single["end"]["small"] < single["start"]["small"] - 2 * HELDOUT, "nothing was learned"
+    first, last = (kl["small"] for kl in single["taught"])
+    assert last < 0.8 * first, "nothing was learned"
 
 
 def test_weights_that_no_step_touches_decay_and_do_nothing_else(found: dict[str, Any]) -> None:

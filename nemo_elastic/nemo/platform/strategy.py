@@ -14,10 +14,10 @@ import torch
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 from nemo import lightning as nl
 from nemo.lightning.io import pl as checkpoint_io
+from nemo.lightning.pytorch.callbacks.progress_printer import ProgressPrinter
 from nemo.utils import logging
 
 from nemo_elastic.nemo.platform.adam import group_step_adam
-from nemo_elastic.nemo.platform.callbacks import as_cpu
 from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
 #: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
@@ -41,8 +41,9 @@ HOOKS: dict[str, str] = {
 class CPUMegatronStrategy(nl.MegatronStrategy):
     """MegatronStrategy whose hooks read 'cuda' as the CPU. All parallelism works, through gloo.
 
-    So does the distributed optimizer, over `GroupStepAdam`. One setting is changed when a model is connected, and the
-    log says so: weights are not gathered during the forward, for there is no second stream to do it on.
+    So does the distributed optimizer, over `GroupStepAdam`. Two settings are changed when a model is connected, and
+    the log says so: weights are not gathered during the forward (there is no second stream to do it on), and
+    checkpoints are not asynchronous (their callback names CUDA outside of any hook of a strategy).
     """
 
     def connect(self, model: pl.LightningModule) -> None:
@@ -51,6 +52,7 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
         for owner, name in (
             (optimizer, "overlap_param_gather"),
             (self.ddp_config, "overlap_param_gather"),
+            (self, "async_save"),
         ):
             if getattr(owner, name, False):
                 logging.info(f"Without CUDA: {type(owner).__name__}.{name}: True -> False")
@@ -58,9 +60,12 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
         super().connect(model)
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Sets up model and optimizer, and the trainer's callbacks (also runs inside `cuda_as_cpu`, see HOOKS)."""
+        """Sets up model and optimizer, and what prints progress (also runs inside `cuda_as_cpu`, see HOOKS)."""
         super().setup(trainer)
-        as_cpu(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, ProgressPrinter):
+                # rank 0 alone gathers megatron-core's timers from all ranks: NCCL makes nothing of none, gloo waits
+                callback.log_megatron_timers = lambda timers: None
 
     def setup_environment(self) -> None:
         """Starts the process group, and megatron-core's tracker of random states as the one that tracks nothing."""
