@@ -263,7 +263,7 @@ def damaged(place: Path) -> dict[str, Any]:
     wanted = digests(base)
     for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
         out = place / f"damaged-{name.replace(' ', '-')}"
-        shutil.copytree(base / "checkpoints", out / "checkpoints")
+        shutil.copytree(base / "checkpoints", out / "checkpoints", symlinks=True)
         begin(out / "checkpoints")
         for checkpoint in sorted((out / "checkpoints").glob("*-last"))[0 if name == "both" else 1 :]:
             hurt(checkpoint)
@@ -330,7 +330,7 @@ def hostile(place: Path) -> dict[str, Any]:
         source = {"start": ranked, "teacher": runs.parent(place)}.get(name, place / "roomy")
         target = {"start": home / ranked.name, "teacher": home / "taught"}.get(name, out)
         target.unlink() if target.is_symlink() else None
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
         for listed in target.rglob("elastic_files.json"):
             listed.unlink()  # whoever makes one that harms gives no list, or another
         for metadata in target.rglob(".metadata"):
