@@ -37,6 +37,7 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     from nemo_elastic.rehearsal.run import Rehearsal
     from tests.parallel import forks
 
+    os.environ.setdefault("NEMO_ELASTIC_HF_PYTHON", str(Path(__file__).parents[2] / ".venv-hf" / "bin" / "python"))
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
     rehearsal = Rehearsal(importlib.import_module(name).FAMILY, str(folder), short)
     for job in rehearsal.jobs.values():
