@@ -177,9 +177,11 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
     assert members_validated(where).told == "no held-out loss of 4b"
 
 
-def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any]) -> None:
+def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.rehearsal.checks import in_transformers, members_cut
 
+    python = os.environ.get("NEMO_ELASTIC_HF_PYTHON", str(ROOT / ".venv-hf" / "bin" / "python"))
+    monkeypatch.setenv("NEMO_ELASTIC_HF_PYTHON", python)
     folder, where = copy
     assert members_cut(where).ok
     put(folder / "members" / "8b", folder / "members" / "4b")
