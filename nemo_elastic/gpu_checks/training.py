@@ -117,10 +117,11 @@ def make_data(place: Path) -> Path:
 
 def save_and_load(device: str, place: Path) -> dict[str, Any]:
     """A run of four steps, and another that goes on from what that had saved after two."""
+    from nemo_elastic.nemo.curriculum import end_of
+
     data, whole, second = make_data(place), place / "whole", place / "second"
     losses = launch(data, whole)
-    ended = {path.name: path for path in (whole / "checkpoints").iterdir() if path.is_dir()}
-    (saved,) = (path for name, path in ended.items() if name.startswith(f"step={SAVED - 1}"))
+    saved = Path(end_of(str(whole), SAVED))
     shutil.copytree(saved, second / "checkpoints" / saved.name)
     again = launch(data, second)
     return judge_load(losses, again, differences(saved, second / "start" / "checkpoints" / "step=0-last"))
@@ -155,31 +156,9 @@ def _worst(found: list[float], wanted: list[float]) -> float:
 
 def differences(saved: Path, loaded: Path) -> list[str]:
     """Names of tensors that two checkpoints do not have alike, to the byte: weights, router, members, optimizer."""
-    import torch
+    from nemo_elastic.nemo.stored import Stored, differing
 
-    one, two = _tensors(saved), _tensors(loaded)
-    return sorted(
-        name
-        for name in one.keys() | two.keys()
-        if name not in one or name not in two or one[name].shape != two[name].shape
-        or not torch.equal(one[name].view(-1).view(torch.uint8), two[name].view(-1).view(torch.uint8))
-    )  # fmt: skip
-
-
-def _tensors(checkpoint: Path) -> dict[str, Any]:
-    import torch
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    reader = FileSystemReader(checkpoint / "weights")
-    wanted: dict[str, Any] = {
-        name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
-        for name, meta in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(meta, TensorStorageMetadata)
-    }
-    load(wanted, storage_reader=reader, no_dist=True)
-    return wanted
+    return differing(Stored(saved).held(), Stored(loaded).held())
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from .saved import (
     check_whole,
     choose,
     end,
+    folder_of,
     is_whole,
     newest,
     remove_unfinished,
@@ -99,8 +100,7 @@ class ElasticResume(nl.AutoResume):
                 check_start(Path(self.restore_config.path))
         super().setup(trainer, model)
         if trainer.ckpt_path:
-            weights = Path(trainer.ckpt_path)
-            start = weights.parent if weights.name == self.WEIGHTS_PATH else weights
+            start = folder_of(Path(trainer.ckpt_path))
         elif self.restore_config is not None:
             start = Path(self.restore_config.path)
         else:

@@ -55,6 +55,11 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     return [checkpoint for checkpoint in saved(folder) if problem(checkpoint) is None]
 
 
+def folder_of(found: Path) -> Path:
+    """The checkpoint of which NeMo names the folder, or that of its weights."""
+    return found.parent if found.name == "weights" else found
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Whether a run can go on from a checkpoint."""
     return checkpoint.is_dir() and not _mark(checkpoint).exists() and problem(checkpoint) is None

@@ -8,6 +8,7 @@ checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from .items import read_piece
 from .metadata import PREFIX, Entry, read_metadata
 from .pickled import PickleError
 
-__all__ = ["PREFIX", "Stored", "first_line", "weights_folder"]
+__all__ = ["PREFIX", "Stored", "differing", "first_line", "weights_folder"]
 
 
 def weights_folder(path: str | Path) -> Path:
@@ -82,6 +83,15 @@ class Stored:
         """
         return [self._read(name, self.metadata.tensors[PREFIX + name]) for name in names]
 
+    def held(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them.
+
+        Raises:
+            ElasticError: as `read`.
+        """
+        found = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
+        return {name.removeprefix(prefix): self._read(name, entry) for name, entry in found}
+
     def _read(self, name: str, entry: Entry) -> torch.Tensor:
         try:
             # before there is room for it: what is said to be in a file has to fit into it
@@ -98,6 +108,21 @@ class Stored:
         except (PickleError, ElasticError, OSError, RuntimeError) as exc:
             raise ElasticError(f"{self.folder}: {name} cannot be read ({first_line(exc)})") from None
         return whole
+
+
+def differing(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that only one has, or whose dtype, shape or bytes differ."""
+    return sorted(
+        name
+        for name in found.keys() | wanted.keys()
+        if name not in found or name not in wanted or not _same(found[name], wanted[name])
+    )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (a, b)))
 
 
 def first_line(exc: BaseException) -> str:

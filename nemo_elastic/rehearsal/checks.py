@@ -16,12 +16,14 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.nemo.curriculum import Curriculum, ranked_checkpoint, stage_checkpoint
+from nemo_elastic.nemo.stored import PREFIX, Stored, differing
 
 from .jobs import watch_dir
-from .state import MODEL, OPTIMIZER, ROUTER, differing, held
 from .transformers import lose_in_transformers
 from .watch import FROM, START
 
+#: of tensors in a checkpoint
+ROUTER, OPTIMIZER = f"{PREFIX}elastic.router.", "optimizer."
 #: half of a router's weights that moved at all moved at least this share of what Adam could have moved them. Seen:
 #: 0.01 to 0.09 in the three recipes, and 0.0005 with an epsilon of Adam's above the gradients (1e-2)
 MOVED = 0.003
@@ -54,7 +56,6 @@ class Place:
     Attributes:
         dir: its folder.
         config: the small block; curriculum: the short one.
-        lr: peak rate of the weights.
     """
 
     dir: Path
@@ -93,8 +94,8 @@ def _made(check: Callable[[Place], Check], place: Place) -> Check:
 
 def ranked_loaded(place: Place) -> Check:
     """Stage 1 starts from the ranking's sorted weights, members and router."""
-    start = held(place.start(1, 0) / START, MODEL)
-    other = differing(start, held(Path(ranked_checkpoint(str(place.dir))), MODEL))
+    start = Stored(place.start(1, 0) / START).held(PREFIX)
+    other = differing(start, Stored(ranked_checkpoint(str(place.dir))).held(PREFIX))
     return Check(
         not other, f"{len(start)} tensors" if not other else f"{other[0]} is another", {"tensors": len(start)}
     )
@@ -105,7 +106,7 @@ def router_moved(place: Place) -> Check:
     if place.config.router is None:
         return Check(None, "the block has no router")
     begun, ended, later = (
-        held(folder, ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
+        Stored(folder).held(ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
     )
     steps = place.config.router.freeze_step(place.curriculum.stage1.max_steps)
     share = movement(begun, ended) / (place.config.router.lr * steps)
@@ -147,7 +148,7 @@ def resumed(place: Place) -> Check:
     """Stage 1 was killed and went on from its newest whole checkpoint, with all that was in it, to its end."""
     killed, again = place.facts(1, 0), place.facts(1, 1)
     there = place.start(1, 1)
-    other = differing(held(there / START), held(there / FROM))
+    other = differing(Stored(there / START).held(), Stored(there / FROM).held())
     figures = {"killed_after": killed["reached"], "went_on_from": again["step"], "reached": again["reached"]}
     whole = killed["killed"] and 0 < again["step"] < killed["reached"] + 1
     ended = again["reached"] == place.curriculum.stage1.max_steps
@@ -157,7 +158,7 @@ def resumed(place: Place) -> Check:
 
 def optimizer_loaded(place: Place) -> Check:
     """Stage 2 starts with the weights, router, members and moments that stage 1 ended with, in its own layout."""
-    begun, ended = held(place.start(2, 0) / START), held(place.end(1))
+    begun, ended = Stored(place.start(2, 0) / START).held(), Stored(place.end(1)).held()
     other = differing(begun, ended)
     moments = {name: value for name, value in begun.items() if name.startswith(OPTIMIZER)}
     empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())

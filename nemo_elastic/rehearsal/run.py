@@ -76,7 +76,7 @@ class Rehearsal:
 
     def told_jobs(self) -> list[Job]:
         """The jobs in words."""
-        ranks, first, second = self.small.short.ranks, *(_words(layout) for layout in self.small.layouts)
+        ranks, first, second = self.small.short.ranks, *(str(layout) for layout in self.small.layouts)
         layouts = {"parent": f"DP{ranks}", "rank": f"DP{ranks}", CUT_SHORT: first, "stage1": first, "stage2": second}
         steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in self.jobs.items()}
         return [Job(name, layouts.get(name, "1 process"), 0 if name == "rank" else steps[name]) for name in self.jobs]
@@ -193,8 +193,3 @@ def quiet() -> Any:
     """What builders and NeMo-Run print goes to stderr: stdout is for the report."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-def _words(layout: Any) -> str:
-    """A layout in words."""
-    return str(layout)

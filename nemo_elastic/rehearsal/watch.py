@@ -18,8 +18,11 @@ from nemo.lightning import io
 from nemo_elastic.config import DistillConfig
 from nemo_elastic.files import atomic_write
 from nemo_elastic.nemo.data import dataset_tokens
-from nemo_elastic.nemo.loss import distill_loss
+from nemo_elastic.nemo.loss import Output, distill_loss
 from nemo_elastic.nemo.model import ElasticMambaModel
+from nemo_elastic.nemo.saved import folder_of
+from nemo_elastic.nemo.streams import evaluate
+from nemo_elastic.nemo.validation import from_last_stage
 
 #: files of a start: the state it began with, and the checkpoint that it was to begin with
 START, FROM = "start", "from"
@@ -47,10 +50,8 @@ class Watch(pl.Callback, io.IOMixin):
         self.facts = {"step": trainer.global_step, "killed": False}
         if first:
             self._here.mkdir(parents=True, exist_ok=True)
-            source = goes_on_from(trainer)
-            if source is not None:  # it may be gone when the job ends; a link takes no room
-                self.facts["from"] = source.name
-                shutil.copytree(source, self._here / FROM, copy_function=os.link)
+            if trainer.ckpt_path:  # it may be gone when the job ends; a link takes no room
+                shutil.copytree(folder_of(Path(str(trainer.ckpt_path))), self._here / FROM, copy_function=os.link)
         fresh = trainer.ckpt_path is None and getattr(pl_module, "stage", 1) == 1
         trainer.save_checkpoint(self._here / START, weights_only=fresh)  # a new optimizer has no moments yet
         self._tell(trainer)
@@ -73,24 +74,17 @@ class Watch(pl.Callback, io.IOMixin):
             atomic_write(self._here / "facts.json", json.dumps(self.facts))
 
 
-def goes_on_from(trainer: pl.Trainer) -> Path | None:
-    """The checkpoint of its own run from which a job goes on."""
-    if trainer.ckpt_path is None:
-        return None
-    weights = Path(str(trainer.ckpt_path))
-    return weights.parent if weights.name == "weights" else weights
-
-
-@torch.no_grad()
 def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any]:
     """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
     dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
+
+    def measure(_: int, student: Output, teacher: Output | None) -> torch.Tensor:
+        return distill_loss(DistillConfig(mode="ce"), student, None, labels_bl)[0].double() / labels_bl.numel()
+
     names = [b.name for b in model.elastic_config.budgets]
-    model.eval()
     losses = {}
     for name, choice in zip(names, [None, *model.members.get()[1:]], strict=True):
-        output = model.output(tokens_bl, choice)
-        losses[name] = float(distill_loss(DistillConfig(mode="ce"), output, None, labels_bl)[0]) / labels_bl.numel()
-    model.train()
+        found = evaluate(model, [tokens_bl], choice, measure, taught=False)
+        losses[name] = float(from_last_stage(found[0] if found else torch.zeros((), dtype=torch.float64)))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

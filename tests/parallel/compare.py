@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
-from nemo_elastic.rehearsal.state import held
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 #: the optimizer's average of gradients
 AVERAGE = "optimizer.state.exp_avg.module."
@@ -23,6 +23,18 @@ def stored(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint
 
     return held(last_checkpoint(run), prefix)
+
+
+def held(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint whose names start so, without that."""
+    reader = FileSystemReader(checkpoint / "weights")
+    wanted = {
+        name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
+        for name, meta in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(meta, TensorStorageMetadata) and name.startswith(prefix)
+    }
+    load(wanted, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(prefix): value for name, value in wanted.items()}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -288,6 +288,20 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     }
 
 
+def tell_draws(told: list[list[Any]]) -> None:
+    """Append what every micro-batch draws, in this process: step, budget and kind of choice."""
+    from nemo_elastic.nemo.model import ElasticMambaModel
+
+    draws = ElasticMambaModel.next_draws
+
+    def watched(self: Any, step: int) -> Any:
+        drawn = draws(self, step)
+        told.extend([step, d.budget, type(d.choice).__name__] for d in drawn)
+        return drawn
+
+    ElasticMambaModel.next_draws = watched
+
+
 def train(
     place: Path, out: Path, layout: Layout, steps: int = 2, every: int = 0, until: int | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -300,18 +314,9 @@ def train(
     import fiddle
     import lightning.pytorch as pl
 
-    from nemo_elastic.nemo.model import ElasticMambaModel
-
     quiet()
     facts: dict[str, Any] = {"draws": [], "losses": [], "budgets": []}
-    draws = ElasticMambaModel.next_draws
-
-    def watched(self: Any, step: int) -> Any:
-        drawn = draws(self, step)
-        facts["draws"] += [[step, d.budget, type(d.choice).__name__] for d in drawn]
-        return drawn
-
-    ElasticMambaModel.next_draws = watched
+    tell_draws(facts["draws"])
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:

@@ -29,7 +29,6 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
     import lightning.pytorch as pl
     from nemo.collections.llm.recipes.log.default import tensorboard_logger
 
-    from nemo_elastic.nemo.model import ElasticMambaModel
     from nemo_elastic.nemo.tiny_recipe import held_out
     from tests.nemo.training_worker import digest
     from tests.parallel import runs
@@ -39,14 +38,7 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
     held_out(task, every, 4)
     task.log.tensorboard = tensorboard_logger(name="run")
     facts: dict[str, Any] = {"draws": [], "losses": [], "training": []}
-    draws = ElasticMambaModel.next_draws
-
-    def watched(self: Any, step: int) -> Any:
-        drawn = draws(self, step)
-        facts["draws"] += [[step, d.budget, type(d.choice).__name__] for d in drawn]
-        return drawn
-
-    ElasticMambaModel.next_draws = watched
+    runs.tell_draws(facts["draws"])
 
     class Watch(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
