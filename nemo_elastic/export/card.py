@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, memory, parameters
@@ -14,7 +15,7 @@ from nemo_elastic.manifest import FILE, Family
 from .hf import MEMBER_FILE, Origin
 from .runs_in import runs_in
 
-__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "serving_spec", "width"]
+__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
 TITLES = {
     HIDDEN: "hidden size",
@@ -129,6 +130,15 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
     name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, "bf16")
     assert name in DTYPE_BYTES
     return MemorySpec(weights=name, **other)
+
+
+def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> MemorySpec:
+    """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
+
+    One rule for what `inspect` and a report show: the same family has the same figure.
+    """
+    told = str(config.get("torch_dtype", config.get("dtype")))
+    return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
 
 
 def _usage(member: Subnet) -> list[str]:
