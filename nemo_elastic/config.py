@@ -32,12 +32,13 @@ class ImportanceConfig:
     """How channels, heads and layers are ranked where no ranking is given.
 
     Attributes:
-        samples: training sequences that are looked at, the first of the run's data, by all data-parallel ranks together.
+        samples: training sequences that are looked at, the first of the run's data, by all data-parallel ranks
+            together.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
         depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
-        depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks together;
-            rounded up, so that each rank measures as many.
+        depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
+            together; rounded up, so that each rank measures as many.
     """
 
     samples: int = 1024
@@ -232,7 +233,8 @@ class ElasticConfig:
             micro-batch, with its weight). Steps take longer, memory stays.
         nonfinite: what to do about NaN and infinity.
         seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of the
-            search's candidates, and of the router's first weights and noise. The order of the data has the data module's.
+            search's candidates, and of the router's first weights and noise. The order of the data has the data
+            module's.
     """
 
     budgets: tuple[Budget, ...] = ()

@@ -95,7 +95,7 @@ def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
 
     Args:
         facts: what was found.
-        training: this machine is to train: an error, too, where nothing is installed that could. A deployer needs none.
+        training: this machine is to train, so that nothing installed that could is an error, too.
     """
     sections = (_python(facts), _training(facts, training), _kernels(facts), _torch(facts))
     found = [Finding(*told) for section in sections for told in section]
@@ -113,7 +113,8 @@ def _python(facts: Facts) -> _Told:
 
 def _training(facts: Facts, wanted: bool) -> _Told:
     if not facts.trains:
-        yield ERROR if wanted else NOTE, "training", "not installed; slice, init, inspect, verify and plan need nothing more", _EXTRA
+        told = "not installed; slice, init, inspect, verify and plan need nothing more"
+        yield ERROR if wanted else NOTE, "training", told, _EXTRA
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):

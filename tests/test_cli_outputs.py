@@ -135,11 +135,11 @@ def test_no_output_replaces_what_is_not_ours(box, name, tmp_path):
 def test_an_output_below_a_file_is_one_line(box, tmp_path, name, below, force):
     line, inputs = LINES[name]
     values = {key: str(box / value) for key, value in inputs.items()}
-    (tmp_path / "afile").write_text("mine")
-    out = tmp_path / "afile" / below
+    (tmp_path / "text").write_text("mine")
+    out = tmp_path / "text" / below
     code, told = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
     assert (code, told) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
-    assert contents(tmp_path) == {"afile": b"mine"}
+    assert contents(tmp_path) == {"text": b"mine"}
 
 
 def test_functions_hold_it_too(box, tmp_path):

@@ -19,7 +19,8 @@ __all__ = ["command"]
 
 def command(
     training: Annotated[
-        bool, typer.Option("--training", help="Training is to work here: exit code 1 also where NeMo is not installed.")
+        bool,
+        typer.Option("--training", help="Training is to work here: exit code 1 also where NeMo is not installed."),
     ] = False,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Run on the GPU what only a GPU can show; up to three minutes.")

@@ -104,7 +104,7 @@ def change(
     out: str | None = None,
     changes: Changes | None = None,
 ) -> Changes:
-    """What `apply_elastic` does, for callers that change more and then tell all of it; `changes` if they began before."""
+    """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
     if isinstance(elastic, ElasticConfig):
         config = elastic
     else:

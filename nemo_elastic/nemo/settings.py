@@ -40,8 +40,8 @@ _ABSENT = _Absent()
 def settings(value: Any) -> dict[str, Any]:
     """Every setting of a recipe by its dotted name: plain values as they are, classes by their names.
 
-    What stands in a list goes by its class, `trainer.callbacks[TimingCallback]`, where each has one of its own; the list
-    itself is then the order of the classes.
+    What stands in a list goes by its class, `trainer.callbacks[TimingCallback]`, where each has one of its own; the
+    list itself is then the order of the classes.
     """
     return dict(_settings(value, ""))
 

@@ -63,7 +63,9 @@ def test_a_folder_with_one_reads_text(tmp_path: Path) -> None:
 def test_its_python_runs_without_a_tokenizer(family: Path, tmp_path: Path) -> None:
     slice_checkpoint(family, tmp_path / "cut", member="small")
     (code,) = re.findall(r"```python\n(.*?)```", card(tmp_path / "cut"), re.DOTALL)
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", Path(__file__).parents[2] / ".venv-hf/bin/python")).absolute()
+    python = Path(
+        os.environ.get("NEMO_ELASTIC_HF_PYTHON", Path(__file__).parents[2] / ".venv-hf/bin/python")
+    ).absolute()
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([python, "-c", code], cwd=tmp_path / "cut", env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,7 +17,7 @@ import pytest
 from tests.workers import ROOT
 
 pytestmark = pytest.mark.nemo
-#: one process of another's before; then two jobs, each in a session of its own with a rank in it. `deaf` ones do not hear.
+#: one process of another's before; then two jobs, each in a session of its own with a rank in it; `deaf` ones go on
 SCRIPT = """
 import subprocess, sys, time
 from nemo_elastic.errors import exit_in_one_line

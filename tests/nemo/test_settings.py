@@ -97,7 +97,9 @@ def elastic(**settings: Any) -> Callable[[Any], Any]:
 def ranking(recipe: Any) -> Any:
     from nemo_elastic.nemo.rank_run import rank_only
 
-    return rank_only(recipe, ElasticConfig.from_dict(BLOCK), parent="parent", out="/runs/out", checkpoint="/runs/ranked")
+    return rank_only(
+        recipe, ElasticConfig.from_dict(BLOCK), parent="parent", out="/runs/out", checkpoint="/runs/ranked"
+    )
 
 
 def stage(number: int) -> Callable[[Any], Any]:
