@@ -165,11 +165,9 @@ def _answers(data: Any, where: str) -> Answers | None:
     """What `evaluation.Accuracy.to_json` gives of one model or task."""
     if data is None:
         return None
-    if not isinstance(data, dict):
-        raise ElasticError(f"{where} is not a mapping")
-    correct, total = data.get("correct"), data.get("total")
+    correct, total = (data.get("correct"), data.get("total")) if isinstance(data, dict) else (None, None)
     if type(correct) is not int or type(total) is not int or not 0 <= correct <= total or not 1 <= total <= LARGEST:
-        raise bad(where, {"correct": correct, "total": total}, "two counts, the first not above the second")
+        raise bad(where, data, "counts correct and total, the first not above the second")
     return Answers(correct, total)
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.report import build_report, load_run, style
 
+#: a picture in a page
+DRAWN = re.compile("<svg.*?</svg>", re.DOTALL)
 #: of all cases together
 MEMORY, SECONDS = 4 * 2**30, 300
 NAMES = {
@@ -147,7 +149,8 @@ def main(folder: Path, whole: Path) -> None:
             page = build_report(run)
             text = page.read_text(encoding="utf-8")
             told = {"pictures": len(list(page.parent.glob("*.png"))), "notes": load_run(run).notes,
-                    "length": len(re.sub(r'src="data:[^"]+"', "", text)), "script": "<script" in text,
+                    "length": len(re.sub(DRAWN, "", text)), "drawn": sum(map(len, re.findall(DRAWN, text))),
+                    "script": "<script" in text,
                     "printable": all(c.isprintable() or c == "\n" for c in text)}  # fmt: skip
         except ElasticError as error:
             told = {"refused": str(error)}

@@ -35,7 +35,7 @@ def test_it_is_a_page_that_runs_nothing(told: dict[str, dict[str, Any]], case: s
     assert "refused" not in page, page
     assert page["pictures"] == 5 or (page["pictures"] == 4 and page["notes"])
     assert page["printable"] and not page["script"]
-    assert page["length"] < 500_000
+    assert page["length"] < 500_000 and page["drawn"] < 1_000_000
 
 
 @pytest.mark.parametrize("what", [w for w in NAMES if w != "length"])
