@@ -403,14 +403,15 @@ def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) ->
     first, *rest = program.split()
     options = ["--factory", factory, "--yaml", "elastic.yaml", f"teacher={teacher}", "--yes"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    running = subprocess.Popen(
-        [script(first), *rest, *options], cwd=runs, env=env, text=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    metrics = out / "metrics.jsonl"
-    while running.poll() is None and not (metrics.exists() and metrics.read_text().count('"kind": "step"') > 1):
-        time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=300)
-    assert running.returncode == 130, told[-3000:]
+    with open(out.with_suffix(".log"), "w") as log:  # a pipe that nobody reads would stop it
+        running = subprocess.Popen([script(first), *rest, *options], cwd=runs, env=env, stdout=log, stderr=log)
+        metrics, end = out / "metrics.jsonl", time.monotonic() + 900
+        while running.poll() is None and time.monotonic() < end:
+            if metrics.exists() and metrics.read_text().count('"kind": "step"') > 1:
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        code = running.wait(300)
+    told = out.with_suffix(".log").read_text()
+    assert code == 130, told[-3000:]
     assert told.splitlines()[-1] == "interrupted" and "Traceback" not in told
