@@ -47,7 +47,7 @@ TINY = replace(PARENT, hidden=8, vocab=16, ffn=8, mamba_heads=2, mamba_head_dim=
 PATTERNS = {n: preset("nemotron-nano-12b-v2").pattern[:n] for n in (16, 32, 62)}
 #: layers up to which the whole order is found
 WHOLE = 32
-#: dropped layers that the family of the Nemotron Elastic paper needs of 62
+#: dropped layers that conf/elastic_12b.yaml asks for of 62
 DROPS = 8
 #: goals, in layers that run over those of every candidate whole: the order of 12 layers, the first drops of 62; and
 #: memory of four times the sequences over that of a quarter
