@@ -79,7 +79,7 @@ class MemberModel:
 class FamilyRuntime:
     """Weights of the largest member, and every smaller one as views of them.
 
-    Selecting a member takes no time and next to no memory (its first forward makes the views of its layers), any number
+    Selecting a member takes no time and next to no memory: its first forward makes the views of its layers. Any number
     of them can be in use at once, and each runs at its own cost. `storage.py` says how.
 
     Threads may select, run and release members at the same time: weights are never written, what is made on first use
