@@ -76,7 +76,8 @@ format: $(VENV)/.stamp ## Let ruff mend what it can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.stamp ## Build the documentation into site/, offline
+docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figure in its prose stands in a table
+	$(BIN)/python tools/prose_figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: bench

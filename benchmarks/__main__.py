@@ -5,6 +5,7 @@
     python -m benchmarks [NAME …] [--page]
 
 The page's words are in `benchmarks/page.md`; each `{{ bench_x }}` there becomes the table that bench_x printed last.
+Figures that prose takes from tables, there and on every other page, follow them (`tools/prose_figures.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tools import prose_figures
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
@@ -61,6 +64,7 @@ def main() -> None:
     for name in [] if args.page else args.names or BENCHMARKS:
         print(f"== {name}", flush=True)
         seconds[name] = run(name, BENCHMARKS[name])
+    prose_figures.write(*prose_figures.read())
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     for name, (took, code) in seconds.items():
         print(f"{name:16} {took:6.0f} s{'  missed or failed, see above' if code else ''}")

@@ -2,18 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time of a training step at each member's size: sliced, masked, and the dense model of the same size.
 
-All ways are timed in turn, round after round, so that a machine whose speed drifts slows them alike; medians of the
+All ways are timed in turn, in every round, so that a machine whose speed drifts slows them alike; medians of the
 seconds, and of the ratios within a round, are printed: chance moves them less than ratios of the fastest. The bounds
 beside a ratio hold its true median with a confidence of 90 %; a goal that the median exceeds is open where they hold
-it, and missed where they do not. A step is
-forward and backward of a cross-entropy, gradients added to megatron-core's buffer; the optimizer is the same for all
-and left out. "Dense" is the stock model of that size: the same layers without elasticity. "Masked" runs at full size
-with gates of zeros and ones, as the public implementation does. Two models: one of the demo's kind, and one with a
-large model's proportions.
+it, and missed where they do not. A step is forward and backward of a cross-entropy, gradients added to megatron-core's
+buffer; the optimizer is the same for all and left out. "Dense" is the stock model of that size: the same layers
+without elasticity. "Masked" runs at full size with gates of zeros and ones, as the public implementation does. Two
+models: one of the demo's kind, and one with a large model's proportions.
 
 A profile says where the time goes: matrix products, copies of rows and columns, all else. What is not a matrix product
 costs by its own measure: the inside of the Mamba layers (convolution, scan, gated norm) costs by heads, not by
-parameters; it is timed alone, in the same rounds.
+parameters; it is timed alone, in the same rounds, once for members of which it is the same work.
 
     python -m benchmarks.bench_step [--rounds 5] [--json FILE] [--markdown FILE]
 """
@@ -21,7 +20,9 @@ parameters; it is timed alone, in the same rounds.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,8 +42,6 @@ TOKENS = (8, 256)
 LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64, ffn_stripes=8)
 #: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock
 DENSE, ABOVE, STOCK = 1.05, 0.08, 1.03
-#: masked steps, the inside of Mamba and profiles are seen every so many rounds
-SELDOM = 5
 #: operations of torch by what they do; whatever is in none is "all else"
 KINDS = {
     "products": {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"},
@@ -107,10 +106,22 @@ def profile(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor)
     return found | {"all else": whole - sum(found.values()), "operations": sum(e.count for _, e in events)}
 
 
-def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
-    """Seconds that the insides of a member's Mamba layers take, forward and backward."""
-    layers = [layer for layer in member.layers if layer.type == "mamba"]
-    heads, dim = layers[0].heads or 0, layers[0].head_dim or 0
+class Inside(NamedTuple):
+    """What the insides of a member's Mamba layers have to do."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, member: Subnet) -> Inside:
+        first, *more = (layer for layer in member.layers if layer.type == "mamba")
+        return cls(1 + len(more), first.heads or 0, first.head_dim or 0)
+
+
+def inside(parent: Parent, work: Inside, shape: tuple[int, int]) -> float:
+    """Seconds that it takes, forward and backward."""
+    layers, heads, dim = work
     inner, maps = heads * dim, parent.mamba_groups * parent.state
     channels = inner + 2 * maps
     sizes = [(*shape, inner + channels + heads), (channels, parent.conv_kernel), (channels,), (heads,), (heads,),
@@ -118,7 +129,7 @@ def inside(parent: Parent, member: Subnet, shape: tuple[int, int]) -> float:
     tensors = [torch.randn(size).requires_grad_() for size in sizes]
     tensors[3] = -torch.ones(heads, requires_grad=True)
     began = time.perf_counter()
-    for _ in layers:
+    for _ in range(layers):
         out = mamba_inside(*tensors, groups=parent.mamba_groups, state=parent.state, eps=1e-5)
         torch.autograd.grad(out, tensors, out.detach())
     return time.perf_counter() - began
@@ -148,36 +159,45 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
         ways[name, "sliced"] = (elastic, member)
         ways[name, "dense"] = (distributed(dense(parent, member)), None)
         ways[name, "masked"] = (elastic, Gates.of(parent, member))
-    times: dict[tuple[str, str], dict[int, float]] = {k: {} for k in ways}
-    alone: dict[str, list[float]] = {name: [] for name in cuts}
+    works = {name: Inside.of(member) for name, member in cuts.items()}
+    times: dict[Any, list[float]] = {key: [] for key in (*ways, *works.values())}
     profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] != "masked"}
     for model, choice in ways.values():  # warms up
         step(model, choice, tokens[:1], labels[:1])
     for r in range(rounds):
-        seldom = r % SELDOM == 1
         turn = r % len(ways)  # nobody always comes first
         for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            if seldom or key[1] != "masked":
-                times[key][r] = step(model, choice, tokens, labels)
-        if seldom:
-            for name, member in cuts.items():
-                alone[name].append(inside(parent, member, shape))
-            for key in profiles:
-                profiles[key].append(profile(*ways[key], tokens, labels))
+            times[key].append(step(model, choice, tokens, labels))
+        for work in dict.fromkeys(works.values()):
+            times[work].append(inside(parent, work, shape))
+        for key in profiles:
+            profiles[key].append(profile(*ways[key], tokens, labels))
+        print(f"{parameters(parent, parent.full) / 1e6:.0f}M, round {r + 1}", file=sys.stderr, flush=True)
 
-    def ratios(above: tuple[str, str], below: tuple[str, str]) -> list[float]:
-        return [times[above][r] / seconds for r, seconds in times[below].items()]
+    def ratio(above: Any, below: Any) -> Ratio:
+        return Ratio.of([a / b for a, b in zip(times[above], times[below], strict=True)])
+
+    def rest(name: str) -> list[float]:
+        """Seconds of a step without the inside of Mamba."""
+        return [whole - part for whole, part in zip(times[name, "sliced"], times[works[name]], strict=True)]
 
     return [
         {
             "member": name,
             "parameters": parameters(parent, member) / parameters(parent, parent.full),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
-            **{f"{way} s": statistics.median(times[name, way].values()) for way in ("sliced", "masked", "dense")},
-            "sliced / full step": Ratio.of(ratios((name, "sliced"), ("1.00", "sliced"))),
-            "sliced / dense": Ratio.of(ratios((name, "sliced"), (name, "dense"))),
-            "sliced / masked": statistics.median(ratios((name, "sliced"), (name, "masked"))),
-            "inside of Mamba s": statistics.median(alone[name]),
+            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
+            "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
+            "sliced / dense": ratio((name, "sliced"), (name, "dense")),
+            "sliced / masked": ratio((name, "sliced"), (name, "masked")),
+            "inside of Mamba": {
+                "s": statistics.median(times[works[name]]),
+                "of the step": ratio(works[name], (name, "sliced")),
+                "over the full member's": ratio(works[name], works["1.00"]),
+                "all the rest over the full member's": Ratio.of(
+                    [a / b for a, b in zip(rest(name), rest("1.00"), strict=True)]
+                ),
+            },
             "profile": {
                 way: {k: statistics.median(p[k] for p in profiles[name, way]) for k in profiles[name, way][0]}
                 for way in ("sliced", "dense")
@@ -199,11 +219,6 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
         return f"- {goal}: {', '.join(over) or 'met'}"
 
     whole, *cut = rows
-    scan = whole["inside of Mamba s"]
-    shares = ", ".join(f"{r['inside of Mamba s'] / scan:.2f} of that at {r['member']}" for r in cut)
-    rest = ", ".join(
-        f"{(r['sliced s'] - r['inside of Mamba s']) / (whole['sliced s'] - scan):.2f} at {r['member']}" for r in cut
-    )
     return [
         line(f"a full-width elastic step <= {STOCK} x stock", [("1.00", whole["sliced / dense"], STOCK)]),
         line(f"sliced <= {DENSE} x dense", [(r["member"], r["sliced / dense"], DENSE) for r in cut]),
@@ -211,32 +226,29 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
             f"sliced <= (share of parameters + {ABOVE}) x full step",
             [(r["member"], r["sliced / full step"], r["parameters"] + ABOVE) for r in cut],
         ),
-        f"- the inside of Mamba takes {scan / whole['sliced s']:.2f} of the full step, and {shares}; "
-        f"all the rest, over the full step's: {rest}",
     ]
+
+
+def cells(values: Iterable[Any]) -> str:
+    """Cells of a row of Markdown."""
+    return " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, the verdicts, and the profiles."""
-    names = [name for name in rows[0] if name != "profile"]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = [f"{row[n]:.3f}" if isinstance(row[n], float) else str(row[n]) for n in names]
-        lines.append("| " + " | ".join(cells) + " |")
+    """The rows as a Markdown table, the verdicts, the inside of Mamba, and the profiles."""
+    names = [name for name in rows[0] if name not in ("inside of Mamba", "profile")]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines += [f"| {cells(row[n] for n in names)} |" for row in rows]
+    parts = rows[0]["inside of Mamba"]
+    lines += ["", *verdicts(rows), "", f"| inside of Mamba | {' | '.join(parts)} |", "|---|" + "---|" * len(parts)]
+    lines += [f"| {row['member']} | {cells(row['inside of Mamba'].values())} |" for row in rows]
     kinds = [*KINDS, "all else"]
-    heads = " | ".join(f"{kind} s | in dense" for kind in kinds)
-    lines += [
-        "",
-        *verdicts(rows),
-        "",
-        f"| profile | {heads} | operations / dense |",
-        "|---|" + "---|" * (2 * len(kinds) + 1),
-    ]
+    heads = " | ".join(f"{kind} s | {kind} in dense" for kind in kinds)
+    lines += ["", f"| profile | {heads} | operations / dense |", "|---|" + "---|" * (2 * len(kinds) + 1)]
     for row in rows:
         sliced, dense = row["profile"]["sliced"], row["profile"]["dense"]
-        cells = [f"{p[kind]:.3f}" for kind in kinds for p in (sliced, dense)]
-        more = sliced["operations"] / dense["operations"]
-        lines.append(f"| {row['member']} | {' | '.join(cells)} | {more:.3f} |")
+        seconds = [p[kind] for kind in kinds for p in (sliced, dense)]
+        lines.append(f"| {cells([row['member'], *seconds, sliced['operations'] / dense['operations']])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ def naive_order(
     parent: Parent,
     batches: Sequence[torch.Tensor],
     exact: int | None = None,
+    again: bool = False,
 ) -> Order:
     """Layers from least to most important, and the score of each, as `ranking.depth.iterative_mse` gives them.
 
@@ -26,13 +27,15 @@ def naive_order(
         parent: its shape.
         batches: tokens [b, l] each.
         exact: rounds to measure; None: all.
+        again: run the whole model in every round, though it does not change; else once, and its logits are held.
     """
     kept, order, scores = list(range(parent.num_layers)), [], []
     last: dict[int, float] = {}
+    held = [] if again else [forward(tokens_bl, parent.full) for tokens_bl in batches]
     for _ in range(min(exact or parent.num_layers, parent.num_layers - 1)):
         sums, squares = dict.fromkeys(kept, 0.0), 0.0
-        for tokens_bl in batches:
-            full_blv = forward(tokens_bl, parent.full)
+        for i, tokens_bl in enumerate(batches):
+            full_blv = forward(tokens_bl, parent.full) if again else held[i]
             squares += squared_error(full_blv)
             for j in kept:
                 sums[j] += squared_error(forward(tokens_bl, parent.uniform([i for i in kept if i != j])), full_blv)
@@ -45,6 +48,7 @@ def naive_order(
     return (*order, *rest), (*scores, *([last[j] for j in rest] if len(rest) > 1 else [None]))
 
 
-def naive_evaluations(layers: int) -> int:
+def naive_evaluations(layers: int, exact: int | None = None, again: bool = False) -> int:
     """Layers that `naive_order` runs for one batch."""
-    return sum(layers + kept * (kept - 1) for kept in range(2, layers + 1))
+    rounds = min(exact or layers, layers - 1)
+    return layers * (rounds if again else 1) + sum(kept * (kept - 1) for kept in range(layers, layers - rounds, -1))

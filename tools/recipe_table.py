@@ -41,7 +41,7 @@ def table() -> str:
 
 
 def _same(curriculum: Any, config: Any) -> str:
-    router = config.router
+    router, steps = config.router, curriculum.stage1.max_steps
     rows = (
         (
             "learning rate of the weights",
@@ -51,7 +51,7 @@ def _same(curriculum: Any, config: Any) -> str:
         ("learning rate of the router", f"{router.lr:g}"),
         ("temperature τ", f"{router.tau[0]:g} to {router.tau[1]:g}, linear until shapes are frozen"),
         ("scale of the logits", f"{router.scale[0]:g} to {router.scale[1]:g}, linear until shapes are frozen"),
-        ("shapes are frozen at", f"{router.freeze_at:g} of stage 1"),
+        ("shapes are frozen at", f"step {router.freeze_step(steps):,}, {router.freeze_at:g} of stage 1"),
         ("width of the router, init", f"{router.hidden}, standard deviation {router.init_std:g}"),
         ("weight of the budget loss", f"{router.loss_weight:g}"),
         ("sequences ranked", f"{config.importance.samples}"),
@@ -59,7 +59,7 @@ def _same(curriculum: Any, config: Any) -> str:
         ("loss", f"forward KL from the {config.distill.mode} parent at temperature {config.distill.temperature:g}"),
         ("precision", "bf16, gradients summed in fp32"),
     )
-    return "\n".join([_row(("In all of them", "")), "|---|---|", *(_row(row) for row in rows)]) + "\n"
+    return "\n".join([_row(("In all of them", "set to")), "|---|---|", *(_row(row) for row in rows)]) + "\n"
 
 
 def _row(cells: Any) -> str:

@@ -92,10 +92,12 @@ def schedule_pairs(found: Results) -> str:
             if not start or len(ends["before"]) != len(ends["now"]):
                 continue
             figures = [f"{statistics.mean(each):.2f}" for each in (start, ends["before"], ends["now"])]
+            figures.append(f"{100 * (1 - statistics.mean(ends['now']) / statistics.mean(start)):.0f}")
             wins = [lower(ends["before"], start), lower(ends["now"], start), lower(ends["now"], ends["before"])]
             rows.append([title, nats, str(len(start)), *figures, *wins])
-    head = ["FFN", "nats", "runs", "search: regret %", "before", "now", "before: better / worse than the search",
-            "now: better / worse than the search", "now: better / worse than before"]  # fmt: skip
+    head = ["FFN", "nats", "runs", "search: regret %", "before", "now", "now takes back %",
+            "before: better / worse than the search", "now: better / worse than the search",
+            "now: better / worse than before"]  # fmt: skip
     return markdown(head, rows)
 
 

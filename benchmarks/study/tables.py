@@ -146,8 +146,16 @@ def weights(found: Results) -> str:
 
 
 def five(found: Results) -> str:
-    """The ratios with five sizes."""
-    return ratios(found, list(FIVE), "five")
+    """The ratios with five sizes, and how large the members are: nested ones cannot all use their budgets up."""
+    ours = next((r["shares"] for name, r in found.items() if name.startswith("five-")), {})
+    theirs = {size: found.get(f"pruned-{size}-0", {}).get("shares", {}).get(size) for size in FIVE}
+    rows = [
+        [size, *(f"{100 * share:.1f}" for share in (ours[size], theirs[size]))]
+        for size in FIVE
+        if size in ours and theirs[size]
+    ]
+    head = ["budget %", "ours, % of the parent's parameters", "ModelOpt's"]
+    return ratios(found, list(FIVE), "five") + "\n" + markdown(head, rows)
 
 
 def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:

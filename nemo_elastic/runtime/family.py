@@ -79,8 +79,8 @@ class MemberModel:
 class FamilyRuntime:
     """Weights of the largest member, and every smaller one as views of them.
 
-    Selecting a member takes no time and next to no memory, any number of them can be in use at once, and each runs at
-    its own cost. `storage.py` says how.
+    Selecting a member takes no time and next to no memory: its first forward makes the views of its layers. Any number
+    of them can be in use at once, and each runs at its own cost. `storage.py` says how.
 
     Threads may select, run and release members at the same time: weights are never written, what is made on first use
     is the same whoever makes it, and a selection beside a `release` may be one from before it or a new one, which
