@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.train import BATCH, LR, ORDER, Batch
-
-#: sequences that ModelOpt looks at
-PRUNING_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     member = Subnet.from_json(read_result(runs, job.after)["shapes"][job.member], whole)
     sizes = stock_sizes(whole, member)
     cpu = time.process_time()
-    checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed)
+    checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed, job.lr)
     cpu = time.process_time() - cpu
     shape = replace(whole, **{ours: sizes[theirs] for ours, theirs in FIELDS.items() if theirs in sizes})
     loss = heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)
@@ -198,21 +194,19 @@ def pruned(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study.evaluate import dense, heldout, parent_shape
 
     assert job.ratio is not None and job.member is not None
-    cpu = children_seconds()
     checkpoint = modelopt_peer.prune_to_ratio(
         parent_checkpoint(job, runs), out / "pruned", job.ratio, data=runs / job.data, seq_length=job.batch.length,
-        samples=PRUNING_SAMPLES, seed=ORDER + job.seed,
+        seed=ORDER + job.seed,
     )  # fmt: skip
-    cpu = children_seconds() - cpu
     whole, shape = parent_shape(), dense_shape(checkpoint)
-    measured = modelopt_peer.facts(checkpoint)["measured_tokens"]
+    facts = modelopt_peer.facts(checkpoint)
     return {
         "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)},
         "shares": {job.member: parameter_share(shape, whole)},
         "sizes": shape.to_json(),
         "tokens": 0,
-        "flops": measured * work.forward(whole, whole.full, job.batch.length),
-        "cpu_seconds": cpu,
+        "flops": facts["measured_tokens"] * work.forward(whole, whole.full, job.batch.length),
+        "cpu_seconds": facts["cpu_seconds"],
     }
 
 
@@ -265,12 +259,6 @@ def parameter_share(shape: Any, whole: Any) -> float:
     from nemo_elastic.cost import parameters
 
     return parameters(shape, shape.full) / parameters(whole, whole.full)
-
-
-def children_seconds() -> float:
-    """Processor seconds of processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
+from benchmarks.study.rates import TRIED
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
@@ -37,23 +38,31 @@ def spread(values: Sequence[float]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- rates
 
-#: prefix of a job's name -> what it is
-WAYS = {
-    "rate-ours": "a family of ours",
-    "rate-alone": "one size alone, of our shape",
-    "rate-modelopt": "ModelOpt and `llm.distill`",
-}
+
+def tried(found: Results, way: str, size: str) -> dict[float, float]:
+    """Peak rate -> held-out loss; of a family the mean over its smaller members."""
+    out = {}
+    for lr in TRIED[way][size]:
+        result = found.get(f"rate-{way}-{size}-{lr:g}")
+        if result:
+            losses = [loss for name, loss in result["losses"].items() if name in ((size,) if size in FIVE else THREE)]
+            out[lr] = statistics.mean(losses)
+    return out
 
 
 def rates(found: Results) -> str:
-    """Losses by peak learning rate."""
+    """Losses by way, size and peak rate, the best one bold."""
+    columns = sorted({lr for sizes in TRIED.values() for each in sizes.values() for lr in each})
     rows = []
-    for way, title in WAYS.items():
-        for name, r in found.items():
-            if name.startswith(f"{way}-"):
-                losses = [f"{r['losses'][m]:.3f}" if m in r["losses"] else "" for m in ("full", *THREE)]
-                rows.append([title, name.removeprefix(f"{way}-"), *losses])
-    return markdown(["way", "peak rate", "full", *THREE], rows)
+    for way, sizes in TRIED.items():
+        for size in sizes:
+            losses = tried(found, way, size)
+            cells = [f"{losses[lr]:.3f}" if lr in losses else "" for lr in columns]
+            if losses:
+                best = columns.index(min(losses, key=losses.__getitem__))
+                cells[best] = f"**{cells[best]}**"
+                rows.append([MAKERS[way], "mean of 72 and 50" if size == "all" else size, *cells])
+    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.study import plots, results, tables, work
 from benchmarks.study.jobs import KINDS, random_shapes
+from benchmarks.study.rates import BEST, TRIED
 from benchmarks.study.sizes import AXES, FIVE
 from benchmarks.study.studies import (
     DEAREST,
@@ -102,6 +103,26 @@ def test_every_way_to_deep_shapes_costs_the_same() -> None:
     costs = {way: deep_spending(way, deep_steps(way)) for way in DEEP_WAYS}
     assert max(costs.values()) < 1.01 * min(costs.values())
     assert deep_steps(DEAREST) == DEEP_STEPS
+
+
+@pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in TRIED.items() for size in sizes])
+def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way: str, size: str) -> None:
+    losses = tables.tried(results.read_results(None), way, size)
+    assert set(losses) == set(TRIED[way][size])
+    best = min(losses, key=losses.__getitem__)
+    assert best == BEST[way][size]
+    assert min(losses) < best < max(losses)
+
+
+def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
+    ways = {"ours": "ours", "alone": "alone", "modelopt": "modelopt", "scratch": "scratch"}
+    checked = set()
+    for job in STUDIES["peers"]() + STUDIES["five"]():
+        way = ways.get(job.name.split("-")[0])
+        if way:
+            assert job.lr == BEST[way][job.member or "all"], job.name
+            checked.add((way, job.member or "all"))
+    assert checked == {(way, size) for way, sizes in TRIED.items() for size in sizes}
 
 
 def test_a_curve_is_read_between_its_points() -> None:
