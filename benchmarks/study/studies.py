@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any
 
 from benchmarks.study import work
+from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.jobs import Job
 from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, DEEP_AXES, FIVE, THREE
+from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, THREE
 from benchmarks.study.train import BATCH, PARENT_BATCH, Batch
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
@@ -129,26 +130,25 @@ def five() -> list[Job]:
     return jobs + [theirs(name, steps, 0) for steps in LEVELS[:3] for name in more]
 
 
-SHORT, LONG = Batch(8, 128), Batch(2, 512)
-LONG_PARENT = Job(
-    "parent-long", "parent", steps=732, batch=Batch(4, 512), data="data_long", split="train_long", solve=True
-)
-LONG_STEPS = (160, 80)
-LONG_SEEDS = SEEDS[:2]
+#: one token per byte, and the same tokens per step at both lengths
+NEAR, FAR = Batch(16, SHORT), Batch(2, LENGTH)
+CONTEXT_PARENT = Job("parent-context", "parent", steps=2048, batch=Batch(8, LENGTH), data="data_context",
+                     model="context", ask=True)  # fmt: skip
+CONTEXT_STEPS = (200, 100)
+#: curriculum -> batches of its two stages
+CURRICULA = {"short": (NEAR, NEAR), "two-stage": (NEAR, FAR), "long": (FAR, FAR)}
 
 
-def long() -> list[Job]:
-    """Equal tokens: a second stage at 512 tokens, or the same tokens at 128."""
-    first, second = LONG_STEPS
-    own = SHAPES[BEST]
-    common = {"parent": LONG_PARENT.name, "data": "data_long", "solve": True}
-    jobs = [LONG_PARENT]
-    for seed in LONG_SEEDS:
-        jobs += [
-            Job(f"long-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, LONG), **common),
-            Job(f"short-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, SHORT), **common),
-        ]
-    return jobs
+def context() -> list[Job]:
+    """Equal tokens: short pieces, whole documents, or first the ones and then the others."""
+    first, second = CONTEXT_STEPS
+    own = block(axes=CONTEXT_AXES)
+    return [CONTEXT_PARENT] + [
+        Job(f"context-{name}-{seed}", "elastic", seed, first, own, batch=one, late=(second, two), ask=True,
+            parent=CONTEXT_PARENT.name, data="data_context", split="train_long", model="context")
+        for seed in SEEDS
+        for name, (one, two) in CURRICULA.items()
+    ]  # fmt: skip
 
 
 #: how often the whole model is drawn, beside a third
@@ -236,7 +236,7 @@ def schedule() -> list[Job]:
 
 
 STUDIES = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
     "schedule": schedule, "router": router,
 }  # fmt: skip
 

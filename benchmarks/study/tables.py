@@ -17,13 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
 from benchmarks.study.rates import TRIED
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import BEST, LONG_PARENT, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from benchmarks.study.studies import BEST, CONTEXT_PARENT, CURRICULA, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -171,33 +172,42 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
     return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
 
 
-# -------------------------------------------------------------------------------------------------------------- long
+# ----------------------------------------------------------------------------------------------------------- context
+
+#: prefix of a job's name -> what it is
+CONTEXT_WAYS = {CONTEXT_PARENT.name: "the parent"} | {
+    f"context-{name}": " then ".join(dict.fromkeys(f"{batch.length} tokens" for batch in batches))
+    for name, batches in CURRICULA.items()
+}
 
 
-def long(found: Results) -> str:
-    """Worked solutions of held-out problems, by length class and member."""
-    rows = []
-    for start, title in ((LONG_PARENT.name, "the parent"), ("long-", "stage 2 at 512"), ("short-", "stage 2 at 128")):
+def answered(group: Sequence[dict[str, Any]], member: str, kinds: Sequence[str], levels: Sequence[int]) -> str:
+    """Share of questions answered right over all runs, in percent, with its 95 % interval."""
+    counts = [r["answers"][member]["right"][kind].get(str(level), (0, 0))
+              for r in group for kind in kinds for level in levels]  # fmt: skip
+    right, asked = (sum(column) for column in zip(*counts, strict=True))
+    low, high = wilson(right, asked)
+    return f"{100 * right / asked:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def context(found: Results) -> str:
+    """Answers to questions of held-out documents by their distance, curriculum and member; then by their kind."""
+    by_distance, by_kind = [], []
+    far = [level for level in LEVELS if level > SHORT]
+    for start, title in CONTEXT_WAYS.items():
         group = [r for name, r in found.items() if name.startswith(start)]
-        for member in group[0]["solutions"] if group else ():
-            figures = [
-                spread([100 * r["solutions"][member][length][figure] for r in group])
-                for length, figure in (("long", "solved"), ("long", "late"), ("long", "token"), ("short", "solved"))
-            ]
-            rows.append([title, member, *figures])
-    head = [
-        "curriculum",
-        "member",
-        "long solved %",
-        "long: tokens behind 128 %",
-        "long: all tokens %",
-        "short solved %",
-    ]
-    return markdown(head, rows)
+        for member in group[0]["answers"] if group else ():
+            nats = [spread([r["answers"][member]["nats"][part] for r in group]) for part in ("first", "behind")]
+            by_distance.append([title, member, *(answered(group, member, KINDS, [n]) for n in LEVELS), *nats])
+            by_kind.append([title, member, *(answered(group, member, [kind], far) for kind in KINDS)])
+    distances = [f"{low} to {high}" for low, high in pairwise((0, *LEVELS))]
+    head = ["trained at", "member", *distances, f"nats, first {SHORT}", "nats behind"]
+    kinds = ["trained at", "member", *(f"{kind}, above {SHORT}" for kind in KINDS)]
+    return markdown(head, by_distance) + "\n" + markdown(kinds, by_kind)
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
     "schedule": schedule, "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip
 

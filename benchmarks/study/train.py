@@ -102,7 +102,8 @@ def train_elastic(
     """A nested family of the parent, distilled from it."""
     from nemo_elastic.nemo.apply import apply_elastic
 
-    elastic = recipe(data, out, steps, batch, seed, split=split, total=total, lr=lr, model=model)
+    order = seed + 1000 * (stage - 1)  # a second stage goes on with other pieces
+    elastic = recipe(data, out, steps, batch, order, split=split, total=total, lr=lr, model=model)
     apply_elastic(
         elastic,
         {**block, "seed": seed},
