@@ -32,7 +32,7 @@ def library(out: Path) -> None:
 
 
 def context(out: Path, counts: Mapping[str, int] = DOCUMENTS) -> None:
-    """Documents of `context`, `counts` of each split, a token per byte: no merge hides how far back something stands."""
+    """Documents of `context`, `counts` of each split, a token per byte: no merge hides how far back it stands."""
     tokenizer = train_tokenizer((), MIN_VOCAB)
     infos = {}
     with atomic_dir(out, force=False) as folder:

@@ -25,6 +25,7 @@ from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
 from benchmarks.study.studies import BEST, CONTEXT_PARENT, CURRICULA, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from nemo_elastic.verdicts import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that need a long context: read by a reader of its own, they ask what they say they ask, from where they say."""
+"""Texts that need a long context: read by a reader of its own, they ask what they say, from where they say."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_token_is_a_byte_and_a_document_a_whole_sequence(folder: Path) -> None
 
 
 def test_answers_are_counted_where_they_stand(folder: Path) -> None:
-    """A reader that knows every byte but those of one level's answers: right everywhere else, and its loss tells where."""
+    """A reader that knows every byte but those of one level's answers: right everywhere else, and the loss tells where."""
     rows = torch.as_tensor(study_data.held_out(folder).astype("int64"))
     spoilt = rows.clone()
     for row, document in zip(spoilt, documents("val"), strict=False):
