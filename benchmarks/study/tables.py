@@ -24,7 +24,17 @@ from benchmarks.study.rates import TRIED
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import BEST, CONTEXT_PARENT, CURRICULA, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from benchmarks.study.studies import (
+    BEST,
+    CONTEXT_PARENT,
+    CURRICULA,
+    DEEP_WAYS,
+    SEEDS,
+    SHAPES,
+    WHOLE_WEIGHTS,
+    deep,
+    shaped,
+)
 from nemo_elastic.verdicts import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -173,6 +183,35 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
     return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
 
 
+# ------------------------------------------------------------------------------------------------------------ router
+
+
+def moved(shape: dict[str, Any], before: dict[str, Any]) -> int:
+    """Layers that two members have not in common, or not at the same widths, and one more for another hidden size."""
+    layers = [{layer["index"]: layer for layer in each["layers"]} for each in (shape, before)]
+    apart = sum(layers[0].get(index) != layers[1].get(index) for index in layers[0].keys() | layers[1].keys())
+    return apart + (shape["hidden"] != before["hidden"])
+
+
+def router(found: Results) -> str:
+    """One row per way to shapes of which every layer may have its own, at equal cost."""
+    rows = []
+    for way in DEEP_WAYS:
+        group = [found[name] for name in (deep(way, seed).name for seed in SEEDS) if name in found]
+        if not group:
+            continue
+        losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
+        score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
+        searched = [found.get(deep("search", r["seed"]).name) for r in group]
+        other = [sum(moved(r["shapes"][m], s["shapes"][m]) for m in THREE)
+                 for r, s in zip(group, searched, strict=True) if s]  # fmt: skip
+        flops = statistics.mean(r["flops"] for r in group) / 1e12
+        rows.append([way, str(len(group)), str(group[0]["steps"]), f"{flops:.2f}", *losses, score,
+                     ", ".join(map(str, other))])  # fmt: skip
+    head = ["way to the shapes", "seeds", "steps", "TFLOP", "full", *THREE, "mean of the two", "moved from the search"]
+    return markdown(head, rows)
+
+
 # ----------------------------------------------------------------------------------------------------------- context
 
 #: prefix of a job's name -> what it is
@@ -208,8 +247,9 @@ def context(found: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
-    "schedule": schedule, "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context, "router": router,
+    "schedule": schedule,
+    "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_a_token_is_a_byte_and_a_document_a_whole_sequence(folder: Path) -> None
 
 
 def test_answers_are_counted_where_they_stand(folder: Path) -> None:
-    """A reader that knows every byte but those of one level's answers: right everywhere else, and the loss tells where."""
+    """A reader that knows all but the answers of one level: right everywhere else, and the loss tells where."""
     rows = torch.as_tensor(study_data.held_out(folder).astype("int64"))
     spoilt = rows.clone()
     for row, document in zip(spoilt, documents("val"), strict=False):

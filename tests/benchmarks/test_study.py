@@ -158,6 +158,14 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
     }
 
 
+def test_what_a_router_moved_is_counted_by_layer() -> None:
+    whole = DEEP.full.to_json()
+    assert tables.moved(whole, whole) == 0
+    shape = {"hidden": 128, "layers": [dict(layer) for layer in whole["layers"][1:]]}
+    shape["layers"][0]["ffn"] = 640
+    assert tables.moved(shape, whole) == tables.moved(whole, shape) == 3  # one left out, one narrower, the hidden size
+
+
 def test_the_documented_tables_are_those_of_the_kept_results() -> None:
     found = results.read_results(None)
     for study, table in tables.TABLES.items():
