@@ -247,7 +247,8 @@ def context(found: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context, "router": router,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
+    "router": router,
     "schedule": schedule,
     "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip
