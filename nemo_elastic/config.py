@@ -32,11 +32,13 @@ class ImportanceConfig:
     """How channels, heads and layers are ranked where no ranking is given.
 
     Attributes:
-        samples: training sequences that are looked at.
+        samples: training sequences that are looked at, the first of the run's data, by all data-parallel ranks
+            together.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
         depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
-        depth_samples: sequences on which dropped layers are measured.
+        depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
+            together; rounded up, so that each rank measures as many.
     """
 
     samples: int = 1024
@@ -61,7 +63,9 @@ class SearchConfig:
 
     Attributes:
         candidates: members tried in all.
-        tokens: held-in tokens on which each candidate's distillation loss is measured.
+        tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
+            from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
+            data-parallel ranks together, of which each measures at least one.
     """
 
     candidates: int = 256
@@ -75,7 +79,8 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The trained router: Nemotron Elastic's, but for soft masks, prior, soft_share and freeze_at, which are ours.
+    """The trained router. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale and the budget loss; soft masks
+    (gate: soft), prior, soft_share, below, deadzone and freeze_at are ours.
 
     Attributes:
         hidden: width of each axis' MLP.
@@ -227,7 +232,9 @@ class ElasticConfig:
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
             micro-batch, with its weight). Steps take longer, memory stays.
         nonfinite: what to do about NaN and infinity.
-        seed: of sampling and of the router's noise.
+        seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of the
+            search's candidates, and of the router's first weights and noise. The order of the data has the data
+            module's.
     """
 
     budgets: tuple[Budget, ...] = ()

@@ -90,9 +90,15 @@ class Finding:
     fix: str
 
 
-def diagnose(facts: Facts) -> list[Finding]:
-    """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working."""
-    found = [Finding(*told) for told in (*_python(facts), *_training(facts), *_kernels(facts), *_torch(facts))]
+def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
+    """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working.
+
+    Args:
+        facts: what was found.
+        training: this machine is to train, so that nothing installed that could is an error, too.
+    """
+    sections = (_python(facts), _training(facts, training), _kernels(facts), _torch(facts))
+    found = [Finding(*told) for section in sections for told in section]
     return sorted(found, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
 
 
@@ -105,9 +111,10 @@ def _python(facts: Facts) -> _Told:
         yield ERROR, "python", "NeMo 2.7 and ModelOpt take 3.10 to 3.12", "make an environment with one of those"
 
 
-def _training(facts: Facts) -> _Told:
+def _training(facts: Facts, wanted: bool) -> _Told:
     if not facts.trains:
-        yield NOTE, "training", "not installed; slice, init, inspect, verify and plan need nothing more", _EXTRA
+        told = "not installed; slice, init, inspect, verify and plan need nothing more"
+        yield ERROR if wanted else NOTE, "training", told, _EXTRA
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: exit code of Ctrl-C, as a shell gives it
+INTERRUPTED = 130
 #: characters of a line, and of a value in it: what is damaged may be long
 _LINE, _LONGEST = 4000, 400
 
@@ -109,15 +111,31 @@ def environment_line(exc: OSError) -> str | None:
     return f"{named}cannot be read or written ({exc.strerror})"
 
 
+def is_ctrl_c(exc: BaseException) -> bool:
+    """Whether Ctrl-C is what a program ends for, also where Lightning or click has made exit code 1 of it."""
+    if not isinstance(exc, SystemExit) or exc.code != 1:
+        return isinstance(exc, KeyboardInterrupt)
+    cause = exc.__context__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause is not None
+
+
 @contextmanager
 def exit_in_one_line() -> Iterator[None]:
-    """For scripts: a mistake of the user's ends as in a command, with one line on stderr and exit code 2.
+    """For scripts: what ends a command in one line ends them so too.
 
     Raises:
-        SystemExit: an `ElasticError` came out of the block, or an error of the operating system that is no bug.
+        SystemExit: 2 where an `ElasticError` came out of the block, or an error of the operating system that is no
+            bug; 130 after Ctrl-C.
     """
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not is_ctrl_c(error):
+            raise
+        print("interrupted", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
     except (ElasticError, OSError) as error:
         told = environment_line(error) if isinstance(error, OSError) else str(error)
         if told is None:

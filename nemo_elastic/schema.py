@@ -30,7 +30,7 @@ from .config import (
     SearchConfig,
 )
 from .cost import DTYPE_BYTES, MemorySpec
-from .family import AXES, FFN
+from .family import AXES, DEPTH, FFN
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
 
@@ -178,6 +178,7 @@ def _axis(name: str) -> dict[str, Any]:
     settings = {"choices": told["properties"]["choices"] | _CHOICES}
     one = {} if name in PER_LAYER else {"const": False}
     settings["per_layer"] = told["properties"]["per_layer"] | one
-    if name == FFN:
-        settings["stripes"] = told["properties"]["stripes"]
+    for axis, setting in ((FFN, "stripes"), (DEPTH, "keep_attention")):
+        if name == axis:
+            settings[setting] = told["properties"][setting]
     return {"anyOf": [_CHOICES, told | {"properties": settings}]}

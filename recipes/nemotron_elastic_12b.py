@@ -3,9 +3,11 @@
 r"""Nemotron Nano V2 12B → 12B, 9B and 6B, nested: the family of Nemotron Elastic (arXiv 2511.16664).
 
 Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_12b.yaml;
-lengths, batches, steps and rates are the paper's, `curriculum.PAPER`; bf16.
+lengths, batches, steps and the model's rate are the paper's, `curriculum.PAPER`; the router departs from the
+paper's as that block says; bf16.
 
-The layout is the fastest that fits, by `nemo_elastic.plan`. On the 128 H100s of the defaults:
+The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one
+that takes the least memory. On the 128 H100s of the defaults:
 
     stage 1: TP4 PP1 DP32 SP
     stage 2: TP4 PP1 DP32 SP recompute

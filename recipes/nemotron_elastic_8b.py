@@ -7,7 +7,8 @@ lengths, batches, steps and rates are those of the 12B family, `curriculum.PAPER
 
 Minitron-SSM (arXiv 2504.11409) cut the same parent to 4B; the curriculum's paper has no such family, and nobody has
 tried these rates and budgets on this parent. It was trained at 8192 tokens: stage 2 is longer than anything it has
-seen. The layout is the fastest that fits, by `nemo_elastic.plan`. On the 128 H100s of the defaults:
+seen. The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the
+one that takes the least memory. On the 128 H100s of the defaults:
 
     stage 1: TP4 PP1 DP32
     stage 2: TP2 PP1 DP64 SP recompute

@@ -5,8 +5,9 @@ r"""Nemotron Nano V2 9B → 9B, 6.5B and 4.5B, nested.
 Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_9b.yaml;
 lengths, batches, steps and rates are those of the 12B family, `curriculum.PAPER`; bf16.
 
-The paper has no such family: nobody has tried these rates and budgets on this parent. The layout is the fastest that
-fits, by `nemo_elastic.plan`. On the 128 H100s of the defaults:
+The paper has no such family: nobody has tried these rates and budgets on this parent. The layout is what
+`nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one that takes the least
+memory. On the 128 H100s of the defaults:
 
     stage 1: TP4 PP1 DP32
     stage 2: TP2 PP1 DP64 SP recompute

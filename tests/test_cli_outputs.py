@@ -63,6 +63,11 @@ def test_every_command_with_an_output_is_tested_here(name):
         assert read == set(LINES[name][1]), "every path that it takes is read: give it a value"
 
 
+def test_every_command_that_prints_a_table_prints_json():
+    """What `train` prints is the run's, and a schema is JSON."""
+    assert {name for name in COMMANDS if "json" not in parameters(name)} == {"train", "schema"}
+
+
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
     """A folder that would be replaced if only its mark counted, with the inputs of every command in it."""
@@ -122,6 +127,19 @@ def test_no_output_replaces_what_is_not_ours(box, name, tmp_path):
             code, told = call(name, *shlex.split(line.format(**values)), "--out", tmp_path / out, *force)
             assert (code, len(told.splitlines())) == (2, 1) and words in told, told
     assert contents(tmp_path / "thesis") == {"a.tex": b"mine"} and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", list(LINES))
+@pytest.mark.parametrize("below", ["x", "x/y"])
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_an_output_below_a_file_is_one_line(box, tmp_path, name, below, force):
+    line, inputs = LINES[name]
+    values = {key: str(box / value) for key, value in inputs.items()}
+    (tmp_path / "text").write_text("mine")
+    out = tmp_path / "text" / below
+    code, told = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
+    assert (code, told) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
+    assert contents(tmp_path) == {"text": b"mine"}
 
 
 def test_functions_hold_it_too(box, tmp_path):

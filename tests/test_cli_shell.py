@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def command(source: str, budget: str = "6b", code: int = 0, mode: str = "fine") 
         open("/nowhere/file")
     if mode == "interrupt":
         raise KeyboardInterrupt
+    if mode == "training":  # as Lightning ends one on Ctrl-C
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)
+    if mode == "stopped":
+        raise SystemExit(75)
     if mode == "torch":
         raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
     if mode == "unknown":
@@ -121,6 +129,19 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert f"nemo-elastic {name}" in after_usage, f"{name} --help shows no example"
 
 
+def test_exit_code_1_is_told_where_it_is_by_design(capsys):
+    """By --help, and by the page's table, which names no other."""
+    root = Path(app.__file__).parents[2]
+    page = (root / "docs" / "cli.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| 1 \|.*", page, re.MULTILINE)
+    chosen = {
+        name for name in app.COMMANDS if "typer.Exit(1)" in (root / "nemo_elastic" / "cli" / f"{name}.py").read_text()
+    }
+    assert chosen == set(re.findall(r"`([a-z]+)`", row)) and len(chosen) >= 4
+    for name in chosen:
+        assert "Exit code 1" in " ".join(run(capsys, name, "--help")[1].replace("│", " ").split()), name
+
+
 def test_a_command_is_imported_only_when_it_is_called(table, capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0 and "Fake help." in out and "Loose help." in out
@@ -156,6 +177,8 @@ def test_the_command_chooses_its_exit_code(table, capsys):
         ("stale", 2, "error: /mnt/file: cannot be read or written (Stale file handle)\n"),
         ("gone", 2, "error: /nowhere/file: cannot be read or written (No such file or directory)\n"),
         ("interrupt", 130, "interrupted\n"),
+        ("training", 130, "interrupted\n"),
+        ("stopped", 75, ""),
         ("torch", 2, "error: torch is not installed; pip install 'nemo-elastic[runtime]' brings it\n"),
     ],
 )

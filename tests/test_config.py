@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
@@ -163,6 +164,16 @@ def test_budgets_are_held_against_the_parent(budgets: list, line: str) -> None:
     config = ElasticConfig.from_dict(BLOCK | {"budgets": budgets, "sampling": {}})
     with pytest.raises(ElasticError, match=line):
         config.targets(NANO_12B)
+
+
+def test_what_stands_beside_the_block_is_the_recipes(tmp_path: Path) -> None:
+    """And a file without the key is the block, where a typo of it is a name that no block has."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK, "techer": "p", "trainer": {"max_stepps": 1}}))
+    assert ElasticConfig.load(path) == ElasticConfig.from_dict(BLOCK)
+    path.write_text(yaml.safe_dump({"elastc": BLOCK}))
+    with pytest.raises(ElasticError, match="elastic: unknown field 'elastc'"):
+        ElasticConfig.load(path)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

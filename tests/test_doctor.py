@@ -83,6 +83,21 @@ def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
     assert "nemo-elastic[runtime]" in told["eval, rank"] and "nemo-elastic[nemo]" in told["training"]
 
 
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1), (["--training", "--json"], 1)])
+def test_where_nothing_is_installed_training_fails_and_slicing_does_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
+) -> None:
+    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: DEPLOYER)
+    with pytest.raises(SystemExit) as done:
+        main(["doctor", *options])
+    assert (done.value.code or 0) == code
+    told = capsys.readouterr().out
+    if "--json" in options:
+        assert json.loads(told)["ok"] is False
+    else:
+        assert f"{'error' if code else 'note'}: training: not installed" in told
+
+
 def test_a_server_with_kernels_and_no_nemo_is_not_ill() -> None:
     runtime = {n: v for n, v in CUDA.versions.items() if n not in ("nemo-toolkit", "megatron-core")}
     assert [f.level for f in diagnose(replace(CUDA, versions=runtime))] == [NOTE]

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line, placed, printable
@@ -29,6 +31,28 @@ def test_a_script_ends_in_one_line_and_exit_code_two(capsys):
     assert capsys.readouterr().err == "error: field: 1 is not allowed\n"
     with pytest.raises(KeyError), exit_in_one_line():
         raise KeyError("a bug")
+
+
+def lightning():
+    """As Lightning's trainer ends."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("end", "code", "told"), [
+    (ctrl_c, 130, "interrupted\n"), (lightning, 130, "interrupted\n"),
+    (lambda: sys.exit(75), 75, ""), (lambda: sys.exit(1), 1, ""), (lambda: sys.exit(0), 0, ""),
+])  # fmt: skip
+def test_ctrl_c_ends_a_script_as_it_ends_a_command(capsys, end, code, told):
+    with pytest.raises(SystemExit) as left, exit_in_one_line(), exit_in_one_line():
+        end()
+    assert (left.value.code, capsys.readouterr().err) == (code, told)
 
 
 def test_what_a_line_quotes_moves_no_cursor_and_turns_no_writing():

@@ -21,7 +21,7 @@ OF_NEMO = ("ElasticPlugin", "apply_elastic")
 #: stdlib and numpy only
 CORE = (
     "errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost",
-    "history",
+    "history", "verdicts",
 )  # fmt: skip
 
 

@@ -23,7 +23,11 @@ ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 8]}}
 FULL: dict[str, Any] = SMALL | {
     "budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18GiB", "batch": 2, "weights": "fp8"}}],
-    "axes": {"hidden": [16, 8], "ffn": {"choices": [32, 16], "per_layer": True, "stripes": 4}, "depth": [5, 4]},
+    "axes": {
+        "hidden": [16, 8],
+        "ffn": {"choices": [32, 16], "per_layer": True, "stripes": 4},
+        "depth": {"choices": [5, 4], "keep_attention": 0},
+    },
     "ranking": "ranking/",
     "search": None,
     "router": {"tau": [1.0, 0.1], "gate": "hard"},
@@ -44,6 +48,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "nameless budget": {"budgets": [{"name": "full"}, {"ratio": 0.5}]},
     "negative weight": {"sampling": {"full": -1, "half": 1}},
     "stripes of hidden": {"axes": {"hidden": {"choices": [16, 8], "stripes": 2}}},
+    "attention of an FFN": {"axes": {"ffn": {"choices": [32, 16], "keep_attention": 1}}},
     "no choices": {"axes": {"ffn": {"per_layer": True}}},
     "twice the same width": {"axes": {"hidden": [16, 16]}},
 }

@@ -22,7 +22,7 @@ import typer.core
 import typer.main
 
 from nemo_elastic import __version__
-from nemo_elastic.errors import ElasticError, environment_line, one_line
+from nemo_elastic.errors import INTERRUPTED, ElasticError, environment_line, is_ctrl_c, one_line
 from nemo_elastic.extras import missing
 
 __all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
@@ -114,9 +114,11 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except ElasticError as exc:
         _fail(str(exc))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as exc:
+        if not is_ctrl_c(exc):
+            raise
         typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except OSError as exc:
         told = environment_line(exc)
         if told is None:

@@ -18,6 +18,10 @@ __all__ = ["command"]
 
 
 def command(
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Training is to work here: exit code 1 also where NeMo is not installed."),
+    ] = False,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Run on the GPU what only a GPU can show; up to three minutes.")
     ] = False,
@@ -25,15 +29,15 @@ def command(
 ) -> None:
     """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
 
-    Exit code 1 if something keeps training from working, or a check of --kernels fails. Without NeMo that is no error:
-    slicing needs none. Without a GPU --kernels says what it would run.
+    Exit code 1 if what is installed cannot train, or a check of --kernels fails. Without NeMo all is well, for slicing
+    needs none; with --training it is not. Without a GPU --kernels says what it would run.
 
-    Example: `nemo-elastic doctor`
+    Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
     """
     from nemo_elastic.doctor import ERROR, collect, diagnose, paths
 
     facts = collect()
-    found = diagnose(facts)
+    found = diagnose(facts, training)
     if not json:
         _print(facts, found)
     results = _checked(facts, quiet=json) if kernels else []

@@ -47,8 +47,9 @@ def command(
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
 
-    Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2, nemotron-h-8b, nemotron-h-tiny. Times are
-    estimates for comparing layouts. Exit code 1 if nothing fits.
+    Of those that fit and are within 1.5 % of the fastest, the one with the least memory is called best. Parents known
+    by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2, nemotron-h-8b, nemotron-h-tiny. Times are estimates for
+    comparing layouts. Exit code 1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ def evaluate(
         settings: how many tokens and problems.
         tell: progress lines.
     """
-    from nemo_elastic.cost import MemorySpec, memory, parameters
+    from nemo_elastic.cost import memory, parameters
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.accuracy import answer_accuracy
     from nemo_elastic.evaluation.controls import controls
     from nemo_elastic.evaluation.perplexity import perplexity
+    from nemo_elastic.export.card import served_as
+    from nemo_elastic.files import read_json
     from nemo_elastic.runtime import load_family
 
     folder = DataFolder.open(data)
@@ -44,7 +47,7 @@ def evaluate(
     )
     out = []
     whole = parameters(trained.parent, trained.held)
-    spec = MemorySpec(batch=1, length=LENGTH, weights="fp32", cache="fp32")
+    spec = served_as(read_json(family / "config.json"))
     models = [("parent", before.select(None), None), *((r.member, trained.select(r.member), r) for r in rows)]
     for name, model, row in models:
         answers = answer_accuracy(model, problems, folder.tokenizer_dir)
@@ -55,11 +58,13 @@ def evaluate(
                 "name": name,
                 "parameters": model.parameters,
                 "ratio": model.parameters / whole,
+                "memory": asdict(spec),
                 "memory_bytes": memory(model.parent, model.subnet, spec),
                 "loss": loss,
                 "perplexity": 2.718281828459045**loss,
                 "accuracy": answers.share,
                 "accuracy_by_task": {str(t): a.share for t, a in answers.by(lambda p: p.task).items()},
+                "answers": answers.to_json(),
                 "untrained_loss": None if row is None else row.untrained,
                 "unsorted_loss": None if row is None else row.unsorted,
                 "recovered": None if row is None else row.recovered,

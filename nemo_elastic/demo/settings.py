@@ -14,7 +14,7 @@ BLOCK: dict[str, Any] = {
         "ffn": {"choices": [512, 448, 384, 320, 256, 192], "stripes": 8},
         "mamba_heads": [16, 12, 8],
         "mamba_head_dim": [16, 14, 12],
-        "attention_heads": [8, 6, 4],
+        "attention_heads": [4, 2],
         "depth": [12, 11, 10, 9, 8, 7],
     },
     "importance": {"samples": 64, "depth_samples": 8},

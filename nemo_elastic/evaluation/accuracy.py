@@ -13,6 +13,7 @@ from nemo_elastic.config import integer
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.data.tokenizer import EOS_ID, load_tokenizer
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.verdicts import wilson
 
 
 class Generates(Protocol):
@@ -57,6 +58,11 @@ class Accuracy:
         """Correct answers of all, 0 to 1."""
         return self.correct / self.total
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the share of all such problems lies, with 95% confidence."""
+        return wilson(self.correct, self.total)
+
     def by(self, key: Callable[[Problem], Any]) -> dict[Any, Accuracy]:
         """The same for each value of `key`, in ascending order: `by(lambda p: p.task)`."""
         groups: dict[Any, list[Answer]] = {}
@@ -65,10 +71,11 @@ class Accuracy:
         return {value: Accuracy(tuple(groups[value])) for value in sorted(groups)}
 
     def to_json(self) -> dict[str, Any]:
-        """Counts: in all, by task, by level, and by length class."""
+        """Counts with their intervals: in all, by task, by level, and by length class."""
 
         def counts(part: Accuracy) -> dict[str, Any]:
-            return {"correct": part.correct, "total": part.total, "accuracy": part.share}
+            counted = {"correct": part.correct, "total": part.total, "accuracy": part.share}
+            return counted | {"interval": list(part.interval)}
 
         out = counts(self)
         for name in ("task", "level", "length"):

@@ -17,6 +17,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.verdicts import closed
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,8 @@ class Control:
 
     @property
     def recovered(self) -> float | None:
-        """Share of the gap to the parent that training closed: 0 as the cut, 1 as the parent, above 1 better than it.
-
-        None where the cut is not worse than the parent, as for the parent's own shape: there is nothing to recover.
-        """
-        gap = self.untrained - self.parent
-        return (self.untrained - self.trained) / gap if gap > 0 else None
+        """Share of the gap to the parent that training closed; None where there is no gap. See `verdicts.closed`."""
+        return closed(self.untrained, self.trained, self.parent)
 
     def to_json(self) -> dict[str, Any]:
         """All figures, the recovered share included."""

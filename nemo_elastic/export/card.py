@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, memory, parameters
@@ -14,7 +15,7 @@ from nemo_elastic.manifest import FILE, Family
 from .hf import MEMBER_FILE, Origin
 from .runs_in import runs_in
 
-__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "serving_spec", "width"]
+__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
 TITLES = {
     HIDDEN: "hidden size",
@@ -53,7 +54,7 @@ def width(member: Subnet, axis: str) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str) -> str:
+def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool) -> str:
     """Give the model card of one member.
 
     Args:
@@ -61,22 +62,28 @@ def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str) -> s
         member: The member.
         origin: Where it comes from.
         dtype: Name of the weights' dtype in a safetensors header.
+        tokenizer: Whether the folder has one.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
-    whole = member == parent.full
-    told = "It is the parent itself." if whole else "Its weights are a subset of the parent's; no training followed."
+    if member == parent.full:
+        told = ["It is the parent itself."]
+    else:
+        told = ["Its weights are a subset of the parent's; no training followed."]
+        if origin.name is None:
+            told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     lines = [
         _front_matter(),
         f"# {title}",
         "",
-        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {told}",
+        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {told[0]}",
+        *told[1:],
         "",
         *_table(parent, {"this model": member, "parent": parent.full}, dtype),
         "",
         f"Layers (M Mamba-2, - MLP, * attention): `{member.pattern}`",
         "",
-        *_usage(member),
+        *_usage(member, tokenizer),
         "## Configuration",
         "",
         f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
@@ -88,8 +95,8 @@ def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str) -> s
     return "\n".join(lines)
 
 
-def family_card(family: Family, dtype: str) -> str:
-    """Give the model card of a family folder."""
+def family_card(family: Family, dtype: str, tokenizer: bool) -> str:
+    """Give the model card of a family folder; see `member_card`."""
     whole = family.members[0]
     lines = [
         _front_matter(),
@@ -104,7 +111,7 @@ def family_card(family: Family, dtype: str) -> str:
         "",
         *_table(family.parent, {m.name: m.subnet for m in family.members}, dtype),
         "",
-        *_usage(whole.subnet),
+        *_usage(whole.subnet, tokenizer),
         *_provenance(family.ranking_digest, family.provenance),
     ]
     return "\n".join(lines)
@@ -131,27 +138,41 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
     return MemorySpec(weights=name, **other)
 
 
-def _usage(member: Subnet) -> list[str]:
+def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> MemorySpec:
+    """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
+
+    One rule for what `inspect` and a report show: the same family has the same figure.
+    """
+    told = str(config.get("torch_dtype", config.get("dtype")))
+    return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
+
+
+def _usage(member: Subnet, tokenizer: bool) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
-    lines = [
-        "## Use",
-        "",
-        f"Runs in {runs_in(member)}.",
-        "",
-        "transformers 5.6 or newer:",
-        "",
-        "```python",
+    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})'
+    with_text = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})',
+        model,
         f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
         'tokens = tokenizer("The first", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=32)[0]))",
-        "```",
-        "",
     ]
+    with_ids = [
+        "import torch",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        model,
+        "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
+        "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
+    ]
+    lines = ["## Use", "", f"Runs in {runs_in(member)}.", ""]
+    if not tokenizer:
+        lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
+        flag += " --tokenizer PARENT"
+    lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
     if all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:

@@ -22,7 +22,7 @@ from .hf import Source, open_source
 from .pieces import SPAN, Pieces
 from .safetensors_io import Raw
 from .shards import SHARD_BYTES, Entry, Progress
-from .write import entries_of, write_model, write_text
+from .write import entries_of, has_tokenizer, write_model, write_text
 
 __all__ = ["init_family", "read_members", "write_family"]
 
@@ -156,7 +156,7 @@ def _write(
             progress=progress,
         )
         family.save(folder)
-        write_text(folder / "README.md", family_card(family, entries[0].dtype))
+        write_text(folder / "README.md", family_card(family, entries[0].dtype, has_tokenizer(files_from)))
     return Path(out)
 
 

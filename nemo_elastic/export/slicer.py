@@ -26,7 +26,7 @@ from .hf import MEMBER_FILE, Origin, Source, member_to_json, open_source
 from .pieces import Pieces
 from .safetensors_io import Raw
 from .shards import SHARD_BYTES, Entry, Progress
-from .write import Model, write_models, write_text
+from .write import Model, has_tokenizer, write_models, write_text
 
 __all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
 
@@ -148,9 +148,10 @@ def _write_hf(
     shard_bytes: int,
     progress: Progress | None,
 ) -> None:
+    tokenizer = has_tokenizer(source.companions)
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype))
+        write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype, tokenizer))
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models = [
         Model(folder, source.parent, target, _entries(source, target, right), source.config, source.companions)

@@ -24,7 +24,7 @@ from .pieces import Pieces
 from .safetensors_io import Raw
 from .shards import SHARD_BYTES, Entry, Progress, write_weights
 
-__all__ = ["Model", "entries_of", "write_model", "write_models", "write_text"]
+__all__ = ["Model", "entries_of", "has_tokenizer", "write_model", "write_models", "write_text"]
 
 GENERATION = "generation_config.json"
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
@@ -33,6 +33,8 @@ COMPANIONS = (
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", GENERATION,
     "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
+#: Without one of these a folder has no tokenizer.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
 
 
@@ -133,6 +135,11 @@ def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with one newline at the end, on every system."""
     path.write_bytes((text.rstrip("\n") + "\n").encode())
+
+
+def has_tokenizer(folder: Path | None) -> bool:
+    """Whether what is written from a folder, see `Model.files_from`, has a tokenizer."""
+    return folder is not None and any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def _along(folder: Path | None) -> list[Path]:

@@ -21,18 +21,19 @@ from .checks import (
     check_architecture,
     check_data,
     check_files,
+    check_folders,
     check_kernels,
     check_parallel,
     check_shape,
     check_stage,
     check_teacher,
     made_by,
-    name_of,
     warnings,
 )
 from .model import ElasticMambaModel
 from .optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
 from .resume import ElasticCheckpoint, ElasticResume
+from .settings import Changes
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
@@ -46,31 +47,6 @@ MODEL_SETTINGS = {
     "enable_cuda_graph": False,
     "external_cuda_graph": False,
 }
-
-
-class Changes:
-    """Settings of a recipe that were rewritten, (dotted name, before, after), and what makes no sense in it."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, Any, Any]] = []
-        self.warnings: list[str] = []
-
-    def note(self, label: str, before: Any, after: Any) -> None:
-        """Remember a change that is made elsewhere."""
-        self.lines.append((label, before, after))
-
-    def set(self, owner: Any, name: str, value: Any, label: str) -> None:
-        """Set a field where it has another value."""
-        before = getattr(owner, name, None)
-        if before != value:
-            self.note(f"{label}.{name}", before, value)
-            setattr(owner, name, value)
-
-    def text(self) -> str:
-        """One line per change."""
-        told = [f"  {label}: {name_of(before)} -> {name_of(after)}" for label, before, after in self.lines]
-        warned = ["apply_elastic warns:", *(f"  {line}" for line in self.warnings)] if self.warnings else []
-        return "\n".join(["apply_elastic changes the recipe:", *told, *warned])
 
 
 def apply_elastic(
@@ -98,7 +74,7 @@ def apply_elastic(
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.
         total_steps: steps of all stages; those of this recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
-        verbose: print every setting that is rewritten, and warn of what makes no sense.
+        verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 
     Returns:
         The recipe.
@@ -107,6 +83,28 @@ def apply_elastic(
         ElasticError: the recipe trains something else than a Nemotron-H, a stage lacks what it starts from, or
             `checks` found that recipe and block do not fit.
     """
+    changes = change(
+        recipe, elastic, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps,
+        total_steps=total_steps, out=out,
+    )  # fmt: skip
+    if verbose:
+        print(changes.text(recipe), flush=True)
+    return recipe
+
+
+def change(
+    recipe: run.Partial,
+    elastic: ElasticConfig | Mapping[str, Any] | str | Path,
+    *,
+    teacher: str | None = None,
+    stage: int = 1,
+    previous: str | None = None,
+    done_steps: int = 0,
+    total_steps: int | None = None,
+    out: str | None = None,
+    changes: Changes | None = None,
+) -> Changes:
+    """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
     if isinstance(elastic, ElasticConfig):
         config = elastic
     else:
@@ -123,20 +121,20 @@ def apply_elastic(
     check_kernels(recipe, config, parent)
     check_data(recipe)
     check_teacher(teacher, parent)
+    check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)
-    changes = Changes()
+    changes = changes or Changes(recipe)
     total = total_steps or done_steps + steps
     changes.warnings = warnings(recipe, config, stage, total)
-    _model(recipe, config, changes, teacher=teacher, stage=stage, steps=steps)
-    _optimizer(recipe, config, changes, stage=stage, done=done_steps, total=total)
-    _precision(recipe, config, changes)
-    _callbacks(recipe, out, f"stage{stage}", changes)
-    _start(recipe, previous if stage == 2 else None, changes)
-    _going_on(recipe, changes)
-    if verbose:
-        print(changes.text(), flush=True)
-    return recipe
+    changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
+    _model(recipe, config, teacher=teacher, stage=stage, steps=steps)
+    _optimizer(recipe, config, stage=stage, done=done_steps, total=total)
+    _precision(recipe, config)
+    _callbacks(recipe, out, f"stage{stage}")
+    _start(recipe, previous if stage == 2 else None)
+    _going_on(recipe)
+    return changes
 
 
 def absolute(path: str | Path | None) -> str | None:
@@ -146,11 +144,8 @@ def absolute(path: str | Path | None) -> str | None:
     return os.path.abspath(path) if os.path.exists(path) else str(path)
 
 
-def _model(
-    recipe: Any, config: ElasticConfig, changes: Changes, *, teacher: str | None, stage: int, steps: int
-) -> None:
+def _model(recipe: Any, config: ElasticConfig, *, teacher: str | None, stage: int, steps: int) -> None:
     old = recipe.model
-    changes.note("model", old, ElasticMambaModel.__name__)
     kept = {k: getattr(old, k) for k in ("tokenizer", "model_transform") if getattr(old, k, None) is not None}
     recipe.model = run.Config(
         ElasticMambaModel,
@@ -161,20 +156,19 @@ def _model(
         stage_steps=steps,
         **kept,
     )
-    changes.note("model.config.mamba_stack_spec", "the recipe's", "elastic layers, without TransformerEngine")
     shape = recipe.model.config
     length = getattr(recipe.data, "seq_length", None)
     if length is not None:  # check_data refuses where both were written down and differ
-        changes.set(shape, "seq_length", length, "model.config")
+        _set(shape, "seq_length", length)
     for name, value in MODEL_SETTINGS.items():
         if getattr(shape, name, None):
-            changes.set(shape, name, value, "model.config")
+            setattr(shape, name, value)
     if getattr(shape, "recompute_granularity", None) == "selective":
         # our layers recompute whole or not at all, and NeMo's Mamba layers know no recomputation
-        changes.set(shape, "recompute_granularity", None, "model.config")
+        shape.recompute_granularity = None
 
 
-def _optimizer(recipe: Any, config: ElasticConfig, changes: Changes, *, stage: int, done: int, total: int) -> None:
+def _optimizer(recipe: Any, config: ElasticConfig, *, stage: int, done: int, total: int) -> None:
     old = recipe.optim
     schedule = getattr(old, "lr_scheduler", None)
     peak = old.config.lr
@@ -202,82 +196,59 @@ def _optimizer(recipe: Any, config: ElasticConfig, changes: Changes, *, stage: i
             freeze_step=freeze,
         ),
     )
-    changes.note("optim", old, ElasticOptimizer.__name__)
-    changes.note(
-        "optim.lr_scheduler",
-        schedule,
-        f"ElasticSchedule (steps {done} to {done + recipe.trainer.max_steps} of {total}, "
-        f"{recipe.optim.lr_scheduler.warmup_steps} of warm-up, down to {floor:.3g} of the peak)",
-    )
-    if config.router:
-        changes.note("optim.lr_mult", getattr(old, "lr_mult", None), f"{recipe.optim.lr_mult:.4g}, of the router")
-    for name in ("no_weight_decay_cond", "scale_lr_cond"):
-        if getattr(old, name, None) is not None:
-            changes.note(f"optim.{name}", getattr(old, name), getattr(recipe.optim, name))
 
 
-def _precision(recipe: Any, config: ElasticConfig, changes: Changes) -> None:
+def _precision(recipe: Any, config: ElasticConfig) -> None:
     """Turn off gradient overlaps and 8-bit formats: a micro-batch uses only a part of the weights."""
     optimizer = recipe.optim.config
     # an overlap counts the last micro-batch's parameters, and each micro-batch has its own
-    for owner, label in (
-        (getattr(recipe.trainer.strategy, "ddp", None), "trainer.strategy.ddp"),
-        (optimizer, "optim.config"),
-    ):
+    for owner in (getattr(recipe.trainer.strategy, "ddp", None), optimizer):
         for name in OVERLAPS:
             if getattr(owner, name, False):
-                changes.set(owner, name, False, label)
+                setattr(owner, name, False)
     if not getattr(optimizer, "fp16", False):  # whose infinities are no mistakes
-        _own_guard(recipe.trainer.strategy, changes)
+        _own_guard(recipe.trainer.strategy)
     plugins = getattr(recipe.trainer, "plugins", None)
-    for i, plugin in enumerate(plugins if isinstance(plugins, list) else [plugins]):
-        where = f"trainer.plugins[{i}]" if isinstance(plugins, list) else "trainer.plugins"
+    for plugin in plugins if isinstance(plugins, list) else [plugins]:
         for name in sorted(getattr(plugin, "__arguments__", {})):
             if name.startswith(LOW_PRECISION) and getattr(plugin, name) not in (None, False, 0):
-                changes.note(f"{where}.{name}", getattr(plugin, name), "left out")
                 delattr(plugin, name)
         half = "16" in str(getattr(plugin, "precision", None))
         if half and config.router is not None and not getattr(optimizer, "use_distributed_optimizer", False):
             # megatron-core's other one cannot save the router, which is float32 among half-precision weights
-            changes.set(optimizer, "use_distributed_optimizer", True, "optim.config")
+            optimizer.use_distributed_optimizer = True
     if getattr(optimizer, "use_distributed_optimizer", False):
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another
-        changes.set(recipe.trainer.strategy, "ckpt_optim_fully_reshardable", True, "trainer.strategy")
+        _set(recipe.trainer.strategy, "ckpt_optim_fully_reshardable", True)
 
 
-def _own_guard(strategy: Any, changes: Changes) -> None:
+def _own_guard(strategy: Any) -> None:
     """Turn off megatron-core's check of gradients, which knows neither budget nor layer and cannot skip a step."""
     ddp = getattr(strategy, "ddp", "megatron")
     if ddp == "megatron":  # NeMo's default: with the check, and nothing else
-        changes.note("trainer.strategy.ddp.check_for_nan_in_grad", True, "False: elastic.nonfinite looks at them")
         strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=False)
     elif isinstance(ddp, run.Config):
-        changes.set(ddp, "check_for_nan_in_grad", False, "trainer.strategy.ddp")
+        _set(ddp, "check_for_nan_in_grad", False)
 
 
-def _callbacks(recipe: Any, out: str | None, label: str, changes: Changes) -> None:
-    kept = []
-    for callback in getattr(recipe.trainer, "callbacks", None) or []:
-        if getattr(made_by(callback), "__name__", "") == "MegatronCommOverlapCallback":
-            changes.note("trainer.callbacks", callback, "left out: it would turn the overlaps on again")
-        else:
-            kept.append(callback)
+def _callbacks(recipe: Any, out: str | None, label: str) -> None:
+    # one that would turn the overlaps on again is left out
+    kept = [
+        callback
+        for callback in getattr(recipe.trainer, "callbacks", None) or []
+        if getattr(made_by(callback), "__name__", "") != "MegatronCommOverlapCallback"
+    ]
     log = getattr(recipe, "log", None)
     folder = getattr(log, "explicit_log_dir", None) or getattr(log, "log_dir", None) or "."
-    own = run.Config(ElasticCallback, out=out or f"{folder}/elastic")
-    names = ", ".join(name_of(callback) for callback in kept) or "none"
-    told = f"the same and ElasticCallback, which writes to {own.out}"
     if not any(made_by(callback) is MetricsWriter for callback in kept):
         kept.append(run.Config(MetricsWriter, label=label, total=recipe.trainer.max_steps))
-        told += ", and MetricsWriter, which writes metrics.jsonl"
-    recipe.trainer.callbacks = [*kept, own]
-    changes.note("trainer.callbacks", names, told)
+    recipe.trainer.callbacks = [*kept, run.Config(ElasticCallback, out=out or f"{folder}/elastic")]
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
-    changes.set(recipe.trainer, "inference_mode", False, "trainer")
+    _set(recipe.trainer, "inference_mode", False)
 
 
-def _going_on(recipe: Any, changes: Changes) -> None:
+def _going_on(recipe: Any) -> None:
     """Let NeMo's classes that write checkpoints and find them again give way to ours."""
     for owner, name, stock, own in (
         (recipe, "resume", nl.AutoResume, ElasticResume),
@@ -286,12 +257,10 @@ def _going_on(recipe: Any, changes: Changes) -> None:
         old = getattr(owner, name, None)
         if isinstance(old, run.Config) and made_by(old) is stock:
             setattr(owner, name, run.Config(own, **old.__arguments__))
-            changes.note(name, stock.__name__, f"{own.__name__}, with the same arguments")
 
 
-def _start(recipe: Any, previous: str | None, changes: Changes) -> None:
+def _start(recipe: Any, previous: str | None) -> None:
     if previous is not None:
-        changes.note("resume", getattr(recipe, "resume", None), f"stage 1 at {previous}")
         recipe.resume = run.Config(
             nl.AutoResume,
             resume_if_exists=True,
@@ -299,8 +268,12 @@ def _start(recipe: Any, previous: str | None, changes: Changes) -> None:
             restore_config=run.Config(nl.RestoreConfig, path=previous, load_model_state=True, load_optim_state=True),
         )
         return
-    restore = getattr(getattr(recipe, "resume", None), "restore_config", None)
-    if restore is not None:
+    if getattr(getattr(recipe, "resume", None), "restore_config", None) is not None:
         # it holds no router, and would be read over the sorted weights
         recipe.resume.restore_config = None
-        changes.note("resume.restore_config", getattr(restore, "path", restore), "none: the teacher is the start")
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Write a field down where it has another value."""
+    if getattr(owner, name, None) != value:
+        setattr(owner, name, value)

@@ -9,6 +9,7 @@ that names the recipe's field as an override would spell it, after `recipe.`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -275,6 +276,16 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
         Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
     if config.shapes is not None and Path(config.shapes).exists():
         read_members(config.shapes, parent, config)
+
+
+def check_folders(recipe: Any, out: str | None) -> None:
+    """Raise where a file lies in the way of what the run writes: it would be found after the ranking."""
+    log = getattr(recipe, "log", None)
+    for where, folder in (("out", out), ("recipe.log.explicit_log_dir", getattr(log, "explicit_log_dir", None))):
+        place = Path(folder) if folder is not None else Path()
+        file = next((part for part in (place, *place.parents) if os.path.isfile(part)), None)
+        if file is not None:
+            raise bad(where, folder, f"a folder; {file} is a file")
 
 
 def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -> list[str]:

@@ -31,7 +31,6 @@ from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 from nemo_elastic.files import atomic_write, check_apart
 
 from .checks import did_you_mean, field_names, made_by
-from .ending import ctrl_c
 from .run_file import SETTINGS, RunFile, whole_recipe
 from .tiny_recipe import nemotron_elastic_tiny
 
@@ -56,12 +55,9 @@ class ElasticContext(run.cli.RunContext):
     """
 
     def cli_execute(self, fn: Any, args: list[str], entrypoint_type: Any = "task") -> None:
-        """Run or export; a mistake of the user's ends in one line and exit code 2, anything else in a traceback."""
+        """Run or export; a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130, else a traceback."""
         try:
-            with (
-                exit_in_one_line(),
-                ctrl_c(),
-            ):  # their SystemExit is no Exception, which NeMo-Run would take for unexpected
+            with exit_in_one_line():  # its SystemExit is no Exception, which NeMo-Run would take for unexpected
                 if self.to_yaml or self.to_json or self.to_toml:
                     self.export([a for a in args if not a.startswith("run.")])
                 else:

@@ -73,7 +73,7 @@ class FamilyRecipe:
         return ElasticConfig.load(self.block)
 
     def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
-        """The fastest layout of a stage that fits, by `nemo_elastic.plan`; `node` is the GPUs of a node.
+        """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
 
         Raises:
             ElasticError: none fits, or the batch does not divide.

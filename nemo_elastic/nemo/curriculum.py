@@ -33,11 +33,13 @@ from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
 
-from .apply import apply_elastic
-from .ending import STOPPED, StopInTime, ctrl_c
+from .apply import change
+from .ending import STOPPED, StopInTime
+from .local_jobs import jobs_end_with_this
 from .preview import Estimate, show, write
 from .rank_run import rank_only
 from .resume import ElasticResume
+from .settings import Changes
 
 #: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
@@ -126,10 +128,10 @@ def stage_recipe(
     Raises:
         ElasticError: see `apply_elastic`.
     """
-    stage = curriculum.stage(number)
+    stage, changes = curriculum.stage(number), Changes(recipe)
     recipe.trainer.max_steps = stage.max_steps
     recipe.log.ckpt.filename = FILENAME
-    apply_elastic(
+    change(
         recipe,
         stage.block(config),
         teacher=parent,
@@ -138,6 +140,7 @@ def stage_recipe(
         done_steps=curriculum.stage1.max_steps if number == 2 else 0,
         total_steps=curriculum.steps,
         out=os.path.join(inside(dir, f"stage{number}"), "elastic"),
+        changes=changes,
     )
     if number == 1:
         recipe.resume = run.Config(
@@ -147,6 +150,7 @@ def stage_recipe(
             # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
             restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(dir), load_optim_state=False),
         )
+    print(changes.text(recipe), flush=True)
     return recipe
 
 
@@ -204,7 +208,8 @@ def run_family(
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
 
-    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each.
+    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each. Ctrl-C ends those
+    that run on this machine, with all their ranks, and starts none of those behind them.
 
     Args:
         name: title of the experiment.
@@ -230,7 +235,7 @@ def run_family(
                 write(experiment, folder, absolute(dryrun))
         show(experiment.jobs, titles, estimates or {}, absolute(dryrun))
         return
-    with run.Experiment(name) as experiment:
+    with jobs_end_with_this(), run.Experiment(name) as experiment:
         add_jobs(experiment, jobs, executors, repeat, tail_logs)
         experiment.run(
             sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
@@ -284,5 +289,5 @@ def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
 
 def job(task: Callable[[], Any]) -> Any:
     """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
-    with exit_in_one_line(), ctrl_c():
+    with exit_in_one_line():
         return task()

@@ -8,8 +8,6 @@ written a checkpoint: to whatever waits for success, both are a training that is
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import lightning.pytorch as pl
 from nemo.lightning.ckpt_utils import ckpt_to_dir
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
+
+from nemo_elastic.errors import INTERRUPTED
 
 from .platform.device import cuda_as_cpu
 from .saved import is_whole, newest
@@ -27,8 +27,6 @@ from .stored import first_line
 STOPPED = 75
 #: where none does: what a shell says of SIGTERM
 TERMINATED = 143
-#: what a shell says of Ctrl-C
-INTERRUPTED = 130
 
 
 class Stopped(SystemExit):
@@ -91,20 +89,3 @@ def told(trainer: pl.Trainer, exception: BaseException) -> str:
         code = exception.code or 0 if isinstance(exception, SystemExit) else INTERRUPTED
         return f"stopped: {where}, exit code {code}; {rest}"
     return f"error: {where}: {first_line(exception)}; {rest}"
-
-
-@contextmanager
-def ctrl_c() -> Iterator[None]:
-    """End with INTERRUPTED on Ctrl-C, also where Lightning has made a SystemExit of it.
-
-    Raises:
-        SystemExit: Ctrl-C was pressed.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except SystemExit as exit:
-        if isinstance(exit.__context__, KeyboardInterrupt):
-            raise SystemExit(INTERRUPTED) from None
-        raise

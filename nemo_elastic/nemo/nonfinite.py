@@ -8,6 +8,7 @@ step's micro-batches run forward once more while every layer is watched. A healt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ class Guard:
         where = self._first_layers()  # all ranks of a tensor-parallel group run
         weight = next((n for n, p in parameters(chunks) if not torch.isfinite(p).all()), None)
         if weight is not None:
-            return WEIGHT, 0, f"the weight {weight} is not finite"
+            return WEIGHT, 0, f"the weight {self._in_whole(weight)} is not finite"
         for ran, layer in zip(self.model.ran, where, strict=True):
             budget = f"budget {names[ran.budget]} (micro-batch {ran.micro_batch})"
             if layer is not None:
@@ -121,7 +122,13 @@ class Guard:
         bad = [n for n, p in parameters(chunks) if not torch.isfinite(gradient(p)).all()]
         drawn = ", ".join(dict.fromkeys(names[ran.budget] for ran in self.model.ran))
         stage = parallel_state.get_pipeline_model_parallel_rank()
-        return GRADIENT, -stage, f"budgets {drawn}: the gradient of {bad[-1]} is not finite" if bad else None
+        told = f"budgets {drawn}: the gradient of {self._in_whole(bad[-1])} is not finite" if bad else None
+        return GRADIENT, -stage, told
+
+    def _in_whole(self, name: str) -> str:
+        """A parameter's name in the whole model: a pipeline stage counts its own layers from 0."""
+        layers = self.model.hidden.core.decoder.layers
+        return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])].layer_number - 1), name)
 
     @torch.no_grad()
     def _first_layers(self) -> list[tuple[int, str] | None]:

@@ -25,7 +25,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import check_output, explained, flush, sign
 from nemo_elastic.renames import put_in_place, remove
 
-from .apply import apply_elastic
+from .apply import change
 from .checks import STRATEGY
 from .context import read_context
 from .model import ElasticMambaModel
@@ -94,7 +94,7 @@ def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
 
 
 def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: str, checkpoint: str) -> run.Partial:
-    """Turn a stock recipe, in any layout without pipeline stages, into one that ranks its parent.
+    """Turn a stock recipe, in any layout without pipeline stages, into one that ranks its parent; prints what changes.
 
     Args:
         recipe: what stage 1 would train, with stage 1's data: its first samples are looked at. Changed in place.
@@ -113,7 +113,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
     block = replace(config, distill=replace(config.distill, mode="ce"))
-    apply_elastic(recipe, block, teacher=parent, verbose=False)
+    told = change(recipe, block, teacher=parent)
     # where the checkpoint lies on this machine, one of another block is refused before anything starts
     already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))
     trainer = recipe.trainer
@@ -125,4 +125,6 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     trainer.strategy.setup_optimizers = False
     trainer.strategy.ddp = "pytorch"  # outside of training that is none at all, so no buffers for gradients
     log = run.Config(nl.NeMoLogger, name="rank", explicit_log_dir=recipe.log.explicit_log_dir)
-    return run.Partial(llm.validate, model=recipe.model, data=recipe.data, trainer=trainer, log=log)
+    job = run.Partial(llm.validate, model=recipe.model, data=recipe.data, trainer=trainer, log=log)
+    print(told.text(job, "the ranking"), flush=True)
+    return job

@@ -36,9 +36,9 @@ class TinyNemotronH(NemotronHConfigBase):
     mamba_head_dim: int = 16
     mamba_num_groups: int = 4
     mamba_state_dim: int = 16
-    num_attention_heads: int = 8
+    num_attention_heads: int = 4
     num_query_groups: int = 2
-    kv_channels: int = 16
+    kv_channels: int = 32
     vocab_size: int = 1024
     # The base class pads to a multiple of 128 times the tensor-parallel size: here 1024 is 1024.
     make_vocab_size_divisible_by: int = 1

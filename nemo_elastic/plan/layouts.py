@@ -149,7 +149,7 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
 
 
 def choose(found: Sequence[Layout]) -> Layout | None:
-    """The fastest layout that fits, by estimate; among those that are as fast, the smallest.
+    """The smallest layout of those that fit and are as fast as the fastest, up to the share `BLUR` of its time.
 
     Args:
         found: layouts, the fastest first.

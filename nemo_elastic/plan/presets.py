@@ -42,9 +42,9 @@ _TINY = Parent(
     mamba_head_dim=16,
     mamba_groups=4,
     state=16,
-    attention_heads=8,
+    attention_heads=4,
     kv_heads=2,
-    attention_head_dim=16,
+    attention_head_dim=32,
 )
 
 #: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, and this project's TinyNemotronH;

@@ -8,13 +8,12 @@ A setting that a recipe gains, and that its rehearsal loses, is therefore an err
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fiddle
-
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nemo.settings import settings
 
 #: why -> settings that a rehearsal may change for it, as patterns of dotted names behind the job's
 DECLARED: dict[str, tuple[str, ...]] = {
@@ -31,7 +30,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"trainer\.max_steps",
         r"data\.num_train_samples",
         r"model\.stage_steps",
-        r"trainer\.callbacks\[\d+\]\.total",
+        r"trainer\.callbacks\[MetricsWriter\]\.total",
         r"optim\.lr_scheduler\.(total_steps|warmup_steps|start_step|freeze_step)",
         r"model\.elastic\.importance\.(samples|depth_samples)",
         r"model\.elastic\.search\.(candidates|tokens)",
@@ -40,7 +39,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
     "paths": (
         r"(data\.paths.*|data\.split|data\.index_mapping_dir|model\.teacher|log\.explicit_log_dir)",
         r"resume\.restore_config\.path",
-        r"trainer\.callbacks\[\d+\]\.(out|path|checkpoint)",
+        r"trainer\.callbacks\[\w+\]\.(out|path|checkpoint)",
         r"(checkpoint|out|ranking)",
     ),
     "number of ranks": (
@@ -48,7 +47,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"trainer\.strategy\.(tensor_model_parallel_size|pipeline_model_parallel_size|sequence_parallel)",
         r"data\.(num_workers|persistent_workers)",
     ),
-    "what it writes down": (r"trainer\.callbacks\[\d+\]", r"trainer\.callbacks\[\d+\]\.stop_after"),
+    "what it writes down": (r"trainer\.callbacks", r"trainer\.callbacks\[Watch\](\.stop_after)?"),
     "a CPU's kernels": (
         r"trainer\.accelerator",
         r"trainer\.strategy",
@@ -111,29 +110,3 @@ def reason(name: str) -> str | None:
         if any(re.fullmatch(pattern, name) for pattern in patterns):
             return why
     return None
-
-
-def settings(value: Any) -> dict[str, Any]:
-    """Every setting of a job by its dotted name: plain values as they are, classes by their names."""
-    return dict(_settings(value, ""))
-
-
-def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, fiddle.Buildable):
-        yield name, _called(value.__fn_or_cls__)
-        for key, inner in value.__arguments__.items():
-            yield from _settings(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _settings(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for i, inner in enumerate(value):
-            yield from _settings(inner, f"{name}[{i}]")
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        yield name, value
-    else:
-        yield name, _called(value)
-
-
-def _called(value: Any) -> str:
-    return getattr(value, "__qualname__", None) or str(value)

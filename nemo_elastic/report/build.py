@@ -8,21 +8,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ..errors import ElasticError
 from ..files import atomic_dir, check_apart
 from ..outputs import is_report_page
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
 from .load import Run, load_run
-from .page import render
-from .style import house, save
+from .page import Picture, render
+from .style import HEADROOM, NARROW, WIDE, Drawing, Sheet, headline, house, save
+from .svg import inline
 
 PAGE = "report.html"
 #: in a run's folder, where nothing else of a run is
 DEFAULT = "report"
 #: file -> what draws it, in the order of the page; None means that the run has nothing for it
-FIGURES: dict[str, Callable[[Run], Figure | None]] = {
+FIGURES: dict[str, Callable[[Run, Sheet], Drawing | None]] = {
     "family.png": fig_family.draw,
     "loss.png": fig_loss.draw,
     "shapes.png": fig_shapes.draw,
@@ -35,6 +34,8 @@ __all__ = ["FIGURES", "PAGE", "build_report"]
 
 def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
     """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
+
+    On the page they follow the reader's light or dark scheme and the width of the window.
 
     Parts that the run has not make the report shorter; damaged ones are left out and named on the page.
 
@@ -56,14 +57,29 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     check_apart(target, *read)  # first: what is read may be what would be replaced
     loaded = load_run(run)
     with atomic_dir(target, force or _is_report(target), read) as folder:
-        pictures = {}
         with house():
-            for name, draw in FIGURES.items():
-                figure = draw(loaded)
-                if figure is not None:
-                    pictures[name] = save(figure, folder / name).read_bytes()
+            drawn = {name: _picture(loaded, draw, folder / name) for name, draw in FIGURES.items()}
+        pictures = {name: picture for name, picture in drawn.items() if picture is not None}
         (folder / PAGE).write_text(render(loaded, pictures), encoding="utf-8")
     return target / PAGE
+
+
+def _picture(run: Run, draw: Callable[[Run, Sheet], Drawing | None], path: Path) -> Picture | None:
+    """One picture in every form; None where the run has nothing for it."""
+    wide, narrow = draw(run, WIDE), draw(run, NARROW)
+    if wide is None or narrow is None:
+        return None
+    words = f"{wide.words} {wide.more}".strip()
+    told = f"{wide.title}: {words}"
+    picture = Picture(
+        wide.title, words, inline(wide.figure, f"{path.stem}-wide", told),
+        inline(narrow.figure, f"{path.stem}-narrow", told),
+    )  # fmt: skip
+    width, height = wide.figure.get_size_inches()
+    wide.figure.set_size_inches(width, height + HEADROOM)
+    headline(wide.figure, wide.title, wide.words)  # the page has it as text
+    save(wide.figure, path)
+    return picture
 
 
 def _read_for(run: Path) -> list[Path]:

@@ -4,56 +4,68 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from .labels import Label, Labels
 from .load import Run
+from .palette import GREY, INK, LIGHT, MUTED
 from .result import MemberResult
-from .style import INK, MUTED, colour, counts, halo, headline, millions, new_figure, short, spread
-
-GREY = "#8c96a3"
+from .style import Drawing, Sheet, colour, counts, millions, new_figure, short
 
 
-def draw(run: Run) -> Figure | None:
+def draw(run: Run, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no member has a size and a loss."""
     members = [m for m in (run.results.members if run.results else ()) if m.parameters and m.loss is not None]
     if not members:
         return None
-    figure = new_figure(9.4, 5.4)
+    figure = new_figure(sheet.width, 5.2 if sheet.narrow else 4.8)
     axes = figure.add_subplot()
-    _limits(axes, members, run)
-    _references(axes, run)
+    has_before = _has_before(run, members)
+    _limits(axes, members, run, sheet)
     at = [(float(m.parameters or 0), float(m.loss or 0)) for m in members]
-    trained = at[1:] if _before_training(members) else at
-    axes.plot([x for x, _ in trained], [y for _, y in trained], color="#b9c6d3", lw=2.2, zorder=3)
-    for i, m in enumerate(members):
-        if i and not _is_whole(m, members[0]):
-            _journey(axes, m, colour(i))
-        axes.plot(*at[i], "o", ms=13 if i else 14, color=colour(i), mec="white", mew=1.6, zorder=7)
-        _name(axes, m, i, members[0])
+    trained = at[has_before:]
+    axes.plot([x for x, _ in trained], [y for _, y in trained], color=LIGHT["path"], lw=2.2, zorder=3)
     axes.xaxis.set_major_formatter(counts(members[0].parameters or 1))
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if sheet.narrow else 6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("parameters of the member")
     axes.set_ylabel("held-out loss, nats per token  (lower is better)")
-    _legend(axes, members)
-    headline(figure, _title(members), _subtitle(members))
-    return figure
+    figure.legend(handles=_marks(members), loc="outside lower left", ncols=1 if sheet.narrow else 3, handletextpad=0.4)
+    figure.draw_without_rendering()  # now the plot is where it stays, and labels can be kept apart
+    labels = Labels(axes)
+    paints = [colour(run.place(m.name)) for m in members]
+    for i, m in enumerate(members):
+        if not _is_whole(m, members[0]):
+            _journey(axes, labels, m, paints[i])
+        axes.plot(*at[i], "o", ms=13 if i else 14, color=paints[i], mec="white", mew=1.6, zorder=7)
+        labels.keep_off(at[i], at[i], 8)
+    for i, m in enumerate(members):
+        labels.add(_name(m, paints[i], members[0], above=bool(i) and _is_whole(m, members[0]), sheet=sheet))
+    for i, m in enumerate(members):
+        if not _is_whole(m, members[0]):
+            _figures(labels, m, paints[i], sheet)
+    _bigram(axes, labels, members, run)
+    return Drawing(figure, _title(members, has_before), _subtitle(members), (
+        "Held-out loss of every member: cut from the parent as it was stored, cut after sorting by importance, and "
+        "after the joint training of all members."
+    ))  # fmt: skip
 
 
-def _title(members: list[MemberResult]) -> str:
-    models = len(members) - _before_training(members)
+def _title(members: list[MemberResult], has_before: bool) -> str:
+    models = len(members) - has_before
     if models < 2:
         return f"The parent: {millions(members[0].parameters or 0)} parameters"
     return f"One training run, {models} models: cut out of one set of weights as they are"
 
 
-def _before_training(members: list[MemberResult]) -> bool:
-    """The first row is the parent as it was, beside the whole member that it became."""
-    return len(members) > 1 and _is_whole(members[1], members[0])
+def _has_before(run: Run, members: list[MemberResult]) -> bool:
+    """Whether the first is the parent as it was, beside the whole member that it became."""
+    return run.before is not None and members[0] is run.before
 
 
 def _subtitle(members: list[MemberResult]) -> str:
@@ -65,26 +77,32 @@ def _subtitle(members: list[MemberResult]) -> str:
     return f"Elastic training closes {share} of the gap that cutting opens between a member and its parent."
 
 
-def _limits(axes: Axes, members: list[MemberResult], run: Run) -> None:
+def _limits(axes: Axes, members: list[MemberResult], run: Run, sheet: Sheet) -> None:
     losses = [v for m in members for v in (m.loss, m.untrained_loss, m.unsorted_loss) if v is not None]
     if run.results and run.results.bigram_loss:
         losses.append(run.results.bigram_loss)
     sizes = [m.parameters or 0 for m in members]
     width = (max(sizes) - min(sizes)) or max(sizes)
     height = (max(losses) - min(losses)) or 1.0
-    axes.set_xlim(min(sizes) - 0.16 * width, max(sizes) + 0.14 * width)
-    axes.set_ylim(min(losses) - 0.20 * height, max(losses) + 0.36 * height)  # the legend stands above every loss
+    left, right = (0.28, 0.24) if sheet.narrow else (0.16, 0.14)
+    axes.set_xlim(min(sizes) - left * width, max(sizes) + right * width)
+    axes.set_ylim(min(losses) - 0.34 * height, max(losses) + 0.22 * height)
 
 
-def _references(axes: Axes, run: Run) -> None:
+def _bigram(axes: Axes, labels: Labels, members: list[MemberResult], run: Run) -> None:
     bigram = run.results.bigram_loss if run.results else None
-    if bigram:
-        axes.axhline(bigram, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1)
-        axes.annotate(f"bigram model {bigram:.2f}", (0.42, bigram), xycoords=axes.get_yaxis_transform(), xytext=(0, 4),
-                      textcoords="offset points", ha="center", fontsize=9.5, color=INK)  # fmt: skip
+    if not bigram:
+        return
+    axes.axhline(bigram, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1)
+    low, high = axes.get_xlim()
+    places = sorted({low, *(m.parameters or 0 for m in members), high})
+    for a, b in sorted(pairwise(places), key=lambda pair: pair[0] - pair[1]):  # the widest gap between members first
+        words = [(f"bigram model {bigram:.2f}", {"color": INK, "fontsize": 10})]
+        if labels.add(Label(((a + b) / 2, bigram), words, [(0, 4, "center"), (0, -4, "center")])):
+            return
 
 
-def _journey(axes: Axes, m: MemberResult, paint: str) -> None:
+def _journey(axes: Axes, labels: Labels, m: MemberResult, paint: str) -> None:
     """From the unsorted cut over the sorted cut to the trained member."""
     x = m.parameters or 0
     if m.unsorted_loss is not None:
@@ -94,21 +112,21 @@ def _journey(axes: Axes, m: MemberResult, paint: str) -> None:
     if m.untrained_loss is not None and m.loss is not None:
         axes.plot(x, m.untrained_loss, "o", ms=9, color="white", mec=paint, mew=2.0, zorder=6)
         _arrow(axes, x, m.untrained_loss, m.loss, paint, 3.2)
-    texts = [
-        (value, text, paint if which else GREY)
-        for which, (value, text) in enumerate(
-            ((m.unsorted_loss, f"{m.unsorted_loss or 0:.2f}"), (m.untrained_loss, f"{m.untrained_loss or 0:.2f}"))
-        )
-        if value is not None
-    ]
-    low, high = axes.get_ylim()
-    for (_, text, ink), y in zip(texts, spread([t[0] for t in texts], (high - low) * 0.05), strict=True):
-        axes.annotate(text, (x, y), xytext=(-12, 0), textcoords="offset points", ha="right", va="center", color=ink)
+    way = [v for v in (m.unsorted_loss, m.untrained_loss, m.loss) if v is not None]
+    labels.keep_off((x, min(way)), (x, max(way)), 4)
+
+
+def _figures(labels: Labels, m: MemberResult, paint: str, sheet: Sheet) -> None:
+    """How much of the gap training closed, and the losses that it began from."""
+    x, beside = m.parameters or 0, [(-12, 0, "right"), (12, 0, "left")]
     if m.recovered is not None and m.untrained_loss is not None and m.loss is not None:
+        strong = {"color": paint, "fontweight": "bold", "fontsize": 10.5}
+        words = [f"{m.recovered:.0%}"] if sheet.narrow else [f"{m.recovered:.0%} of the", "gap closed"]
         middle = m.loss + 0.56 * (m.untrained_loss - m.loss)
-        axes.annotate(f"{m.recovered:.0%} of the\ngap closed", (x, middle), xytext=(10, 0), textcoords="offset points",
-                      va="center", color=paint, fontweight="bold", fontsize=10.5, linespacing=1.25,
-                      path_effects=halo())  # fmt: skip
+        labels.add(Label((x, middle), [(w, strong) for w in words], [(10, 0, "left"), (-10, 0, "right")]))
+    for value, ink in ((m.untrained_loss, paint), (m.unsorted_loss, GREY)):
+        if value is not None:
+            labels.add(Label((x, value), [(f"{value:.2f}", {"color": ink, "fontsize": 10.5})], beside))
 
 
 def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: float) -> None:
@@ -119,15 +137,21 @@ def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: fl
     )  # fmt: skip
 
 
-def _name(axes: Axes, m: MemberResult, i: int, parent: MemberResult) -> None:
-    more = f" (+{m.loss - parent.loss:.2f})" if i and m.loss is not None and parent.loss is not None else ""
-    first = short(m.name) if i or m.name == "parent" else f"{short(m.name)} parent"
-    # the whole member sits where the parent does: its name goes above, the parent's below
-    name, figure, side = (30, 14, "bottom") if i and _is_whole(m, parent) else (-13, -29, "top")
-    axes.annotate(first, (m.parameters or 0, m.loss or 0), xytext=(0, name), textcoords="offset points", ha="center",
-                  va=side, fontweight="bold", color=colour(i), fontsize=12, path_effects=halo())  # fmt: skip
-    axes.annotate(f"{m.loss:.2f}{more}", (m.parameters or 0, m.loss or 0), xytext=(0, figure),
-                  textcoords="offset points", ha="center", va=side, color=MUTED, fontsize=10)  # fmt: skip
+def _name(m: MemberResult, paint: str, parent: MemberResult, *, above: bool, sheet: Sheet) -> Label:
+    """Name and loss: below the point, or above it where the parent's own are below."""
+    more = (
+        f" ({m.loss - parent.loss:+.2f})" if m is not parent and m.loss is not None and parent.loss is not None else ""
+    )
+    name = short(m.name, sheet)
+    if m is parent and m.name != "parent" and not sheet.narrow:
+        name = f"{name} parent"
+    lines = [(name, {"color": paint, "fontweight": "bold", "fontsize": 12})]
+    lines.append((f"{m.loss:.2f}" + more * (not sheet.narrow), {"color": MUTED, "fontsize": 10}))
+    ups = (13, 27) if above else (-11, -25, -39, 13)
+    places = [
+        (right, up, side) for up in ups for right, side in ((0, "center"), (-8, "right"), (8, "left"), (16, "right"))
+    ]
+    return Label((m.parameters or 0, m.loss or 0), lines, places, needed=True)
 
 
 def _is_whole(m: MemberResult, parent: MemberResult) -> bool:
@@ -135,7 +159,8 @@ def _is_whole(m: MemberResult, parent: MemberResult) -> bool:
     return m.parameters == parent.parameters
 
 
-def _legend(axes: Axes, members: list[MemberResult]) -> None:
+def _marks(members: list[MemberResult]) -> list[Line2D]:
+    """What each mark means, for a legend."""
     rows = []
     if any(m.unsorted_loss is not None for m in members[1:]):
         rows.append(
@@ -145,4 +170,4 @@ def _legend(axes: Axes, members: list[MemberResult]) -> None:
         rows.append(Line2D([], [], ls="", marker="o", ms=8, mfc="white", mew=2.0, mec=INK,
                            label="cut after sorting by importance"))  # fmt: skip
     rows.append(Line2D([], [], ls="", marker="o", ms=11, color=INK, mec="white", label="after elastic training"))
-    axes.legend(handles=rows, loc="upper right", fontsize=10.5, handletextpad=0.4, labelspacing=0.6)
+    return rows

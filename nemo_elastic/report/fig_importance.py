@@ -6,36 +6,43 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter
 
 from ..family import ATTENTION_HEADS, FFN, HIDDEN, MAMBA_HEAD_DIM, MAMBA_HEADS, SYMBOL
 from ..ranking import Ranking
+from .labels import halo
 from .load import Run
-from .style import AXES, INK, KINDS, MUTED, SHARE, colour, halo, headline, new_figure, powers, short
+from .palette import AXES, INK, KIND_WORDS, KINDS, LIGHT, MUTED, SHARES
+from .style import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
+
+#: places of a sorted curve that are drawn
+MOST_CHANNELS = 300
+#: members whose width is marked there
+MOST_CUTS = 6
 
 
-def draw(run: Run) -> Figure | None:
+def draw(run: Run, sheet: Sheet) -> Drawing | None:
     """Draw it; None without a ranking that measured anything."""
     ranking = run.ranking
     if ranking is None or not any(np.any(np.asarray(s) > 0) for s in ranking.scores.values()):
         return None
-    figure = new_figure(9.4, 7.6)
-    grid = figure.subplots(3, 2)
-    _hidden(grid[0, 0], ranking, run)
-    _ffn(grid[0, 1], ranking)
-    _heat(grid[1, 0], ranking, MAMBA_HEADS, "Mamba heads", "head, most important first")
-    _heat(grid[1, 1], ranking, MAMBA_HEAD_DIM, "Mamba head channels", "channel, most important first")
-    _heat(grid[2, 0], ranking, ATTENTION_HEADS, "attention heads", "query head, most important first")
-    _depth(grid[2, 1], ranking)
+    rows, columns = (6, 1) if sheet.narrow else (3, 2)
+    figure = new_figure(sheet.width, 2.35 * rows)
+    grid = figure.subplots(rows, columns).flat
+    _hidden(grid[0], ranking, run, sheet)
+    _ffn(grid[1], ranking)
+    _heat(grid[2], ranking, MAMBA_HEADS, "Mamba heads", "head, most important first")
+    _heat(grid[3], ranking, MAMBA_HEAD_DIM, "Mamba head channels", "channel, most important first")
+    _heat(grid[4], ranking, ATTENTION_HEADS, "attention heads", "query head, most important first")
+    _depth(grid[5], ranking, sheet)
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # pyright: ignore
-    headline(
+    return Drawing(
         figure,
         "What matters in the parent",
         "Measured on training text before any shape is chosen. Heads and channels: share of the layer's best.",
+        "Members keep what stands first.",
     )
-    return figure
 
 
 def _of(ranking: Ranking, axis: str) -> list[tuple[int, np.ndarray]]:
@@ -58,27 +65,25 @@ def _log(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _hidden(axes: Axes, ranking: Ranking, run: Run) -> None:
+def _hidden(axes: Axes, ranking: Ranking, run: Run, sheet: Sheet) -> None:
     scores = np.sort(np.asarray(ranking.scores.get(HIDDEN, []), dtype=float))[::-1]
     if not len(scores):
         return _empty(axes, "hidden channels")
-    x = np.arange(1, len(scores) + 1)
-    axes.fill_between(x, scores, color="#dbe4ec", lw=0, step="mid")
-    axes.step(x, scores, where="mid", color=AXES[HIDDEN], lw=1.6)
+    x = np.unique(np.linspace(1, len(scores), min(len(scores), MOST_CHANNELS)).round())
+    y = scores[x.astype(int) - 1]
+    axes.fill_between(x, y, color=LIGHT["area"], lw=0, step="mid")
+    axes.step(x, y, where="mid", color=AXES[HIDDEN], lw=1.6)
     axes.set_xlim(0.5, len(scores) + 0.5)
     _log(axes, scores)
     if axes.get_yscale() == "linear":
         axes.set_ylim(0, None)
-    widths: dict[int, list[tuple[str, str]]] = {}
-    for i, (name, subnet) in enumerate(run.subnets.items()):
-        if subnet.hidden < len(scores):
-            widths.setdefault(subnet.hidden, []).append((name, colour(i)))
-    for row, (width, who) in enumerate(widths.items()):
-        axes.axvline(width + 0.5, color=who[0][1], lw=1.4)
-        axes.annotate(", ".join(short(n) for n, _ in who[:4]), (width + 0.5, 0.95 - 0.13 * row), xytext=(-4, 0),
-                      ha="right", va="top", path_effects=halo(), zorder=9,
-                      textcoords="offset points", xycoords=axes.get_xaxis_transform(), color=who[0][1],
-                      fontsize=9.5, fontweight="bold")  # fmt: skip
+    cut = [(name, subnet.hidden) for name, subnet in run.subnets.items() if subnet.hidden < len(scores)]
+    for row, (name, width) in enumerate(cut[:MOST_CUTS]):
+        paint, alone = colour(run.place(name)), sum(width == other for _, other in cut) == 1
+        axes.axvline(width + 0.5, color=paint if alone else MUTED, lw=1.4)
+        axes.annotate(short(name, sheet), (width + 0.5, 0.96 - 0.13 * row), xytext=(-4, 0), ha="right", va="top",
+                      path_effects=halo(), zorder=9, textcoords="offset points",
+                      xycoords=axes.get_xaxis_transform(), color=paint, fontsize=10, fontweight="bold")  # fmt: skip
     axes.set(title="hidden channels", xlabel="channel, most important first", ylabel="importance")
     return None
 
@@ -97,7 +102,7 @@ def _ffn(axes: Axes, ranking: Ranking) -> None:
     axes.set_xticks(range(len(layers))[::step], [f"{i}" for i, _ in layers][::step])
     axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.grid(visible=False, axis="x")
-    axes.set(title="FFN neurons", xlabel="MLP layer: 5, 25, 50, 75 and 95% of its neurons", ylabel="importance")
+    axes.set(title="FFN neurons", xlabel="MLP layer: 5, 25, 50, 75, 95% of its neurons", ylabel="importance")
     return None
 
 
@@ -105,20 +110,19 @@ def _heat(axes: Axes, ranking: Ranking, axis: str, title: str, words: str) -> No
     layers = _of(ranking, axis)
     if not layers:
         return _empty(axes, title)
-    table = np.stack([s / s[0] if s[0] > 0 else s for _, s in layers])
-    axes.imshow(table, cmap=SHARE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    width = max(len(scores) for _, scores in layers)
+    for row, (_, scores) in enumerate(layers):
+        levels = [level(share) for share in (scores / scores[0] if scores[0] > 0 else scores)]
+        for which in sorted(set(levels)):  # sorted scores: channels of a level stand side by side
+            left = levels.index(which) - 0.5
+            axes.add_patch(Rectangle((left, row - 0.5), levels.count(which), 1, color=SHARES[which], lw=0.5))
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(len(layers) - 0.5, -0.5))
     step = -(-len(layers) // 8)
     axes.set_yticks(range(len(layers))[::step], [f"{i}" for i, _ in layers][::step])
-    axes.set_xticks(*_ranks(table.shape[1]))
+    axes.set_xticks(*_ranks(width))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    inset = axes.inset_axes((0.68, 1.06, 0.22, 0.055))
-    inset.imshow(np.linspace(0, 1, 64)[None], cmap=SHARE, aspect="auto")
-    inset.set_axis_off()
-    inset.set_in_layout(False)
-    for x, text, side in ((0.66, "0", "right"), (0.92, "100%", "left")):
-        label = axes.text(x, 1.087, text, transform=axes.transAxes, ha=side, va="center", fontsize=8.5, color=MUTED)
-        label.set_in_layout(False)
+    share_scale(axes, 0.055)
     axes.set_title(title, y=1.0)  # a fixed place: it would make room for the scale
     axes.set(xlabel=words, ylabel="layer")
     return None
@@ -131,7 +135,7 @@ def _ranks(n: int) -> tuple[list[int], list[str]]:
     return places, [str(p + 1) for p in places]
 
 
-def _depth(axes: Axes, ranking: Ranking) -> None:
+def _depth(axes: Axes, ranking: Ranking, sheet: Sheet) -> None:
     types = ranking.parent.types
     values = [s for s in ranking.depth_scores if s is not None and s > 0]
     if not values:
@@ -149,15 +153,15 @@ def _depth(axes: Axes, ranking: Ranking) -> None:
         axes.yaxis.set_major_formatter(powers())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(floor, max(values) * 2)
-    many = len(types) > 24
+    room = 10 if sheet.narrow else 16
+    many = len(types) > room
     labels = [f"{layer}" if many else f"{SYMBOL[types[layer]]}\n{layer}" for layer in ranking.depth]
-    step = -(-len(types) // 24)
-    axes.set_xticks(range(len(types))[::step], labels[::step], fontsize=9 if not many else 7.5)
+    step = -(-len(types) // room)
+    axes.set_xticks(range(len(types))[::step], labels[::step], fontsize=10)
     axes.grid(visible=False, axis="x")
     what = "logit change (MSE)" if ranking.options.depth == "mse" else "1 − cosine"
     axes.set(title="depth", xlabel="layers, first to be dropped at the left", ylabel=what)
     used = [k for k in KINDS if k in types]
-    words = {"mamba": "Mamba", "mlp": "MLP", "attention": "attention"}
-    axes.legend(handles=[Patch(color=KINDS[k], label=words[k]) for k in used], loc="upper left", fontsize=9,
+    axes.legend(handles=[Patch(color=KINDS[k], label=KIND_WORDS[k]) for k in used], loc="upper left",
                 handlelength=1.0, handletextpad=0.5)  # fmt: skip
     return None

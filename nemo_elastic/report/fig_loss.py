@@ -6,49 +6,39 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .labels import name_lines
 from .load import MOST_NAMES, Phase, Run, number
-from .style import INK, MUTED, colour, counts, end_labels, headline, marker, millions, new_figure, short
+from .palette import INK, LIGHT, MUTED
+from .style import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
 
-BANDS = {"parent": "#f3f5f8", "stage1": "#e8f1f8", "stage2": "#fdf3e4"}
+BANDS = {"parent": LIGHT["band0"], "stage1": LIGHT["band1"], "stage2": LIGHT["band2"]}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
 LEAST = 0.27
 #: air between two phases
 GAP = 0.012
 
 
-def draw(run: Run) -> Figure | None:
+def draw(run: Run, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no held-out loss was written."""
     phases = [p for p in run.phases if p.heldout]
     if not phases:
         return None
-    names = run.names
-    figure = new_figure(9.4, 5.0)
+    figure = new_figure(sheet.width, 4.6)
     axes = figure.add_subplot()
     edges = _edges(phases)
     ends: dict[str, tuple[float, float]] = {}
     values: list[float] = []
-    for k, phase in enumerate(phases):
-        left, right = edges[k] + GAP * (k > 0), edges[k + 1]
+    for phase, left, scale in _spans(phases, edges):
+        right = left + scale * max(phase.tokens, 1)
         axes.axvspan(left, right, color=BANDS[phase.name], lw=0, zorder=0)
-        axes.text((left + right) / 2, 1.015, f"{phase.label} · {millions(phase.tokens)} tokens", ha="center",
-                  va="bottom", color=MUTED, fontsize=10, transform=axes.get_xaxis_transform())  # fmt: skip
-        for name, (x, y) in _losses(phase, names).items():
-            i = names.index(name) if name in names else 0
-            at = [left + (right - left) * t / max(phase.tokens, 1) for t in x]
-            axes.plot(
-                at,
-                y,
-                color=colour(i),
-                marker=marker(i),
-                ms=4.5,
-                mec="white",
-                mew=0.7,
-                zorder=5 - 0.1 * i,
-                clip_on=False,
-            )
+        _band_label(axes, phase, (left + right) / 2, sheet)
+        for name, (x, y) in _losses(phase).items():
+            place = run.place(name)
+            at = [left + scale * t for t in x]
+            axes.plot(at, y, color=colour(place), marker=marker(place), ms=4.5, mec="white", mew=0.7,
+                      zorder=5 - 0.1 * (place or 0), clip_on=False)  # fmt: skip
             ends[name] = (at[-1], y[-1])
             values += y
     if not values:
@@ -57,36 +47,42 @@ def draw(run: Run) -> Figure | None:
     _limits(axes, values, run)
     _freeze_mark(axes, run, phases, edges)
     last = max(x for x, _ in ends.values())
-    end_labels(axes, edges[-1], [
-        (y, f"{short(n)}  {y:.2f}", colour(names.index(n) if n in names else 0))
-        for n, (x, y) in ends.items() if x >= last
+    name_lines(axes, sheet, edges[-1], [
+        (y, f"{short(n, sheet)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
     ])  # fmt: skip
-    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
+    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p, 1 if sheet.narrow else 3)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_xlabel("training tokens (each phase has its own scale)")
     axes.set_ylabel("held-out loss, nats per token")
-    headline(
+    return Drawing(
         figure,
-        "One run, every member",
-        "Held-out loss through the phases. Each measures its own sequence length, so levels shift between them.",
+        "Held-out loss through the phases",
+        "Each phase measures its own sequence length, so levels shift between them.",
+        "In the stages, all members are trained together in one set of weights.",
     )
-    return figure
 
 
-def _losses(phase: Phase, names: list[str]) -> dict[str, tuple[list[float], list[float]]]:
-    """Member -> tokens and losses; a stock model calls itself "parent" and is the first member."""
+def _band_label(axes: Axes, phase: Phase, middle: float, sheet: Sheet) -> None:
+    lines = [phase.label, f"{millions(phase.tokens)} tokens"]
+    lines = [millions(phase.tokens), phase.label] if sheet.narrow else [" · ".join(lines)]
+    for k, line in enumerate(lines):
+        axes.annotate(line, (middle, 1.0), xytext=(0, 5 + 13 * k), textcoords="offset points", ha="center",
+                      va="bottom", color=MUTED, fontsize=10, xycoords=axes.get_xaxis_transform())  # fmt: skip
+
+
+def _losses(phase: Phase) -> dict[str, tuple[list[float], list[float]]]:
+    """Member -> tokens and losses; a stock model calls itself "parent"."""
     out: dict[str, tuple[list[float], list[float]]] = {}
     for line in phase.heldout:
         for name, raw in line["losses"].items():
             value = number(raw)
             if value is not None:
-                member = names[0] if name == "parent" and names and "parent" not in names else name
-                if member not in out and len(out) == MOST_NAMES:
+                if name not in out and len(out) == MOST_NAMES:
                     continue
-                x, y = out.setdefault(member, ([], []))
+                x, y = out.setdefault(name, ([], []))
                 x.append(line["tokens"])
                 y.append(value)
     return out
@@ -105,8 +101,8 @@ def _spans(phases: list[Phase], edges: list[float]) -> list[tuple[Phase, float, 
     return [(p, a, (edges[k + 1] - a) / max(p.tokens, 1)) for k, (p, a) in enumerate(zip(phases, lefts, strict=True))]
 
 
-def _ticks(phase: Phase) -> list[tuple[float, str]]:
-    places = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
+def _ticks(phase: Phase, most: int) -> list[tuple[float, str]]:
+    places = MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
     tell = counts(phase.tokens)
     shown = [t for t in places if (t > 0 or not phase.start) and t <= phase.tokens * 0.97]
     return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
@@ -121,7 +117,7 @@ def _limits(axes: Axes, values: list[float], run: Run) -> None:
     if bigram:
         axes.axhline(bigram, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=2)
         axes.annotate(f"bigram model {bigram:.2f}", (1, bigram), xytext=(-6, 4), textcoords="offset points",
-                      fontsize=9.5, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
+                      fontsize=10, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
 
 
 def _freeze_mark(axes: Axes, run: Run, phases: list[Phase], edges: list[float]) -> None:
@@ -135,6 +131,6 @@ def _freeze_mark(axes: Axes, run: Run, phases: list[Phase], edges: list[float]) 
             axes.axvline(left + scale * tokens, color=MUTED, lw=1.0, ls=":", zorder=3)
             axes.annotate(
                 "shapes frozen", (left + scale * tokens, 0.975), xycoords=axes.get_xaxis_transform(), ha=side,
-                va="top", xytext=(5 if side == "left" else -5, 0), textcoords="offset points", fontsize=9.5,
+                va="top", xytext=(5 if side == "left" else -5, 0), textcoords="offset points", fontsize=10,
                 color=MUTED,
             )  # fmt: skip

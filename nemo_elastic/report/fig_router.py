@@ -4,35 +4,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .labels import name_lines
 from .load import Phase, Run
-from .style import AXES, AXIS_WORDS, INK, MUTED, colour, end_labels, headline, new_figure, short
+from .palette import AXES, AXIS_WORDS, INK, LIGHT, MUTED
+from .style import Drawing, Sheet, colour, new_figure, short, thin
 
-TAU, SCALE = "#d55e00", "#0072b2"
+TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
 
 
-def draw(run: Run) -> Figure | None:
+def draw(run: Run, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no router ran."""
     phase = run.phase("stage1")
     if phase is None or not (phase.keys("entropy_") or phase.keys("cost_")):
         return None
     until = run.shapes.step
-    figure = new_figure(9.4, 6.6)
+    figure = new_figure(sheet.width, 7.6 if sheet.narrow else 6.2)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.25, 1.25, 0.8])
-    _entropy(top, phase, until)
-    _cost(middle, phase, until, run)
+    _entropy(top, phase, until, sheet)
+    _cost(middle, phase, until, run, sheet)
     _schedule(bottom, phase, until)
     bottom.set_xlabel("step of stage 1")
+    bottom.xaxis.set_major_locator(MaxNLocator(5 if sheet.narrow else 8, integer=True))
     steps = [s for key in ("router_tau", "router_scale") for s in phase.series(key, until)[0]]
     if steps:
         bottom.set_xlim(min(steps), max(steps) if max(steps) > min(steps) else max(steps) + 1)
     figure.get_layout_engine().set(hspace=0.05)  # pyright: ignore
     frozen = f" Shapes were frozen at step {until}." if until is not None else ""
-    headline(figure, "How the router decided", f"Each step trains one budget; lines are running means.{frozen}")
-    return figure
+    words = f"Each step trains one budget; lines are running means.{frozen}"
+    return Drawing(figure, "How the router decided", words, "The choice of shapes went from undecided to frozen.")
 
 
 def smooth(values: list[float], span: int = 9) -> list[float]:
@@ -45,7 +49,12 @@ def smooth(values: list[float], span: int = 9) -> list[float]:
     return out
 
 
-def _entropy(axes: Axes, phase: Phase, until: int | None) -> None:
+def _dot(x: Sequence[float]) -> str:
+    """Marker of a line's points: where they are so few that there is hardly a line."""
+    return "o" if len(x) < 3 else ""
+
+
+def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet) -> None:
     items = []
     last = 0.0
     for axis in phase.keys("entropy_"):
@@ -53,50 +62,49 @@ def _entropy(axes: Axes, phase: Phase, until: int | None) -> None:
         if not x:
             continue
         paint = AXES.get(axis, MUTED)
-        axes.plot(x, y, color=paint, lw=0.8, alpha=0.3)
-        axes.plot(x, smooth(y), color=paint, lw=2.2)
+        axes.plot(*thin(x, y), color=paint, lw=0.8, alpha=0.3)
+        axes.plot(*thin(x, smooth(y)), color=paint, lw=2.2, marker=_dot(x))
         items.append((sum(y) / len(y), AXIS_WORDS.get(axis, short(axis)), paint))
         last = max(last, x[-1])
     axes.set_ylim(-0.03, 1.04)
-    axes.set(title="entropy of its choices: 1 undecided, 0 decided", ylabel="share of uniform")
-    end_labels(axes, last, items)
+    axes.set(title="entropy: 1 undecided, 0 decided", ylabel="share of uniform")
+    name_lines(axes, sheet, last, items)
 
 
-def _cost(axes: Axes, phase: Phase, until: int | None, run: Run) -> None:
-    names = run.names
+def _cost(axes: Axes, phase: Phase, until: int | None, run: Run, sheet: Sheet) -> None:
     items: list[tuple[float, str, str]] = []
     last = 0.0
     seen: list[float] = [0.95, 1.05]
-    for k, name in enumerate(phase.keys("cost_")):
+    for name in phase.keys("cost_"):
         x, y = phase.series(f"cost_{name}", until, changes=True)
         if not x:
             continue
-        paint = colour(names.index(name) if name in names else k)
-        axes.plot(x, y, ".", color=paint, ms=4, alpha=0.35, mew=0)
-        axes.plot(x, smooth(y), color=paint)
-        items.append((smooth(y)[-1], f"{short(name)}  {y[-1]:.2f}", paint))
+        paint = colour(run.place(name))
+        axes.plot(*thin(x, y), ".", color=paint, ms=4, alpha=0.35, mew=0)
+        axes.plot(*thin(x, smooth(y)), color=paint, marker=_dot(x))
+        items.append((smooth(y)[-1], f"{short(name, sheet)}  {y[-1]:.2f}", paint))
         last, seen = max(last, x[-1]), seen + y
-    axes.axhspan(0.98, 1.02, color="#e6f3ec", lw=0, zorder=0)
+    axes.axhspan(0.98, 1.02, color=LIGHT["within"], lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=1)
     pad = 0.06 * (max(seen) - min(seen))
     axes.set_ylim(min(seen) - pad, max(seen) + pad)
-    axes.set(title="expected cost over its target (band: ±2%)", ylabel="cost / target")
+    axes.set(title="expected cost / target (band: ±2%)", ylabel="cost / target")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2f}"))
-    end_labels(axes, last, items)
+    name_lines(axes, sheet, last, items)
 
 
 def _schedule(axes: Axes, phase: Phase, until: int | None) -> None:
     tau, scale = phase.series("router_tau", until), phase.series("router_scale", until)
-    axes.set_title("schedules: temperature τ and scale of the logits")
+    axes.set_title("temperature τ and scale of the logits")
     axes.set_ylabel("τ", color=TAU)
     axes.tick_params(axis="y", colors=TAU)
     if tau[0]:
-        axes.plot(*tau, color=TAU)
-        axes.set_ylim(0, max(tau[1]) * 1.12)
+        axes.plot(*thin(*tau), color=TAU, marker=_dot(tau[0]))
+        axes.set_ylim(-0.1 * max(tau[1]), max(tau[1]) * 1.12)
     if scale[0]:
         twin = axes.twinx()
-        twin.plot(*scale, color=SCALE)
-        twin.set_ylim(0, max(scale[1]) * 1.12)
+        twin.plot(*thin(*scale), color=SCALE, marker=_dot(scale[0]))
+        twin.set_ylim(-0.1 * max(scale[1]), max(scale[1]) * 1.12)
         twin.set_ylabel("scale", color=SCALE)
         twin.tick_params(axis="y", colors=SCALE)
         twin.grid(visible=False)

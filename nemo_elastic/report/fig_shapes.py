@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
 
 from ..family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
+from ..manifest import why_not_nested
 from .load import Run
-from .style import INK, KINDS, MUTED, SHARE, headline, new_figure, short
+from .palette import INK, KIND_WORDS, KINDS, LIGHT, MUTED, PAPER, SHARES
+from .style import Drawing, Sheet, level, new_figure, on_level, share_scale, short
 
 
-def draw(run: Run) -> Figure | None:
+def draw(run: Run, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no member's shape is known."""
     parent, groups = run.parent, rows(run)
     if parent is None or not groups:
@@ -28,47 +31,80 @@ def draw(run: Run) -> Figure | None:
         y += len(stages) + 0.45
     height = y - 0.45
     n = parent.num_layers
-    figure = new_figure(9.4, min(11.0, 1.75 + 0.36 * height + (0.15 if n > 30 else 0)))
-    grid = figure.add_gridspec(1, 2, width_ratios=[5.2, 1.0], wspace=0.03)
+    figure = new_figure(sheet.width, min(11.0, 1.45 + 0.36 * height))
+    grid = figure.add_gridspec(1, 2, width_ratios=[2.7 if sheet.narrow else 5.2, 1.0], wspace=0.03)
     axes, side = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
-    written = n <= 20
+    written = n <= 20 and not sheet.narrow
     ends = {"parent", *(stages[-1][0] for _, stages in groups)}
     for top, (_, stage, subnet) in zip(tops, labels, strict=True):
-        for i in range(n):
-            layer = subnet.by_index.get(i)
-            share = 0.0 if layer is None else kept_share(parent, layer)
-            style: dict[str, Any] = (
-                {"fc": SHARE(share)} if layer else {"fc": "white", "hatch": "////", "ec": "#c3cbd4", "lw": 0}
-            )
-            axes.add_patch(Rectangle((i + 0.04, top + 0.06), 0.92, 0.88, **style))
-            if written and layer is not None:
-                axes.text(i + 0.5, top + 0.5, f"{share:.0%}".rstrip("%"), ha="center", va="center", fontsize=9,
-                          color="white" if share > 0.55 else INK)  # fmt: skip
-        final = stage in ends
-        hidden = subnet.hidden / parent.hidden
-        side.barh(top + 0.5, 1.0, 0.72, color="#f0f3f6")
-        side.barh(top + 0.5, hidden, 0.72, color="#3d6f96" if final else "#9db7cb")
-        side.text(0.04, top + 0.5, str(subnet.hidden), va="center", fontsize=9, color="white" if final else INK)
-    axes.set(xlim=(0, n), ylim=(height, 0))
-    axes.set_yticks([t + 0.5 for t in tops], [_label(name, stage) for name, stage, _ in labels])
+        _layers(axes, top, parent, subnet, written)
+        _hidden(side, top, subnet.hidden, subnet.hidden / parent.hidden, stage in ends)
+    axes.set_yticks([t + 0.5 for t in tops], [_label(name, stage, sheet) for name, stage, _ in labels])
     for tick, (_, stage, _) in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_color(INK if stage in ends else MUTED)
         tick.set_fontweight("bold" if stage in ends else "normal")
-    size = 11 if n <= 40 else 8
-    axes.set_xticks(np.arange(n) + 0.5, [SYMBOL[t] for t in parent.types], fontsize=size, fontweight="bold")
-    for tick, kind in zip(axes.get_xticklabels(), parent.types, strict=True):
-        tick.set_color(KINDS[kind])
-    axes.set_xlabel("layers of the parent:  M Mamba-2,  - MLP,  * attention")
-    side.set(xlim=(0, 1), ylim=(height, 0), yticks=[], title="hidden width")
-    side.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
+    low = _kinds(axes, parent, height, n <= (14 if sheet.narrow else 40))
+    for a in (axes, side):
+        a.set(ylim=(low, 0))
+    axes.set(xlim=(0, n), xlabel="layers of the parent")
+    side.set(xlim=(0, 1), yticks=[], title="hidden")
+    side.set_xticks(*([], []) if sheet.narrow else ([0, 1], ["0", "all"]))
     for a in (axes, side):
         a.grid(visible=False)
         a.spines[:].set_visible(False)
-    axes.set_title("share of a layer's width, %" if written else "share of a layer's width: darker is more")
-    headline(
-        figure, "What every member keeps", "Hatched layers are dropped. The finished members are nested in each other."
+    if written:
+        axes.set_title("share of a layer's width, %")
+    else:
+        axes.set_title(
+            "share" if sheet.narrow else "share of width", y=1.0
+        )  # a fixed place: it would make room for the scale
+        share_scale(axes, 0.07 * 5 / height)
+    final = list(run.subnets.values())
+    nested = all(why_not_nested(b, a) is None for a, b in pairwise(final)) and len(final) > 1
+    return Drawing(
+        figure,
+        "What every member keeps",
+        "Hatched layers are dropped." + " The finished members are nested in each other." * nested,
+        "Earlier rows of a member show its shape while shapes were found.",
     )
-    return figure
+
+
+def _layers(axes: Axes, top: float, parent: Parent, subnet: Subnet, written: bool) -> None:
+    """A row: what a shape keeps of every layer."""
+    for i in range(parent.num_layers):
+        layer = subnet.by_index.get(i)
+        share = 0.0 if layer is None else kept_share(parent, layer)
+        style: dict[str, Any] = (
+            {"fc": SHARES[level(share)]} if layer else {"fc": PAPER, "hatch": "////", "ec": LIGHT["hatch"], "lw": 0}
+        )
+        axes.add_patch(Rectangle((i + 0.04, top + 0.06), 0.92, 0.88, **style))
+        if written and layer is not None:
+            axes.text(i + 0.5, top + 0.5, f"{share:.0%}".rstrip("%"), ha="center", va="center", fontsize=9.5,
+                      color=on_level(share))  # fmt: skip
+
+
+def _hidden(axes: Axes, top: float, width: int, share: float, final: bool) -> None:
+    axes.barh(top + 0.5, 1.0, 0.72, color=LIGHT["bar"])
+    axes.barh(top + 0.5, share, 0.72, color=LIGHT["s7"] if final else LIGHT["early"])
+    axes.text(0.04, top + 0.5, str(width), va="center", fontsize=10, color=PAPER if final else INK)
+
+
+def _kinds(axes: Axes, parent: Parent, height: float, letters: bool) -> float:
+    """What kind every layer is: its letter, or a strip of colours where there is no room. Gives the lower limit."""
+    n = parent.num_layers
+    axes.set_xticks(np.arange(n) + 0.5, [SYMBOL[t] for t in parent.types], fontsize=11, fontweight="bold")
+    for tick, kind in zip(axes.get_xticklabels(), parent.types, strict=True):
+        tick.set_color(KINDS[kind])
+    if not letters:
+        axes.set_xticks([])
+        for i, kind in enumerate(parent.types):
+            axes.add_patch(Rectangle((i, height + 0.25), 1, 0.4, color=KINDS[kind], lw=0))
+    used = [k for k in KINDS if k in parent.types]
+    axes.get_figure().legend(  # pyright: ignore[reportOptionalMemberAccess]
+        handles=[Patch(color=KINDS[k], label=f"{SYMBOL[k]} {KIND_WORDS[k]}") for k in used], loc="outside lower left",
+        ncols=len(used), handlelength=0.8, handletextpad=0.5, columnspacing=1.2,
+    )  # fmt: skip
+    return height if letters else height + 0.65
 
 
 def kept_share(parent: Parent, layer: Layer) -> float:
@@ -99,5 +135,6 @@ def rows(run: Run) -> list[tuple[str, list[tuple[str, Subnet]]]]:
     return out
 
 
-def _label(name: str, stage: str) -> str:
-    return f"{short(name)} {stage}" if stage == "parent" else f"{short(name)} · {short(stage)}"
+def _label(name: str, stage: str, sheet: Sheet) -> str:
+    name = short(name, sheet)
+    return f"{name} {stage}" if stage == "parent" else f"{name} · {short(stage, sheet)}"

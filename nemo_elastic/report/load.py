@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 
 from ..cost import MemorySpec, memory, parameters
 from ..errors import ElasticError, bad
+from ..export.card import served_as
 from ..family import Parent, Subnet
 from ..files import read_json
 from ..history import METRICS, read_history
 from ..manifest import FILE, Family
 from ..ranking import Ranking
-from .result import LARGEST, MOST_NAMES, Results, few
+from .result import LARGEST, MOST_NAMES, MemberResult, Results, few
 
+CONFIG = "config.json"
 #: folder of a run -> what its phase is called
 PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2"}
 
@@ -97,6 +99,7 @@ class Run:
         family: The trained family.
         shapes: How the shapes came about.
         results: The final figures.
+        serving: What memory is counted for: the family's own dtype, as `nemo-elastic inspect` counts it.
         notes: What was left out, and why.
     """
 
@@ -107,6 +110,7 @@ class Run:
     family: Family | None = None
     shapes: Shapes = field(default_factory=Shapes)
     results: Results | None = None
+    serving: MemorySpec = field(default_factory=MemorySpec)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -123,24 +127,50 @@ class Run:
         return dict(self.shapes.frozen or self.shapes.found)
 
     @property
+    def before(self) -> MemberResult | None:
+        """The parent as it was before elastic training, where it was measured beside the member that it became."""
+        return self.results.before if self.results else None
+
+    @property
     def names(self) -> list[str]:
-        """Names of all members, the parent first."""
+        """Whatever has final figures or a shape: the parent as it was, then members from the largest."""
+        told = [m.name for m in self.results.members] if self.results else []
         if self.family:
-            return list(self.family.names)
-        if self.results and self.results.members:
-            return [m.name for m in self.results.members]
+            return [*(n for n in told[:1] if self.before and n not in self.family.names), *self.family.names]
         measured = [n for p in self.phases for line in p.heldout for n in line["losses"] if p.name != "parent"]
-        return list(dict.fromkeys([*self.subnets, *measured]))[:MOST_NAMES]
+        return told or list(dict.fromkeys([*self.subnets, *measured]))[:MOST_NAMES]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        ours = [n for n in self.names if not self._is_before(n)]
+        seen = [n for p in self.phases for line in p.heldout for n in line["losses"] if not self._is_before(n)]
+        seen += [n for p in self.phases for n in p.keys("cost_")]
+        return {n: i for i, n in enumerate(dict.fromkeys([*ours, *self.subnets, *seen]))}
+
+    def place(self, name: str) -> int | None:
+        """The one place of a name in every picture, from the largest member; None is the parent as it was."""
+        return self._places.get(name)
+
+    def _is_before(self, name: str) -> bool:
+        """Whether a name means the parent as it was: a stock model calls itself "parent" while it is trained."""
+        known = self.family.names if self.family else ()
+        return name not in known and (name == "parent" or (self.before is not None and name == self.before.name))
 
     def phase(self, name: str) -> Phase | None:
         return next((p for p in self.phases if p.name == name), None)
 
+    def subnet_of(self, name: str) -> Subnet | None:
+        """Its shape, where that is known."""
+        if self.parent is not None and self._is_before(name):
+            return self.parent.full
+        return self.subnets.get(name)
+
     def cost_of(self, name: str) -> tuple[int, int] | None:
-        """Exact parameters and bytes in service (see `cost.MemorySpec` for the defaults) of a member."""
-        subnet = self.subnets.get(name)
+        """Exact parameters and bytes in service, as `serving` says, of a member."""
+        subnet = self.subnet_of(name)
         if self.parent is None or subnet is None:
             return None
-        return int(parameters(self.parent, subnet)), int(memory(self.parent, subnet, MemorySpec()))
+        return int(parameters(self.parent, subnet)), int(memory(self.parent, subnet, self.serving))
 
 
 def load_run(path: Path) -> Run:
@@ -158,6 +188,7 @@ def load_run(path: Path) -> Run:
     elastic = path / "stage1" / "elastic"
     run.ranking = _try(run, elastic / "ranking", Ranking.load)
     run.family = _try(run, path / "family", _family, needs=FILE)
+    run.serving = _try(run, path / "family" / CONFIG, lambda p: served_as(_mapping(p))) or run.serving
     run.results = _try(run, path / "metrics.json", lambda p: Results.from_json(_mapping(p), str(p)))
     seen = [p.name for p in (elastic / "shapes.json", elastic / "members.json") if p.is_file()]
     if run.parent is not None:

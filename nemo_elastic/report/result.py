@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ElasticError, bad
+from ..verdicts import SHARED, wilson
 
 VERSION = 1
 #: nothing that a run measures is larger, or closer to 0; what is could not be drawn
@@ -22,6 +23,19 @@ _NUMBERS = (
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Answers to held-out problems: how many are right, of how many."""
+
+    correct: int
+    total: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95% around the share."""
+        return wilson(self.correct, self.total)
+
+
+@dataclass(frozen=True)
 class MemberResult:
     """Final figures of one member; None for what was not measured.
 
@@ -29,9 +43,11 @@ class MemberResult:
         name: Of the member; the parent is the first.
         loss: Held-out nats per token after training; perplexity is its exponential.
         accuracy: Share of problems answered correctly; accuracy_by_task: the same by task.
+        answers: What that share is of, where it was told; answers_by_task: the same by task.
         untrained_loss: Of the same shape cut from the sorted parent before training; unsorted_loss: from the parent
             as it was stored.
-        recovered: Share of the gap between the untrained cut and the parent that training closed.
+        recovered: Share of the gap between the untrained cut and the parent that training closed; None where
+            the gap is too small (see `verdicts.closed`).
     """
 
     name: str
@@ -42,6 +58,8 @@ class MemberResult:
     perplexity: float | None = None
     accuracy: float | None = None
     accuracy_by_task: Mapping[str, float] = field(default_factory=dict)
+    answers: Answers | None = None
+    answers_by_task: Mapping[str, Answers] = field(default_factory=dict)
     untrained_loss: float | None = None
     unsorted_loss: float | None = None
     recovered: float | None = None
@@ -56,7 +74,7 @@ class Results:
 
     Attributes:
         members: The parent first, then from the largest.
-        seconds: Phase -> wall time.
+        seconds: Phase -> wall time; total: of the whole run, as it told it.
         bigram_loss: Held-out nats per token of a bigram model of the same tokens.
         parent_start, parent_end: Held-out loss of the parent around its training.
         targets: What the run was held against, JSON values.
@@ -64,10 +82,28 @@ class Results:
 
     members: tuple[MemberResult, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    total: float | None = None
     bigram_loss: float | None = None
     parent_start: float | None = None
     parent_end: float | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def before(self) -> MemberResult | None:
+        """The parent before elastic training: the first, where a member of its size follows."""
+        first, second = (*self.members, None, None)[:2]
+        same = first and second and first.parameters is not None and first.parameters == second.parameters
+        return first if same else None
+
+    @property
+    def answers(self) -> list[Answers]:
+        """Of every member that answered problems."""
+        return [m.answers for m in self.members if m.answers is not None]
+
+    @property
+    def spent(self) -> float | None:
+        """Wall time of the whole run."""
+        return self.total if self.total is not None else sum(self.seconds.values()) or None
 
     def member(self, name: str) -> MemberResult | None:
         return next((m for m in self.members if m.name == name), None)
@@ -86,11 +122,13 @@ class Results:
         if not isinstance(rows, list):
             raise ElasticError(f"{where}: members is not a list")
         few(rows, f"{where}: members")
+        members = [_member(row, f"{where}: members[{i}]") for i, row in enumerate(rows)]
+        told = _mapping(data, "seconds", where)
+        seconds = {k: float(v) for k, v in told.items() if _number(v, where) is not None}
         return cls(
-            members=tuple(_member(row, f"{where}: members[{i}]") for i, row in enumerate(rows)),
-            seconds={
-                k: float(v) for k, v in _mapping(data, "seconds", where).items() if _number(v, where) is not None
-            },
+            members=tuple(_judged(m, members[0].loss) for m in members),
+            total=seconds.pop("total", None),
+            seconds=seconds,
             bigram_loss=_number(data.get("bigram_loss"), f"{where}: bigram_loss"),
             parent_start=_number(parent.get("start"), f"{where}: parent_loss.start"),
             parent_end=_number(parent.get("end"), f"{where}: parent_loss.end"),
@@ -107,7 +145,32 @@ def _member(row: Any, where: str) -> MemberResult:
     pattern = row.get("pattern") or ""
     if not isinstance(pattern, str):
         raise bad(f"{where}.pattern", pattern, "text")
-    return MemberResult(name=row["name"], pattern=pattern, accuracy_by_task=known, **values)
+    answers = _answers(row.get("answers"), f"{where}.answers")
+    by_task = _mapping(_mapping(row, "answers", where), "by_task", f"{where}.answers")
+    return MemberResult(
+        name=row["name"], pattern=pattern, accuracy_by_task=known, answers=answers,
+        answers_by_task={k: a for k, v in by_task.items() if (a := _answers(v, f"{where}.answers.by_task.{k}"))},
+        **values,
+    )  # fmt: skip
+
+
+def _judged(m: MemberResult, parent_loss: float | None) -> MemberResult:
+    """Without a share of a gap that is none."""
+    if m.untrained_loss is None or parent_loss is None:
+        return m
+    return m if m.untrained_loss - parent_loss >= SHARED else replace(m, recovered=None)
+
+
+def _answers(data: Any, where: str) -> Answers | None:
+    """What `evaluation.Accuracy.to_json` gives of one model or task."""
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise ElasticError(f"{where} is not a mapping")
+    correct, total = data.get("correct"), data.get("total")
+    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total or not 1 <= total <= LARGEST:
+        raise bad(where, {"correct": correct, "total": total}, "two counts, the first not above the second")
+    return Answers(correct, total)
 
 
 def few(members: Sized, where: str) -> None:

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How every picture looks: Okabe and Ito's palette, safe for colour-blind readers, and one set of values."""
+"""How every picture looks: one set of values, and two widths."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from ..errors import printable
-
-INK, MUTED, FAINT, PAPER = "#1b2430", "#5f6b7a", "#dfe4ea", "#ffffff"
-#: the parent first, then its members from the largest; the order keeps neighbours apart in hue and in lightness
-MEMBERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f6000", "#6a3d9a")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-#: kinds of layer, and the axes of a family
-KINDS = {"mamba": "#0072b2", "mlp": "#e69f00", "attention": "#009e73"}
-AXES = {
-    "hidden": "#1b2430",
-    "ffn": "#e69f00",
-    "mamba_heads": "#0072b2",
-    "mamba_head_dim": "#56b4e9",
-    "attention_heads": "#009e73",
-    "depth": "#cc79a7",
-}
-AXIS_WORDS = {
-    "hidden": "hidden width",
-    "ffn": "FFN width",
-    "mamba_heads": "Mamba heads",
-    "mamba_head_dim": "Mamba head channels",
-    "attention_heads": "attention heads",
-    "depth": "depth",
-}
-SHARE = LinearSegmentedColormap.from_list("share", ["#eef4f9", "#9fc8e3", "#3d8fc4", "#0b5a94", "#06365c"])
+from .palette import INK, LIGHT, MARKERS, MEMBERS, MUTED, PAPER, PARENT, SHARES
 
 VALUES: dict[Any, Any] = {
     "figure.facecolor": PAPER,
@@ -52,7 +29,7 @@ VALUES: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.color": INK,
-    "axes.edgecolor": "#aab3be",
+    "axes.edgecolor": LIGHT["edge"],
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
     "axes.titlesize": 11.5,
@@ -63,24 +40,60 @@ VALUES: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e9edf1",
+    "grid.color": LIGHT["grid"],
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.major.size": 0.0,
     "ytick.major.size": 0.0,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 10,
     "lines.linewidth": 2.0,
     "lines.solid_capstyle": "round",
-    "hatch.color": "#c3cbd4",
+    "hatch.color": LIGHT["hatch"],
     "hatch.linewidth": 0.7,
     "text.parse_math": False,  # names may hold a dollar sign
+    "path.simplify_threshold": 0.3,
 }
 DPI = 180
+#: inches of a headline
+HEADROOM = 0.62
 #: characters of a name in a picture
-LONGEST = 24
+LONGEST, NARROWEST = 24, 10
+#: points of a line, which a picture has no more pixels for
+MOST_POINTS = 400
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a picture is drawn for: a page's column, or a phone. Letters have the same size on both.
+
+    Attributes:
+        width: In inches.
+        narrow: Whether long labels stand under a plot instead of beside it.
+    """
+
+    width: float
+    narrow: bool
+
+
+WIDE, NARROW = Sheet(9.4, narrow=False), Sheet(4.35, narrow=True)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture without its headline.
+
+    Attributes:
+        figure: What is drawn.
+        title: What it shows; words: a line under the title; more: what only the page has room for.
+    """
+
+    figure: Figure
+    title: str
+    words: str = ""
+    more: str = ""
 
 
 @contextmanager
@@ -109,19 +122,36 @@ def save(figure: Figure, path: Path) -> Path:
 def headline(figure: Figure, title: str, subtitle: str = "") -> None:
     """Title and an explaining line under it, at the left of the figure."""
     width, height = figure.get_size_inches()
-    room = 0.62 if subtitle else 0.36
+    room = HEADROOM if subtitle else 0.36
     figure.get_layout_engine().set(rect=(0.008, 0.008, 0.984, 1 - room / height - 0.008))  # pyright: ignore
     figure.text(0.12 / width, 1 - 0.10 / height, title, va="top", fontsize=14, fontweight="bold", color=INK)
     if subtitle:
         figure.text(0.12 / width, 1 - 0.38 / height, subtitle, va="top", fontsize=10, color=MUTED)
 
 
-def colour(index: int) -> str:
-    return MEMBERS[index % len(MEMBERS)]
+def colour(place: int | None) -> str:
+    """Colour of a member by its place, see `load.Run.place`; None is the parent as it was."""
+    return PARENT if place is None else MEMBERS[place % len(MEMBERS)]
 
 
-def marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
+def marker(place: int | None) -> str:
+    return "o" if place is None else MARKERS[place % len(MARKERS)]
+
+
+def level(share: float) -> int:
+    """Which of `SHARES` stands for a share, 0 to 1."""
+    return round(10 * min(1.0, max(0.0, share)))
+
+
+def on_level(share: float) -> str:
+    """Colour of text that is legible there."""
+    return INK if level(share) <= 5 else PAPER
+
+
+def thin(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """Some of the points, evenly taken, the last among them: no more than a picture can show."""
+    step = -(-len(x) // MOST_POINTS)
+    return x[::-1][::step][::-1], y[::-1][::step][::-1]
 
 
 def millions(count: float) -> str:
@@ -135,10 +165,10 @@ def millions(count: float) -> str:
     return f"{count:g}"
 
 
-def short(name: str) -> str:
+def short(name: str, sheet: Sheet = WIDE) -> str:
     """A name from a run's files as a picture shows it."""
-    name = printable(name)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    name, most = printable(name), NARROWEST if sheet.narrow else LONGEST
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def powers() -> FuncFormatter:
@@ -151,54 +181,20 @@ def powers() -> FuncFormatter:
     return FuncFormatter(tell)
 
 
-def halo() -> list[withStroke]:
-    """Path effect that keeps text legible where a line crosses it."""
-    return [withStroke(linewidth=3.5, foreground=PAPER)]
-
-
 def counts(highest: float) -> FuncFormatter:
     """Tick labels of an axis of counts, all in the unit of the highest."""
     size, unit = next(((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if highest >= s), (1.0, ""))
     return FuncFormatter(lambda v, _: f"{v / size:g}{unit}" if v else "0")
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places near `wanted`, at least `gap` apart, in the same order: for labels that would overlap."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    groups: list[tuple[float, list[int]]] = []  # (middle, members)
-    for i in order:
-        groups.append((wanted[i], [i]))
-        while len(groups) > 1:
-            (low, below), (high, above) = groups[-2:]
-            if high - low >= gap * (len(below) + len(above)) / 2:
-                break
-            n = len(below) + len(above)
-            groups[-2:] = [((low * len(below) + high * len(above)) / n, below + above)]
-    out = [0.0] * len(wanted)
-    for middle, inside in groups:
-        for k, i in enumerate(inside):
-            out[i] = middle + gap * (k - (len(inside) - 1) / 2)
-    return out
-
-
-def end_labels(axes: Axes, x: float, items: Sequence[tuple[float, str, str]]) -> None:
-    """Name lines at their right ends instead of in a legend.
-
-    Args:
-        axes: With final limits.
-        x: Where the lines end, in data.
-        items: (y in data, text, colour) of each.
-    """
-    low, high = sorted(axes.get_ylim())
-    height = axes.get_position().height * float(axes.get_figure().get_size_inches()[1])  # pyright: ignore
-    gap = (high - low) * 0.19 / max(height, 0.5)
-    places = spread([y for y, _, _ in items], gap)
-    if places:  # all inside the axes, if there is room
-        shift = min(0.0, high - gap / 2 - max(places))
-        shift = max(shift, low + gap / 2 - min(places))
-        places = [p + shift for p in places]
-    for (_, text, paint), place in zip(items, places, strict=True):
-        axes.annotate(
-            text, (x, place), xytext=(9, 0), textcoords="offset points", va="center", color=paint, fontsize=10,
-            fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+def share_scale(axes: Axes, height: float) -> None:
+    """Colours of shares from 0 to 1, above a plot at its right. `height`: of the plot's."""
+    inset = axes.inset_axes((0.68, 1.0 + 1.1 * height, 0.22, height))
+    for i, paint in enumerate(SHARES):
+        inset.add_patch(Rectangle((i, 0), 1, 1, color=paint, lw=0.5))
+    inset.set(xlim=(0, len(SHARES)), ylim=(0, 1))
+    inset.set_axis_off()
+    for x, text, side in ((0.66, "0", "right"), (0.92, "1", "left")):
+        axes.text(
+            x, 1.0 + 1.6 * height, text, transform=axes.transAxes, ha=side, va="center", fontsize=10, color=MUTED
+        )

@@ -4,14 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
+from ..cost import parameters
 from ..errors import printable, shown
 from .load import Run, number
 
 DASH = "–"
+#: what a table lies in: it scrolls there, by keys too, and the page does not
+BOX = '<div class="box" tabindex="0" role="group">'
+#: characters of a name that stays on one line, also on a phone
+FEW = 18
 #: of values from a run's files: characters of one, entries of a list, rows of a table, and levels
 LONGEST, MOST_ENTRIES, MOST_ROWS, DEEPEST = 1000, 100, 500, 6
 
@@ -21,16 +27,17 @@ def safe(text: str) -> str:
     return escape(printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…"))
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """An HTML table of cells that are text; the first `words` columns are words, the others numbers."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table of cells that are text, in a box of its own that scrolls; all but the first column are numbers."""
+
+    def kind(i: int, cell: str) -> str:
+        return " class=num" if i else " class=long" if len(cell) > FEW else ""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{'' if i < words else ' class=num'}>{safe(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
+        return "".join(f"<{tag}{kind(i, cell)}>{safe(cell)}</{tag}>" for i, cell in enumerate(cells))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{line(heads, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"{BOX}<table><thead><tr>{line(heads, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def decimals(value: float | None, places: int = 3) -> str:
@@ -62,65 +69,108 @@ def seconds(value: float) -> str:
 
 
 def members(run: Run) -> list[dict[str, Any]]:
-    """Every member with what is known of it; sizes come from its shape where that is known. Also for `--json`."""
+    """Every member with what is known of it, the parent as it was before them. Also for `--json`.
+
+    Sizes come from its shape where that is known.
+    """
     out = []
+    whole_parent = run.parent and int(parameters(run.parent, run.parent.full))
     for name in run.names:
         result = run.results.member(name) if run.results else None
-        cost, subnet = run.cost_of(name), run.subnets.get(name)
+        cost, subnet = run.cost_of(name), run.subnet_of(name)
         told = {
             key: getattr(result, key, None)
             for key in ("loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss", "recovered")
         }
-        parameters = cost[0] if cost else getattr(result, "parameters", None)
-        whole_parent = run.cost_of(run.names[0])
-        ratio = cost[0] / whole_parent[0] if cost and whole_parent else getattr(result, "ratio", None)
+        answers = result.answers if result else None
         out.append(
             {
                 "name": name,
-                "parameters": parameters,
-                "ratio": ratio,
-                "memory_bytes": cost[1] if cost else getattr(result, "memory_bytes", None),
+                "trained": run.place(name) is not None,
+                "parameters": cost[0] if cost else getattr(result, "parameters", None),
+                "ratio": cost[0] / whole_parent if cost and whole_parent else getattr(result, "ratio", None),
+                "memory": asdict(run.serving),
+                "memory_bytes": cost[1] if cost else None,
                 "hidden": subnet.hidden if subnet else getattr(result, "hidden", None),
                 "layers": len(subnet.layers) if subnet else getattr(result, "layers", None),
                 "pattern": subnet.pattern if subnet else getattr(result, "pattern", ""),
                 **told,
+                "answers": asdict(answers) | {"interval": list(answers.interval)} if answers else None,
             }
         )
     return out
 
 
-def members_table(run: Run) -> str:
-    rows = members(run)
-    if not rows:
-        return ""
-    columns = [
-        ("member", lambda m: m["name"]),
+#: (head, cell of a member)
+Column = tuple[str, Callable[[dict[str, Any]], str]]
+
+
+def sizes_table(run: Run) -> str:
+    """What every member is."""
+    dtype = run.serving.weights
+    return _members_table(run, [
         ("parameters", lambda m: whole(m["parameters"])),
         ("of parent", lambda m: percent(m["ratio"], 1)),
-        ("memory", lambda m: size(m["memory_bytes"])),
-        ("bytes", lambda m: whole(m["memory_bytes"])),
+        (f"memory ({dtype})", lambda m: size(m["memory_bytes"])),
+        ("in bytes", lambda m: whole(m["memory_bytes"])),
         ("hidden", lambda m: whole(m["hidden"])),
         ("depth", lambda m: whole(m["layers"])),
+    ])  # fmt: skip
+
+
+def patterns_table(run: Run) -> str:
+    """The layers that every member keeps, in letters."""
+    return facts_table({m["name"]: m["pattern"] for m in members(run) if m["pattern"]})
+
+
+def quality_table(run: Run) -> str:
+    """What every member is worth."""
+    answers = run.results.answers if run.results else ()
+    totals = {a.total for a in answers}
+    one = len(totals) == 1
+    asked = f"accuracy, n = {totals.pop():,}" if one else "accuracy"
+    return _members_table(run, [
         ("loss", lambda m: decimals(m["loss"])),
         ("perplexity", lambda m: decimals(m["perplexity"], 2)),
-        ("accuracy", lambda m: percent(m["accuracy"], 1)),
         ("untrained cut", lambda m: decimals(m["untrained_loss"])),
         ("unsorted cut", lambda m: decimals(m["unsorted_loss"])),
         ("gap closed", lambda m: percent(m["recovered"], 1)),
-        ("layers", lambda m: m["pattern"] or DASH),
-    ]
+        (asked, lambda m: share(m["answers"], m["accuracy"], counted=not one)),
+    ])  # fmt: skip
+
+
+def _members_table(run: Run, columns: Sequence[Column]) -> str:
+    rows = members(run)
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
-    return table([head for head, _ in used], [[give(m) for _, give in used] for m in rows])
+    if not used:
+        return ""
+    return table(["member", *(head for head, _ in used)], [[m["name"], *(give(m) for _, give in used)] for m in rows])
 
 
 def tasks_table(run: Run) -> str:
     rows = run.results.members if run.results else ()
-    tasks = list(dict.fromkeys(task for m in rows for task in m.accuracy_by_task))
+    tasks = list(dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task)))
     if not tasks:
         return ""
-    names = [m.name for m in rows]
-    body = [[task, *(percent(m.accuracy_by_task.get(task)) for m in rows)] for task in tasks]
-    return table(["task", *names], body)
+    body = []
+    for task in tasks:
+        told = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
+        totals = {a.total for a, _ in told if a}
+        n = f"{totals.pop():,}" if len(totals) == 1 else DASH
+        body.append([task, n, *(share(a and asdict(a) | {"interval": a.interval}, v, n == DASH) for a, v in told)])
+    if all(row[1] == DASH for row in body):
+        body = [[task, *cells] for task, _, *cells in body]
+        return table(["task", *(m.name for m in rows)], body)
+    return table(["task", "n", *(m.name for m in rows)], body)
+
+
+def share(answers: Mapping[str, Any] | None, told: float | None, counted: bool) -> str:
+    """A share of right answers with its interval of 95%, where it is known of how many; `counted`: and say so."""
+    if answers is None:
+        return percent(told, 1)
+    low, high = answers["interval"]
+    of = f" of {answers['total']:,}" if counted else ""
+    return f"{answers['correct'] / answers['total']:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def projection_table(run: Run) -> str:
@@ -137,14 +187,32 @@ def projection_table(run: Run) -> str:
 
 def time_table(run: Run) -> str:
     told = run.results.seconds if run.results else {}
-    if told:
-        return table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", sum(told.values()))]])
+    if told and run.results:
+        return table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", run.results.spent or 0)]])
     rows = []
     for phase in run.phases:
         spent = phase.series("seconds")[1]
         if spent:
             rows.append([phase.label, whole(phase.steps[-1]["step"]), whole(phase.tokens), seconds(spent[-1])])
     return table(["phase", "steps", "tokens", "time"], rows) if rows else ""
+
+
+def targets_table(run: Run) -> str:
+    """What the run was held against: what was found, what was asked, and whether that is met; else as it was told."""
+    told = run.results.targets if run.results else {}
+    rows, others = [], {}
+    for name, target in list(told.items())[:MOST_ROWS]:
+        fields = target if isinstance(target, Mapping) else {}
+        found, least, most = (number(fields.get(k)) for k in ("found", "at_least", "at_most"))
+        asked = least if least is not None else most
+        if found is None or asked is None:
+            others[name] = target
+            continue
+        met = found >= asked if least is not None else found <= asked
+        unit = str(fields.get("unit", ""))[:20]
+        rows.append([name, f"{found:+.3f} {unit}", f"at {'least' if least is not None else 'most'} {asked:g}",
+                     "yes" if met else "no"])  # fmt: skip
+    return (table(["target", "found", "asked", "met"], rows) if rows else "") + facts_table(others)
 
 
 def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -163,8 +231,8 @@ def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def facts_table(data: Mapping[str, Any] | None) -> str:
     if not data:
         return ""
-    body = "".join(f"<tr><td>{safe(k)}</td><td>{safe(v)}</td></tr>" for k, v in facts(data))
-    return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>'
+    body = "".join(f"<tr><th>{safe(k)}</th><td>{safe(v)}</td></tr>" for k, v in facts(data))
+    return f'{BOX}<table class="facts"><tbody>{body}</tbody></table></div>'
 
 
 def _text(value: Any, levels: int = DEEPEST) -> str:

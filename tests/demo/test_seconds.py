@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_every_phase_has_its_share_and_training_its_parts(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics["seconds"]["total"] = sum(metrics["seconds"].values())  # 215.6
+    metrics["seconds"]["total"] = 215.6  # the sum of its phases
     (run / "metrics.json").write_text(json.dumps(metrics))
     rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in table(run).splitlines()}
     assert rows["data"] == ["21.0", "10%", "", "", ""]

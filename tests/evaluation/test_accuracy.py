@@ -14,6 +14,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_accuracy
 from nemo_elastic.family import Parent
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.verdicts import wilson
 
 PROBLEMS = [
     Problem("chain_sum", 1, "12+34", ("12+34=46",), "46", 20),
@@ -55,11 +56,11 @@ def test_right_and_wrong_answers_are_counted_by_task_level_and_length(folder):
     assert found.answers[0].text == PROBLEMS[0].completion
     figures = found.to_json()
     assert (figures["correct"], figures["total"], figures["accuracy"]) == (2, 4, 0.5)
-    assert figures["by_task"]["gcd"] == {"correct": 1, "total": 2, "accuracy": 0.5}
+    assert figures["by_task"]["gcd"] == {"correct": 1, "total": 2, "accuracy": 0.5, "interval": list(wilson(1, 2))}
     assert figures["by_level"]["1"]["correct"] == 2 and figures["by_level"]["3"]["correct"] == 0
     assert figures["by_length"] == {
-        "long": {"correct": 0, "total": 1, "accuracy": 0.0},
-        "short": {"correct": 2, "total": 3, "accuracy": pytest.approx(2 / 3)},
+        "long": {"correct": 0, "total": 1, "accuracy": 0.0, "interval": list(wilson(0, 1))},
+        "short": {"correct": 2, "total": 3, "accuracy": pytest.approx(2 / 3), "interval": list(wilson(2, 3))},
     }
 
 

@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,10 +127,13 @@ def test_what_is_changed_is_told_before_anything_starts(stock: Any, capsys: Any)
         "  model.config.recompute_granularity: selective -> None",
         "  optim: MegatronOptimizerModule -> ElasticOptimizer",
         "  trainer.strategy.ddp.overlap_grad_reduce: True -> False",
-        "  trainer.plugins[0].fp8: hybrid -> left out",
+        "  trainer.plugins[MegatronMixedPrecision].fp8: hybrid -> None",
+        "  optim.no_weight_decay_cond: None -> no_weight_decay",
+        "  optim.scale_lr_cond: None -> is_router",
+        "  optim.lr_scheduler.constant_steps: 0 -> left out",
     ):
         assert line in printed
-    assert any(x.startswith("  optim.lr_scheduler: CosineAnnealingScheduler -> ElasticSchedule") for x in printed)
+    assert "  optim.lr_scheduler: CosineAnnealingScheduler -> ElasticSchedule" in printed
     precision = recipe.trainer.plugins[0]
     assert not {"fp8", "fp8_param_gather", "first_last_layers_bf16"} & set(precision.__arguments__)
     assert precision.precision == "bf16-mixed"
@@ -387,3 +392,25 @@ def test_every_door_trains_the_same_family(runs: Path) -> None:
 def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
     told = (runs / "command.txt").read_text()
     assert 0 <= told.index("apply_elastic changes the recipe:") < told.index("ranking:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["nemo-elastic train", "nemo elastic train"])
+def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) -> None:
+    out = runs / program.replace(" ", "-")
+    (teacher,) = (runs / "parent" / "checkpoints").glob("*-last")
+    factory = f"nemotron_elastic_tiny(data=data,out={out.name},steps=500,seq_length=64,micro_batch_size=2)"
+    first, *rest = program.split()
+    options = ["--factory", factory, "--yaml", "elastic.yaml", f"teacher={teacher}", "--yes"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    running = subprocess.Popen(
+        [script(first), *rest, *options], cwd=runs, env=env, text=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics = out / "metrics.jsonl"
+    while running.poll() is None and not (metrics.exists() and metrics.read_text().count('"kind": "step"') > 1):
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=300)
+    assert running.returncode == 130, told[-3000:]
+    assert told.splitlines()[-1] == "interrupted" and "Traceback" not in told

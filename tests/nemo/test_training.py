@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,9 +72,10 @@ def test_every_micro_batch_draws_its_own_budget(facts: dict[str, Any]) -> None:
 
 
 def test_members_are_nested_meet_their_budgets_and_stay_the_same(facts: dict[str, Any]) -> None:
-    from nemo_elastic.family import Parent, Subnet
+    from nemo_elastic.family import Subnet
+    from nemo_elastic.plan.presets import preset
 
-    parent = Parent("M-M-M*-M-M*-", 128, 512, 512, 16, 16, 4, 16, 4, 8, 2, 16, ffn_stripes=4)
+    parent = replace(preset("nemotron-h-tiny"), vocab=512).with_stripes(4)
     full, large, small = (Subnet.from_json(m, parent) for m in facts["members1"])
     assert full == parent.full
     assert small <= large <= full

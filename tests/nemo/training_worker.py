@@ -22,7 +22,7 @@ BLOCK = {
         "ffn": {"choices": [512, 384, 256, 128], "per_layer": True, "stripes": 4},
         "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
         "mamba_head_dim": [16, 12, 8],
-        "attention_heads": {"choices": [8, 4], "per_layer": True},
+        "attention_heads": {"choices": [4, 2], "per_layer": True},
         "depth": [12, 11, 10, 9, 8],
     },
     "importance": {"samples": 4, "depth_samples": 2},

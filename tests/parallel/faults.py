@@ -169,6 +169,8 @@ def not_finite(place: Path) -> dict[str, Any]:
     attempt("ranks", Layout(tensor=2), poisoned, first | {"step": None, "rank": 1}, **how)
     attempt("replicas", Layout(data=2), poisoned, first | {"step": None, "rank": 1}, **how)
     attempt("stages", Layout(pipeline=2, teacher=False), poisoned, first | {"step": None, "rank": 1}, **how)
+    attempt("a stage's gradient", Layout(pipeline=2), poisoned,
+            first | {"step": None, "gradient": True, "value": float("inf"), "rank": 1}, **how)  # fmt: skip
     attempt("weight", one, broken_weight)
     return found
 

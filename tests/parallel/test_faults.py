@@ -46,6 +46,8 @@ def test_thirty_kills_and_every_run_ends_as_one_that_nobody_killed(found: dict[s
         ("ranks", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
         ("replicas", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
         ("stages", f"training: step 0: budget small (micro-batch 0): its loss is nan (rank 1); {STOPPED}"),
+        ("a stage's gradient", "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj."
+                               f"weight is not finite (rank 1); {STOPPED}"),
         ("too-many", "training: step 1: budget small (micro-batch 2): layer 4 (mamba) gave the first value that is "
                      "not finite; the last of 2 such steps (elastic.nonfinite.limit)"),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm, torch_scan_backward
+from nemo_elastic.plan.layouts import BLUR
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
 from nemo_elastic.plan.pipeline import passed_on, wait
@@ -23,6 +25,7 @@ from nemo_elastic.plan.work import members, step_work
 
 from ..shapes import PARENT
 
+ROOT = Path(__file__).parents[2]
 P12 = preset("nemotron-nano-12b-v2")
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
@@ -74,6 +77,13 @@ def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     assert choose([fast, replace(small, seconds=1.02 * fast.seconds)]) == fast
     assert choose([replace(fast, fits=False), small]) == small
     assert choose([replace(fast, fits=False)]) is None
+
+
+def test_whoever_speaks_of_the_best_layout_says_how_near_is_as_fast() -> None:
+    told = f"within {100 * BLUR:g} % of the fastest"
+    pages = ["docs/recipes.md", "docs/containers.md", "nemo_elastic/cli/plan.py"]
+    for page in [*pages, *(f"recipes/nemotron_elastic_{size}.py" for size in ("12b", "9b", "8b"))]:
+        assert told in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
 
 
 def test_a_layout_that_the_kernels_refuse_is_not_offered() -> None:

@@ -194,8 +194,9 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
 
 def test_changes_of_the_stock_recipe_are_printed_before_anything_starts(slurm: Dry) -> None:
     head = slurm.said.partition("6 jobs; nothing is submitted")[0]
-    assert head.count("apply_elastic changes the recipe:") == 2
-    assert "steps 5170 to 6960 of 6960" in head
+    assert head.count("apply_elastic changes the recipe:") == 2 and head.count("the ranking changes the recipe:") == 1
+    assert "  optim.lr_scheduler.start_step: not set -> 5170" in head
+    assert "  recipe: pretrain -> validate" in head
 
 
 def test_on_a_login_node_no_host_is_needed(

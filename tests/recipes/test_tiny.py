@@ -24,16 +24,21 @@ from .tiny_worker import STEPS
 
 ROOT = Path(__file__).parents[2]
 STOPPED_STEPS = 6  # of stop_worker, which imports NeMo
+LOCAL_STEPS, LOCAL_SAVES = 8, ["step=1-last", "step=3-last"]  # of local_worker, and what it has saved at Ctrl-C
 NAMES = ("1.6m", "1.1m", "0.8m")
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
-def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Sequence[str] = ()) -> None:
-    """Run a module of this folder in a process of its own, or of a launcher's, which ends with a code."""
+def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Sequence[str] = ()) -> str:
+    """Run a module of this folder in a process of its own, or of a launcher's, which ends with a code.
+
+    Returns what it says on stderr.
+    """
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
     command = [sys.executable, "-m", *launcher, f"tests.recipes.{name}", str(folder), *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == code, done.stdout[-5000:] + done.stderr[-3000:]
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +171,28 @@ def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) 
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m")
     run_worker("stop_worker", ran, "terminated", "1", "plain", code=1, launcher=launcher)
     assert list((ran / "terminated" / "stage1" / "checkpoints").glob("*-last*")) == []
+
+
+def test_ctrl_c_ends_every_rank_of_a_local_run_and_the_same_command_goes_on(ran: Path) -> None:
+    """`recipes/run_local.py`: torchrun in a session of its own, two ranks, and a job behind them."""
+    import psutil
+
+    from nemo_elastic.history import METRICS
+
+    out = after_ranking(ran, "local")
+    (ran / "press").touch()
+    said = run_worker("local_worker", ran, "local", code=130)
+    assert said.splitlines()[-1] == "interrupted" and "Traceback" not in said
+    left = [p.cmdline() for p in psutil.process_iter() if str(ran / "home") in " ".join(p.cmdline())]
+    assert left == [], "no rank trains on"
+    assert {path.name for path in out.iterdir()} == {"rank", "stage1"}, "nothing behind it was started"
+    saved = {path.name for path in (out / "stage1" / "checkpoints").glob("*-last")}
+    assert sorted(saved) == LOCAL_SAVES
+    (ran / "press").unlink()
+    run_worker("local_worker", ran, "local")
+    assert (out / "behind").is_dir()
+    lines = [json.loads(line) for line in (out / "stage1" / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, LOCAL_STEPS + 1))
 
 
 def after_ranking(ran: Path, name: str) -> Path:

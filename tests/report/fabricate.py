@@ -17,6 +17,8 @@ from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.manifest import Family
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.orders import make_orders, names
+from nemo_elastic.verdicts import closed
+from tests.shapes import NANO_12B
 
 PARENT = Parent(
     pattern="M-M-M*-M-M*-", hidden=128, vocab=1024, ffn=512, mamba_heads=16, mamba_head_dim=16, mamba_groups=2,
@@ -24,8 +26,12 @@ PARENT = Parent(
 )  # fmt: skip
 BUDGETS = (Budget("1.6m"), Budget("1.1m", ratio=0.72), Budget("0.8m", ratio=0.5))
 NAMES = [b.name for b in BUDGETS]
-LOSSES = {"1.6m": (3.12, 3.12, 3.12), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
+#: the parent before elastic training, and what its shape has become: after it, untrained, unsorted
+BEFORE = 3.10
+LOSSES = {"1.6m": (3.12, 3.10, 3.10), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
 BIGRAM = 4.06
+#: seconds of the run: of its phases, and some between them
+TOTAL = 216.6
 
 
 def make_ranking(parent: Parent = PARENT, seed: int = 0) -> Ranking:
@@ -86,6 +92,7 @@ def make_run(root: Path, seed: int = 0) -> Path:
     (root / "family").mkdir()
     Family.of(PARENT, subnets, budgets=BUDGETS, ranking_digest=ranking.digest,
               provenance={"made_by": "demo <&>", "stages": 2}).save(root / "family")  # fmt: skip
+    write_json(root / "family" / "config.json", {"model_type": "nemotron_h", "torch_dtype": "float32"})
     write_json(
         root / "data" / "data.json", {"version": 1, "vocab_size": 1024, "splits": {"train": {"tokens": 4556353}}}
     )
@@ -126,20 +133,46 @@ def make_run(root: Path, seed: int = 0) -> Path:
     )
     whole = parameters(PARENT, PARENT.full)
     members = []
-    for name, subnet in subnets.items():
-        loss, untrained, unsorted = LOSSES[name]
-        first = name == "1.6m"
+    for name, subnet in {"parent": PARENT.full, **subnets}.items():
+        loss, untrained, unsorted = LOSSES.get(name, (BEFORE, None, None))
+        correct = 40 - 8 * len(members)
+        by_task = {"chain_sum": correct // 2, "letter <b>": correct - correct // 2}
         members.append({
             "name": name, "parameters": parameters(PARENT, subnet), "ratio": parameters(PARENT, subnet) / whole,
             "memory_bytes": int(memory(PARENT, subnet, MemorySpec())), "loss": loss, "perplexity": math.exp(loss),
-            "accuracy": 0.5 - 0.08 * len(members), "accuracy_by_task": {"chain_sum": 0.6, "letter <b>": 0.4},
-            "untrained_loss": None if first else untrained, "unsorted_loss": None if first else unsorted,
-            "recovered": None if first else (untrained - loss) / (untrained - 3.12), "hidden": subnet.hidden,
+            "accuracy": correct / 96, "accuracy_by_task": {task: n / 48 for task, n in by_task.items()},
+            "answers": {"correct": correct, "total": 96, "accuracy": correct / 96, "by_task": {
+                task: {"correct": n, "total": 48} for task, n in by_task.items()
+            }},
+            "untrained_loss": untrained, "unsorted_loss": unsorted,
+            "recovered": None if untrained is None else closed(untrained, loss, BEFORE), "hidden": subnet.hidden,
             "layers": len(subnet.layers), "pattern": subnet.pattern,
         })  # fmt: skip
     write_json(root / "metrics.json", {
-        "version": 1, "seconds": {"data": 21.0, "parent": 98.2, "stage 1": 61.4, "stage 2": 35.0},
-        "bigram_loss": BIGRAM, "parent_loss": {"start": 6.93, "end": 3.12}, "members": members,
-        "targets": {"recovered": 0.8},
+        "version": 1,
+        "seconds": {"data": 21.0, "parent": 98.2, "stage 1": 61.4, "stage 2": 35.0, "total": TOTAL},
+        "bigram_loss": BIGRAM, "parent_loss": {"start": 6.93, "end": 3.12, "evaluation": BEFORE}, "members": members,
+        "targets": {"0.8m gains by sorting": {"found": 1.63, "unit": "nats", "at_least": 0.005, "met": True}},
     })  # fmt: skip
+    return root
+
+
+def make_large_run(root: Path) -> Path:
+    """What a large parent's run may have: 62 layers, five members, some with long names."""
+    ranking = make_ranking(NANO_12B)
+    ranking.save(root / "stage1" / "elastic" / "ranking")
+    members = {"nemotron-nano-12b-whole": NANO_12B.full}
+    for drop, (name, hidden) in zip(
+        (4, 6, 8, 12), (("9b", 4480), ("8b", 4480), ("7b-long-named", 3840), ("6b", 3584))
+    ):
+        members[name] = NANO_12B.uniform(ranking.depth[drop:], hidden=hidden, mamba_heads=112 - 16 * (drop // 8))
+    shapes = {"members": {n: s.to_json() for n, s in members.items()}, "report": {"source": "uniform"}}
+    write_json(root / "stage1" / "elastic" / "shapes.json", shapes)
+    rows = [
+        {"name": n, "parameters": parameters(NANO_12B, s), "loss": 1.7 + 0.1 * i, "untrained_loss": 1.9 + 0.5 * i,
+         "unsorted_loss": 1.9 + 0.9 * i, "recovered": 0.6 if i else None}
+        for i, (n, s) in enumerate(members.items())
+    ]  # fmt: skip
+    targets = {"a target with a name of many words, which no table may break to letters": True, "digest": "0f" * 32}
+    write_json(root / "metrics.json", {"version": 1, "members": rows, "targets": targets, "seconds": {"data": 3.0}})
     return root

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -19,10 +18,11 @@ from nemo_elastic.files import read_json
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.build import FIGURES, PAGE
 from nemo_elastic.report.fig_shapes import kept_share, rows
+from nemo_elastic.report.labels import spread
 from nemo_elastic.report.page import render
-from nemo_elastic.report.style import millions, spread
-from tests.report.fabricate import make_ranking, write_json
-from tests.shapes import NANO_12B
+from nemo_elastic.report.palette import variables
+from nemo_elastic.report.style import millions
+from tests.report.fabricate import make_large_run
 
 NAMES = ["1.6m", "1.1m", "0.8m"]
 
@@ -51,11 +51,25 @@ def test_every_picture_is_there_and_large_enough(page):
 
 def test_the_page_holds_the_pictures_and_fetches_nothing(page):
     html = page.read_text(encoding="utf-8")
-    inside = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', html)]
-    assert inside == [(page.parent / name).read_bytes() for name in FIGURES]
-    rest = re.sub(r'src="data:[^"]+"', "", html)
-    assert "://" not in rest and "<script" not in rest and "src=" not in rest and "href=" not in rest
+    for form in ("wide", "narrow"):
+        assert (
+            len(re.findall(rf'<div class="plot {form}"><svg viewBox=[^>]+ role="img" aria-label="[^"]+">', html)) == 5
+        )
+    assert "://" not in html and "<script" not in html and "src=" not in html and "url(h" not in html
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="([^"]*)"', html)) <= {f"#{i}" for i in ids}
+    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{i}" for i in ids}
     assert not any(b"://" in (page.parent / name).read_bytes()[:2000] for name in FIGURES)
+
+
+def test_every_colour_of_a_picture_is_a_variable_of_the_page(page):
+    html = page.read_text(encoding="utf-8")
+    pictures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert not re.findall(r"#[0-9a-f]{6}\b|rgb", pictures)
+    used = set(re.findall(r"var\(--([a-z0-9]+)\)", pictures))
+    light, dark = (dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", variables(dark))) for dark in (False, True))
+    assert used and used <= set(light) and all(light[name] != dark[name] for name in used)
+    assert variables(dark=False) in html and variables(dark=True) in html
 
 
 def test_the_page_names_members_with_exact_figures(page, demo_run):
@@ -63,7 +77,6 @@ def test_the_page_names_members_with_exact_figures(page, demo_run):
     for name, told in read_json(demo_run / "family" / "elastic.json")["members"].items():
         assert f"<td>{name}</td>" in html
         assert f">{told['parameters']:,}<" in html
-        assert f">{told['memory']['bytes']:,}<" in html
     assert "Not in this report" not in html
 
 
@@ -209,16 +222,8 @@ def test_shapes_have_a_row_for_every_step_of_finding_them(demo_run):
 
 
 def test_a_large_parent_is_drawn(tmp_path):
-    run = tmp_path / "large"
-    ranking = make_ranking(NANO_12B)
-    ranking.save(run / "stage1" / "elastic" / "ranking")
-    members = {"12b": NANO_12B.full}
-    for drop, (name, hidden) in zip((4, 8, 12), (("9b", 4480), ("7b", 3840), ("6b", 3584))):
-        members[name] = NANO_12B.uniform(ranking.depth[drop:], hidden=hidden, mamba_heads=112 - 16 * (drop // 8))
-    shapes = {"members": {n: s.to_json() for n, s in members.items()}, "report": {"source": "uniform"}}
-    write_json(run / "stage1" / "elastic" / "shapes.json", shapes)
-    page = build_report(run)
-    assert {p.name for p in page.parent.glob("*.png")} == {"shapes.png", "importance.png"}
+    page = build_report(make_large_run(tmp_path / "large"))
+    assert {p.name for p in page.parent.glob("*.png")} == {"family.png", "shapes.png", "importance.png"}
     assert "12,310,001,152" in page.read_text(encoding="utf-8")
 
 
@@ -241,7 +246,11 @@ def test_the_command_prints_json(demo_run, tmp_path, capsys):
         main(["report", str(demo_run), "--out", str(tmp_path / "r"), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert caught.value.code == 0
-    assert [m["name"] for m in told["members"]] == NAMES and len(told["pictures"]) == 5 and told["notes"] == []
+    assert (
+        [m["name"] for m in told["members"]] == ["parent", *NAMES]
+        and len(told["pictures"]) == 5
+        and told["notes"] == []
+    )
 
 
 def test_the_command_refuses_in_one_line(tmp_path, capsys):

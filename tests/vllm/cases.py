@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nemo_elastic.export.slicer import slice_checkpoint
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
+from nemo_elastic.runtime import load_family
 
 ROOT = Path(__file__).parents[2]
 # Attention heads of 32 channels: vLLM's CPU backend has no smaller ones.
@@ -29,6 +31,7 @@ class Case:
     title: str
     member: Subnet
     refused: str | None = None
+    parent: Parent = PARENT
 
     @property
     def remote(self) -> bool:
@@ -57,12 +60,27 @@ CASES = {
 }
 
 
-def write_folders(place: Path) -> list[str]:
-    """Write the family and every member into `place`.
+def prompts(longest: int) -> list[str]:
+    """The prompts; the last, of so many characters, is longer than a chunk of Mamba's scan (128 tokens)."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return ["The first", "licence: 42-25\nsteps:", " of the Work and any", text[:longest]]
 
-    Returns:
-        The prompts, the last longer than a chunk of Mamba's scan (128 tokens).
-    """
+
+def copy_folders(members: Path, place: Path) -> dict[str, Case]:
+    """Copy members that were cut before, as NAME/hf, into `place`; name of the copy -> member."""
+    cases = {}
+    for config in sorted(members.glob("*/hf/config.json")):
+        name = config.parts[-3]
+        shutil.copytree(config.parent, place / name)
+        loaded = load_family(config.parent).select()
+        cases[name] = Case(name, loaded.subnet, parent=loaded.parent)
+    if not cases:
+        raise SystemExit(f"{members}: no folder NAME/hf of a member here")
+    return cases
+
+
+def write_folders(place: Path) -> list[str]:
+    """Write the family and every member into `place`; returns the prompts."""
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     tokenizer = train_tokenizer([text], PARENT.vocab)
     assert tokenizer.get_vocab_size() == PARENT.vocab
@@ -74,4 +92,4 @@ def write_folders(place: Path) -> list[str]:
     for name, case in CASES.items():
         if name != "family":
             slice_checkpoint(place / "family", place / name, subnet=case.member)
-    return ["The first", "licence: 42-25\nsteps:", " of the Work and any", text[:1200]]
+    return prompts(1200)

@@ -6,6 +6,7 @@ A family with random weights is written, its members are cut, and every folder i
 is no part of the default suite: `make test-vllm` sets up the environments and runs
 
     python -m tests.vllm.parity [--keep FOLDER] [--markdown FILE]
+    python -m tests.vllm.parity --members runs/demo/members    # what was trained and cut before
 
 The exit code is 1 unless every row is as expected. What makes equal tokens mean something is checked as well: the best
 token leads by far more than the two differ, texts vary, and no two members say the same.
@@ -20,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from nemo_elastic.export.hf_config import PLAIN, PUZZLE
 from nemo_elastic.files import atomic_write
 from nemo_elastic.runtime import load_family
 
-from .cases import CASES, PARENT, ROOT, Case, write_folders
+from .cases import CASES, ROOT, Case, copy_folders, prompts, write_folders
 
 NEW = 24
 #: Fewer different tokens in a continuation would be a loop, which proves little.
@@ -45,11 +47,15 @@ def run(python: Path, script: str, place: Path, *args: str) -> subprocess.Comple
     return subprocess.run(command, env=clean | own, cwd=place, capture_output=True, text=True, timeout=600)
 
 
-def decode_all(place: Path, transformers: Path, vllm: Path) -> dict[str, Any]:
-    """Write the folders and decode each with transformers, vLLM and our runtime.
+def decode_all(
+    place: Path, cases: Mapping[str, Case], texts: list[str], transformers: Path, vllm: Path
+) -> dict[str, Any]:
+    """Decode each folder with transformers, vLLM and our runtime.
 
     Args:
-        place: An empty folder.
+        place: Where the folders are.
+        cases: Name of a folder -> its member.
+        texts: The prompts.
         transformers: The python that has it.
         vllm: The python that has it.
 
@@ -57,15 +63,14 @@ def decode_all(place: Path, transformers: Path, vllm: Path) -> dict[str, Any]:
         `transformers` and `vllm`: versions. `cases`: name of the folder -> what each of them gave, `error` instead of
         `vllm` where that failed.
     """
-    texts = write_folders(place)
-    job = {"texts": texts, "new": NEW, "folders": {name: case.remote for name, case in CASES.items()}}
+    job = {"texts": texts, "new": NEW, "folders": {name: case.remote for name, case in cases.items()}}
     (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
     done = run(transformers, "decode_transformers.py", place)
     if done.returncode:
         sys.exit(f"transformers failed:\n{done.stderr[-3000:]}")
     reference = json.loads((place / "transformers.json").read_text(encoding="utf-8"))
     out: dict[str, Any] = {"transformers": reference["version"], "vllm": None, "cases": {}}
-    for name in CASES:
+    for name in cases:
         print(f"== {name}", flush=True)
         ran = reference["ran"][name]
         ours = load_family(place / name).select().generate([r["prompt"] for r in ran], NEW)
@@ -80,15 +85,15 @@ def decode_all(place: Path, transformers: Path, vllm: Path) -> dict[str, Any]:
     return out
 
 
-def judge(case: Case, got: dict[str, Any]) -> dict[str, Any]:
-    """One row of the table; `faults` says what is not as it should be."""
+def judge(case: Case, got: dict[str, Any], trained: bool) -> dict[str, Any]:
+    """One row of the table; `faults` says what is not as it should be. A trained text may repeat itself."""
     reference = got["transformers"]
     tokens = [r["tokens"] for r in reference]
     lead = min(min(r["lead"]) for r in reference)
     faults = []
     if got["runtime"] != tokens:
         faults.append("the runtime gives other tokens")
-    if min(len(set(row)) for row in tokens) < VARIED:
+    if not trained and min(len(set(row)) for row in tokens) < VARIED:
         faults.append("the text hardly varies")
     served, differ = got.get("vllm"), None
     if case.refused:
@@ -103,12 +108,12 @@ def judge(case: Case, got: dict[str, Any]) -> dict[str, Any]:
             faults.append("vLLM gives other tokens")
         pairs = [zip(a["logprobs"], b["logprobs"], strict=True) for a, b in zip(reference, served, strict=True)]
         differ = max(abs(x - y) for x, y in itertools.chain(*pairs))
-        if differ * MARGIN > lead:
+        if differ * (1 if trained else MARGIN) > lead:
             faults.append(f"log-probabilities differ by {differ:.1e}, the best token leads by {lead:.1e}")
     return {
         "member": case.title,
         "model_type": PUZZLE if case.remote else PLAIN,
-        "parameters": f"{parameters(PARENT, case.member):,}",
+        "parameters": f"{parameters(case.parent, case.member):,}",
         "vLLM": _agreement(tokens, [r["tokens"] for r in served])
         if served
         else "refused"
@@ -144,19 +149,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transformers", type=Path, default=ROOT / ".venv-hf/bin/python", help="python that has it")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm/bin/python", help="python that has it")
+    parser.add_argument("--members", type=Path, help="a folder of members, the demo's say, instead of our own")
     parser.add_argument("--keep", type=Path, help="write the folders here and leave them")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        told = decode_all(place, args.transformers, args.vllm)
-    rows = [judge(case, told["cases"][name]) for name, case in CASES.items()]
+        cases = copy_folders(args.members, place) if args.members else CASES
+        texts = prompts(900) if args.members else write_folders(place)
+        told = decode_all(place, cases, texts, args.transformers, args.vllm)
+    rows = [judge(case, told["cases"][name], bool(args.members)) for name, case in cases.items()]
     text = table(rows, told)
     print(text)
     faults = [f"{row['member']}: {fault}" for row in rows for fault in row["faults"]]
     said = {json.dumps([r["tokens"] for r in case["transformers"]]) for case in told["cases"].values()}
-    if len(said) < len(CASES):
+    if len(said) < len(cases):
         faults.append("two members say the same")
     if faults:
         print("\n".join(faults), file=sys.stderr)

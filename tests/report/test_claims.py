@@ -1,0 +1,236 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a report and a demo say of a run is what was measured, no more."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.cli.app import main
+from nemo_elastic.demo.run import markdown, targets
+from nemo_elastic.export.family_folder import write_family
+from nemo_elastic.manifest import Family
+from nemo_elastic.report import build_report, load_run
+from nemo_elastic.report.page import render
+from nemo_elastic.report.result import Results
+from nemo_elastic.report.tables import members
+from tests.export.helpers import SMALL, random_values
+from tests.report.fabricate import BEFORE, TOTAL, make_run
+from tests.shapes import PARENT
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def edit(run: Path, **changes: Any) -> Path:
+    """Other values in its metrics.json."""
+    path = run / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return run
+
+
+def page(run: Path) -> str:
+    return render(load_run(run), {})
+
+
+def tiles(html: str) -> dict[str, str]:
+    """What a tile says -> its figure."""
+    return {what: figure for figure, what in re.findall(r'class="tile"><b>(.*?)</b><span>(.*?)</span>', html)}
+
+
+def cells(html: str, head: str) -> list[list[str]]:
+    """The cells of every row of the table under a heading, the row of heads first."""
+    table = html[html.index(f"<h3>{head}</h3>") :].partition("</table>")[0]
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall("<tr>(.*?)</tr>", table)]
+
+
+# ------------------------------------------------------------------ time
+
+
+def test_time_is_the_runs_own_and_its_total_is_no_phase(run: Path) -> None:
+    html = page(run)
+    assert tiles(html)["all phases"] == "3 min 37 s" and round(TOTAL) == 217
+    assert [row[0] for row in cells(html, "Time")] == ["phase", "data", "parent", "stage 1", "stage 2", "all"]
+    assert cells(html, "Time")[-1][1] == "3 min 37 s"
+
+
+def test_a_run_that_told_no_total_has_the_sum_of_its_phases(run: Path) -> None:
+    html = page(edit(run, seconds={"data": 21.0, "parent": 98.2}))
+    assert tiles(html)["all phases"] == "1 min 59 s" == cells(html, "Time")[-1][1]
+
+
+# ------------------------------------------------------------------ the parent
+
+
+def test_the_parents_loss_is_its_own_and_the_trained_member_has_its_name(run: Path) -> None:
+    told = tiles(page(run))
+    assert told["held-out loss of the parent before elastic training"] == f"{BEFORE:.3f}" == "3.100"
+    assert told["loss of the largest member, 1.6m"] == "3.120"
+    assert [m["name"] for m in members(load_run(run))] == ["parent", "1.6m", "1.1m", "0.8m"]
+
+
+def test_a_parent_that_was_not_measured_beside_its_members_is_not_made_of_one(run: Path) -> None:
+    rows = json.loads((run / "metrics.json").read_text())["members"][1:]
+    told = tiles(page(edit(run, members=rows)))
+    assert told["held-out loss of the parent as its own training ended"] == "3.120"
+    assert not any("before elastic training" in what for what in told)
+
+
+# ------------------------------------------------------------------ verdicts
+
+
+def losses(untrained: float, unsorted: float, loss: float = 3.2) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    parent = {"name": "parent", "loss": 3.1}
+    whole = {"name": "big", "loss": 3.12, "untrained_loss": 3.1, "unsorted_loss": 3.1, "recovered": None}
+    small = {"name": "small", "loss": loss, "untrained_loss": untrained, "unsorted_loss": unsorted, "recovered": 0.6}
+    return parent, [whole, small]
+
+
+@pytest.mark.parametrize(
+    ("gain", "met"), [(1e-10, False), (0.0049, False), (-0.1, False), (0.0051, True), (0.4, True)]
+)
+def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_told(gain: float, met: bool) -> None:
+    told = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
+    assert told["met"] is met and told["at_least"] == 0.005 and told["found"] == pytest.approx(gain)
+
+
+def test_every_target_tells_what_was_found_and_what_was_asked() -> None:
+    told = targets(*losses(4.0, 4.5), bigram=4.0)
+    assert list(told) == ["parent below a bigram model", "big above the parent", "small above the parent",
+                          "small closes of its gap", "small gains by sorting"]  # fmt: skip
+    assert [t["met"] for t in told.values()] == [True] * 5
+    assert told["small above the parent"]["found"] == pytest.approx(0.1)
+    parent, (whole, small) = losses(3.11, 3.2)
+    assert "small closes of its gap" not in targets(parent, [whole, small | {"recovered": None}], bigram=4.0)
+
+
+def test_the_page_judges_by_the_figures(run: Path) -> None:
+    wrong = {"sorting": {"found": 1e-10, "unit": "nats", "at_least": 0.005, "met": True}, "old": True}
+    html = page(edit(run, targets=wrong))
+    assert cells(html, "Targets")[1] == ["sorting", "+0.000 nats", "at least 0.005", "no"]
+    assert "<th>old</th><td>yes</td>" in html
+
+
+def test_a_gap_too_small_to_be_known_has_no_share(run: Path) -> None:
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    rows[2] |= {"untrained_loss": BEFORE + 0.049, "loss": BEFORE + 0.2, "recovered": -3.1}
+    told = Results.from_json(json.loads((edit(run, members=rows) / "metrics.json").read_text()), "x")
+    assert told.members[2].recovered is None and told.members[3].recovered is not None
+
+
+# ------------------------------------------------------------------ colours
+
+
+def test_a_name_has_one_colour_in_all_pictures(run: Path) -> None:
+    html = build_report(run).read_text(encoding="utf-8")
+    seen: dict[str, set[str]] = {}
+    pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    named: dict[str, int] = {}
+    for picture in pictures:
+        for style, text in re.findall(r'<text style="([^"]*)"[^>]*>([^<]*)</text>', picture):
+            name = text.split("  ")[0]
+            if name in ("parent", "1.6m", "1.1m", "0.8m") and "700" in style + "700" * ("bold" in style):
+                seen.setdefault(name, set()).add(re.findall(r"fill: var\(--(\w+)\)", style)[0])
+        for name in ("1.1m", "0.8m"):
+            named[name] = named.get(name, 0) + (f">{name}" in picture)
+    assert seen == {"parent": {"parent"}, "1.6m": {"m1"}, "1.1m": {"m2"}, "0.8m": {"m3"}}
+    assert min(named.values()) == 10, "family, loss, shapes, importance and router, wide and narrow"
+
+
+# ------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_is_what_inspect_tells_of_the_same_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    run = tmp_path / "run"
+    write_family(run / "family", PARENT, random_values(PARENT), Family.of(PARENT, {"small": SMALL}))
+    config = run / "family" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"torch_dtype": dtype}))
+    with pytest.raises(SystemExit):
+        main(["inspect", str(run / "family"), "--json"])
+    inspected = json.loads(capsys.readouterr().out)["members"]
+    loaded = load_run(run)
+    assert loaded.serving.weights == {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+    for m in members(loaded):
+        told = inspected[m["name"]]["memory"]
+        assert (
+            {"bytes": m["memory_bytes"], **m["memory"]} == {"bytes": told["bytes"], **asdict(loaded.serving)} == told
+        )
+        assert f">{told['bytes']:,}<" in page(run)
+    assert f"memory ({loaded.serving.weights})" in page(run)
+
+
+def test_without_the_familys_config_memory_is_that_of_bf16(run: Path) -> None:
+    (run / "family" / "config.json").unlink()
+    told = json.loads((run / "family" / "elastic.json").read_text())["members"]
+    assert {m["name"]: m["memory_bytes"] for m in members(load_run(run)) if m["trained"]} == {
+        name: member["memory"]["bytes"] for name, member in told.items()
+    }
+
+
+# ------------------------------------------------------------------ answers
+
+
+def test_accuracies_have_their_number_and_interval(run: Path) -> None:
+    html = page(run)
+    assert "accuracy, n = 96" in html and "41.7% (32.3 to 51.7)" in html
+    assert cells(html, "Accuracy by task")[1][:3] == ["chain_sum", "48", "41.7% (28.8 to 55.7)"]
+
+
+def test_members_that_answered_different_numbers_say_so(run: Path) -> None:
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    rows[1]["answers"] |= {"correct": 0, "total": 12}
+    html = page(edit(run, members=rows))
+    assert "0.0% of 12 (0.0 to 24.2)" in html and "41.7% of 96 (32.3 to 51.7)" in html
+
+
+def test_a_run_that_told_no_numbers_has_shares_alone(run: Path) -> None:
+    rows = [row | {"answers": None} for row in json.loads((run / "metrics.json").read_text())["members"]]
+    html = page(edit(run, members=rows))
+    assert ">41.7%<" in html and "accuracy, n" not in html
+    assert cells(html, "Accuracy by task")[0] == ["task", "parent", "1.6m", "1.1m", "0.8m"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"correct": 3, "total": 2}, {"correct": 0, "total": 0}, {"correct": 1.5, "total": 2}, {"total": 2}, [1]]
+)
+def test_answers_that_no_run_gives_are_left_out(run: Path, wrong: Any) -> None:
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    rows[1]["answers"] = wrong
+    assert any("members[1].answers" in note for note in load_run(edit(run, members=rows)).notes)
+
+
+def test_the_demos_table_has_them(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    for row in metrics["members"]:
+        row["answers"]["interval"] = [0.104, 0.26]
+    told = markdown(metrics)
+    assert "| 0.8m | 704,068 | 45% | 3.360 | 5.420 | 7.050 | 89% | 17% (10% to 26%) |" in told
+    assert "96 held-out problems" in told
+
+
+# ------------------------------------------------------------------ shapes
+
+
+def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
+    from nemo_elastic.report.fig_shapes import draw
+    from nemo_elastic.report.style import WIDE
+
+    loaded = load_run(run)
+    drawn = draw(loaded, WIDE)
+    assert drawn is not None and "nested in each other" in drawn.words
+    shapes = dict(loaded.shapes.frozen)
+    shapes["0.8m"] = replace(shapes["0.8m"], hidden=128)
+    loaded.family, loaded.shapes = None, replace(loaded.shapes, frozen=shapes)
+    drawn = draw(loaded, WIDE)
+    assert drawn is not None and "nested" not in drawn.words

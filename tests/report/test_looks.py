@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report in a browser: on a phone, on a laptop and on a wide screen, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.report import build_report
+from nemo_elastic.report.palette import PALETTE
+from tests.browser import MISSING, Browser, browser, find
+from tests.looks import CONTRAST, WIDTHS, contrast, flaws
+from tests.report.fabricate import make_large_run
+
+needs_a_browser = pytest.mark.skipif(find() is None, reason=MISSING)
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    with browser(str(find())) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def pages(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("looks")
+    runs = {"small": demo_run, "large": make_large_run(place / "run")}
+    return {name: build_report(run, place / name) for name, run in runs.items()}
+
+
+@needs_a_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("run", ["small", "large"])
+def test_nothing_runs_over_and_everything_can_be_read(
+    window: Browser, pages: dict[str, Path], run: str, width: int, dark: bool
+) -> None:
+    window.open(pages[run], width, dark)
+    assert flaws(window) == {}
+
+
+#: what `flaws` is to find -> a page that has it
+FLAWED = {
+    "runs over": "<div style='width: 700px'>wide</div>",
+    "cut": "<div style='width: 50px; overflow: hidden; white-space: nowrap'>words that are longer</div>",
+    "outside the window": "<p style='margin-left: -40px'>words</p>",
+    "outside its picture": "<svg viewBox='0 0 100 40' width=300><text x=80 y=20 font-size=12>words</text></svg>",
+    "on each other": "<svg viewBox='0 0 99 40' width=300><text y=20>one</text><text x=9 y=22>two</text></svg>",
+    "broken words": "<table><tr><td style='width: 9px; overflow-wrap: anywhere'>letters</table>",
+    "too small": "<svg viewBox='0 0 900 40' width=300><text y=20 font-size=12>one</text></svg>",
+    "too faint": "<p style='color: #888; background: #fff'>words</p>",
+}
+
+
+@needs_a_browser
+@pytest.mark.parametrize("flaw", [*FLAWED, "nothing"])
+def test_a_flaw_is_seen(window: Browser, tmp_path: Path, flaw: str) -> None:
+    head = "<!doctype html><meta name=viewport content='width=device-width'><body style='margin: 20px'>"
+    fine = (
+        "<p>fine</p>" * 21
+        + "<div style='overflow-x: auto; width: 90px'><table><tr><td>words<td>words<td>words</table>"
+    )
+    page = tmp_path / "page.html"
+    page.write_text(f"{head}{fine}</div>{FLAWED.get(flaw, '')}", encoding="utf-8")
+    window.open(page, 390)
+    assert set(flaws(window)) - {"outside the window"} == {flaw} - {"nothing", "outside the window"}
+    window.open(page, 390)
+    assert ("outside the window" in flaws(window)) == (flaw == "outside the window")
+
+
+@needs_a_browser
+def test_pictures_follow_width_and_scheme(window: Browser, pages: dict[str, Path]) -> None:
+    seen = {}
+    for width, dark in ((390, False), (1280, False), (1280, True)):
+        window.open(pages["small"], width, dark)
+        shown = "[...document.querySelectorAll('.plot {}')].filter(e => e.checkVisibility())"
+        widths = window.run(shown.format("svg") + ".map(e => e.viewBox.baseVal.width)")
+        seen[width, dark] = widths, window.run(f"getComputedStyle({shown.format('text')}[0]).fill")
+    assert all(narrow < 340 for narrow in seen[390, False][0]) and all(wide > 640 for wide in seen[1280, False][0])
+    assert len(seen[390, False][0]) == len(seen[1280, False][0]) == 5
+    assert seen[1280, False][1] != seen[1280, True][1]
+
+
+def test_colours_of_text_are_legible_on_every_ground() -> None:
+    def value(name: str, dark: bool) -> tuple[int, ...]:
+        return tuple(bytes.fromhex(PALETTE[name][dark][1:]))
+
+    letters = ["ink", "muted", "grey", "parent", *(f"m{i}" for i in range(1, 9))]
+    pairs = [(text, ground) for text in letters for ground in ("paper",)]
+    pairs += [("muted", ground) for ground in ("band0", "band1", "band2", "within", "bar")]
+    pairs += [("ink" if i <= 5 else "paper", f"s{i}") for i in range(11)] + [("ink", "early"), ("paper", "s7")]
+    weak = [(*pair, dark) for pair in pairs for dark in (False, True)
+            if contrast(value(pair[0], dark), value(pair[1], dark)) < CONTRAST]  # fmt: skip
+    assert weak == []

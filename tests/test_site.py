@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation in a browser: on a phone, on a laptop and on a wide screen, light and dark."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import MISSING, Browser, browser, find
+from tests.documentation import ROOT
+from tests.looks import WIDTHS, flaws, runs_over
+
+pytest.importorskip("mkdocs", reason="the documentation's tools are not installed; the extra `docs` brings them")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find() is None, reason=MISSING)]
+
+#: those with the widest tables and the longest lines
+WIDEST = ("index", "studies", "benchmarks", "config", "troubleshooting", "method")
+PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", out]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    with browser(str(find())) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_is_wider_than_its_window(window: Browser, site: Path, page: str) -> None:
+    told = {}
+    for width in WIDTHS:
+        window.open(site / f"{page}.html", width)
+        told[width] = runs_over(window)
+    assert told == dict.fromkeys(WIDTHS, "")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_widest_pages_can_be_read(window: Browser, site: Path, width: int, dark: bool) -> None:
+    found = {}
+    for page in WIDEST:
+        window.open(site / f"{page}.html", width, dark)
+        scheme = window.run("document.body.getAttribute('data-md-color-scheme')")
+        assert scheme == ("slate" if dark else "default")
+        found[page] = flaws(window, ".md-content")
+    assert {page: what for page, what in found.items() if what} == {}

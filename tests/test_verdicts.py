@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What may be said of measured figures."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+
+from nemo_elastic.verdicts import SHARED, TIE, closed, wilson
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 1), (0, 96), (1, 3), (8, 96), (48, 96), (95, 96), (7, 7)])
+def test_the_ends_of_the_interval_are_where_the_share_is_just_likely(correct: int, total: int) -> None:
+    share = correct / total
+    low, high = wilson(correct, total)
+    assert 0 <= low <= share <= high <= 1 and high > low
+    for end in {low, high} - {0.0, 1.0}:  # (share - end) in standard deviations of the end
+        assert abs(share - end) == pytest.approx(1.959963984540054 * sqrt(end * (1 - end) / total))
+
+
+def test_figures_of_the_literature() -> None:
+    # R. G. Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998),
+    # table I
+    for correct, total, told in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))):
+        assert wilson(correct, total) == pytest.approx(told, abs=5e-5)
+
+
+def test_a_share_of_a_gap_is_told_where_there_is_one() -> None:
+    assert closed(4.0, 3.2, 3.0) == pytest.approx(0.8)
+    assert closed(4.0, 4.5, 3.0) == pytest.approx(-0.5)
+    assert closed(3.0 + 0.99 * SHARED, 3.0, 3.0) is None and closed(3.0 - 1e-10, 3.0, 3.0) is None
+    assert SHARED == 10 * TIE
