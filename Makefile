@@ -90,7 +90,7 @@ bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against c
 		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/slice_12b.md $(ARGS)
 
 .PHONY: study
-study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five long router schedule", some of them; goes on where it stopped
+study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five context router schedule", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
 
 .PHONY: parallel

@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = args.runs.resolve()
     wanted = [job for study in args.studies for job in STUDIES[study]()]
-    parents = [PARENT] if any(job.parent == PARENT.name for job in wanted) else []
+    parents = [PARENT] if any(job.parent == PARENT.name and job.kind != "parent" for job in wanted) else []
     jobs = {job.name: job for job in [*parents, *wanted]}
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():

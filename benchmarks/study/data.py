@@ -1,24 +1,75 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' data: Python's standard library and worked reasoning problems, in two mixtures."""
+"""The studies' data: Python's standard library and worked reasoning problems, and texts that need a long context."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-#: folder -> settings of `nemo_elastic.data.build.build_data`; the second is for the study of long contexts
-FOLDERS: dict[str, dict[str, Any]] = {
-    "data": {"vocab": 1024},
-    "data_long": {"vocab": 1024, "reasoning": 0.8, "held_out_problems": 768},
-}
+import numpy as np
+
+from benchmarks.study.context import LENGTH, documents
+from nemo_elastic.data.build import build_data
+from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo
+from nemo_elastic.data.indexed import write_indexed
+from nemo_elastic.data.mix import end
+from nemo_elastic.data.tokenizer import MIN_VOCAB, encode, save_tokenizer, train_tokenizer
+from nemo_elastic.files import atomic_dir
+
+#: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
+DOCUMENTS = {"train": 16384, "train_long": 4096, "val": 256}
+
+
+def library(out: Path) -> None:
+    """Text of the standard library, a quarter of it problems."""
+    build_data(out, vocab=1024)
+
+
+def context(out: Path, counts: Mapping[str, int] = DOCUMENTS) -> None:
+    """Documents of `context`, `counts` of each split, a token per byte: no merge hides how far back it stands."""
+    tokenizer = train_tokenizer((), MIN_VOCAB)
+    infos = {}
+    with atomic_dir(out, force=False) as folder:
+        save_tokenizer(tokenizer, folder / TOKENIZER)
+        for split in SPLITS:
+            made = [end(ids) for ids in encode(tokenizer, context_texts(split, counts[split]))]
+            write_indexed(folder / split, made, MIN_VOCAB)
+            digest = hashlib.sha256(Path(folder, f"{split}.bin").read_bytes()).hexdigest()
+            infos[split] = SplitInfo(sum(map(len, made)), len(made), 0, 0, digest)
+        (folder / PROBLEMS).write_text("")
+        everything = hashlib.sha256("".join(info.sha256 for info in infos.values()).encode()).hexdigest()
+        manifest = DataFolder(
+            path=folder, vocab_size=MIN_VOCAB, seed=0, reasoning=0.0, held_out_problems=0,
+            python=platform.python_version(),
+            corpus=CorpusInfo("files", sum(counts.values()), sum(i.tokens for i in infos.values()), everything),
+            splits=infos, made_with={"tokenizers": version("tokenizers")},
+        )  # fmt: skip
+        (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
+
+
+def context_texts(split: str, count: int) -> list[str]:
+    """The first documents of a split."""
+    return [d.text for d in islice(documents(split), count)]
+
+
+def held_out(data: Path) -> np.ndarray:
+    """(documents, tokens of one): the held-out documents as they are trained on."""
+    return np.asarray(DataFolder.open(data).tokens("val")).reshape(-1, LENGTH)
+
+
+#: folder below the runs -> what writes it
+FOLDERS = {"data": library, "data_context": context}
 
 
 def prepare(name: str, runs: Path) -> Path:
     """The folder of that name, built where it is missing."""
-    from nemo_elastic.data.build import build_data
-
     out = runs / name
     if not out.is_dir():
-        build_data(out, **FOLDERS[name])
+        FOLDERS[name](out)
     return out

@@ -55,47 +55,37 @@ def heldout(model: Any, data: Path, length: int, member: Subnet | None = None, t
     return perplexity(lambda t: model(t, member), stream, length, max_tokens=tokens).nats
 
 
-def solutions(model: Any, data: Path, member: Subnet | None = None, batch: int = 32) -> dict[str, dict[str, float]]:
-    """How well a model writes the worked solutions of held-out problems, by their length class.
+def answers(model: Any, data: Path, member: Subnet | None = None, batch: int = 8) -> dict[str, Any]:
+    """What a model answers to the questions of held-out documents, and its loss near their start and behind it.
 
-    All tokens of a solution are predicted from the true ones before them. Where each is the most probable, greedy
-    decoding writes exactly this solution: `solved` is the share of such problems.
+    Every token is predicted from the true ones before it; where all of an answer are the most probable, greedy
+    decoding writes exactly this answer.
 
     Returns:
-        {"short" | "long": {"solved", "problems", "token": share of tokens predicted, "late": the same for tokens that
-        have at least `reasoning.SHORT_TOKENS` before them (nan where there are none)}}.
+        {"right": {kind: {level: [right, asked]}}, "nats": {"first": of the first `SHORT` tokens of a document,
+        "behind": of the others}}.
     """
     import torch
+    import torch.nn.functional as F
 
-    from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.data.reasoning import SHORT_TOKENS
-    from nemo_elastic.data.tokenizer import EOS_ID, encode, load_tokenizer
+    from benchmarks.study.context import SHORT, documents
+    from benchmarks.study.data import held_out
 
-    folder = DataFolder.open(data)
-    tokenizer = load_tokenizer(folder.tokenizer_dir)
-    problems = sorted(folder.problems(), key=lambda p: p.tokens)
-    prompts = [len(ids) for ids in encode(tokenizer, [p.prompt for p in problems])]
-    texts = list(encode(tokenizer, [p.text for p in problems]))
-    sums = {length: torch.zeros(6, dtype=torch.float64) for length in ("short", "long")}
-    for at in range(0, len(problems), batch):
-        rows = range(at, min(at + batch, len(problems)))
-        width = max(len(texts[i]) for i in rows) + 1
-        tokens = torch.full((len(rows), width), EOS_ID, dtype=torch.int64)
-        asked = torch.zeros(len(rows), width, dtype=torch.bool)
-        for row, i in enumerate(rows):  # in training a problem follows the end of another document
-            tokens[row, 1 : len(texts[i]) + 1] = torch.as_tensor(texts[i], dtype=torch.int64)
-            asked[row, prompts[i] + 1 : len(texts[i]) + 1] = True
+    tokens = torch.as_tensor(held_out(data).astype("int64"))
+    right: dict[str, dict[int, list[int]]] = {}
+    first = behind = 0.0
+    asked = documents("val")
+    for rows in tokens.split(batch):
         with torch.no_grad():
-            right = model(tokens[:, :-1], member).argmax(-1) == tokens[:, 1:]
-        asked = asked[:, 1:]
-        late = asked & (torch.arange(width - 1) >= SHORT_TOKENS)
-        for row, i in enumerate(rows):
-            hit = right[row] & asked[row]
-            figures = [hit.sum() == asked[row].sum(), 1, hit.sum(), asked[row].sum(), (hit & late[row]).sum(),
-                       late[row].sum()]  # fmt: skip
-            sums[problems[i].length] += torch.tensor([float(f) for f in figures], dtype=torch.float64)
-    return {
-        length: {"solved": float(s[0] / s[1]), "problems": int(s[1]), "token": float(s[2] / s[3]),
-                 "late": float(s[4] / s[5])}
-        for length, s in sums.items()
-    }  # fmt: skip
+            logits = model(rows[:, :-1], member)
+        losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), -1)
+        first += float(losses[:, : SHORT - 1].double().sum())
+        behind += float(losses[:, SHORT - 1 :].double().sum())
+        hits = (logits.argmax(-1) == rows[:, 1:]).numpy()
+        for hit, document in zip(hits, asked, strict=False):
+            for q in document.questions:
+                counts = right.setdefault(q.kind, {}).setdefault(q.level, [0, 0])
+                counts[0] += int(hit[q.start - 1 : q.end - 1].all())
+                counts[1] += 1
+    split = len(tokens) * (SHORT - 1), len(tokens) * (tokens.shape[1] - SHORT)
+    return {"right": right, "nats": {"first": first / split[0], "behind": behind / split[1]}}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.train import BATCH, LR, ORDER, Batch
-
-#: sequences that ModelOpt looks at
-PRUNING_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,11 @@ class Job:
         ratio: share of the parent's parameters that ModelOpt prunes to.
         batch: sequences and length.
         lr: peak learning rate.
-        late: steps and batch of stage 2, on the long split.
-        solve: also evaluate worked solutions of held-out problems.
+        late: steps and batch of stage 2.
+        ask: also evaluate answers to the questions of held-out documents.
         parent: job that trained the parent; None where nothing is trained.
         data: folder of tokens, below the runs.
-        split: of the data, for a parent.
+        split: of the data.
         model: which parent, of `model.MODELS`.
     """
 
@@ -58,7 +54,7 @@ class Job:
     batch: Batch = BATCH
     lr: float = LR
     late: tuple[int, Batch] | None = None
-    solve: bool = False
+    ask: bool = False
     parent: str | None = "parent"
     data: str = "data"
     split: str = "train"
@@ -95,7 +91,7 @@ def run_job(job: Job, runs: Path) -> dict[str, Any]:
 
 
 def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
-    from benchmarks.study.evaluate import dense, heldout, parent_shape, solutions
+    from benchmarks.study.evaluate import answers, dense, heldout, parent_shape
     from benchmarks.study.train import train_parent
     from benchmarks.study.work import forward
 
@@ -109,13 +105,13 @@ def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     flops = 3 * tokens * forward(shape, shape.full, job.batch.length)
     result = {"losses": {"full": heldout(model, data, job.batch.length)}, "tokens": tokens, "flops": flops,
               "cpu_seconds": cpu}  # fmt: skip
-    return result | ({"solutions": {"full": solutions(model, data)}} if job.solve else {})
+    return result | ({"answers": {"full": answers(model, data)}} if job.ask else {})
 
 
 def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """A family in one run, or a single member of fixed shape (`member`)."""
     from benchmarks.study import work
-    from benchmarks.study.evaluate import family, heldout, solutions
+    from benchmarks.study.evaluate import answers, family, heldout
     from benchmarks.study.train import train_elastic
     from nemo_elastic.config import ElasticConfig
     from nemo_elastic.cost import parameters
@@ -126,12 +122,13 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     total = job.steps + (job.late[0] if job.late else 0)
     cpu = time.process_time()
     checkpoint = train_elastic(
-        data, out, first, block, job.steps, job.batch, job.seed, total=total, lr=job.lr, model=job.model
-    )
+        data, out, first, block, job.steps, job.batch, job.seed, total=total, split=job.split, lr=job.lr,
+        model=job.model,
+    )  # fmt: skip
     if job.late:
         checkpoint = train_elastic(
             data, out.with_name("late"), first, block, job.late[0], job.late[1], job.seed, stage=2,
-            previous=checkpoint, done=job.steps, total=total, split="train_long", lr=job.lr,
+            previous=checkpoint, done=job.steps, total=total, split=job.split, lr=job.lr, model=job.model,
         )  # fmt: skip
     cpu = time.process_time() - cpu
     model, found = family(checkpoint, block, job.model)
@@ -150,8 +147,8 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     kept = {job.member: found[job.member]} if job.member else found
     whole = parameters(model.parent, model.parent.full)
     length = (job.late[1] if job.late else job.batch).length
-    solved = {"solutions": {n: solutions(model, data, m) for n, m in kept.items()}} if job.solve else {}
-    return solved | {
+    answered = {"answers": {n: answers(model, data, m) for n, m in kept.items()}} if job.ask else {}
+    return answered | {
         "losses": {n: heldout(model, data, length, m) for n, m in kept.items()},
         "shares": {n: parameters(model.parent, m) / whole for n, m in kept.items()},
         "shapes": {n: m.to_json() for n, m in found.items()},
@@ -178,7 +175,7 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     member = Subnet.from_json(read_result(runs, job.after)["shapes"][job.member], whole)
     sizes = stock_sizes(whole, member)
     cpu = time.process_time()
-    checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed)
+    checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed, job.lr)
     cpu = time.process_time() - cpu
     shape = replace(whole, **{ours: sizes[theirs] for ours, theirs in FIELDS.items() if theirs in sizes})
     loss = heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)
@@ -198,21 +195,19 @@ def pruned(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study.evaluate import dense, heldout, parent_shape
 
     assert job.ratio is not None and job.member is not None
-    cpu = children_seconds()
     checkpoint = modelopt_peer.prune_to_ratio(
         parent_checkpoint(job, runs), out / "pruned", job.ratio, data=runs / job.data, seq_length=job.batch.length,
-        samples=PRUNING_SAMPLES, seed=ORDER + job.seed,
+        seed=ORDER + job.seed,
     )  # fmt: skip
-    cpu = children_seconds() - cpu
     whole, shape = parent_shape(), dense_shape(checkpoint)
-    measured = modelopt_peer.facts(checkpoint)["measured_tokens"]
+    facts = modelopt_peer.facts(checkpoint)
     return {
         "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)},
         "shares": {job.member: parameter_share(shape, whole)},
         "sizes": shape.to_json(),
         "tokens": 0,
-        "flops": measured * work.forward(whole, whole.full, job.batch.length),
-        "cpu_seconds": cpu,
+        "flops": facts["measured_tokens"] * work.forward(whole, whole.full, job.batch.length),
+        "cpu_seconds": facts["cpu_seconds"],
     }
 
 
@@ -265,12 +260,6 @@ def parameter_share(shape: Any, whole: Any) -> float:
     from nemo_elastic.cost import parameters
 
     return parameters(shape, shape.full) / parameters(whole, whole.full)
-
-
-def children_seconds() -> float:
-    """Processor seconds of processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {

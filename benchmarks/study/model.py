@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' parents: Nemotron-H models of 5M parameters, one of ten layers and one of twenty-four.
+"""The studies' parents: Nemotron-H models of some million parameters: of ten layers, of twenty-four, of bytes.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -48,5 +48,25 @@ class DeepNemotronH(TinyNemotronH):
     kv_channels: int = 32
 
 
+@dataclass
+class ContextNemotronH(TinyNemotronH):
+    """2.5M parameters that read bytes: for texts that ask for what was said far before."""
+
+    __wrapped_init__ = False
+
+    hybrid_override_pattern: str = "M-M*-M-M*-"
+    num_layers: int = 10
+    hidden_size: int = 192
+    ffn_hidden_size: int = 768
+    mamba_num_heads: int = 12
+    mamba_head_dim: int = 32
+    mamba_num_groups: int = 4
+    mamba_state_dim: int = 16
+    num_attention_heads: int = 8
+    num_query_groups: int = 2
+    kv_channels: int = 32
+    vocab_size: int = 258
+
+
 #: by the name that jobs give
-MODELS = {"study": StudyNemotronH, "deep": DeepNemotronH}
+MODELS = {"study": StudyNemotronH, "deep": DeepNemotronH, "context": ContextNemotronH}

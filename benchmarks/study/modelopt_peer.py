@@ -120,7 +120,8 @@ def prune_to_ratio(
 
 
 def facts(pruned: str | Path) -> dict[str, Any]:
-    """What `prune` wrote down: targets, pattern, parameters, measured_tokens, seconds."""
+    """What `prune` wrote down: targets, pattern, parameters, measured_tokens, cpu_seconds (of this cut
+    alone: without imports, and without the cut that only tells which layers go)."""
     return json.loads(Path(pruned, "pruned.json").read_text())
 
 

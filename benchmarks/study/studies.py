@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from benchmarks.study import work
+from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.jobs import Job
+from benchmarks.study.rates import BEST as BEST_RATE
+from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, DEEP_AXES, FIVE, THREE
-from benchmarks.study.train import BATCH, PARENT_BATCH, PEER_LR, Batch
+from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, THREE
+from benchmarks.study.train import BATCH, PARENT_BATCH, Batch
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.family import Parent
@@ -83,10 +87,24 @@ def pruning(name: str, ratio: float, seed: int) -> Job:
     return Job(f"pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
 
 
-def theirs(name: str, steps: int, seed: int) -> Job:
+def theirs(name: str, steps: int, seed: int, lr: float | None = None) -> Job:
     """The peer's second half: that size, distilled."""
-    after = pruning(name, 0.0, seed).name
-    return Job(f"modelopt-{name}-{steps}-{seed}", "modelopt", seed, steps, after=after, member=name, lr=PEER_LR)
+    after, best = pruning(name, 0.0, seed).name, BEST_RATE["modelopt"][name]
+    label = f"rate-modelopt-{name}-{lr:g}" if lr else f"modelopt-{name}-{steps}-{seed}"
+    return Job(label, "modelopt", seed, steps, after=after, member=name, lr=lr or best)
+
+
+def alone(name: str, steps: int, seed: int, after: str, lr: float | None = None) -> Job:
+    """One size of a family, distilled by itself."""
+    label = f"rate-alone-{name}-{lr:g}" if lr else f"alone-{name}-{steps}-{seed}"
+    best = BEST_RATE["alone"][name]
+    return Job(label, "elastic", seed, steps, SHAPES[BEST], after=after, member=name, lr=lr or best)
+
+
+def scratch(name: str, steps: int, after: str, lr: float | None = None) -> Job:
+    """The shape of one size, from random weights."""
+    label = f"rate-scratch-{name}-{lr:g}" if lr else f"scratch-{name}-{steps}-0"
+    return Job(label, "scratch", 0, steps, after=after, member=name, lr=lr or BEST_RATE["scratch"][name])
 
 
 def peers() -> list[Job]:
@@ -97,14 +115,10 @@ def peers() -> list[Job]:
     for seed in SEEDS:
         jobs += [ours(steps, seed) for steps in ((120, 60, 240) if seed == 0 else (120, 60))]
         jobs += [pruning(name, ratio, seed) for name, ratio in THREE.items()]
-        shapes = ours(120, seed).name
-        for steps in LEVELS if seed == 0 else LEVELS[:2]:
-            for name in THREE:
-                alone = f"alone-{name}-{steps}-{seed}"
-                jobs.append(theirs(name, steps, seed))
-                jobs.append(Job(alone, "elastic", seed, steps, SHAPES[BEST], after=shapes, member=name))
-    after = ours(120, 0).name
-    return jobs + [Job(f"scratch-{name}-240-0", "scratch", 0, 240, after=after, member=name) for name in THREE]
+        jobs += [theirs(name, steps, seed) for steps in LEVELS for name in THREE]
+        levels = LEVELS if seed == 0 else LEVELS[:2]
+        jobs += [alone(name, steps, seed, ours(120, seed).name) for steps in levels for name in THREE]
+    return jobs + [scratch(name, 240, ours(120, 0).name) for name in THREE]
 
 
 def five() -> list[Job]:
@@ -116,26 +130,25 @@ def five() -> list[Job]:
     return jobs + [theirs(name, steps, 0) for steps in LEVELS[:3] for name in more]
 
 
-SHORT, LONG = Batch(8, 128), Batch(2, 512)
-LONG_PARENT = Job(
-    "parent-long", "parent", steps=732, batch=Batch(4, 512), data="data_long", split="train_long", solve=True
-)
-LONG_STEPS = (160, 80)
-LONG_SEEDS = SEEDS[:2]
+#: one token per byte, and the same tokens per step at both lengths
+NEAR, FAR = Batch(16, SHORT), Batch(2, LENGTH)
+CONTEXT_PARENT = Job("parent-context", "parent", steps=2048, batch=Batch(8, LENGTH), data="data_context",
+                     model="context", ask=True)  # fmt: skip
+CONTEXT_STEPS = (200, 100)
+#: curriculum -> batches of its two stages
+CURRICULA = {"short": (NEAR, NEAR), "two-stage": (NEAR, FAR), "long": (FAR, FAR)}
 
 
-def long() -> list[Job]:
-    """Equal tokens: a second stage at 512 tokens, or the same tokens at 128."""
-    first, second = LONG_STEPS
-    own = SHAPES[BEST]
-    common = {"parent": LONG_PARENT.name, "data": "data_long", "solve": True}
-    jobs = [LONG_PARENT]
-    for seed in LONG_SEEDS:
-        jobs += [
-            Job(f"long-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, LONG), **common),
-            Job(f"short-{seed}", "elastic", seed, first, own, batch=SHORT, late=(second, SHORT), **common),
-        ]
-    return jobs
+def context() -> list[Job]:
+    """Equal tokens: short pieces, whole documents, or first the ones and then the others."""
+    first, second = CONTEXT_STEPS
+    own = block(axes=CONTEXT_AXES)
+    return [CONTEXT_PARENT] + [
+        Job(f"context-{name}-{seed}", "elastic", seed, first, own, batch=one, late=(second, two), ask=True,
+            parent=CONTEXT_PARENT.name, data="data_context", split="train_long", model="context")
+        for seed in SEEDS
+        for name, (one, two) in CURRICULA.items()
+    ]  # fmt: skip
 
 
 #: how often the whole model is drawn, beside a third
@@ -152,20 +165,15 @@ def weights() -> list[Job]:
     return jobs
 
 
-#: peak learning rates that were tried for every way
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
-
-
 def rates() -> list[Job]:
-    """Which learning rate suits which way? Everybody gets the best one."""
-    first, *rest = [Job(f"rate-ours-{rate:g}", "elastic", 0, 120, SHAPES[BEST], lr=rate) for rate in RATES]
-    jobs = [first, pruning("50", THREE["50"], 0), *rest]
-    for rate in RATES:
-        jobs += [
-            Job(f"rate-modelopt-{rate:g}", "modelopt", 0, 120, after="pruned-50-0", member="50", lr=rate),
-            Job(f"rate-alone-{rate:g}", "elastic", 0, 120, SHAPES[BEST], after=first.name, member="50", lr=rate),
-        ]
-    return jobs
+    """Which learning rate suits which way at which size? Everybody gets the best one."""
+    first, *rest = [
+        Job(f"rate-ours-all-{lr:g}", "elastic", 0, STEPS, SHAPES[BEST], lr=lr) for lr in TRIED["ours"]["all"]
+    ]
+    jobs = [first, *(pruning(name, FIVE[name], 0) for name in TRIED["modelopt"]), *rest]
+    jobs += [theirs(name, STEPS, 0, lr) for name, tried in TRIED["modelopt"].items() for lr in tried]
+    jobs += [alone(name, STEPS, 0, first.name, lr) for name, tried in TRIED["alone"].items() for lr in tried]
+    return jobs + [scratch(name, STEPS, first.name, lr) for name, tried in TRIED["scratch"].items() for lr in tried]
 
 
 #: the parent of the study `router`, and its training
@@ -204,9 +212,9 @@ def deep_spending(way: str, steps: int) -> float:
 
 
 def deep_steps(way: str) -> int:
-    """Steps with which a way costs what the dearest does."""
-    most = deep_spending(DEAREST, DEEP_STEPS)
-    return max(steps for steps in range(DEEP_STEPS, 3 * DEEP_STEPS) if deep_spending(way, steps) <= most)
+    """The most steps with which a way costs no more than the dearest does; further steps never cost less."""
+    most, steps = deep_spending(DEAREST, DEEP_STEPS), range(DEEP_STEPS, 3 * DEEP_STEPS)
+    return steps[bisect_right(steps, most, key=lambda n: deep_spending(way, n)) - 1]
 
 
 def deep(way: str, seed: int) -> Job:
@@ -228,7 +236,7 @@ def schedule() -> list[Job]:
 
 
 STUDIES = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
     "schedule": schedule, "router": router,
 }  # fmt: skip
 

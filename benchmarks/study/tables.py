@@ -17,12 +17,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
+from benchmarks.study.rates import TRIED
 from benchmarks.study.results import MAKERS, Results, keep, named, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import BEST, LONG_PARENT, SEEDS, SHAPES, WHOLE_WEIGHTS, shaped
+from benchmarks.study.studies import (
+    BEST,
+    CONTEXT_PARENT,
+    CURRICULA,
+    DEEP_WAYS,
+    SEEDS,
+    SHAPES,
+    WHOLE_WEIGHTS,
+    deep,
+    shaped,
+)
+from nemo_elastic.verdicts import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,23 +50,31 @@ def spread(values: Sequence[float]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- rates
 
-#: prefix of a job's name -> what it is
-WAYS = {
-    "rate-ours": "a family of ours",
-    "rate-alone": "one size alone, of our shape",
-    "rate-modelopt": "ModelOpt and `llm.distill`",
-}
+
+def tried(found: Results, way: str, size: str) -> dict[float, float]:
+    """Peak rate -> held-out loss; of a family the mean over its smaller members."""
+    out = {}
+    for lr in TRIED[way][size]:
+        result = found.get(f"rate-{way}-{size}-{lr:g}")
+        if result:
+            losses = [loss for name, loss in result["losses"].items() if name in ((size,) if size in FIVE else THREE)]
+            out[lr] = statistics.mean(losses)
+    return out
 
 
 def rates(found: Results) -> str:
-    """Losses by peak learning rate."""
+    """Losses by way, size and peak rate, the best one bold."""
+    columns = sorted({lr for sizes in TRIED.values() for each in sizes.values() for lr in each})
     rows = []
-    for way, title in WAYS.items():
-        for name, r in found.items():
-            if name.startswith(f"{way}-"):
-                losses = [f"{r['losses'][m]:.3f}" if m in r["losses"] else "" for m in ("full", *THREE)]
-                rows.append([title, name.removeprefix(f"{way}-"), *losses])
-    return markdown(["way", "peak rate", "full", *THREE], rows)
+    for way, sizes in TRIED.items():
+        for size in sizes:
+            losses = tried(found, way, size)
+            cells = [f"{losses[lr]:.3f}" if lr in losses else "" for lr in columns]
+            if losses:
+                best = columns.index(min(losses, key=losses.__getitem__))
+                cells[best] = f"**{cells[best]}**"
+                rows.append([MAKERS[way], "mean of 72 and 50" if size == "all" else size, *cells])
+    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
@@ -170,34 +191,74 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
     return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
 
 
-# -------------------------------------------------------------------------------------------------------------- long
+# ------------------------------------------------------------------------------------------------------------ router
 
 
-def long(found: Results) -> str:
-    """Worked solutions of held-out problems, by length class and member."""
+def moved(shape: dict[str, Any], before: dict[str, Any]) -> int:
+    """Layers that two members have not in common, or not at the same widths, and one more for another hidden size."""
+    layers = [{layer["index"]: layer for layer in each["layers"]} for each in (shape, before)]
+    apart = sum(layers[0].get(index) != layers[1].get(index) for index in layers[0].keys() | layers[1].keys())
+    return apart + (shape["hidden"] != before["hidden"])
+
+
+def router(found: Results) -> str:
+    """One row per way to shapes of which every layer may have its own, at equal cost."""
     rows = []
-    for start, title in ((LONG_PARENT.name, "the parent"), ("long-", "stage 2 at 512"), ("short-", "stage 2 at 128")):
-        group = [r for name, r in found.items() if name.startswith(start)]
-        for member in group[0]["solutions"] if group else ():
-            figures = [
-                spread([100 * r["solutions"][member][length][figure] for r in group])
-                for length, figure in (("long", "solved"), ("long", "late"), ("long", "token"), ("short", "solved"))
-            ]
-            rows.append([title, member, *figures])
-    head = [
-        "curriculum",
-        "member",
-        "long solved %",
-        "long: tokens behind 128 %",
-        "long: all tokens %",
-        "short solved %",
-    ]
+    for way in DEEP_WAYS:
+        group = [found[name] for name in (deep(way, seed).name for seed in SEEDS) if name in found]
+        if not group:
+            continue
+        losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
+        score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
+        searched = [found.get(deep("search", r["seed"]).name) for r in group]
+        other = [sum(moved(r["shapes"][m], s["shapes"][m]) for m in THREE)
+                 for r, s in zip(group, searched, strict=True) if s]  # fmt: skip
+        flops = statistics.mean(r["flops"] for r in group) / 1e12
+        rows.append([way, str(len(group)), str(group[0]["steps"]), f"{flops:.2f}", *losses, score,
+                     ", ".join(map(str, other))])  # fmt: skip
+    head = ["way to the shapes", "seeds", "steps", "TFLOP", "full", *THREE, "mean of the two", "moved from the search"]
     return markdown(head, rows)
 
 
+# ----------------------------------------------------------------------------------------------------------- context
+
+#: prefix of a job's name -> what it is
+CONTEXT_WAYS = {CONTEXT_PARENT.name: "the parent"} | {
+    f"context-{name}": " then ".join(dict.fromkeys(f"{batch.length} tokens" for batch in batches))
+    for name, batches in CURRICULA.items()
+}
+
+
+def answered(group: Sequence[dict[str, Any]], member: str, kinds: Sequence[str], levels: Sequence[int]) -> str:
+    """Share of questions answered right over all runs, in percent, with its 95 % interval."""
+    counts = [r["answers"][member]["right"][kind].get(str(level), (0, 0))
+              for r in group for kind in kinds for level in levels]  # fmt: skip
+    right, asked = (sum(column) for column in zip(*counts, strict=True))
+    low, high = wilson(right, asked)
+    return f"{100 * right / asked:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def context(found: Results) -> str:
+    """Answers to questions of held-out documents by their distance, curriculum and member; then by their kind."""
+    by_distance, by_kind = [], []
+    far = [level for level in LEVELS if level > SHORT]
+    for start, title in CONTEXT_WAYS.items():
+        group = [r for name, r in found.items() if name.startswith(start)]
+        for member in group[0]["answers"] if group else ():
+            nats = [spread([r["answers"][member]["nats"][part] for r in group]) for part in ("first", "behind")]
+            by_distance.append([title, member, *(answered(group, member, KINDS, [n]) for n in LEVELS), *nats])
+            by_kind.append([title, member, *(answered(group, member, [kind], far) for kind in KINDS)])
+    distances = [f"{low} to {high}" for low, high in pairwise((0, *LEVELS))]
+    head = ["trained at", "member", *distances, f"nats, first {SHORT}", "nats behind"]
+    kinds = ["trained at", "member", *(f"{kind}, above {SHORT}" for kind in KINDS)]
+    return markdown(head, by_distance) + "\n" + markdown(kinds, by_kind)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "long": long,
-    "schedule": schedule, "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
+    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
+    "router": router,
+    "schedule": schedule,
+    "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: peak learning rates: of models that start at random, of what is cut from the parent, and of what ModelOpt prunes;
-#: each the best one of the study `rates` (the first was not tried there)
-SCRATCH_LR, LR, PEER_LR = 3e-3, 5e-4, 2e-3
+from benchmarks.study.rates import BEST
+
+#: peak learning rates of the parents, and of what is cut from them
+PARENT_LR, LR = 3e-3, BEST["ours"]["all"]
 #: of the data order; a study's seed is added
 ORDER = 1234
 
@@ -67,17 +68,19 @@ def train_parent(
     data: Path, out: Path, steps: int, batch: Batch = PARENT_BATCH, split: str = "train", model: str = "study"
 ) -> Path:
     """The parent: cross-entropy, a stock recipe."""
-    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=SCRATCH_LR, model=model), out)
+    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=PARENT_LR, model=model), out)
 
 
-def train_dense(data: Path, out: Path, steps: int, sizes: Mapping[str, Any], batch: Batch, seed: int) -> Path:
+def train_dense(
+    data: Path, out: Path, steps: int, sizes: Mapping[str, Any], batch: Batch, seed: int, lr: float
+) -> Path:
     """A model of its own, from random weights by cross-entropy; `sizes` are fields of its config."""
     import nemo_run as run
 
     from benchmarks.study.model import StudyNemotronH
 
     config = run.Config(StudyNemotronH, **{k: v for k, v in sizes.items() if k != "vocab_size"})
-    return launch(recipe(data, out, steps, batch, seed, config, lr=SCRATCH_LR), out)
+    return launch(recipe(data, out, steps, batch, seed, config, lr=lr), out)
 
 
 def train_elastic(
@@ -99,7 +102,8 @@ def train_elastic(
     """A nested family of the parent, distilled from it."""
     from nemo_elastic.nemo.apply import apply_elastic
 
-    elastic = recipe(data, out, steps, batch, seed, split=split, total=total, lr=lr, model=model)
+    order = seed + 1000 * (stage - 1)  # a second stage goes on with other pieces
+    elastic = recipe(data, out, steps, batch, order, split=split, total=total, lr=lr, model=model)
     apply_elastic(
         elastic,
         {**block, "seed": seed},

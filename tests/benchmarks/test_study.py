@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.study import plots, results, tables, work
 from benchmarks.study.jobs import KINDS, random_shapes
+from benchmarks.study.rates import BEST, TRIED
 from benchmarks.study.sizes import AXES, FIVE
 from benchmarks.study.studies import (
     DEAREST,
@@ -104,6 +105,27 @@ def test_every_way_to_deep_shapes_costs_the_same() -> None:
     assert deep_steps(DEAREST) == DEEP_STEPS
 
 
+@pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in TRIED.items() for size in sizes])
+def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way: str, size: str) -> None:
+    losses = tables.tried(results.read_results(None), way, size)
+    if set(losses) != set(TRIED[way][size]):
+        pytest.skip(f"{way} {size}: not every rate has been tried; make study STUDY=rates does")
+    best = min(losses, key=losses.__getitem__)
+    assert best == BEST[way][size]
+    assert min(losses) < best < max(losses)
+
+
+def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
+    ways = {"ours": "ours", "alone": "alone", "modelopt": "modelopt", "scratch": "scratch"}
+    checked = set()
+    for job in STUDIES["peers"]() + STUDIES["five"]():
+        way = ways.get(job.name.split("-")[0])
+        if way:
+            assert job.lr == BEST[way][job.member or "all"], job.name
+            checked.add((way, job.member or "all"))
+    assert checked == {(way, size) for way, sizes in TRIED.items() for size in sizes}
+
+
 def test_a_curve_is_read_between_its_points() -> None:
     points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
     spent, mark = tables.level(points, 2.5)
@@ -135,6 +157,14 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
         "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
         "50": [(500, 3.0, 3.0, 3.0), (1000, 2.9, 2.9, 2.9)],
     }
+
+
+def test_what_a_router_moved_is_counted_by_layer() -> None:
+    whole = DEEP.full.to_json()
+    assert tables.moved(whole, whole) == 0
+    shape = {"hidden": 128, "layers": [dict(layer) for layer in whole["layers"][1:]]}
+    shape["layers"][0]["ffn"] = 640
+    assert tables.moved(shape, whole) == tables.moved(whole, shape) == 3  # one left out, one narrower, the hidden size
 
 
 def test_the_documented_tables_are_those_of_the_kept_results() -> None:

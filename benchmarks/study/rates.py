@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peak learning rates: what the study `rates` tries for every way and size, and the best, which every run takes."""
+
+from __future__ import annotations
+
+#: steps of every run that tries a rate
+STEPS = 120
+#: way -> size -> rates, a factor of two apart; "all" where one run makes every size
+TRIED: dict[str, dict[str, tuple[float, ...]]] = {
+    "ours": {"all": (2.5e-4, 5e-4, 1e-3)},
+    "alone": {"72": (1.25e-4, 2.5e-4, 5e-4, 1e-3), "50": (2.5e-4, 5e-4, 1e-3)},
+    "modelopt": {
+        "85": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
+        "72": (2.5e-4, 5e-4, 1e-3, 2e-3),
+        "60": (5e-4, 1e-3, 2e-3, 4e-3),
+        "50": (5e-4, 1e-3, 2e-3, 4e-3),
+    },
+    "scratch": {"72": (1.5e-3, 3e-3, 6e-3), "50": (1.5e-3, 3e-3, 6e-3)},
+}
+#: the best of each by the held-out loss, of a family by the mean over its smaller members; a test holds them against
+#: the kept results, and that none stands at an edge. Where not every rate has been tried, that of the kept runs.
+BEST: dict[str, dict[str, float]] = {
+    "ours": {"all": 5e-4},
+    "alone": {"72": 5e-4, "50": 5e-4},
+    "modelopt": {"85": 2e-3, "72": 2e-3, "60": 2e-3, "50": 2e-3},
+    "scratch": {"72": 3e-3, "50": 3e-3},
+}
