@@ -21,7 +21,7 @@ FULL = {
     "target_ffn_hidden_size": 512,
     "target_mamba_num_heads": 16,
     "target_mamba_head_dim": 16,
-    "target_num_attention_heads": 8,
+    "target_num_attention_heads": 4,
     "target_num_query_groups": 2,
     "target_num_layers": 12,
 }
@@ -30,7 +30,7 @@ SMALL = {
     "target_ffn_hidden_size": 352,
     "target_mamba_num_heads": 12,
     "target_mamba_head_dim": 12,
-    "target_num_attention_heads": 6,
+    "target_num_attention_heads": 2,
     "target_num_query_groups": 2,
     "target_num_layers": 10,
 }
