@@ -47,7 +47,8 @@ th:last-child, td:last-child { padding-right: 4px; }
 tbody th, td { border-bottom: 1px solid var(--line); }
 td:first-child { font-weight: 600; }
 .num { text-align: right; font-variant-numeric: tabular-nums; }
-.long { white-space: normal; overflow-wrap: anywhere; min-width: 15em; max-width: 30em; }
+.long { white-space: normal; min-width: 15em; max-width: 30em; }
+.endless { overflow-wrap: anywhere; }
 .facts { width: 100%; }
 .facts th { font-weight: 400; white-space: normal; }
 .facts td { font-weight: 400; white-space: normal; width: 70%; min-width: 11em; overflow-wrap: anywhere; }
@@ -64,6 +65,7 @@ footer { color: var(--muted); font-size: 0.85rem; margin-top: 24px; }
   .tiles { grid-template-columns: 1fr 1fr; }
   th, td { padding-right: 16px; }
   .long { min-width: 9em; }
+  .tile b { font-size: 1.3rem; }
   thead th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
 }
 @media print { body { background: white; } section { break-inside: avoid; } }

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ..verdicts import SHARED
 from .labels import Label, Labels
 from .load import Run
 from .palette import GREY, INK, LIGHT, MUTED
@@ -73,8 +74,10 @@ def _subtitle(members: list[MemberResult]) -> str:
     if not known or min(known) <= 0:
         return ""
     low, high = min(known), max(known)
+    some = any(m.recovered is None and not _is_whole(m, members[0]) for m in members[1:])
+    where = f", where it is {SHARED:g} nats or more" if some else ""
     share = f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%} to {high:.0%}"
-    return f"Elastic training closes {share} of the gap that cutting opens between a member and its parent."
+    return f"Elastic training closes {share} of the gap that cutting opens between a member and its parent{where}."
 
 
 def _limits(axes: Axes, members: list[MemberResult], run: Run, sheet: Sheet) -> None:

@@ -50,7 +50,7 @@ def draw(run: Run, sheet: Sheet) -> Drawing | None:
     name_lines(axes, sheet, edges[-1], [
         (y, f"{short(n, sheet)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
     ])  # fmt: skip
-    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p, 1 if sheet.narrow else 3)]
+    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p, sheet)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
@@ -101,10 +101,13 @@ def _spans(phases: list[Phase], edges: list[float]) -> list[tuple[Phase, float, 
     return [(p, a, (edges[k + 1] - a) / max(p.tokens, 1)) for k, (p, a) in enumerate(zip(phases, lefts, strict=True))]
 
 
-def _ticks(phase: Phase, most: int) -> list[tuple[float, str]]:
-    places = MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
+def _ticks(phase: Phase, sheet: Sheet) -> list[tuple[float, str]]:
+    """Where a phase's tokens are told, and how; on a narrow sheet once."""
+    places = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
     tell = counts(phase.tokens)
     shown = [t for t in places if (t > 0 or not phase.start) and t <= phase.tokens * 0.97]
+    if sheet.narrow and len(shown) > 1:
+        shown = [*(t for t in shown[:1] if t == 0), shown[-1]]
     return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
 
 

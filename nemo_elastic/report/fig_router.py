@@ -25,14 +25,15 @@ def draw(run: Run, sheet: Sheet) -> Drawing | None:
     until = run.shapes.step
     figure = new_figure(sheet.width, 7.6 if sheet.narrow else 6.2)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.25, 1.25, 0.8])
-    _entropy(top, phase, until, sheet)
-    _cost(middle, phase, until, run, sheet)
+    keys = ["router_tau", "router_scale", *(f"{k}{n}" for k in ("entropy_", "cost_") for n in phase.keys(k))]
+    steps = [x[i] for key in keys if (x := phase.series(key, until)[0]) for i in (0, -1)] or [0.0]
+    start, end = min(steps), max(steps) if max(steps) > min(steps) else min(steps) + 1
+    bottom.set_xlim(start, end)
+    _entropy(top, phase, until, sheet, end)
+    _cost(middle, phase, until, run, sheet, end)
     _schedule(bottom, phase, until)
     bottom.set_xlabel("step of stage 1")
     bottom.xaxis.set_major_locator(MaxNLocator(5 if sheet.narrow else 8, integer=True))
-    steps = [s for key in ("router_tau", "router_scale") for s in phase.series(key, until)[0]]
-    if steps:
-        bottom.set_xlim(min(steps), max(steps) if max(steps) > min(steps) else max(steps) + 1)
     figure.get_layout_engine().set(hspace=0.05)  # pyright: ignore
     frozen = f" Shapes were frozen at step {until}." if until is not None else ""
     words = f"Each step trains one budget; lines are running means.{frozen}"
@@ -54,9 +55,8 @@ def _dot(x: Sequence[float]) -> str:
     return "o" if len(x) < 3 else ""
 
 
-def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet) -> None:
+def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet, end: float) -> None:
     items = []
-    last = 0.0
     for axis in phase.keys("entropy_"):
         x, y = phase.series(f"entropy_{axis}", until)
         if not x:
@@ -65,15 +65,13 @@ def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet) -> None:
         axes.plot(*thin(x, y), color=paint, lw=0.8, alpha=0.3)
         axes.plot(*thin(x, smooth(y)), color=paint, lw=2.2, marker=_dot(x))
         items.append((sum(y) / len(y), AXIS_WORDS.get(axis, short(axis)), paint))
-        last = max(last, x[-1])
     axes.set_ylim(-0.03, 1.04)
     axes.set(title="entropy: 1 undecided, 0 decided", ylabel="share of uniform")
-    name_lines(axes, sheet, last, items)
+    name_lines(axes, sheet, end, items)
 
 
-def _cost(axes: Axes, phase: Phase, until: int | None, run: Run, sheet: Sheet) -> None:
+def _cost(axes: Axes, phase: Phase, until: int | None, run: Run, sheet: Sheet, end: float) -> None:
     items: list[tuple[float, str, str]] = []
-    last = 0.0
     seen: list[float] = [0.95, 1.05]
     for name in phase.keys("cost_"):
         x, y = phase.series(f"cost_{name}", until, changes=True)
@@ -83,14 +81,14 @@ def _cost(axes: Axes, phase: Phase, until: int | None, run: Run, sheet: Sheet) -
         axes.plot(*thin(x, y), ".", color=paint, ms=4, alpha=0.35, mew=0)
         axes.plot(*thin(x, smooth(y)), color=paint, marker=_dot(x))
         items.append((smooth(y)[-1], f"{short(name, sheet)}  {y[-1]:.2f}", paint))
-        last, seen = max(last, x[-1]), seen + y
+        seen += y
     axes.axhspan(0.98, 1.02, color=LIGHT["within"], lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=1)
     pad = 0.06 * (max(seen) - min(seen))
     axes.set_ylim(min(seen) - pad, max(seen) + pad)
     axes.set(title="expected cost / target (band: ±2%)", ylabel="cost / target")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2f}"))
-    name_lines(axes, sheet, last, items)
+    name_lines(axes, sheet, end, items)
 
 
 def _schedule(axes: Axes, phase: Phase, until: int | None) -> None:

@@ -143,7 +143,7 @@ def _members(run: Run) -> str:
     spec = run.serving
     counted = (
         f"Parameters are exact counts. Memory is {spec.weights} weights, KV cache ({spec.cache}) and state "
-        f"({spec.state}) of one sequence of {spec.length:,} tokens, as `nemo-elastic inspect` counts it."
+        f"({spec.state}) of one sequence of {spec.length:,} tokens, as nemo-elastic inspect counts it."
     )
     measured = (
         "Loss is held-out nats per token. Untrained and unsorted are the member's shape, cut before training from the "

@@ -18,6 +18,8 @@ DASH = "–"
 BOX = '<div class="box" tabindex="0" role="group">'
 #: characters of a name that stays on one line, also on a phone
 FEW = 18
+#: of a word that may be broken anywhere
+ENDLESS = 24
 #: of values from a run's files: characters of one, entries of a list, rows of a table, and levels
 LONGEST, MOST_ENTRIES, MOST_ROWS, DEEPEST = 1000, 100, 500, 6
 
@@ -31,7 +33,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """An HTML table of cells that are text, in a box of its own that scrolls; all but the first column are numbers."""
 
     def kind(i: int, cell: str) -> str:
-        return " class=num" if i else " class=long" if len(cell) > FEW else ""
+        if i or len(cell) <= FEW:
+            return " class=num" if i else ""
+        return ' class="long endless"' if max(map(len, cell.split()), default=0) > ENDLESS else " class=long"
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}{kind(i, cell)}>{safe(cell)}</{tag}>" for i, cell in enumerate(cells))
@@ -64,6 +68,8 @@ def size(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
+    if value >= 3600:
+        return "{} h {:02d} min".format(*divmod(round(value / 60), 60))
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"
 

@@ -136,7 +136,7 @@ def make_run(root: Path, seed: int = 0) -> Path:
     for name, subnet in {"parent": PARENT.full, **subnets}.items():
         loss, untrained, unsorted = LOSSES.get(name, (BEFORE, None, None))
         correct = 40 - 8 * len(members)
-        by_task = {"chain_sum": correct // 2, "letter <b>": correct - correct // 2}
+        by_task = {"color_cube_rotation": correct // 2, "letter <b>": correct - correct // 2}
         members.append({
             "name": name, "parameters": parameters(PARENT, subnet), "ratio": parameters(PARENT, subnet) / whole,
             "memory_bytes": int(memory(PARENT, subnet, MemorySpec())), "loss": loss, "perplexity": math.exp(loss),

@@ -184,7 +184,7 @@ def test_without_the_familys_config_memory_is_that_of_bf16(run: Path) -> None:
 def test_accuracies_have_their_number_and_interval(run: Path) -> None:
     html = page(run)
     assert "accuracy, n = 96" in html and "41.7% (32.3 to 51.7)" in html
-    assert cells(html, "Accuracy by task")[1][:3] == ["chain_sum", "48", "41.7% (28.8 to 55.7)"]
+    assert cells(html, "Accuracy by task")[1][:3] == ["color_cube_rotation", "48", "41.7% (28.8 to 55.7)"]
 
 
 def test_members_that_answered_different_numbers_say_so(run: Path) -> None:
@@ -234,3 +234,16 @@ def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
     loaded.family, loaded.shapes = None, replace(loaded.shapes, frozen=shapes)
     drawn = draw(loaded, WIDE)
     assert drawn is not None and "nested" not in drawn.words
+
+
+def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
+    from nemo_elastic.report.fig_family import draw
+    from nemo_elastic.report.style import WIDE
+
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    drawn = draw(load_run(run), WIDE)
+    assert drawn is not None and "closes 89% to 91% of" in drawn.words and drawn.words.endswith("its parent.")
+    rows[2] |= {"untrained_loss": BEFORE + 0.03}
+    drawn = draw(load_run(edit(run, members=rows)), WIDE)
+    assert drawn is not None and "closes 89% of" in drawn.words
+    assert drawn.words.endswith("its parent, where it is 0.05 nats or more.")

@@ -17,11 +17,14 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import read_json
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.build import FIGURES, PAGE
+from nemo_elastic.report.fig_loss import _ticks
 from nemo_elastic.report.fig_shapes import kept_share, rows
 from nemo_elastic.report.labels import spread
+from nemo_elastic.report.load import Phase
 from nemo_elastic.report.page import render
 from nemo_elastic.report.palette import variables
-from nemo_elastic.report.style import millions
+from nemo_elastic.report.style import NARROW, WIDE, millions
+from nemo_elastic.report.tables import seconds
 from tests.report.fabricate import make_large_run
 
 NAMES = ["1.6m", "1.1m", "0.8m"]
@@ -227,6 +230,15 @@ def test_a_large_parent_is_drawn(tmp_path):
     assert "12,310,001,152" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("tokens", [1, 12_288, 245_760, 491_520, 1_433_600, 11 * 10**9])
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_narrow_picture_tells_the_tokens_of_a_phase_once(tokens, start):
+    phase = Phase("stage1", "stage 1", ({"tokens": tokens, "step": 1},), (), start)
+    wide, narrow = ([text for _, text in _ticks(phase, sheet)] for sheet in (WIDE, NARROW))
+    assert len([t for t in narrow if t != "0"]) <= 1 and set(narrow) <= set(wide)
+    assert tokens < 10 or narrow
+
+
 def test_labels_are_spread_in_order():
     assert spread([1.0, 5.0], 1) == [1.0, 5.0]
     placed = spread([2.0, 2.0, 2.1, 9.0], 1)
@@ -239,6 +251,12 @@ def test_labels_are_spread_in_order():
         "123M",
         "8.89B",
     ]
+
+
+def test_times_are_told_for_people():
+    assert [seconds(s) for s in (0.04, 59.4, 61, 3599, 3600, 86_399)] == [
+        "0.0 s", "59.4 s", "1 min 01 s", "59 min 59 s", "1 h 00 min", "24 h 00 min"
+    ]  # fmt: skip
 
 
 def test_the_command_prints_json(demo_run, tmp_path, capsys):
