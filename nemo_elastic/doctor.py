@@ -11,8 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +54,7 @@ class Facts:
         versions: distribution -> release, None where it is not installed.
         gpus: what torch can use; driver: the machine has NVIDIA's driver.
         cuda: CUDA release that torch was built for; None for a CPU build, or without torch.
+        unsure: torch finds CUDA's compiler and not for which GPU it should compile.
         llm: NeMo's collection of language models is there.
         broken: module -> what importing it said.
         unmet: requirements of nemo-elastic[nemo] that installed releases do not meet.
@@ -63,6 +66,7 @@ class Facts:
     gpus: tuple[Device, ...] = ()
     driver: bool = False
     cuda: str | None = None
+    unsure: bool = False
     llm: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
     unmet: tuple[str, ...] = ()
@@ -146,6 +150,9 @@ def _kernels(facts: Facts) -> _Told:
             if facts.has(name) and facts.trains:
                 told = "without a GPU it makes megatron-core believe that it may call kernels; training fails"
                 yield ERROR, name, told, f"pip uninstall {name}"
+        if facts.unsure and facts.trains:
+            told = "is built for CUDA, finds its compiler and no GPU: importing megatron-core ends in an IndexError"
+            yield ERROR, "torch", told, "export TORCH_CUDA_ARCH_LIST=8.0, or install torch's CPU build"
         if facts.has("triton") and facts.trains:
             told = "without a GPU megatron-core takes its presence for kernels"
             yield WARNING, "triton", told, "pip uninstall triton, or install torch's CPU build"
@@ -220,10 +227,17 @@ def collect() -> Facts:
         gpus=gpus,
         driver=Path("/proc/driver/nvidia/version").exists(),
         cuda=cuda,
+        unsure=bool(cuda) and not gpus and _compiler() and not os.environ.get("TORCH_CUDA_ARCH_LIST"),
         llm=_has_llm(),
         broken=broken,
         unmet=_unmet(),
     )
+
+
+def _compiler() -> bool:
+    """Whether torch finds CUDA's compiler, where it looks for it."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return bool(named or shutil.which("nvcc") or Path("/usr/local/cuda").exists())
 
 
 def _version(name: str) -> str | None:

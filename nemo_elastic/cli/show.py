@@ -77,10 +77,9 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 def serving(shapes: Shapes, batch: int = 1, length: int = 8192) -> MemorySpec:
     """The memory spec of serving a folder's weights in the dtype that its config names."""
-    from nemo_elastic.export.card import serving_spec
+    from nemo_elastic.export.card import served_as
 
-    told = str(shapes.config.get("torch_dtype", shapes.config.get("dtype")))
-    return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
+    return served_as(shapes.config, batch, length)
 
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
