@@ -62,7 +62,7 @@ SICK = {
     ),
     "GPU not used": (replace(CPU, driver=True), WARNING, "torch", "CUDA build"),
     "GPU not seen": (replace(CUDA, gpus=(), versions={**CPU.versions}), WARNING, "torch", "nvidia-smi"),
-    "CUDA's compiler without a GPU": (replace(CPU, cuda="13.0", unsure=True), ERROR, "torch", "TORCH_CUDA_ARCH_LIST=8.0"),
+    "nvcc without a GPU": (replace(CPU, cuda="13.0", unsure=True), ERROR, "torch", "TORCH_CUDA_ARCH_LIST=8.0"),
     "old GPU": (replace(CUDA, gpus=(Device("V100", 2**35, (7, 0)),)), WARNING, "V100", "A100"),
     "range": (replace(CPU, unmet=("numpy<2,>=1.26",)), WARNING, "numpy", "pip install 'numpy<2,>=1.26'"),
 }  # fmt: skip
