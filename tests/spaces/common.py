@@ -30,7 +30,7 @@ NANO = ElasticConfig.from_dict(
 )
 
 #: twelve layers, awkward on purpose, small enough for thousands of members
-SMALL = replace(preset("nemotron-h-tiny"), vocab=512, ffn_stripes=4)
+SMALL = replace(preset("nemotron-h-tiny"), vocab=512, ffn_stripes=4, attention_heads=8, attention_head_dim=16)
 SMALL_AXES = {
     "hidden": AxisConfig((128, 112, 96, 80, 64)),
     "ffn": AxisConfig((512, 384, 320, 256, 128), per_layer=True),
