@@ -22,8 +22,7 @@ from benchmarks.study.studies import PARENT, STUDIES
 
 def ready(job: Job, runs: Path) -> bool:
     """Whether what a job starts from is there."""
-    before = [job.after, job.parent if job.kind != "parent" else None]
-    return all((runs / name / "result.json").is_file() for name in before if name)
+    return all((runs / name / "result.json").is_file() for name in job.before)
 
 
 def run(job: Job, runs: Path, threads: int) -> None:
@@ -53,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = args.runs.resolve()
     wanted = [job for study in args.studies for job in STUDIES[study]()]
-    parents = [PARENT] if any(job.parent == PARENT.name and job.kind != "parent" for job in wanted) else []
+    parents = [PARENT] if any(PARENT.name in job.before for job in wanted) else []
     jobs = {job.name: job for job in [*parents, *wanted]}
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():

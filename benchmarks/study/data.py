@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study.context import LENGTH, documents
-from nemo_elastic.data.build import build_data
-from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo
+from nemo_elastic.data.build import build_data, split_info
+from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
 from nemo_elastic.data.indexed import write_indexed
-from nemo_elastic.data.mix import end
+from nemo_elastic.data.mix import Split, end
 from nemo_elastic.data.tokenizer import MIN_VOCAB, encode, save_tokenizer, train_tokenizer
 from nemo_elastic.files import atomic_dir
 
@@ -40,8 +40,7 @@ def context(out: Path, counts: Mapping[str, int] = DOCUMENTS) -> None:
         for split in SPLITS:
             made = [end(ids) for ids in encode(tokenizer, context_texts(split, counts[split]))]
             write_indexed(folder / split, made, MIN_VOCAB)
-            digest = hashlib.sha256(Path(folder, f"{split}.bin").read_bytes()).hexdigest()
-            infos[split] = SplitInfo(sum(map(len, made)), len(made), 0, 0, digest)
+            infos[split] = split_info(folder / split, Split(made, problems=0, problem_tokens=0))
         (folder / PROBLEMS).write_text("")
         everything = hashlib.sha256("".join(info.sha256 for info in infos.values()).encode()).hexdigest()
         manifest = DataFolder(

@@ -60,6 +60,11 @@ class Job:
     split: str = "train"
     model: str = "study"
 
+    @property
+    def before(self) -> list[str]:
+        """Jobs whose results it starts from; a parent starts from none."""
+        return [name for name in (self.after, None if self.kind == "parent" else self.parent) if name]
+
 
 def run_job(job: Job, runs: Path) -> dict[str, Any]:
     """Train and evaluate in this process; the result is written beside what the run left."""

@@ -49,22 +49,14 @@ class DeepNemotronH(TinyNemotronH):
 
 
 @dataclass
-class ContextNemotronH(TinyNemotronH):
+class ContextNemotronH(StudyNemotronH):
     """2.5M parameters that read bytes: for texts that ask for what was said far before."""
 
     __wrapped_init__ = False
 
-    hybrid_override_pattern: str = "M-M*-M-M*-"
-    num_layers: int = 10
     hidden_size: int = 192
     ffn_hidden_size: int = 768
     mamba_num_heads: int = 12
-    mamba_head_dim: int = 32
-    mamba_num_groups: int = 4
-    mamba_state_dim: int = 16
-    num_attention_heads: int = 8
-    num_query_groups: int = 2
-    kv_channels: int = 32
     vocab_size: int = 258
 
 

@@ -17,6 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
@@ -267,7 +269,8 @@ def write_docs(found: Results) -> None:
     for study, text in ((study, table(found)) for study, table in TABLES.items()):
         (DOCS / "tables" / f"study_{study}.md").write_text(text)
     for name, figure in pictures(found).items():
-        figure.savefig(DOCS / "images" / name, metadata={"Date": None})
+        with rc_context({"svg.hashsalt": name}):  # drawn again, it is the same file
+            figure.savefig(DOCS / "images" / name, metadata={"Date": None})
 
 
 def main() -> None:

@@ -31,8 +31,9 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.cli.show import describe, members_table, serving, writing
+    from nemo_elastic.cli.show import describe, members_table, writing
     from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.export.card import served_as
     from nemo_elastic.export.family_folder import init_family
     from nemo_elastic.export.hf import read_shapes
     from nemo_elastic.files import check_output
@@ -41,7 +42,8 @@ def command(
     with writing(f"writing {out}", quiet=json) as progress:
         init_family(parent, ElasticConfig.load(config), out, ranking, force=force, progress=progress)
     shapes = read_shapes(out)
+    spec = served_as(shapes.config)
     if json:
-        typer.echo(json_module.dumps(describe(shapes, serving(shapes)), indent=2))
+        typer.echo(json_module.dumps(describe(shapes, spec), indent=2))
         return
-    Console(markup=False).print(members_table(shapes.parent, shapes.members, serving(shapes), str(out)))
+    Console(markup=False).print(members_table(shapes.parent, shapes.members, spec, str(out)))

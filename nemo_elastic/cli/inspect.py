@@ -32,14 +32,15 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, serving, widths_table
+    from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
     from nemo_elastic.errors import ElasticError, printable
+    from nemo_elastic.export.card import served_as
     from nemo_elastic.export.hf import read_shapes
     from nemo_elastic.export.runs_in import runs_in
     from nemo_elastic.path import path as path_of
 
     shapes = read_shapes(source)
-    spec = serving(shapes, batch, length)
+    spec = served_as(shapes.config, batch, length)
     between, places = None, []
     if path:
         if shapes.family is None:

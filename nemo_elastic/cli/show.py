@@ -21,7 +21,6 @@ __all__ = [
     "members_table",
     "parse_count",
     "path_table",
-    "serving",
     "size",
     "size_line",
     "widths_table",
@@ -73,13 +72,6 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def serving(shapes: Shapes, batch: int = 1, length: int = 8192) -> MemorySpec:
-    """The memory spec of serving a folder's weights in the dtype that its config names."""
-    from nemo_elastic.export.card import served_as
-
-    return served_as(shapes.config, batch, length)
 
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:

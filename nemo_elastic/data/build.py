@@ -23,7 +23,7 @@ from .indexed import write_indexed
 from .reasoning import long_weights, mixture, short_weights
 from .tokenizer import check_vocab, encode, save_tokenizer, train_tokenizer
 
-__all__ = ["build_data"]
+__all__ = ["build_data", "split_info"]
 
 # This much text settles the merges of a small vocabulary; more only takes longer.
 _TOKENIZER_CHARS = 4_000_000
@@ -106,7 +106,7 @@ def build_data(
         for done, name in enumerate(SPLITS):
             tell("writing", done / len(SPLITS))
             write_indexed(folder / name, splits[name].documents, size)
-            infos[name] = _info(folder / name, splits[name])
+            infos[name] = split_info(folder / name, splits[name])
         (folder / PROBLEMS).write_text(problem_lines(chosen), encoding="utf-8")
         manifest = DataFolder(
             path=folder,
@@ -140,7 +140,8 @@ def _tokenizer_texts(corpus: Corpus, reasoning: float, seed: int) -> list[str]:
     return texts
 
 
-def _info(prefix: Path, split: mix.Split) -> SplitInfo:
+def split_info(prefix: Path, split: mix.Split) -> SplitInfo:
+    """What a manifest says of a split whose files are written."""
     return SplitInfo(
         tokens=sum(map(len, split.documents)),
         documents=len(split.documents),

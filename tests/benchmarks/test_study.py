@@ -116,11 +116,10 @@ def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way:
 
 
 def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
-    ways = {"ours": "ours", "alone": "alone", "modelopt": "modelopt", "scratch": "scratch"}
     checked = set()
     for job in STUDIES["peers"]() + STUDIES["five"]():
-        way = ways.get(job.name.split("-")[0])
-        if way:
+        way = "ours" if job.name.startswith("five-") else job.name.partition("-")[0]
+        if way in TRIED:
             assert job.lr == BEST[way][job.member or "all"], job.name
             checked.add((way, job.member or "all"))
     assert checked == {(way, size) for way, sizes in TRIED.items() for size in sizes}
