@@ -27,12 +27,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["clear_leftovers", "put_in_place", "remove", "sync", "temporary"]
+__all__ = ["clear_leftovers", "is_temporary", "put_in_place", "remove", "sync", "temporary"]
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
 #: What it answers where the kernel, a sandbox or the file system does not know a flag.
 _UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 _KINDS = ("lock", "tmp", "old")
+_TEMPORARY = re.compile(rf"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})", re.DOTALL)
 #: A file name has at most 255 bytes; what a temporary name adds must still fit.
 _LONGEST = 200
 
@@ -81,15 +82,19 @@ def put_in_place(tmp: Path, path: Path, replace: bool) -> None:
 
 def clear_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it; bring `path` back if one was killed while replacing it."""
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.([0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})")
     try:
-        found = [pattern.fullmatch(name) for name in os.listdir(path.parent)]
+        found = [_TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
     except OSError:
         return  # no such folder, or not ours to look into
-    for token in sorted({match[1] for match in found if match}):
+    for token in sorted({match["token"] for match in found if match and match["stem"] == _stem(path)}):
         with _writer_is_dead(_name(path, token, "lock")) as dead:
             if dead:
                 _clear(path, token)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that a writer gives to a target's `lock`, `tmp` or `old`."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove(path: Path) -> None:

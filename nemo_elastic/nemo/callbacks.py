@@ -20,6 +20,7 @@ from nemo.utils.app_state import AppState
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import atomic_write
 from nemo_elastic.history import METRICS, read_history, up_to
+from nemo_elastic.renames import is_temporary
 from nemo_elastic.router import Router
 
 from .ending import settle, told
@@ -131,11 +132,16 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._losses: dict[str, float] = {}  # the last of each budget, for the progress
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory."""
+        """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory.
+
+        Also what a killed writer left beside it, which the next one clears away before NeMo has moved it.
+        """
         found = AppState()
         self._file = Path(self.path or Path(found.log_dir or ".", METRICS))
         own = self._file.resolve()
-        found.files_to_move = [file for file in found.files_to_move or () if Path(file).resolve() != own]
+        found.files_to_move = [
+            file for file in map(Path, found.files_to_move or ()) if file.resolve() != own and not is_temporary(file)
+        ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._first = trainer.global_step

@@ -61,34 +61,48 @@ def jobs_end_with_this() -> Iterator[None]:
 
 def _end(number: int, others: list[psutil.Process]) -> None:
     """Send a signal to every job, and wait until no process of one lives; one that outlives PATIENCE is killed."""
-    jobs = [child for child in psutil.Process().children() if child not in others and _leads_session(child)]
-    processes = [*jobs, *(rank for job in jobs for rank in _below(job))]
+    jobs = [child for child in psutil.Process().children() if child not in others and _session(child.pid) == child.pid]
+    seen = set(jobs)
     try:
+        _living(jobs, seen)  # torchrun's ranks have sessions of their own: once it has ended, nothing tells whose
         for job in jobs:
             with suppress(psutil.NoSuchProcess):
                 job.send_signal(number)  # torchrun tells its ranks
         end = time.monotonic() + PATIENCE
-        while any(map(_lives, processes)) and time.monotonic() < end:
+        while _living(jobs, seen) and time.monotonic() < end:
             time.sleep(0.1)
     finally:
-        for process in processes:
-            if _lives(process):
+        for _ in range(20):  # again, for what a job was starting; not for ever, for what hangs in a driver
+            left = _living(jobs, seen)
+            if not left:
+                break
+            for process in left:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+            time.sleep(0.1)
 
 
-def _leads_session(process: psutil.Process) -> bool:
+def _living(jobs: list[psutil.Process], seen: set[psutil.Process]) -> list[psutil.Process]:
+    """The processes of the jobs that run: those `seen` before, to which it adds the ones that started since.
+
+    A rank that a job was starting as it ended is below no job, but of the job's session.
+    """
+    for job in jobs:
+        with suppress(psutil.NoSuchProcess):
+            seen.update(job.children(recursive=True))
+    sessions = {job.pid for job in jobs}
+    for pid in psutil.pids() if jobs else ():
+        if _session(pid) in sessions:
+            with suppress(psutil.NoSuchProcess):
+                seen.add(psutil.Process(pid))
+    return [process for process in seen if _lives(process)]
+
+
+def _session(pid: int) -> int | None:
     try:
-        return os.getsid(process.pid) == process.pid
+        return os.getsid(pid)
     except ProcessLookupError:
-        return False
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+        return None
 
 
 def _lives(process: psutil.Process) -> bool:

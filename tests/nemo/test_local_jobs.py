@@ -17,7 +17,8 @@ import pytest
 from tests.workers import ROOT
 
 pytestmark = pytest.mark.nemo
-#: one process of another's before; then two jobs, each in a session of its own with a rank in it; `deaf` ones go on
+#: one process of another's before; then two jobs, each in a session of its own with a rank in it; `deaf` ones go on,
+#: and a `late` one is started by a job that ends with it
 SCRIPT = """
 import subprocess, sys, time
 from nemo_elastic.errors import exit_in_one_line
@@ -26,6 +27,9 @@ from nemo_elastic.nemo import local_jobs
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN);"
 RANK = (DEAF if "deaf" in sys.argv else "") + "import time; time.sleep(600)"
 JOB = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {RANK!r}])"
+if "late" in sys.argv:
+    START = f"lambda *_: (subprocess.Popen([sys.executable, '-c', {RANK!r}]), os._exit(1))"
+    JOB = f"import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, {START}); time.sleep(600)"
 local_jobs.PATIENCE = 60 if "hears" in sys.argv else 2
 
 def start(code):
@@ -52,6 +56,7 @@ with exit_in_one_line(), local_jobs.jobs_end_with_this():
         ([], signal.SIGTERM, 143),
         (["deaf"], signal.SIGINT, 130),
         (["fails"], None, 1),
+        (["deaf", "late"], signal.SIGTERM, 143),
     ],
 )
 def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number: int | None, code: int) -> None:
@@ -62,17 +67,29 @@ def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number:
     assert script.stdout is not None
     other = psutil.Process(int(script.stdout.readline()))
     try:
-        end, ranks = time.monotonic() + 60, []
-        while len(ranks) < 5 and time.monotonic() < end:  # the other, two jobs, two ranks
+        end, ranks, count = (
+            time.monotonic() + 60,
+            [],
+            3 if "late" in options else 5,
+        )  # the other, two jobs, their ranks
+        while len(ranks) < count and time.monotonic() < end:
             ranks = psutil.Process(script.pid).children(recursive=True)
-        assert len(ranks) == 5
+        assert len(ranks) == count
         if number is not None:
             time.sleep(1)  # each has its handlers by now
             script.send_signal(number)
         told, errors = script.communicate(timeout=120)
         assert script.returncode == code, errors
         assert "went on" not in told and ("Traceback" in errors) is (number is None)
-        assert [r for r in ranks if r != other and r.is_running() and r.status() != psutil.STATUS_ZOMBIE] == []
+        sessions = {r.pid for r in ranks if r != other}  # of the jobs; a rank's number is nobody's session
+        assert [p for p in psutil.process_iter() if _runs_in(p, sessions)] == []
         assert other.is_running(), "what the script had started before is not a job"
     finally:
         other.kill()
+
+
+def _runs_in(process: psutil.Process, sessions: set[int]) -> bool:
+    try:
+        return os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return False
