@@ -19,7 +19,7 @@ import ctypes
 import multiprocessing
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,13 @@ from benchmarks.output import arguments, deliver
 from nemo_elastic.config import DistillConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.family import Parent
+from nemo_elastic.plan import preset
 
 LENGTHS = (4096, 8192, 16384)
 MIB = 2**20
 SHARE, OFF = 0.5, 0.05  # targets: at most, of the slope of llm.distill with recomputation; off the line
 
-TINY = Parent(
-    "M-M-M*-M-M*-", hidden=128, vocab=1024, ffn=512, mamba_heads=16, mamba_head_dim=16, mamba_groups=4, state=16,
-    attention_heads=8, kv_heads=2, attention_head_dim=16, ffn_stripes=8,
-)  # fmt: skip
+TINY = replace(preset("nemotron-h-tiny"), vocab=1024, ffn_stripes=8)
 #: most of its parameters are in embedding and head, as in small models of a large vocabulary
 LARGE = Parent(
     "M-M*-", hidden=896, vocab=40960, ffn=3584, mamba_heads=28, mamba_head_dim=64, mamba_groups=2,

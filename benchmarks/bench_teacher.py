@@ -32,6 +32,7 @@ from benchmarks.output import arguments, deliver
 from benchmarks.peak import Peak
 from nemo_elastic.config import TEACHER_PRECISIONS, DistillConfig
 from nemo_elastic.family import Parent
+from nemo_elastic.plan import preset
 
 PARENT = Parent("M-M-M*-M-M*-", 640, 8192, 2560, 16, 80, 8, 32, 4, 10, 2, 64, ffn_stripes=8)
 MEMBERS = [PARENT.full, PARENT.uniform(hidden=544, ffn=2240), PARENT.uniform(hidden=448, ffn=1792)]
@@ -47,7 +48,7 @@ DRAWS = {1: [[0], [1], [2]], 2: [[0, 1], [0, 2], [1, 2]], 3: [[0, 1, 2]] * 3}
 #: (teacher, budgets_per_batch): no teacher is cross-entropy, the other words are `teacher_precision`
 WAYS = [("none", 1), ("null", 1), *((p, 1) for p in TEACHER_PRECISIONS), ("null", 2), ("null", 3)]
 
-SMALL = Parent("M-M-M*-M-M*-", 128, 256, 512, 16, 16, 4, 16, 4, 8, 2, 16, ffn_stripes=4)
+SMALL = replace(preset("nemotron-h-tiny"), vocab=256, ffn_stripes=4)
 
 
 def fresh(parent: Parent) -> Any:
