@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.export.hf_config import to_hf_config
 from nemo_elastic.family import Subnet
-from nemo_elastic.nemo.checkpoint import read_checkpoint
-from nemo_elastic.nemo.rename import megatron_tensors
+from nemo_elastic.formats.adapter import to_megatron
+from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.megatron.read import read_checkpoint
 from nemo_elastic.nemo.write import divisor, import_hf, write_member, write_nemo_checkpoint
 from tests.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
@@ -158,17 +158,17 @@ def elastic_model(full: dict[str, torch.Tensor]):
 
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
+    from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.megatron.run import ElasticState
     from nemo_elastic.megatron.vocabulary import make_elastic
     from nemo_elastic.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.nemo.shape import stock_sizes
     from nemo_elastic.nemo.tiny import TinyNemotronH
 
     initialize_rng_tracker(inference_rng_tracker=True)
     with cuda_as_cpu():
         config = TinyNemotronH(**stock_sizes(PARENT, PARENT.full))
         core = config.configure_model(SimpleNamespace(vocab_size=PARENT.vocab))
-    missing, unexpected = core.load_state_dict(megatron_tensors(PARENT, PARENT.full, full), strict=False)
+    missing, unexpected = core.load_state_dict(to_megatron(PARENT, PARENT.full, full), strict=False)
     assert not unexpected
     assert all(name.endswith("_extra_state") for name in missing)
     state = ElasticState(PARENT)
