@@ -31,7 +31,6 @@ from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.megatron.folder import read_nemo_shapes
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.formats.source import Origin
@@ -360,7 +359,7 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
             plain = {k: v for k, v in settings_of(WHOLE, WHOLE.full).items() if not isinstance(v, dict)}
             graph = io_json([[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in plain.items()])
             other.write_bytes(data.draw(texts(json.dumps(graph)) | damaged(graph).map(as_json)))
-        shapes = told(lambda: read_nemo_shapes(checkpoint))
+        shapes = told(lambda: read_shapes(checkpoint))
         assert shapes is None or shapes.held <= shapes.parent.full
     finally:
         file.write_text(whole)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -22,9 +23,10 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
 from nemo_elastic.formats.megatron.codes import encode
 from nemo_elastic.formats.megatron.context import read_context, token_ids
-from nemo_elastic.formats.megatron.folder import open_nemo, read_nemo_shapes
+from nemo_elastic.formats.megatron.folder import open_folder
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.layout import tensors
 from nemo_elastic.manifest import Family
 from tests.nemo.checkpoints import add_tokenizer, as_model, io_json, store
@@ -48,7 +50,7 @@ def assert_same(found, wanted):
         assert np.array_equal(found[name].words, raw.words), name
 
 
-def refused(match, folder, read=read_nemo_shapes):
+def refused(match, folder, read=read_shapes):
     with pytest.raises(ElasticError, match=match) as caught:
         read(folder)
     assert "\n" not in caught.value.message
@@ -65,11 +67,11 @@ def test_any_member_is_read_back_byte_for_byte(shapes, dtype, stride, first):
     parent, member = shapes
     own = {k: v.to(dtype) for k, v in cut(parent, member, random_tensors(parent)).items()}
     with scratch() as place:
-        source = open_nemo(store(place / "nemo", parent, member, own, number=lambda i: first + stride * i))
+        source = open_folder(store(place / "nemo", parent, member, own, number=lambda i: first + stride * i))
         assert (source.parent, source.held) == as_model(parent, member)
         assert source.family is None
         assert_same(source.tensors, own)
-        assert read_nemo_shapes(place / "nemo").config == source.config
+        assert read_shapes(place / "nemo").config == source.config
 
 
 def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
@@ -84,7 +86,7 @@ def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
         "vocab_size": 7,
         "mamba_state_dim": 7,
     }
-    source = open_nemo(store(tmp_path / "a", PARENT, UNEVEN, cut(PARENT, UNEVEN, state), settings=wrong))
+    source = open_folder(store(tmp_path / "a", PARENT, UNEVEN, cut(PARENT, UNEVEN, state), settings=wrong))
     assert (source.parent, source.held) == as_model(PARENT, UNEVEN)
     assert not source.held.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
 
@@ -95,21 +97,21 @@ def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
 )
 def test_what_a_context_leaves_out_follows_from_the_rest(state, tmp_path, left_out):
     absent = dict.fromkeys(left_out)
-    source = open_nemo(store(tmp_path / "a", PARENT, PARENT.full, state, settings=absent))
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state, settings=absent))
     assert source.parent == replace(PARENT, ffn_stripes=1)
 
 
 def test_a_tied_head_is_none(tmp_path):
     parent = replace(PARENT, tied=True)
     own = random_tensors(parent)
-    assert open_nemo(store(tmp_path / "a", parent, parent.full, own)).parent == replace(parent, ffn_stripes=1)
+    assert open_folder(store(tmp_path / "a", parent, parent.full, own)).parent == replace(parent, ffn_stripes=1)
     # where the context does not say it, the tensors do
     silent = {"share_embeddings_and_output_weights": None}
-    assert open_nemo(store(tmp_path / "b", parent, parent.full, own, settings=silent)).parent.tied
+    assert open_folder(store(tmp_path / "b", parent, parent.full, own, settings=silent)).parent.tied
 
 
 def test_nothing_is_read_before_it_is_asked_for_nor_kept(state, tmp_path):
-    source = open_nemo(store(tmp_path / "a", PARENT, PARENT.full, state))
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state))
     raw = source.tensors["backbone.layers.0.mixer.in_proj.weight"]
     first = raw.words
     assert raw.words is first
@@ -117,7 +119,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_kept(state, tmp_path):
     (piece,) = (tmp_path / "a" / "weights").glob("*.distcp")
     piece.unlink()
     assert raw.words is first  # as long as somebody holds it
-    assert read_nemo_shapes(tmp_path / "a").parent == source.parent
+    assert read_shapes(tmp_path / "a").parent == source.parent
     del first
     with pytest.raises(ElasticError, match=r"layers\.0\.mixer\.in_proj\.weight\.z cannot be read") as caught:
         raw.words  # noqa: B018
@@ -129,10 +131,10 @@ def test_nothing_is_read_before_it_is_asked_for_nor_kept(state, tmp_path):
 
 def test_the_tokenizer_is_the_one_that_the_context_names(state, tmp_path):
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    assert read_nemo_shapes(folder).companions == folder
+    assert read_shapes(folder).companions == folder
     assert "eos_token_id" not in token_ids(None)
     words = add_tokenizer(folder / "context")
-    shapes = read_nemo_shapes(folder)
+    shapes = read_shapes(folder)
     assert shapes.companions == words
     assert (shapes.config["eos_token_id"], shapes.config["pad_token_id"], shapes.config["bos_token_id"]) == (
         1,
@@ -177,7 +179,7 @@ def elastic(codes=CODES, **more):
 def test_an_elastic_checkpoint_is_a_family(state, tmp_path):
     order = torch.tensor([5, 1, 0, 2, 3, 4, 6])
     extra = elastic(**{"router.drop_order": order, "router.up.hidden": torch.zeros(3, 2)})
-    source = open_nemo(store(tmp_path / "a", PARENT, PARENT.full, state, elastic=BLOCK, extra=extra))
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state, elastic=BLOCK, extra=extra))
     assert source.parent == PARENT  # with its stripes
     assert source.members == {"full": PARENT.full, "half": MEMBER}
     assert isinstance(source.family, Family)
@@ -215,7 +217,7 @@ def test_families_that_are_none(state, tmp_path):
         (r"layers\.0\.mixer\.A_log", "layers.0.mixer.A_log is missing"),
         (r"layers\.6\.", r"has 6 layers \(0 to 5\), its context says 7"),
         (r"layers\.2\.", r"has 6 layers \(0 to 6\), its context says 7"),
-        (r"layers\.1\.mlp\.linear_fc1\.weight", "layer 1 is no layer of a Nemotron-H"),
+        (r"layers\.1\.mlp\.linear_fc1\.weight", "linear_fc1.weight is missing"),
         (r"layers\.", "has no tensors of a model"),
         (r"final_norm\.weight$", "decoder.final_norm.weight is missing"),
         (r"output_layer\.weight", "output_layer.weight is missing"),
@@ -230,9 +232,13 @@ def test_missing_tensors_are_named(state, tmp_path, without, match):
     ("name", "value", "match"),
     [
         ("decoder.layers.1.mlp.linear_fc1.bias", torch.zeros(96), "linear_fc1.bias is no part of it"),
-        ("decoder.layers.1.mlp.linear_fc1.weight", torch.zeros(192, 64), r"linear_fc1.weight has shape \[192, 64\]"),
+        ("decoder.layers.1.mlp.linear_fc1.weight", torch.zeros(192, 64), r"linear_fc2.* not \[64, 192\]"),
         ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias has shape"),
-        ("decoder.layers.5.mixer.conv1d.weight.B", torch.zeros(18, 1, 4), "layers 0 and 5 differ in rows of B and C"),
+        (
+            "decoder.layers.5.mixer.conv1d.weight.B",
+            torch.zeros(18, 1, 4),
+            r"layers.5.mixer.conv1d.weight has shape \[162",
+        ),
         ("decoder.layers.5.mixer.A_log", torch.zeros(7), "layers.5"),
         ("decoder.layers.3.self_attention.linear_qkv.weight", torch.zeros(90, 64), "heads that fit 13 rows of keys"),
         ("decoder.final_norm.weight", torch.zeros(3), "final_norm.weight has shape"),
@@ -335,7 +341,7 @@ def test_the_other_file_is_read_as_data(state, tmp_path):
     items += [["Attr(name='activation_func')", {"type": "pyref", "module": "os", "name": "system"}]]
     (folder / "context" / "model.yaml").unlink()
     (folder / "context" / "io.json").write_text(json.dumps(io_json(items)))
-    assert read_nemo_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
+    assert read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
 
 
 @pytest.mark.parametrize(
@@ -361,13 +367,11 @@ def test_another_io_json_is_one_line(state, tmp_path, content, match):
 
 
 def test_reading_needs_neither_nemo_nor_megatron(state, tmp_path):
-    import subprocess
-
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
     code = (
         "import sys\n"
-        "from nemo_elastic.formats.megatron.folder import open_nemo\n"
-        "for raw in open_nemo(sys.argv[1]).tensors.values(): raw.words\n"
+        "from nemo_elastic.formats.megatron.folder import open_folder\n"
+        "for raw in open_folder(sys.argv[1]).tensors.values(): raw.words\n"
         "assert not {'nemo', 'megatron', 'lightning'} & set(sys.modules), 'imported'\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
@@ -382,14 +386,29 @@ def test_without_the_extra_the_line_says_what_brings_it(state, tmp_path, monkeyp
 
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "nemo" else find(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
     for read in (open_source, read_shapes):
         with pytest.raises(ModuleNotFoundError) as caught:
             read(folder)
-        assert caught.value.name == "nemo"
+        assert caught.value.name == "torch"
 
 
-@pytest.mark.nemo
+def test_reading_takes_torch_and_no_more(state, tmp_path):
+    """A deployer has the extra `runtime`: a trained checkpoint is inspected and cut with neither NeMo nor Megatron."""
+    store(tmp_path / "nemo", PARENT, PARENT.full, state, elastic=BLOCK, extra=elastic())
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['nemo', 'megatron', 'lightning', 'nemo_run', 'fiddle', 'transformers'])\n"
+        "from nemo_elastic.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    for command in (["inspect", "nemo"], ["slice", "nemo", "--budget", "half", "--out", "hf"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    wanted = cut(PARENT, MEMBER, state)
+    assert all(torch.equal(to_torch(raw), wanted[n]) for n, raw in open_source(tmp_path / "hf").tensors.items())
+
+
 def test_the_front_door_opens_checkpoints_and_folders(state, tmp_path):
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
     assert open_source(folder).parent == read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)

@@ -24,7 +24,7 @@ import torch.distributed.checkpoint
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron import harmless, items, metadata
-from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+from nemo_elastic.formats.megatron.folder import read_shapes
 from nemo_elastic.formats.megatron.pickled import Made, Name, Named, PickleError, read_pickle
 from tests.nemo.checkpoints import store
 from tests.nemo.cutting import PARENT, random_tensors
@@ -267,7 +267,7 @@ def test_metadata_runs_nothing(tmp_path: Path, attack: str) -> None:
     """The honest pickle stands behind it: who runs it notices nothing."""
     checkpoint = poisoned(tmp_path, ATTACKS[attack])
     with pytest.raises(ElasticError, match=r"weights/.metadata: not a checkpoint's metadata \(it names ") as caught:
-        read_nemo_shapes(checkpoint)
+        read_shapes(checkpoint)
     assert "\n" not in caught.value.message
     assert not (tmp_path / "ran").exists()
 
