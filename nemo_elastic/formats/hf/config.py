@@ -4,7 +4,7 @@
 
 A member with one width per layer type is a plain `nemotron_h`, which transformers, vLLM and llama.cpp know. A member
 whose layers differ is a `nemotron_h_puzzle`: the same keys plus `block_configs`, one entry a layer, and two small
-files of code (`export/puzzle/`) that transformers and vLLM load with `trust_remote_code`.
+files of code (`puzzle/`) that transformers and vLLM load with `trust_remote_code`.
 """
 
 from __future__ import annotations

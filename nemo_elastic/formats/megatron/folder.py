@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A NeMo checkpoint opened as what a Hugging Face folder is opened as: everything that cuts and checks takes it.
 
-Its shape comes from its tensors, whatever pruned them (`inferred`), and what no size tells from its context. A trained
+Its shape comes from its tensors, whatever pruned them (`infer`), and what no size tells from its context. A trained
 elastic checkpoint is a family: it carries its members, and its context the block that names them.
 """
 
