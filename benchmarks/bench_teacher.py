@@ -86,19 +86,19 @@ class Run:
         path = write(PARENT, fresh(PARENT), folder / "parent")
         self.model = elastic_model(PARENT, BLOCK, MEMBERS, path)
         self.config = self.model.elastic_config
-        self.teachers = {"null": self.model.hidden.teacher, "none": None}
+        self.teachers = {"null": self.model.host.frozen, "none": None}
         self.teachers |= {p: teacher(PARENT, path, p) for p in TEACHER_PRECISIONS}
         self.batch = batch_of(PARENT, 1, LENGTH)
-        self.ddp = distributed(self.model.hidden.core)
+        self.ddp = distributed(self.model.host.core)
 
     def step(self, way: tuple[str, int], budgets: list[int]) -> None:
         """Forward and backward of a micro-batch of these budgets."""
-        from nemo_elastic.nemo.sampling import BudgetSampler
+        from nemo_elastic.train.sampling import BudgetSampler
 
-        self.model.hidden.teacher = self.teachers[way[0]]
-        self.model.elastic_config = replace(self.config, distill=DistillConfig("ce" if way[0] == "none" else "frozen"))
+        self.model.host.frozen = self.teachers[way[0]]
+        self.model.family.config = replace(self.config, distill=DistillConfig("ce" if way[0] == "none" else "frozen"))
         weights = [float(i in budgets) for i in range(len(MEMBERS))]
-        self.model.sampler = BudgetSampler(weights, 0, 1, len(budgets))
+        self.model.family.sampler = BudgetSampler(weights, 0, 1, len(budgets))
         run_schedule(self.model, [self.batch])
 
     def round(self, turn: int) -> dict[tuple[str, int], float]:

@@ -43,7 +43,7 @@ def elastic_model(
     with cuda_as_cpu():
         model.configure_model()
     if members is not None:
-        model.freeze(members)
+        model.members.put(members, frozen=True)
     model._trainer = SimpleNamespace(global_step=0)  # pyright: ignore[reportAttributeAccessIssue]
     return model.train()
 
@@ -76,7 +76,7 @@ def run_schedule(model: Any, batches: list[dict[str, torch.Tensor]]) -> list[dic
     try:
         with cuda_as_cpu():
             return forward_backward_no_pipelining(
-                forward_step_func=forward_step, data_iterator=iter(batches), model=model.hidden.core,
+                forward_step_func=forward_step, data_iterator=iter(batches), model=model.host.core,
                 num_microbatches=count, seq_length=length, micro_batch_size=sequences,
             )  # fmt: skip
     finally:

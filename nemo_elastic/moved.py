@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOVED", "find_moved_modules"]
 
-_F, _S = "nemo_elastic.formats.", "nemo_elastic.slicing."
+_F, _S, _T = "nemo_elastic.formats.", "nemo_elastic.slicing.", "nemo_elastic.train."
 #: old name -> the modules that have its content now; none of a package that is gone
 MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export": (),
@@ -36,9 +36,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export.verify": (_S + "verify",),
     "nemo_elastic.export.write": (_F + "hf.write",),
     "nemo_elastic.nemo.context": (_F + "megatron.context",),
+    "nemo_elastic.nemo.in_turn": (_T + "in_turn",),
     "nemo_elastic.nemo.inferred": (_F + "megatron.infer",),
+    "nemo_elastic.nemo.nonfinite": (_T + "guard",),
     "nemo_elastic.nemo.rename": (_F + "adapter",),
+    "nemo_elastic.nemo.sampling": (_T + "sampling",),
     "nemo_elastic.nemo.shape": (_F + "megatron.shape",),
+    "nemo_elastic.nemo.shaping": (_T + "shaping",),
     "nemo_elastic.nemo.source": (_F + "megatron.folder",),
     "nemo_elastic.nemo.stored": (_F + "megatron.stored",),
 }

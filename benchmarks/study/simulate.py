@@ -18,9 +18,9 @@ import torch
 from benchmarks.study.made_up import MadeUp
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Subnet
-from nemo_elastic.nemo.sampling import BudgetSampler
 from nemo_elastic.router import Router, budget_loss
 from nemo_elastic.shapes.price import TABLE_AXES
+from nemo_elastic.train.sampling import BudgetSampler
 
 
 @dataclass(frozen=True)

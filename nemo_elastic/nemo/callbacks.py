@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from megatron.core import parallel_state
 from nemo.lightning import io
 from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
@@ -22,10 +23,11 @@ from nemo_elastic.files import atomic_write
 from nemo_elastic.history import METRICS, read_history, up_to
 from nemo_elastic.renames import is_temporary
 from nemo_elastic.router import Router
+from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 
 from .ending import settle, told
+from .host import check_pipeline
 from .model import ElasticMambaModel
-from .shaping import freeze_members, prepare_members, refresh_members
 from .streams import with_teacher
 from .validation import due, every_member, from_last_stage, validate, validate_by_steps
 
@@ -46,12 +48,13 @@ class ElasticCallback(pl.Callback, io.IOMixin):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         model: ElasticMambaModel = pl_module
         if not model.members.found:
-            prepare_members(trainer, model, Path(self.out))
-        self._freeze_when_due(trainer, model)
+            check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
+            prepare_members(model.family, model.host, Path(self.out))
+        self._freeze_when_due(model)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._freeze_when_due(trainer, pl_module)
-        refresh_members(trainer, pl_module)
+        self._freeze_when_due(pl_module)
+        refresh_members(pl_module.family, pl_module.host)
 
     def on_megatron_microbatches_start(self, step: Any) -> None:
         """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
@@ -68,9 +71,9 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         if not isinstance(exception, ElasticError):
             print(told(trainer, exception), file=sys.stderr, flush=True)
 
-    def _freeze_when_due(self, trainer: pl.Trainer, model: ElasticMambaModel) -> None:
-        if not model.members.is_frozen and trainer.global_step >= model.freeze_step:
-            freeze_members(trainer, model, Path(self.out))
+    def _freeze_when_due(self, model: ElasticMambaModel) -> None:
+        if not model.members.is_frozen and model.host.step >= model.family.freeze_step:
+            freeze_members(model.family, model.host, Path(self.out))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         for name, value in step_facts(trainer, pl_module).items():
@@ -90,7 +93,7 @@ def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float
 def _facts(model: ElasticMambaModel) -> dict[str, float]:
     names = [b.name for b in model.elastic_config.budgets]
     facts = {f"loss_{names[i]}": loss for i, loss in budget_losses(model).items()}
-    router = model.last_router
+    router = model.family.last_router
     if router and not model.members.is_frozen:
         budget = router["budget"]
         cost = float(model.elastic_config.budgets[budget].cost(model.parent, router["routed"].expected))

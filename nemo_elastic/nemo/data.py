@@ -46,8 +46,3 @@ def training_batches(trainer: Any, sequences: int, size: int) -> Iterator[torch.
         raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
     for at in range(0, each, size):
         yield dataset_tokens(dataset, min(size, each - at), offset=at * ranks + rank, step=ranks)[0]
-
-
-def training_tokens(trainer: Any, sequences: int) -> torch.Tensor:
-    """This data-parallel rank's share of the first training sequences, [n, s]."""
-    return next(training_batches(trainer, sequences, sequences))

@@ -16,7 +16,9 @@ from nemo.lightning.pytorch.optim.base import LRSchedulerModule
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
 
-from .nonfinite import Guard
+from nemo_elastic.train.guard import Guard
+
+from .host import trained
 
 ROUTER_PREFIX = "elastic.router."
 
@@ -120,10 +122,10 @@ class ElasticOptimizer(MegatronOptimizerModule):
                 RouterClip.install(optimizer.mcore_optimizer)
         if self.config.fp16:  # finds infinities by itself: it is how its loss scale is found
             return
-        self.guard = Guard(pl_module)
+        self.guard = Guard(pl_module.family, pl_module.host)
         for optimizer in trainer.optimizers:
             inner = optimizer.mcore_optimizer
-            inner.step = self.guard.guarded(inner.step)
+            inner.step = self.guard.guarded(inner.step, skipped=(False, None, None))
 
     def finalize_model_grads(self, *args: Any, **kwargs: Any) -> Any:
         """megatron-core's reductions; before them the router's, of which each pipeline stage has a replica of its own.
@@ -140,7 +142,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
                     )
         out = super().finalize_model_grads(*args, **kwargs)
         if self.guard is not None:
-            self.guard.look(models)
+            self.guard.look(list(trained(models)))
         return out
 
 

@@ -25,12 +25,13 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import check_output, explained, flush, sign
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.renames import put_in_place, remove
+from nemo_elastic.train.shaping import prepare_members
 
 from .apply import change
 from .checks import STRATEGY
+from .host import check_pipeline
 from .model import ElasticMambaModel
 from .saved import write_list
-from .shaping import check_pipeline, prepare_members
 
 
 class RankCallback(pl.Callback, io.IOMixin):
@@ -49,7 +50,7 @@ class RankCallback(pl.Callback, io.IOMixin):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         model: ElasticMambaModel = pl_module
         if not already_ranked(Path(self.checkpoint), model.elastic_config):
-            prepare_members(trainer, model, Path(self.out))
+            prepare_members(model.family, model.host, Path(self.out))
             save_whole(trainer, Path(self.checkpoint))
 
 

@@ -90,8 +90,8 @@ def evaluate(
 
     def forward(batches: Any, _: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         number, tokens = next(numbers), next(batches)
-        teacher = model.teach(tokens) if taught else None
-        student = model.output(tokens, choice)
+        teacher = model.host.teacher(tokens) if taught else None
+        student = model.host.student(tokens, choice)
         sent = student[1] if teacher is None or last else join(student[1], teacher[1])
         return sent, lambda *_, **__: measure(number, student, teacher)
 

@@ -2,110 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation of every member, in NeMo's own validation loop.
 
-Each micro-batch of validation data runs once for every member, as micro-batches of their own behind each other: that
-is all a pipeline schedule has to know, and each of its stages counts them for itself. No draw and no random number is
-taken. Data-parallel ranks read shares of the data, and their sums are added up.
-
 NeMo's loop counts `limit_val_batches` in micro-batches, and its steps take as many as those of training: where a limit
 is below that, it validates nothing and does not say so. Here a validation is one step of all that the limit allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.nn.gates import Choice
-
-from .loss import Output, distill_loss
-
-#: what is logged of a member: cross-entropy, and divergence from the teacher, in nats per token
-LOSS, KL = "val_loss/{}", "val_kl/{}"
-#: of the sums of a member
-CE_SUM, KL_SUM, TOKENS = range(3)
+from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, Measured
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A validation's losses in nats per token, by member; those that did not run are absent.
-
-    Attributes:
-        losses: cross-entropy.
-        kl: divergence from the frozen teacher, or else from the whole model as it is now, which then has none itself.
-    """
-
-    losses: dict[str, float] = field(default_factory=dict)
-    kl: dict[str, float] = field(default_factory=dict)
-
-    def logged(self) -> dict[str, float]:
-        """By the names of `LOSS` and `KL`."""
-        return {LOSS.format(n): v for n, v in self.losses.items()} | {KL.format(n): v for n, v in self.kl.items()}
-
-
-class HeldOut(MegatronLossReduction):
-    """Which member a micro-batch of a validation runs, and the sums of all losses: NeMo's reduction of a validation.
-
-    Args:
-        distill: the elastic block's section, for the size of its chunks; losses are at temperature 1, over all tokens.
-    """
-
-    def __init__(self, distill: DistillConfig) -> None:
-        super().__init__()
-        chunks = distill.chunk_tokens
-        self._ce, self._kl = DistillConfig(mode="ce", chunk_tokens=chunks), DistillConfig(chunk_tokens=chunks)
-        self.measured = Measured()
-        self.begin([""], [None])
-
-    def begin(self, names: Sequence[str], choices: Sequence[Choice], taught: bool = False) -> None:
-        """Start a validation.
-
-        Args:
-            names: of the members, the whole model's first.
-            choices: what runs.
-            taught: whether there is a teacher beside the whole model.
-        """
-        self.names, self.choices, self.taught = list(names), list(choices), taught
-        self._turn, self._batch, self._teacher = 0, {}, None
-        self._sums = torch.zeros(len(self.names), 3, dtype=torch.float64)
-
-    # ------------------------------------------------------------------ micro-batches
-
-    def next(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The next micro-batch: the last data that was read for the next member, or new data for the first.
-
-        Args:
-            read: NeMo's data step.
-        """
-        member = self._turn % len(self.choices)
-        self._turn += 1
-        if member == 0:
-            self._batch = read()
-        return {**self._batch, "member": member, "choice": self.choices[member]}
-
-    def measure(self, batch: dict[str, Any], student: Output, teach: Callable[[], Output | None]) -> torch.Tensor:
-        """Sums [3] over a micro-batch: cross-entropy, divergence, tokens.
-
-        Args:
-            batch: what `next` gave.
-            student: of the member.
-            teach: gives the teacher's output, None where the whole model is the teacher; asked once per batch of data.
-        """
-        labels, mask = batch["labels"], batch["loss_mask"]
-        if batch["member"] == 0:
-            self._teacher = teach() or student
-        ce, _ = distill_loss(self._ce, student, None, labels, mask)
-        kl = torch.zeros_like(ce)
-        if self._teacher is not None and self._teacher is not student:
-            kl, _ = distill_loss(self._kl, student, self._teacher, labels, mask)
-        return torch.stack([ce.double(), kl.double(), mask.sum().double()])
-
-    # ------------------------------------------------------------------ NeMo's reduction
+class HeldOutReduction(HeldOut, MegatronLossReduction):
+    """`HeldOut` as NeMo's reduction of a validation."""
 
     def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:  # pyright: ignore
         """(loss sum, tokens, report) of a micro-batch."""
@@ -117,21 +31,13 @@ class HeldOut(MegatronLossReduction):
         """The mean over members of their cross-entropy on all data-parallel ranks: what NeMo logs as `val_loss`."""
         sums = torch.stack(list(losses_reduced_per_micro_batch)).sum(0)
         torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-        self._sums = self._sums.to(sums.device) + sums
+        self.add(sums)
         ran = sums[sums[:, TOKENS] > 0]
         return (ran[:, CE_SUM] / ran[:, TOKENS]).mean().float()
 
-    def end(self) -> Measured:
+    def end(self, sums: torch.Tensor | None = None) -> Measured:
         """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
-        self._batch, self._teacher = {}, None
-        found = from_last_stage(self._sums).tolist()
-        ran = {name: row for name, row in zip(self.names, found, strict=True) if row[TOKENS]}
-        taught = [name for name in ran if self.taught or name != self.names[0]]
-        self.measured = Measured(
-            {name: row[CE_SUM] / row[TOKENS] for name, row in ran.items()},
-            {name: ran[name][KL_SUM] / ran[name][TOKENS] for name in taught},
-        )
-        return self.measured
+        return super().end(from_last_stage(self.sums) if sums is None else sums)
 
 
 def from_last_stage(t: torch.Tensor) -> torch.Tensor:

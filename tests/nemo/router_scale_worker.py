@@ -50,11 +50,14 @@ class Stage:
 
         from benchmarks.study.simulate import Optimizer
         from nemo_elastic.config import ElasticConfig
+        from nemo_elastic.megatron.run import ElasticState
         from nemo_elastic.nemo.checks import check_shape
-        from nemo_elastic.nemo.members import Members
-        from nemo_elastic.nemo.sampling import BudgetSampler
+        from nemo_elastic.nemo.host import NemoHost
         from nemo_elastic.router import Router
         from nemo_elastic.shapes import Space, uniform_family
+        from nemo_elastic.train.members import Members
+        from nemo_elastic.train.sampling import BudgetSampler
+        from nemo_elastic.train.training import FamilyTraining
 
         recipe = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family")
         self.config = ElasticConfig.from_dict(recipe.model.elastic)
@@ -82,7 +85,8 @@ class Stage:
         self.wrapped = setup_megatron_optimizer(
             Chunks(ddp, self.model), optim.config, optim.no_weight_decay_cond, optim.scale_lr_cond, optim.lr_mult
         )
-        module = SimpleNamespace(config=shape, ran=[], elastic_config=self.config)
+        family = FamilyTraining(self.config)
+        module = SimpleNamespace(config=shape, family=family, host=NemoHost(None, ElasticState(parent), core))
         optim.on_fit_start(SimpleNamespace(optimizers=[self.wrapped]), module)
         self.schedule = optim.lr_scheduler.scheduler(self.model, self.wrapped)["lr_scheduler"]["scheduler"]
 

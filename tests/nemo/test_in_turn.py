@@ -13,7 +13,7 @@ import torch
 from benchmarks.elastic_model import batch_of, elastic_model, run_schedule
 from benchmarks.models import distributed
 from benchmarks.peak import Peak
-from nemo_elastic.nemo.in_turn import sum_in_turn
+from nemo_elastic.train.in_turn import sum_in_turn
 from tests.nemo.cutting import MEMBER, PARENT, random_tensors
 
 pytestmark = pytest.mark.nemo
@@ -47,10 +47,10 @@ class Step:
     def __init__(self, checkpoint: Path, buffer: bool = False, change: Any = None, **block: Any) -> None:
         members = None if block.get("router") else MEMBERS
         self.model = elastic_model(PARENT, BLOCK | block, members, checkpoint)
-        core = self.model.hidden.core
+        core = self.model.host.core
         if change is not None:
             change(core.config)
-        self.ddp = distributed(self.model.hidden.core) if buffer else None
+        self.ddp = distributed(self.model.host.core) if buffer else None
         self.reports = run_schedule(self.model, BATCHES)
         self.grads = {n: p.main_grad if buffer else p.grad for n, p in core.named_parameters()}
         self.grads = {n: torch.zeros(()) if g is None else g for n, g in self.grads.items()}
@@ -115,7 +115,7 @@ def test_the_routers_loss_counts_as_often_as_the_micro_batch_has_tokens(checkpoi
     batch = dict(BATCHES[0])
     loss = model.training_step(batch)
     ((budget, share, told),) = batch["elastic"]
-    routed = model.last_router["routed"]
+    routed = model.family.last_router["routed"]
     assert (budget, share) == (2, 1.0)
     wanted = 2.0 * model.members.router.budget_loss(routed, 2) * batch["loss_mask"].sum()
     assert float(wanted) > 0
@@ -137,13 +137,10 @@ def test_schedules_that_scale_otherwise_are_followed_or_refused(checkpoint: Path
         torch.testing.assert_close(scaled.grads[name], 1024 * grad, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(summed.grads[name], tokens * grad, rtol=1e-4, atol=1e-5)
 
-    class Other:
-        calculate_per_token_loss, grad_scale_func = True, None
-
     w = torch.ones((), requires_grad=True)
-    total = sum_in_turn([lambda: 2 * w, lambda: 3 * w], Other, torch.tensor(4))
+    total = sum_in_turn([lambda: 2 * w, lambda: 3 * w], lambda: torch.tensor(1.0))
     assert float(total.detach()) == 5 and float(w.grad) == 2  # pyright: ignore[reportArgumentType]
-    with pytest.raises(RuntimeError, match="budgets_per_batch: the schedule scales the loss in another way"):
+    with pytest.raises(RuntimeError, match="budgets_per_batch: the loss is scaled in another way"):
         (total / 7).backward()
 
 
@@ -160,7 +157,7 @@ def test_recomputed_layers_give_the_same_gradients(checkpoint: Path) -> None:
 def test_the_teacher_runs_once_a_micro_batch(checkpoint: Path, count: int) -> None:
     model = elastic_model(PARENT, BLOCK | {"budgets_per_batch": count}, MEMBERS, checkpoint)
     calls: list[int] = []
-    model.hidden.teacher.decoder.register_forward_hook(lambda *_: calls.append(len(calls)))
+    model.host.frozen.decoder.register_forward_hook(lambda *_: calls.append(len(calls)))
     run_schedule(model, BATCHES)
     assert len(calls) == len(BATCHES)
 
@@ -170,7 +167,7 @@ def test_one_students_activations_at_a_time(checkpoint: Path) -> None:
 
     def peak(**block: Any) -> int:
         model = elastic_model(PARENT, BLOCK | block, MEMBERS, checkpoint)
-        ddp, batch = distributed(model.hidden.core), batch_of(PARENT, 8, 64)
+        ddp, batch = distributed(model.host.core), batch_of(PARENT, 8, 64)
         run_schedule(model, [batch])
         with Peak() as seen:
             run_schedule(model, [batch])

@@ -165,7 +165,7 @@ def test_a_float32_student_learns_nearly_the_same(checkpoint: Path, precision: s
         model = elastic_model(PARENT, block, MEMBERS, checkpoint)
         loss = model.training_step(batch_of(PARENT, 2, 40))
         loss.backward()
-        return loss.detach(), model.hidden.core.output_layer.weight.grad
+        return loss.detach(), model.host.core.output_layer.weight.grad
 
     (loss, grad), (wanted, near) = step(precision), step(None)
     assert loss.dtype == grad.dtype == torch.float32

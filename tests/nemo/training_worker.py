@@ -43,7 +43,7 @@ def digest(tensors: dict[str, Any]) -> str:
 
 def state_of(trainer: Any, model: Any) -> dict[str, str]:
     """Digests of weights, router, members and optimizer."""
-    named = {k: v for k, v in model.hidden.core.state_dict().items() if hasattr(v, "detach")}
+    named = {k: v for k, v in model.host.core.state_dict().items() if hasattr(v, "detach")}
     optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
     moments = {
         f"{g}.{i}.{k}": optimizer.state[p][k]
@@ -58,7 +58,7 @@ def state_of(trainer: Any, model: Any) -> dict[str, str]:
         "members": digest({k: v for k, v in named.items() if k in ("elastic.codes", "elastic.frozen")}),
         "optimizer": digest(moments),
         "moments": str(len(moments)),
-        "teacher": digest(dict(model.hidden.teacher.named_parameters())),
+        "teacher": digest(dict(model.host.frozen.named_parameters())),
     }
 
 
@@ -66,15 +66,15 @@ def share(launch: Any, recipe: Any, parent: str, folder: Path, facts: dict[str, 
     """A stage 1 with `soft_share`: what its micro-batches ran, and whether its slices are the router's choices."""
     import lightning.pytorch as pl
 
-    from nemo_elastic.nemo import shaping
     from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.train import shaping
 
     followed: list[bool] = []
 
     class Follows(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
             # registered after ElasticCallback: it has just looked at the router where that was due
-            if trainer.global_step % shaping.REFRESH == 0 and 0 < trainer.global_step < module.freeze_step:
+            if trainer.global_step % shaping.REFRESH == 0 and 0 < trainer.global_step < module.family.freeze_step:
                 chosen = [p.member for p in module.members.router.family().values()]
                 followed.append(module.members.get() == chosen and not module.members.is_frozen)
 
@@ -98,8 +98,8 @@ def main(folder: Path) -> None:
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.family import Subnet
     from nemo_elastic.formats.megatron.read import plain_tensors
-    from nemo_elastic.nemo import model as model_module
     from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.nemo.host import NemoHost
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.nn.gates import Gates
 
@@ -130,15 +130,15 @@ def main(folder: Path) -> None:
             facts[f"members{module.stage}"] = [m.to_json() for m in module.members.get()]
             facts[f"lr{module.stage}"] = [g["lr"] for g in trainer.optimizers[0].param_groups]
 
-    output = model_module.ElasticMambaModel.output
+    student = NemoHost.student
 
     def watched(self: Any, tokens: Any, choice: Any = None) -> Any:
         if torch.is_grad_enabled():
             kind = {type(None): "whole", Subnet: "sliced", Gates: "soft"}[type(choice)]
-            facts["choices"].append([self.stage, self.trainer.global_step, kind])
-        return output(self, tokens, choice)
+            facts["choices"].append([self.module.stage, self.step, kind])
+        return student(self, tokens, choice)
 
-    model_module.ElasticMambaModel.output = watched
+    NemoHost.student = watched
 
     def recipe(out: str, length: int, split: str = "train") -> run.Partial:
         r = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=length, micro_batch_size=2,

@@ -100,16 +100,16 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
         return
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, at: int) -> Any:
-        if at == 0 and not hasattr(self, "poisoned"):
+    def watched(self: Any) -> Any:
+        if not hasattr(self, "poisoned"):
             self.poisoned = True
-            for module in self.hidden.core.decoder.layers:
+            for module in self.host.core.decoder.layers:
                 if module.layer_number - 1 == layer:
                     module.mixer.register_forward_hook(partial(changed, self))
-        return draws(self, at)
+        return draws(self)
 
     def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
-        hit = model.hidden.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
+        hit = model.host.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
         if hit and gradient and y.requires_grad:
             y.register_hook(lambda grad: grad * value)
         return y * value if hit and not gradient else y
@@ -132,10 +132,10 @@ def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        if step == 1:
-            self.hidden.core.decoder.layers[4].mixer.D.data[0] = float("nan")
-        return draws(self, step)
+    def watched(self: Any) -> Any:
+        if self.host.step == 1:
+            self.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
+        return draws(self)
 
     ElasticMambaModel.next_draws = watched
     return runs.train(place, out, layout, STEPS)
@@ -203,10 +203,10 @@ def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        if step == 2:
+    def watched(self: Any) -> Any:
+        if self.host.step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-        return draws(self, step)
+        return draws(self)
 
     ElasticMambaModel.next_draws = watched
     return runs.train(place, out, layout, STEPS, every=1)

@@ -52,7 +52,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            self.before = {k: p.detach().clone() for k, p in module.hidden.core.named_parameters()}
+            self.before = {k: p.detach().clone() for k, p in module.host.core.named_parameters()}
 
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
             found["rates"].append(trainer.optimizers[0].param_groups[0]["lr"])
@@ -60,7 +60,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
         def on_train_end(self, trainer: Any, module: Any) -> None:
             small = module.members.get()[2]
             optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
-            params = dict(module.hidden.core.named_parameters())
+            params = dict(module.host.core.named_parameters())
             head, norm = "output_layer.weight", "decoder.final_norm.weight"
             for name, outside in (
                 (head, (slice(None), slice(small.hidden, None))),

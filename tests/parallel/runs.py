@@ -294,9 +294,9 @@ def tell_draws(told: list[list[Any]]) -> None:
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        drawn = draws(self, step)
-        told.extend([step, d.budget, type(d.choice).__name__] for d in drawn)
+    def watched(self: Any) -> Any:
+        drawn = draws(self)
+        told.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
         return drawn
 
     ElasticMambaModel.next_draws = watched
@@ -332,7 +332,7 @@ def train(
             facts["budgets"].append([[k, round(float(trainer.callback_metrics[k]), 6)] for k in names])
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            held = module.hidden.core.state_dict()
+            held = module.host.core.state_dict()
             facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
             facts["members"] = member_losses(module)
 

@@ -42,13 +42,13 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
 
     class Watch(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-            facts["training"].append(module.training and module.hidden.core.training)
+            facts["training"].append(module.training and module.host.core.training)
 
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             facts["losses"].append(float(trainer.callback_metrics["reduced_train_loss"]))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            facts["weights"] = digest(dict(module.hidden.core.named_parameters()))
+            facts["weights"] = digest(dict(module.host.core.named_parameters()))
             facts["monitored"] = sorted(k for k in trainer.callback_metrics if k.startswith("val_"))
 
     task = fiddle.build(task)

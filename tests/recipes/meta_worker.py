@@ -32,7 +32,7 @@ def built(name: str) -> dict[str, Any]:
     whole = fiddle.build(model)
     with torch.device("meta"):
         whole.configure_model()
-    core = whole.hidden.core
+    core = whole.host.core
     sizes = {n: p.numel() for n, p in core.named_parameters()}
     return {
         "class": type(core).__name__,

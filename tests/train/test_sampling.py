@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.nemo.sampling import BudgetSampler
+from nemo_elastic.train.sampling import BudgetSampler
 
 #: upper 0.1 % point of chi-squared with 2 and with 8 degrees of freedom
 CHI2_2, CHI2_4, CHI2_8 = 13.82, 18.47, 26.12
