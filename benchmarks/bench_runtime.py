@@ -67,10 +67,10 @@ def make(place: Path) -> dict[str, Any]:
     import numpy as np
 
     from nemo_elastic.cost import parameters
-    from nemo_elastic.export.family_folder import write_family
-    from nemo_elastic.export.slicer import slice_checkpoint
     from nemo_elastic.manifest import Family
     from nemo_elastic.nn.weights import random_state
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_checkpoint
 
     parent = shape()
     found = members(parent)

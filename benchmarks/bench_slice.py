@@ -29,13 +29,13 @@ import numpy as np
 
 from nemo_elastic import layout
 from nemo_elastic.cost import parameters
-from nemo_elastic.export.hf import open_source
-from nemo_elastic.export.shards import Entry
-from nemo_elastic.export.slicer import cut_pieces
-from nemo_elastic.export.write import write_model
 from nemo_elastic.family import Subnet
+from nemo_elastic.formats.hf.shards import Entry
+from nemo_elastic.formats.hf.write import write_model
+from nemo_elastic.formats.registry import open_source
 from nemo_elastic.manifest import Family
 from nemo_elastic.plan import preset
+from nemo_elastic.slicing.slicer import cut_pieces
 
 ROOT = Path(__file__).parents[1]
 SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory

@@ -127,10 +127,10 @@ def slow() -> list[Command]:
 def make(folder: Path) -> None:
     """Fill a folder with a tiny parent, its family, a text and its tokens."""
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.export.family_folder import write_family
     from nemo_elastic.family import Parent
     from nemo_elastic.manifest import Family
     from nemo_elastic.nn.weights import random_state
+    from nemo_elastic.slicing.family_folder import write_family
 
     parent = Parent(
         "M-M*-M-M", hidden=64, vocab=512, ffn=128, mamba_heads=8, mamba_head_dim=16, mamba_groups=4, state=16,

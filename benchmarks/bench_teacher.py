@@ -71,10 +71,10 @@ def teacher(parent: Parent, path: Path, precision: str) -> Any:
 
 def write(parent: Parent, model: Any, folder: Path) -> Path:
     """The model as a NeMo checkpoint."""
-    from nemo_elastic.nemo.checkpoint import hf_from_megatron
+    from nemo_elastic.formats.adapter import from_megatron
     from nemo_elastic.nemo.write import write_nemo_checkpoint
 
-    tensors = hf_from_megatron(parent, dict(model.named_parameters()))
+    tensors = from_megatron(parent, parent.full, dict(model.named_parameters()))
     return write_nemo_checkpoint(folder, parent, parent.full, {k: v.detach() for k, v in tensors.items()})
 
 

@@ -16,7 +16,7 @@ from nemo_elastic.family import Parent, Subnet
 
 def settings(parent: Parent, length: int = 256) -> Any:
     """NeMo's config of a parent, for a CPU."""
-    from nemo_elastic.nemo.shape import stock_sizes
+    from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.nemo.tiny import TinyNemotronH
 
     return TinyNemotronH(**stock_sizes(parent, parent.full), seq_length=length)

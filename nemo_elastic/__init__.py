@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import importlib
 
+from .moved import find_moved_modules
+
 TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the rest, and Ctrl-C is not told yet
 if TYPE_CHECKING:
     from typing import Any
 
+    from nemo_elastic.slicing.slicer import slice_checkpoint
+
     from .config import ElasticConfig
-    from .export.slicer import slice_checkpoint
     from .family import Parent, Subnet
     from .manifest import Family
     from .nemo.apply import apply_elastic
@@ -47,6 +50,9 @@ _HOME = {
     "load_family": ".runtime",
     "slice_checkpoint": ".export.slicer",
 }
+
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

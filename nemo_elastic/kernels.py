@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .budget import AxisConfig
 from .errors import bad
@@ -43,6 +44,17 @@ class MambaWidths:
     def projection(self) -> int:
         """Channels of [z | x | B | C | dt], the input projection's output."""
         return self.inner + self.convolved + self.heads
+
+    def split(self, zxbcdt: Any) -> tuple[Any, Any, Any]:
+        """z, [x | B | C] and dt of a tensor whose last dimension is `projection`; views."""
+        return zxbcdt.split([self.inner, self.convolved, self.heads], -1)
+
+    def scanned(self, xbc: Any) -> tuple[Any, Any, Any]:
+        """x [..., heads, head_dim], B and C [..., groups, state] of what was convolved; views."""
+        maps = self.groups * self.state
+        x, b, c = xbc.split([self.inner, maps, maps], -1)
+        by_group = (self.groups, self.state)
+        return x.unflatten(-1, (self.heads, self.head_dim)), b.unflatten(-1, by_group), c.unflatten(-1, by_group)
 
     @property
     def runs(self) -> bool:

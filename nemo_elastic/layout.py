@@ -9,6 +9,7 @@ megatron-core's `MambaMixer`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,9 +38,14 @@ class Row:
         layer: type of layer that holds it; None for the model's own.
         hf: name in a Hugging Face folder ({i}: layer index).
         megatron: name in megatron-core's MambaModel with NeMo's default spec. Rows of one layer that share it are
-            fused there, interleaved by key-value group along dimension 0, in table order.
+            fused there along dimension 0, in table order.
         dims: for each dimension the parts that lie side by side in it.
         parallel: dimension that tensor parallelism shards, None for replicas.
+        interleaved: field of `Parent` by whose number of groups rows that share a tensor are interleaved.
+        parts: names under which megatron-core's checkpoints store the parts of dimension 0, each a tensor of its own
+            that any tensor-parallel size can reshard; none where they store the tensor whole.
+        extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8). A strict
+            load asks for the object even where it says nothing.
     """
 
     name: str
@@ -48,40 +54,49 @@ class Row:
     megatron: str
     dims: tuple[tuple[Part, ...], ...]
     parallel: int | None = None
+    interleaved: str | None = None
+    parts: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
 
 _H, _M = "backbone.layers.{i}.", "decoder.layers.{i}."
-_QKV = _M + "self_attention.linear_qkv.weight"
+_IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
+_UP, _DOWN = _M + "mlp.linear_fc1", _M + "mlp.linear_fc2"
+_QKV, _CORE, _PROJ = (_M + "self_attention." + m for m in ("linear_qkv", "core_attention", "linear_proj"))
+_GROUPS = "kv_heads"
 
 ROWS: tuple[Row, ...] = (
     Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
         ((VOCAB,), (HIDDEN,)), 0),
-    Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _M + "mixer.in_proj.layer_norm_weight", ((HIDDEN,),)),
-    Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _M + "mixer.in_proj.weight",
-        ((Z, X, B, C, DT), (HIDDEN,)), 0),
-    Row("mamba.conv_weight", MAMBA, _H + "mixer.conv1d.weight", _M + "mixer.conv1d.weight",
-        ((X, B, C), (("one",),), (("conv_kernel",),)), 0),
-    Row("mamba.conv_bias", MAMBA, _H + "mixer.conv1d.bias", _M + "mixer.conv1d.bias", ((X, B, C),), 0),
+    Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((HIDDEN,),)),
+    Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _IN + ".weight",
+        ((Z, X, B, C, DT), (HIDDEN,)), 0, parts=("z", "x", "B", "C", "dt"), extra=(_IN,)),
+    Row("mamba.conv_weight", MAMBA, _H + "mixer.conv1d.weight", _CONV + ".weight",
+        ((X, B, C), (("one",),), (("conv_kernel",),)), 0, parts=("x", "B", "C")),
+    Row("mamba.conv_bias", MAMBA, _H + "mixer.conv1d.bias", _CONV + ".bias", ((X, B, C),), 0, parts=("x", "B", "C")),
     Row("mamba.a_log", MAMBA, _H + "mixer.A_log", _M + "mixer.A_log", ((PER_HEAD,),), 0),
     Row("mamba.d", MAMBA, _H + "mixer.D", _M + "mixer.D", ((PER_HEAD,),), 0),
     Row("mamba.dt_bias", MAMBA, _H + "mixer.dt_bias", _M + "mixer.dt_bias", ((PER_HEAD,),), 0),
     Row("mamba.norm", MAMBA, _H + "mixer.norm.weight", _M + "mixer.norm.weight", ((INNER,),), 0),
-    Row("mamba.out_proj", MAMBA, _H + "mixer.out_proj.weight", _M + "mixer.out_proj.weight",
-        ((HIDDEN,), (INNER,)), 1),
-    Row("mlp.pre_norm", MLP, _H + "norm.weight", _M + "mlp.linear_fc1.layer_norm_weight", ((HIDDEN,),)),
-    Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _M + "mlp.linear_fc1.weight", ((("ffn",),), (HIDDEN,)), 0),
-    Row("mlp.down", MLP, _H + "mixer.down_proj.weight", _M + "mlp.linear_fc2.weight", ((HIDDEN,), (("ffn",),)), 1),
-    Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _M + "self_attention.linear_qkv.layer_norm_weight",
-        ((HIDDEN,),)),
-    Row("attention.q", ATTENTION, _H + "mixer.q_proj.weight", _QKV, ((QUERY,), (HIDDEN,)), 0),
-    Row("attention.k", ATTENTION, _H + "mixer.k_proj.weight", _QKV, ((KEY_VALUE,), (HIDDEN,)), 0),
-    Row("attention.v", ATTENTION, _H + "mixer.v_proj.weight", _QKV, ((KEY_VALUE,), (HIDDEN,)), 0),
-    Row("attention.out", ATTENTION, _H + "mixer.o_proj.weight", _M + "self_attention.linear_proj.weight",
-        ((HIDDEN,), (QUERY,)), 1),
-    Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((HIDDEN,),)),
-    Row("head", None, "lm_head.weight", "output_layer.weight", ((VOCAB,), (HIDDEN,)), 0),
+    Row("mamba.out_proj", MAMBA, _H + "mixer.out_proj.weight", _OUT + ".weight", ((HIDDEN,), (INNER,)), 1,
+        extra=(_OUT,)),
+    Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((HIDDEN,),)),
+    Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((("ffn",),), (HIDDEN,)), 0, extra=(_UP,)),
+    Row("mlp.down", MLP, _H + "mixer.down_proj.weight", _DOWN + ".weight", ((HIDDEN,), (("ffn",),)), 1,
+        extra=(_DOWN,)),
+    Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _QKV + ".layer_norm_weight", ((HIDDEN,),)),
+    Row("attention.q", ATTENTION, _H + "mixer.q_proj.weight", _QKV + ".weight", ((QUERY,), (HIDDEN,)), 0, _GROUPS,
+        extra=(_QKV,)),
+    Row("attention.k", ATTENTION, _H + "mixer.k_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (HIDDEN,)), 0, _GROUPS),
+    Row("attention.v", ATTENTION, _H + "mixer.v_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (HIDDEN,)), 0, _GROUPS),
+    Row("attention.out", ATTENTION, _H + "mixer.o_proj.weight", _PROJ + ".weight", ((HIDDEN,), (QUERY,)), 1,
+        extra=(_CORE, _PROJ)),
+    Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((HIDDEN,),),
+        extra=("decoder.final_norm",)),
+    Row("head", None, "lm_head.weight", "output_layer.weight", ((VOCAB,), (HIDDEN,)), 0, extra=("output_layer",)),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
+_BY_MEGATRON = {row.megatron: tuple(r for r in ROWS if r.megatron == row.megatron) for row in ROWS}
 
 #: Rigid terms: field of `Parent`, and the number of blocks that tensor parallelism deals out.
 _RIGID = {"vocab": 1, "state": 1, "conv_kernel": 1, "attention_head_dim": 1}
@@ -125,28 +140,43 @@ def _selection(parent: Parent, row: Row, dim: int, source: tuple, target: tuple)
     return Selection(tuple(parts))
 
 
-def fused_qkv(parent: Parent, source: Subnet, target: Subnet, index: int) -> Selection:
-    """Rows of Megatron's fused query-key-value projection: per key-value group [queries | key | value]."""
-    n, k = source.by_index[index].heads, target.by_index[index].heads
-    assert n is not None and k is not None
-    kv, dim = parent.kv_heads, parent.attention_head_dim
-    query, rigid = Grid((n // kv, dim), (k // kv, dim)), Grid((dim,), (dim,))
-    return Selection((query, rigid, rigid), outer=kv)
+def fused(row: Row) -> tuple[Row, ...]:
+    """The rows that the Megatron tensor of `row` holds, in the order in which they lie there."""
+    return _BY_MEGATRON[row.megatron]
+
+
+def megatron_selection(
+    parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
+) -> Selection:
+    """What `target` keeps of dimension `dim` of the Megatron tensor that holds `row`; see `selection`."""
+    together = fused(row)
+    if dim or len(together) == 1:
+        return selection(parent, row, dim, source, target, index)
+    outer = groups(parent, row)
+    grids = [selection(parent, r, 0, source, target, index).parts for r in together]
+    # what is interleaved by groups has them as its first factor
+    per_group = tuple(Grid(g.shape[1:], g.kept[1:]) if outer > 1 else g for grid in grids for g in grid)
+    return Selection(per_group, outer=outer)
+
+
+def groups(parent: Parent, row: Row) -> int:
+    """Groups by which the Megatron tensor of `row` interleaves what it holds."""
+    return 1 if row.interleaved is None else int(getattr(parent, row.interleaved))
 
 
 def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tuple[Any, ...]:
     """Shape of a tensor in a member: the sum over parts of the product over terms, per dimension."""
     size = sizes(parent, member.hidden, layer)
-    dims = []
-    for parts in row.dims:
-        total = 0
-        for part in parts:
-            product = 1
-            for term in part:
-                product = product * size[term]
-            total = total + product
-        dims.append(total)
-    return tuple(dims)
+    return tuple(sum(_part_sizes(parts, size)) for parts in row.dims)
+
+
+def part_sizes(parent: Parent, row: Row, dim: int, member: Subnet, layer: Layer | None = None) -> list[int]:
+    """Sizes of the parts that lie side by side in a dimension of a tensor."""
+    return _part_sizes(row.dims[dim], sizes(parent, member.hidden, layer))
+
+
+def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
+    return [math.prod(size[term] for term in part) for part in parts]
 
 
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
@@ -181,4 +211,12 @@ def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
     for row, layer in rows(parent, member):
         i = position[layer.index] if layer is not None else ""
         out.append(Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer)))
+    return out
+
+
+def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
+    """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there."""
+    out: dict[str, list[Tensor]] = {}
+    for t in tensors(parent, member):
+        out.setdefault(t.megatron, []).append(t)
     return out

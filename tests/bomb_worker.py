@@ -14,12 +14,12 @@ from typing import Any
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.export.checksums import CHECKSUMS_FILE, read_checksums
-from nemo_elastic.export.hf import read_shapes
-from nemo_elastic.export.hf_config import to_hf_config
-from nemo_elastic.export.safetensors_io import open_shard
 from nemo_elastic.family import Subnet
 from nemo_elastic.files import read_json
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.manifest import FILE, Family
 from tests.shapes import PARENT
 
@@ -102,9 +102,9 @@ def nemo(place: Path) -> None:
     import torch
     from torch.distributed.checkpoint.metadata import Metadata
 
-    from nemo_elastic.nemo.context import read_context
-    from nemo_elastic.nemo.source import read_nemo_shapes
-    from nemo_elastic.nemo.stored import Stored
+    from nemo_elastic.formats.megatron.context import read_context
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.stored import Stored
     from tests.nemo.checkpoints import store
     from tests.nemo.cutting import PARENT as WHOLE
     from tests.nemo.cutting import random_tensors

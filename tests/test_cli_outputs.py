@@ -18,11 +18,11 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli.app import COMMANDS
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.export.family_folder import init_family, write_family
-from nemo_elastic.export.hf import open_source
 from nemo_elastic.files import sign
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.slicing.family_folder import init_family, write_family
 from tests.bad_input.case import BLOCK, SMALL, Originals
-from tests.export.helpers import call, contents
+from tests.slicing.helpers import call, contents
 
 #: a command line of each command with --out, without that, and the parameters that are paths: all that it reads
 LINES: dict[str, tuple[str, dict[str, str]]] = {

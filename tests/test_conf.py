@@ -17,10 +17,10 @@ from benchmarks.study.schedule import BEFORE, NOW
 from nemo_elastic.config import ElasticConfig, RouterConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.demo.settings import BLOCK
-from nemo_elastic.export.runs_in import runs_in
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.shapes import Space
+from nemo_elastic.slicing.runs_in import runs_in
 
 CONF = Path(__file__).parents[1] / "conf"
 PARENTS = {

@@ -149,10 +149,10 @@ def runs(words: list[str]) -> bool:
 def made(tmp_path_factory):
     """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run."""
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.export.family_folder import write_family
-    from nemo_elastic.export.slicer import slice_checkpoint
     from nemo_elastic.manifest import Family
     from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_checkpoint
     from tests.shapes import PARENT
 
     parent = replace(PARENT, vocab=400)

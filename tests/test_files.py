@@ -234,7 +234,7 @@ def test_a_file_inside_of_what_is_written_is_told_as_the_output(tmp_path):
 
 
 def test_an_unwritable_folder_is_one_line_that_names_it(tmp_path, monkeypatch):
-    """Root may write everywhere, so the answer is put in; tests/export/test_faults.py mounts the real thing."""
+    """Root may write everywhere, so the answer is put in; tests/slicing/test_faults.py mounts the real thing."""
     mkdir, open_ = os.mkdir, os.open
 
     def refuse(path, *rest, **other):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every reader of other people's files, ten thousand damaged ones: a valid object or one clear line, nothing else.
 
-What the commands then do with a damaged folder is in tests/export/test_faults_fuzz.py.
+What the commands then do with a damaged folder is in tests/slicing/test_faults_fuzz.py.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.tasks import _end_of_text as end_of_text
-from nemo_elastic.export.checksums import CHECKSUMS_FILE, read_checksums
-from nemo_elastic.export.hf import MEMBER_FILE, Origin, member_to_json, read_shapes
-from nemo_elastic.export.hf_config import from_hf_config, to_hf_config
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
+from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.formats.source import Origin
 from nemo_elastic.manifest import FILE, Family
-from nemo_elastic.nemo.source import read_nemo_shapes
-from nemo_elastic.nemo.stored import Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, load_run, style
 from nemo_elastic.report.page import render
@@ -358,7 +359,7 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
             plain = {k: v for k, v in settings_of(WHOLE, WHOLE.full).items() if not isinstance(v, dict)}
             graph = io_json([[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in plain.items()])
             other.write_bytes(data.draw(texts(json.dumps(graph)) | damaged(graph).map(as_json)))
-        shapes = told(lambda: read_nemo_shapes(checkpoint))
+        shapes = told(lambda: read_shapes(checkpoint))
         assert shapes is None or shapes.held <= shapes.parent.full
     finally:
         file.write_text(whole)

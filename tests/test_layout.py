@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 
 from nemo_elastic.family import Subnet
-from nemo_elastic.layout import BY_NAME, ROWS, fused_qkv, selection, tensors
+from nemo_elastic.layout import BY_NAME, ROWS, megatron_selection, selection, tensors
 
 from .shapes import NANO_12B, PARENT
 from .test_family import members
@@ -76,7 +76,7 @@ def test_heads_are_cut_in_every_group_and_b_c_never_pitfall_2() -> None:
 
 def test_fused_projection_keeps_queries_per_group_and_all_keys() -> None:
     small = PARENT.uniform(attention_heads=2)
-    kept = fused_qkv(PARENT, PARENT.full, small, 3)
+    kept = megatron_selection(PARENT, BY_NAME["attention.k"], 0, PARENT.full, small, 3)
     per, dim = 2, 4
     block = (per + 2) * dim
     want = [g * block + i for g in range(2) for i in (*range(dim), *range(per * dim, block))]

@@ -16,7 +16,7 @@ from nemo_elastic import files, outputs
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import atomic_dir, atomic_write, check_apart, check_file, check_output, sign
 from nemo_elastic.outputs import MARK, is_ours
-from tests.export.helpers import scratch
+from tests.slicing.helpers import scratch
 from tests.test_files import names, write
 
 
@@ -163,7 +163,7 @@ def test_force_never_replaces_them_under_another_name(tmp_path, monkeypatch):
 
 
 def test_force_replaces_nothing_that_holds_a_mount_point(tmp_path, monkeypatch):
-    """`tests/export/test_faults.py` mounts the real thing."""
+    """`tests/slicing/test_faults.py` mounts the real thing."""
     assert {Path("/"), Path("/proc")} <= set(outputs._mounts())
     with pytest.raises(ElasticError, match="proc: is a mount point, which cannot be replaced"):
         check_output("/proc", True)

@@ -18,7 +18,7 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
     """Shape of a parent of the studies; with the FFN stripes of the studies' blocks unless told otherwise."""
     from benchmarks.study.model import MODELS
     from benchmarks.study.sizes import AXES
-    from nemo_elastic.nemo.shape import parent_of
+    from nemo_elastic.formats.megatron.shape import parent_of
 
     config = MODELS[model]()
     shape = parent_of(config, config.vocab_size)
@@ -28,8 +28,8 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
 def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo.checkpoint import read_checkpoint
-    from nemo_elastic.nemo.family import members_of
+    from nemo_elastic.formats.megatron.family import members_of
+    from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     shape = parent_shape(model=model)
@@ -40,7 +40,7 @@ def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:
     """The model of a stock checkpoint in torch."""
-    from nemo_elastic.nemo.checkpoint import read_checkpoint
+    from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)

@@ -173,7 +173,7 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study.train import train_dense
     from nemo_elastic.cost import parameters
     from nemo_elastic.family import Subnet
-    from nemo_elastic.nemo.shape import FIELDS, stock_sizes
+    from nemo_elastic.formats.megatron.shape import FIELDS, stock_sizes
 
     assert job.after and job.member
     whole = parent_shape()
@@ -255,7 +255,7 @@ def schedule(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
 def dense_shape(checkpoint: Path) -> Any:
     """Shape of the model in a NeMo checkpoint."""
-    from nemo_elastic.nemo.source import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
 
     return read_nemo_shapes(checkpoint).parent
 

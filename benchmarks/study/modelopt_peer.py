@@ -102,7 +102,7 @@ def prune_to_ratio(
         **settings: of `prune`.
     """
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.nemo.source import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
 
     parent, pattern = read_nemo_shapes(parent_checkpoint).parent, None
     layers = modelopt_targets.depth(parent, ratio) if depth else parent.num_layers
@@ -194,8 +194,8 @@ def heldout(
 
     from benchmarks.study.evaluate import dense
     from nemo_elastic.data.megatron import pretraining_data
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
     from nemo_elastic.nemo.data import dataset_tokens
-    from nemo_elastic.nemo.source import read_nemo_shapes
 
     module = pretraining_data(
         data,
@@ -251,7 +251,7 @@ def main() -> None:
 
 def _targets(args: argparse.Namespace) -> None:
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.nemo.source import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
 
     parent = read_nemo_shapes(args.parent).parent
     print(json.dumps(modelopt_targets.describe(parent, modelopt_targets.targets(parent, args.ratio)), indent=2))

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nemo_elastic.export.hf import Source
+    from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
 
@@ -40,8 +40,8 @@ def command(
     from nemo_elastic.cli.show import writing
     from nemo_elastic.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.export.hf import open_source
     from nemo_elastic.files import check_output
+    from nemo_elastic.formats.registry import open_source
 
     if format not in ("hf", "nemo"):
         raise bad("--format", format, "hf or nemo")
@@ -68,8 +68,8 @@ def command(
 
 
 def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:
-    from nemo_elastic.export.family_folder import write_family
-    from nemo_elastic.export.slicer import slice_checkpoint
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_checkpoint
 
     if opened.family is None:
         slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)

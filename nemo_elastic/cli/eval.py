@@ -16,7 +16,7 @@ from nemo_elastic.errors import ElasticError, printable
 
 if TYPE_CHECKING:
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.export.hf import Source
+    from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
 
@@ -51,7 +51,7 @@ def command(
     from rich.progress import Progress
 
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime import load_family, members_of
 
     # What can be refused is refused before anything is computed; opening reads no weights.

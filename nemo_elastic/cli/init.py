@@ -33,10 +33,10 @@ def command(
 
     from nemo_elastic.cli.show import describe, members_table, writing
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.export.card import served_as
-    from nemo_elastic.export.family_folder import init_family
-    from nemo_elastic.export.hf import read_shapes
     from nemo_elastic.files import check_output
+    from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.slicing.card import served_as
+    from nemo_elastic.slicing.family_folder import init_family
 
     check_output(out, force, parent, config, ranking)
     with writing(f"writing {out}", quiet=json) as progress:

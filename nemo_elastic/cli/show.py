@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemo_elastic.cost import MemorySpec
-    from nemo_elastic.export.hf import Shapes
     from nemo_elastic.family import Parent, Subnet
+    from nemo_elastic.formats.source import Shapes
     from nemo_elastic.path import SubnetPath
 
 __all__ = [
@@ -77,7 +77,7 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     """Exact parameters, bytes in service with what they are counted for, and where it runs."""
     from nemo_elastic.cost import memory, parameters
-    from nemo_elastic.export.runs_in import runs_in
+    from nemo_elastic.slicing.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
     return {"parameters": parameters(parent, subnet), "memory": held, "runs_in": runs_in(subnet)}
@@ -85,7 +85,7 @@ def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
     """The same in words."""
-    from nemo_elastic.export.card import human_bytes
+    from nemo_elastic.slicing.card import human_bytes
 
     told = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
@@ -121,7 +121,7 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
 def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
     """Give a table with a column per member: parameters, memory, widths."""
     from nemo_elastic.cost import memory, parameters
-    from nemo_elastic.export.card import TITLES, human_bytes, width
+    from nemo_elastic.slicing.card import TITLES, human_bytes, width
 
     table = _table(title, "", members)
     whole = parameters(parent, parent.full)
@@ -157,7 +157,7 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from nemo_elastic.export.card import human_bytes, width
+    from nemo_elastic.slicing.card import human_bytes, width
 
     title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, collapse_padding=True)

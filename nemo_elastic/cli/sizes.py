@@ -14,11 +14,11 @@ from nemo_elastic import cost
 from nemo_elastic.checks import number, parse_float, parse_size
 from nemo_elastic.cost import MemorySpec
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.card import human_bytes
-from nemo_elastic.export.hf import Shapes
 from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json
+from nemo_elastic.formats.source import Shapes
 from nemo_elastic.path import path
+from nemo_elastic.slicing.card import human_bytes
 
 from .show import parse_count
 

@@ -13,8 +13,8 @@ import typer
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.export.hf import Source
     from nemo_elastic.family import Subnet
+    from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
 
@@ -60,10 +60,10 @@ def command(
     from nemo_elastic.cli.show import size, size_line, writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.export.card import serving_spec
-    from nemo_elastic.export.hf import open_source
-    from nemo_elastic.export.slicer import slice_checkpoint, slice_members
     from nemo_elastic.files import check_output
+    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.slicing.card import serving_spec
+    from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 
     names = budget or []
     ways = {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}

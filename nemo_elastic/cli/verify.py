@@ -44,7 +44,7 @@ def command(
     from rich.table import Table
 
     from nemo_elastic.errors import printable
-    from nemo_elastic.export.verify import verify
+    from nemo_elastic.slicing.verify import verify
 
     report = verify(source, parent=parent, forward=forward, tokens=tokens)
     if json:

@@ -31,9 +31,9 @@ def evaluate(
     from nemo_elastic.evaluation.accuracy import answer_accuracy
     from nemo_elastic.evaluation.controls import controls
     from nemo_elastic.evaluation.perplexity import perplexity
-    from nemo_elastic.export.card import served_as
     from nemo_elastic.files import read_json
     from nemo_elastic.runtime import load_family
+    from nemo_elastic.slicing.card import served_as
 
     folder = DataFolder.open(data)
     tokens, problems = folder.tokens("val"), folder.problems()[: settings.problems]

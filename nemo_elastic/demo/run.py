@@ -112,14 +112,14 @@ class Demo:
 
     def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
         from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID
-        from nemo_elastic.export.family_folder import write_family
-        from nemo_elastic.export.slicer import slice_checkpoint
+        from nemo_elastic.formats.megatron.read import read_checkpoint
+        from nemo_elastic.formats.megatron.shape import parent_of
         from nemo_elastic.manifest import Family
-        from nemo_elastic.nemo.checkpoint import read_checkpoint
         from nemo_elastic.nemo.family import export_family
-        from nemo_elastic.nemo.shape import parent_of
         from nemo_elastic.nemo.tiny import TinyNemotronH
         from nemo_elastic.ranking import Ranking, sort
+        from nemo_elastic.slicing.family_folder import write_family
+        from nemo_elastic.slicing.slicer import slice_checkpoint
 
         from .evaluate import LENGTH
 

@@ -156,7 +156,7 @@ def _worst(found: list[float], wanted: list[float]) -> float:
 
 def differences(saved: Path, loaded: Path) -> list[str]:
     """Names of tensors that two checkpoints do not have alike, to the byte: weights, router, members, optimizer."""
-    from nemo_elastic.nemo.stored import Stored, differing
+    from nemo_elastic.formats.megatron.stored import Stored, differing
 
     return differing(Stored(saved).held(), Stored(loaded).held())
 

@@ -21,7 +21,7 @@ class ElasticSelfAttention(SelfAttention):
         self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """Attend over [s, b, d] (width of the run); returns [s, b, d], to be added to the residual stream."""
-        qkv_sbo = self.linear_qkv(hidden_states, run, index, run.select_qkv(index))
+        qkv_sbo = self.linear_qkv(hidden_states, run, index, run.select("attention.q", 0, index))
         kv, dim = self.num_query_groups_per_partition, self.hidden_size_per_attention_head
         qkv = qkv_sbo.unflatten(-1, (kv, -1, dim)).permute(1, 2, 3, 0, 4)  # b, groups, queries + 2, s, dim
         q_bhsd = qkv[:, :, :-2].flatten(1, 2)

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
-from unittest import mock
 
 import torch
 from megatron.core.ssm import mamba_mixer
@@ -18,6 +18,16 @@ from .norm import GatedNormWeight
 from .run import WHOLE, Run
 
 
+def _with_names(function: FunctionType, **names: Any) -> FunctionType:
+    """A function of another module, to which these global names mean something else; the module stays as it is."""
+    seen = function.__globals__ | names
+    return FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
+
+
+#: The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
+_init = _with_names(MambaMixer.__init__, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object)
+
+
 class ElasticMambaMixer(MambaMixer):
     """megatron-core's mixer (parameters, sharding) with a forward of our own that takes widths.
 
@@ -26,11 +36,7 @@ class ElasticMambaMixer(MambaMixer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
-        with mock.patch.multiple(
-            mamba_mixer, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object
-        ):
-            super().__init__(*args, **kwargs)
+        _init(self, *args, **kwargs)
         self.eps = self.norm.eps
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -16,12 +16,9 @@ from typing import Any
 import torch
 
 from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, fused_qkv, selection
+from nemo_elastic.layout import BY_NAME, megatron_selection
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 from nemo_elastic.prefix import Grid, Selection
-
-#: stands for megatron-core's fused query-key-value projection, which is three rows of the layout table
-QKV = "attention.qkv"
 
 
 @dataclass(frozen=True)
@@ -73,31 +70,20 @@ class Run:
         return None if self.layers is None else self.layers[index]
 
     def select(self, row: str, dim: int, index: int) -> Selection | None:
-        """What the run keeps of a tensor on this rank; None for all of it."""
-        return self._kept(row, dim, index)
-
-    def select_qkv(self, index: int) -> Selection | None:
-        """What the run keeps of the rows of a fused query-key-value projection on this rank; None for all of them."""
-        return self._kept(QKV, 0, index)
+        """What the run keeps on this rank of the Megatron tensor that holds a row; None for all of it."""
+        if self.subnet is None or self.parent is None:
+            return None
+        known, key = self._known, (row, dim, index)
+        if key not in known:
+            found = megatron_selection(self.parent, BY_NAME[row], dim, self.parent.full, self.subnet, index)
+            found = found.shard(self.world)
+            known[key] = None if found.is_full else found
+        return known[key]
 
     @cached_property
     def _known(self) -> dict[tuple[str, int, int], Selection | None]:
         assert self.subnet is not None and self.parent is not None
         return _selections(self.parent, self.subnet, self.world)
-
-    def _kept(self, row: str, dim: int, index: int) -> Selection | None:
-        if self.subnet is None or self.parent is None:
-            return None
-        known, key = self._known, (row, dim, index)
-        if key not in known:
-            full = self.parent.full
-            if row == QKV:
-                found = fused_qkv(self.parent, full, self.subnet, index)
-            else:
-                found = selection(self.parent, BY_NAME[row], dim, full, self.subnet, index)
-            found = found.shard(self.world)
-            known[key] = None if found.is_full else found
-        return known[key]
 
     def watch(self, site: str, index: int, x_sb: torch.Tensor) -> None:
         """Show [s, b, ...] to the probe as [b, s, ...]."""

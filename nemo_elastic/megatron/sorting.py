@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.family import Parent
-from nemo_elastic.layout import Tensor, fused_qkv, selection, tensors
+from nemo_elastic.layout import Tensor, groups, megatron_selection, megatron_tensors
 from nemo_elastic.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
 
@@ -37,10 +37,7 @@ def sort_in_place(
         ElasticError: the ranking is of another parent, or a rank holds a part of a block.
     """
     ranking.check(parent)
-    held: dict[str, list[Tensor]] = {}
-    for t in tensors(parent, parent.full):
-        held.setdefault(t.megatron, []).append(t)
-    for name, parts in held.items():
+    for name, parts in megatron_tensors(parent, parent.full).items():
         weight = parameters[name]
         value = weight.data
         for dim in range(value.dim()):
@@ -83,10 +80,7 @@ def _take_sharded(
 def _whole(parent: Parent, parts: list[Tensor], dim: int) -> Selection:
     """A dimension of a whole Megatron tensor, as its ranks share it."""
     index = parts[0].layer.index if parts[0].layer is not None else None
-    if len(parts) > 1 and dim == 0:
-        assert index is not None
-        return fused_qkv(parent, parent.full, parent.full, index)
-    return selection(parent, parts[0].row, dim, parent.full, parent.full, index)
+    return megatron_selection(parent, parts[0].row, dim, parent.full, parent.full, index)
 
 
 def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> np.ndarray | None:
@@ -101,13 +95,13 @@ def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> n
     starts = np.cumsum([0, *rows[:-1]])
     each = (np.arange(n) if order is None else order for n, order in zip(rows, orders, strict=True))
     side_by_side = np.concatenate([at + order for at, order in zip(starts, each, strict=True)])
-    fused = _interleaved(rows, parent.kv_heads)
+    fused = _interleaved(rows, groups(parent, parts[0].row))
     return np.argsort(fused)[side_by_side[fused]]
 
 
 @lru_cache
 def _interleaved(rows: tuple[int, ...], groups: int) -> np.ndarray:
-    """Rows of queries, keys and values, one behind the other, in the order of megatron-core's fused projection."""
+    """Rows of several tensors, one behind the other, in the order in which a fused one interleaves them."""
     starts = np.cumsum([0, *rows[:-1]])
     parts = [(at + np.arange(n)).reshape(groups, -1) for at, n in zip(starts, rows, strict=True)]
     return np.concatenate(parts, axis=1).reshape(-1)

@@ -27,18 +27,18 @@ from nemo_elastic.budget import AxisConfig, Budget
 from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import DEPTH, FFN, Parent
+from nemo_elastic.formats.megatron.infer import infer
+from nemo_elastic.formats.megatron.read import ELASTIC
+from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
+from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.layout import tensors
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.shapes import Space
+from nemo_elastic.slicing.family_folder import read_members
 
-from .checkpoint import ELASTIC
-from .inferred import infer
 from .model import ElasticMambaModel
-from .shape import FIELDS, parent_of
-from .stored import Stored
 
 STRATEGY = "recipe.trainer.strategy"
 

@@ -162,11 +162,11 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
         out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
         ranking: folder of the ranking that sorted the weights, for the family's record.
     """
-    from nemo_elastic.export.family_folder import write_family
-    from nemo_elastic.export.hf import open_source
-    from nemo_elastic.export.slicer import slice_members
     from nemo_elastic.files import check_output
+    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.ranking import Ranking
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_members
 
     for name in ("family", "members"):
         check_output(Path(out, name), True, checkpoint, ranking)

@@ -17,10 +17,10 @@ from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from nemo_elastic.errors import INTERRUPTED
+from nemo_elastic.formats.megatron.stored import first_line
 
 from .platform.device import cuda_as_cpu
 from .saved import is_whole, newest
-from .stored import first_line
 
 #: exit code of a training that was stopped before its end, where a whole checkpoint holds what it had reached: "try
 #: again" in sysexits.h

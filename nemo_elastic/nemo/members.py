@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.formats.megatron.codes import decode, encode, width
 
 
 class _Read(NamedTuple):
@@ -42,7 +43,7 @@ class Members(nn.Module):
         super().__init__()
         self.parent = parent
         self.router = router
-        self.register_buffer("codes", torch.zeros(budgets, 1 + 3 * parent.num_layers, dtype=torch.int64))
+        self.register_buffer("codes", torch.zeros(budgets, width(parent), dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
         if router is None:
             self.register_buffer("drop_order", torch.zeros(parent.num_layers, dtype=torch.int64))
@@ -102,23 +103,3 @@ class Members(nn.Module):
             found = [decode(self.parent, row) for row in rows] if any(map(any, rows)) else []
             read = self._read = _Read(buffers, versions, bool(self.frozen.item()), found)
         return read
-
-
-def encode(parent: Parent, member: Subnet) -> list[int]:
-    """[hidden, then per parent layer (ffn or heads, head_dim, 1)]; a dropped layer is (0, 0, 0)."""
-    out = [member.hidden]
-    for i in range(parent.num_layers):
-        layer = member.by_index.get(i)
-        out += [0, 0, 0] if layer is None else [layer.ffn or layer.heads or 0, layer.head_dim or 0, 1]
-    return out
-
-
-def decode(parent: Parent, code: list[int]) -> Subnet:
-    """Inverse of `encode`, validated."""
-    layers: list[Layer] = []
-    for i, kind in enumerate(parent.types):
-        width, head_dim, kept = code[1 + 3 * i : 4 + 3 * i]
-        if kept:
-            own: dict[str, Any] = {"ffn": width} if kind == "mlp" else {"heads": width}
-            layers.append(Layer(i, kind, **own, **({"head_dim": head_dim} if kind == "mamba" else {})))
-    return Subnet(code[0], tuple(layers)).validate(parent)

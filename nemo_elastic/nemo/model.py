@@ -16,6 +16,7 @@ from nemo.collections import llm
 from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.kernels import check_widths
 from nemo_elastic.megatron.mixer import have_kernels
 from nemo_elastic.megatron.run import ElasticState
@@ -31,7 +32,6 @@ from .loss import ElasticLossReduction, Output, distill_loss
 from .members import Members
 from .nonfinite import Ran
 from .sampling import BudgetSampler
-from .shape import parent_of
 from .streams import join, part
 from .teacher import build_teacher
 from .validation import HeldOut

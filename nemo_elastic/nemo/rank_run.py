@@ -23,11 +23,11 @@ from nemo.lightning.io.pl import TrainerContext
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import check_output, explained, flush, sign
+from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.renames import put_in_place, remove
 
 from .apply import change
 from .checks import STRATEGY
-from .context import read_context
 from .model import ElasticMambaModel
 from .saved import write_list
 from .shaping import check_pipeline, prepare_members

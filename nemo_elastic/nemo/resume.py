@@ -23,9 +23,10 @@ from nemo.utils.get_rank import is_global_rank_zero
 from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.stored import first_line
 
 from .best import best, drop_dangling, name_best
-from .context import read_context
 from .saved import (
     Sums,
     begin,
@@ -43,7 +44,6 @@ from .saved import (
     whole_checkpoints,
     write_list,
 )
-from .stored import first_line
 
 __all__ = ["ElasticCheckpoint", "ElasticResume", "newest", "remove_unfinished", "whole_checkpoints"]
 

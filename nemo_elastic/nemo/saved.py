@@ -26,8 +26,7 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.files import atomic_write, read_json
-
-from .harmless import check_harmless
+from nemo_elastic.formats.megatron.harmless import check_harmless
 
 #: of a checkpoint: its files and their sizes; folder of checksums, one file per rank; why it must not be used
 LIST, SUMS, DAMAGED = "elastic_files.json", "elastic_sums", "elastic_damaged.json"

@@ -15,16 +15,16 @@ from megatron.core import parallel_state
 
 from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.family_folder import read_members
 from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, Subnet
 from nemo_elastic.files import atomic_write
+from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.megatron.layers import Layers
 from nemo_elastic.megatron.sorting import sort_in_place
 from nemo_elastic.megatron.unfinished import UnfinishedTogether, unfinished_file
 from nemo_elastic.ranking import Ranking, RankOptions, rank
 from nemo_elastic.shapes import Space, search, uniform_family
+from nemo_elastic.slicing.family_folder import read_members
 
-from .checkpoint import ELASTIC
 from .data import training_batches, training_tokens
 from .loss import distill_loss
 from .model import ElasticMambaModel

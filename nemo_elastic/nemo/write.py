@@ -24,21 +24,15 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.hf import Source, open_source
-from nemo_elastic.export.slicer import cut_tensors
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import atomic_dir, check_output, check_room, read_bytes, sign
+from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
+from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.inside import check_inside
+from nemo_elastic.slicing.slicer import cut_tensors
 
-from .rename import extra_states, megatron_tensors, stored_tensors
-from .shape import stock_sizes
-
-#: Files of a Hugging Face tokenizer, whatever its kind.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-_ENOUGH = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -79,7 +73,7 @@ def write_nemo_checkpoint(
     """
     sizes = stock_sizes(parent, member.validate(parent))
     with atomic_dir(out, force, [tokenizer_dir]) as folder:
-        state = megatron_tensors(parent, member, tensors_hf)
+        state = to_megatron(parent, member, tensors_hf)
         check_room(folder, sum(t.nbytes for t in state.values()))
         config_args = sizes | _dtype_args(state["embedding.word_embeddings.weight"].dtype)
         config_args |= {"seq_length": seq_length}
@@ -91,28 +85,14 @@ def write_nemo_checkpoint(
     return Path(out)
 
 
-def write_member(
-    parent: Parent,
-    subnet: Subnet,
-    tensors_hf: Mapping[str, Any],
-    out: str | os.PathLike[str],
-    tokenizer_dir: str | os.PathLike[str] | None = None,
-    force: bool = False,
-) -> Path:
-    """What `nemo-elastic slice --format nemo` calls; see `write_nemo_checkpoint`."""
-    return write_nemo_checkpoint(out, parent, subnet, tensors_hf, tokenizer_dir, force)
-
-
-def import_hf(folder: str | os.PathLike[str], out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Turn a Hugging Face `nemotron_h` folder (a family, a uniform member, any other) into a NeMo checkpoint, offline.
-
-    NeMo's own importer knows the published sizes by name and asks the hub; here shapes come from `config.json`, and
-    weights are mapped, not read into memory.
+def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Cut a member out of what was opened into a NeMo checkpoint: the writer of `slice --format nemo`.
 
     Raises:
-        ElasticError: see `open_source` and `write_nemo_checkpoint`.
+        ElasticError: see `write_nemo_checkpoint`.
     """
-    return write_source(open_source(Path(folder)), out, force)
+    tokenizer = find_tokenizer(source.companions)
+    return write_nemo_checkpoint(out, source.parent, target, cut_tensors(source, target), tokenizer, force)
 
 
 def write_source(source: Source, out: str | os.PathLike[str], force: bool = False) -> Path:
@@ -122,13 +102,7 @@ def write_source(source: Source, out: str | os.PathLike[str], force: bool = Fals
         ElasticError: see `write_nemo_checkpoint`.
     """
     check_output(out, force, source.folder)
-    tokenizer = find_tokenizer(source.companions)
-    return write_nemo_checkpoint(out, source.parent, source.held, cut_tensors(source, source.held), tokenizer, force)
-
-
-def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
-    """`folder`, if it holds a tokenizer, else None."""
-    return Path(folder) if any((Path(folder) / name).is_file() for name in _ENOUGH) else None
+    return write_cut(source, source.held, out, force)
 
 
 def divisor(vocab: int, tokens: int) -> int:
@@ -220,7 +194,7 @@ def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) 
     """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all."""
     from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 
-    stored = stored_tensors(parent, member, state)
+    stored = to_parts(parent, member, state)
     out: dict[str, Any] = {f"module.{k}": ShardedTensor.from_rank_offsets(f"module.{k}", v) for k, v in stored.items()}
     for name in extra_states(member):
         out[f"module.{name}"] = ShardedObject(f"module.{name}", None, (1,), (0,))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.errors import bad
 from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.attention import causal_attention
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState
 from nemo_elastic.nn.conv import causal_conv1d
@@ -192,25 +193,23 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Mamba-2: input projection [z | x | B | C | dt], convolution, scan, gated norm, output projection."""
     w, parent, layer = run.w, run.parent, run.w.layer
     assert layer.heads is not None and layer.head_dim is not None
-    heads, dim, groups, state = layer.heads, layer.head_dim, parent.mamba_groups, parent.state
-    inner, bc = heads * dim, groups * state
-    z_bli, xbc_blc, dt_blh = w.linear("in_proj", x_bld).split([inner, inner + 2 * bc, heads], -1)
+    groups = parent.mamba_groups
+    widths = MambaWidths(layer.heads, layer.head_dim, groups, parent.state)
+    z_bli, xbc_blc, dt_blh = widths.split(w.linear("in_proj", x_bld))
     gate_i = count_g = None
     if run.gates is not None:
         gate_i = run.gates.channels().to(z_bli.dtype)
         count_g = run.gates.channels().unflatten(0, (groups, -1)).sum(-1)
         z_bli = z_bli * gate_i
-        xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(2 * bc)])
-    run.watch("mamba_x", xbc_blc[..., :inner].unflatten(-1, (heads, dim)))
+        xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(widths.convolved - widths.inner)])
+    run.watch("mamba_x", widths.scanned(xbc_blc)[0])
 
     mamba_state = run.state if isinstance(run.state, MambaState) else None
     conv_bck = None if mamba_state is None else mamba_state.conv_bck
     xbc_blc, conv_bck = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv_bck, return_state=True)
     if mamba_state is not None:
         mamba_state.conv_bck = conv_bck
-    x_bli, b_bln, c_bln = xbc_blc.split([inner, bc, bc], -1)
-    x_blhp = x_bli.unflatten(-1, (heads, dim))
-    b_blgn, c_blgn = (t.unflatten(-1, (groups, state)) for t in (b_bln, c_bln))
+    x_blhp, b_blgn, c_blgn = widths.scanned(xbc_blc)
     y_blhp = _scan(x_blhp, dt_blh, b_blgn, c_blgn, w, mamba_state)
     y_bli = y_blhp.flatten(2)
     if gate_i is None:

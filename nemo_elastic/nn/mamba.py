@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.conv import conv_backward, conv_forward
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.norm import gated_backward, gated_forward
@@ -58,17 +59,16 @@ class _Views:
     """The parts of the projection's output, or of its gradient."""
 
     def __init__(self, zxbcdt: torch.Tensor, heads: int, groups: int, state: int) -> None:
-        bc = groups * state
-        inner = (zxbcdt.shape[-1] - 2 * bc - heads) // 2
-        self.sizes = [inner, bc, bc]
-        self.by_head, self.by_group = (groups, heads // groups, inner // heads), (groups, state)
-        self.z, self.xbc, self.dt = zxbcdt.split([inner, inner + 2 * bc, heads], -1)
+        inner = (zxbcdt.shape[-1] - 2 * groups * state - heads) // 2
+        self.widths = MambaWidths(heads, inner // heads, groups, state)
+        self.by_head = (groups, heads // groups, inner // heads)
+        self.z, self.xbc, self.dt = self.widths.split(zxbcdt)
         self.dt_blgr = self.dt.unflatten(-1, (groups, heads // groups))
 
     def scanned(self, xbc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x, B and C as the scan takes them."""
-        x, b, c = xbc.split(self.sizes, -1)
-        return x.unflatten(-1, self.by_head), b.unflatten(-1, self.by_group), c.unflatten(-1, self.by_group)
+        x, b, c = self.widths.scanned(xbc)
+        return x.unflatten(-2, self.by_head[:2]), b, c
 
 
 class _Inside(torch.autograd.Function):

@@ -91,10 +91,11 @@ def mix(
 
 def torch_scan(zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths) -> tuple[torch.Tensor, torch.Tensor]:
     """Convolution and scan in torch; returns (y, z), both [b, l, i], before the gated norm."""
-    z, xbc, dt = _parts(zxbcdt_blo, widths)
+    z, xbc, dt = widths.split(zxbcdt_blo)
     xbc = causal_conv1d(xbc, w.conv_weight, w.conv_bias)
     assert isinstance(xbc, torch.Tensor)
-    y = ssd_chunked(*_scanned(xbc, dt, w, widths), w.d, w.dt_bias)
+    x, b, c = widths.scanned(xbc)
+    y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias)
     assert isinstance(y, torch.Tensor)
     return y.flatten(-2), z
 
@@ -126,33 +127,12 @@ def _split_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, wid
     For rows that the fused call gets wrong. Padding them helps its forward only: its backward allocates the gradient
     by `empty_like`, dense again, and mamba_ssm before 2.3 lets the convolution write into that.
     """
-    z, xbc, dt = (part.contiguous() for part in _parts(zxbcdt_blo, widths))
+    z, xbc, dt = (part.contiguous() for part in widths.split(zxbcdt_blo))
     xbc = kernels.conv(xbc.transpose(1, 2), w.conv_weight.squeeze(1), w.conv_bias, activation="silu").transpose(1, 2)
-    x, dt, a, b, c = _scanned(xbc, dt, w, widths)
+    x, b, c = widths.scanned(xbc)
     z = z.unflatten(-1, x.shape[-2:])
-    y = kernels.scan(x, dt, a, b, c, kernels.chunk_size, D=w.d, z=z, dt_bias=w.dt_bias, dt_softplus=True)
+    y = kernels.scan(x, dt, w.a, b, c, kernels.chunk_size, D=w.d, z=z, dt_bias=w.dt_bias, dt_softplus=True)
     return y.flatten(-2)
-
-
-def _parts(zxbcdt_blo: torch.Tensor, widths: MambaWidths) -> tuple[torch.Tensor, ...]:
-    """z, [x | B | C] and dt."""
-    return zxbcdt_blo.split([widths.inner, widths.convolved, widths.heads], dim=-1)
-
-
-def _scanned(
-    xbc: torch.Tensor, dt: torch.Tensor, w: MixerWeights, widths: MambaWidths
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x, dt, a, B and C as both scans take them."""
-    maps = widths.groups * widths.state
-    x, b, c = xbc.split([widths.inner, maps, maps], dim=-1)
-    by_group = (widths.groups, widths.state)
-    return (
-        x.unflatten(-1, (widths.heads, widths.head_dim)),
-        dt,
-        w.a,
-        b.unflatten(-1, by_group),
-        c.unflatten(-1, by_group),
-    )
 
 
 def _group_norm(

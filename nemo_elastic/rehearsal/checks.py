@@ -14,9 +14,9 @@ import torch
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.stored import PREFIX, Stored, differing
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.nemo.curriculum import Curriculum, ranked_checkpoint, stage_checkpoint
-from nemo_elastic.nemo.stored import PREFIX, Stored, differing
 
 from .jobs import watch_dir
 from .transformers import lose_in_transformers
@@ -171,7 +171,7 @@ def optimizer_loaded(place: Place) -> Check:
 
 def members_cut(place: Place) -> Check:
     """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
-    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime import load_family, members_of
 
     tokens_bl, labels_bl, trained = place.text()

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nemo_elastic.slicing.card import served_as
+
 from ..cost import MemorySpec, memory, parameters
 from ..errors import ElasticError, bad
-from ..export.card import served_as
 from ..family import Parent, Subnet
 from ..files import read_json
 from ..history import METRICS, read_history

@@ -14,9 +14,10 @@ from nemo_elastic import layout
 from nemo_elastic.checks import integer
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.export.hf import Source, open_source
-from nemo_elastic.export.torch_io import to_torch
 from nemo_elastic.family import Subnet
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.generate import generate

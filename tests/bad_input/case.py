@@ -20,10 +20,10 @@ import yaml
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.data.build import build_data
-from nemo_elastic.export.hf import MEMBER_FILE
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.ranking import Ranking
-from tests.export.helpers import random_values, write
 from tests.shapes import PARENT as SHAPE
+from tests.slicing.helpers import random_values, write
 
 CATALOGUE = Path(__file__).with_name("cases.yaml")
 PARENT = replace(SHAPE, vocab=512)

@@ -11,7 +11,7 @@ import pytest
 
 from nemo_elastic.cli import main
 from nemo_elastic.cli.app import COMMANDS
-from tests.export.helpers import contents
+from tests.slicing.helpers import contents
 from tools.troubleshooting import explains, matches, read
 
 from .case import Case, Originals, read_cases

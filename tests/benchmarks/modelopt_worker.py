@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     from benchmarks.study.train import launch
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.nemo.source import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
     from nemo_elastic.nemo.tiny_recipe import tiny_recipe
 
     quiet()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.history import METRICS
-from tests.export.helpers import call
+from tests.slicing.helpers import call
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]

@@ -17,11 +17,11 @@ from nemo_elastic.cli import main
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.tokenizer import save_tokenizer, train_tokenizer
 from nemo_elastic.evaluation import answer_accuracy, perplexity
-from nemo_elastic.export.family_folder import write_family
-from nemo_elastic.export.slicer import slice_checkpoint
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
 
 PARENT_400 = replace(PARENT, vocab=400)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.layout import fused_qkv, selection, tensors
+from nemo_elastic.layout import megatron_selection, tensors
 from nemo_elastic.nn.gates import Gates
 
 from .models import build, logits_and_grads, randomise, start
@@ -142,11 +142,7 @@ def kept_mask(parent: Parent, member: Subnet, name: str) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.bool)
         mask = torch.ones(shape, dtype=torch.bool)
         for dim in range(len(shape)):
-            if t.row.name == "attention.q" and dim == 0:
-                assert index is not None
-                kept = fused_qkv(parent, parent.full, member, index)
-            else:
-                kept = selection(parent, t.row, dim, parent.full, member, index)
+            kept = megatron_selection(parent, t.row, dim, parent.full, member, index)
             line = torch.from_numpy(kept.mask())
             mask &= line.view([-1 if i == dim else 1 for i in range(len(shape))])
         return mask

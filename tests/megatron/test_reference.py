@@ -7,8 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_elastic.nemo.checkpoint import hf_from_megatron
-from nemo_elastic.nemo.rename import megatron_tensors
+from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 
@@ -26,8 +25,8 @@ def test_same_logits_whole_sliced_and_gated(parent: object) -> None:
     model = build(parent)
     randomise(model)
     state = {n: p.detach() for n, p in model.named_parameters()}
-    hf = hf_from_megatron(parent, state)
-    assert {n: t.shape for n, t in megatron_tensors(parent, parent.full, hf).items()} == {
+    hf = from_megatron(parent, parent.full, state)
+    assert {n: t.shape for n, t in to_megatron(parent, parent.full, hf).items()} == {
         n: t.shape for n, t in state.items()
     }
     reference = NemotronH(parent, hf)

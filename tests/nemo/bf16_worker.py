@@ -33,8 +33,8 @@ def main(folder: Path) -> None:
 
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
+    from nemo_elastic.formats.megatron.read import plain_tensors
     from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.checkpoint import plain_tensors
     from nemo_elastic.nemo.model import ElasticMambaModel
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
     from tests.parallel.compare import digests, stored

@@ -16,9 +16,9 @@ import torch
 import yaml
 from torch.distributed.checkpoint import FileSystemWriter, save
 
-from nemo_elastic.export.hf_config import from_hf_config, to_hf_config
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.nemo.rename import megatron_tensors, stored_tensors
+from nemo_elastic.formats.adapter import to_megatron, to_parts
+from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 
 
 def settings_of(parent: Parent, member: Subnet) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def store(
         without: pattern of the names to leave out.
         number: number that a layer has in the file.
     """
-    tensors = stored_tensors(parent, member, megatron_tensors(parent, member, state))
+    tensors = to_parts(parent, member, to_megatron(parent, member, state))
     renumber = lambda name: re.sub(r"layers\.(\d+)", lambda m: f"layers.{number(int(m[1]))}", name)  # noqa: E731
     found: dict[str, Any] = {"module." + renumber(name): value for name, value in tensors.items()}
     # as TransformerEngine and the optimizer leave them

@@ -55,7 +55,7 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
 def test_the_12b_shape_is_read_from_its_config() -> None:
     from nemo.collections import llm
 
-    from nemo_elastic.nemo.shape import parent_of, stock_sizes
+    from nemo_elastic.formats.megatron.shape import parent_of, stock_sizes
 
     config = llm.NemotronNano12Bv2(apply_rope_fusion=False)
     parent = ElasticConfig.from_dict(BLOCK).parent_shape(parent_of(config, 131072))
@@ -155,7 +155,7 @@ def test_a_ranking_in_pipeline_stages_is_refused_before_anything_starts(recipe: 
 def test_other_architectures_are_no_parents() -> None:
     from nemo.collections import llm
 
-    from nemo_elastic.nemo.shape import parent_of
+    from nemo_elastic.formats.megatron.shape import parent_of
 
     with pytest.raises(ElasticError, match=r"model.config: 'Llama3Config8B'"):
         parent_of(llm.Llama3Config8B(apply_rope_fusion=False), 128256)

@@ -26,19 +26,20 @@ from hypothesis import strategies as st
 
 from nemo_elastic.cli import main
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.export.hf import Source, open_source, read_shapes
-from nemo_elastic.export.slicer import slice_checkpoint
-from nemo_elastic.export.torch_io import to_torch
-from nemo_elastic.export.verify import verify
 from nemo_elastic.family import Subnet
+from nemo_elastic.formats.megatron.io_json import read_io_json
+from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.manifest import Family
-from nemo_elastic.nemo.io_json import read_io_json
 from nemo_elastic.nemo.write import write_nemo_checkpoint
 from nemo_elastic.nn.model import NemotronH
-from tests.export.helpers import contents, scratch
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.verify import verify
 from tests.nemo.checkpoints import as_model, io_json, store
 from tests.nemo.cutting import MEMBER, PARENT, assert_equal, cut, random_tensors
 from tests.nemo.elastic_worker import BLOCK
+from tests.slicing.helpers import contents, scratch
 from tests.strategies import parents
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
@@ -167,8 +168,8 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
 
 
 def test_a_known_shape_and_block_give_the_same_family(trained, tmp_path):
+    from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.nemo.family import export_family
-    from nemo_elastic.nemo.shape import parent_of
     from nemo_elastic.nemo.tiny import TinyNemotronH
 
     source, config = open_source(trained / "checkpoint"), ElasticConfig.from_dict(BLOCK)

@@ -12,8 +12,9 @@ from hypothesis import given
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Subnet
-from nemo_elastic.nemo.family import elastic_family
-from nemo_elastic.nemo.members import Members, decode, encode
+from nemo_elastic.formats.megatron.codes import decode, encode
+from nemo_elastic.formats.megatron.family import elastic_family
+from nemo_elastic.nemo.members import Members
 from tests.shapes import PARENT
 from tests.test_family import members
 

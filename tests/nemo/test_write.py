@@ -20,11 +20,12 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.export.hf_config import to_hf_config
 from nemo_elastic.family import Subnet
-from nemo_elastic.nemo.checkpoint import read_checkpoint
-from nemo_elastic.nemo.rename import megatron_tensors
-from nemo_elastic.nemo.write import divisor, import_hf, write_member, write_nemo_checkpoint
+from nemo_elastic.formats.adapter import to_megatron
+from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.megatron.read import read_checkpoint
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.nemo.write import divisor, write_nemo_checkpoint, write_source
 from tests.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
 HERE = Path(__file__).parent
@@ -74,14 +75,14 @@ def test_one_of_several_processes_is_refused(full, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ElasticError, match="world size: 2"):
-        write_member(PARENT, MEMBER, cut(PARENT, MEMBER, full), tmp_path / "out")
+        write_nemo_checkpoint(tmp_path / "out", PARENT, MEMBER, cut(PARENT, MEMBER, full))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_output_is_kept(full, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ElasticError, match="already exists"):
-        write_member(PARENT, MEMBER, cut(PARENT, MEMBER, full), tmp_path)
+        write_nemo_checkpoint(tmp_path, PARENT, MEMBER, cut(PARENT, MEMBER, full))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -108,7 +109,7 @@ def written(full, tokenizer, tmp_path_factory) -> Path:
     before = torch.distributed.is_initialized()  # False, unless another test left its own behind
     out = tmp_path_factory.mktemp("written") / "member"
     random_state = torch.get_rng_state()
-    assert write_member(PARENT, MEMBER, cut(PARENT, MEMBER, full), out, tokenizer_dir=tokenizer) == out
+    assert write_nemo_checkpoint(out, PARENT, MEMBER, cut(PARENT, MEMBER, full), tokenizer_dir=tokenizer) == out
     assert torch.distributed.is_initialized() is before
     assert torch.equal(torch.get_rng_state(), random_state)
     return out
@@ -158,17 +159,17 @@ def elastic_model(full: dict[str, torch.Tensor]):
 
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
+    from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.megatron.run import ElasticState
     from nemo_elastic.megatron.vocabulary import make_elastic
     from nemo_elastic.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.nemo.shape import stock_sizes
     from nemo_elastic.nemo.tiny import TinyNemotronH
 
     initialize_rng_tracker(inference_rng_tracker=True)
     with cuda_as_cpu():
         config = TinyNemotronH(**stock_sizes(PARENT, PARENT.full))
         core = config.configure_model(SimpleNamespace(vocab_size=PARENT.vocab))
-    missing, unexpected = core.load_state_dict(megatron_tensors(PARENT, PARENT.full, full), strict=False)
+    missing, unexpected = core.load_state_dict(to_megatron(PARENT, PARENT.full, full), strict=False)
     assert not unexpected
     assert all(name.endswith("_extra_state") for name in missing)
     state = ElasticState(PARENT)
@@ -266,7 +267,7 @@ class TestNeMo:
         monkeypatch.delattr(config, "__wrapped_init__", raising=False)
         monkeypatch.setattr(config, "__init__", getattr(config.__init__, "__wrapped__", config.__init__))
         assert not hasattr(config(apply_rope_fusion=False), "__io__")
-        out = write_member(PARENT, MEMBER, cut(PARENT, MEMBER, full), tmp_path / "again")
+        out = write_nemo_checkpoint(tmp_path / "again", PARENT, MEMBER, cut(PARENT, MEMBER, full))
         model = io.load_context(out, subpath="model")
         assert model.tokenizer is None
         assert model.config.hidden_size == MEMBER.hidden
@@ -279,7 +280,7 @@ class TestNeMo:
         shutil.copytree(tokenizer, folder)
         save_file(member, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(to_hf_config(PARENT, MEMBER, dtype="F32")))
-        out = import_hf(folder, tmp_path / "nemo")
+        out = write_source(open_source(folder), tmp_path / "nemo")
         assert_equal(read_checkpoint(out, own_parent(PARENT, MEMBER))[0], member)
         for name in ("weights/common.pt", "context/model.yaml"):
             assert (out / name).stat().st_size == (written / name).stat().st_size
@@ -293,6 +294,6 @@ class TestNeMo:
             folder.mkdir()
             (folder / "tokenizer.json").write_text(content)
         with pytest.raises(ElasticError, match="tokenizer") as caught:
-            write_member(PARENT, MEMBER, cut(PARENT, MEMBER, full), tmp_path / "out", tokenizer_dir=folder)
+            write_nemo_checkpoint(tmp_path / "out", PARENT, MEMBER, cut(PARENT, MEMBER, full), tokenizer_dir=folder)
         assert "\n" not in caught.value.message
         assert not (tmp_path / "out").exists()

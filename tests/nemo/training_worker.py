@@ -97,9 +97,9 @@ def main(folder: Path) -> None:
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.family import Subnet
+    from nemo_elastic.formats.megatron.read import plain_tensors
     from nemo_elastic.nemo import model as model_module
     from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.checkpoint import plain_tensors
     from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.nn.gates import Gates
 

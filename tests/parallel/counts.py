@@ -25,8 +25,8 @@ REFUSED = {
     "bad inputs told in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py::"
     "test_bad_input_is_one_line_and_leaves_nothing",
     "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
-    "pickles that name or do what describes no data": "tests/nemo/test_pickled.py",
-    "checkpoints that carry code, lie about themselves or are cut": "tests/nemo/test_harmless.py",
+    "pickles that name or do what describes no data": "tests/formats/megatron/test_pickled.py",
+    "checkpoints that carry code, lie about themselves or are cut": "tests/formats/megatron/test_harmless.py",
 }
 FUZZED = "tests/test_fuzz_readers.py"
 

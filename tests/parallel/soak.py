@@ -59,7 +59,7 @@ def cycle(place: Path, out: Path, draw: random.Random, took: float, counts: Coun
 
 def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
     """The end of a cycle: its tensors, its members, and nothing beside them."""
-    from nemo_elastic.export.verify import verify
+    from nemo_elastic.slicing.verify import verify
     from tests.parallel.compare import digests
 
     counts["ends with the tensors of a run that nobody killed"] += digests(out / "two") == wanted

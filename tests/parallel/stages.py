@@ -26,9 +26,10 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     import fiddle
     from megatron.core import parallel_state
 
-    from nemo_elastic.nemo.checkpoint import join_parts, plain_tensors
+    from nemo_elastic.formats.adapter import from_parts
+    from nemo_elastic.formats.megatron.read import plain_tensors
+    from nemo_elastic.formats.megatron.stored import PREFIX
     from nemo_elastic.nemo.model import ElasticMambaModel
-    from nemo_elastic.nemo.stored import PREFIX
     from tests.parallel import runs
 
     runs.quiet()
@@ -38,7 +39,7 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     def watched(self: Any, *args: Any, **more: Any) -> None:
         build(self, *args, **more)
         plain = {k.removeprefix(PREFIX): v for k, v in plain_tensors(runs.parent(place)).items()}
-        whole = join_parts(self.parent, plain)
+        whole = from_parts(self.parent, self.parent.full, plain)
         first = parallel_state.get_pipeline_model_parallel_rank() * SHAPE["num_layers"] // layout.pipeline
         for name, core in (("student", self.hidden.core), ("teacher", self.hidden.teacher)):
             held = {} if core is None else dict(core.named_parameters())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.cli import main
-from nemo_elastic.export.hf_config import to_hf_config
+from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.plan import PAPER, preset
 from nemo_elastic.plan.machine import MARGIN, NODE
 

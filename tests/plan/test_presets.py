@@ -39,8 +39,8 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_presets_are_nemos_classes(name: str) -> None:
     from nemo.collections.llm.gpt.model import ssm
 
+    from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.nemo import tiny
-    from nemo_elastic.nemo.shape import parent_of
 
     # that fusion is TransformerEngine's, and refused without
     config = (getattr(ssm, CLASSES[name], None) or getattr(tiny, CLASSES[name]))(apply_rope_fusion=False)

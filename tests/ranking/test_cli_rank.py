@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from nemo_elastic.cli.app import main
-from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking
+from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)

@@ -106,7 +106,7 @@ def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, told: Any) 
 def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
     """Ranked at tensor-parallel size 1, loaded at 2."""
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo.checkpoint import read_checkpoint
+    from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.plan import preset
     from nemo_elastic.ranking import Ranking, sort
 
@@ -135,9 +135,9 @@ def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
 
 def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) -> None:
     from nemo_elastic.cost import parameters
-    from nemo_elastic.export.hf import read_shapes
-    from nemo_elastic.export.verify import verify
+    from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.ranking import Ranking
+    from nemo_elastic.slicing.verify import verify
 
     shapes = read_shapes(ran / "tiny" / "family")
     assert shapes.family is not None

@@ -14,15 +14,15 @@ import pytest
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.demo.run import markdown, targets
-from nemo_elastic.export.family_folder import write_family
 from nemo_elastic.manifest import Family
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.page import render
 from nemo_elastic.report.result import Results
 from nemo_elastic.report.tables import members
-from tests.export.helpers import SMALL, random_values
+from nemo_elastic.slicing.family_folder import write_family
 from tests.report.fabricate import BEFORE, TOTAL, make_run
 from tests.shapes import PARENT
+from tests.slicing.helpers import SMALL, random_values
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.export.family_folder import write_family
-from nemo_elastic.export.slicer import slice_checkpoint
-from nemo_elastic.export.write import entries_of, write_model
+from nemo_elastic.formats.hf.write import entries_of, write_model
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
 
 MIDDLE = PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4)
@@ -207,7 +207,7 @@ def test_numpys_whole_numbers_are_python_own(folder, tmp_path):
 
 
 def test_members_of_an_opened_folder(folder):
-    from nemo_elastic.export.hf import open_source
+    from nemo_elastic.formats.registry import open_source
 
     source = open_source(folder)
     assert members_of(source) == MEMBERS

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
-from nemo_elastic.export.family_folder import write_family
-from nemo_elastic.export.slicer import slice_checkpoint
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Attention heads of 32 channels: vLLM's CPU backend has no smaller ones.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.export.hf_config import to_hf_config
+from nemo_elastic.formats.hf.config import to_hf_config
 
 from .cases import CASES, PARENT, ROOT, with_widths
 

@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face folders: config, weights in safetensors, and what goes along with them."""

@@ -1,0 +1,261 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes to Hugging Face's `config.json` and back.
+
+A member with one width per layer type is a plain `nemotron_h`, which transformers, vLLM and llama.cpp know. A member
+whose layers differ is a `nemotron_h_puzzle`: the same keys plus `block_configs`, one entry a layer, and two small
+files of code (`puzzle/`) that transformers and vLLM load with `trust_remote_code`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import ATTENTION, LAYER_AXES, MAMBA, MAX_LAYERS, MLP, SYMBOL, Layer, Parent, Subnet
+
+__all__ = ["PLAIN", "PUZZLE", "from_hf_config", "to_hf_config"]
+
+PLAIN, PUZZLE = "nemotron_h", "nemotron_h_puzzle"
+
+#: names of layer types: Nemotron-H's own code and transformers up to 5.1x, transformers since
+_TYPES = {"mamba": MAMBA, "linear_attention": MAMBA, "attention": ATTENTION, "full_attention": ATTENTION, "mlp": MLP}
+#: field of `Parent` -> its keys in config.json, the one that we write first
+_SIZES = {
+    "vocab": ("vocab_size",),
+    "hidden": ("hidden_size",),
+    "ffn": ("intermediate_size",),
+    "mamba_heads": ("mamba_num_heads",),
+    "mamba_head_dim": ("mamba_head_dim",),
+    "mamba_groups": ("n_groups", "mamba_n_groups"),
+    "state": ("ssm_state_size",),
+    "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+    "attention_heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads",),
+    "attention_head_dim": ("head_dim", "attention_head_dim"),
+}
+#: layer type -> sizes that only it needs
+_NEEDED = {
+    None: ("vocab", "hidden"),
+    MLP: ("ffn",),
+    MAMBA: ("mamba_heads", "mamba_head_dim", "mamba_groups", "state", "conv_kernel"),
+    ATTENTION: ("attention_heads", "kv_heads", "attention_head_dim"),
+}
+#: field of `Layer` -> the key that a block config overrides
+_BLOCK_KEYS = {
+    MLP: {"ffn": "intermediate_size"},
+    MAMBA: {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
+    ATTENTION: {"heads": "num_attention_heads"},
+}
+_BLOCK_TYPES = {MAMBA: "mamba", MLP: "mlp", ATTENTION: "attention"}
+#: what a model must (not) have to be one that we can cut: key -> the only value
+_FIXED = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_bias": False,
+    "mamba_proj_bias": False,
+    "use_conv_bias": True,
+    "mlp_hidden_act": "relu2",
+    "mamba_hidden_act": "silu",
+    "sliding_window": None,
+    "num_nextn_predict_layers": 0,
+    "quantization_config": None,
+}
+#: of those, what a config has only where it does not apply
+_UNWRITTEN = ("quantization_config", "num_nextn_predict_layers")
+#: settings without a shape: taken over from the source, else these values
+_CARRIED: dict[str, Any] = {
+    "max_position_embeddings": 131072,
+    "initializer_range": 0.02,
+    "chunk_size": 128,
+    "expand": 2,
+    "rescale_prenorm_residual": True,
+    "residual_in_fp32": False,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "use_cache": True,
+    "num_logits_to_keep": 1,
+    "bos_token_id": None,  # not a guess: a wrong end of sequence cuts generated text short
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "mamba_ssm_cache_dtype": "float32",
+}
+#: dtype in a safetensors header -> `torch_dtype`. Weights in float8 are computed with in bfloat16.
+_TORCH_DTYPE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def to_hf_config(
+    parent: Parent, member: Subnet, *, dtype: str = "BF16", base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Describe a member as `config.json`.
+
+    Args:
+        parent: Shape of the parent.
+        member: The member.
+        dtype: Name of the weights' dtype in a safetensors header.
+        base: Another `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
+
+    Returns:
+        The content of `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
+    """
+    base = base or {}
+    # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
+    # silently takes a part of a larger one.
+    widths = {name: max(member.widths(name), default=parent.axis(name).size) for name in LAYER_AXES}
+    sizes = {field: getattr(parent, field) for field in _SIZES} | widths | {"hidden": member.hidden}
+    out: dict[str, Any] = {
+        "architectures": ["NemotronHForCausalLM"],
+        "model_type": PLAIN,
+        # Every version of transformers and vLLM turns the pattern into layer types of its own naming.
+        "hybrid_override_pattern": member.pattern,
+        "num_hidden_layers": len(member.layers),
+    }
+    out |= {keys[0]: sizes[field] for field, keys in _SIZES.items()}
+    out |= {"tie_word_embeddings": parent.tied, "layer_norm_epsilon": parent.norm_eps, "rms_norm_eps": parent.norm_eps}
+    out |= {key: value for key, value in _FIXED.items() if key not in _UNWRITTEN}
+    # transformers clamps dt to at least this, Megatron and vLLM do not: its default of 0.001 changes the logits by
+    # 7e-3, and 0 cannot be initialised from (it takes the logarithm).
+    out |= {"time_step_min": 1e-12, "time_step_max": 0.1, "time_step_floor": 1e-4}
+    out |= {key: base.get(key, value) for key, value in _CARRIED.items()}
+    if ATTENTION not in (layer.type for layer in member.layers):
+        out["use_cache"] = False  # transformers' cache asks an attention layer for its length
+    if "mamba_chunk_size" in base:
+        out["chunk_size"] = base["mamba_chunk_size"]
+    out["torch_dtype"] = _TORCH_DTYPE.get(dtype, "bfloat16")
+    if not member.is_uniform:
+        out |= {
+            "architectures": ["NemotronHPuzzleForCausalLM"],
+            "model_type": PUZZLE,
+            "auto_map": {
+                "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
+                "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
+            },
+            "block_configs": [_block(layer) for layer in member.layers],
+        }
+    return out
+
+
+def _block(layer: Layer) -> dict[str, Any]:
+    own = {key: getattr(layer, field) for field, key in _BLOCK_KEYS[layer.type].items()}
+    return {"block_type": _BLOCK_TYPES[layer.type]} | own
+
+
+def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Subnet]:
+    """Read the shape of a Nemotron-H from its `config.json`.
+
+    Args:
+        config: Content of the file.
+        where: Name of the file, for errors.
+
+    Returns:
+        The model as a parent of its own, and the member of that parent that it is: the parent itself, except for a
+        `nemotron_h_puzzle`, whose parent has the largest width of each axis.
+
+    Raises:
+        ElasticError: Not a Nemotron-H, or one with parts that this package cannot cut (experts, biases, ...).
+    """
+    if not isinstance(config, Mapping) or config.get("model_type") not in (PLAIN, PUZZLE):
+        kind = config.get("model_type") if isinstance(config, Mapping) else None
+        raise bad(f"{where}: model_type", kind, f"only a Nemotron-H can be read ({PLAIN} or {PUZZLE})")
+    for key, only in _FIXED.items():
+        if config.get(key, only) != only:
+            raise bad(f"{where}: {key}", config[key], f"only {only!r} is supported")
+    for key in ("time_step_limit", "mamba_dt_limit"):
+        limit = config.get(key)
+        if isinstance(limit, list) and any(isinstance(x, (int, float)) and 0 < x < math.inf for x in limit):
+            raise bad(f"{where}: {key}", limit, "only the unlimited 0 to infinity is supported")
+    types = _layer_types(config, where)
+    sizes = _read_sizes(config, types, where)
+    eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
+    tied = config.get("tie_word_embeddings", False)
+    blocks = _read_blocks(config, types, sizes, where)
+    for axis, (kind, field) in LAYER_AXES.items():
+        own = [b[field] for b, t in zip(blocks, types, strict=True) if t == kind]
+        if own:
+            sizes[axis] = max(own)
+    pattern = "".join(SYMBOL[t] for t in types)
+    try:
+        parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, **sizes)
+        layers = tuple(Layer(i, t, **b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
+        return parent, Subnet(parent.hidden, layers).validate(parent)
+    except ElasticError as exc:
+        raise ElasticError(f"{where}: {exc}") from None
+
+
+def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
+    pattern, listed = config.get("hybrid_override_pattern"), config.get("layers_block_type", config.get("layer_types"))
+    for told in (pattern, listed):
+        if isinstance(told, (str, list)) and len(told) > MAX_LAYERS:
+            raise bad(f"{where}: num_hidden_layers", len(told), f"at most {MAX_LAYERS}")
+    types: list[str] | None = None
+    if listed is not None:
+        if not isinstance(listed, list) or not listed:
+            raise bad(f"{where}: layers_block_type", listed, "a list with one layer type per layer")
+        for t in listed:
+            if not isinstance(t, str) or t not in _TYPES:
+                raise bad(f"{where}: layers_block_type", t, f"layers of {', '.join(_TYPES)}; others cannot be cut")
+        types = [_TYPES[t] for t in listed]
+    if pattern is not None:
+        # transformers takes the pattern only where there is no list, so both must say the same.
+        if not isinstance(pattern, str) or not pattern or set(pattern) - set(SYMBOL.values()):
+            raise bad(f"{where}: hybrid_override_pattern", pattern, "M, - or * per layer; others cannot be cut")
+        spelled = [next(t for t, s in SYMBOL.items() if s == c) for c in pattern]
+        if types is not None and types != spelled:
+            raise ElasticError(f"{where}: hybrid_override_pattern and layers_block_type do not agree")
+        types = spelled
+    if types is None:
+        raise ElasticError(f"{where}: hybrid_override_pattern or layers_block_type is missing")
+    depth = config.get("num_hidden_layers", len(types))
+    if depth != len(types):
+        raise bad(f"{where}: num_hidden_layers", depth, f"the pattern has {len(types)} layers")
+    return types
+
+
+def _read_sizes(config: Mapping[str, Any], types: list[str], where: str) -> dict[str, Any]:
+    """Fields of `Parent`; the sizes of a layer type that the model has not keep their defaults."""
+    sizes = {}
+    for kind, needed in _NEEDED.items():
+        if kind is not None and kind not in types:
+            continue
+        for field in needed:
+            keys = _SIZES[field]
+            value = next((config[k] for k in keys if config.get(k) is not None), None)
+            if value is None and field == "kv_heads":
+                value = config.get("num_attention_heads")  # no grouped queries
+            if isinstance(value, list) and len(set(map(str, value))) == 1:
+                value = value[0]  # vLLM takes intermediate_size as a list too
+            if value is None:
+                raise ElasticError(f"{where}: {keys[0]} is missing")
+            sizes[field] = _positive(f"{where}: {keys[0]}", value)
+    return sizes
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise bad(name, value, "a positive integer")
+    return value
+
+
+def _read_blocks(
+    config: Mapping[str, Any], types: list[str], sizes: dict[str, Any], where: str
+) -> list[dict[str, int]]:
+    """Widths of each layer, as fields of `Layer`."""
+    own = [{field: sizes[axis] for axis, (kind, field) in LAYER_AXES.items() if kind == t} for t in types]
+    if config["model_type"] == PLAIN:
+        return own
+    blocks = config.get("block_configs")
+    if not isinstance(blocks, list) or len(blocks) != len(types):
+        raise bad(f"{where}: block_configs", blocks, f"a list of {len(types)} entries, one per layer")
+    for i, (block, kind) in enumerate(zip(blocks, types, strict=True)):
+        at = f"{where}: block_configs[{i}]"
+        if not isinstance(block, Mapping) or _TYPES.get(str(block.get("block_type"))) != kind:
+            raise bad(at, block, f"block_type {_BLOCK_TYPES[kind]!r}, as the pattern says")
+        for key, value in block.items():
+            fields = [f for f, k in _BLOCK_KEYS[kind].items() if k == key]
+            if key != "block_type" and not fields:
+                raise bad(f"{at}.{key}", value, f"only {', '.join(_BLOCK_KEYS[kind].values())} may differ per layer")
+            if fields:
+                own[i][fields[0]] = _positive(f"{at}.{key}", value)
+    return own

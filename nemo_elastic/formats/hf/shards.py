@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of one or several folders, written as safetensors in one pass over what they come from.
+
+Tensors are taken in the order in which they lie in the source and go to their places in the files, a few megabytes at
+a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. One
+thread reads and cuts, another writes, and a third computes checksums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nemo_elastic.checks import integer
+from nemo_elastic.files import check_room
+from nemo_elastic.formats.checksums import Checksum, Sums
+from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
+
+__all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Entry", "Progress", "plan_shards", "write_weights"]
+
+#: Called with (bytes written, bytes in all).
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+SHARD_BYTES = 5 * 10**9  # the hub's own habit
+#: bytes of a file that may wait in the system's cache to be written to the disk
+CACHED_BYTES = 2**28
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is going to be written.
+
+    Attributes:
+        name: its name in the file.
+        dtype: name of its dtype.
+        shape: its shape.
+        chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
+        extent: where its source lies, if that is in a mapped file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[np.ndarray]]
+    extent: Extent | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+def plan_shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
+    """Deal tensors out to files of at most `limit` bytes, in the order given; a larger tensor has its own file."""
+    shards: list[list[Entry]] = [[]]
+    held = 0
+    for entry in entries:
+        if shards[-1] and held + entry.nbytes > limit:
+            shards.append([])
+            held = 0
+        shards[-1].append(entry)
+        held += entry.nbytes
+    return shards
+
+
+def write_weights(
+    folders: Mapping[Path, Sequence[Entry]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+) -> list[dict[str, Sums]]:
+    """Write the weights of some folders: `model.safetensors`, or shards with an index.
+
+    Args:
+        folders: Existing folder -> its tensors in storage order. Shards follow that order.
+        shard_bytes: Largest file of weights; a tensor that is larger has a file of its own.
+        progress: Told after every piece.
+
+    Returns:
+        For each folder, tensor name -> CRC-32 of its bytes.
+
+    Raises:
+        ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums
+            say.
+    """
+    shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
+    total = sum(e.nbytes for entries in folders.values() for e in entries)
+    check_room(next(iter(folders)), total)
+    places = [place for folder, entries in folders.items() for place in _plan(folder, list(entries), shard_bytes)]
+    # Sorting keeps the order among tensors that lie nowhere, and brings those together that are cut from the same.
+    places.sort(key=lambda p: (str(p.entry.extent.path), p.entry.extent.start) if p.entry.extent else ("", 0))
+    left: Counter[Path] = Counter()
+    for place in places:
+        left[place.file] += place.entry.nbytes
+    cached: Counter[Path] = Counter()
+    checksums: dict[Path, dict[str, Sums]] = {folder: {} for folder in folders}
+    written = 0
+    with (
+        ThreadPoolExecutor(1, "aside") as aside,
+        ThreadPoolExecutor(1, "checksum") as adding,
+        closing(_ahead(_read(places))) as reading,
+    ):
+        waiting: list[Future[None]] = []
+        for place, following in itertools.zip_longest(places, places[1:]):
+            checksum = Checksum()
+            for count in _write(place, reading, checksum, adding):
+                written += count
+                left[place.file] -= count
+                cached[place.file] += count
+                if cached[place.file] > CACHED_BYTES or not left[place.file]:
+                    cached[place.file] = 0
+                    waiting.append(aside.submit(_to_disk, place.file))
+                if progress is not None:
+                    progress(written, total)
+            checksums[place.folder][place.entry.name] = checksum.sums
+            if place.entry.extent and (following is None or following.entry.extent is not place.entry.extent):
+                waiting.append(aside.submit(place.entry.extent.evict))
+        for future in waiting:
+            future.result()
+    return [dict(sorted(found.items())) for found in checksums.values()]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor goes."""
+
+    folder: Path
+    entry: Entry
+    file: Path
+    start: int
+
+
+def _plan(folder: Path, entries: list[Entry], shard_bytes: int) -> Iterator[_Place]:
+    """Write the headers and the index, and give every tensor its place."""
+    shards = plan_shards(entries, shard_bytes)
+    names = [SINGLE]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        weight_map = {e.name: name for name, shard in zip(names, shards, strict=True) for e in shard}
+        index = {
+            "metadata": {"total_size": sum(e.nbytes for e in entries)},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for name, shard in zip(names, shards, strict=True):
+        starts = _write_header(folder / name, shard)
+        yield from (_Place(folder, e, folder / name, starts[e.name]) for e in shard)
+
+
+def _write_header(path: Path, entries: list[Entry]) -> dict[str, int]:
+    """Write the beginning of one file; give the first byte of each tensor.
+
+    The layout depends on the names, dtypes and shapes alone, so that equal tensors make equal files: larger elements
+    first (that keeps every tensor aligned), then by name; the header is padded to eight bytes.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for e in sorted(entries, key=lambda e: (-ITEMSIZE[e.dtype], e.name)):
+        header[e.name] = {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [at, at + e.nbytes]}
+        at += e.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return {e.name: 8 + len(text) + header[e.name]["data_offsets"][0] for e in entries}
+
+
+def _read(places: Iterable[_Place]) -> Iterator[memoryview]:
+    """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
+    for place in places:
+        entry, left = place.entry, place.entry.nbytes
+        for chunk in entry.chunks():
+            left -= chunk.nbytes
+            if chunk.dtype != word(entry.dtype) or left < 0:
+                raise RuntimeError(f"{entry.name}: a piece that does not fit {entry.dtype} {entry.shape}")
+            if chunk.size:
+                yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+        if left:
+            raise RuntimeError(f"{entry.name}: {left} bytes short of its shape {entry.shape}")
+        yield memoryview(b"")
+
+
+def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
+    """The same items, made by another thread while the last ones are in use: reading and writing take as long."""
+    with ThreadPoolExecutor(1, "read") as reading:
+        coming = deque(reading.submit(next, items, None) for _ in range(depth))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(reading.submit(next, items, None))
+            yield item
+
+
+def _write(
+    place: _Place, reading: Iterator[memoryview], checksum: Checksum, adding: ThreadPoolExecutor
+) -> Iterator[int]:
+    """Write one tensor, and compute its checksum meanwhile; gives the bytes of each piece."""
+    # Opened anew for each tensor: a source in another order may have any number of files in the making.
+    with open(place.file, "r+b", buffering=0) as file:
+        file.seek(place.start)
+        while piece := next(reading):
+            added = adding.submit(checksum.add, piece)
+            _write_all(file, piece)
+            added.result()
+            yield len(piece)
+
+
+def _write_all(file: Any, piece: memoryview) -> None:
+    """A write to an unbuffered file may take a part: at most 2 GB on Linux, less when the disk fills up."""
+    while piece:
+        piece = piece[file.write(piece) :]
+
+
+def _to_disk(path: Path) -> None:
+    """Put what a file has by now on the disk, and let the system drop its cache of it.
+
+    Nothing reads it soon, and the pages serve for what comes next: fresh ones cost more time than the disk.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)

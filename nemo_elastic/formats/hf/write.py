@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing Hugging Face folders from words: weights in shards, config, tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic import layout
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.files import read_bytes, read_json
+from nemo_elastic.formats.checksums import Sums, write_checksums
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.source import check_tensors
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.inside import check_inside
+
+from .config import PUZZLE, to_hf_config
+from .shards import SHARD_BYTES, Entry, Progress, write_weights
+
+__all__ = ["Model", "entries_of", "write_model", "write_models", "write_text"]
+
+GENERATION = "generation_config.json"
+#: What goes along with a model: its tokenizer, its defaults for generation, its licence.
+COMPANIONS = (*TOKENIZER_FILES, GENERATION, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
+_REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is going to be written.
+
+    Attributes:
+        folder: an existing folder, usually (in) the temporary one of `files.atomic_dir`.
+        parent: shape of the parent.
+        member: the member that the entries are.
+        entries: its tensors, in storage order.
+        base: `config.json` of the source, see `to_hf_config`.
+        files_from: folder whose tokenizer, generation settings and licence are copied.
+    """
+
+    folder: Path
+    parent: Parent
+    member: Subnet
+    entries: Sequence[Entry]
+    base: Mapping[str, Any] | None = None
+    files_from: Path | None = None
+
+
+def write_models(
+    models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Write weights, `config.json`, `generation_config.json`, checksums and what goes along, for some models at once.
+
+    Args:
+        models: What to write, each into a folder of its own. Their tensors are read in one pass.
+        shard_bytes: Largest file of weights.
+        progress: Told after every piece.
+
+    Returns:
+        The `config.json` of each.
+
+    Raises:
+        ElasticError: Not enough room on the disk, a source that is damaged, a file to copy that is a link out of its
+            folder, or a setting of the source that is no JSON.
+    """
+    along = [_along(m.files_from) for m in models]
+    weights = {m.folder: _with_head(m) for m in models}
+    checksums = write_weights(weights, shard_bytes, progress)
+    return [_write_around(m, sums, files) for m, sums, files in zip(models, checksums, along, strict=True)]
+
+
+def _with_head(model: Model) -> list[Entry]:
+    entries = list(model.entries)
+    if model.parent.tied:
+        # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
+        embedding = next(e for e in entries if e.name == "backbone.embeddings.weight")
+        entries.append(replace(embedding, name="lm_head.weight"))
+    return entries
+
+
+def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[Path]) -> dict[str, Any]:
+    """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
+    folder = model.folder
+    config = to_hf_config(model.parent, model.member, dtype=model.entries[0].dtype, base=model.base)
+    write_checksums(folder, checksums)
+    if config["model_type"] == PUZZLE:
+        for name in _REMOTE_CODE:
+            template = files("nemo_elastic.formats.hf") / "puzzle" / f"{name}.txt"
+            (folder / name).write_bytes(template.read_bytes())
+    for path in along:
+        (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
+    _write_generation(folder / GENERATION, config)
+    _write_json(folder / "config.json", config)
+    return config
+
+
+def write_model(
+    folder: Path,
+    parent: Parent,
+    member: Subnet,
+    entries: Sequence[Entry],
+    *,
+    base: Mapping[str, Any] | None = None,
+    files_from: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write one model; see `Model` and `write_models`."""
+    model = Model(folder, parent, member, entries, base, files_from)
+    return write_models([model], shard_bytes=shard_bytes, progress=progress)[0]
+
+
+def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the defaults of generation, or adapt those that were copied."""
+    if path.exists() and config["use_cache"]:
+        return
+    ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
+    copied = read_json(path) if path.exists() else ids  # `_along` has read it
+    _write_json(path, copied if config["use_cache"] else copied | {"use_cache": False})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with one newline at the end, on every system."""
+    path.write_bytes((text.rstrip("\n") + "\n").encode())
+
+
+def _along(folder: Path | None) -> list[Path]:
+    """The tokenizer, the generation settings and the licence of a model, as far as it has them.
+
+    Raises:
+        ElasticError: One is a link out of the folder, or the generation settings are none.
+    """
+    if folder is None:
+        return []
+    found = [check_inside(folder / name) for name in COMPANIONS if (folder / name).is_file()]
+    for path in found:
+        if path.name == GENERATION and not isinstance(read_json(path), dict):
+            raise ElasticError(f"{path}: not a JSON object")
+    return found
+
+
+def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[Entry]:
+    """Make entries from arrays in memory.
+
+    Args:
+        parent: Shape of the parent.
+        member: The member that the tensors are.
+        tensors: Name in a Hugging Face folder -> `Raw`, numpy array or torch tensor.
+        where: What the tensors are, for errors.
+
+    Raises:
+        ElasticError: Tensors that are not exactly those of the member.
+    """
+    raw = {name: Raw.of(value, name) for name, value in tensors.items()}
+    check_tensors(parent, member, raw, where)
+    return [
+        Entry(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf]), raw[t.hf].extent)
+        for t in layout.tensors(parent, member)
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    try:
+        write_text(path, json.dumps(value, indent=2, allow_nan=False))
+    except ValueError:
+        raise ElasticError(f"{path.name}: a setting of the source is not a finite number") from None

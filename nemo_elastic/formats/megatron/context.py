@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `context/` of a NeMo checkpoint says beside the weights: settings, elastic block, tokenizer.
+
+No model is built, and nothing is unpickled. `model.yaml` has every setting; where it is absent, `io.json` has those
+that were given, and the config's class the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.files import read_plain_yaml, read_text
+from nemo_elastic.formats.tokenizer import find_tokenizer
+
+from .io_json import read_io_json
+
+#: settings of a tokenizer that name its files
+_TOKENIZER_PATHS = ("pretrained_model_name", "pretrained_model_name_or_path", "model_path", "vocab_file")
+_SPECIAL = ("bos_token", "eos_token", "pad_token")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The context of a checkpoint.
+
+    Attributes:
+        file: what was read, for errors.
+        settings: fields of its SSMConfig; values that are no plain data are absent or mappings with `_target_`.
+        elastic: the elastic block of an `ElasticMambaModel`.
+        tokenizer: folder with a Hugging Face tokenizer, if it has one.
+    """
+
+    file: Path
+    settings: Mapping[str, Any]
+    elastic: Mapping[str, Any] | None
+    tokenizer: Path | None
+
+
+def read_context(checkpoint: Path) -> Context:
+    """Read the context of a NeMo checkpoint.
+
+    Raises:
+        ElasticError: there is none, or it does not describe a model.
+    """
+    folder = checkpoint / "context"
+    file = folder / "model.yaml"
+    if file.is_file():
+        model = _read_yaml(file)
+    elif (folder / "io.json").is_file():
+        file = folder / "io.json"
+        model = read_io_json(file, "model")
+    else:
+        raise ElasticError(f"{checkpoint}: has no context/model.yaml; weights alone do not tell the groups of heads")
+    settings, elastic = model.get("config"), model.get("elastic")
+    if not isinstance(settings, Mapping) or not settings:
+        raise ElasticError(f"{file}: says nothing of a model's config")
+    if elastic is not None and not isinstance(elastic, Mapping):
+        raise bad(f"{file}: elastic", elastic, "the elastic block that it was trained with")
+    return Context(file, settings, elastic, _tokenizer(folder, model.get("tokenizer")))
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        model = read_plain_yaml(file)
+    except ElasticError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
+        raise ElasticError(f"{file}: cannot be read ({' '.join(str(exc).split())})") from None
+    if not isinstance(model, Mapping):
+        raise ElasticError(f"{file}: says nothing of a model's config")
+    return model
+
+
+def _tokenizer(folder: Path, settings: Any) -> Path | None:
+    """Folder of the tokenizer's files, inside the context: NeMo copies them there and names them from there."""
+    named = [settings.get(key) for key in _TOKENIZER_PATHS] if isinstance(settings, Mapping) else []
+    for name in [*(n for n in named if isinstance(n, str)), "tokenizer", "."]:
+        try:
+            place = (folder / name).resolve()
+            place = place.parent if place.is_file() else place
+        except (OSError, ValueError, RuntimeError):  # no name that a file can have
+            continue
+        if place.is_relative_to(folder.resolve()) and find_tokenizer(place):
+            return place
+    return None
+
+
+def token_ids(tokenizer: Path | None) -> dict[str, int]:
+    """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them.
+
+    Args:
+        tokenizer: folder with a Hugging Face tokenizer.
+    """
+    if tokenizer is None:
+        return {}
+    config, whole = _read_object(tokenizer / "tokenizer_config.json"), _read_object(tokenizer / "tokenizer.json")
+    model, added, decoder = (
+        _mapping(whole, "model"),
+        whole.get("added_tokens"),
+        _mapping(config, "added_tokens_decoder"),
+    )
+    ids: dict[Any, Any] = _mapping(model, "vocab")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, Mapping) and isinstance(token.get("content"), str):
+            ids[token["content"]] = token.get("id")
+    for number, token in decoder.items():
+        if isinstance(token, Mapping) and isinstance(token.get("content"), str) and re.fullmatch("[0-9]{1,9}", number):
+            ids[token["content"]] = int(number)
+    found = {}
+    for key in _SPECIAL:
+        token = config.get(key)
+        token = token.get("content") if isinstance(token, Mapping) else token
+        if isinstance(token, str) and isinstance(ids.get(token), int):
+            found[f"{key}_id"] = ids[token]
+    return found
+
+
+def _mapping(owner: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = owner.get(key)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):  # an ElasticError is a ValueError
+        return {}
+    return value if isinstance(value, dict) else {}

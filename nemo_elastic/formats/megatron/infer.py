@@ -1,0 +1,243 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a Nemotron-H, read off the names and sizes of its Megatron tensors.
+
+Tensors cannot be wrong about themselves, contexts can: ModelOpt's pruning leaves a layer pattern that is too long. So
+a context is asked only for what no size tells: how many groups share keys, values, B and C, and the norm's epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
+from nemo_elastic.formats.adapter import whole_sizes
+from nemo_elastic.layout import BY_NAME, KEY_VALUE, QUERY, ROWS, B, Part, Row, fused, megatron_tensors
+
+from .shape import check_config
+
+Sizes = Mapping[str, tuple[int, ...]]
+
+_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+#: layer type -> Megatron tensor of layer {i} -> the rows that it holds
+_HELD: dict[str, dict[str, tuple[Row, ...]]] = defaultdict(dict)
+for _row in ROWS:
+    if _row.layer is not None:
+        _HELD[_row.layer][_row.megatron] = fused(_row)
+#: Megatron tensor of layer {i} -> the layer type that has it
+_KINDS = {name: kind for kind, held in _HELD.items() for name in held}
+#: what no size tells on its own: of two numbers the product
+_GROUPS, _KEYS, _QUERIES = B, KEY_VALUE, QUERY
+
+
+def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Parent, Subnet, dict[str, str]]:
+    """Read a shape off tensors.
+
+    Args:
+        stored: name of a tensor as megatron-core stores it -> its size.
+        settings: fields of the SSMConfig.
+        where: the checkpoint, for errors.
+
+    Returns:
+        The model as a parent of its own, with the largest width of each axis; the member of it that it is: the parent
+        itself, except where widths differ between layers; and our Megatron name -> the one that the checkpoint has,
+        which differ where its layers are not numbered from zero on.
+
+    Raises:
+        ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
+    """
+    try:
+        check_config(settings.get, "context: model.config")
+        return _infer(whole_sizes(stored), settings)
+    except ElasticError as exc:
+        raise ElasticError(f"{where}: {exc}") from None
+
+
+def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:
+    layers: dict[int, set[str]] = defaultdict(set)
+    for name in sizes:
+        if match := _LAYER.fullmatch(name):
+            layers[int(match[1])].add(match[2])
+    numbers = sorted(layers)
+    if not numbers:
+        raise ElasticError("has no tensors of a model (decoder.layers.0. and so on)")
+    told = settings.get("num_layers")
+    if isinstance(told, int) and told != len(numbers):
+        raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {told}")
+    kinds = [_kind(i, layers[i]) for i in numbers]
+    vocab, hidden = _size(sizes, BY_NAME["embedding"].megatron, 2)
+    products = {i: _products(kind, i, sizes, hidden) for i, kind in zip(numbers, kinds, strict=True)}
+    rigid = _rigid(products, settings)
+    widths = [_widths(kind, products[i], rigid) for i, kind in zip(numbers, kinds, strict=True)]
+    parent = Parent(
+        pattern="".join(SYMBOL[kind] for kind in kinds),
+        vocab=vocab,
+        hidden=hidden,
+        tied=_tied(sizes, settings),
+        norm_eps=_number(settings, "layernorm_epsilon"),
+        **rigid,
+        **{
+            axis: max(own[field] for own, k in zip(widths, kinds, strict=True) if k == kind)
+            for axis, (kind, field) in LAYER_AXES.items()
+            if kind in kinds
+        },
+    )
+    own = tuple(Layer(i, kind, **width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
+    held = Subnet(parent.hidden, own).validate(parent)
+    return parent, held, _check_names(parent, held, sizes, numbers)
+
+
+def _kind(index: int, names: set[str]) -> str:
+    """Type of a layer by the names of its tensors, of which no two types share one."""
+    found = {_KINDS[name] for own in names if (name := "decoder.layers.{i}." + own) in _KINDS}
+    if len(found) != 1:
+        some = ", ".join(sorted(names)[:3])
+        raise ElasticError(
+            f"layer {index} is no layer of a Nemotron-H, of which each is Mamba, MLP or attention: {some}"
+        )
+    return found.pop()
+
+
+def _products(kind: str, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
+    """Sizes of the parts of a layer's dimensions, solved from those of its tensors.
+
+    The size of a dimension is the sum of its parts: one that has a single unknown part gives that.
+    """
+    known: dict[Part, int] = {("hidden",): hidden, ("one",): 1}
+    equations: list[tuple[str, Counter[Part], int]] = []
+    for template, together in _HELD[kind].items():
+        name = template.format(i=index)
+        size = _size(sizes, name, len(together[0].dims))
+        for dim, total in enumerate(size):
+            parts = Counter(part for row in (together if dim == 0 else together[:1]) for part in row.dims[dim])
+            equations.append((name, parts, total))
+    while True:
+        open_ = ((name, parts, total, [p for p in parts if p not in known]) for name, parts, total in equations)
+        name, parts, total, unknown = next((found for found in open_ if len(found[3]) == 1), ("", {}, 0, []))
+        if not unknown:
+            return known
+        left = total - sum(known[part] * count for part, count in parts.items() if part in known)
+        known[unknown[0]], odd = divmod(left, parts[unknown[0]])
+        if left <= 0 or odd:
+            raise ElasticError(
+                f"tensor {name} has shape {list(sizes[name])}, which does not fit the rest of its layer"
+            )
+
+
+def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, Any]) -> dict[str, int]:
+    """Fields of `Parent` that hold for all layers; where no layer tells one, it is left out."""
+
+    def same(part: Part) -> int | None:
+        return _same(" x ".join(part), {i: found[part] for i, found in products.items() if part in found})
+
+    rigid: dict[str, int] = {}
+    taps, groups, keys = same(("conv_kernel",)), same(_GROUPS), same(_KEYS)
+    if taps is not None:
+        rigid["conv_kernel"] = taps
+    if groups is not None:
+        rigid |= _groups(groups, settings)
+    if keys is not None:
+        rigid |= _attention(keys, {found[_QUERIES] for found in products.values() if _QUERIES in found}, settings)
+    return rigid
+
+
+def _widths(kind: str, products: Mapping[Part, int], rigid: Mapping[str, int]) -> dict[str, int]:
+    """Widths of a layer, as fields of `Layer`: a part of one term is that, of a part of two the other one is known."""
+    terms = dict(rigid)
+    for part, size in sorted(products.items(), key=lambda item: len(item[0])):
+        unknown = [term for term in part if term not in terms]
+        if len(unknown) == 1:
+            terms[unknown[0]] = size // math.prod(terms[term] for term in part if term in terms)
+    return {field: terms[axis] for axis, (of, field) in LAYER_AXES.items() if of == kind}
+
+
+def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Groups and state of Mamba, of which the tensors tell the product."""
+    groups, state = settings.get("mamba_num_groups"), settings.get("mamba_state_dim")
+    if groups is None and isinstance(state, int) and state > 0:
+        groups = shared // state
+    if not isinstance(groups, int) or groups < 1 or shared % groups:
+        raise bad("context: model.config.mamba_num_groups", groups, f"a divisor of the {shared} rows of B")
+    return {"mamba_groups": groups, "state": shared // groups}
+
+
+def _attention(shared: int, queries: set[int], settings: Mapping[str, Any]) -> dict[str, int]:
+    """Key-value heads and the size of a head, of which the tensors tell the product.
+
+    Pruning takes heads away, never a part of one: what `kv_channels` says holds. Where it is not said, the number of
+    groups is the next best, and then the number of heads.
+    """
+    heads, groups = settings.get("num_attention_heads"), settings.get("num_query_groups")
+    ways = {
+        "kv_channels": settings.get("kv_channels"),
+        "num_query_groups": shared // groups if isinstance(groups, int) and groups > 0 else None,
+        "num_attention_heads": max(queries) // heads if isinstance(heads, int) and heads > 0 else None,
+    }
+    for size in ways.values():
+        if isinstance(size, int) and size > 0 and not shared % size and not any(q % shared for q in queries):
+            return {"attention_head_dim": size, "kv_heads": shared // size}
+    told = {name: settings.get(name) for name in ways}
+    raise bad("context: model.config", told, f"heads that fit {shared} rows of keys and {sorted(queries)} of queries")
+
+
+def _tied(sizes: Sizes, settings: Mapping[str, Any]) -> bool:
+    """The head is the embedding: then no checkpoint has it."""
+    head = BY_NAME["head"].megatron
+    if head in sizes:
+        return False
+    if settings.get("share_embeddings_and_output_weights") is False:
+        raise ElasticError(f"tensor {head} is missing")
+    return True
+
+
+def _check_names(parent: Parent, held: Subnet, sizes: Sizes, numbers: list[int]) -> dict[str, str]:
+    """Check that the tensors are exactly the model's, in its shapes; give our name -> theirs."""
+    out: dict[str, str] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for ours, together in megatron_tensors(parent, held).items():
+        match = _LAYER.fullmatch(ours)
+        name = f"decoder.layers.{numbers[int(match[1])]}.{match[2]}" if match else ours
+        wanted[name] = (sum(t.shape[0] for t in together), *together[0].shape[1:])
+        out[ours] = name
+    for names, word in (
+        (wanted.keys() - sizes.keys(), "is missing"),
+        (sizes.keys() - wanted.keys(), "is no part of it"),
+    ):
+        if names:
+            raise ElasticError(f"tensor {min(names)} {word}" + (f" ({len(names)} such)" if len(names) > 1 else ""))
+    for name, shape in wanted.items():
+        if sizes[name] != shape:
+            raise ElasticError(f"tensor {name} has shape {list(sizes[name])}, not {list(shape)}")
+    return out
+
+
+def _size(sizes: Sizes, name: str, dims: int) -> tuple[int, ...]:
+    size = sizes.get(name)
+    if size is None:
+        raise ElasticError(f"tensor {name} is missing")
+    if len(size) != dims or not all(size):
+        raise ElasticError(f"tensor {name} has shape {list(size)}; it needs {dims} dimensions")
+    return size
+
+
+def _same(what: str, found: Mapping[int, int]) -> int | None:
+    """The value that all layers have; None where no layer has one."""
+    first: tuple[int, int] | None = None
+    for index, value in found.items():
+        first = first or (index, value)
+        if value != first[1]:
+            raise ElasticError(f"layers {first[0]} and {index} differ in {what}: {first[1]} and {value}")
+    return None if first is None else first[1]
+
+
+def _number(settings: Mapping[str, Any], name: str) -> float:
+    value = settings.get(name)
+    try:
+        return float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        raise bad(f"context: model.config.{name}", value, "a number") from None

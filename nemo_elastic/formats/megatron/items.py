@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `torch.save` wrote: a zip file that holds one pickle, and the values of each tensor in it beside that.
+
+Its layout is strict, so it is read strictly: nothing compressed, nothing twice, nothing outside of its bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .metadata import Piece, Place
+from .pickled import STORED, Made, Name, Named, PickleError, read_pickle
+
+#: class of a storage -> dtype of its values
+_DTYPES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+STORAGES: frozenset[Name] = frozenset(("torch", storage) for storage in _DTYPES)
+TENSOR: Name = ("torch._utils", "_rebuild_tensor_v2")
+_NAMES = STORAGES | {TENSOR, ("collections", "OrderedDict")}
+#: bytes of a pickle beside a tensor, of another object, of a table of contents, and in front of the name of a record
+_PICKLE, _OBJECT, _CONTENTS, _HEADER = 2**26, 2**28, 2**23, 30
+#: of a record; a zip file of torch's has one at its beginning
+_BEGIN = b"PK\x03\x04"
+
+
+class Item:
+    """A zip file of torch's within a file.
+
+    Args:
+        file: open for reading.
+        place: which bytes of it.
+
+    Raises:
+        PickleError: it is none.
+    """
+
+    def __init__(self, file: BinaryIO, place: Place) -> None:
+        self._file, self._place = file, place
+        file.seek(place.offset)
+        if file.read(4) != _BEGIN:  # where torch.load finds another beginning, it takes what is there for a pickle
+            raise PickleError("it is not what torch.save writes")
+        try:
+            with zipfile.ZipFile(_Part(file, place)) as archive:
+                entries = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error):
+            raise PickleError("it is not what torch.save writes") from None
+        self._records = {entry.filename.partition("/")[2]: entry for entry in entries}
+        folders = {entry.filename.partition("/")[0] for entry in entries}
+        twice, squeezed = len(self._records) < len(entries), any(e.compress_type for e in entries)
+        if len(folders) != 1 or twice or squeezed:
+            raise PickleError("it is not what torch.save writes")
+        if "constants.pkl" in self._records:
+            raise PickleError("it is a program in TorchScript")
+        if self.record("byteorder", 16) not in (b"little", b""):
+            raise PickleError("its numbers are written from the other end")
+
+    def pickle(self) -> bytes:
+        """The pickle."""
+        found = self.record("data.pkl", _PICKLE)
+        if not found:
+            raise PickleError("it holds no pickle")
+        return found
+
+    def is_the_same_to_torch(self) -> bool:
+        """Whether torch.load finds the same records: a file can be two zip files, one to each reader."""
+        self._file.seek(self._place.offset)
+        content = self._file.read(min(self._place.length, _OBJECT + 1))
+        if len(content) > _OBJECT:
+            raise PickleError(f"it has more than {_OBJECT >> 20} MiB, which no object has")
+        try:
+            reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+            return (
+                set(reader.get_all_records()) == set(self._records) and reader.get_record("data.pkl") == self.pickle()
+            )
+        except RuntimeError:
+            return False
+
+    def record(self, name: str, most: int) -> bytes:
+        """A small record; nothing where it has none of the name."""
+        if name not in self._records:
+            return b""
+        size, at = self._span(name)
+        if size > most:
+            raise PickleError(f"{name} of it has {size} bytes")
+        self._file.seek(at)
+        return self._file.read(size)
+
+    def read_into(self, name: str, at: memoryview, skip: int) -> None:
+        """Read values of a record, from so many bytes on, over those of a tensor."""
+        size, start = self._span(name)
+        if skip + at.nbytes > size:
+            raise PickleError(f"it has {size} bytes for {skip + at.nbytes}")
+        self._file.seek(start + skip)
+        done = 0
+        while done < at.nbytes:  # a single read ends at two GiB
+            read = self._file.readinto(at[done : done + 2**30])  # pyright: ignore[reportAttributeAccessIssue]
+            if not read:
+                raise PickleError("it is cut off")
+            done += read
+
+    def _span(self, name: str) -> tuple[int, int]:
+        """Size of a record, and where it begins in the file."""
+        entry = self._records.get(name)
+        if entry is None:
+            raise PickleError(f"it has no {name}")
+        self._file.seek(self._place.offset + entry.header_offset)
+        header = self._file.read(_HEADER)
+        if len(header) < _HEADER or header[:4] != _BEGIN:
+            raise PickleError("it is damaged")
+        begin = entry.header_offset + _HEADER + sum(struct.unpack("<HH", header[26:30]))
+        if begin + entry.file_size > self._place.length:
+            raise PickleError("it is cut off")
+        return entry.file_size, self._place.offset + begin
+
+
+class _Part:
+    """Some bytes of a file as a file, for the reader of zip files, which is to read the table of contents alone."""
+
+    def __init__(self, file: BinaryIO, place: Place) -> None:
+        self._inner, self._begin, self._size, self._at, self._left = file, place.offset, place.length, 0, _CONTENTS
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if self._at < 0:
+            raise ValueError("before the beginning")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._size - self._at)
+        size = rest if size < 0 else min(size, rest)
+        self._left -= size
+        if self._left < 0:
+            raise ValueError("a longer table than any")
+        self._inner.seek(self._begin + self._at)
+        found = self._inner.read(size)
+        self._at += len(found)
+        return found
+
+
+def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
+    """Read a piece of a tensor.
+
+    Args:
+        path: the file that it is in.
+        piece: see `Piece`.
+        target: gets it; of its sizes and dtype, contiguous.
+
+    Raises:
+        PickleError: it is something else.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        item = Item(file, piece.place)
+        told = read_pickle(item.pickle(), _NAMES, most=1000)
+        values = _values(told, target)
+        if values is not None:
+            item.read_into(f"data/{values[0]}", _bytes(target), values[1] * target.itemsize)
+
+
+def _values(told: Any, target: torch.Tensor) -> tuple[str, int] | None:
+    """Key of the storage that a tensor's values are in, and of how many others they come after; None for no values."""
+    if not isinstance(told, Made) or told.kind != TENSOR or len(told.arguments) < 4:
+        raise PickleError("it is no dense tensor")
+    stored, first, size, stride = told.arguments[:4]
+    about = stored.arguments[0] if isinstance(stored, Made) and stored.kind == STORED else None
+    if type(about) is not tuple or len(about) != 5 or not isinstance(about[1], Named) or type(about[2]) is not str:
+        raise PickleError("it is no dense tensor")
+    if _DTYPES.get(about[1].kind[1]) != target.dtype or size != tuple(target.shape):
+        raise PickleError(f"it is not of shape {list(target.shape)} and {target.dtype}, as is said")
+    if not target.numel():
+        return None
+    if stride != target.stride() or type(first) is not int or first < 0:
+        raise PickleError("its values do not lie in order")
+    return about[2], first
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data.cast("B")

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors of a torch_dist checkpoint, by name and shape, each read when it is asked for.
+
+Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. Everything is read as data: a
+checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.files import read_json
+
+from .items import read_piece
+from .metadata import PREFIX, Entry, read_metadata
+from .pickled import PickleError
+
+__all__ = ["PREFIX", "Stored", "differing", "first_line", "weights_folder"]
+
+
+def weights_folder(path: str | Path) -> Path:
+    """The folder of sharded weights inside a NeMo checkpoint.
+
+    Raises:
+        ElasticError: there is no distributed checkpoint at `path`.
+    """
+    for candidate in (Path(path) / "weights", Path(path)):
+        if (candidate / "metadata.json").is_file():
+            return candidate
+    raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
+
+
+def check_format(folder: Path) -> None:
+    """Raise where a folder of weights is in another format than the one that is looked at here."""
+    told = read_json(folder / "metadata.json")
+    told = told if isinstance(told, dict) else {}
+    backend, common = told.get("sharded_backend"), told.get("common_backend", "torch")
+    if backend != "torch_dist":
+        raise bad(f"{folder / 'metadata.json'}: sharded_backend", backend, "only torch_dist is read")
+    if common != "torch":
+        raise bad(f"{folder / 'metadata.json'}: common_backend", common, "only torch is read")
+
+
+class Stored:
+    """The model's tensors of a checkpoint; the optimizer's and TransformerEngine's extra states are left out.
+
+    Args:
+        path: a NeMo checkpoint, or its folder of weights.
+
+    Attributes:
+        folder: the folder of weights.
+        metadata: all that it holds.
+        sizes: name (without the prefix `module.`) -> shape.
+        dtypes: name -> dtype.
+
+    Raises:
+        ElasticError: no such checkpoint, another format, or metadata that cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = weights_folder(path)
+        check_format(self.folder)
+        self.metadata = read_metadata(self.folder)
+        found = {
+            name.removeprefix(PREFIX): entry
+            for name, entry in self.metadata.tensors.items()
+            if name.startswith(PREFIX) and "_extra_state" not in name
+        }
+        self.sizes = {name: entry.size for name, entry in found.items()}
+        self.dtypes = {name: entry.dtype for name, entry in found.items()}
+
+    def read(self, *names: str) -> list[torch.Tensor]:
+        """Read tensors, whole, into the memory of the CPU.
+
+        Raises:
+            ElasticError: a file is missing or broken.
+        """
+        return [self._read(name, self.metadata.tensors[PREFIX + name]) for name in names]
+
+    def held(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them.
+
+        Raises:
+            ElasticError: as `read`.
+        """
+        found = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
+        return {name.removeprefix(prefix): self._read(name, entry) for name, entry in found}
+
+    def _read(self, name: str, entry: Entry) -> torch.Tensor:
+        try:
+            # before there is room for it: what is said to be in a file has to fit into it
+            files = [self.metadata.file(piece.place.file) for piece in entry.pieces]
+            whole = torch.empty(entry.size, dtype=entry.dtype)
+            for piece, file in zip(entry.pieces, files, strict=True):
+                if piece.sizes == entry.size:
+                    read_piece(file, piece, whole)
+                    continue
+                part = torch.empty(piece.sizes, dtype=entry.dtype)
+                read_piece(file, piece, part)
+                box = zip(piece.offsets, piece.sizes, strict=True)
+                whole[tuple(slice(first, first + size) for first, size in box)] = part
+        except (PickleError, ElasticError, OSError, RuntimeError) as exc:
+            raise ElasticError(f"{self.folder}: {name} cannot be read ({first_line(exc)})") from None
+        return whole
+
+
+def differing(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that only one has, or whose dtype, shape or bytes differ."""
+    return sorted(
+        name
+        for name in found.keys() | wanted.keys()
+        if name not in found or name not in wanted or not _same(found[name], wanted[name])
+    )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (a, b)))
+
+
+def first_line(exc: BaseException) -> str:
+    """What went wrong, at the bottom of what torch and others wrap around it."""
+    inner: BaseException | None = exc
+    while inner is not None:
+        exc, inner = inner, inner.__cause__
+        if isinstance(exc, CheckpointException):
+            inner = next(iter(exc.failures.values()))[0]
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kept part of one tensor, a few megabytes at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.prefix import Selection
+
+from .checksums import Watch
+
+__all__ = ["Pieces"]
+
+#: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
+SPAN = 4 * 2**20
+#: bytes of what is kept that are asked of the disk before their turn: enough to keep it busy while a piece is written
+AHEAD = 4 * SPAN
+
+
+class Pieces:
+    """What selections keep of a tensor, in order. What is mapped from a file is read only where it stays, and held
+    against the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
+
+    Args:
+        raw: The tensor, at least one dimension. Its words are asked for when they are needed, and once: it may have to
+            read them.
+        selections: What each dimension keeps; everything if there are none.
+        span: Bytes of the tensor that one piece spans.
+        right: Parts of it that need no second look; see `Watch`.
+    """
+
+    def __init__(
+        self, raw: Raw, selections: tuple[Selection, ...] = (), span: int = SPAN, right: set[int] | None = None
+    ) -> None:
+        self.raw, self.selections, self.span, self.right = raw, selections, span, right
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is kept."""
+        return tuple(s.kept_size for s in self.selections) if self.selections else self.raw.shape
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Give contiguous pieces along the first dimension."""
+        words = self.raw.words
+        rows = max(1, self.span // max(1, words[:1].nbytes))
+        runs = self.selections[0].runs if self.selections else ((0, len(words)),)
+        parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
+        row, watch = words[:1].nbytes, self.raw.watch(words, self.right)
+        wanted = self._wanted(parts, row, watch)
+        for start, stop in parts:
+            next(wanted)
+            watch.reach(start * row, stop * row)
+            piece = words[start:stop]
+            for dim, selection in enumerate(self.selections[1:], 1):
+                piece = selection.take(piece, dim)
+            yield np.ascontiguousarray(piece)
+        watch.end()
+
+    def _wanted(self, parts: list[tuple[int, int]], row: int, watch: Watch) -> Iterator[None]:
+        """Before each part, ask for those that follow: the system's own guess would also read rows that go."""
+        left, ahead = deque(parts), 0
+        for start, stop in parts:
+            ahead -= stop - start
+            while left and ahead * row < AHEAD:
+                first, last = left.popleft()
+                ahead += last - first
+                if self.raw.extent is not None:
+                    self.raw.extent.want(*watch.around(first * row, last * row))
+            yield
+
+    def whole(self) -> np.ndarray:
+        """Give it in one array; a view where the layout allows one."""
+        out = self.raw.words
+        row, watch = out[:1].nbytes, self.raw.watch(out, self.right)
+        for start, stop in self.selections[0].runs if self.selections else ((0, len(out)),):
+            watch.reach(start * row, stop * row)
+        watch.end()
+        for dim, selection in enumerate(self.selections):
+            out = selection.take(out, dim)
+        return out

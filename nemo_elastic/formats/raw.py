@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A tensor as words, without torch.
+
+numpy has no bfloat16 and no float8, and slicing needs neither: an element is a word of 1, 2, 4 or 8 bytes that is
+copied as it is. `Raw` is such an array with the name of its dtype, as safetensors has it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.errors import ElasticError
+
+from .checksums import Expected, Watch
+
+__all__ = ["ITEMSIZE", "Extent", "Raw", "word"]
+
+#: dtype in a header -> bytes per element. Dtypes below one byte cannot be cut by element and are not read.
+ITEMSIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+#: numpy dtype that can compute with a dtype; the others have none
+NUMPY = {
+    "BOOL": "?", "U8": "<u1", "I8": "<i1", "F16": "<f2", "U16": "<u2", "I16": "<i2", "F32": "<f4", "U32": "<u4",
+    "I32": "<i4", "F64": "<f8", "U64": "<u8", "I64": "<i8",
+}  # fmt: skip
+_NAMES = {np.dtype(v): k for k, v in NUMPY.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """Where a tensor lies in a mapped file.
+
+    Attributes:
+        path: the file.
+        start, stop: its bytes there.
+        data: the whole file, mapped.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    data: mmap.mmap
+
+    def want(self, start: int, stop: int) -> None:
+        """Have the system read these bytes of the tensor meanwhile."""
+        first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(self.data, "madvise"):  # not on every system
+            self.data.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
+
+    def forget(self) -> None:
+        """Give the process's pages back: it holds one tensor at a time then, of a model of any size."""
+        first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(self.data, "madvise"):  # not on every system
+            self.data.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
+
+    def evict(self) -> None:
+        """Forget, and let the system drop its cache of them: for what is read once.
+
+        What else is cached stays, and the next pages come from those that were given back, which takes a third off the
+        time of cutting a large model.
+        """
+        self.forget()
+        if hasattr(os, "posix_fadvise"):
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(handle, self.start, self.stop - self.start, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A tensor as words.
+
+    Attributes:
+        dtype: its name in a safetensors header, e.g. BF16.
+        words: unsigned little-endian integers of the element's size, in the tensor's shape.
+        extent: where it lies, if the words are those of a mapped file.
+        expected: what its folder says that it is; whoever copies words holds them against it (`watch`).
+    """
+
+    dtype: str
+    words: np.ndarray
+    extent: Extent | None = None
+    expected: Expected | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.words.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.words.nbytes
+
+    @classmethod
+    def of(cls, value: Any, name: str = "tensor") -> Raw:
+        """Take a `Raw`, a numpy array or a torch tensor as words.
+
+        Raises:
+            ElasticError: A dtype that safetensors has no name for.
+        """
+        if isinstance(value, Raw):
+            return value
+        if type(value).__module__.partition(".")[0] == "torch":
+            from nemo_elastic.formats.torch_io import from_torch
+
+            return from_torch(value)
+        array = np.asarray(value)
+        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
+        if dtype is None:
+            raise ElasticError(f"{name}: dtype {array.dtype} cannot be stored")
+        little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
+        return cls(dtype, little.view(word(dtype)))
+
+    @property
+    def plain(self) -> Raw:
+        """The same, and nothing is expected of it: for who reports damage, or copies nothing."""
+        return self if self.expected is None else replace(self, expected=None)
+
+    def watch(self, words: np.ndarray, right: set[int] | None = None) -> Watch:
+        """Hold its words, which somebody reads from front to back, against what is expected of them; see `Watch`."""
+        data = words.reshape(-1).view(np.uint8).data if self.expected is not None else memoryview(b"")
+        return Watch(data, self.expected, right)
+
+    def numpy(self) -> np.ndarray:
+        """Give the values in a dtype that numpy computes with: bfloat16 and float8 become float32."""
+        if self.dtype in NUMPY:
+            return self.words.view(NUMPY[self.dtype])
+        if self.dtype == "BF16":
+            return (self.words.astype(np.uint32) << 16).view(np.float32)
+        if self.dtype in ("F8_E4M3", "F8_E5M2"):
+            return _float8(self.dtype)[self.words]
+        raise ElasticError(f"dtype {self.dtype} has no values that numpy can hold")
+
+
+def word(dtype: str) -> np.dtype:
+    """The unsigned integer that holds one element of a dtype."""
+    return np.dtype(f"<u{ITEMSIZE[dtype]}")
+
+
+def _float8(dtype: str) -> np.ndarray:
+    """Value of each of the 256 words (OCP 8-bit floating point: E4M3 has no infinity, E5M2 is a short float16)."""
+    w = np.arange(256, dtype=np.uint16)
+    if dtype == "F8_E5M2":
+        return (w << 8).view(np.float16).astype(np.float32)
+    exponent, fraction = (w >> 3) & 15, (w & 7).astype(np.float32)
+    value = np.where(exponent == 0, fraction * 2.0**-9, (1 + fraction / 8) * 2.0 ** (exponent.astype(np.float32) - 7))
+    value = np.where((w & 127) == 127, np.nan, value)
+    return np.where(w & 128, -value, value).astype(np.float32)

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The formats that are read, each a module of its own: a new one is that module and a line in `FORMATS`.
+
+What writes a format may need a host that is above this package. It stands in the entry points of the group
+`nemo_elastic.writers`, where an installed package says what it has: NeMo's is ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.extras import require
+from nemo_elastic.family import Parent, Subnet
+
+from .hf import folder as hf
+from .source import Shapes, Source
+
+__all__ = ["open_source", "read_parent", "read_shapes", "writer"]
+
+WRITERS = "nemo_elastic.writers"
+
+
+class Reader(Protocol):
+    """A module that reads a format."""
+
+    def open_folder(self, folder: Path) -> Source:
+        """Open a folder of this format; tensors are not read yet."""
+        ...
+
+    def read_shapes(self, folder: Path) -> Shapes:
+        """Read what a folder of this format says of itself, without its weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read.
+
+    Attributes:
+        is_one: whether a folder is of it.
+        reader: gives the module that reads it, which may need packages that others do not.
+    """
+
+    is_one: Callable[[Path], bool]
+    reader: Callable[[], Reader]
+
+
+def _megatron() -> Reader:
+    require("torch")
+    from .megatron import folder
+
+    return folder
+
+
+#: in the order in which a folder is asked; what is none of them is read as the first
+FORMATS = (
+    Format(lambda folder: (folder / "config.json").exists(), lambda: hf),
+    Format(lambda folder: any((folder / part).is_dir() for part in ("weights", "context")), _megatron),
+)
+
+
+def open_source(folder: str | Path) -> Source:
+    """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
+
+    Raises:
+        ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
+    """
+    folder = _readable(folder)
+    return _reader(folder).open_folder(folder)
+
+
+def read_shapes(folder: str | Path) -> Shapes:
+    """Read everything that a folder says of itself, without its weights; see `read_parent`."""
+    folder = _readable(folder)
+    return _reader(folder).read_shapes(folder)
+
+
+def read_parent(folder: str | Path) -> tuple[Parent, Subnet, dict[str, Any]]:
+    """Read the shapes of a folder, without its weights.
+
+    Args:
+        folder: A family, a member or any plain Nemotron-H folder.
+
+    Returns:
+        The parent in which layers are counted, the member of it that the folder holds, and `config.json`.
+
+    Raises:
+        ElasticError: Not such a folder, or `elastic.json` or `elastic_member.json` is about another model.
+    """
+    shapes = read_shapes(folder)
+    return shapes.parent, shapes.held, dict(shapes.config)
+
+
+def writer(name: str, *known: str) -> Callable[..., Any]:
+    """Find what writes a format.
+
+    Args:
+        name: of the format.
+        known: other formats that the caller writes itself, for the error.
+
+    Raises:
+        ElasticError: no installed package writes it.
+    """
+    found = {point.name: point for point in entry_points(group=WRITERS)}
+    if name not in found:
+        raise bad("format", name, f"one of {', '.join((*known, *sorted(found)))}")
+    return found[name].load()
+
+
+def _reader(folder: Path) -> Reader:
+    return next((known for known in FORMATS if known.is_one(folder)), FORMATS[0]).reader()
+
+
+def _readable(folder: str | Path) -> Path:
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        if Path(folder).exists():
+            raise ElasticError(f"{folder}: is a file, not a folder") from None
+        raise ElasticError(f"{folder}: no such folder") from None
+    except OSError as exc:
+        raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
+    return Path(folder)

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every format is opened as: a shape, which part of which parent it is, and its tensors, unread.
+
+Whatever cuts, checks, converts or runs takes a `Source`, and asks no format. Tensors have the names and the layout of
+a Hugging Face folder; a format that has others gives them so (`adapter`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic import layout
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.manifest import Family
+
+from .pieces import Pieces
+from .raw import Raw
+
+__all__ = ["Origin", "Shapes", "Source", "check_tensors", "same_words"]
+
+_HEAD, _EMBEDDING = (layout.BY_NAME[name].hf for name in ("head", "embedding"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a member comes from; it stays with every member cut from it.
+
+    Attributes:
+        name: the member's name in its family; None for a shape of its own.
+        ranking: digest of the ranking that sorted the parent.
+        provenance: of the family, JSON values.
+    """
+
+    name: str | None = None
+    ranking: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a folder says of itself, without its weights.
+
+    Attributes:
+        folder: where it is.
+        parent: shape of the parent that its layers are counted in.
+        held: the member of that parent that it holds; the parent itself in a family or a plain model.
+        config: its `config.json`.
+        family: its `elastic.json`, where it has one.
+        origin: where it comes from.
+        files_from: where its tokenizer and other companions are, if not in the folder itself.
+    """
+
+    folder: Path
+    parent: Parent
+    held: Subnet
+    config: Mapping[str, Any]
+    family: Family | None
+    origin: Origin
+    files_from: Path | None = field(default=None, kw_only=True)
+
+    @property
+    def companions(self) -> Path:
+        """The folder with its tokenizer, its defaults for generation, its licence."""
+        return self.files_from or self.folder
+
+    @property
+    def members(self) -> dict[str, Subnet]:
+        """The members that can be cut by name; the model itself where it is no family."""
+        if self.family is not None:
+            return {m.name: m.subnet for m in self.family}
+        return {self.origin.name or "model": self.held}
+
+
+@dataclass(frozen=True)
+class Source(Shapes):
+    """An opened folder.
+
+    Attributes:
+        tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor.
+    """
+
+    tensors: Mapping[str, Raw]
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of its weights: that of the embedding."""
+        return self.tensors[_EMBEDDING].dtype
+
+
+def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], where: str) -> None:
+    """Check that tensors are exactly those of a member, in its shapes.
+
+    Args:
+        parent: Shape of the parent.
+        held: The member that the tensors should be.
+        tensors: By name, layers counted in the member. A tied head may be there too, equal to the embedding.
+        where: What they belong to, for errors.
+
+    Raises:
+        ElasticError: A tensor is missing, unknown, or has another shape; or a tied head is not the embedding.
+    """
+    wanted = {t.hf: t.shape for t in layout.tensors(parent, held)}
+    missing, extra = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
+    if parent.tied and _HEAD in extra:
+        extra.remove(_HEAD)
+        head, embedding = tensors[_HEAD], tensors.get(_EMBEDDING)
+        if embedding is None or not same_words(head, embedding):
+            raise ElasticError(f"{where}: {_HEAD} is not the embedding, but config.json says tie_word_embeddings")
+    for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ElasticError(f"{where}: tensor {names[0]!r} {word}{more}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
+
+
+def same_words(a: Raw, b: Raw, part: Pieces | None = None) -> bool:
+    """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
+    part = part if part is not None else Pieces(b.plain)
+    if a.shape != part.shape or a.dtype != b.dtype:
+        return False
+    flat, at = a.words.reshape(-1), 0
+    for piece in part():
+        if not np.array_equal(flat[at : at + piece.size], piece.reshape(-1)):
+            return False
+        at += piece.size
+    return True

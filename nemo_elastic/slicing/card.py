@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The README.md of what we write: what the model is, exactly, and how to run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, memory, parameters
+from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Parent, Subnet
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.source import Origin
+from nemo_elastic.manifest import FILE, Family
+
+from .runs_in import runs_in
+
+__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
+
+TITLES = {
+    HIDDEN: "hidden size",
+    "ffn": "FFN width",
+    "mamba_heads": "Mamba heads",
+    "mamba_head_dim": "Mamba head dimension",
+    "attention_heads": "attention heads",
+    DEPTH: "layers",
+}
+
+
+def human(count: float) -> str:
+    """Parameters in three digits: 6.01B."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in three digits: 18.2 GiB."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def width(member: Subnet, axis: str) -> str:
+    """Width of a member on an axis; a range where its layers differ."""
+    if axis == DEPTH:
+        return str(len(member.layers))
+    widths = member.widths(axis) if axis in LAYER_AXES else (member.hidden,)
+    if not widths:
+        return "-"
+    low, high = min(widths), max(widths)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool) -> str:
+    """Give the model card of one member.
+
+    Args:
+        parent: Shape of the parent.
+        member: The member.
+        origin: Where it comes from.
+        dtype: Name of the weights' dtype in a safetensors header.
+        tokenizer: Whether the folder has one.
+    """
+    count = parameters(parent, member)
+    title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
+    if member == parent.full:
+        told = ["It is the parent itself."]
+    else:
+        told = ["Its weights are a subset of the parent's; no training followed."]
+        if origin.name is None:
+            told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
+    lines = [
+        _front_matter(),
+        f"# {title}",
+        "",
+        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {told[0]}",
+        *told[1:],
+        "",
+        *_table(parent, {"this model": member, "parent": parent.full}, dtype),
+        "",
+        f"Layers (M Mamba-2, - MLP, * attention): `{member.pattern}`",
+        "",
+        *_usage(member, tokenizer),
+        "## Configuration",
+        "",
+        f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
+        "from this folder):",
+        "",
+        *_json(member.to_json()),
+        *_provenance(origin.ranking, origin.provenance),
+    ]
+    return "\n".join(lines)
+
+
+def family_card(family: Family, dtype: str, tokenizer: bool) -> str:
+    """Give the model card of a family folder; see `member_card`."""
+    whole = family.members[0]
+    lines = [
+        _front_matter(),
+        f"# A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters",
+        "",
+        f"These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are",
+        "cut out without training:",
+        "",
+        "```bash",
+        *(f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:]),
+        "```",
+        "",
+        *_table(family.parent, {m.name: m.subnet for m in family.members}, dtype),
+        "",
+        *_usage(whole.subnet, tokenizer),
+        *_provenance(family.ranking_digest, family.provenance),
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter() -> str:
+    return "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [nemotron_h, nemo-elastic]\n---\n"
+
+
+def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:
+    spec = serving_spec(dtype)
+    rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
+    sizes = [human_bytes(memory(parent, m, spec)) for m in members.values()]
+    rows[f"memory ({spec.weights}, {spec.batch} x {spec.length} tokens)"] = sizes
+    rows |= {TITLES[axis]: [width(m, axis) for m in members.values()] for axis in (DEPTH, *AXES[:-1])}
+    out = ["| | " + " | ".join(members) + " |", "|---|" + "---:|" * len(members)]
+    return out + [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
+
+
+def serving_spec(dtype: str, **other: Any) -> MemorySpec:
+    """The memory spec of serving weights in the dtype that a file has them in (the cache stays in bf16)."""
+    name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, "bf16")
+    assert name in DTYPE_BYTES
+    return MemorySpec(weights=name, **other)
+
+
+def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> MemorySpec:
+    """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
+
+    One rule for what `inspect` and a report show: the same family has the same figure.
+    """
+    told = str(config.get("torch_dtype", config.get("dtype")))
+    return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
+
+
+def _usage(member: Subnet, tokenizer: bool) -> list[str]:
+    plain = member.is_uniform
+    trust = "" if plain else ", trust_remote_code=True"
+    flag = "" if plain else " --trust-remote-code"
+    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})'
+    with_text = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        model,
+        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
+        'tokens = tokenizer("The first", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=32)[0]))",
+    ]
+    with_ids = [
+        "import torch",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        model,
+        "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
+        "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
+    ]
+    lines = ["## Use", "", f"Runs in {runs_in(member)}.", ""]
+    if not tokenizer:
+        lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
+        flag += " --tokenizer PARENT"
+    lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
+    if all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
+        lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
+    else:
+        lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]
+    if not member.widths("attention_heads"):
+        lines += ["It keeps no attention layer, which transformers' cache needs: decoding there is slow.", ""]
+    if not plain:
+        lines += ["Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.", ""]
+    return lines
+
+
+def _provenance(ranking: str | None, provenance: Any) -> list[str]:
+    lines = ["## Provenance", "", f"Ranking that sorted the parent: {f'`{ranking}`' if ranking else 'none'}", ""]
+    return lines + (_json(dict(provenance)) if provenance else [])
+
+
+def _json(value: Any) -> list[str]:
+    return ["```json", json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1), "```", ""]

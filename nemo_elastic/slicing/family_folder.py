@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Family folders: an ordinary Hugging Face folder of the sorted parent, and `elastic.json` beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic import __version__, layout
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import DEPTH, Parent, Subnet
+from nemo_elastic.files import atomic_dir, check_output, read_json
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
+from nemo_elastic.formats.hf.write import entries_of, write_model, write_text
+from nemo_elastic.formats.pieces import SPAN, Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.manifest import Family, why_not_nested
+
+from .card import family_card
+
+__all__ = ["init_family", "read_members", "write_family"]
+
+
+def write_family(
+    out: str | Path,
+    parent: Parent,
+    tensors: Mapping[str, Any],
+    family: Family,
+    tokenizer_dir: str | Path | None = None,
+    *,
+    base: Mapping[str, Any] | None = None,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a family folder.
+
+    Args:
+        out: The folder to write, whole or not at all.
+        parent: Shape of the parent, with its FFN stripes; the family's own.
+        tensors: Its weights, sorted: name in a Hugging Face folder -> `Raw`, numpy array or torch tensor.
+        family: Its members.
+        tokenizer_dir: Folder whose tokenizer, generation settings and licence are copied.
+        base: `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
+        force: Replace an existing `out`.
+        shard_bytes: Largest file of weights.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        `out`.
+
+    Raises:
+        ElasticError: Tensors that are not exactly the parent's, a family of another parent, `out` in the way.
+    """
+    if family.parent != parent:
+        raise ElasticError("family: its parent has another shape than the tensors")
+    if tokenizer_dir is not None and not Path(tokenizer_dir).is_dir():
+        raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
+    entries = entries_of(parent, parent.full, tensors)
+    files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
+    return _write(out, family, entries, base, files_from, force, shard_bytes, progress)
+
+
+def init_family(
+    parent_folder: str | Path,
+    config: ElasticConfig,
+    out: str | Path,
+    ranking: str | Path | None = None,
+    *,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Family:
+    """Make a family of a parent without training.
+
+    Members have the shapes that `config.shapes` gives, else the most even ones that meet the budgets. The weights are
+    sorted if there is a ranking, and stored as they are otherwise.
+
+    Args:
+        parent_folder: A plain Nemotron-H in Hugging Face's format.
+        config: The `elastic:` block; its budgets and axes count, its training settings do not.
+        out: The folder to write, whole or not at all.
+        ranking: Folder of a ranking (`nemo-elastic rank`), instead of `config.ranking`. Needs torch installed.
+        force: Replace an existing `out`.
+        shard_bytes: Largest file of weights.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        The family.
+
+    Raises:
+        ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent
+            or of fewer layers than the block's smallest depth drops.
+    """
+    source = open_source(parent_folder)
+    check_output(out, force, source.folder, ranking, config.ranking, config.shapes)
+    if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
+        raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
+    parent = config.parent_shape(source.parent)
+    axes = config.resolve_axes(parent)
+    order, digest, entries = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
+    if config.shapes is not None:
+        subnets = read_members(config.shapes, parent, config)
+    else:
+        from nemo_elastic.shapes import Space, uniform_family
+
+        if len(axes[DEPTH].choices) > 1 and order is None:
+            order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
+        config.targets(parent)
+        space = Space(parent, axes, order or ())
+        order = space.whole_drop_order if order is not None else None
+        subnets = uniform_family(space, config.budgets)
+    family = Family.of(
+        parent,
+        subnets,
+        axes=axes,
+        budgets=config.budgets,
+        ranking_digest=digest,
+        provenance={
+            "made_by": f"nemo-elastic {__version__}",
+            "training": None,
+            "parent": source.folder.resolve().name,
+        },
+        drop_order=order,
+    )
+    _write(out, family, entries, source.config, source.companions, force, shard_bytes, progress)
+    return family
+
+
+def _write(
+    out: str | Path,
+    family: Family,
+    entries: Sequence[Entry],
+    base: Mapping[str, Any] | None,
+    files_from: Path | None,
+    force: bool,
+    shard_bytes: int,
+    progress: Progress | None,
+) -> Path:
+    parent = family.parent
+    with atomic_dir(out, force, [files_from]) as folder:
+        write_model(
+            folder,
+            parent,
+            parent.full,
+            entries,
+            base=base,
+            files_from=files_from,
+            shard_bytes=shard_bytes,
+            progress=progress,
+        )
+        family.save(folder)
+        write_text(folder / "README.md", family_card(family, entries[0].dtype, find_tokenizer(files_from) is not None))
+    return Path(out)
+
+
+def _ranked(
+    source: Source, parent: Parent, ranking: str | Path | None, smallest: int
+) -> tuple[tuple[int, ...] | None, str | None, list[Entry]]:
+    """Order in which layers go, digest, and the parent's tensors in sorted order."""
+    if ranking is None:
+        return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
+    from nemo_elastic.ranking import Ranking, permutation
+
+    read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
+    entries = []
+    for t in layout.tensors(parent, parent.full):
+        index = t.layer.index if t.layer is not None else None
+        orders = [permutation(read, parent, t.row, dim, index) for dim in range(len(t.shape))]
+        raw = source.tensors[t.hf]
+        entries.append(Entry(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
+    return tuple(read.depth), read.digest, entries
+
+
+class _Sorted:
+    """A tensor with its dimensions permuted, a few megabytes at a time."""
+
+    def __init__(self, raw: Raw, orders: Sequence[np.ndarray | None]) -> None:
+        self.raw, self.orders = raw, orders
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        first, *rest = self.orders
+        if first is None and not any(order is not None for order in rest):
+            yield from Pieces(self.raw)()
+            return
+        words = self.raw.words
+        watch = self.raw.watch(words)
+        watch.reach(0, words.nbytes)  # all of it stays, in another order than that of its bytes
+        watch.end()
+        rows = max(1, SPAN // max(1, words[:1].nbytes))
+        for at in range(0, len(words), rows):
+            piece = words[at : at + rows] if first is None else words[first[at : at + rows]]
+            for dim, order in enumerate(rest, 1):
+                piece = piece if order is None else piece.take(order, dim)
+            yield piece
+
+
+def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
+    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it.
+
+    Raises:
+        ElasticError: A budget has no shape, or a shape is above its budget or not inside the one before.
+    """
+    data = read_json(path)
+    members = data.get("members") if isinstance(data, dict) else None
+    if not isinstance(members, dict):
+        raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')
+    targets = config.targets(parent)
+    out: dict[str, Subnet] = {}
+    for budget in config.budgets:
+        where = f"{path}: members.{budget.name}"
+        if budget.is_parent:
+            out[budget.name] = parent.full
+            continue
+        if budget.name not in members:
+            raise ElasticError(f"{where}: missing")
+        member = Subnet.from_json(members[budget.name], parent, where)
+        cost, limit = budget.cost(parent, member), targets[budget.name]
+        if cost > limit:
+            raise bad(where, f"a cost of {cost:.0f}", f"its budget is {limit:.0f}")
+        why = why_not_nested(member, next(reversed(out.values())))
+        if why is not None:
+            raise ElasticError(f"{where}: not nested in the member before it: {why}")
+        out[budget.name] = member
+    return out

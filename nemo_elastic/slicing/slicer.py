@@ -1,0 +1,237 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cutting a member out of a folder: bytes that stay are copied, tensor by tensor, and nothing is computed.
+
+A cut out of a cut is the same cut out of the parent, byte for byte, and the full cut is the source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nemo_elastic import layout
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.files import atomic_dir, check_apart
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
+from nemo_elastic.formats.hf.write import Model, write_models, write_text
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source, writer
+from nemo_elastic.formats.source import Origin, Source
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.manifest import check_name, why_not_nested
+
+from .card import member_card
+
+__all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
+
+HF = "hf"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut.
+
+    Attributes:
+        out: the folder that was written.
+        member: name in the family; None for a shape of its own.
+        subnet: the shape.
+        parameters: exact count.
+    """
+
+    out: Path
+    member: str | None
+    subnet: Subnet
+    parameters: int
+
+
+def slice_checkpoint(
+    source: str | Path | Source,
+    out: str | Path,
+    *,
+    member: str | None = None,
+    subnet: Subnet | None = None,
+    format: str = "hf",
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Cut:
+    """Cut one member out of a family, a larger member, or any plain Nemotron-H folder.
+
+    Args:
+        source: A Hugging Face folder, or one that `open_source` opened.
+        out: The folder to write, whole or not at all.
+        member: Name of the member, where the source is a family.
+        subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
+        format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
+        force: Replace an existing `out`.
+        shard_bytes: Largest file of weights.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        What was cut.
+
+    Raises:
+        ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way.
+    """
+    if (member is None) == (subnet is None):
+        raise ElasticError("slice: give either the name of a member or a subnet")
+    opened = source if isinstance(source, Source) else open_source(source)
+    target, origin = _target(opened, member, subnet)
+    write = _writer(format)
+    check_apart(out, opened.folder)
+    if write is not None:
+        write(opened, target, out, force)
+    else:
+        with atomic_dir(out, force) as folder:
+            _write_hf(opened, {folder: (target, origin)}, shard_bytes, progress)
+    return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
+
+
+def slice_members(
+    source: str | Path | Source,
+    out: str | Path,
+    members: Mapping[str, Subnet],
+    *,
+    format: str = "hf",
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> list[Cut]:
+    """Cut several members in one pass over the source; a source larger than memory is read from the disk once.
+
+    Args:
+        source: See `slice_checkpoint`.
+        out: The folder that gets a folder for each member, all of them or none.
+        members: Name of a folder in `out` -> shape. Names are those that members may have.
+        format, force, shard_bytes, progress: See `slice_checkpoint`.
+
+    Returns:
+        What was cut, in the order of `members`.
+
+    Raises:
+        ElasticError: See `slice_checkpoint`; a name that no member may have.
+    """
+    opened = source if isinstance(source, Source) else open_source(source)
+    targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
+    if not targets:
+        raise ElasticError("members: none to cut")
+    write = _writer(format)
+    check_apart(out, opened.folder)
+    with atomic_dir(out, force) as folder:
+        if write is not None:
+            for name, (target, _) in targets.items():
+                write(opened, target, folder / name)
+        else:
+            for name in targets:
+                (folder / name).mkdir()
+            _write_hf(opened, {folder / name: t for name, t in targets.items()}, shard_bytes, progress)
+    return [
+        Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
+        for name, (target, origin) in targets.items()
+    ]
+
+
+def _writer(format: str) -> Callable[..., object] | None:
+    """What writes a format; None for Hugging Face folders, which are written here."""
+    return None if format == HF else writer(format, HF)
+
+
+def _write_hf(
+    source: Source,
+    targets: Mapping[Path, tuple[Subnet, Origin]],
+    shard_bytes: int,
+    progress: Progress | None,
+) -> None:
+    tokenizer = find_tokenizer(source.companions) is not None
+    for folder, (target, origin) in targets.items():
+        write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
+        write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype, tokenizer))
+    right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
+    models = [
+        Model(folder, source.parent, target, _entries(source, target, right), source.config, source.companions)
+        for folder, (target, _) in targets.items()
+    ]
+    write_models(models, shard_bytes=shard_bytes, progress=progress)
+
+
+def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:
+    """Give the tensors of a member, each cut when it is asked for.
+
+    Args:
+        source: What holds it.
+        target: A member nested in `source.held`.
+    """
+    return _Cuts(cut_pieces(source, target))
+
+
+class _Cuts(Mapping[str, Raw]):
+    def __init__(self, pieces: dict[str, tuple[Raw, Pieces]]) -> None:
+        self._pieces = pieces
+
+    def __getitem__(self, name: str) -> Raw:
+        raw, pieces = self._pieces[name]
+        return Raw(raw.dtype, pieces.whole())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+
+def cut_pieces(
+    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None
+) -> dict[str, tuple[Raw, Pieces]]:
+    """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays.
+
+    Args:
+        source: What holds it.
+        target: A member nested in `source.held`.
+        right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
+    """
+    names = {(t.row.name, t.layer and t.layer.index): t.hf for t in layout.tensors(source.parent, source.held)}
+    out = {}
+    for t in layout.tensors(source.parent, target):
+        index = t.layer.index if t.layer is not None else None
+        name = names[t.row.name, index]
+        raw = source.tensors[name]
+        kept = tuple(
+            layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
+        )
+        out[t.hf] = raw, Pieces(raw, kept, right=None if right is None else right[name])
+    return out
+
+
+def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> list[Entry]:
+    return [
+        Entry(name, raw.dtype, pieces.shape, pieces, raw.extent)
+        for name, (raw, pieces) in cut_pieces(source, target, right).items()
+    ]
+
+
+def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
+    if name is not None:
+        if source.family is not None:
+            subnet = source.family.member(name).subnet
+        elif source.origin.name == name:
+            subnet = source.held
+        else:
+            raise ElasticError(f"{source.folder}: is one model, not a family with named members; give a subnet")
+    assert subnet is not None
+    subnet.validate(source.parent)
+    why = why_not_nested(subnet, source.held)
+    if why is not None:
+        raise ElasticError(f"subnet: not inside {source.folder}: {why}")
+    if name is None and source.family is not None:
+        name = next((m.name for m in source.family if m.subnet == subnet), None)
+    elif name is None and subnet == source.held:
+        name = source.origin.name
+    return subnet, replace(source.origin, name=name)

@@ -1,0 +1,253 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Is a folder what it says it is? Each check gives a figure; those that run the model need torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_elastic import layout
+from nemo_elastic.checks import integer
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.source import Source, same_words
+
+from .slicer import cut_pieces, cut_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FORWARD_LIMIT", "Check", "Report", "verify"]
+
+#: Above this many parameters the model is run only when asked for: it is held twice, in float32.
+FORWARD_LIMIT = 300_000_000
+#: Largest difference of logits, as a share of the largest logit, between two ways of computing the same in float32.
+TOLERANCE = 1e-4
+#: dtype -> bits that are all set in infinities and not-a-numbers, and in nothing else (float8 E4M3 has no infinity)
+_NOT_FINITE = {
+    "F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7F,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: what is checked.
+        ok: None where it was skipped.
+        figure: what was measured, in words.
+    """
+
+    name: str
+    ok: bool | None
+    figure: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one folder."""
+
+    source: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No check failed."""
+        return all(check.ok is not False for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"source": self.source, "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
+
+def verify(
+    source: str | Path,
+    *,
+    parent: str | Path | None = None,
+    forward: bool | None = None,
+    tokens: int = 64,
+    seed: int = 0,
+) -> Report:
+    """Check a family, a member or any plain Nemotron-H folder.
+
+    Args:
+        source: The folder.
+        parent: For a family the model that it was made from: the full member must compute the same. For a member the
+            family: it must be its cut, byte for byte, and compute what the family computes with masks.
+        forward: Run the model: every member cut out must compute what the whole computes with masks. None runs it
+            where torch is installed and the model is small enough (`FORWARD_LIMIT`).
+        tokens: Length of the random text that it is run on.
+        seed: Of that text.
+
+    Returns:
+        The checks, in the order in which they ran.
+
+    Raises:
+        ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
+    """
+    tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
+    opened = _open(source)
+    checks = [*_shape_checks(opened), *_value_checks(opened)]
+    if parent is not None and opened.held != opened.parent.full:
+        checks.append(_cut_check(opened, _open_parent(opened, parent)))
+    why = _why_no_forward(opened, forward)
+    if why is not None:
+        checks.append(Check("logits", None, f"skipped: {why}"))
+    else:
+        checks.extend(_forward_checks(opened, parent, tokens, seed))
+    return Report(str(source), tuple(checks))
+
+
+def _open(folder: str | Path) -> Source:
+    """Open a folder whose tensors may be damaged: that is what a check is for, it says so."""
+    opened = open_source(folder)
+    return replace(opened, tensors={name: raw.plain for name, raw in opened.tensors.items()})
+
+
+def _shape_checks(source: Source) -> Iterator[Check]:
+    # Opening it has compared every name and shape; what is left is whether the members are what they say.
+    yield Check("tensors", True, f"{len(source.tensors)}, none missing, none unknown, all shapes right")
+    members = source.members
+    for name, subnet in members.items():
+        # Two ways to the same number: what the cut keeps of every dimension, and the formula of the cost.
+        kept = [math.prod(pieces.shape) for _, pieces in cut_pieces(source, subnet).values()]
+        size, count = sum(kept), parameters(source.parent, subnet)
+        yield Check(f"{name}: counts", size == count, f"{size:,} in {len(kept)} tensors, {count:,} by the shape")
+    chain = list(members.items())
+    for (larger, a), (smaller, b) in itertools.pairwise(chain):
+        wrong = _differing_cut(source, a, b)
+        figure = f"{wrong} is another part" if wrong else f"cut from {larger} it is the cut from the whole"
+        yield Check(f"{smaller}: nested", wrong is None, figure)
+
+
+def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | None:
+    """First tensor of which `smaller` keeps other positions when it is cut by way of `larger`, or None."""
+    parent, held = source.parent, source.held
+    for t in layout.tensors(parent, smaller):
+        index = t.layer.index if t.layer is not None else None
+        for dim in range(len(t.shape)):
+            first = layout.selection(parent, t.row, dim, held, larger, index).indices
+            second = layout.selection(parent, t.row, dim, larger, smaller, index).indices
+            direct = layout.selection(parent, t.row, dim, held, smaller, index).indices
+            if not np.array_equal(first[second], direct):
+                return t.hf
+    return None
+
+
+def _cut_check(source: Source, family: Source) -> Check:
+    """Compare a member with the family that it should be cut from, word for word."""
+    cut = cut_pieces(family, source.held)
+    wrong = [name for name, (raw, pieces) in cut.items() if not same_words(source.tensors[name], raw, pieces)]
+    figure = (
+        f"{len(wrong)} of its tensors are not, the first is {wrong[0]}" if wrong else "every tensor, byte for byte"
+    )
+    return Check("cut of the parent", not wrong, figure)
+
+
+def _value_checks(source: Source) -> Iterator[Check]:
+    """Read every tensor once, for its checksum and for values that are no numbers."""
+    written = read_checksums(source.folder)
+    strange: dict[str, int] = {}
+    changed = []
+    for name, raw in source.tensors.items():
+        known = written.get(name) if written is not None else None
+        checksum, count = Checksum(known.part_bytes if known is not None else PART_BYTES), 0
+        for piece in Pieces(raw)():
+            checksum.add(piece.reshape(-1).view(np.uint8).data)
+            count += not_finite(Raw(raw.dtype, piece))
+        if count:
+            strange[name] = count
+        if written is not None and (known is None or not known.found_in(checksum.sums)):
+            changed.append(name)
+        if raw.extent is not None:
+            raw.extent.forget()
+    figure = "every value"
+    if strange:
+        figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
+    yield Check("finite", not strange, figure)
+    figure = f"{len(source.tensors)} tensors as they were written"
+    if changed:
+        figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
+    elif written is None:
+        figure = f"skipped: there is no {CHECKSUMS_FILE}"
+    yield Check("checksums", None if written is None else not changed, figure)
+
+
+def not_finite(raw: Raw) -> int:
+    """Number of values that are infinite or not a number, read off the words."""
+    bits = _NOT_FINITE.get(raw.dtype)
+    if bits is None:
+        return 0
+    mask = np.array(bits, raw.words.dtype)
+    return int(np.count_nonzero((raw.words & mask) == mask))
+
+
+def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
+    if wanted is False:
+        return "not asked for"
+    if importlib.util.find_spec("torch") is None:
+        if wanted:
+            raise ElasticError("verify: running the model needs torch; pip install 'nemo-elastic[runtime]' brings it")
+        return "torch is not installed"
+    count = parameters(source.parent, source.held)
+    if wanted is None and count > FORWARD_LIMIT:
+        return f"{count:,} parameters would be held twice in float32; ask for it"
+    return None
+
+
+def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed: int) -> Iterator[Check]:
+    import torch
+
+    from nemo_elastic.formats.torch_io import to_torch
+    from nemo_elastic.nn.gates import Gates
+    from nemo_elastic.nn.model import NemotronH
+
+    def model(opened: Source, member: Subnet) -> NemotronH:
+        cut = cut_tensors(opened, member)
+        return NemotronH(opened.parent, {n: to_torch(t).float() for n, t in cut.items()}, member, trainable=False)
+
+    random = torch.Generator().manual_seed(seed)
+    text_bl = torch.randint(source.parent.vocab, (1, tokens), generator=random)
+    with torch.no_grad():
+        whole = model(source, source.held)
+        logits_blv = whole(text_bl)
+        finite = bool(torch.isfinite(logits_blv).all())
+        yield Check("logits", finite, f"largest {float(logits_blv.abs().max()):.3g} on {tokens} random tokens")
+        other = _open_parent(source, parent) if parent is not None else None
+        if source.held != source.parent.full:
+            if other is None:
+                yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")
+            else:
+                masked_blv = model(other, other.held)(text_bl, Gates.of(source.parent, source.held))
+                yield _compare("cut = masked", logits_blv, masked_blv)
+            return
+        if other is not None:
+            yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
+        for name, subnet in source.members.items():
+            masked_blv = whole(text_bl, Gates.of(source.parent, subnet))
+            yield _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
+
+
+def _open_parent(source: Source, folder: str | Path) -> Source:
+    other = _open(folder)
+    if other.parent.with_stripes(source.parent.ffn_stripes) != source.parent or other.held != other.parent.full:
+        raise ElasticError(f"{folder}: has another shape than the parent of {source.folder}")
+    return other
+
+
+def _compare(name: str, a_blv: torch.Tensor, b_blv: torch.Tensor) -> Check:
+    gap, scale = float((a_blv - b_blv).abs().max()), float(b_blv.abs().max())
+    return Check(name, gap <= TOLERANCE * scale, f"logits differ by at most {gap:.1e} (largest logit {scale:.3g})")

@@ -1,0 +1,245 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Opening folders: in every form that they come in, and never a broken one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.registry import open_source, read_parent, read_shapes
+from nemo_elastic.formats.source import check_tensors
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.shapes import PARENT
+from tests.slicing.helpers import random_values, random_words, write
+
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+UP = "backbone.layers.1.mixer.up_proj.weight"
+
+
+@pytest.fixture
+def family(tmp_path):
+    return write(tmp_path / "family", PARENT, {"small": SMALL}, tensors=random_values(PARENT))
+
+
+@pytest.fixture
+def small(family, tmp_path):
+    slice_checkpoint(family, tmp_path / "small", member="small")
+    return tmp_path / "small"
+
+
+def edit(path, **changes):
+    """Change keys of a JSON file; `...` removes one."""
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in data.items() if v is not ...}))
+
+
+def rewrite(folder, change):
+    """Write the weights anew with the safetensors library after `change` has had the dict."""
+    tensors = dict(load_file(folder / "model.safetensors"))
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_a_family_a_member_and_a_plain_model(family, small):
+    source = open_source(family)
+    assert (source.parent, source.held, source.dtype) == (PARENT, PARENT.full, "F32")
+    assert source.family is not None and list(source.members) == ["full", "small"]
+    source = open_source(small)
+    assert (source.parent, source.held, source.family) == (PARENT, SMALL, None)
+    assert source.members == {"small": SMALL} and source.origin.provenance == {"made_by": "a test"}
+    parent, held, config = read_parent(small)
+    assert (parent, held, config["hidden_size"]) == (PARENT, SMALL, 8)
+    (small / MEMBER_FILE).unlink()
+    source = open_source(small)  # without that file it is a parent of its own
+    assert source.parent.hidden == 8 and source.held == source.parent.full and list(source.members) == ["model"]
+
+
+def test_shapes_need_no_weights(family):
+    (family / "model.safetensors").unlink()
+    assert read_shapes(family).held == PARENT.full
+    with pytest.raises(ElasticError, match="has no weights"):
+        open_source(family)
+
+
+def test_tensors_come_as_torch_too(family):
+    values = random_values(PARENT)
+    loaded = {name: to_torch(raw) for name, raw in open_source(family).tensors.items()}
+    assert set(loaded) == set(values)
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, torch.from_numpy(values[name]))
+        tensor.add_(1)  # ours, not the file's
+
+
+def test_names_as_transformers_has_them_in_memory(family):
+    def rename(tensors):
+        for name in list(tensors):
+            tensors[name.replace("backbone.", "model.")] = tensors.pop(name)
+
+    before = {n: t.words.copy() for n, t in open_source(family).tensors.items()}
+    rewrite(family, rename)
+    after = open_source(family).tensors
+    assert set(after) == set(before) and all((after[n].words == w).all() for n, w in before.items())
+    rewrite(family, lambda tensors: tensors.update({UP: tensors["model.layers.1.mixer.up_proj.weight"]}))
+    with pytest.raises(ElasticError, match="appears twice, with and without the prefix"):
+        open_source(family)
+
+
+def test_several_files(tmp_path):
+    words = random_words(PARENT, "F8_E4M3")
+    folder = write(tmp_path / "family", PARENT, tensors=words, shard_bytes=500)
+    files = sorted(p.name for p in folder.glob("*.safetensors"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    found = open_tensors(folder)
+    assert all(np.array_equal(found[n].words, raw.words) and found[n].dtype == "F8_E4M3" for n, raw in words.items())
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == parameters(PARENT, PARENT.full)
+    assert set(index["weight_map"]) == set(words) and set(index["weight_map"].values()) == set(files)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    return write(tmp_path / "sharded", PARENT, shard_bytes=4000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m.update({UP: "../sharded/model-00001-of-00004.safetensors"}),
+            "names of .safetensors files in the",
+        ),
+        (lambda m: m.update({UP: "/etc/passwd"}), "'/etc/passwd' is not allowed"),
+        (lambda m: m.update({UP: "..\\x.safetensors"}), "is not allowed"),
+        (lambda m: m.update({UP: "config.json"}), "'config.json' is not allowed"),
+        (lambda m: m.update({UP: 5}), "5 is not allowed"),
+        (lambda m: m.update({UP: "gone.safetensors"}), "gone.safetensors: no such file"),
+        (lambda m: m.pop(UP), f"'{UP}' is in that file but not in the index"),
+        (lambda m: m.update({"x": m[UP]}), "'x' is not in that file"),
+        (lambda m: m.clear(), "has no weight_map"),
+    ],
+)
+def test_an_index_that_does_not_fit(sharded, change, message):
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+    with pytest.raises(ElasticError, match=message) as told:
+        open_source(sharded)
+    assert "\n" not in told.value.message
+
+
+def test_a_lost_or_cut_off_file(sharded):
+    first = next(iter(sorted(sharded.glob("*.safetensors"))))
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-5])
+    with pytest.raises(ElasticError, match=f"{first.name}: truncated"):
+        open_source(sharded)
+    first.unlink()
+    with pytest.raises(ElasticError, match=f"{first.name}: no such file"):
+        open_source(sharded)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(UP), f"tensor '{UP}' is missing"),
+        (lambda t: (t.pop(UP), t.pop("lm_head.weight")), "is missing .and 1 more"),
+        (lambda t: t.update(x=t[UP]), "tensor 'x' is no part of this model"),
+        (lambda t: t.update({"mtp.layers.0.weight": t[UP]}), "'mtp.layers.0.weight' is no part of this model"),
+        (lambda t: t.update({UP: t[UP][:, :5].copy()}), r"has shape \[16, 5\], not \[16, 16\]"),
+        (lambda t: t.update({UP: t[UP].reshape(-1)}), r"has shape \[256\]"),
+    ],
+)
+def test_tensors_that_are_not_the_models(family, change, message):
+    rewrite(family, change)
+    with pytest.raises(ElasticError, match=message):
+        open_source(family)
+
+
+def test_what_is_no_model_folder(tmp_path, family):
+    with pytest.raises(ElasticError, match="nowhere: no such folder"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
+        open_source(family / "config.json")
+    with pytest.raises(ElasticError, match=r"has no config.json"):
+        open_source(tmp_path)
+    for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
+        (family / "config.json").write_text(text)
+        with pytest.raises(ElasticError, match=message):
+            open_source(family)
+
+
+def test_pickles_are_named_and_never_read(family):
+    (family / "model.safetensors").rename(family / "pytorch_model.bin")
+    with pytest.raises(ElasticError, match=r"pytorch_model.bin is a pickle, which is never read"):
+        open_source(family)
+
+
+def test_another_architecture(family):
+    edit(family / "config.json", model_type="llama")
+    with pytest.raises(ElasticError, match="model_type: 'llama' is not allowed; only a Nemotron-H"):
+        open_source(family)
+
+
+def test_files_that_describe_different_models(family, small):
+    edit(small / "config.json", hidden_size=7)
+    with pytest.raises(ElasticError, match=r"config.json and elastic_member.json describe different models"):
+        open_source(small)
+    edit(family / "config.json", n_groups=3)
+    with pytest.raises(ElasticError, match=r"config.json and elastic.json describe different models"):
+        open_source(family)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
+        ({"version": ...}, "version: missing"),
+        ({"colour": 1}, "unknown field 'colour'"),
+        ({"parameters": 7}, "parameters: 7 is not allowed; its shape has"),
+        ({"name": "../x"}, "'../x' is not allowed"),
+        ({"ranking": 5}, "a digest of 64 hexadecimal digits or null"),
+        ({"ranking": "ab12\n# x"}, "a digest of 64 hexadecimal digits or null"),
+        ({"provenance": None}, "a mapping"),
+        ({"subnet": {"hidden": 99, "layers": []}}, "hidden: 99"),
+        ({"parent": {}}, "parent.pattern: missing"),
+    ],
+)
+def test_a_wrong_member_file(small, changes, message):
+    edit(small / MEMBER_FILE, **changes)
+    with pytest.raises(ElasticError, match=message) as told:
+        open_source(small)
+    assert told.value.message.startswith(str(small / MEMBER_FILE)) and "\n" not in told.value.message
+
+
+def test_a_tied_head_may_be_left_out_but_not_differ(tmp_path):
+    tied = replace(PARENT, tied=True)
+    folder = write(tmp_path / "tied", tied, tensors=random_values(tied))
+    with_head = open_source(folder).tensors
+    assert "lm_head.weight" in with_head
+
+    def differ(tensors):
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].copy()
+        tensors["lm_head.weight"][3, 3] += 1
+
+    rewrite(folder, differ)
+    with pytest.raises(ElasticError, match=r"lm_head.weight is not the embedding"):
+        open_source(folder)
+    rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    without = open_source(folder)
+    check_tensors(tied, tied.full, without.tensors, "x")
+    slice_checkpoint(folder, tmp_path / "cut", member="full")
+    assert "lm_head.weight" in open_tensors(tmp_path / "cut")
+    rewrite(folder, lambda tensors: tensors.pop("backbone.embeddings.weight"))
+    with pytest.raises(ElasticError, match=r"backbone\.embeddings\.weight' is missing"):
+        open_source(folder)

@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Our reader and writer against the safetensors library, and against headers that lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.hf.shards import SINGLE, Entry, write_weights
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import ITEMSIZE, Raw, word
+from nemo_elastic.formats.torch_io import from_torch, to_torch
+from tests.slicing.helpers import scratch
+
+DTYPES = {
+    torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
+    torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool,
+}  # fmt: skip
+
+
+def entry(name: str, raw: Raw) -> Entry:
+    return Entry(name, raw.dtype, raw.shape, Pieces(raw, span=64))
+
+
+def write(folder: Path, entries: list[Entry], progress=None) -> Path:
+    """Write one file; give its path."""
+    folder.mkdir(exist_ok=True)
+    write_weights({folder: entries}, progress=progress)
+    return folder / SINGLE
+
+
+@st.composite
+def raws(draw: st.DrawFn) -> Raw:
+    dtype = draw(st.sampled_from(sorted(ITEMSIZE)))
+    shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
+    seed = draw(st.integers(0, 99))
+    bits = np.random.default_rng(seed).integers(0, 2 ** (8 * ITEMSIZE[dtype]), shape, dtype=np.uint64)
+    return Raw(dtype, bits.astype(word(dtype)) & (1 if dtype == "BOOL" else np.array(-1).astype(word(dtype))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text("ab.é", min_size=1), raws(), max_size=5))
+def test_what_is_written_is_read_back(tensors):
+    with scratch() as place:
+        read = open_shard(write(place, [entry(n, r) for n, r in tensors.items()]))
+        assert set(read) == set(tensors)
+        for name, raw in tensors.items():
+            assert read[name].dtype == raw.dtype and np.array_equal(read[name].words, raw.words)
+        assert [ITEMSIZE[r.dtype] for r in read.values()] == sorted(ITEMSIZE[r.dtype] for r in read.values())[::-1]
+
+
+def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
+    state = {
+        f"t{i}": torch.from_numpy(np.random.default_rng(i).standard_normal((3, 5))).to(dtype)
+        for i, dtype in enumerate(sorted(DTYPES, key=str))
+    }
+    safetensors.torch.save_file(state, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    theirs = open_shard(tmp_path / "theirs.safetensors")
+    path = write(tmp_path, [entry(n, from_torch(t)) for n, t in state.items()])
+    ours = safetensors.torch.load_file(path)
+    for name, tensor in state.items():
+        assert to_torch(theirs[name]).dtype == ours[name].dtype == tensor.dtype
+        for other in (to_torch(theirs[name]), to_torch(theirs[name], copy=False), ours[name]):
+            assert torch.equal(other.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8)), name
+    with safetensors.safe_open(path, "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_equal_tensors_make_equal_files(tmp_path):
+    entries = [
+        entry("c", Raw.of(np.arange(3.0))),
+        entry("b", Raw.of(np.arange(4, dtype=np.float32))),
+        entry("a", Raw.of(np.arange(5, dtype=np.float32))),
+    ]
+    one, two = write(tmp_path / "1", entries), write(tmp_path / "2", entries[::-1])
+    assert one.read_bytes() == two.read_bytes()
+    header = int.from_bytes(one.read_bytes()[:8], "little")
+    assert header % 8 == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float32])
+def test_values_without_torch_are_torchs(dtype):
+    bits = torch.arange(256 if dtype.itemsize == 1 else 65536).to(
+        {1: torch.uint8, 2: torch.uint16}.get(dtype.itemsize, torch.int32)
+    )
+    tensor = bits.view(dtype)
+    np.testing.assert_array_equal(from_torch(tensor).numpy(), tensor.float().numpy())
+
+
+def test_arrays_and_tensors_as_words():
+    assert Raw.of(np.zeros((2, 3), ">f4")).dtype == "F32" and Raw.of(np.float32([[1.5]])[..., ::-1]).shape == (1, 1)
+    big = np.arange(4, dtype=">i2")
+    np.testing.assert_array_equal(Raw.of(big).numpy(), big)
+    assert Raw.of(torch.zeros(2, dtype=torch.bfloat16)).dtype == "BF16"
+    strided = torch.arange(6.0).view(2, 3).T
+    np.testing.assert_array_equal(Raw.of(strided).numpy(), strided.numpy())
+    with pytest.raises(ElasticError, match="dtype complex64 cannot be stored"):
+        Raw.of(np.zeros(2, np.complex64))
+    with pytest.raises(ElasticError, match="complex64 cannot be stored"):
+        Raw.of(torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(ElasticError, match="F8_E8M0"):
+        Raw("F8_E8M0", np.zeros(2, np.uint8)).numpy()
+
+
+def test_mapped_tensors_cannot_be_written_to(tmp_path):
+    path = write(tmp_path, [entry("a", Raw.of(np.ones(4)))])
+    words = open_shard(path)["a"].words
+    with pytest.raises(ValueError, match="read-only"):
+        words[0] = 0
+    to_torch(open_shard(path)["a"]).zero_()  # a copy by default
+    assert open_shard(path)["a"].words.any()
+
+
+def file_of(header, data=b"", length=None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def tensor(start, stop, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "header is cut off"),
+        (b"\x01\x00", "header is cut off"),
+        (file_of({}, length=2**62), "header is cut off"),
+        (file_of(b"\xff\xfe"), "not JSON"),
+        (file_of(b'{"a": 1'), "not JSON"),
+        (file_of(b"[" * 100_000), "not JSON"),
+        (file_of(b'{"a": 1, "a": 2}'), "appears twice"),
+        (file_of([1]), "no JSON object"),
+        (file_of({"a": 5}), "no valid shape and data_offsets"),
+        (file_of({"a": tensor(0, 8, (-2,))}, bytes(8)), "no valid shape"),
+        (file_of({"a": tensor(0, True)}, bytes(8)), "no valid shape"),
+        (file_of({"a": tensor(0, 8.0)}, bytes(8)), "no valid shape"),
+        (file_of({"a": tensor(0, 8, dtype="F4")}, bytes(8)), "dtype 'F4'"),
+        (file_of({"a": tensor(0, 8, dtype=["F32"])}, bytes(8)), "has dtype"),
+        (file_of({"a": tensor(0, 12)}, bytes(12)), "12 bytes, F32 .2. is another size"),
+        (file_of({"a": tensor(8, 0)}, bytes(8)), "another size"),
+        (file_of({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), "'b' overlaps another"),
+        (file_of({"a": tensor(0, 8), "b": tensor(0, 8)}, bytes(8)), "'b' overlaps another"),
+        (file_of({"a": tensor(4, 12)}, bytes(12)), "leaves a hole"),
+        (file_of({"a": tensor(0, 8)}, bytes(7)), "truncated .7 bytes of data, its header says 8"),
+        (file_of({"a": tensor(0, 8)}, bytes(9)), "longer than its tensors"),
+        (file_of({"a": tensor(0, 2**70, (2**68,))}, bytes(9)), "truncated"),
+        (file_of({"a": tensor(0, 4, (1,) * 33)}, bytes(4)), "'a' has 33 dimensions, above 32"),
+        (file_of({"a": tensor(0, 4, (1,) * 65)}, bytes(4)), "'a' has 65 dimensions, above 32"),
+        (file_of({"a": tensor(0, 0, (0, 2**63))}), r"'a' has shape .0, 9223372036854775808., which no memory"),
+        (file_of({"a": tensor(0, 0, (0, 2**31, 2**32))}), "which no memory can hold"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_lies_is_one_line(content, message, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ElasticError, match=message) as told:
+        open_shard(path)
+    assert told.value.message.startswith(str(path)) and "\n" not in told.value.message
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ElasticError, match="no such file"):
+        open_shard(tmp_path / "x")
+    with pytest.raises(ElasticError, match="cannot be read"):
+        open_shard(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(ElasticError, match="is a pipe or a device"):
+        open_shard(tmp_path / "x")
+    with pytest.raises(ElasticError, match="is a pipe or a device"):
+        open_shard(Path("/dev/zero"))
+
+
+def test_the_most_that_numpy_holds_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    shapes = {"a": (1,) * 32, "b": (0, 2**59), "c": (0,) * 32}
+    path.write_bytes(
+        file_of(
+            {"a": tensor(0, 4, shapes["a"]), "b": tensor(4, 4, shapes["b"]), "c": tensor(4, 4, shapes["c"])}, bytes(4)
+        )
+    )
+    assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_header_never_gets_through_as_something_else(data):
+    """Any byte of a header may change: what comes out is the file's own tensors, or one line."""
+    raw = Raw.of(np.arange(6, dtype=np.float32).reshape(2, 3))
+    with scratch() as place:
+        path = write(place, [entry("a", raw), entry("b", Raw.of(np.arange(3, dtype=np.int16)))])
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, 8 + int.from_bytes(content[:8], "little") - 1))
+        content[at] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        try:
+            read = open_shard(path)
+        except ElasticError as exc:
+            assert "\n" not in exc.message
+        else:
+            assert sum(r.nbytes for r in read.values()) == 30

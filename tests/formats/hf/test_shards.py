@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing weights: dealt out to files, in one pass, with checksums, and not where there is no room."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.hf.shards import INDEX, SINGLE, Entry, plan_shards, write_weights
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from tests.slicing.helpers import scratch
+
+
+def entry(name: str, array: np.ndarray, **more) -> Entry:
+    raw = Raw.of(array)
+    return Entry(name, raw.dtype, raw.shape, Pieces(raw, span=64), **more)
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12))
+def test_shards(sizes, limit):
+    entries = [Entry(str(i), "U8", (n,), list) for i, n in enumerate(sizes)]
+    shards = plan_shards(entries, limit)
+    assert [e for s in shards for e in s] == entries
+    for shard in shards:
+        assert sum(e.nbytes for e in shard) <= limit or len(shard) == 1
+    for a, b in itertools.pairwise(shards):
+        assert sum(e.nbytes for e in a) + b[0].nbytes > limit
+
+
+def test_a_source_that_gives_too_little_or_too_much_is_a_bug_that_shows(tmp_path):
+    for words in (np.zeros(3, "<u4"), np.zeros(5, "<u4"), np.zeros(4, "<u8")):
+        with pytest.raises(RuntimeError, match="a:"):
+            write_weights({tmp_path: [Entry("a", "F32", (4,), lambda words=words: [words])]})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 200), st.randoms(use_true_random=False))
+def test_several_folders_in_one_pass(sizes, limit, random):
+    """Whatever the order of the source and the sizes of files: every folder has its tensors and their checksums."""
+    with scratch() as place:
+        write_weights({place: [entry(str(i), np.arange(n, dtype=np.int16) + i) for i, n in enumerate(sizes)]})
+        source = open_shard(place / SINGLE)
+        names = random.sample(sorted(source), len(source))
+        folders, touched = {}, []
+        for folder, kept in ((place / "a", names), (place / "b", names[::2])):
+            folder.mkdir()
+            folders[folder] = [
+                Entry(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n].extent)
+                for n in kept
+            ]
+        told = []
+        checksums = write_weights(folders, limit, lambda done, total: told.append((done, total)))
+        total = sum(e.nbytes for entries in folders.values() for e in entries)
+        assert all(t == total for _, t in told) and [d for d, _ in told] == sorted(d for d, _ in told)
+        assert (told[-1][0] if told else 0) == total
+        placed = [n for n in touched if source[n].extent]
+        assert placed == sorted(placed, key=lambda n: source[n].extent.start)  # one pass from front to back
+        for (folder, entries), found in zip(folders.items(), checksums):
+            assert set(found) == {e.name for e in entries}
+            files = [SINGLE]
+            if (folder / INDEX).exists():
+                index = json.loads((folder / INDEX).read_text())
+                files = sorted(set(index["weight_map"].values()))
+                assert index["metadata"]["total_size"] == sum(e.nbytes for e in entries)
+            assert set(files) == {p.name for p in folder.glob("*.safetensors")}
+            read = {n: r for f in files for n, r in open_shard(folder / f).items()}
+            assert set(read) == set(found)
+            for name, raw in read.items():
+                assert np.array_equal(raw.words, source[name].words)
+                assert found[name].whole == f"{zlib.crc32(source[name].words.tobytes()):08x}"
+
+
+class Touching(Pieces):
+    """Pieces that note when they are read."""
+
+    def __init__(self, touched, name, raw):
+        super().__init__(raw, span=16)
+        self.touched, self.name = touched, name
+
+    def __call__(self):
+        self.touched.append(self.name)
+        return super().__call__()
+
+
+def test_forgotten_pages_are_read_again(tmp_path):
+    array = np.random.default_rng(0).integers(0, 2**31, 3 * 4096, dtype=np.int32)
+    write_weights({tmp_path: [entry("a", array[:999]), entry("b", array)]})
+    read = open_shard(tmp_path / SINGLE)
+    for _ in range(2):
+        np.testing.assert_array_equal(read["b"].words, array)
+        read["a"].extent.forget()
+        read["b"].extent.evict()
+
+
+def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9, f_bavail=1, f_frsize=4096))
+    big = entry("a", np.zeros(5000, np.uint8))
+    with pytest.raises(ElasticError, match=r"no space left on the disk: 5,000 bytes are needed and 4,096 free"):
+        write_weights({tmp_path: [big]})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    write_weights({tmp_path: [big]})

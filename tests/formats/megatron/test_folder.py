@@ -1,0 +1,416 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any NeMo checkpoint is opened as a Hugging Face folder is."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.megatron.codes import encode
+from nemo_elastic.formats.megatron.context import read_context, token_ids
+from nemo_elastic.formats.megatron.folder import open_folder
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.layout import tensors
+from nemo_elastic.manifest import Family
+from tests.nemo.checkpoints import add_tokenizer, as_model, io_json, store
+from tests.nemo.cutting import MEMBER, PARENT, cut, random_tensors
+from tests.slicing.helpers import scratch
+from tests.strategies import parents_and_subnets
+
+UNEVEN = Subnet(56, (*MEMBER.layers[:-1], PARENT.layer(5, heads=4, head_dim=8), PARENT.layer(6, ffn=32)))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return random_tensors(PARENT)
+
+
+def assert_same(found, wanted):
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        raw = Raw.of(value)
+        assert (found[name].dtype, found[name].shape) == (raw.dtype, raw.shape), name
+        assert np.array_equal(found[name].words, raw.words), name
+
+
+def refused(match, folder, read=read_shapes):
+    with pytest.raises(ElasticError, match=match) as caught:
+        read(folder)
+    assert "\n" not in caught.value.message
+    assert str(folder) in caught.value.message
+
+
+# ------------------------------------------------------------------ any shape
+
+
+@settings(max_examples=40, deadline=None)
+@given(parents_and_subnets(), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 3), st.integers(0, 2))
+def test_any_member_is_read_back_byte_for_byte(shapes, dtype, stride, first):
+    """Layers may have any numbers in the file: what counts is their order."""
+    parent, member = shapes
+    own = {k: v.to(dtype) for k, v in cut(parent, member, random_tensors(parent)).items()}
+    with scratch() as place:
+        source = open_folder(store(place / "nemo", parent, member, own, number=lambda i: first + stride * i))
+        assert (source.parent, source.held) == as_model(parent, member)
+        assert source.family is None
+        assert_same(source.tensors, own)
+        assert read_shapes(place / "nemo").config == source.config
+
+
+def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
+    wrong = {
+        "hybrid_override_pattern": PARENT.pattern + "M*-",
+        "hidden_size": 7,
+        "ffn_hidden_size": 7,
+        "mamba_num_heads": 7,
+        "mamba_head_dim": 7,
+        "num_attention_heads": 7,
+        "num_query_groups": 7,
+        "vocab_size": 7,
+        "mamba_state_dim": 7,
+    }
+    source = open_folder(store(tmp_path / "a", PARENT, UNEVEN, cut(PARENT, UNEVEN, state), settings=wrong))
+    assert (source.parent, source.held) == as_model(PARENT, UNEVEN)
+    assert not source.held.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [("kv_channels",), ("kv_channels", "num_query_groups"), ("mamba_num_groups",), ("mamba_state_dim", "num_layers")],
+)
+def test_what_a_context_leaves_out_follows_from_the_rest(state, tmp_path, left_out):
+    absent = dict.fromkeys(left_out)
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state, settings=absent))
+    assert source.parent == replace(PARENT, ffn_stripes=1)
+
+
+def test_a_tied_head_is_none(tmp_path):
+    parent = replace(PARENT, tied=True)
+    own = random_tensors(parent)
+    assert open_folder(store(tmp_path / "a", parent, parent.full, own)).parent == replace(parent, ffn_stripes=1)
+    # where the context does not say it, the tensors do
+    silent = {"share_embeddings_and_output_weights": None}
+    assert open_folder(store(tmp_path / "b", parent, parent.full, own, settings=silent)).parent.tied
+
+
+def test_nothing_is_read_before_it_is_asked_for_nor_kept(state, tmp_path):
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state))
+    raw = source.tensors["backbone.layers.0.mixer.in_proj.weight"]
+    first = raw.words
+    assert raw.words is first
+    assert raw.nbytes == first.nbytes
+    (piece,) = (tmp_path / "a" / "weights").glob("*.distcp")
+    piece.unlink()
+    assert raw.words is first  # as long as somebody holds it
+    assert read_shapes(tmp_path / "a").parent == source.parent
+    del first
+    with pytest.raises(ElasticError, match=r"layers\.0\.mixer\.in_proj\.weight\.z cannot be read") as caught:
+        raw.words  # noqa: B018
+    assert "\n" not in caught.value.message
+
+
+# ------------------------------------------------------------------ beside the weights
+
+
+def test_the_tokenizer_is_the_one_that_the_context_names(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    assert read_shapes(folder).companions == folder
+    assert "eos_token_id" not in token_ids(None)
+    words = add_tokenizer(folder / "context")
+    shapes = read_shapes(folder)
+    assert shapes.companions == words
+    assert (shapes.config["eos_token_id"], shapes.config["pad_token_id"], shapes.config["bos_token_id"]) == (
+        1,
+        2,
+        None,
+    )
+
+
+@pytest.mark.parametrize("name", ["nvidia/some-model", "../../elsewhere", "/elsewhere"])
+def test_a_tokenizer_elsewhere_is_left_there(state, tmp_path, name):
+    folder = store(tmp_path / "a" / "b", PARENT, PARENT.full, state)
+    words = add_tokenizer(folder / "context")
+    words.rename(tmp_path / "elsewhere")
+    file = folder / "context" / "model.yaml"
+    file.write_text(file.read_text().replace("pretrained_model_name: words", f"pretrained_model_name: {name}"))
+    assert yaml.safe_load(file.read_text())["tokenizer"]["pretrained_model_name"] == name
+    assert read_context(folder).tokenizer is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"added_tokens": [7], "model": {"vocab": []}}'])
+def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "w1", "added_tokens_decoder": 7}')
+    assert token_ids(tmp_path) == {}
+
+
+# ------------------------------------------------------------------ families
+
+
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}],
+    "axes": {"hidden": [64, 48], "ffn": {"choices": [96, 64], "stripes": 4}, "mamba_heads": [8, 6],
+             "mamba_head_dim": [16, 12], "attention_heads": [8, 4], "depth": [7, 5]},
+}  # fmt: skip
+CODES = torch.tensor([encode(PARENT, PARENT.full), encode(PARENT, MEMBER)])
+
+
+def elastic(codes=CODES, **more):
+    return {f"module.elastic.{k}": v for k, v in {"codes": codes, "frozen": torch.ones(1).long(), **more}.items()}
+
+
+def test_an_elastic_checkpoint_is_a_family(state, tmp_path):
+    order = torch.tensor([5, 1, 0, 2, 3, 4, 6])
+    extra = elastic(**{"router.drop_order": order, "router.up.hidden": torch.zeros(3, 2)})
+    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state, elastic=BLOCK, extra=extra))
+    assert source.parent == PARENT  # with its stripes
+    assert source.members == {"full": PARENT.full, "half": MEMBER}
+    assert isinstance(source.family, Family)
+    assert source.family.drop_order == tuple(order.tolist())
+    assert source.family.member("half").budget == {"ratio": 0.6}
+    assert source.origin.name == "full"
+    assert_same(source.tensors, {t.hf: state[t.hf] for t in tensors(PARENT, PARENT.full)})
+
+
+def test_families_that_are_none(state, tmp_path):
+    full = PARENT.full
+    a = store(tmp_path / "a", PARENT, full, state, extra=elastic())
+    refused("has members of a family, but .*model.yaml has no elastic block", a)
+    b = store(tmp_path / "b", PARENT, full, state, elastic=BLOCK, extra=elastic(torch.zeros_like(CODES)))
+    refused("an elastic checkpoint with members", b)
+    more = {**BLOCK, "budgets": [*BLOCK["budgets"], {"name": "less", "ratio": 0.5}]}
+    c = store(tmp_path / "c", PARENT, full, state, elastic=more, extra=elastic())
+    refused("as many as the checkpoint's 2 members", c)
+    d = store(tmp_path / "d", PARENT, full, state, elastic={"budgets": 7}, extra=elastic())
+    refused("budgets", d)
+    e = store(tmp_path / "e", PARENT, full, state, elastic=BLOCK, extra=elastic(CODES[:, :-3]))
+    refused("codes", e)
+
+
+# ------------------------------------------------------------------ what is none
+
+
+@pytest.mark.parametrize(
+    ("without", "match"),
+    [
+        (r"layers\.3\.self_attention\.linear_proj\.weight", "layers.3.self_attention.linear_proj.weight is missing"),
+        (r"layers\.0\.mixer\.in_proj\.weight\.dt", "layers.0.mixer.in_proj.weight.dt is missing"),
+        (r"layers\.1\.mlp\.linear_fc1\.layer_norm", "layers.1.mlp.linear_fc1.layer_norm_weight is missing"),
+        (r"layers\.2\.mixer\.D", "layers.2.mixer.D is missing"),
+        (r"layers\.0\.mixer\.A_log", "layers.0.mixer.A_log is missing"),
+        (r"layers\.6\.", r"has 6 layers \(0 to 5\), its context says 7"),
+        (r"layers\.2\.", r"has 6 layers \(0 to 6\), its context says 7"),
+        (r"layers\.1\.mlp\.linear_fc1\.weight", "linear_fc1.weight is missing"),
+        (r"layers\.", "has no tensors of a model"),
+        (r"final_norm\.weight$", "decoder.final_norm.weight is missing"),
+        (r"output_layer\.weight", "output_layer.weight is missing"),
+        (r"embedding", "embedding.word_embeddings.weight is missing"),
+    ],
+)
+def test_missing_tensors_are_named(state, tmp_path, without, match):
+    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, without=without))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("decoder.layers.1.mlp.linear_fc1.bias", torch.zeros(96), "linear_fc1.bias is no part of it"),
+        ("decoder.layers.1.mlp.linear_fc1.weight", torch.zeros(192, 64), r"linear_fc2.* not \[64, 192\]"),
+        ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias has shape"),
+        (
+            "decoder.layers.5.mixer.conv1d.weight.B",
+            torch.zeros(18, 1, 4),
+            r"layers.5.mixer.conv1d.weight has shape \[162",
+        ),
+        ("decoder.layers.5.mixer.A_log", torch.zeros(7), "layers.5"),
+        ("decoder.layers.3.self_attention.linear_qkv.weight", torch.zeros(90, 64), "heads that fit 13 rows of keys"),
+        ("decoder.final_norm.weight", torch.zeros(3), "final_norm.weight has shape"),
+        ("embedding.word_embeddings.weight", torch.zeros(64), "it needs 2 dimensions"),
+        ("decoder.layers.1.mlp.router.weight", torch.zeros(3, 3), "router.weight is no part of it"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(state, tmp_path, name, value, match):
+    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, extra={"module." + name: value}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
+        ({"num_moe_experts": 8}, "num_moe_experts: 8"),
+        ({"activation_func": {"_target_": "torch._C._nn.gelu"}}, "Nemotron-H has the squared ReLU"),
+        ({"layernorm_epsilon": None}, "layernorm_epsilon: None"),
+        ({"layernorm_epsilon": [1]}, "layernorm_epsilon"),
+        ({"mamba_num_groups": 3}, "mamba_num_groups: 3 is not allowed; a divisor of the 16 rows of B"),
+        ({"mamba_num_groups": None, "mamba_state_dim": None}, "mamba_num_groups: None"),
+        ({"mamba_num_groups": 16}, "mamba_heads"),
+        ({"kv_channels": None, "num_query_groups": None, "num_attention_heads": None}, "heads that fit 16 rows"),
+    ],
+)
+def test_contexts_that_do_not_fit_are_told(state, tmp_path, settings, match):
+    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, settings=settings))
+
+
+class Evil:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+def broken(kind, folder):
+    weights, context = folder / "weights", folder / "context"
+    if kind == "no weights":
+        shutil.rmtree(weights)
+    elif kind == "no metadata.json":
+        (weights / "metadata.json").unlink()
+    elif kind == "garbage in metadata.json":
+        (weights / "metadata.json").write_text("{")
+    elif kind == "another backend":
+        (weights / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+    elif kind == "no .metadata":
+        (weights / ".metadata").unlink()
+    elif kind == "cut off":
+        (weights / ".metadata").write_bytes((weights / ".metadata").read_bytes()[:200])
+    elif kind == "another pickle":
+        (weights / ".metadata").write_bytes(pickle.dumps({"a": 1}))
+    elif kind == "code":
+        (weights / ".metadata").write_bytes(pickle.dumps(Evil(folder / "was here")))
+    elif kind == "no context":
+        shutil.rmtree(context)
+    elif kind == "no YAML":
+        (context / "model.yaml").write_text("config: [")
+    elif kind == "a tag in the YAML":
+        (context / "model.yaml").write_text("config: !!python/object/apply:os.mkdir [x]")
+    elif kind == "no config":
+        (context / "model.yaml").write_text("optim: {lr: 1}")
+    elif kind == "no mapping":
+        (context / "model.yaml").write_text("- 1")
+
+
+BROKEN = {
+    "no weights": "a NeMo checkpoint folder",
+    "no metadata.json": "a NeMo checkpoint folder",
+    "garbage in metadata.json": "metadata.json",
+    "another backend": "only torch_dist is read",
+    "no .metadata": "it says which tensor lies where",
+    "cut off": "not a checkpoint's metadata",
+    "another pickle": "not a checkpoint's metadata",
+    "code": "it names posix.mkdir",
+    "no context": "has no context/model.yaml",
+    "no YAML": "model.yaml: cannot be read",
+    "a tag in the YAML": "model.yaml: cannot be read",
+    "no config": "says nothing of a model's config",
+    "no mapping": "says nothing of a model's config",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_checkpoint_is_one_line_and_runs_nothing(state, tmp_path, kind):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    broken(kind, folder)
+    refused(BROKEN[kind], folder)
+    assert not (folder / "was here").exists()
+
+
+LEAF = {"type": "leaf", "value": 7}
+
+
+def test_the_other_file_is_read_as_data(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    told = yaml.safe_load((folder / "context" / "model.yaml").read_text())["config"]
+    items = [[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in told.items() if not isinstance(v, dict)]
+    items += [["Attr(name='activation_func')", {"type": "pyref", "module": "os", "name": "system"}]]
+    (folder / "context" / "model.yaml").unlink()
+    (folder / "context" / "io.json").write_text(json.dumps(io_json(items)))
+    assert read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "io.json"),
+        ("[]", "not what NeMo writes"),
+        ({}, "not what NeMo writes"),
+        ({"objects": {}}, "says nothing of model"),
+        (io_json([]), "says nothing of a model's config"),
+        (io_json([["hidden_size", LEAF]]), "not what NeMo writes"),
+        (io_json([["Attr(name=hidden)", LEAF]]), "not what NeMo writes"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c holds itself"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "not what NeMo writes"),
+        (io_json([["Attr(name='hidden_size')", LEAF]]), "mamba_num_groups|layernorm_epsilon"),
+    ],
+)
+def test_another_io_json_is_one_line(state, tmp_path, content, match):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    (folder / "context" / "model.yaml").unlink()
+    (folder / "context" / "io.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    refused(match, folder)
+
+
+def test_reading_needs_neither_nemo_nor_megatron(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    code = (
+        "import sys\n"
+        "from nemo_elastic.formats.megatron.folder import open_folder\n"
+        "for raw in open_folder(sys.argv[1]).tensors.values(): raw.words\n"
+        "assert not {'nemo', 'megatron', 'lightning'} & set(sys.modules), 'imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------ through the front door
+
+
+def test_without_the_extra_the_line_says_what_brings_it(state, tmp_path, monkeypatch):
+    import importlib.util
+
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
+    for read in (open_source, read_shapes):
+        with pytest.raises(ModuleNotFoundError) as caught:
+            read(folder)
+        assert caught.value.name == "torch"
+
+
+def test_reading_takes_torch_and_no_more(state, tmp_path):
+    """A deployer has the extra `runtime`: a trained checkpoint is inspected and cut with neither NeMo nor Megatron."""
+    store(tmp_path / "nemo", PARENT, PARENT.full, state, elastic=BLOCK, extra=elastic())
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['nemo', 'megatron', 'lightning', 'nemo_run', 'fiddle', 'transformers'])\n"
+        "from nemo_elastic.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    for command in (["inspect", "nemo"], ["slice", "nemo", "--budget", "half", "--out", "hf"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    wanted = cut(PARENT, MEMBER, state)
+    assert all(torch.equal(to_torch(raw), wanted[n]) for n, raw in open_source(tmp_path / "hf").tensors.items())
+
+
+def test_the_front_door_opens_checkpoints_and_folders(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    assert open_source(folder).parent == read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
+    (folder / "config.json").write_text("{}")  # then it says that it is a Hugging Face folder
+    refused("config.json", folder, open_source)

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of nemo_elastic.formats.adapter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts
+from nemo_elastic.formats.torch_io import from_torch
+from nemo_elastic.layout import tensors
+from tests.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+
+
+@pytest.fixture(scope="module")
+def full() -> dict[str, torch.Tensor]:
+    return random_tensors(PARENT)
+
+
+def test_a_member_renamed_and_stored_reads_back(full):
+    member = cut(PARENT, MEMBER, full)
+    stored = to_parts(PARENT, MEMBER, to_megatron(PARENT, MEMBER, member))
+    assert "decoder.layers.0.mixer.in_proj.weight" not in stored
+    # 6 heads of 12; 2 groups of 8
+    sizes = {p: len(stored[f"decoder.layers.0.mixer.in_proj.weight.{p}"]) for p in ("z", "x", "B", "C", "dt")}
+    assert sizes == {"z": 72, "x": 72, "B": 16, "C": 16, "dt": 6}
+    own = own_parent(PARENT, MEMBER)
+    assert_equal(from_megatron(own, own.full, from_parts(own, own.full, stored)), member)
+
+
+def test_query_key_value_rows_are_interleaved_by_group():
+    parent = Parent("*", hidden=1, vocab=2, attention_heads=4, kv_heads=2, attention_head_dim=1)
+    state = {t.hf: torch.zeros(t.shape) for t in tensors(parent, parent.full)}
+    state["backbone.layers.0.mixer.q_proj.weight"] = torch.tensor([[0.0], [1], [2], [3]])
+    state["backbone.layers.0.mixer.k_proj.weight"] = torch.tensor([[10.0], [11]])
+    state["backbone.layers.0.mixer.v_proj.weight"] = torch.tensor([[20.0], [21]])
+    fused = to_megatron(parent, parent.full, state)["decoder.layers.0.self_attention.linear_qkv.weight"]
+    assert fused.flatten().tolist() == [0, 1, 10, 20, 2, 3, 11, 21]
+
+
+def test_members_with_widths_by_layer_are_renamed_too(full):
+    layers = list(MEMBER.layers)
+    layers[-1] = PARENT.layer(6, ffn=32)
+    member = Subnet(MEMBER.hidden, tuple(layers)).validate(PARENT)
+    renamed = to_megatron(PARENT, member, cut(PARENT, member, full))
+    assert renamed["decoder.layers.4.mlp.linear_fc2.weight"].shape == (48, 32)
+    assert renamed["decoder.layers.3.mlp.linear_fc2.weight"].shape == (48, 64)
+
+
+def test_numpy_arrays_are_taken_without_a_copy_even_read_only(full, recwarn):
+    arrays = {name: value.numpy().copy() for name, value in full.items()}
+    for value in arrays.values():
+        value.setflags(write=False)
+    renamed = to_megatron(PARENT, PARENT.full, arrays)
+    table = renamed["embedding.word_embeddings.weight"]
+    assert table.data_ptr() == arrays["backbone.embeddings.weight"].ctypes.data
+    assert torch.equal(table, full["backbone.embeddings.weight"])
+    assert not recwarn.list
+
+
+def test_words_of_a_safetensors_file_keep_their_bits(full):
+    half = {name: value.bfloat16() for name, value in full.items()}
+    words = {name: from_torch(value) for name, value in half.items()}
+    assert_equal(to_megatron(PARENT, PARENT.full, words), to_megatron(PARENT, PARENT.full, half))
+
+
+def test_a_tied_model_may_bring_its_head_or_not():
+    tied = replace(PARENT, tied=True)
+    state = random_tensors(tied)
+    assert "lm_head.weight" not in state
+    without = to_megatron(tied, tied.full, state)
+    assert "output_layer.weight" not in without
+    head = {"lm_head.weight": state["backbone.embeddings.weight"]}
+    assert to_megatron(tied, tied.full, state | head).keys() == without.keys()
+
+
+def test_extra_states_are_those_of_the_kept_layers():
+    assert extra_states(PARENT.uniform(keep=[2, 3])) == [
+        "decoder.layers.0.mixer.in_proj._extra_state",
+        "decoder.layers.0.mixer.out_proj._extra_state",
+        "decoder.layers.1.self_attention.linear_qkv._extra_state",
+        "decoder.layers.1.self_attention.core_attention._extra_state",
+        "decoder.layers.1.self_attention.linear_proj._extra_state",
+        "decoder.final_norm._extra_state",
+        "output_layer._extra_state",
+    ]

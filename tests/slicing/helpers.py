@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Folders to test with: random words of any dtype, whatever they mean as numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from nemo_elastic import layout
+from nemo_elastic.cli import main
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.formats.raw import ITEMSIZE, Raw
+from nemo_elastic.manifest import Family
+from nemo_elastic.slicing.family_folder import write_family
+from tests.shapes import PARENT
+
+#: a member of it, cut on every axis
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+
+
+def random_words(parent: Parent, dtype: str = "BF16", seed: int = 0) -> dict[str, Raw]:
+    """Every tensor of a parent, each bit drawn at random: not-a-numbers are copied like anything else."""
+    rng = np.random.default_rng(seed)
+    word = np.dtype(f"<u{ITEMSIZE[dtype]}")
+    return {
+        t.hf: Raw(dtype, rng.integers(0, 2 ** (8 * word.itemsize), t.shape, dtype=np.uint64).astype(word))
+        for t in layout.tensors(parent, parent.full)
+    }
+
+
+def random_values(parent: Parent, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every tensor of a parent in float32, small numbers."""
+    rng = np.random.default_rng(seed)
+    shapes = {t.hf: t.shape for t in layout.tensors(parent, parent.full)}
+    return {name: rng.uniform(0.05, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write(out: Path, parent: Parent, members: dict[str, Subnet] | None = None, **options) -> Path:
+    """Write a family folder of random bfloat16 words."""
+    family = Family.of(parent, {"full": parent.full, **(members or {})}, provenance={"made_by": "a test"})
+    tensors = options.pop("tensors", None) or random_words(parent)
+    return write_family(out, parent, tensors, family, **options)
+
+
+def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
+    """Every file of a folder by its path; of a file larger than `most`, its size."""
+
+    def content(path: Path) -> bytes:
+        size = path.stat().st_size
+        return path.read_bytes() if most is None or size <= most else str(size).encode()
+
+    return {str(p.relative_to(folder)): content(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for one example of hypothesis."""
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place)
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    """Run a command of ours in this process: its exit code, and what it says on stderr."""
+    errors, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return code, errors.getvalue()

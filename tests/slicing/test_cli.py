@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""inspect, init and verify: what they print, their exit codes, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from nemo_elastic.cli.show import parse_count
+from nemo_elastic.cost import MemorySpec, memory, parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.manifest import Family
+from nemo_elastic.nn.weights import random_state
+from nemo_elastic.path import path
+from nemo_elastic.slicing.family_folder import write_family
+from tests.shapes import PARENT
+
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+COUNT, WHOLE = parameters(PARENT, SMALL), parameters(PARENT, PARENT.full)
+YAML = """
+elastic:
+  budgets: [{name: big}, {name: half, ratio: 0.5}]
+  axes: {hidden: [16, 12, 8], ffn: [16, 8, 4], depth: [5, 4, 3]}
+"""
+
+
+@pytest.fixture
+def family(tmp_path):
+    state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
+    return write_family(
+        tmp_path / "family", PARENT, state, Family.of(PARENT, {"small": SMALL}, ranking_digest="ab12" * 16)
+    )
+
+
+def test_inspect(run, family):
+    code, out, _ = run("inspect", family)
+    assert code == 0 and f"{WHOLE:,}" in out and f"{COUNT:,}" in out and f"ranking: {'ab12' * 16}" in out
+    rows = {
+        line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:-1]]
+        for line in out.splitlines()
+        if "│" in line
+    }
+    assert rows["hidden size"] == ["16", "8"] and rows["layers"] == ["5", "4"]
+    assert rows["0 mamba"] == ["6 x 4", "4 x 4"] and rows["2 mamba"] == ["6 x 4", "·"]
+    assert rows["3 attention"] == ["4", "4"] and rows["4 mlp"] == ["16", "8"]
+    code, out, _ = run("inspect", family, "--json", "--length", 16)
+    told = json.loads(out)
+    assert told["members"]["small"]["subnet"] == SMALL.to_json() and told["members"]["small"]["parameters"] == COUNT
+    assert told["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
+    assert told["ranking"] == "ab12" * 16 and told["parent"] == PARENT.to_json()
+    (family / "model.safetensors").unlink()
+    assert run("inspect", family)[0] == 0 and run("inspect", family, "--path")[0] == 0
+    assert run("inspect", family.parent)[0] == 2
+
+
+def test_inspect_lists_sizes_between_members(run, family, tmp_path):
+    shapes = path(Family.load(family))
+    code, out, err = run("inspect", family, "--path", "--sizes", 3)
+    rows = [line.split() for line in out.splitlines() if line.strip()[-1:].isdigit()]
+    assert (code, err) == (0, "") and f"of {len(shapes)} sizes (memory: bf16, 1 x 8192 tokens)" in out
+    assert rows[0][:3] == ["full", f"{WHOLE:,}", "100.0%"] and rows[-1][:2] == ["small", f"{COUNT:,}"]
+    assert rows[0][-5:] == ["16", "16", "6x4", "4", "5"] and rows[-1][-5:] == ["8", "8", "4x4", "4", "4"]
+    assert len(rows) == 3
+
+    code, out, _ = run("inspect", family, "--path", "--json", "--batch", 3)
+    told, whole = json.loads(out), json.loads(run("inspect", family, "--json", "--batch", 3)[1])
+    listed = told.pop("path")
+    assert told == whole and listed[0]["member"] == "full" and listed[-1]["member"] == "small"
+    for entry, at in zip(listed, shapes.spread(12), strict=True):
+        subnet = Subnet.from_json(entry["subnet"], PARENT)
+        assert subnet == shapes[at] and entry["parameters"] == parameters(PARENT, subnet)
+        assert entry["memory"]["bytes"] == memory(PARENT, subnet, MemorySpec(batch=3))
+        assert (entry["between"] is None) == (entry["member"] is not None)
+    assert listed[1]["between"] == ["full", "small"]
+
+    code, _, err = run("inspect", family, "--path", "--sizes", 1)
+    assert code == 2 and err == "error: --sizes: 1 is not allowed; a whole number from 2 to 10000\n"
+    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    code, _, err = run("inspect", tmp_path / "small", "--path")
+    assert code == 2 and "is one model, not a family" in err and len(err.splitlines()) == 1
+
+
+def test_init(run, family, tmp_path):
+    run("slice", family, "--budget", "full", "--out", tmp_path / "plain")
+    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    (tmp_path / "elastic.yaml").write_text(YAML)
+    arguments = ("init", tmp_path / "plain", "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "made")
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    made = Family.load(tmp_path / "made")
+    assert all(f"{m.parameters:,}" in out and m.name in out for m in made) and made.names == ("big", "half")
+    code, _, err = run(*arguments)
+    assert code == 2 and "already exists" in err
+    code, out, _ = run(*arguments, "--force", "--json")
+    assert json.loads(out)["members"]["half"]["parameters"] == made.members[1].parameters
+    (tmp_path / "elastic.yaml").write_text(YAML.replace("hidden", "hiden"))
+    code, _, err = run(*arguments, "--force")
+    assert code == 2 and "hiden" in err and len(err.splitlines()) == 1
+    assert Family.load(tmp_path / "made") == made and made.drop_order == (
+        4,
+        2,
+        1,
+        0,
+        3,
+    )  # its one attention layer last
+
+
+def test_verify(run, family):
+    code, out, _ = run("verify", family)
+    assert code == 0 and "small: cut = masked" in out and "FAILED" not in out
+    code, out, _ = run("verify", family, "--no-forward", "--json")
+    assert code == 0 and json.loads(out)["ok"] is True and json.loads(out)["checks"][-1]["ok"] is None
+    path = family / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2:] = b"\xff\x7f"
+    path.write_bytes(content)
+    code, out, _ = run("verify", family, "--no-forward")
+    assert code == 1 and "FAILED" in out
+    path.write_bytes(content[:-1])
+    code, out, err = run("verify", family)
+    assert code == 2 and "truncated" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["slice", "inspect", "init", "verify"])
+def test_help_has_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and f"nemo-elastic {command} " in " ".join(out.split()).partition("Example")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
+)
+def test_counts(text, count):
+    assert parse_count("--params", text) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
+def test_no_counts(text):
+    with pytest.raises(ElasticError, match="a number of parameters"):
+        parse_count("--params", text)

@@ -1,0 +1,253 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic slice`: members by name, any size between them, shapes in files; one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from nemo_elastic.cli.show import writing
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import MemorySpec, memory, parameters
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.manifest import Family
+from nemo_elastic.nn.weights import random_state
+from nemo_elastic.path import path
+from nemo_elastic.slicing.card import human_bytes
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.runs_in import runs_in
+from tests.shapes import PARENT
+
+from .helpers import contents
+
+MID = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=12)
+SMALL = PARENT.uniform([0, 1, 3], hidden=8, ffn=8, mamba_heads=4)
+COUNT, WHOLE = parameters(PARENT, SMALL), parameters(PARENT, PARENT.full)
+BLOCK = {
+    "budgets": [{"name": "small", "ratio": 0.5}],
+    "axes": {"hidden": [16, 14, 12, 8], "ffn": {"choices": [16, 12, 8], "stripes": 4}, "mamba_heads": [6, 4]}
+    | {"depth": [5, 4, 3]},
+}
+MADE = Family.of(
+    PARENT,
+    {"full": PARENT.full, "mid": MID, "small": SMALL},
+    axes=ElasticConfig.from_dict(BLOCK).resolve_axes(PARENT),
+    drop_order=(2, 4, 3, 1, 0),
+)
+SHAPES = list(path(MADE))
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """A family that no test writes into."""
+    state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
+    return write_family(tmp_path_factory.mktemp("made") / "family", PARENT, state, MADE)
+
+
+def told(subnet, **spec):
+    held = MemorySpec(**spec)
+    return (
+        f"{parameters(PARENT, subnet):,} parameters, {human_bytes(memory(PARENT, subnet, held))} in service "
+        f"(bf16, {held.batch} x {held.length} tokens); runs in {runs_in(subnet)}"
+    )
+
+
+def test_slice_by_name(run, family, tmp_path):
+    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
+    assert (code, err) == (0, "") and out == f"{tmp_path / 'cut'}: small, {told(SMALL)}\n"
+    assert open_source(tmp_path / "cut").held == SMALL
+    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
+    assert (code, out, err) == (2, "", f"error: {tmp_path / 'cut'}: already exists; --force replaces it\n")
+    code, out, _ = run("slice", family, "--budget", "small", "--out", tmp_path / "cut", "--force", "--json")
+    assert code == 0 and json.loads(out) == {
+        "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
+        "memory": asdict(MemorySpec()) | {"bytes": memory(PARENT, SMALL, MemorySpec())}, "request": None,
+        "runs_in": runs_in(SMALL),
+    }  # fmt: skip
+
+
+def test_several_names_in_one_pass(run, family, tmp_path):
+    options = ("--budget", "small", "--budget", "mid", "--batch", 2)
+    code, out, err = run("slice", family, *options, "--out", tmp_path / "cuts")
+    assert (code, err) == (0, "") and sorted(p.name for p in (tmp_path / "cuts").iterdir()) == ["mid", "small"]
+    for name, subnet, line in zip(("small", "mid"), (SMALL, MID), out.splitlines(), strict=True):
+        assert line == f"{tmp_path / 'cuts' / name}: {name}, {told(subnet, batch=2)}"
+        run("slice", family, "--budget", name, "--out", tmp_path / name)
+        assert contents(tmp_path / "cuts" / name) == contents(tmp_path / name)
+    code, out, _ = run("slice", family, *options, "--out", tmp_path / "cuts", "--force", "--json")
+    assert [(x["member"], x["parameters"]) for x in json.loads(out)] == [
+        ("small", COUNT),
+        ("mid", parameters(PARENT, MID)),
+    ]
+    run("slice", family, "--budget", "small", "--out", tmp_path / "one")
+    code, _, err = run("slice", tmp_path / "one", "--budget", "small", "--budget", "mid", "--out", tmp_path / "x")
+    assert code == 2 and "is one model, not a family" in err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("at", range(1, len(SHAPES)))
+def test_any_number_of_parameters(run, family, tmp_path, at):
+    """A limit just below one size gives the next."""
+    subnet, limit = SHAPES[at], parameters(PARENT, SHAPES[at - 1]) - 1
+    code, out, err = run("slice", family, "--params", limit, "--out", tmp_path / "cut")
+    member = next((m.name for m in MADE if m.subnet == subnet), None)
+    name = member or ("between full and mid" if subnet >= MID else "between mid and small")
+    assert (code, err) == (0, "") and out.splitlines() == [
+        f"largest shape within {limit:,} parameters: {name}, {1 - parameters(PARENT, subnet) / limit:.2%} below; "
+        f"the next larger one is {(limit + 1) / limit - 1:.2%} above",
+        f"{tmp_path / 'cut'}: {name}, {told(subnet)}",
+    ]
+    opened = open_source(tmp_path / "cut")
+    assert opened.held == subnet and opened.origin.name == member
+
+
+def test_a_share_of_the_parent(run, family, tmp_path):
+    code, out, _ = run("slice", family, "--ratio", 0.5, "--out", tmp_path / "cut", "--json")
+    cut = json.loads(out)
+    at = next(i for i, s in enumerate(SHAPES) if parameters(PARENT, s) <= 0.5 * WHOLE)
+    assert code == 0 and cut["parameters"] == parameters(PARENT, SHAPES[at]) and cut["member"] is None
+    assert cut["request"] == {
+        "option": "--ratio", "value": 0.5, "limit": 0.5 * WHOLE, "below": 1 - cut["parameters"] / (0.5 * WHOLE),
+        "between": ["full", "mid"] if SHAPES[at] >= MID else ["mid", "small"],
+        "larger": parameters(PARENT, SHAPES[at - 1]),
+    }  # fmt: skip
+    code, out, _ = run("slice", family, "--ratio", "0.5", "--out", tmp_path / "again")
+    assert f"within 0.5 of the parent ({0.5 * WHOLE:,.0f} parameters): between " in out
+    code, out, _ = run("slice", family, "--ratio", 1, "--out", tmp_path / "whole", "--json")
+    assert code == 0 and json.loads(out)["member"] == "full" and json.loads(out)["request"]["below"] == 0
+
+
+def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
+    spec = {"batch": 2, "length": 64}
+    sizes = [int(memory(PARENT, s, MemorySpec(**spec))) for s in SHAPES]
+    for at in (0, 2, len(SHAPES) - 1):
+        options = ("--memory", f"{sizes[at]}B", "--batch", 2, "--length", 64, "--force", "--json")
+        code, out, _ = run("slice", family, *options, "--out", tmp_path / "cut")
+        cut = json.loads(out)
+        assert code == 0 and cut["subnet"] == SHAPES[at].to_json() and cut["memory"]["bytes"] == sizes[at]
+        assert cut["request"]["below"] == 0 and cut["request"]["value"] == sizes[at]
+    code, out, _ = run("slice", family, "--memory", "1GiB", "--out", tmp_path / "big")
+    assert code == 0 and out.startswith("largest shape within 1 GiB: full, the parent itself, 99.9")
+    assert open_source(tmp_path / "big").held == PARENT.full
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--params", 5), f"--params: 5 parameters is too little; the smallest, small, takes {COUNT:,} parameters"),
+        (("--memory", "1KiB"), "--memory: 1 KiB is too little; the smallest, small, takes "),
+        (
+            ("--ratio", 0.01),
+            f"--ratio: 0.01 of the parent ({0.01 * WHOLE:,.0f} parameters) is too little; the smallest",
+        ),
+    ],
+)
+def test_less_than_the_smallest_member(run, family, tmp_path, options, message):
+    code, out, err = run("slice", family, *options, "--out", tmp_path / "cut")
+    assert (code, out) == (2, "") and err.startswith(f"error: {message}") and len(err.splitlines()) == 1
+    assert not (tmp_path / "cut").exists()
+
+
+def test_a_shape_in_a_file(run, family, tmp_path):
+    shape, own = tmp_path / "shape.json", PARENT.uniform([0, 3], hidden=5)
+    shape.write_text(json.dumps(own.to_json()))
+    code, out, _ = run("slice", family, "--subnet", shape, "--out", tmp_path / "cut")
+    assert code == 0 and out == f"{tmp_path / 'cut'}: a shape of your own, {told(own)}\n"
+    assert open_source(tmp_path / "cut").held == own
+    # what `inspect` prints of a member, or of a place on the path
+    for entry in (
+        json.loads(run("inspect", family, "--json")[1])["members"]["mid"],
+        json.loads(run("inspect", family, "--json", "--path")[1])["path"][2],
+    ):
+        shape.write_text(json.dumps(entry))
+        code, out, _ = run("slice", family, "--subnet", shape, "--out", tmp_path / "cut", "--force", "--json")
+        assert code == 0 and json.loads(out)["subnet"] == entry["subnet"]
+    # from one model, too
+    shape.write_text(json.dumps(replace(SMALL, hidden=3).to_json()))
+    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    assert run("slice", tmp_path / "small", "--subnet", shape, "--out", tmp_path / "less")[0] == 0
+    assert open_source(tmp_path / "less").held.hidden == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"hidden": 17, "layers": []}, "hidden: 17 is not allowed; allowed are 1 to 16"),
+        ({"hidden": 8}, "layers: missing"),
+        ([], "a mapping with hidden, layers"),
+        ({"subnet": SMALL.to_json(), "parameters": 5}, f"parameters: 5 is not allowed; its shape has {COUNT}"),
+        ({"subnet": SMALL.to_json(), "hidden": 8}, "unknown field 'hidden'"),
+        ({"subnet": SMALL.to_json() | {"hidden": 20}}, "hidden: 20 is not allowed"),
+        ({"subnet": None}, "subnet: None is not allowed"),
+        ({"members": {"small": {"subnet": SMALL.to_json()}}}, "unknown field 'members'"),
+    ],
+)
+def test_no_shape_in_a_file(run, family, tmp_path, content, message):
+    (tmp_path / "shape.json").write_text(json.dumps(content))
+    code, out, err = run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / "cut")
+    assert (code, out) == (2, "") and message in err and str(tmp_path / "shape.json") in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "cut").exists()
+
+
+def test_the_largest_file_of_weights(run, family, tmp_path):
+    code, _, err = run("slice", family, "--budget", "mid", "--out", tmp_path / "cut", "--max-shard-size", "2KB")
+    files = sorted((tmp_path / "cut").glob("*.safetensors"))
+    assert (code, err) == (0, "") and len(files) > 1 and open_source(tmp_path / "cut").held == MID
+    assert (tmp_path / "cut" / "model.safetensors.index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "slice: give exactly one of --budget, --params, --memory, --ratio, --subnet (only"),
+        (["--budget", "small", "--params", "5"], "not --budget and --params"),
+        (["--budget", "small", "--budget", "mid", "--ratio", "0.5"], "not --budget and --ratio"),
+        (["--budget", "small", "--budget", "mid", "--budget", "small"], "--budget: 'small' is given twice"),
+        (["--budget", "smallish"], "did you mean 'small'"),
+        (["--budget", "mid", "--budget", "smallish"], "did you mean 'small'"),
+        (["--params", "many"], "--params: 'many' is not allowed; a number of parameters such as 6e9"),
+        (["--memory", "14"], "--memory: '14' is not allowed; a size such as 18GiB"),
+        (["--memory", "14GiB", "--batch", "0"], "--batch: 0 is not allowed; a whole number from 1 to 1000000"),
+        (["--ratio", "0"], "--ratio: 0.0 is not allowed; a share of the parent's parameters, above 0 and at most 1"),
+        (["--ratio", "1.01"], "--ratio: 1.01 is not allowed"),
+        (["--ratio", "nan"], "--ratio: nan is not allowed"),
+        (["--ratio", "60%"], "--ratio: '60%' is not allowed"),
+        (["--ratio", ""], "--ratio: '' is not allowed"),
+        (["--budget", "small", "--format", "gguf"], "format: 'gguf' is not allowed"),
+        (["--budget", "small", "--max-shard-size", "5"], "--max-shard-size: '5' is not allowed; a size such as"),
+        (["--subnet", "nowhere.json"], "nowhere.json: no such file"),
+    ],
+)
+def test_what_is_wrong_is_one_line(run, family, tmp_path, options, message):
+    code, out, err = run("slice", family, *options, "--out", tmp_path / "cut")
+    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_model_has_its_own_name_only(run, family, tmp_path):
+    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    for options in (("--params", "5e9"), ("--memory", "1GiB"), ("--ratio", 0.5)):
+        code, _, err = run("slice", tmp_path / "small", *options, "--out", tmp_path / "x")
+        assert code == 2 and "is one model, not a family; give a shape with --subnet" in err
+    assert run("slice", tmp_path / "small", "--budget", "small", "--out", tmp_path / "copy")[0] == 0
+    assert contents(tmp_path / "copy") == contents(tmp_path / "small")
+    code, _, err = run("slice", tmp_path, "--budget", "small", "--out", tmp_path / "x")
+    assert code == 2 and "not a model folder" in err
+
+
+def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for forced in (False, True):
+        if forced:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        with writing("writing 6b", quiet=False) as progress:
+            progress(500_000, 1_000_000)
+        shown = capsys.readouterr().err
+        assert ("writing 6b" in shown and "0.5/1.0 MB" in shown and "left" in shown) == forced
+        assert forced or shown == ""
+    with writing("writing 6b", quiet=True) as progress:
+        progress(1, 2)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Family folders: written from memory, or made from a parent without training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.torch_io import from_torch
+from nemo_elastic.manifest import Family
+from nemo_elastic.ranking import Ranking, sort
+from nemo_elastic.slicing.family_folder import init_family, write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.shapes import PARENT
+from tests.strategies import parents
+
+from .helpers import contents, random_values, random_words, scratch, write
+
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+FAMILY = Family.of(PARENT, {"big": PARENT.full, "small": SMALL}, ranking_digest="ab" * 32, provenance={"tokens": 7})
+BLOCK = {
+    "budgets": [{"name": "big"}, {"name": "mid", "ratio": 0.8}, {"name": "low", "params": 3400}],
+    "axes": {"hidden": [16, 12, 8], "ffn": {"choices": [16, 12, 8, 4], "stripes": 4}, "depth": [5, 4, 3]},
+}
+
+
+def config(**other) -> ElasticConfig:
+    return ElasticConfig.from_dict(BLOCK | other)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A parent as others have it: no file of ours."""
+    write(tmp_path / "made", PARENT)
+    slice_checkpoint(tmp_path / "made", tmp_path / "plain", member="full")
+    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    return tmp_path / "plain"
+
+
+def test_what_is_written(tmp_path):
+    values = random_values(PARENT)
+    told = []
+    out = write_family(tmp_path / "family", PARENT, values, FAMILY, progress=lambda *at: told.append(at))
+    source = open_source(out)
+    assert source.family == FAMILY and source.held == PARENT.full
+    assert all(np.array_equal(source.tensors[n].numpy(), v) for n, v in values.items())
+    assert told[-1][0] == told[-1][1] == 4 * FAMILY.members[0].parameters
+    card = (out / "README.md").read_text()
+    assert "nemo-elastic slice . --budget small" in card and "ab" * 32 in card and '"tokens": 7' in card
+    assert all(f"{m.parameters:,}" in card for m in FAMILY)
+    with pytest.raises(ElasticError, match="already exists"):
+        write_family(out, PARENT, values, FAMILY)
+    write_family(out, PARENT, values, FAMILY, force=True)
+
+
+def test_numpy_torch_and_words_make_the_same_folder(tmp_path):
+    values = random_values(PARENT)
+    tensors = {n: torch.from_numpy(v) for n, v in values.items()}
+    words = {n: from_torch(t) for n, t in tensors.items()}
+    folders = [
+        contents(write_family(tmp_path / str(i), PARENT, t, FAMILY)) for i, t in enumerate((values, tensors, words))
+    ]
+    assert folders[0] == folders[1] == folders[2]
+    half = {n: t.bfloat16() for n, t in tensors.items()}
+    out = write_family(tmp_path / "half", PARENT, half, FAMILY)
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    name = "backbone.layers.0.mixer.in_proj.weight"
+    np.testing.assert_array_equal(open_tensors(out)[name].numpy(), half[name].float().numpy())
+
+
+def test_tensors_of_something_else(tmp_path):
+    values = random_values(PARENT)
+    for change, message in (
+        ({"x": np.zeros(3)}, "'x' is no part"),
+        ({"lm_head.weight": np.zeros((32, 8), np.float32)}, r"has shape \[32, 8\], not \[32, 16\]"),
+        ({"lm_head.weight": np.zeros((32, 16), complex)}, "complex128 cannot be stored"),
+    ):
+        with pytest.raises(ElasticError, match=message):
+            write_family(tmp_path / "out", PARENT, values | change, FAMILY)
+    with pytest.raises(ElasticError, match="its parent has another shape"):
+        write_family(tmp_path / "out", replace(PARENT, ffn_stripes=2), values, FAMILY)
+    with pytest.raises(ElasticError, match="tokenizer_dir"):
+        write_family(tmp_path / "out", PARENT, values, FAMILY, tmp_path / "gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_is_no_number(tmp_path):
+    with pytest.raises(ElasticError, match=r"config.json: a setting of the source is not a finite number"):
+        write_family(tmp_path / "out", PARENT, random_values(PARENT), FAMILY, base={"initializer_range": float("inf")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_makes_even_members(plain, tmp_path):
+    family = init_family(plain, config(), tmp_path / "family")
+    assert Family.load(tmp_path / "family") == family and family.names == ("big", "mid", "low")
+    for member, limit in zip(family, (1, 0.8, None)):
+        assert member.subnet.is_uniform
+        assert member.parameters <= (limit * family.members[0].parameters if limit else 3400)
+    assert family.members[1].parameters > 0.7 * family.members[0].parameters
+    assert family.parent.ffn_stripes == 4 and family.ranking_digest is None
+    assert family.provenance["parent"] == "plain" and family.provenance["training"] is None
+    assert family.members[1].budget == {"ratio": 0.8}
+    before, after = open_tensors(plain), open_tensors(tmp_path / "family")
+    assert all(np.array_equal(after[n].words, raw.words) for n, raw in before.items())
+    cut = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low")
+    assert cut.parameters == family.members[2].parameters
+
+
+def random_ranking(parent, seed=0):
+    rng = np.random.default_rng(seed)
+    trivial = Ranking.trivial(parent)
+    orders = {}
+    for name, order in trivial.orders.items():
+        if "heads" in name:  # heads stay in their group and take turns between groups
+            groups = parent.mamba_groups if name.startswith("mamba") else parent.kv_heads
+            per = len(order) // groups
+            own = [g * per + rng.permutation(per) for g in range(groups)]
+            orders[name] = np.stack(own, 1).reshape(-1)
+        else:
+            orders[name] = rng.permutation(len(order))
+    depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
+    return replace(trivial, orders=orders, depth=depth)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_init_sorts_by_a_ranking(data):
+    parent = replace(data.draw(parents(max_layers=4)), ffn_stripes=1)
+    words = random_words(parent)
+    with scratch() as place:
+        write(place / "made", parent, tensors=words)
+        slice_checkpoint(place / "made", place / "plain", member="full")
+        (place / "plain" / MEMBER_FILE).unlink()
+        plain = open_source(place / "plain").parent
+        ranking = random_ranking(plain, data.draw(st.integers(0, 9)))
+        ranking.save(place / "ranking")
+        block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.999}], "axes": {"hidden": [parent.hidden, 1]}}
+        family = init_family(place / "plain", ElasticConfig.from_dict(block), place / "family", place / "ranking")
+        assert family.ranking_digest == ranking.digest
+        found = open_tensors(place / "family")
+        wanted = sort({n: raw.words for n, raw in words.items()}, ranking, family.parent)
+        assert all(np.array_equal(found[n].words, w) for n, w in wanted.items())
+
+
+def test_init_drops_the_layers_that_the_ranking_drops(plain, tmp_path):
+    ranking = replace(random_ranking(open_source(plain).parent), depth=(1, 3, 0, 2, 4))
+    ranking.save(tmp_path / "ranking")
+    block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.85}], "axes": {"depth": [5, 4, 3]}}
+    family = init_family(plain, ElasticConfig.from_dict(block), tmp_path / "family", tmp_path / "ranking")
+    dropped = set(range(5)) - set(family.members[1].subnet.kept)
+    assert dropped and dropped == set((1, 0, 2)[: len(dropped)])  # 3 is its one attention layer
+    assert family.drop_order == (1, 0, 2, 4, 3)
+
+
+def test_init_takes_fixed_shapes(plain, tmp_path):
+    block = config(shapes=str(tmp_path / "shapes.json"), search=None, router=None)
+    mid, low = PARENT.uniform(hidden=12, ffn=12), PARENT.uniform([0, 3], hidden=8)
+
+    def shapes(**members):
+        (tmp_path / "shapes.json").write_text(json.dumps({"members": {n: s.to_json() for n, s in members.items()}}))
+
+    shapes(big=PARENT.full, mid=mid, low=low)
+    family = init_family(plain, block, tmp_path / "family")
+    assert [m.subnet for m in family] == [PARENT.full, mid, low]
+    for members, message in (
+        ({"mid": mid}, r"members\.low: missing"),
+        ({"mid": PARENT.full, "low": low}, r"members\.mid: .*its budget is"),
+        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it: layer 1 was"),
+    ):
+        shapes(**members)
+        with pytest.raises(ElasticError, match=message):
+            init_family(plain, block, tmp_path / "other")
+    (tmp_path / "shapes.json").write_text("[]")
+    with pytest.raises(ElasticError, match="a JSON file"):
+        init_family(plain, block, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_init_refuses_what_it_cannot_use(plain, tmp_path):
+    for source in (tmp_path / "made", slice_checkpoint(tmp_path / "made", tmp_path / "cut", subnet=SMALL).out):
+        with pytest.raises(ElasticError, match="is a family or a member of one; a plain Nemotron-H is needed"):
+            init_family(source, config(), tmp_path / "family")
+    with pytest.raises(ElasticError, match=r"axes.hidden"):
+        init_family(plain, config(axes={"hidden": [32, 16]}), tmp_path / "family")
+    with pytest.raises(ElasticError, match="ranking"):
+        init_family(plain, config(), tmp_path / "family", tmp_path / "gone")
+    with pytest.raises(ElasticError, match="raise it or add smaller choices"):
+        init_family(plain, config(budgets=[{"name": "b"}, {"name": "s", "params": 10}]), tmp_path / "family")
+    other = replace(open_source(plain).parent, hidden=12)
+    random_ranking(other).save(tmp_path / "ranking")
+    with pytest.raises(ElasticError, match="made for another parent"):
+        init_family(plain, config(), tmp_path / "family", tmp_path / "ranking")
+    assert not (tmp_path / "family").exists()

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any damage at all, drawn by hypothesis: an exit code that the commands have, one line, and never half an output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.manifest import FILE as FAMILY_FILE
+from nemo_elastic.slicing.verify import verify
+from tests.hostile import JSON, leaves
+
+from .helpers import call
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+#: files to damage in each of the originals
+FILES = {
+    "family": [SINGLE, "config.json", FAMILY_FILE, "elastic_checksums.json"],
+    "sharded": [INDEX],
+    "member": [MEMBER_FILE, "config.json"],
+}
+CHOICES = st.sampled_from([(kind, file) for kind, files in FILES.items() for file in files])
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def never_a_traceback(folder: Path) -> None:
+    """Any of the commands on a damaged folder: an exit code that they have, one line, and what is written is whole."""
+    out = folder.parent / "cut"
+    for command in (
+        ("inspect", folder),
+        ("verify", folder, "--no-forward"),
+        ("slice", folder, "--budget", "small", "--out", out),
+    ):
+        code, error = call(*command)
+        assert code in ((0, 1, 2) if command[0] == "verify" else (0, 2))
+        assert len(error.splitlines()) == (code == 2) and error.startswith("error: " if code == 2 else "")
+    assert out.exists() == (code == 0)
+    assert code or call("verify", out, "--no-forward")[0] in (
+        0,
+        1,
+    )  # 1: numbers that are not finite stay what they are
+
+
+@contextlib.contextmanager
+def damaged(original: Path) -> Iterator[Path]:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # flushing to a disk would take the time
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        yield Path(shutil.copytree(original, Path(place, "source")))
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), content[start:]
+
+
+@settings(FUZZ, max_examples=150)
+@given(CHOICES, st.data())
+def test_any_byte_may_be_wrong(originals, which, data):
+    kind, file = which
+    with damaged(originals / kind) as folder:
+        content = bytearray((folder / file).read_bytes())
+        end = 8 + int.from_bytes(content[:8], "little") if file == SINGLE else len(content)
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(0, len(content) - 1)) :]
+        (folder / file).write_bytes(content)
+        never_a_traceback(folder)
+
+
+@settings(FUZZ, max_examples=200)
+@given(CHOICES, st.data())
+def test_any_value_may_be_wrong(originals, which, data):
+    kind, file = which
+    with damaged(originals / kind) as folder:
+        path = folder / file
+        value, rest = header_of(path) if file == SINGLE else (json.loads(path.read_text()), b"")
+        at = data.draw(st.sampled_from(leaves(value)))
+        inner = value
+        for key in at[:-1]:
+            inner = inner[key]
+        if isinstance(inner, dict) and data.draw(st.booleans()):
+            moved = inner.pop(at[-1])
+            inner |= {data.draw(st.text(max_size=4)): moved} if data.draw(st.booleans()) else {}
+        else:
+            inner[at[-1]] = data.draw(JSON)
+        if file == SINGLE:
+            text = json.dumps(value).encode()
+            path.write_bytes(len(text).to_bytes(8, "little") + text + rest)
+        else:
+            path.write_text(json.dumps(value))
+        never_a_traceback(folder)
+
+
+def test_what_is_whole_passes_the_same_checks(originals):
+    for kind in FILES:
+        with damaged(originals / kind) as folder:
+            never_a_traceback(folder)
+            assert verify(folder, forward=False).ok and (folder.parent / "cut").exists()

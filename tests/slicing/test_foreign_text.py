@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a folder says of itself is text of somebody else's: it never acts in a terminal, or on the page of a cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.manifest import FILE as FAMILY_FILE
+
+from .helpers import contents
+
+HOSTILE = (
+    "\x1b]0;owned\x07\x1b[2J", "a\nerror: b\r\n", "```\n<script>alert(1)</script>\n```", "---\ntags: [x]\n---\n# T",
+    "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "\u202eevil\u2066", "\x9b2J", "| a | b |", "\ud800",
+)  # fmt: skip
+
+
+def put(path: Path, field: str, value: object) -> None:
+    data = json.loads(path.read_text())
+    data[field] = value
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])
+def test_a_ranking_is_a_digest(originals, tmp_path, run, kind, file, text):
+    source = Path(shutil.copytree(originals / kind, tmp_path / kind))
+    put(source / file, "ranking", text)
+    before = contents(tmp_path)
+    for command in (["inspect", source], ["slice", source, "--budget", "small", "--out", tmp_path / "out"]):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "") and "a digest of 64 hexadecimal digits" in err
+        assert err.endswith("\n") and err[:-1].isprintable()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])
+def test_a_card_quotes_and_does_not_obey(originals, tmp_path, run, kind, file):
+    """Whatever the provenance has, a card's own headings, tables and front matter are all there is beside quotes."""
+    from markdown_it import MarkdownIt
+
+    def parsed(folder: Path) -> list[tuple[str, str]]:
+        _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+        assert front == "library_name: transformers\npipeline_tag: text-generation\ntags: [nemotron_h, nemo-elastic]\n"
+        tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(body)
+        inline = [child.type for token in tokens for child in token.children or ()]
+        assert not {"html_inline", "image", "link_open"} & set(inline)
+        return [(t.type, t.content if t.type != "fence" else "") for t in tokens]
+
+    source = Path(shutil.copytree(originals / kind, tmp_path / kind))
+    put(source / file, "provenance", {"a": 1})
+    assert run("slice", source, "--budget", "small", "--out", tmp_path / "plain")[0] == 0
+    put(source / file, "provenance", {**{t: t for t in HOSTILE}, "list": [{"deep": t} for t in HOSTILE]})
+    code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
+    assert code == 0 and out.replace("\n", "").isprintable() and err == ""
+    assert parsed(tmp_path / "out") == parsed(tmp_path / "plain")
+    assert (tmp_path / "out" / "README.md").read_text().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("where", ["member", "tensor", "index", "field", "checksum"])
+def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where, text):
+    source = Path(shutil.copytree(originals / "sharded", tmp_path / "sharded"))
+    if where == "member":
+        data = json.loads((source / FAMILY_FILE).read_text())
+        data["members"][text] = data["members"].pop("small")
+        (source / FAMILY_FILE).write_text(json.dumps(data))
+    elif where == "field":
+        put(source / FAMILY_FILE, text, 1)
+    elif where == "checksum":
+        put(source / "elastic_checksums.json", "tensors", {text: "x"})
+    else:
+        path = source / "model.safetensors.index.json"
+        data = json.loads(path.read_text())
+        name = text if where == "tensor" else "backbone.norm_f.weight"
+        data["weight_map"][name] = f"{text}.safetensors".replace("/", "") if where == "index" else "x.safetensors"
+        path.write_text(json.dumps(data))
+    code, out, err = run("slice", source, "--budget", "full", "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and err.endswith("\n") and err[:-1].isprintable(), err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": NaN}', "null"])
+@pytest.mark.parametrize("pattern", ["M-M*-", "M-M--"])
+def test_generation_settings_that_are_none_are_named_where_they_are(tmp_path, run, text, pattern):
+    """Before any weight is written, and also where they would be copied as they are."""
+    from dataclasses import replace
+
+    from tests.shapes import PARENT
+
+    from .helpers import random_values, write
+
+    parent = replace(PARENT, pattern=pattern)
+    source = write(tmp_path / "family", parent, {"small": parent.uniform(hidden=8)}, tensors=random_values(parent))
+    (source / "generation_config.json").write_text(text)
+    code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and err.startswith(f"error: {source / 'generation_config.json'}: not ")
+    assert len(err.splitlines()) == 1 and ".tmp" not in err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_hostile_name_is_spelled_out_where_tables_are_printed(originals, tmp_path, run):
+    source = Path(shutil.copytree(originals / "family", tmp_path / "a\x1b[2J\u202eb"))
+    for command in (["inspect", source], ["verify", source, "--no-forward"]):
+        code, out, err = run(*command)
+        assert code == 0 and out.replace("\n", "").isprintable() and err == ""

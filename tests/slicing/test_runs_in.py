@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where members run: the rows of the table in docs/deploy.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nemo_elastic.family import Subnet
+from nemo_elastic.slicing.runs_in import runs_in
+from tests.shapes import PARENT
+
+TWO = replace(PARENT, pattern="M-M*-*")
+
+
+@pytest.mark.parametrize(
+    ("member", "line"),
+    [
+        (TWO.full, "transformers, vLLM, llama.cpp, NeMo"),
+        (TWO.uniform([0, 1, 3], hidden=8), "transformers, vLLM, llama.cpp, NeMo"),
+        (
+            Subnet(16, (TWO.layer(1, ffn=8), TWO.layer(3), TWO.layer(4))),
+            "transformers (its own code), vLLM (its own code)",
+        ),
+        (
+            Subnet(16, (TWO.layer(3, heads=2), TWO.layer(5, heads=4))),
+            "transformers (its own code), vLLM (its own code)",
+        ),
+        (Subnet(16, (TWO.layer(0, heads=4), TWO.layer(2), TWO.layer(3))), "transformers (its own code)"),
+        (TWO.uniform([0, 1, 2, 4]), "transformers (no cache, so slow), vLLM, NeMo"),
+        (
+            Subnet(16, (TWO.layer(0, heads=4), TWO.layer(2))),
+            "transformers (its own code; no cache, so slow)",
+        ),
+    ],
+)
+def test_a_member_runs_where_the_page_says(member: Subnet, line: str) -> None:
+    assert runs_in(member.validate(TWO)) == line

@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts: the right words, the same from wherever they are cut, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nemo_elastic import layout, slice_checkpoint
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Layer, Subnet
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.slicing.slicer import cut_tensors
+from tests.shapes import PARENT
+
+from .helpers import contents, random_words, write
+
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
+
+
+def test_rows_of_a_mamba_projection_counted_by_hand(tmp_path):
+    """6 heads in 2 groups, 4 of them kept; 4 channels a head, 3 kept: which rows of [z | x | B | C | dt] stay."""
+    member = PARENT.uniform([0], mamba_heads=4, mamba_head_dim=3, hidden=5)
+    words = random_words(PARENT, "F32")
+    write(tmp_path / "family", PARENT, tensors=words)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
+    heads = [0, 1, 3, 4]  # the first two of each group of three
+    inner = [h * 4 + c for h in heads for c in range(3)]
+    rows = inner + [24 + i for i in inner] + [48 + i for i in range(16)] + [64 + h for h in heads]
+    cut = open_tensors(tmp_path / "cut")
+    whole = words["backbone.layers.0.mixer.in_proj.weight"].words
+    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.in_proj.weight"].words, whole[rows, :5])
+    conv = inner + [24 + i for i in range(16)]
+    whole = words["backbone.layers.0.mixer.conv1d.bias"].words
+    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.conv1d.bias"].words, whole[conv])
+    whole = words["backbone.layers.0.mixer.A_log"].words
+    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.A_log"].words, whole[heads])
+    whole = words["backbone.layers.0.mixer.out_proj.weight"].words
+    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.out_proj.weight"].words, whole[:5, inner])
+
+
+def test_heads_and_neurons_counted_by_hand(tmp_path):
+    """4 query heads of 4 channels in 2 groups, one kept in each; 16 neurons in 4 stripes, two kept in each."""
+    member = PARENT.uniform([3, 4], attention_heads=2, ffn=8)
+    words = random_words(PARENT, "F32")
+    write(tmp_path / "family", PARENT, tensors=words)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
+    cut = open_tensors(tmp_path / "cut")
+    for now, before, dim, kept in (
+        ("0.mixer.q_proj", "3.mixer.q_proj", 0, [0, 1, 2, 3, 8, 9, 10, 11]),
+        ("0.mixer.o_proj", "3.mixer.o_proj", 1, [0, 1, 2, 3, 8, 9, 10, 11]),
+        ("0.mixer.k_proj", "3.mixer.k_proj", 0, list(range(8))),
+        ("1.mixer.up_proj", "4.mixer.up_proj", 0, [0, 1, 4, 5, 8, 9, 12, 13]),
+        ("1.mixer.down_proj", "4.mixer.down_proj", 1, [0, 1, 4, 5, 8, 9, 12, 13]),
+    ):
+        whole = words[f"backbone.layers.{before}.weight"].words
+        np.testing.assert_array_equal(cut[f"backbone.layers.{now}.weight"].words, whole.take(kept, dim), now)
+
+
+def test_a_member_by_name_and_what_is_told_of_it(tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    told = []
+    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", member="small", progress=lambda *at: told.append(at))
+    assert (cut.member, cut.subnet, cut.parameters) == ("small", SMALL, parameters(PARENT, SMALL))
+    assert told[-1] == (2 * cut.parameters, 2 * cut.parameters) and [a for a, _ in told] == sorted(a for a, _ in told)
+    member = json.loads((tmp_path / "cut" / MEMBER_FILE).read_text())
+    assert member["name"] == "small" and member["provenance"] == {"made_by": "a test"}
+    assert Subnet.from_json(member["subnet"], PARENT) == SMALL
+    card = (tmp_path / "cut" / "README.md").read_text()
+    assert f"{cut.parameters:,}" in card and "vllm serve" in card and "from_pretrained" in card
+    assert '"made_by": "a test"' in card and "trust_remote_code" not in card
+    assert json.dumps(SMALL.to_json(), indent=1) in card
+    assert not (tmp_path / "cut" / "elastic.json").exists()
+    # the shape of a named member has that name, however it is given
+    assert slice_checkpoint(tmp_path / "family", tmp_path / "same", subnet=SMALL).member == "small"
+    assert contents(tmp_path / "same") == contents(tmp_path / "cut")
+    # and keeps it when it is copied out of its own folder
+    assert slice_checkpoint(tmp_path / "cut", tmp_path / "again", subnet=SMALL).member == "small"
+    assert contents(tmp_path / "again") == contents(tmp_path / "cut")
+
+
+def test_a_plain_model_is_a_parent_too(tmp_path):
+    write(tmp_path / "family", PARENT)
+    slice_checkpoint(tmp_path / "family", tmp_path / "plain", member="full")
+    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    plain = replace(PARENT, ffn_stripes=1)  # of stripes a plain config does not tell: the FFN is cut as one block
+    cut = slice_checkpoint(tmp_path / "plain", tmp_path / "cut", subnet=plain.uniform(ffn=5))
+    assert cut.member is None
+    up = "backbone.layers.1.mixer.up_proj.weight"
+    np.testing.assert_array_equal(
+        open_tensors(tmp_path / "cut")[up].words, open_tensors(tmp_path / "plain")[up].words[:5]
+    )
+
+
+def test_companions_go_along(tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "notes.txt", "model.py"):
+        (tokenizer / name).write_text(name)
+    (tokenizer / "generation_config.json").write_text('{"eos_token_id": 7}')
+    (tokenizer / "merges.txt").symlink_to(tokenizer / "notes.txt")  # as the hub's cache has them
+    base = {"eos_token_id": 7, "bos_token_id": 3, "max_position_embeddings": 512, "initializer_range": 0.5}
+    write(tmp_path / "family", PARENT, tokenizer_dir=tokenizer, base=base)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
+    files = contents(tmp_path / "cut")
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE", "merges.txt"} < set(files)
+    assert not {"notes.txt", "model.py"} & set(files) and files["merges.txt"] == b"notes.txt"
+    assert not (tmp_path / "cut" / "merges.txt").is_symlink()
+    assert files["generation_config.json"] == b'{"eos_token_id": 7}'
+    config = json.loads(files["config.json"])
+    assert {k: config[k] for k in base} == base and config["pad_token_id"] is None
+
+
+def test_generation_settings_are_made_where_there_are_none(tmp_path):
+    write(tmp_path / "family", PARENT, base={"eos_token_id": [4, 5], "bos_token_id": None})
+    assert json.loads((tmp_path / "family" / "generation_config.json").read_text()) == {"eos_token_id": [4, 5]}
+
+
+def test_no_attention_no_cache(tmp_path):
+    """transformers' cache asks an attention layer how many tokens it holds."""
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "generation_config.json").write_text('{"eos_token_id": 7}')
+    write(tmp_path / "family", PARENT, tokenizer_dir=tmp_path / "tokenizer")
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.uniform([0, 1]))
+    assert json.loads((tmp_path / "cut" / "generation_config.json").read_text()) == {
+        "eos_token_id": 7,
+        "use_cache": False,
+    }
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["use_cache"] is False
+    assert "keeps no attention layer" in (tmp_path / "cut" / "README.md").read_text()
+
+
+def test_per_layer_widths_bring_their_code(tmp_path):
+    uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    write(tmp_path / "family", PARENT)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=uneven)
+    files = contents(tmp_path / "cut")
+    for name in ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py"):
+        compile(files[name], name, "exec")
+    assert b"trust_remote_code=True" in files["README.md"] and b"cannot serve" not in files["README.md"]
+    assert open_source(tmp_path / "cut").held == uneven
+    heads = Subnet(16, (PARENT.layer(0, heads=4), PARENT.layer(2)))
+    slice_checkpoint(tmp_path / "family", tmp_path / "heads", subnet=heads)
+    assert "vLLM needs the same Mamba heads" in (tmp_path / "heads" / "README.md").read_text()
+
+
+def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
+    tied = replace(PARENT, tied=True)
+    write(tmp_path / "family", tied)
+    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
+    found = open_tensors(tmp_path / "cut")
+    np.testing.assert_array_equal(found["lm_head.weight"].words, found["backbone.embeddings.weight"].words)
+    assert sum(math.prod(t.shape) for t in found.values()) == cut.parameters + tied.vocab * SMALL.hidden
+
+
+def test_force_replaces_and_never_the_source(tmp_path):
+    write(tmp_path / "family", PARENT)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
+    before = contents(tmp_path / "cut")
+    with pytest.raises(ElasticError, match="already exists; --force replaces it"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full)
+    assert contents(tmp_path / "cut") == before
+    family = contents(tmp_path / "family")
+    with pytest.raises(ElasticError, match=r"is .*family, which is read; name another place"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "family", subnet=SMALL, force=True)
+    assert contents(tmp_path / "family") == family
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full, force=True)
+    assert contents(tmp_path / "cut") != before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({}, "give either the name of a member or a subnet"),
+        ({"member": "small", "subnet": SMALL}, "give either"),
+        ({"member": "smallish"}, "'smallish' is not in this family; did you mean 'small'"),
+        ({"member": "../small"}, "is not in this family"),
+        ({"member": "small", "format": "gguf"}, "format: 'gguf' is not allowed; one of hf, nemo"),
+        ({"subnet": replace(PARENT.full, hidden=17)}, "hidden: 17 is not allowed; allowed are 1 to 16"),
+        ({"subnet": Subnet(16, (Layer(0, "mamba", heads=3, head_dim=4),))}, "heads: 3 .* in multiples of 2"),
+        ({"subnet": Subnet(16, (Layer(0, "mlp", ffn=4),))}, "layer 0 of the parent is 'mamba'"),
+    ],
+)
+def test_a_wrong_wish_leaves_nothing(wanted, message, tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    with pytest.raises(ElasticError, match=message):
+        slice_checkpoint(tmp_path / "family", tmp_path / "out" / "cut", **wanted)
+    assert [p.name for p in tmp_path.iterdir()] == ["family"]
+
+
+def test_what_a_member_has_lost_cannot_be_cut_from_it(tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
+    for subnet, why in (
+        (PARENT.full, "hidden 16 is above 8"),
+        (PARENT.uniform([2], hidden=4), "layer 2 was dropped there"),
+        (PARENT.uniform([0], hidden=4), "layer 0 has heads 6, above 4"),
+    ):
+        with pytest.raises(ElasticError, match=f"not inside {tmp_path / 'small'}: {why}"):
+            slice_checkpoint(tmp_path / "small", tmp_path / "cut", subnet=subnet)
+    with pytest.raises(ElasticError, match="is one model, not a family"):
+        slice_checkpoint(tmp_path / "small", tmp_path / "cut", member="full")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["family", "small"]
+
+
+def test_a_fault_while_writing_leaves_nothing(tmp_path):
+    write(tmp_path / "family", PARENT)
+
+    def stop(done, total):
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL, progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["family"]
+
+
+def test_tensors_can_be_cut_one_by_one(tmp_path):
+    write(tmp_path / "family", PARENT)
+    source = open_source(tmp_path / "family")
+    cut = cut_tensors(source, SMALL)
+    slice_checkpoint(source, tmp_path / "cut", subnet=SMALL)
+    written = open_tensors(tmp_path / "cut")
+    assert set(cut) == set(written) and len(cut) == len(written)
+    for name, raw in written.items():
+        np.testing.assert_array_equal(cut[name].words, raw.words)
+    with pytest.raises(KeyError):
+        cut["nothing"]
+
+
+def test_nemo_needs_one_width_per_layer_type(tmp_path):
+    write(tmp_path / "family", PARENT)
+    uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    with pytest.raises(ElasticError, match="the same in all layers of a type"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=uneven, format="nemo")
+    assert [p.name for p in tmp_path.iterdir()] == ["family"]
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_nemo_checkpoint_has_the_same_words(tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    (tmp_path / "run.py").write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from nemo_elastic import slice_checkpoint\n"
+        "from nemo_elastic.formats.registry import open_source\n"
+        "if __name__ == '__main__':\n"
+        "    place = Path(sys.argv[1])\n"
+        "    for form in ('hf', 'nemo'):\n"
+        "        slice_checkpoint(place / 'family', place / form, member='small', format=form)\n"
+        "    written, wanted = (open_source(place / form).tensors for form in ('nemo', 'hf'))\n"
+        "    assert set(written) == set(wanted), set(written) ^ set(wanted)\n"
+        "    assert all((written[n].words == t.words).all() for n, t in wanted.items())\n"
+        "    print('same', len(wanted))\n"
+    )
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert f"same {len(layout.tensors(PARENT, SMALL))}" in done.stdout, done.stderr[-3000:]
+
+
+def test_cutting_brings_neither_torch_nor_nemo(tmp_path):
+    write(tmp_path / "family", PARENT, {"small": SMALL})
+    code = (
+        "import sys, nemo_elastic\n"
+        f"nemo_elastic.slice_checkpoint({str(tmp_path / 'family')!r}, {str(tmp_path / 'cut')!r}, member='small')\n"
+        "print(sorted({'torch', 'safetensors', 'transformers', 'nemo', 'megatron'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert (tmp_path / "cut" / "model.safetensors").is_file()

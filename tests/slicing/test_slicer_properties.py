@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every cut of every family: the layout's words, the same from wherever they are cut, whole files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic import layout, slice_checkpoint
+from nemo_elastic.cost import parameters
+from nemo_elastic.family import Parent
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.slicing.slicer import slice_members
+from tests.strategies import chains, parents, parents_and_subnets
+
+from .helpers import contents, random_words, scratch, write
+
+DTYPES = st.sampled_from(["F32", "BF16", "F16", "F8_E4M3"])
+#: largest files of weights: everything in one, or a few tensors in each
+SHARDS = st.sampled_from([10**9, 2000, 300])
+
+
+@st.composite
+def words(draw: st.DrawFn, parent: Parent) -> dict[str, Raw]:
+    """Random words of a parent: of one dtype, or of another in every tensor, as quantised models have them."""
+    kinds = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
+    one = draw(st.sampled_from([None, *kinds]))
+    if one is not None:
+        return random_words(parent, one, draw(st.integers(0, 9)))
+    each = {kind: random_words(parent, kind) for kind in kinds}
+    names = list(each[kinds[0]])
+    drawn = draw(st.lists(st.sampled_from(kinds), min_size=len(names), max_size=len(names)))
+    return {name: each[kind][name] for name, kind in zip(names, drawn)}
+
+
+def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """dtype, shape and bytes of every tensor of a folder, in however many files."""
+    return {name: (raw.dtype, raw.shape, raw.words.tobytes()) for name, raw in open_tensors(folder).items()}
+
+
+def weight_files(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(folder).items() if ".safetensors" in name}
+
+
+@settings(max_examples=40, deadline=None)
+@given(parents_and_subnets(), DTYPES, st.integers(50, 5000))
+def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
+    parent, member = both
+    words = random_words(parent, dtype)
+    with scratch() as place:
+        write(place / "family", parent, tensors=words, shard_bytes=shard_bytes)
+        cut = slice_checkpoint(place / "family", place / "cut", subnet=member, shard_bytes=shard_bytes)
+        found = open_tensors(place / "cut")
+        source = {(t.row.name, t.layer and t.layer.index): words[t.hf] for t in layout.tensors(parent, parent.full)}
+        for t in layout.tensors(parent, member):
+            index = t.layer.index if t.layer else None
+            kept = [
+                layout.selection(parent, t.row, d, parent.full, member, index).indices for d in range(len(t.shape))
+            ]
+            whole = source[t.row.name, index]
+            assert found[t.hf].dtype == dtype
+            np.testing.assert_array_equal(found[t.hf].words, whole.words[np.ix_(*kept)], t.hf)
+        counted = {n: math.prod(raw.shape) for n, raw in found.items() if n != "lm_head.weight" or not parent.tied}
+        assert sum(counted.values()) == parameters(parent, member) == cut.parameters
+        sizes = [p.stat().st_size for p in (place / "cut").glob("*.safetensors")]
+        assert len(sizes) == 1 or max(sizes) < shard_bytes + max(raw.nbytes for raw in found.values()) + 100_000
+        assert open_source(place / "cut").held == member
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
+    parent = data.draw(parents())
+    chain = data.draw(chains(parent, 3))
+    dtype, name = data.draw(DTYPES), data.draw(st.sampled_from([None, "c"]))
+    with scratch() as place:
+        members = {"b": chain[1], "c": chain[2]} if name else {}
+        write(place / "family", parent, members, tensors=random_words(parent, dtype))
+        if name and len(set(chain)) == 3:
+            slice_checkpoint(place / "family", place / "direct", member="c")
+        else:
+            slice_checkpoint(place / "family", place / "direct", subnet=chain[2])
+        slice_checkpoint(place / "family", place / "between", subnet=chain[1])
+        slice_checkpoint(place / "between", place / "twice", subnet=chain[2])
+        direct, twice = contents(place / "direct"), contents(place / "twice")
+        assert direct.keys() == twice.keys()
+        for file in direct.keys() - {MEMBER_FILE, "README.md"}:  # these two have the name, which the family gives
+            assert direct[file] == twice[file], file
+        if json.loads(direct[MEMBER_FILE])["name"] is None:
+            assert direct == twice
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_any_way_down_a_family_ends_at_the_same_bytes(data):
+    """12b -> 9b -> 6b is 12b -> 6b: of random families of three and more members, by name, through every stop."""
+    parent = data.draw(parents())
+    chain = data.draw(chains(parent, data.draw(st.integers(3, 5))))
+    members = {f"m{i}": member for i, member in enumerate(chain)}
+    with scratch() as place:
+        write(place / "family", parent, dict(list(members.items())[1:]), tensors=data.draw(words(parent)))
+        direct = {}
+        for name, member in list(members.items())[1:]:
+            slice_checkpoint(place / "family", place / name, member=name, shard_bytes=data.draw(SHARDS))
+            direct[name] = tensors(place / name)
+            assert {n: shape for n, (_, shape, _) in direct[name].items() if n != "lm_head.weight"} == {
+                t.hf: t.shape for t in layout.tensors(parent, member) if t.hf != "lm_head.weight"
+            }
+        at = data.draw(st.integers(1, len(chain) - 1))
+        folder = place / f"m{at}"
+        while at < len(chain) - 1:  # from each stop to a random one below
+            at = data.draw(st.integers(at + 1, len(chain) - 1))
+            way = place / f"way to {at}"
+            slice_checkpoint(folder, way, subnet=members[f"m{at}"], shard_bytes=data.draw(SHARDS))
+            assert tensors(way) == direct[f"m{at}"]
+            folder = way
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_the_full_cut_of_a_family_has_the_same_files_of_weights(data):
+    parent, shard_bytes = data.draw(parents()), data.draw(SHARDS)
+    with scratch() as place:
+        family = write(place / "family", parent, tensors=data.draw(words(parent)), shard_bytes=shard_bytes)
+        slice_checkpoint(family, place / "full", member="full", shard_bytes=shard_bytes)
+        assert len(weight_files(family)) > 0 and weight_files(place / "full") == weight_files(family)
+        # in files of another size the tensors are the same, and so they are back in the first size
+        other = data.draw(SHARDS)
+        slice_checkpoint(place / "full", place / "other", subnet=parent.full, shard_bytes=other)
+        slice_checkpoint(place / "other", place / "back", subnet=parent.full, shard_bytes=shard_bytes)
+        assert tensors(place / "other") == tensors(family) and weight_files(place / "back") == weight_files(family)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_several_members_at_once_are_the_members_one_by_one(data):
+    parent = data.draw(parents())
+    chain = data.draw(chains(parent, 4))
+    members = {f"m{i}": member for i, member in enumerate(chain)}
+    with scratch() as place:
+        write(place / "family", parent, tensors=data.draw(words(parent)), shard_bytes=data.draw(SHARDS))
+        shard_bytes = data.draw(SHARDS)
+        cuts = slice_members(place / "family", place / "all", members, shard_bytes=shard_bytes)
+        assert [cut.out.name for cut in cuts] == list(members)
+        assert sorted(p.name for p in (place / "all").iterdir()) == sorted(members)
+        for name, member in members.items():
+            slice_checkpoint(place / "family", place / name, subnet=member, shard_bytes=shard_bytes)
+            assert contents(place / "all" / name) == contents(place / name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(parents(), DTYPES)
+def test_the_full_cut_is_the_source(parent, dtype):
+    with scratch() as place:
+        write(place / "family", parent, tensors=random_words(parent, dtype))
+        for source, out in (("family", "one"), ("one", "two")):
+            slice_checkpoint(place / source, place / out, member="full")
+        family, one, two = (contents(place / f) for f in ("family", "one", "two"))
+        assert one == two
+        for file in family.keys() - {"elastic.json", "README.md"}:
+            assert family[file] == one[file], file
+
+
+@settings(max_examples=50, deadline=None)
+@given(parents_and_subnets(), st.integers(1, 200))
+def test_pieces_are_small_and_add_up(both, span):
+    parent, member = both
+    for t in layout.tensors(parent, member):
+        index = t.layer.index if t.layer else None
+        whole = next(
+            x for x in layout.tensors(parent, parent.full) if x.row == t.row and (x.layer and x.layer.index) == index
+        )
+        words = np.arange(math.prod(whole.shape), dtype=np.uint32).reshape(whole.shape)
+        kept = tuple(layout.selection(parent, t.row, d, parent.full, member, index) for d in range(len(t.shape)))
+        pieces = Pieces(Raw("U32", words), kept, span)
+        assert pieces.shape == t.shape
+        parts = list(pieces())
+        assert all(p.flags.c_contiguous and p.nbytes <= max(span, words[:1].nbytes) for p in parts)
+        np.testing.assert_array_equal(np.concatenate([p.reshape(-1) for p in parts]), pieces.whole().reshape(-1))
