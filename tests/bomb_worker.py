@@ -103,7 +103,7 @@ def nemo(place: Path) -> None:
     from torch.distributed.checkpoint.metadata import Metadata
 
     from nemo_elastic.formats.megatron.context import read_context
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.formats.megatron.stored import Stored
     from tests.nemo.checkpoints import store
     from tests.nemo.cutting import PARENT as WHOLE
@@ -152,7 +152,7 @@ def nemo(place: Path) -> None:
                 f"{text}\nelastic: {{a: {last}}}\nconfig: {{layernorm_epsilon: {last}, gated_linear_unit: {last}}}\n"
             )
             (folder / "context" / "model.yaml").write_text(told)
-            read(f"context: {what}", lambda: read_nemo_shapes(folder))
+            read(f"context: {what}", lambda: read_shapes(folder))
     (folder / "context" / "model.yaml").write_text("# \n" * 100_000)
     read("context: length", lambda: read_context(folder))
     (folder / "context" / "model.yaml").unlink()

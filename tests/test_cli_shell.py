@@ -105,7 +105,7 @@ def test_help_lists_every_command_and_imports_none_of_them():
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
-    mine = ["nemo_elastic.cli", "nemo_elastic.cli.app", "nemo_elastic.errors", "nemo_elastic.extras"]
+    mine = [f"nemo_elastic.{name}" for name in ("cli", "cli.app", "errors", "extras", "moved")]
     assert done.stderr.strip() == f"loaded [] {mine}"
     for name in app.COMMANDS:
         assert f" {name} " in done.stdout

@@ -255,9 +255,9 @@ def schedule(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
 def dense_shape(checkpoint: Path) -> Any:
     """Shape of the model in a NeMo checkpoint."""
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
 
-    return read_nemo_shapes(checkpoint).parent
+    return read_shapes(checkpoint).parent
 
 
 def parameter_share(shape: Any, whole: Any) -> float:

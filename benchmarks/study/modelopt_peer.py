@@ -102,9 +102,9 @@ def prune_to_ratio(
         **settings: of `prune`.
     """
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
 
-    parent, pattern = read_nemo_shapes(parent_checkpoint).parent, None
+    parent, pattern = read_shapes(parent_checkpoint).parent, None
     layers = modelopt_targets.depth(parent, ratio) if depth else parent.num_layers
     if layers < parent.num_layers:
         with tempfile.TemporaryDirectory() as place:
@@ -194,7 +194,7 @@ def heldout(
 
     from benchmarks.study.evaluate import dense
     from nemo_elastic.data.megatron import pretraining_data
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.nemo.data import dataset_tokens
 
     module = pretraining_data(
@@ -208,7 +208,7 @@ def heldout(
     )
     module.build(1, trainer_val_check_interval=1, trainer_limit_val_batches=0, trainer_limit_test_batches=0)
     tokens, labels = dataset_tokens(module._validation_ds, sequences)
-    model = dense(Path(checkpoint), read_nemo_shapes(checkpoint).parent)
+    model = dense(Path(checkpoint), read_shapes(checkpoint).parent)
     with torch.no_grad():
         losses = [
             F.cross_entropy(model(t).flatten(0, 1), y.flatten(), reduction="sum")
@@ -251,9 +251,9 @@ def main() -> None:
 
 def _targets(args: argparse.Namespace) -> None:
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
 
-    parent = read_nemo_shapes(args.parent).parent
+    parent = read_shapes(args.parent).parent
     print(json.dumps(modelopt_targets.describe(parent, modelopt_targets.targets(parent, args.ratio)), indent=2))
 
 

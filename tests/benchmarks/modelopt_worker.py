@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     from benchmarks.study.train import launch
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.megatron.folder import read_nemo_shapes
+    from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.nemo.tiny_recipe import tiny_recipe
 
     quiet()
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     small = prune(parent, folder / "small", targets=SMALL, **cut)
     found: dict[str, Any] = {"pruned": facts(small)}
 
-    models = {path.name: dense(path, read_nemo_shapes(path).parent) for path in (parent, full)}
+    models = {path.name: dense(path, read_shapes(path).parent) for path in (parent, full)}
     tokens = torch.randint(512, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, other = (m(tokens) for m in models.values())
@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
     loaded: Any = io.load_context(path=ckpt_to_context_subdir(small), subpath="model")
     found["class"] = type(loaded).__name__
     found["config"] = {f.removeprefix("target_"): getattr(loaded.config, f.removeprefix("target_")) for f in SMALL}
-    found["shape"] = read_nemo_shapes(small).parent.to_json()
+    found["shape"] = read_shapes(small).parent.to_json()
     for student in (full, small):
         out = folder / f"distilled_{student.name}"
         last = distill(
@@ -87,7 +87,7 @@ def main(folder: Path) -> None:
             "heldout": [x["losses"]["parent"] for x in lines if x["kind"] == "heldout"],
             "before": heldout(student, data, LENGTH, SEQUENCES),
             "after": heldout(last, data, LENGTH, SEQUENCES),
-            "pattern": read_nemo_shapes(last).parent.pattern,
+            "pattern": read_shapes(last).parent.pattern,
         }
     (folder / "facts.json").write_text(json.dumps(found))
 
