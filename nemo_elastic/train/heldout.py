@@ -99,7 +99,8 @@ class HeldOut:
         """
         labels, mask = batch["labels"], batch["loss_mask"]
         if batch["member"] == 0:
-            self._teacher = teach() or student
+            taught = teach()
+            self._teacher = student if taught is None else taught
         ce, _ = host.loss(self._ce, student, None, labels, mask)
         kl = torch.zeros_like(ce)
         if self._teacher is not None and self._teacher is not student:
