@@ -72,7 +72,7 @@ def kills(place: Path, seed: int = 0) -> dict[str, Any]:
 
 def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.nemo.resume import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.resume import whole_checkpoints
 
     found = whole_checkpoints(run / "checkpoints")
     return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0
@@ -94,7 +94,7 @@ def where(out: Path) -> str:
 
 def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
     """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
     if int(os.environ["RANK"]) != rank:
         return
@@ -127,7 +127,7 @@ def poisoned(place: Path, out: Path, layout: Layout, how: dict[str, Any], **more
 
 def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
     """Train with a weight that is NaN from the second step on."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
     draws = ElasticMambaModel.next_draws
@@ -198,7 +198,7 @@ def dead_rank(place: Path) -> dict[str, Any]:
 
 def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
     """Train; from the third step on no file may be longer than so much."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
     draws = ElasticMambaModel.next_draws
@@ -257,7 +257,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 def damaged(place: Path) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
-    from nemo_elastic.nemo.saved import begin
+    from nemo_elastic.hosts.nemo.checkpoint.saved import begin
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
@@ -279,7 +279,7 @@ def damaged(place: Path) -> dict[str, Any]:
 
 def asynchronous(place: Path) -> dict[str, Any]:
     """Two ranks that write their checkpoints while they train on: what is kept, and what lists and checksums say."""
-    from nemo_elastic.nemo.saved import LIST, SUMS, check_sums, whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import LIST, SUMS, check_sums, whole_checkpoints
     from tests.parallel import forks
 
     out = place / "asynchronous"
@@ -319,7 +319,7 @@ def left(out: Path) -> list[str]:
 
 def hostile(place: Path) -> dict[str, Any]:
     """Runs that start from a checkpoint, or distill from one, whose metadata makes a folder when it is unpickled."""
-    from tests.nemo.poison import with_template
+    from tests.hosts.nemo.poison import with_template
     from tests.parallel import forks, runs
 
     found, ranked = {}, runs.ranked(place, runs.Layout())
@@ -352,7 +352,7 @@ def taught(place: Path, out: Path, teacher: Path | None) -> Any:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

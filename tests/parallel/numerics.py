@@ -21,8 +21,8 @@ def precision(place: Path, out: Path, half: bool) -> dict[str, Any]:
     """Losses of a run: of every step, and held-out ones of every member at the end."""
     import fiddle
 
-    from nemo_elastic.nemo.tiny_recipe import held_out
-    from tests.nemo.bf16_worker import halve
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
+    from tests.hosts.nemo.bf16_worker import halve
     from tests.parallel import runs
 
     runs.quiet()
@@ -83,7 +83,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

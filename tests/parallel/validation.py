@@ -29,8 +29,8 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
     import lightning.pytorch as pl
     from nemo.collections.llm.recipes.log.default import tensorboard_logger
 
-    from nemo_elastic.nemo.tiny_recipe import held_out
-    from tests.nemo.training_worker import digest
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
+    from tests.hosts.nemo.training_worker import digest
     from tests.parallel import runs
 
     runs.quiet()
@@ -72,7 +72,7 @@ def left(out: Path) -> dict[str, Any]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

@@ -9,8 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from megatron.core import parallel_state
 
-from nemo_elastic.nemo.model import ElasticMambaModel
-from tests.nemo.training_worker import digest, state_of
+from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+from tests.hosts.nemo.training_worker import digest, state_of
 
 
 class StateRecorder(pl.Callback):

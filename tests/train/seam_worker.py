@@ -38,9 +38,9 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
     import lightning.pytorch as pl
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.host import NemoHost
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint, tiny_recipe
+    from nemo_elastic.hosts.nemo.host import NemoHost
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.train.training import FamilyTraining
 
     def recipe(out: str) -> Any:
@@ -174,7 +174,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.formats.megatron.read import read_checkpoint
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     quiet()
     torch.set_num_threads(1)
