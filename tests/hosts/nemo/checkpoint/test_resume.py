@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of resume: what a start compares with the checkpoint that it starts from."""
+"""What a start compares with the checkpoint that it starts from: `checkpoint.resume`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(checkpoint: Path, block: Any, stage: int) -> Any:
     """Set up a start from a checkpoint; returns what the strategy will restore."""
     from nemo import lightning as nl
-    from resume import ElasticResume
+
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 
     trainer = SimpleNamespace(strategy=SimpleNamespace(), ckpt_path=None)
     model = SimpleNamespace(elastic_config=ElasticConfig.from_dict(block), stage=stage)

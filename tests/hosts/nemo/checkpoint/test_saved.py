@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of saved: which checkpoints of a run are whole, and what a start goes on from."""
+"""`checkpoint.saved`: which checkpoints of a run are whole, and what a start goes on from."""
 
 from __future__ import annotations
 
