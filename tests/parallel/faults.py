@@ -72,7 +72,7 @@ def kills(place: Path, seed: int = 0) -> dict[str, Any]:
 
 def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.hosts.nemo.checkpoint.resume import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
 
     found = whole_checkpoints(run / "checkpoints")
     return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0

@@ -95,7 +95,7 @@ def second(place: Path, out: Path, layout: Layout) -> Any:
 
 def attempt(place: Path, out: Path, layout: Layout = SOFT, **how: Any) -> dict[str, Any]:
     """Exit codes of a job's ranks, what the first one said at last, and the whole checkpoints that it left, by age."""
-    from nemo_elastic.hosts.nemo.checkpoint.resume import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
     from tests.parallel import forks
 
     ranks = forks.start(out / "log", layout.world, train, place, out, layout, **how)

@@ -125,11 +125,11 @@ def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
 
 
 def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
-    from nemo_elastic.hosts.nemo.optim import ElasticSchedule
+    from nemo_elastic.train.schedule import Rates
 
-    whole = ElasticSchedule(total_steps=sum(STEPS), warmup_steps=2)
+    whole = Rates(total_steps=sum(STEPS), warmup_steps=2)
     assert told[2, 0]["lr"] == told[1, 0]["end_lr"]
-    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model_factor(STEPS[0]))
+    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model(STEPS[0]))
     assert max(told[2, 0]["end_lr"]) == pytest.approx(3e-3 * 0.1)
 
 

@@ -116,7 +116,7 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     before = {n: v.clone() for n, v in (host.model.state_dict() | router.state_dict()).items()}
 
     optim = seen["optim"]
-    schedule, peak = optim.lr_scheduler, optim.config.lr
+    rates, peak = optim.lr_scheduler.rates, optim.config.lr
     matrices = [p for p in host.model.parameters() if p.dim() > 1]
     vectors = [p for p in host.model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -134,9 +134,9 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
         if not family.members.is_frozen and host.step >= family.freeze_step:
             freeze_members(family, host, folder / "torch")
         refresh_members(family, host)
-        rates = (schedule.model_factor(host.step), schedule.router_factor(host.step))
+        shares = (rates.model(host.step), rates.router(host.step))
         for i, group in enumerate(optimizer.param_groups):
-            group["lr"] = peak * (optim.lr_mult * rates[1] if i == 2 else rates[0])
+            group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
             loss, parts = family.loss(host, family.next_draws(host.step), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()

@@ -17,6 +17,7 @@ from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
 
 from nemo_elastic.train.guard import Guard
+from nemo_elastic.train.schedule import Rates
 
 from .host import trained
 
@@ -147,15 +148,9 @@ class ElasticOptimizer(MegatronOptimizerModule):
 
 
 class ElasticSchedule(LRSchedulerModule):
-    """Linear warm-up and cosine decay over the whole curriculum; the router warms up, holds, and stops when frozen.
+    """`train.schedule.Rates` as NeMo's schedule, whose arguments it has.
 
-    Args:
-        total_steps: steps of all stages together (not `max_steps`: NeMo overwrites that with the trainer's).
-        warmup_steps: linear warm-up at the very start.
-        min_ratio: rate at the end, as a share of the peak.
-        start_step: steps done by earlier stages.
-        freeze_step: step at which the router is frozen (counted over the curriculum).
-        router_warmup: warm-up of the router in steps.
+    `total_steps` is not `max_steps`: NeMo overwrites that with the trainer's.
     """
 
     def __init__(
@@ -168,24 +163,11 @@ class ElasticSchedule(LRSchedulerModule):
         router_warmup: int = 20,
     ) -> None:
         super().__init__()
-        self.total_steps, self.warmup_steps, self.min_ratio = total_steps, warmup_steps, min_ratio
-        self.start_step, self.freeze_step, self.router_warmup = start_step, freeze_step, router_warmup
-
-    def model_factor(self, step: int) -> float:
-        """Share of the peak rate at a step of this run."""
-        step += self.start_step
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    def router_factor(self, step: int) -> float:
-        step += self.start_step
-        return 0.0 if step >= self.freeze_step else min(1.0, (step + 1) / max(1, self.router_warmup))
+        self.rates = Rates(total_steps, warmup_steps, min_ratio, start_step, freeze_step, router_warmup)
 
     def scheduler(self, model: Any, optimizers: Any) -> Any:
         groups = optimizers.param_groups
-        factors = [self.router_factor if is_router_group(g) else self.model_factor for g in groups]
+        factors = [self.rates.router if is_router_group(g) else self.rates.model for g in groups]
         for g in groups:
             g.setdefault("initial_lr", g["lr"])
         schedule = LambdaLR(optimizers, factors)

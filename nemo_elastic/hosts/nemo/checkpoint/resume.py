@@ -10,7 +10,7 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from nemo.utils.app_state import AppState
 from nemo.utils.get_rank import is_global_rank_zero
 from torch.distributed.checkpoint import CheckpointException
 
-from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import first_line
+from nemo_elastic.train.resume import FAMILY, RANKED, STEERING, check_same_family, within
 
 from .best import best, drop_dangling, name_best
 from .saved import (
@@ -41,28 +42,10 @@ from .saved import (
     saved,
     set_aside,
     verify_sums,
-    whole_checkpoints,
     write_list,
 )
 
-__all__ = ["ElasticCheckpoint", "ElasticResume", "newest", "remove_unfinished", "whole_checkpoints"]
-
-#: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
-STEERING = (
-    "sampling",
-    "budgets_per_batch",
-    "nonfinite",
-    "distill.temperature",
-    "distill.alpha",
-    "distill.top_k",
-    "distill.chunk_tokens",
-    "distill.teacher_precision",
-)
-#: what the second stage has to share with the first, whose router and members it takes
-FAMILY = ("budgets", "axes", "router")
-#: what the first stage has to share with the ranking, whose order, members and router it takes
-RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
-          "router.prior")  # fmt: skip
+__all__ = ["ElasticCheckpoint", "ElasticResume"]
 
 
 @dataclass(kw_only=True)
@@ -223,45 +206,3 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         for checkpoint in trainer.strategy.broadcast(old):
             super()._remove_checkpoint(trainer, checkpoint, override_async)
         return None
-
-
-def check_same_family(
-    old: Mapping[str, Any] | None, new: Mapping[str, Any], where: Any, may_change: Callable[[str], bool]
-) -> list[str]:
-    """Hold the block of a run against that of the checkpoint from which it goes on.
-
-    Args:
-        old, new: blocks as JSON values (`ElasticConfig.to_dict`).
-        where: the checkpoint.
-        may_change: whether a setting, by its dotted name, may have another value from here on.
-
-    Returns:
-        One line per setting that has.
-
-    Raises:
-        ElasticError: another change, with all of them shown; or the checkpoint is not elastic.
-    """
-    if old is None:
-        raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
-    changes = list(differences(old, new))
-    refused = [text for name, text in changes if not may_change(name)]
-    if refused:
-        raise ElasticError(
-            f"resume: {where} belongs to another elastic block: {'; '.join(refused)}; "
-            "take the old values, or another log directory"
-        )
-    return [f"{text}, from here on" for _, text in changes]
-
-
-def within(name: str, known: Sequence[str]) -> bool:
-    """Whether a dotted name is one of some settings, or inside of one."""
-    return any(name == k or name.startswith(f"{k}.") for k in known)
-
-
-def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, "elastic.name: old -> new") of everything that differs; what one side lacks is null there."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield name, f"elastic.{name}: {shown(old)} -> {shown(new)}"
