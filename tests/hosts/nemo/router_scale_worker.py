@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "recipes"))
 
 #: axis -> nats by which the full width is better: half a nat, and a hundredth for each of about 25 FFN layers
 PREFERENCES = {"hidden": 0.5, "ffn": 0.25}

@@ -16,7 +16,7 @@ from nemo_elastic.ranking import Ranking
 
 from .rank_worker import BLOCK
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
 

@@ -43,7 +43,7 @@ from tests.slicing.helpers import contents, scratch
 from tests.strategies import parents
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 #: what a card says of where it was cut from may differ; what a loader reads may not
 LOADED = ("config.json", "elastic_member.json", "generation_config.json", "model.safetensors")
 

@@ -97,7 +97,7 @@ def test_three_doors_give_one_configuration(run_yaml: Path, stock: Any, capsys: 
 def test_the_examples_of_the_documentation_give_one_configuration(tmp_path: Path, monkeypatch: Any) -> None:
     import nemo_run as run
 
-    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    text = (Path(__file__).parents[4] / "docs" / "cli.md").read_text()
     section = text.partition("## Three doors")[2].partition("\n## ")[0]
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("yaml", "bash", "python")}
     monkeypatch.chdir(tmp_path)
