@@ -28,7 +28,7 @@ from nemo_elastic.formats.registry import open_source
 from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_nemo_checkpoint, write_source
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 TOKENS = 60  # of the tokenizer; the model has 64 rows
 
 

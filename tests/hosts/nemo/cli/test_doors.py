@@ -363,7 +363,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library_text(folder / "text")
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
     call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
-    told = call(sys.executable, str(Path(__file__).with_name("doors_worker.py")), str(folder))
+    told = call(sys.executable, str(Path(__file__).parents[1] / "doors_worker.py"), str(folder))
     teacher = told.rpartition("teacher ")[2].strip()
     factory = (
         "nemotron_elastic_tiny(data=data,out=command,seq_length=64,micro_batch_size=2,global_batch_size=4,steps=3)"
