@@ -48,7 +48,7 @@ _HOME = {
     "Subnet": ".family",
     "apply_elastic": ".nemo.apply",
     "load_family": ".runtime",
-    "slice_checkpoint": ".export.slicer",
+    "slice_checkpoint": ".slicing.slicer",
 }
 
 
