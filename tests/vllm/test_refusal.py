@@ -18,7 +18,7 @@ from nemo_elastic.formats.hf.config import to_hf_config
 
 from .cases import CASES, PARENT, ROOT, with_widths
 
-TEMPLATE = ROOT / "nemo_elastic" / "export" / "puzzle" / "configuration_nemotron_h_puzzle.py.txt"
+TEMPLATE = ROOT / "nemo_elastic" / "formats" / "hf" / "puzzle" / "configuration_nemotron_h_puzzle.py.txt"
 ASK = """
 import json, sys
 config = NemotronHPuzzleConfig(**json.loads(sys.argv[1]))
