@@ -53,7 +53,7 @@ class Optimizer:
             (config.adam_beta1, config.adam_beta2),
             config.adam_eps,
             config.clip_grad,
-            optim.lr_scheduler.router_warmup,
+            optim.lr_scheduler.rates.router_warmup,
         )
 
 
