@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.formats.megatron.read import plain_tensors
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.host import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
     from tests.parallel.compare import digests, stored
@@ -44,14 +44,14 @@ def main(folder: Path) -> None:
     text = library_text(folder / "text", FEW)
     build_data(folder / "data", [text], vocab=512, held_out_problems=4)
     seen: set[str] = set()
-    output = ElasticMambaModel.output
+    student = NemoHost.student
 
     def watched(self: Any, *args: Any) -> Any:
-        core, hidden = output(self, *args)
+        core, hidden = student(self, *args)
         seen.add(str(hidden.dtype))
         return core, hidden
 
-    ElasticMambaModel.output = watched
+    NemoHost.student = watched
 
     def launch(name: str, teacher: str | None = None, half: bool = False, until: int = 3, **more: Any) -> Path:
         recipe = tiny_recipe(folder / "data", folder / name, steps=3, seq_length=64, micro_batch_size=2,

@@ -16,7 +16,7 @@ import torch
 
 from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
-ROOT = pathlib.Path(__file__).parents[4]
+ROOT = pathlib.Path(__file__).parents[3]
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the mode does nothing where CUDA exists")
 
 
