@@ -53,7 +53,7 @@ SMALL = replace(preset("nemotron-h-tiny"), vocab=256, ffn_stripes=4)
 
 def fresh(parent: Parent) -> Any:
     """A model with initial weights."""
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     torch.manual_seed(0)
     with cuda_as_cpu():
@@ -61,8 +61,8 @@ def fresh(parent: Parent) -> Any:
 
 
 def teacher(parent: Parent, path: Path, precision: str) -> Any:
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.nemo.teacher import build_teacher
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.teacher import build_teacher
 
     tokenizer, word = SimpleNamespace(vocab_size=parent.vocab), None if precision == "null" else precision
     with cuda_as_cpu():
@@ -72,7 +72,7 @@ def teacher(parent: Parent, path: Path, precision: str) -> Any:
 def write(parent: Parent, model: Any, folder: Path) -> Path:
     """The model as a NeMo checkpoint."""
     from nemo_elastic.formats.adapter import from_megatron
-    from nemo_elastic.nemo.write import write_nemo_checkpoint
+    from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
 
     tensors = from_megatron(parent, parent.full, dict(model.named_parameters()))
     return write_nemo_checkpoint(folder, parent, parent.full, {k: v.detach() for k, v in tensors.items()})
@@ -86,19 +86,19 @@ class Run:
         path = write(PARENT, fresh(PARENT), folder / "parent")
         self.model = elastic_model(PARENT, BLOCK, MEMBERS, path)
         self.config = self.model.elastic_config
-        self.teachers = {"null": self.model.hidden.teacher, "none": None}
+        self.teachers = {"null": self.model.host.frozen, "none": None}
         self.teachers |= {p: teacher(PARENT, path, p) for p in TEACHER_PRECISIONS}
         self.batch = batch_of(PARENT, 1, LENGTH)
-        self.ddp = distributed(self.model.hidden.core)
+        self.ddp = distributed(self.model.host.core)
 
     def step(self, way: tuple[str, int], budgets: list[int]) -> None:
         """Forward and backward of a micro-batch of these budgets."""
-        from nemo_elastic.nemo.sampling import BudgetSampler
+        from nemo_elastic.train.sampling import BudgetSampler
 
-        self.model.hidden.teacher = self.teachers[way[0]]
-        self.model.elastic_config = replace(self.config, distill=DistillConfig("ce" if way[0] == "none" else "frozen"))
+        self.model.host.frozen = self.teachers[way[0]]
+        self.model.family.config = replace(self.config, distill=DistillConfig("ce" if way[0] == "none" else "frozen"))
         weights = [float(i in budgets) for i in range(len(MEMBERS))]
-        self.model.sampler = BudgetSampler(weights, 0, 1, len(budgets))
+        self.model.family.sampler = BudgetSampler(weights, 0, 1, len(budgets))
         run_schedule(self.model, [self.batch])
 
     def round(self, turn: int) -> dict[tuple[str, int], float]:
@@ -154,7 +154,7 @@ def text(held_out: bool) -> torch.Tensor:
 @torch.enable_grad()
 def train(steps: int) -> Any:
     """A small parent after some steps on text."""
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     model, data, g = fresh(SMALL), text(held_out=False), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)

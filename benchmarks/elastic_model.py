@@ -17,7 +17,7 @@ from nemo_elastic.family import Parent, Subnet
 def settings(parent: Parent, length: int = 256) -> Any:
     """NeMo's config of a parent, for a CPU."""
     from nemo_elastic.formats.megatron.shape import stock_sizes
-    from nemo_elastic.nemo.tiny import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
 
     return TinyNemotronH(**stock_sizes(parent, parent.full), seq_length=length)
 
@@ -33,8 +33,8 @@ def elastic_model(
         members: shapes that are frozen; None leaves that to the router.
         teacher: NeMo checkpoint of the parent.
     """
-    from nemo_elastic.nemo.model import ElasticMambaModel
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     start()
     tokenizer = SimpleNamespace(vocab_size=parent.vocab)
@@ -43,7 +43,7 @@ def elastic_model(
     with cuda_as_cpu():
         model.configure_model()
     if members is not None:
-        model.freeze(members)
+        model.members.put(members, frozen=True)
     model._trainer = SimpleNamespace(global_step=0)  # pyright: ignore[reportAttributeAccessIssue]
     return model.train()
 
@@ -65,7 +65,7 @@ def run_schedule(model: Any, batches: list[dict[str, torch.Tensor]]) -> list[dic
     )
     from megatron.core.pipeline_parallel.schedules import forward_backward_no_pipelining
 
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     def forward_step(data: Any, _: Any) -> Any:
         batch = dict(next(data))
@@ -76,7 +76,7 @@ def run_schedule(model: Any, batches: list[dict[str, torch.Tensor]]) -> list[dic
     try:
         with cuda_as_cpu():
             return forward_backward_no_pipelining(
-                forward_step_func=forward_step, data_iterator=iter(batches), model=model.hidden.core,
+                forward_step_func=forward_step, data_iterator=iter(batches), model=model.host.core,
                 num_microbatches=count, seq_length=length, micro_batch_size=sequences,
             )  # fmt: skip
     finally:

@@ -38,9 +38,9 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
     from megatron.core.models.mamba import MambaModel
     from megatron.core.transformer.transformer_config import TransformerConfig
 
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.megatron.spec import elastic_stack_spec
     from nemo_elastic.megatron.vocabulary import make_elastic
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
 
     settings = TransformerConfig(
         num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,
@@ -74,7 +74,7 @@ def distributed(core: Any) -> Any:
     """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run."""
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     with cuda_as_cpu():

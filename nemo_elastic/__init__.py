@@ -16,38 +16,49 @@ TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the r
 if TYPE_CHECKING:
     from typing import Any
 
-    from nemo_elastic.slicing.slicer import slice_checkpoint
-
     from .config import ElasticConfig
     from .family import Parent, Subnet
+    from .hosts.nemo.curriculum.jobs import PAPER, Curriculum, Stage, run_family
+    from .hosts.nemo.curriculum.large import FamilyRecipe
+    from .hosts.nemo.recipe.apply import apply_elastic
+    from .hosts.nemo.recipe.plugin import ElasticPlugin
     from .manifest import Family
-    from .nemo.apply import apply_elastic
-    from .nemo.plugin import ElasticPlugin
     from .runtime import load_family
+    from .slicing.slicer import slice_checkpoint
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER",
+    "Curriculum",
     "ElasticConfig",
     "ElasticPlugin",
     "Family",
+    "FamilyRecipe",
     "Parent",
+    "Stage",
     "Subnet",
     "__version__",
     "apply_elastic",
     "load_family",
+    "run_family",
     "slice_checkpoint",
 ]
 
 #: public name -> module that defines it
 _HOME = {
+    "PAPER": ".hosts.nemo.curriculum.jobs",
+    "Curriculum": ".hosts.nemo.curriculum.jobs",
     "ElasticConfig": ".config",
-    "ElasticPlugin": ".nemo.plugin",
+    "ElasticPlugin": ".hosts.nemo.recipe.plugin",
     "Family": ".manifest",
+    "FamilyRecipe": ".hosts.nemo.curriculum.large",
     "Parent": ".family",
+    "Stage": ".hosts.nemo.curriculum.jobs",
     "Subnet": ".family",
-    "apply_elastic": ".nemo.apply",
+    "apply_elastic": ".hosts.nemo.recipe.apply",
     "load_family": ".runtime",
+    "run_family": ".hosts.nemo.curriculum.jobs",
     "slice_checkpoint": ".slicing.slicer",
 }
 

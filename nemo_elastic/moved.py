@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOVED", "find_moved_modules"]
 
-_F, _S = "nemo_elastic.formats.", "nemo_elastic.slicing."
+_F, _S, _T = "nemo_elastic.formats.", "nemo_elastic.slicing.", "nemo_elastic.train."
+_N = "nemo_elastic.hosts.nemo."
 #: old name -> the modules that have its content now; none of a package that is gone
 MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export": (),
@@ -35,12 +36,51 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export.torch_io": (_F + "torch_io",),
     "nemo_elastic.export.verify": (_S + "verify",),
     "nemo_elastic.export.write": (_F + "hf.write",),
+    "nemo_elastic.nemo": (),
+    "nemo_elastic.nemo.apply": (_N + "recipe.apply",),
+    "nemo_elastic.nemo.best": (_N + "checkpoint.best",),
+    "nemo_elastic.nemo.callbacks": (_N + "callbacks",),
+    "nemo_elastic.nemo.checkpoint": (_N + "checkpoint.load", _F + "megatron.read"),
+    "nemo_elastic.nemo.checks": (_N + "recipe.checks",),
+    "nemo_elastic.nemo.cli_entry": (_N + "cli.entry",),
+    "nemo_elastic.nemo.cluster": (_N + "curriculum.large",),
     "nemo_elastic.nemo.context": (_F + "megatron.context",),
+    "nemo_elastic.nemo.curriculum": (_N + "curriculum.jobs",),
+    "nemo_elastic.nemo.data": (_N + "data",),
+    "nemo_elastic.nemo.ending": (_N + "checkpoint.ending",),
+    "nemo_elastic.nemo.executors": (_N + "curriculum.executors",),
+    "nemo_elastic.nemo.family": (_N + "checkpoint.family", _F + "megatron.family"),
+    "nemo_elastic.nemo.in_turn": (_T + "in_turn",),
     "nemo_elastic.nemo.inferred": (_F + "megatron.infer",),
+    "nemo_elastic.nemo.local_jobs": (_N + "curriculum.local_jobs",),
+    "nemo_elastic.nemo.loss": (_N + "loss",),
+    "nemo_elastic.nemo.members": (_N + "members", _T + "members"),
+    "nemo_elastic.nemo.model": (_N + "model",),
+    "nemo_elastic.nemo.nonfinite": (_T + "guard",),
+    "nemo_elastic.nemo.optim": (_N + "optim",),
+    "nemo_elastic.nemo.platform": (),
+    "nemo_elastic.nemo.platform.adam": (_N + "platform.adam",),
+    "nemo_elastic.nemo.platform.device": (_N + "platform.device",),
+    "nemo_elastic.nemo.platform.strategy": (_N + "platform.strategy",),
+    "nemo_elastic.nemo.plugin": (_N + "recipe.plugin",),
+    "nemo_elastic.nemo.preview": (_N + "recipe.preview",),
+    "nemo_elastic.nemo.rank_run": (_N + "curriculum.rank",),
     "nemo_elastic.nemo.rename": (_F + "adapter",),
+    "nemo_elastic.nemo.resume": (_N + "checkpoint.resume",),
+    "nemo_elastic.nemo.run_file": (_N + "cli.run_file",),
+    "nemo_elastic.nemo.sampling": (_T + "sampling",),
+    "nemo_elastic.nemo.saved": (_N + "checkpoint.saved",),
+    "nemo_elastic.nemo.settings": (_N + "recipe.settings",),
     "nemo_elastic.nemo.shape": (_F + "megatron.shape",),
+    "nemo_elastic.nemo.shaping": (_T + "shaping",),
     "nemo_elastic.nemo.source": (_F + "megatron.folder",),
     "nemo_elastic.nemo.stored": (_F + "megatron.stored",),
+    "nemo_elastic.nemo.streams": (_N + "streams",),
+    "nemo_elastic.nemo.teacher": (_N + "teacher",),
+    "nemo_elastic.nemo.tiny": (_N + "tiny.model",),
+    "nemo_elastic.nemo.tiny_recipe": (_N + "tiny.recipe",),
+    "nemo_elastic.nemo.validation": (_N + "validation", _T + "heldout"),
+    "nemo_elastic.nemo.write": (_N + "checkpoint.write",),
 }
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from nemo.collections import llm
 
-from nemo_elastic.nemo.cluster import FamilyRecipe
+from nemo_elastic import FamilyRecipe
 
 FAMILY = FamilyRecipe(
     name="nemotron_elastic_9b",

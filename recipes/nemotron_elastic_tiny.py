@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import nemo_run as run
 
-    from nemo_elastic.nemo.curriculum import Curriculum, Executors
+    from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, Executors
 
 NAME = "nemotron_elastic_tiny"
 BLOCK = Path(__file__).resolve().parents[1] / "conf" / "elastic_tiny.yaml"
@@ -32,7 +32,7 @@ PARENT_STEPS = 120
 
 def curriculum() -> Curriculum:
     """The large recipes' curriculum in small: 2048 tokens a step, stage 2 at four times the length of stage 1."""
-    from nemo_elastic.nemo.curriculum import Curriculum, Stage
+    from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, Stage
 
     stage1 = Stage(128, 16, 60, micro_batch_size=16)
     return Curriculum(stage1, Stage(512, 4, 30, (0.5, 0.3, 0.2), micro_batch_size=4), lr=3e-3, warmup_steps=5)
@@ -40,8 +40,8 @@ def curriculum() -> Curriculum:
 
 def _recipe(job: str, data: str, dir: str, *, steps: int, seq_length: int, batch: int, micro_batch: int,
             tensor: int, split: str = "train", lr: float = 3e-3, warmup: int = 5) -> run.Partial:  # fmt: skip
-    from nemo_elastic.nemo.curriculum import FILENAME, inside
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, inside
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     recipe = tiny_recipe(
         data,
@@ -70,7 +70,7 @@ def parent_recipe(data: str, dir: str, steps: int = PARENT_STEPS) -> run.Partial
 def rank_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
     """The ranking: every process holds the parent whole and looks at its half of the samples."""
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo import curriculum as parts
+    from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     stage = (plan or curriculum()).stage1
     batch = stage.global_batch_size
@@ -83,7 +83,7 @@ def rank_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None
 
 def _stage_recipe(number: int, parent: str, data: str, dir: str, plan: Curriculum | None) -> run.Partial:
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo.curriculum import stage_recipe
+    from nemo_elastic.hosts.nemo.curriculum.jobs import stage_recipe
 
     plan = plan or curriculum()
     stage = plan.stage(number)
@@ -111,7 +111,7 @@ def stage2_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = No
 def slice_step(dir: str, plan: Curriculum | None = None) -> run.Partial:
     """Cuts every member out."""
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo import curriculum as parts
+    from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     return parts.slice_step(plan or curriculum(), ElasticConfig.load(BLOCK), dir=dir)
 
@@ -142,7 +142,7 @@ def family_experiment(
     from run_local import local_executor
 
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.nemo import curriculum as parts
+    from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     plan = plan or curriculum()
     if data is None:

@@ -48,8 +48,8 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
-    """torchrun on this machine, see `nemo_elastic.nemo.executors`."""
-    from nemo_elastic.nemo import executors
+    """torchrun on this machine, see `nemo_elastic.hosts.nemo.curriculum.executors`."""
+    from nemo_elastic.hosts.nemo.curriculum import executors
 
     return executors.local_executor(nodes, devices)
 

@@ -105,10 +105,10 @@ def nemo(place: Path) -> None:
     from nemo_elastic.formats.megatron.context import read_context
     from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.formats.megatron.stored import Stored
-    from tests.nemo.checkpoints import store
-    from tests.nemo.cutting import PARENT as WHOLE
-    from tests.nemo.cutting import random_tensors
-    from tests.nemo.poison import change, metadata_of
+    from tests.hosts.nemo.checkpoints import store
+    from tests.hosts.nemo.cutting import PARENT as WHOLE
+    from tests.hosts.nemo.cutting import random_tensors
+    from tests.hosts.nemo.poison import change, metadata_of
 
     folder = store(place / "nemo", WHOLE, WHOLE.full, random_tensors(WHOLE))
     path, name = folder / "weights" / ".metadata", "embedding.word_embeddings.weight"

@@ -129,7 +129,7 @@ def test_commands_named_in_running_text_exist() -> None:
 NOT_RUN = {
     "demo": "its own CI step",
     "train": "below, as a dry run",
-    "convert": "NeMo: tests/nemo/test_convert.py",
+    "convert": "NeMo: tests/hosts/nemo/checkpoint/test_convert.py",
     "data": "tests/data/test_cli.py",
     "report": "tests/report",
     "rehearse": "tests/rehearsal",

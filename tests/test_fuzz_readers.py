@@ -39,10 +39,10 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, load_run, style
 from nemo_elastic.report.page import render
 from tests.hostile import damaged, leaves
-from tests.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
-from tests.nemo.cutting import PARENT as WHOLE
-from tests.nemo.cutting import random_tensors
-from tests.nemo.poison import TOLD, metadata_of
+from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
+from tests.hosts.nemo.cutting import PARENT as WHOLE
+from tests.hosts.nemo.cutting import random_tensors
+from tests.hosts.nemo.poison import TOLD, metadata_of
 from tests.report.fabricate import make_run
 from tests.shapes import PARENT
 

@@ -84,7 +84,7 @@ def test_each_folder_of_the_package_has_one_in_the_tests():
     elsewhere = {"shapes/": "spaces", "cli/": "."}
     for folder in (name for name in inside if name.endswith("/")):
         tests = ROOT / "tests" / elsewhere.get(folder, folder)
-        assert list(tests.glob("test_cli_*.py" if folder == "cli/" else "test_*.py")), folder
+        assert list(tests.glob("test_cli_*.py" if folder == "cli/" else "**/test_*.py")), folder
 
 
 def test_ci_runs_what_the_makefile_offers():

@@ -35,7 +35,10 @@ ALLOWED = {
     ("gpu_checks/training.py", "subprocess"): "itself under torchrun, by its fixed name",
     ("gpu_checks/worker.py", "importlib.import_module"): "the modules that the table of checks names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
-    ("nemo/run_file.py", "pydoc.locate"): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
+    (
+        "hosts/nemo/cli/run_file.py",
+        "pydoc.locate",
+    ): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }
 
 

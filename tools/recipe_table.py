@@ -21,8 +21,8 @@ HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Drawn", "Lay
 
 def table() -> str:
     """The hyper-parameters of both stages of every large recipe, and the layouts on their default machines."""
-    from nemo_elastic.nemo.cluster import NODES
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.large import NODES
 
     lines = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 2 + "---:|"]
     for name in NAMES:

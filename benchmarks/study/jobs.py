@@ -80,7 +80,7 @@ def run_job(job: Job, runs: Path) -> dict[str, Any]:
         from nemo_elastic.demo.quiet import quiet
 
         quiet()
-        import nemo_elastic.nemo.apply  # noqa: F401  (imports are start-up, not work)
+        import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (imports are start-up, not work)
 
     began = time.process_time()
     result = KINDS[job.kind](job, runs, out / "run")
@@ -282,7 +282,7 @@ def read_result(runs: Path, name: str) -> dict[str, Any]:
 
 
 def parent_checkpoint(job: Job, runs: Path) -> Path:
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     assert job.parent is not None
     return last_checkpoint(runs / job.parent / "run")

@@ -7,7 +7,7 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 
 from dataclasses import dataclass
 
-from nemo_elastic.nemo.tiny import TinyNemotronH
+from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
 
 
 @dataclass

@@ -152,7 +152,7 @@ def distill(
     from nemo.collections import llm
 
     from benchmarks.study.train import launch
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     recipe = tiny_recipe(
         data,
@@ -195,7 +195,7 @@ def heldout(
     from benchmarks.study.evaluate import dense
     from nemo_elastic.data.megatron import pretraining_data
     from nemo_elastic.formats.megatron.folder import read_shapes
-    from nemo_elastic.nemo.data import dataset_tokens
+    from nemo_elastic.hosts.nemo.data import dataset_tokens
 
     module = pretraining_data(
         data,

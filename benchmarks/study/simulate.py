@@ -18,9 +18,9 @@ import torch
 from benchmarks.study.made_up import MadeUp
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Subnet
-from nemo_elastic.nemo.sampling import BudgetSampler
 from nemo_elastic.router import Router, budget_loss
 from nemo_elastic.shapes.price import TABLE_AXES
+from nemo_elastic.train.sampling import BudgetSampler
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Optimizer:
             (config.adam_beta1, config.adam_beta2),
             config.adam_eps,
             config.clip_grad,
-            optim.lr_scheduler.router_warmup,
+            optim.lr_scheduler.rates.router_warmup,
         )
 
 
-#: stage 1 of the recipes of large parents, as they are built; tests/nemo/test_router_scale.py compares it
+#: stage 1 of the recipes of large parents, as they are built; tests/hosts/nemo/test_router_scale.py compares it
 LARGE = Optimizer(5170, 48, (0.9, 0.95), 1e-5, 1.0, 20)
 
 

@@ -44,7 +44,7 @@ def recipe(
     import nemo_run as run
 
     from benchmarks.study.model import MODELS
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     return tiny_recipe(
         data,
@@ -100,7 +100,7 @@ def train_elastic(
     model: str = "study",
 ) -> Path:
     """A nested family of the parent, distilled from it."""
-    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
     order = seed + 1000 * (stage - 1)  # a second stage goes on with other pieces
     elastic = recipe(data, out, steps, batch, order, split=split, total=total, lr=lr, model=model)
@@ -123,7 +123,7 @@ def launch(task: Any, out: Path) -> Path:
     import fiddle
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     destroy_num_microbatches_calculator()
     fiddle.build(task)()

@@ -33,7 +33,7 @@ def elastic_steps(
         batch: its `train.Batch`.
         stage: 1, where the router learns until it is frozen, or 2.
     """
-    from nemo_elastic.nemo.sampling import BudgetSampler
+    from nemo_elastic.train.sampling import BudgetSampler
 
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward(parent, parent.full, batch.length)

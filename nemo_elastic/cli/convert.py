@@ -51,7 +51,7 @@ def command(
     check_output(out, force, source)
     with writing(f"writing {out}", quiet=json) as progress:
         if format == "nemo":
-            from nemo_elastic.nemo.write import write_source
+            from nemo_elastic.hosts.nemo.checkpoint.write import write_source
 
             write_source(opened, out, force)
             members = {"model": opened.held}

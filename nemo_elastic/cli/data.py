@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import json as json_module
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nemo_elastic.cli.within import TOKENS, within
+
+if TYPE_CHECKING:
+    from nemo_elastic.data.folder import DataFolder
 
 __all__ = ["command"]
 
@@ -38,15 +43,27 @@ def command(
     Example: `nemo-elastic data --out data`, or with text of your own:
     `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-
     from nemo_elastic.data.build import build_data
 
     started = time.monotonic()
+    with _progress(quiet=json) as tell:
+        folder = build_data(
+            out, sources or (), vocab=vocab, reasoning=reasoning, seed=seed, force=force, progress=tell
+        )
+    if json:
+        typer.echo(json_module.dumps(folder.to_json(), indent=2))
+        return
+    _print(out, folder, time.monotonic() - started)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """A bar for each step, called with (its name, the share that is done); a step begins when it is first named."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), disable=json
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), disable=quiet
     )
     tasks: dict[str, TaskID] = {}
 
@@ -60,15 +77,16 @@ def command(
         bars.update(tasks[what], total=1.0 if share else None, completed=share)
 
     try:
-        folder = build_data(
-            out, sources or (), vocab=vocab, reasoning=reasoning, seed=seed, force=force, progress=tell
-        )
+        yield tell
     finally:
         if tasks:
             bars.stop()
-    if json:
-        typer.echo(json_module.dumps(folder.to_json(), indent=2))
-        return
+
+
+def _print(out: Path, folder: DataFolder, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=f"{out}: {folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts")
     for header in ("split", "tokens", "documents", "problems", "problem share"):
         table.add_column(header, justify="left" if header == "split" else "right")
@@ -77,4 +95,4 @@ def command(
         table.add_row(name, f"{info.tokens:,}", f"{info.documents:,}", f"{info.problems:,}", share)
     console = Console(markup=False)
     console.print(table)
-    console.print(f"{folder.held_out_problems} problems held out; {time.monotonic() - started:.1f} s")
+    console.print(f"{folder.held_out_problems} problems held out; {seconds:.1f} s")

@@ -52,26 +52,15 @@ def command(
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.runtime import load_family, members_of
+    from nemo_elastic.runtime import load_family
 
     # What can be refused is refused before anything is computed; opening reads no weights.
     folder = None if data is None else DataFolder.open(data)
     opened = [open_source(source) for source in sources]
-    wanted = [[name for name in members_of(source) if not member or name in member] for source in opened]
-    missing = sorted(set(member or ()) - {name for names_of_one in wanted for name in names_of_one})
-    if missing:
-        had = ", ".join(dict.fromkeys(name for source in opened for name in members_of(source)))
-        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {had}")
+    wanted = _wanted(opened, member or ())
     _check_device(device)
-    if folder is not None:
-        for source in opened:
-            _check_tokens(source, folder)
-    harness, tokenizers = None, []
-    if names:
-        from nemo_elastic.evaluation.tasks import Harness
-
-        tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
-        harness = Harness(names, tasks_from)
+    _check_tokens(opened, folder)
+    harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [])
 
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
@@ -95,6 +84,32 @@ def command(
         Console(markup=False).print(table)
 
 
+def _wanted(opened: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
+    """Names of the members to measure, for each source; all of them where none is named.
+
+    Raises:
+        ElasticError: one is in no source.
+    """
+    from nemo_elastic.runtime import members_of
+
+    wanted = [[name for name in members_of(source) if not only or name in only] for source in opened]
+    missing = sorted(set(only) - {name for names in wanted for name in names})
+    if missing:
+        had = ", ".join(dict.fromkeys(name for source in opened for name in members_of(source)))
+        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {had}")
+    return wanted
+
+
+def _harness(
+    tasks: Sequence[str], tasks_from: Path | None, opened: Sequence[Source], folder: DataFolder | None
+) -> tuple[Any, list[Path]]:
+    """lm-eval with some tasks, and the folder of each source's tokenizer."""
+    from nemo_elastic.evaluation.tasks import Harness
+
+    tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
+    return Harness(list(tasks), tasks_from), tokenizers
+
+
 def _check_device(device: str) -> None:
     import torch
 
@@ -104,18 +119,21 @@ def _check_device(device: str) -> None:
         raise ElasticError(f"--device: {device!r}: {str(exc).splitlines()[0]}") from None
 
 
-def _check_tokens(source: Source, folder: DataFolder) -> None:
-    """Refuse data whose tokens mean something else to the model: its loss would be a number about nothing."""
+def _check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
+    """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
     from nemo_elastic.data.tokenizer import load_tokenizer
 
+    if folder is None:
+        return
     where = f"--data: {folder.path}"
-    if folder.vocab_size > source.parent.vocab:
-        raise ElasticError(
-            f"{where} has {folder.vocab_size} tokens of vocabulary, {source.folder} knows {source.parent.vocab}"
-        )
-    own = source.folder / "tokenizer.json"
-    if own.is_file() and load_tokenizer(source.folder).get_vocab() != folder.tokenizer().get_vocab():
-        raise ElasticError(f"{where} was made with another tokenizer than that of {source.folder}")
+    for source in opened:
+        if folder.vocab_size > source.parent.vocab:
+            raise ElasticError(
+                f"{where} has {folder.vocab_size} tokens of vocabulary, {source.folder} knows {source.parent.vocab}"
+            )
+        own = source.folder / "tokenizer.json"
+        if own.is_file() and load_tokenizer(source.folder).get_vocab() != folder.tokenizer().get_vocab():
+            raise ElasticError(f"{where} was made with another tokenizer than that of {source.folder}")
 
 
 def _measure(model: Any, folder: DataFolder, problems: int, tokens: int, length: int, batch: int) -> dict[str, Any]:

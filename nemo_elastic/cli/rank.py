@@ -6,17 +6,42 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nemo_elastic.cli.within import BATCH as MOST
 from nemo_elastic.cli.within import TOKENS, within
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.family import Parent
+
 __all__ = ["command"]
 
 #: sequences that run through the model together
 BATCH = 8
+
+
+_DEPTH = typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")
+_FFN = typer.Option(help="activation: what enters the second linear; first: the first's output.")
+_MIN_DEPTH = within(
+    1, MOST, "--min-depth", "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."
+)
+_MIN_HEAD_DIM = within(
+    1,
+    MOST,
+    "--min-mamba-head-dim",
+    "Fewest channels of a Mamba head that a member will have, as in axes.mamba_head_dim: so many of its best "
+    "score a head. All of the parent's by default.",
+)
+_SAVE_EVERY = within(
+    0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."
+)
 
 
 def command(
@@ -25,35 +50,11 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="The ranking folder to write.")],
     samples: Annotated[int, within(1, TOKENS, "--samples", "Training sequences to look at.")] = 64,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
-    depth: Annotated[str, typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")] = "mse",
-    ffn: Annotated[
-        str, typer.Option(help="activation: what enters the second linear; first: the first's output.")
-    ] = "activation",
-    min_depth: Annotated[
-        int | None,
-        within(
-            1,
-            MOST,
-            "--min-depth",
-            "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured.",
-        ),
-    ] = None,
-    min_head_dim: Annotated[
-        int | None,
-        within(
-            1,
-            MOST,
-            "--min-mamba-head-dim",
-            "Fewest channels of a Mamba head that a member will have, as in axes.mamba_head_dim: so many of its best "
-            "score a head. All of the parent's by default.",
-        ),
-    ] = None,
-    save_every: Annotated[
-        float,
-        within(
-            0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."
-        ),
-    ] = 60.0,
+    depth: Annotated[str, _DEPTH] = "mse",
+    ffn: Annotated[str, _FFN] = "activation",
+    min_depth: Annotated[int | None, _MIN_DEPTH] = None,
+    min_head_dim: Annotated[int | None, _MIN_HEAD_DIM] = None,
+    save_every: Annotated[float, _SAVE_EVERY] = 60.0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking, finished or not.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,
 ) -> None:
@@ -64,15 +65,10 @@ def command(
 
     Example: `nemo-elastic rank parent/ --data data/ --out ranking/`
     """
-    from collections.abc import Iterator
-
-    import numpy as np
-    import torch
     from rich.console import Console
 
     from nemo_elastic.config import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.errors import bad
     from nemo_elastic.files import check_output
     from nemo_elastic.nn.forward import Layers
     from nemo_elastic.ranking import OtherRanking, Ranking, RankOptions, Unfinished, rank
@@ -81,41 +77,29 @@ def command(
     check_output(out, force, parent, data)
     ImportanceConfig(samples=samples, ffn=ffn, depth=depth)  # refuses what the elastic block would refuse
     model = load_family(parent).model
-    layers = model.parent.num_layers
-    if min_depth is not None and not 1 <= min_depth < layers:
-        raise bad("--min-depth", min_depth, f"from 1 to {layers - 1}: at least one of the parent's layers goes")
-    if min_head_dim is not None and min_head_dim > model.parent.mamba_head_dim:
-        raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {model.parent.mamba_head_dim}")
+    _check_shape(model.parent, min_depth, min_head_dim)
     folder = DataFolder.open(data)
-    if folder.vocab_size > model.parent.vocab:
-        raise bad("--data", folder.vocab_size, f"a vocabulary of at most the parent's {model.parent.vocab} tokens")
-    tokens = folder.tokens("train")
-    if length < 1 or len(tokens) < samples * length:
-        raise bad("--samples", samples, f"samples x length of at most the data's {len(tokens)} tokens")
+    _check_data(model.parent, folder, samples, length)
     console = Console(stderr=True)
-
-    def batches() -> Iterator[torch.Tensor]:
-        for first in range(0, samples, BATCH):
-            part = tokens[first * length : min(first + BATCH, samples) * length]
-            yield torch.from_numpy(np.array(part, dtype=np.int64)).view(-1, length)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
     unfinished = Unfinished(f"{out}.unfinished.safetensors", model.parameters, save_every, None if json else say)
+    options = RankOptions(
+        ffn=ffn,
+        depth=depth,
+        depth_samples=min(8, samples),
+        depth_exact=None if min_depth is None else model.parent.num_layers - min_depth,
+        head_channels=min_head_dim,
+    )
 
     def run() -> Ranking:
         return rank(
             Layers(model.weights()),
             model.parent,
-            batches(),
-            RankOptions(
-                ffn=ffn,
-                depth=depth,
-                depth_samples=min(8, samples),
-                depth_exact=None if min_depth is None else layers - min_depth,
-                head_channels=min_head_dim,
-            ),
+            _batches(folder, samples, length),
+            options,
             progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
             provenance={"data": folder.digest, "sequences": samples, "length": length},
             unfinished=unfinished,
@@ -135,3 +119,35 @@ def command(
         typer.echo(json_module.dumps({"digest": ranking.digest, "depth": list(ranking.depth)}))
         return
     say(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}")
+
+
+def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None) -> None:
+    """Raise where members of such sizes are no members of the parent."""
+    from nemo_elastic.errors import bad
+
+    layers = parent.num_layers
+    if min_depth is not None and not 1 <= min_depth < layers:
+        raise bad("--min-depth", min_depth, f"from 1 to {layers - 1}: at least one of the parent's layers goes")
+    if min_head_dim is not None and min_head_dim > parent.mamba_head_dim:
+        raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {parent.mamba_head_dim}")
+
+
+def _check_data(parent: Parent, folder: DataFolder, samples: int, length: int) -> None:
+    """Raise where data has another vocabulary, or too few tokens."""
+    from nemo_elastic.errors import bad
+
+    if folder.vocab_size > parent.vocab:
+        raise bad("--data", folder.vocab_size, f"a vocabulary of at most the parent's {parent.vocab} tokens")
+    tokens = len(folder.tokens("train"))
+    if length < 1 or tokens < samples * length:
+        raise bad("--samples", samples, f"samples x length of at most the data's {tokens} tokens")
+
+
+def _batches(folder: DataFolder, samples: int, length: int) -> Iterator[torch.Tensor]:
+    import numpy as np
+    import torch
+
+    tokens = folder.tokens("train")
+    for first in range(0, samples, BATCH):
+        part = tokens[first * length : min(first + BATCH, samples) * length]
+        yield torch.from_numpy(np.array(part, dtype=np.int64)).view(-1, length)

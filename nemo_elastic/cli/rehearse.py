@@ -52,7 +52,7 @@ def command(
         check_output(folder, force)
     file = find_recipe(recipe)
     require("nemo")
-    from nemo_elastic.nemo.executors import local_executor
+    from nemo_elastic.hosts.nemo.curriculum.executors import local_executor
     from nemo_elastic.rehearsal.family import Short
     from nemo_elastic.rehearsal.report import print_changes, print_report
     from nemo_elastic.rehearsal.run import Rehearsal, load_recipe, run_by

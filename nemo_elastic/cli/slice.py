@@ -5,48 +5,46 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
+    from nemo_elastic.cli.sizes import Found
+    from nemo_elastic.cost import MemorySpec
     from nemo_elastic.family import Subnet
     from nemo_elastic.formats.source import Source
+    from nemo_elastic.slicing.slicer import Cut
 
 __all__ = ["command"]
 
 
+_SOURCE = typer.Argument(help="A family folder, a larger member, or any plain Nemotron-H folder.")
+_BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
+_PARAMS = typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
+_MEMORY = typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
+_RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
+_SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
+_FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
+_SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
+
+
 def command(
-    source: Annotated[Path, typer.Argument(help="A family folder, a larger member, or any plain Nemotron-H folder.")],
+    source: Annotated[Path, _SOURCE],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
-    budget: Annotated[
-        list[str] | None,
-        typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME."),
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
-    ] = None,
-    ratio: Annotated[
-        str | None,
-        typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6."),
-    ] = None,
-    subnet: Annotated[
-        Path | None, typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
-    ] = None,
+    budget: Annotated[list[str] | None, _BUDGET] = None,
+    params: Annotated[str | None, _PARAMS] = None,
+    memory: Annotated[str | None, _MEMORY] = None,
+    ratio: Annotated[str | None, _RATIO] = None,
+    subnet: Annotated[Path | None, _SUBNET] = None,
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
-    format: Annotated[
-        str, typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
-    ] = "hf",
-    max_shard_size: Annotated[
-        str, typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
-    ] = "5GB",
+    format: Annotated[str, _FORMAT] = "hf",
+    max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
 ) -> None:
@@ -57,26 +55,19 @@ def command(
     them, but was not trained itself: evaluate it before use.
     """
     from nemo_elastic.checks import parse_size
-    from nemo_elastic.cli.show import size, size_line, writing
+    from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
-    from nemo_elastic.errors import ElasticError
     from nemo_elastic.files import check_output
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.slicing.card import serving_spec
     from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 
     names = budget or []
-    ways = {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
-        told = f", not {' and '.join(given)}" if given else ""
-        raise ElasticError(
-            f"slice: give exactly one of {', '.join(ways)}{told} (only --budget may come several times)"
-        )
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ElasticError(f"--budget: {twice!r} is given twice")
-    shard_bytes = parse_size("--max-shard-size", max_shard_size)
+    _check_ways(
+        {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
+    )
+    options: dict[str, Any] = {"format": format, "force": force}
+    options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)
     spec = serving_spec(opened.dtype, batch=batch, length=length)
@@ -88,22 +79,33 @@ def command(
         shape = found.subnet
     with writing(f"writing {out}", quiet=json) as progress:
         if len(names) > 1:
-            members = _members(opened, names)
-            cuts = slice_members(
-                opened, out, members, format=format, force=force, shard_bytes=shard_bytes, progress=progress
-            )
+            cuts = slice_members(opened, out, _members(opened, names), progress=progress, **options)
         else:
-            cut = slice_checkpoint(
-                opened,
-                out,
-                member=names[0] if names else None,
-                subnet=shape,
-                format=format,
-                force=force,
-                shard_bytes=shard_bytes,
-                progress=progress,
-            )
-            cuts = [cut]
+            member = names[0] if names else None
+            cuts = [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+    _tell(cuts, opened, spec, found, json)
+
+
+def _check_ways(ways: Mapping[str, Any]) -> None:
+    """Raise unless one way to name a size was taken, and no member is named twice."""
+    from nemo_elastic.errors import ElasticError
+
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        told = f", not {' and '.join(given)}" if given else ""
+        raise ElasticError(
+            f"slice: give exactly one of {', '.join(ways)}{told} (only --budget may come several times)"
+        )
+    names = ways["--budget"] or []
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ElasticError(f"--budget: {twice!r} is given twice")
+
+
+def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | None, json: bool) -> None:
+    """Print what was cut; `found` is a size that was looked for."""
+    from nemo_elastic.cli.show import size, size_line
+
     if json:
         told = [
             {"out": str(cut.out), "member": cut.member}
@@ -111,7 +113,7 @@ def command(
             | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
             for cut in cuts
         ]
-        typer.echo(json_module.dumps(told if len(names) > 1 else told[0], indent=2))
+        typer.echo(json_module.dumps(told if len(cuts) > 1 else told[0], indent=2))
         return
     if found is not None:
         typer.echo(str(found))

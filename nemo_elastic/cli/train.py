@@ -47,7 +47,7 @@ def train(
 
     _check_block(yaml, overrides or [])
     require("nemo")
-    from nemo_elastic.nemo.cli_entry import main
+    from nemo_elastic.hosts.nemo.cli.entry import main
 
     argv = list(overrides or [])
     for name, value in (("--factory", factory), ("--yaml", yaml), ("--to-yaml", to_yaml)):
@@ -59,7 +59,7 @@ def train(
 def _check_block(yaml: str | None, overrides: list[str]) -> None:
     """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo.run_file import RunFile
+    from nemo_elastic.hosts.nemo.cli.run_file import RunFile
 
     ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]
     block = RunFile.load(yaml).override(ours).settings.get("elastic")

@@ -7,6 +7,7 @@ The only module of this package that imports NeMo; import it inside functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,7 @@ def pretraining_data(
         "global_batch_size": global_batch_size,
         "num_train_samples": num_train_samples,
     }
-    for name, value in sizes.items():
-        integer(name, value, 1, "an integer above 0")
-    if global_batch_size % micro_batch_size:
-        raise bad("global_batch_size", global_batch_size, f"a multiple of the micro-batch size, {micro_batch_size}")
-    for split in (train, validation):
-        if split not in SPLITS:
-            raise bad("split", split, f"use one of {', '.join(SPLITS)}")
-        if data.splits[split].tokens <= seq_length:
-            raise ElasticError(
-                f"seq_length: {seq_length} is too long; {data.prefix(split)} has {data.splits[split].tokens} tokens"
-            )
+    _check(data, sizes, (train, validation))
     root = data.path.resolve()  # NeMo-Run starts jobs in other working directories
     # Megatron finds a stored order by paths and settings, not by content: rebuilt data must not meet an old order.
     index = Path(index_dir).resolve() / data.digest if index_dir else root / "index"
@@ -141,3 +132,19 @@ def pretraining_data(
         index_mapping_dir=str(index),
     )
     return fiddle.build(config) if build else config
+
+
+def _check(data: DataFolder, sizes: dict[str, int], splits: Sequence[str]) -> None:
+    """Raise where a size is out of range, or a split is none or shorter than a sample."""
+    for name, value in sizes.items():
+        integer(name, value, 1, "an integer above 0")
+    whole, micro, length = (sizes[name] for name in ("global_batch_size", "micro_batch_size", "seq_length"))
+    if whole % micro:
+        raise bad("global_batch_size", whole, f"a multiple of the micro-batch size, {micro}")
+    for split in splits:
+        if split not in SPLITS:
+            raise bad("split", split, f"use one of {', '.join(SPLITS)}")
+        if data.splits[split].tokens <= length:
+            raise ElasticError(
+                f"seq_length: {length} is too long; {data.prefix(split)} has {data.splits[split].tokens} tokens"
+            )

@@ -15,7 +15,7 @@ PARENT, STAGE1, STAGE2 = (8, 256), (16, 128), (4, 512)
 
 def train_parent(data: Path, out: Path, settings: Settings) -> Path:
     """Train the parent with a stock recipe; returns its NeMo checkpoint."""
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     batch, length = PARENT
     return _launch(
@@ -40,8 +40,8 @@ def train_stage(
     block: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Train one stage of the curriculum; returns its NeMo checkpoint."""
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     batch, length = STAGE1 if stage == 1 else STAGE2
     steps = settings.stage1_steps if stage == 1 else settings.stage2_steps
@@ -77,7 +77,7 @@ def _launch(recipe: Any, out: Path) -> Path:
     import fiddle
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     destroy_num_microbatches_calculator()  # phases of one process have batches of their own
     fiddle.build(recipe)()

@@ -49,10 +49,10 @@ def elastic_task(data: Path, out: Path, tensor: int) -> Any:
     import torch
     from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.curriculum import checkpoints
-    from nemo_elastic.nemo.tiny import TinyNemotronH
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     task = tiny_recipe(
         data, out, steps=STEPS, seq_length=64, micro_batch_size=2, global_batch_size=4, warmup_steps=1, label="",
@@ -117,7 +117,7 @@ def make_data(place: Path) -> Path:
 
 def save_and_load(device: str, place: Path) -> dict[str, Any]:
     """A run of four steps, and another that goes on from what that had saved after two."""
-    from nemo_elastic.nemo.curriculum import end_of
+    from nemo_elastic.hosts.nemo.curriculum.jobs import end_of
 
     data, whole, second = make_data(place), place / "whole", place / "second"
     losses = launch(data, whole)

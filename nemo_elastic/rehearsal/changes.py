@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nemo.settings import settings
+from nemo_elastic.hosts.nemo.recipe.settings import settings
 
 #: why -> settings that a rehearsal may change for it, as patterns of dotted names behind the job's
 DECLARED: dict[str, tuple[str, ...]] = {

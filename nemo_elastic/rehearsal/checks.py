@@ -16,7 +16,7 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import PREFIX, Stored, differing
 from nemo_elastic.history import METRICS, read_history
-from nemo_elastic.nemo.curriculum import Curriculum, ranked_checkpoint, stage_checkpoint
+from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, ranked_checkpoint, stage_checkpoint
 
 from .jobs import watch_dir
 from .transformers import lose_in_transformers

@@ -9,8 +9,8 @@ from typing import Any
 
 import nemo_run as run
 
+from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, Curriculum, Stage, end_of, inside
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.nemo.curriculum import FILENAME, Curriculum, Stage, end_of, inside
 
 from .family import SmallFamily
 from .watch import Watch

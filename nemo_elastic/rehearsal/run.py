@@ -20,8 +20,8 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.data.build import build_data
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.files import atomic_write
-from nemo_elastic.nemo.cluster import FamilyRecipe
-from nemo_elastic.nemo.curriculum import PAPER, Curriculum, Executors, Stage, run_family
+from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, Curriculum, Executors, Stage, run_family
+from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 
 from .changes import Change, changes
 from .checks import Place, checks

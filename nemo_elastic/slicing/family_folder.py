@@ -110,14 +110,7 @@ def init_family(
     if config.shapes is not None:
         subnets = read_members(config.shapes, parent, config)
     else:
-        from nemo_elastic.shapes import Space, uniform_family
-
-        if len(axes[DEPTH].choices) > 1 and order is None:
-            order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
-        config.targets(parent)
-        space = Space(parent, axes, order or ())
-        order = space.whole_drop_order if order is not None else None
-        subnets = uniform_family(space, config.budgets)
+        subnets, order = _even(parent, config, order)
     family = Family.of(
         parent,
         subnets,
@@ -133,6 +126,20 @@ def init_family(
     )
     _write(out, family, entries, source.config, source.companions, force, shard_bytes, progress)
     return family
+
+
+def _even(
+    parent: Parent, config: ElasticConfig, order: Sequence[int] | None
+) -> tuple[dict[str, Subnet], Sequence[int] | None]:
+    """The most even shapes that meet the budgets, and the order in which all layers go, where any may go."""
+    from nemo_elastic.shapes import Space, uniform_family
+
+    axes = config.resolve_axes(parent)
+    if len(axes[DEPTH].choices) > 1 and order is None:
+        order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
+    config.targets(parent)
+    space = Space(parent, axes, order or ())
+    return uniform_family(space, config.budgets), space.whole_drop_order if order is not None else None
 
 
 def _write(

@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.formats.megatron.folder import read_shapes
-    from nemo_elastic.nemo.tiny_recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     quiet()
     torch.set_num_threads(1)

@@ -155,7 +155,7 @@ def test_every_router_is_clipped_by_its_own_norm() -> None:
 
 
 def test_the_draws_are_those_of_training() -> None:
-    from nemo_elastic.nemo.sampling import BudgetSampler
+    from nemo_elastic.train.sampling import BudgetSampler
 
     assert CONFIG.router is not None
     sampler = BudgetSampler(CONFIG.weights(), CONFIG.seed)

@@ -13,7 +13,7 @@ from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts
 from nemo_elastic.formats.torch_io import from_torch
 from nemo_elastic.layout import tensors
-from tests.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
 
 @pytest.fixture(scope="module")

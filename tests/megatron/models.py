@@ -26,7 +26,7 @@ def logits_and_grads(
     model: Any, tokens: torch.Tensor, choice: Any, objective: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits [b, s, V] and every parameter's gradient (zeros where there is none) of a scalar objective."""
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     model.state.choice = choice
     model.zero_grad(set_to_none=True)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.nemo
 
 @pytest.mark.parametrize("parent", PARENTS, ids=lambda p: p.pattern)
 def test_same_logits_whole_sliced_and_gated(parent: object) -> None:
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     start()
     model = build(parent)

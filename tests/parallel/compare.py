@@ -20,7 +20,7 @@ FLOOR = 1e-3
 
 def stored(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Tensors of a run's last checkpoint whose names start so, without that."""
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     return held(last_checkpoint(run), prefix)
 

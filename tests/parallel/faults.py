@@ -72,7 +72,7 @@ def kills(place: Path, seed: int = 0) -> dict[str, Any]:
 
 def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.nemo.resume import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
 
     found = whole_checkpoints(run / "checkpoints")
     return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0
@@ -94,22 +94,22 @@ def where(out: Path) -> str:
 
 def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
     """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
     if int(os.environ["RANK"]) != rank:
         return
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, at: int) -> Any:
-        if at == 0 and not hasattr(self, "poisoned"):
+    def watched(self: Any) -> Any:
+        if not hasattr(self, "poisoned"):
             self.poisoned = True
-            for module in self.hidden.core.decoder.layers:
+            for module in self.host.core.decoder.layers:
                 if module.layer_number - 1 == layer:
                     module.mixer.register_forward_hook(partial(changed, self))
-        return draws(self, at)
+        return draws(self)
 
     def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
-        hit = model.hidden.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
+        hit = model.host.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
         if hit and gradient and y.requires_grad:
             y.register_hook(lambda grad: grad * value)
         return y * value if hit and not gradient else y
@@ -127,15 +127,15 @@ def poisoned(place: Path, out: Path, layout: Layout, how: dict[str, Any], **more
 
 def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
     """Train with a weight that is NaN from the second step on."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        if step == 1:
-            self.hidden.core.decoder.layers[4].mixer.D.data[0] = float("nan")
-        return draws(self, step)
+    def watched(self: Any) -> Any:
+        if self.host.step == 1:
+            self.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
+        return draws(self)
 
     ElasticMambaModel.next_draws = watched
     return runs.train(place, out, layout, STEPS)
@@ -198,15 +198,15 @@ def dead_rank(place: Path) -> dict[str, Any]:
 
 def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
     """Train; from the third step on no file may be longer than so much."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        if step == 2:
+    def watched(self: Any) -> Any:
+        if self.host.step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-        return draws(self, step)
+        return draws(self)
 
     ElasticMambaModel.next_draws = watched
     return runs.train(place, out, layout, STEPS, every=1)
@@ -257,7 +257,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 def damaged(place: Path) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
-    from nemo_elastic.nemo.saved import begin
+    from nemo_elastic.hosts.nemo.checkpoint.saved import begin
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
@@ -279,7 +279,7 @@ def damaged(place: Path) -> dict[str, Any]:
 
 def asynchronous(place: Path) -> dict[str, Any]:
     """Two ranks that write their checkpoints while they train on: what is kept, and what lists and checksums say."""
-    from nemo_elastic.nemo.saved import LIST, SUMS, check_sums, whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import LIST, SUMS, check_sums, whole_checkpoints
     from tests.parallel import forks
 
     out = place / "asynchronous"
@@ -319,7 +319,7 @@ def left(out: Path) -> list[str]:
 
 def hostile(place: Path) -> dict[str, Any]:
     """Runs that start from a checkpoint, or distill from one, whose metadata makes a folder when it is unpickled."""
-    from tests.nemo.poison import with_template
+    from tests.hosts.nemo.poison import with_template
     from tests.parallel import forks, runs
 
     found, ranked = {}, runs.ranked(place, runs.Layout())
@@ -352,7 +352,7 @@ def taught(place: Path, out: Path, teacher: Path | None) -> Any:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

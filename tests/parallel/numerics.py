@@ -21,8 +21,8 @@ def precision(place: Path, out: Path, half: bool) -> dict[str, Any]:
     """Losses of a run: of every step, and held-out ones of every member at the end."""
     import fiddle
 
-    from nemo_elastic.nemo.tiny_recipe import held_out
-    from tests.nemo.bf16_worker import halve
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
+    from tests.hosts.nemo.bf16_worker import halve
     from tests.parallel import runs
 
     runs.quiet()
@@ -52,7 +52,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            self.before = {k: p.detach().clone() for k, p in module.hidden.core.named_parameters()}
+            self.before = {k: p.detach().clone() for k, p in module.host.core.named_parameters()}
 
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
             found["rates"].append(trainer.optimizers[0].param_groups[0]["lr"])
@@ -60,7 +60,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
         def on_train_end(self, trainer: Any, module: Any) -> None:
             small = module.members.get()[2]
             optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
-            params = dict(module.hidden.core.named_parameters())
+            params = dict(module.host.core.named_parameters())
             head, norm = "output_layer.weight", "decoder.final_norm.weight"
             for name, outside in (
                 (head, (slice(None), slice(small.hidden, None))),
@@ -83,7 +83,7 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

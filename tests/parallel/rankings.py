@@ -99,7 +99,7 @@ def measure(place: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
     place = Path(sys.argv[1]).resolve()
     found = measure(place)

@@ -89,7 +89,7 @@ def save_at_once(place: Path, out: Path, layout: Layout) -> None:
     import fiddle
     import lightning.pytorch as pl
 
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
     from tests.parallel import runs
 
     class Saves(pl.Callback):
@@ -110,7 +110,7 @@ def save_at_once(place: Path, out: Path, layout: Layout) -> None:
 def cut_both(first: Path, second: Path, place: Path) -> bool:
     """Whether a member cut from either checkpoint has the same bytes."""
     from nemo_elastic import slice_checkpoint
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     files = []
     for i, run in enumerate((first, second)):
@@ -141,7 +141,7 @@ def other_blocks(place: Path) -> dict[str, Any]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare_parent, place)

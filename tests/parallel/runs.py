@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from tests.nemo.bf16_worker import halve
-from tests.nemo.training_worker import digest
+from tests.hosts.nemo.bf16_worker import halve
+from tests.hosts.nemo.training_worker import digest
 from tests.texts import FEW, library_text
 
 LENGTH, BATCH, PEAK = 64, 2, 3e-3
@@ -105,8 +105,8 @@ def recipe(
     import nemo_run as run
     import torch
 
-    from nemo_elastic.nemo.tiny import TinyNemotronH
-    from nemo_elastic.nemo.tiny_recipe import held_out, tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out, tiny_recipe
 
     task = tiny_recipe(
         place / "data", out, steps=steps, seq_length=length, micro_batch_size=BATCH // layout.data,
@@ -177,7 +177,7 @@ def rank(place: Path, out: Path, layout: Layout, checkpoint: Path, **changes: An
     import fiddle
 
     from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.nemo.rank_run import rank_only
+    from nemo_elastic.hosts.nemo.curriculum.rank import rank_only
 
     quiet()
     job = rank_only(
@@ -189,7 +189,7 @@ def rank(place: Path, out: Path, layout: Layout, checkpoint: Path, **changes: An
 
 def parent(place: Path) -> Path:
     """The parent's checkpoint."""
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     return last_checkpoint(place / "parent")
 
@@ -213,9 +213,9 @@ def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int 
     import nemo_run as run
     from nemo import lightning as nl
 
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.curriculum import checkpoints
-    from nemo_elastic.nemo.resume import ElasticResume
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
     stock = recipe(place, out, layout, steps)
     if every:
@@ -233,7 +233,7 @@ def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int 
 
 def refusal(place: Path, name: str, value: Any) -> str:
     """What apply_elastic says to a setting of the strategy that no family can have."""
-    from nemo_elastic.nemo.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
     stock = recipe(place, place / "refused", Layout(), 2)
     setattr(stock.trainer.strategy, name, value)
@@ -246,8 +246,8 @@ def refusal(place: Path, name: str, value: Any) -> str:
 
 def second_task(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int, **changes: Any) -> Any:
     """The recipe of stage 2 of a run, with longer sequences and more of them per step."""
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.curriculum import checkpoints, end_of
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, end_of
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
     stock = recipe(place, out, layout, steps, length=2 * LENGTH, micro_batches=2)
     stock.log.ckpt = checkpoints(1)
@@ -273,8 +273,8 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     import torch
 
     from nemo_elastic.config import DistillConfig
-    from nemo_elastic.nemo.loss import distill_loss
-    from nemo_elastic.nemo.streams import evaluate
+    from nemo_elastic.hosts.nemo.loss import distill_loss
+    from nemo_elastic.hosts.nemo.streams import evaluate
 
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randint(0, VOCAB, (BATCH, LENGTH), generator=generator) for _ in range(3)]
@@ -290,13 +290,13 @@ def member_losses(model: Any) -> dict[str, list[float]]:
 
 def tell_draws(told: list[list[Any]]) -> None:
     """Append what every micro-batch draws, in this process: step, budget and kind of choice."""
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
     draws = ElasticMambaModel.next_draws
 
-    def watched(self: Any, step: int) -> Any:
-        drawn = draws(self, step)
-        told.extend([step, d.budget, type(d.choice).__name__] for d in drawn)
+    def watched(self: Any) -> Any:
+        drawn = draws(self)
+        told.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
         return drawn
 
     ElasticMambaModel.next_draws = watched
@@ -332,7 +332,7 @@ def train(
             facts["budgets"].append([[k, round(float(trainer.callback_metrics[k]), 6)] for k in names])
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            held = module.hidden.core.state_dict()
+            held = module.host.core.state_dict()
             facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
             facts["members"] = member_losses(module)
 

@@ -29,8 +29,8 @@ EACH = 4
 
 def whole(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     """Both stages, then the family and its members as folders; what is done already is passed by."""
-    from nemo_elastic.nemo.curriculum import slice_family
-    from nemo_elastic.nemo.tiny_recipe import last_checkpoint
+    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_family
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
     from tests.parallel.faults import curriculum
 
     facts = curriculum(place, out, layout)
@@ -73,7 +73,7 @@ def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
 
 def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     """Cycles until the time is over; one that has begun ends."""
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 

@@ -29,7 +29,7 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     from nemo_elastic.formats.adapter import from_parts
     from nemo_elastic.formats.megatron.read import plain_tensors
     from nemo_elastic.formats.megatron.stored import PREFIX
-    from nemo_elastic.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
     runs.quiet()
@@ -41,7 +41,7 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
         plain = {k.removeprefix(PREFIX): v for k, v in plain_tensors(runs.parent(place)).items()}
         whole = from_parts(self.parent, self.parent.full, plain)
         first = parallel_state.get_pipeline_model_parallel_rank() * SHAPE["num_layers"] // layout.pipeline
-        for name, core in (("student", self.hidden.core), ("teacher", self.hidden.teacher)):
+        for name, core in (("student", self.host.core), ("teacher", self.host.frozen)):
             held = {} if core is None else dict(core.named_parameters())
             held = {global_name(k, first): p for k, p in held.items() if not k.startswith("elastic.")}
             found[name] = sorted(held)

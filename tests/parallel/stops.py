@@ -45,9 +45,9 @@ def train(
     import nemo_run as run
     from nemo.lightning.pytorch.callbacks import PreemptionCallback
 
-    from nemo_elastic.nemo.curriculum import checkpoints, job, stop_in_time
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.nemo.tiny_recipe import held_out
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, job, stop_in_time
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
     from tests.parallel import runs
 
     runs.quiet()
@@ -80,8 +80,8 @@ def train(
 
 def second(place: Path, out: Path, layout: Layout) -> Any:
     """Stage 2's recipe."""
-    from nemo_elastic.nemo.apply import apply_elastic
-    from nemo_elastic.nemo.curriculum import checkpoints, end_of
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, end_of
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from tests.parallel import runs
 
     stock = runs.recipe(place, out, layout, SECOND)
@@ -95,7 +95,7 @@ def second(place: Path, out: Path, layout: Layout) -> Any:
 
 def attempt(place: Path, out: Path, layout: Layout = SOFT, **how: Any) -> dict[str, Any]:
     """Exit codes of a job's ranks, what the first one said at last, and the whole checkpoints that it left, by age."""
-    from nemo_elastic.nemo.resume import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
     from tests.parallel import forks
 
     ranks = forks.start(out / "log", layout.world, train, place, out, layout, **how)
@@ -111,7 +111,7 @@ def history(out: Path) -> list[dict[str, Any]]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 

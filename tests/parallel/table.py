@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
     found = measure(args.folder.resolve())
     (args.folder / "table.json").write_text(json.dumps(found))

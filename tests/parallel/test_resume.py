@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run that was killed and started again is the run that was not: `resume.py`; and the rules of nemo/resume.py."""
+"""A run that was killed and started again is the run that was not; and the rules of `checkpoint.resume`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def block(**changes: Any) -> dict[str, Any]:
 def test_a_block_that_came_through_yaml_is_the_same() -> None:
     import yaml
 
-    from nemo_elastic.nemo.resume import differences
+    from nemo_elastic.train.resume import differences
 
     own = block(router={"hidden": 8})
     assert list(differences(yaml.safe_load(yaml.safe_dump(own)), own)) == []
@@ -103,7 +103,7 @@ def test_a_block_that_came_through_yaml_is_the_same() -> None:
 
 
 def test_every_setting_that_may_change_exists() -> None:
-    from nemo_elastic.nemo.resume import FAMILY, STEERING
+    from nemo_elastic.train.resume import FAMILY, STEERING
 
     whole = block(router={"hidden": 8})
     for name in (*STEERING, *FAMILY):
@@ -115,7 +115,7 @@ def test_every_setting_that_may_change_exists() -> None:
 
 def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.nemo.resume import check_same_family
+    from nemo_elastic.train.resume import check_same_family
 
     with pytest.raises(ElasticError, match="resume: runs/one is not elastic; give a log directory of its own"):
         check_same_family(None, block(), "runs/one", lambda name: True)
@@ -124,8 +124,8 @@ def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
 def checkpoint(folder: Path, name: str) -> Path:
     import torch
 
-    from tests.nemo.checkpoints import store
-    from tests.nemo.cutting import PARENT, random_tensors
+    from tests.hosts.nemo.checkpoints import store
+    from tests.hosts.nemo.cutting import PARENT, random_tensors
 
     made = store(folder / name, PARENT, PARENT.full, random_tensors(PARENT))
     torch.save({}, made / "weights" / "common.pt")
@@ -133,7 +133,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    from nemo_elastic.nemo.resume import newest, remove_unfinished, whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import newest, remove_unfinished, whole_checkpoints
 
     assert whole_checkpoints(tmp_path / "none") == []
     assert newest(tmp_path) == "there is no whole checkpoint yet"

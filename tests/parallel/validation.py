@@ -29,8 +29,8 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
     import lightning.pytorch as pl
     from nemo.collections.llm.recipes.log.default import tensorboard_logger
 
-    from nemo_elastic.nemo.tiny_recipe import held_out
-    from tests.nemo.training_worker import digest
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
+    from tests.hosts.nemo.training_worker import digest
     from tests.parallel import runs
 
     runs.quiet()
@@ -42,13 +42,13 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
 
     class Watch(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-            facts["training"].append(module.training and module.hidden.core.training)
+            facts["training"].append(module.training and module.host.core.training)
 
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             facts["losses"].append(float(trainer.callback_metrics["reduced_train_loss"]))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            facts["weights"] = digest(dict(module.hidden.core.named_parameters()))
+            facts["weights"] = digest(dict(module.host.core.named_parameters()))
             facts["monitored"] = sorted(k for k in trainer.callback_metrics if k.startswith("val_"))
 
     task = fiddle.build(task)
@@ -72,7 +72,7 @@ def left(out: Path) -> dict[str, Any]:
 
 
 def main(place: Path) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)

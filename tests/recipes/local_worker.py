@@ -44,7 +44,7 @@ def family_experiment(parent: str, data: list[str], dir: str, executors: Any, **
     import nemo_run as run
     import nemotron_elastic_tiny as tiny
 
-    from nemo_elastic.nemo.curriculum import run_family
+    from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
     from tests.recipes.local_worker import Press
 
     folder = Path(data[0]).parent

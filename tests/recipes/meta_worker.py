@@ -32,7 +32,7 @@ def built(name: str) -> dict[str, Any]:
     whole = fiddle.build(model)
     with torch.device("meta"):
         whole.configure_model()
-    core = whole.hidden.core
+    core = whole.host.core
     sizes = {n: p.numel() for n, p in core.named_parameters()}
     return {
         "class": type(core).__name__,
@@ -47,7 +47,7 @@ def main(names: list[str]) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
 
-    from nemo_elastic.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()

@@ -9,8 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from megatron.core import parallel_state
 
-from nemo_elastic.nemo.model import ElasticMambaModel
-from tests.nemo.training_worker import digest, state_of
+from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+from tests.hosts.nemo.training_worker import digest, state_of
 
 
 class StateRecorder(pl.Callback):
@@ -27,7 +27,7 @@ class StateRecorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not isinstance(pl_module, ElasticMambaModel):
             return
-        core = pl_module.hidden.core
+        core = pl_module.host.core
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.told = {
             "start": state_of(trainer, pl_module),
@@ -52,7 +52,7 @@ class StateRecorder(pl.Callback):
                 "end": state_of(trainer, pl_module),
                 "end_members": [m.to_json() for m in pl_module.members.get()],
                 "end_lr": [g["lr"] for g in trainer.optimizers[0].param_groups],
-                "teacher_moved": digest(dict(pl_module.hidden.teacher.named_parameters()))
+                "teacher_moved": digest(dict(pl_module.host.frozen.named_parameters()))
                 != self.told["start"]["teacher"],
             }
             out = Path(self.folder) / f"stage{pl_module.stage}-rank{trainer.global_rank}.json"

@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def test_the_defaults_are_the_papers() -> None:
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     one, two = PAPER.stage1, PAPER.stage2
     assert (one.seq_length, one.global_batch_size) == (8192, 1536)
@@ -34,7 +34,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     config = ElasticConfig.load(CONF / "elastic_12b.yaml")
     assert replace(PAPER.stage2.block(config), sampling=config.sampling) == config
@@ -44,7 +44,7 @@ def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
     ("field", "value"), [("seq_length", 0), ("global_batch_size", 1.5), ("max_steps", -1), ("micro_batch_size", True)]
 )
 def test_sizes_are_positive_integers(field: str, value: Any) -> None:
-    from nemo_elastic.nemo.curriculum import Stage
+    from nemo_elastic.hosts.nemo.curriculum.jobs import Stage
 
     sizes = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2} | {field: value}
     with pytest.raises(ElasticError, match=f"stage.{field}: .* at least 1"):
@@ -52,7 +52,7 @@ def test_sizes_are_positive_integers(field: str, value: Any) -> None:
 
 
 def test_sampling_has_a_weight_for_each_budget() -> None:
-    from nemo_elastic.nemo.curriculum import Stage
+    from nemo_elastic.hosts.nemo.curriculum.jobs import Stage
 
     config = ElasticConfig.load(CONF / "elastic_12b.yaml")
     with pytest.raises(ElasticError, match=r"stage.sampling: \(0.5, 0.5\) .* one weight for each of 12b, 9b, 6b"):
@@ -60,14 +60,14 @@ def test_sampling_has_a_weight_for_each_budget() -> None:
 
 
 def test_a_relative_folder_is_refused() -> None:
-    from nemo_elastic.nemo.curriculum import PAPER, slice_step
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, slice_step
 
     with pytest.raises(ElasticError, match=r"dir: 'runs/12b' .* an absolute path"):
         slice_step(PAPER, ElasticConfig.load(CONF / "elastic_12b.yaml"), dir="runs/12b")
 
 
 def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
-    from nemo_elastic.nemo.curriculum import PAPER, slice_step
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, slice_step
 
     config = ElasticConfig.load(CONF / "elastic_12b.yaml")
     assert slice_step(PAPER, config, dir="/runs/12b").ranking == "/runs/12b/rank/elastic/ranking"
@@ -85,7 +85,7 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         executor.launcher = None
         return executor
 
-    from nemo_elastic.nemo.curriculum import run_family, slice_family
+    from nemo_elastic.hosts.nemo.curriculum.jobs import run_family, slice_family
 
     monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))  # read from the environment on import
     nothing = run.Partial(slice_family, checkpoint=str(tmp_path / "nothing"), out=str(tmp_path))
@@ -99,7 +99,7 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
-    from nemo_elastic.nemo.curriculum import slice_family
+    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_family
 
     with pytest.raises(ElasticError):
         slice_family(str(tmp_path), str(tmp_path / "out"))
@@ -107,7 +107,7 @@ def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
     from nemo_elastic.files import sign
-    from nemo_elastic.nemo.curriculum import slice_family
+    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_family
 
     for checkpoint, ranking in (
         ("family/end", None),
@@ -129,7 +129,7 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
 def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """The place alone: `tests/recipes/test_tiny.py` ranks for real."""
     from nemo_elastic.files import sign
-    from nemo_elastic.nemo.rank_run import save_whole
+    from nemo_elastic.hosts.nemo.curriculum.rank import save_whole
 
     class Full:
         """A trainer on a full disk."""

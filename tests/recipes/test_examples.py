@@ -58,7 +58,7 @@ def test_the_executors_of_the_page_on_clusters() -> None:
 def test_the_page_names_what_the_tiny_one_leaves() -> None:
     import nemotron_elastic_tiny as tiny
 
-    from nemo_elastic.nemo.curriculum import end_of, ranked_checkpoint, ranking_dir, stage_checkpoint
+    from nemo_elastic.hosts.nemo.curriculum.jobs import end_of, ranked_checkpoint, ranking_dir, stage_checkpoint
 
     plan = tiny.curriculum()
     left = {ranking_dir("/x"), ranked_checkpoint("/x"), end_of("/x/parent", tiny.PARENT_STEPS)}

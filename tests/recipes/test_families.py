@@ -119,14 +119,16 @@ def test_other_machines_get_another_layout(module: Any) -> None:
     recipe = module.stage2_recipe(*WHERE, num_nodes=8, gpu="h200")
     assert recipe.trainer.num_nodes == 8
     found = recipe.trainer.strategy.tensor_model_parallel_size, recipe.model.config.recompute_granularity
-    there = module.FAMILY.layout(2, importlib.import_module("nemo_elastic.nemo.curriculum").PAPER, 64, "h200")
+    there = module.FAMILY.layout(
+        2, importlib.import_module("nemo_elastic.hosts.nemo.curriculum.jobs").PAPER, 64, "h200"
+    )
     assert found == (there.tensor, "full" if there.recompute else None)
     with pytest.raises(ElasticError, match="no layout"):
         module.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
 
 
 def test_stages_are_bf16_and_have_the_papers_rates(stages: dict[int, Any]) -> None:
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     for number, recipe in stages.items():
         (precision,) = recipe.trainer.plugins
@@ -207,7 +209,7 @@ def test_a_tokenizer_may_be_a_folder(module: Any) -> None:
 
 
 def test_a_curriculum_is_followed(module: Any) -> None:
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     short = replace(PAPER, stage1=replace(PAPER.stage1, max_steps=100), lr=5e-5)
     first = module.stage1_recipe(*WHERE, curriculum=short)
@@ -220,9 +222,9 @@ def test_a_curriculum_is_followed(module: Any) -> None:
 
 def test_every_member_is_validated_on_few_batches(module: Any) -> None:
     """Ten times in a stage; the checkpoints' second names tell the held-out loss, those that jobs wait for do not."""
-    from nemo_elastic.nemo.callbacks import ElasticCallback, MetricsWriter
-    from nemo_elastic.nemo.curriculum import FILENAME
-    from nemo_elastic.nemo.resume import ElasticCheckpoint
+    from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint
+    from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME
 
     for recipe in (module.stage1_recipe(*WHERE), module.stage2_recipe(*WHERE)):
         trainer, ckpt = recipe.trainer, recipe.log.ckpt

@@ -125,11 +125,11 @@ def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
 
 
 def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
-    from nemo_elastic.nemo.optim import ElasticSchedule
+    from nemo_elastic.train.schedule import Rates
 
-    whole = ElasticSchedule(total_steps=sum(STEPS), warmup_steps=2)
+    whole = Rates(total_steps=sum(STEPS), warmup_steps=2)
     assert told[2, 0]["lr"] == told[1, 0]["end_lr"]
-    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model_factor(STEPS[0]))
+    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model(STEPS[0]))
     assert max(told[2, 0]["end_lr"]) == pytest.approx(3e-3 * 0.1)
 
 
@@ -208,7 +208,7 @@ def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Pa
 
     from nemo_elastic.config import ElasticConfig
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.nemo.rank_run import already_ranked
+    from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
 
     checkpoint = ran / "tiny" / "rank" / "checkpoints" / "ranked"
     config = ElasticConfig.load(ran / "elastic.yaml")

@@ -24,14 +24,14 @@ def run_here(job: Any) -> None:
     """What a job's process does."""
     import fiddle
 
-    from nemo_elastic.nemo.curriculum import job as as_job
+    from nemo_elastic.hosts.nemo.curriculum.jobs import job as as_job
 
     os.environ["LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]
     as_job(fiddle.build(job))
 
 
 def main(name: str, folder: Path, epsilon: float | None = None) -> None:
-    import nemo_elastic.nemo.apply  # noqa: F401  (once, for all ranks)
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.rehearsal.family import Short
     from nemo_elastic.rehearsal.run import Rehearsal

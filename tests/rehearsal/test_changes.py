@@ -108,7 +108,7 @@ def test_layouts_are_divided_alike() -> None:
     from nemo_elastic.rehearsal.family import halved
 
     family = importlib.import_module("nemotron_elastic_9b").FAMILY
-    from nemo_elastic.nemo.curriculum import PAPER
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     first = family.layout(1, PAPER, 128, "h100")
 

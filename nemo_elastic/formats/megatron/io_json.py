@@ -17,8 +17,9 @@ from nemo_elastic.files import read_json
 
 _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
 _BEGUN = object()
-#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names
-_MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.nemo.tiny")
+#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names. The last is
+#: the name that the second had in version 0.1
+_MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.hosts.nemo.tiny.model", "nemo_elastic.nemo.tiny")
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:

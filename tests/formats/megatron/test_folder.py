@@ -29,8 +29,8 @@ from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.layout import tensors
 from nemo_elastic.manifest import Family
-from tests.nemo.checkpoints import add_tokenizer, as_model, io_json, store
-from tests.nemo.cutting import MEMBER, PARENT, cut, random_tensors
+from tests.hosts.nemo.checkpoints import add_tokenizer, as_model, io_json, store
+from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.slicing.helpers import scratch
 from tests.strategies import parents_and_subnets
 

@@ -22,9 +22,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.harmless import check_harmless
 from nemo_elastic.formats.megatron.metadata import Piece, Place, _covered, read_metadata
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.nemo.checkpoints import store
-from tests.nemo.cutting import PARENT, random_tensors
-from tests.nemo.poison import TOLD, change, metadata_of, with_template
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.hosts.nemo.poison import TOLD, change, metadata_of, with_template
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
@@ -172,7 +172,7 @@ def test_metadata_that_runs_is_refused(checkpoint: Path, tmp_path: Path) -> None
 
 @pytest.mark.nemo
 def test_megatron_core_is_given_nothing_that_was_not_looked_at(checkpoint: Path, tmp_path: Path) -> None:
-    from nemo_elastic.nemo.checkpoint import load_model_weights
+    from nemo_elastic.hosts.nemo.checkpoint.load import load_model_weights
 
     path = checkpoint / "weights" / ".metadata"
     path.write_bytes(with_template(path.read_bytes(), tmp_path / "ran"))

@@ -26,9 +26,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron import harmless, items, metadata
 from nemo_elastic.formats.megatron.folder import read_shapes
 from nemo_elastic.formats.megatron.pickled import Made, Name, Named, PickleError, read_pickle
-from tests.nemo.checkpoints import store
-from tests.nemo.cutting import PARENT, random_tensors
-from tests.nemo.poison import with_call, with_template
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.hosts.nemo.poison import with_call, with_template
 
 #: every list of names that a pickle is ever read with
 LISTS: list[frozenset[Name]] = [metadata.NAMES, items._NAMES, harmless.OBJECTS]

@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lightning callbacks: prepare and freeze the shapes, measure members while training, write the run's metrics.
+
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from megatron.core import parallel_state
+from nemo.lightning import io
+from nemo.lightning.megatron_parallel import MegatronStep
+from nemo.utils.app_state import AppState
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.files import atomic_write
+from nemo_elastic.history import METRICS, read_history, up_to
+from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
+from nemo_elastic.renames import is_temporary
+from nemo_elastic.router import Router
+from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+
+from .host import check_pipeline
+from .model import ElasticMambaModel
+from .streams import with_teacher
+from .validation import due, every_member, from_last_stage, validate, validate_by_steps
+
+#: metrics of a stock run that are kept beside our own
+LOGGED = ("reduced_train_loss", "grad_norm", "lr")
+
+
+class ElasticCallback(pl.Callback, io.IOMixin):
+    """Finds the shapes before the first step, freezes them at `freeze_at`, logs what the router does, tells the end.
+
+    Args:
+        out: folder for the ranking, the search's trace and the frozen members (`ranking/`, `shapes.json`).
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        model: ElasticMambaModel = pl_module
+        if not model.members.found:
+            check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
+            prepare_members(model.family, model.host, Path(self.out))
+        self._freeze_when_due(model)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._freeze_when_due(pl_module)
+        refresh_members(pl_module.family, pl_module.host)
+
+    def on_megatron_microbatches_start(self, step: Any) -> None:
+        """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
+        if step.forward_only and isinstance(step.pl_module, ElasticMambaModel):
+            every_member(step, len(step.pl_module.heldout.choices))
+
+    def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
+        """Make room for the teacher's hidden states between pipeline stages."""
+        return with_teacher(step, step.pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Say in one line, before any traceback, who stops and what the next start goes on from."""
+        settle(trainer, exception)
+        if not isinstance(exception, ElasticError):
+            print(told(trainer, exception), file=sys.stderr, flush=True)
+
+    def _freeze_when_due(self, model: ElasticMambaModel) -> None:
+        if not model.members.is_frozen and model.host.step >= model.family.freeze_step:
+            freeze_members(model.family, model.host, Path(self.out))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        for name, value in step_facts(trainer, pl_module).items():
+            pl_module.log(name, value, batch_size=1, prog_bar=name.startswith("loss_"))
+
+
+def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float]:
+    """What the last step measured: losses of the budgets that it drew, and of the router where it had a part in it.
+
+    All ranks ask after every step; whoever asks again gets the same.
+    """
+    if model.facts[0] != trainer.global_step:
+        model.facts = (trainer.global_step, _facts(model))
+    return model.facts[1]
+
+
+def _facts(model: ElasticMambaModel) -> dict[str, float]:
+    names = [b.name for b in model.elastic_config.budgets]
+    facts = {f"loss_{names[i]}": loss for i, loss in budget_losses(model).items()}
+    router = model.family.last_router
+    if router and not model.members.is_frozen:
+        budget = router["budget"]
+        cost = float(model.elastic_config.budgets[budget].cost(model.parent, router["routed"].expected))
+        target = model.elastic_config.targets(model.parent)[names[budget]]
+        facts |= {f"cost_{names[budget]}": cost / target, "router_tau": router["tau"], "router_scale": router["scale"]}
+        entropies = Router.entropy(router["routed"].probabilities)
+        facts |= {f"entropy_{axis}": float(entropy) for axis, entropy in entropies.items()}
+    return facts
+
+
+def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
+    """Budget index -> mean loss of the last step, on every rank: only the last pipeline stage has seen them."""
+    seen = torch.zeros(model.training_loss_reduction.budgets, 2, dtype=torch.float64)
+    for i, loss in model.training_loss_reduction.by_budget.items():
+        seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
+    return {i: loss for i, (drawn, loss) in enumerate(from_last_stage(seen).tolist()) if drawn}
+
+
+class MetricsWriter(pl.Callback, io.IOMixin):
+    """Writes one JSON line per step, and one per validation with the held-out losses of every member.
+
+    It has the run validated before its first step and after its last, too. A run that goes on from a checkpoint goes
+    on in the same file, as if it had not been stopped: see `history`. Works with a stock MambaModel too (the parent's
+    training), where the one member is the model itself.
+
+    Args:
+        path: JSON lines file; `metrics.jsonl` in the run's log directory if not given.
+        label: phase name written to every line.
+        total: steps of the phase, for the printed progress; progress is printed about every two seconds.
+    """
+
+    def __init__(self, path: str | None = None, label: str = "", total: int = 0) -> None:
+        self.path = path
+        self.label, self.total = label, total
+        self._began = self._printed = 0.0  # this start
+        self._first, self._before = 0, 0.0  # the step from which it goes on, and the seconds until then
+        self._measured = -1
+        self._steps: list[torch.Tensor] = []  # losses of a validation's steps
+        self._losses: dict[str, float] = {}  # the last of each budget, for the progress
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory.
+
+        Also what a killed writer left beside it, which the next one clears away before NeMo has moved it.
+        """
+        found = AppState()
+        self._file = Path(self.path or Path(found.log_dir or ".", METRICS))
+        own = self._file.resolve()
+        found.files_to_move = [
+            file for file in map(Path, found.files_to_move or ()) if file.resolve() != own and not is_temporary(file)
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._first = trainer.global_step
+        self._began = self._printed = time.monotonic()
+        if trainer.is_global_zero:
+            lines = up_to(read_history(self._file).lines, self._first)
+            self._before = max((line.get("seconds", 0) for line in lines), default=0)
+            atomic_write(self._file, "".join(json.dumps(line) + "\n" for line in lines))
+            validated = [line["step"] for line in lines if line["kind"] == "heldout"]
+            self._measured = validated[-1] if validated else -1
+        validate_by_steps(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """By now all callbacks have started, so members are there. A stop may have come before a validation."""
+        self._measured = trainer.strategy.broadcast(self._measured)
+        if due(trainer) and self._measured != trainer.global_step:
+            validate(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
+        if isinstance(pl_module, ElasticMambaModel):
+            line |= step_facts(trainer, pl_module)
+        self._write(trainer, line | {"kind": "step", "seconds": self._before + time.monotonic() - self._began})
+        self._progress(trainer, line)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._steps = []
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        """Keep a stock model's loss: NeMo's `val_loss` is a mean in which the first step weighs less than the rest."""
+        self._steps.append(torch.as_tensor(outputs).detach())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or not self._steps:
+            return
+        self._measured = trainer.global_step
+        if isinstance(pl_module, ElasticMambaModel):
+            found = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
+        else:
+            steps, self._steps = torch.stack(self._steps), []
+            found = {"losses": {"parent": float(from_last_stage(steps.double()).mean())}}
+        if found["losses"]:
+            self._write(trainer, {"kind": "heldout", **found})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._measured != trainer.global_step:
+            validate(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        settle(trainer, exception)
+
+    def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
+            samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
+            line = {
+                "phase": self.label, "step": trainer.global_step, "tokens": samples * sampler.seq_len, **line
+            }  # fmt: skip
+            with self._file.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+
+    def _progress(self, trainer: pl.Trainer, line: dict[str, float]) -> None:
+        now = time.monotonic()
+        done = trainer.global_step
+        self._losses |= {k.removeprefix("loss_"): v for k, v in line.items() if k.startswith("loss_")}
+        if not trainer.is_global_zero or (now - self._printed < 2.0 and done != self.total):
+            return
+        self._printed = now
+        left = (now - self._began) / max(1, done - self._first) * (self.total - done)
+        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
+        losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
+        print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)

@@ -1,0 +1,208 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Going on where a run stopped, whatever stopped it: the newest whole checkpoint, and no other, with the same block.
+
+NeMo marks a checkpoint as unfinished until it is whole. Its own classes refuse to start beside one that a kill left as
+the only one, write the last checkpoint of a run again over itself, keep one alone, and take whatever lies there for
+whole; these do neither. What a whole checkpoint is, `saved` says.
+
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nemo import lightning as nl
+from nemo.lightning.ckpt_utils import ckpt_to_dir
+from nemo.utils.app_state import AppState
+from nemo.utils.get_rank import is_global_rank_zero
+from torch.distributed.checkpoint import CheckpointException
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.stored import first_line
+from nemo_elastic.train.resume import FAMILY, RANKED, STEERING, check_same_family, within
+
+from .best import best, drop_dangling, name_best
+from .saved import (
+    Sums,
+    begin,
+    check_start,
+    check_whole,
+    choose,
+    end,
+    folder_of,
+    is_whole,
+    newest,
+    remove_unfinished,
+    saved,
+    set_aside,
+    verify_sums,
+    write_list,
+)
+
+__all__ = ["ElasticCheckpoint", "ElasticResume"]
+
+
+@dataclass(kw_only=True)
+class ElasticResume(nl.AutoResume):
+    """AutoResume that takes the newest whole checkpoint, and no other, and compares the elastic block with its own.
+
+    What it starts from is looked at before NeMo opens it. The tokenizer is the recipe's, never the checkpoint's: to
+    build that one, NeMo would call whatever the checkpoint's `io.json` names.
+    """
+
+    def _find_trainer_ckpt_path(self) -> Path | None:
+        found, passed = self._choose()
+        for line in passed if is_global_rank_zero() else ():
+            print(f"  resume: {line}", flush=True)
+        return found
+
+    def _choose(self) -> tuple[Path | None, list[str]]:
+        """The run's own newest whole checkpoint, and what to say of newer ones."""
+        folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
+        if not folder:
+            return None, []
+        verify_sums(Path(folder), first=is_global_rank_zero())
+        return choose(Path(folder))
+
+    def setup(self, trainer: Any, model: Any = None) -> None:
+        """As the base class, after the checkpoint and the block have been looked at.
+
+        Raises:
+            ElasticError: what it starts from is not there, is damaged or may run something, or the run would go on
+                with another family.
+        """
+        if self.restore_config is not None:
+            self.restore_config.load_artifacts = False
+            if not self.resume_from_path and self._choose()[0] is None:
+                check_start(Path(self.restore_config.path))
+        super().setup(trainer, model)
+        if trainer.ckpt_path:
+            start = folder_of(Path(trainer.ckpt_path))
+        elif self.restore_config is not None:
+            start = Path(self.restore_config.path)
+        else:
+            return
+        check_whole(start, first=is_global_rank_zero())
+        block = getattr(model, "elastic_config", None)
+        if block is None:
+            return
+        before = read_context(start).elastic
+        if before is None and not trainer.ckpt_path and model.stage == 1:
+            return  # a parent as it was: ranked in this run
+
+        def may_change(name: str) -> bool:
+            if trainer.ckpt_path:
+                return within(name, STEERING)
+            return not within(name, FAMILY) if model.stage == 2 else name != "router" and not within(name, RANKED)
+
+        changes = check_same_family(before, block.to_dict(), start, may_change)
+        for line in changes if is_global_rank_zero() else ():
+            print(f"  resume: {line}", flush=True)
+
+
+class ElasticCheckpoint(nl.ModelCheckpoint):
+    """ModelCheckpoint of which each save can be trusted.
+
+    It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
+    consists of, and keeps more than the last: should that be damaged, there is one to go back to. Where a figure of
+    the validation is monitored, the best is kept as well, and its second name tells the figure (see `best`).
+
+    Attributes:
+        kept: how many are kept of those called `*-last`; while one is written there is one more.
+    """
+
+    kept = 2
+
+    def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """As the base class; what is damaged makes room, for its name will be written again."""
+        self._sums = Sums()
+        self._validated: tuple[int, float] | None = None  # step, and what is monitored
+        if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
+            set_aside(Path(self.dirpath))
+            drop_dangling(Path(self.dirpath))
+        super().setup(trainer, *args, **kwargs)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path:
+            self._last_global_step_saved = trainer.global_step
+        if is_global_rank_zero():
+            begin(Path(self.dirpath))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Called at the end of a run that came to it, and of no other."""
+        self._sums.wait()
+        if stage == "fit" and is_global_rank_zero():
+            end(Path(self.dirpath))
+        super().teardown(trainer, pl_module, stage)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """As the base class, which writes a checkpoint where this step has none; then it may be the best."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if not trainer.sanity_checking and value is not None and str(self.monitor).startswith("val"):
+            self._validated = trainer.global_step, float(value)
+        super().on_validation_end(trainer, pl_module)
+        self._name_best(self.last_model_path, self._last_global_step_saved)
+
+    def _name_best(self, filepath: str, step: int) -> None:
+        """Called when a checkpoint is written, and when a figure is there; which comes first differs."""
+        target = ckpt_to_dir(filepath) if filepath else None
+        if target is None or self._validated is None or self._validated[0] != step or not is_global_rank_zero():
+            return
+        if is_whole(target) and target.name.endswith("last"):
+            name_best(target, str(self.monitor), self._validated[1], self.mode)
+
+    def nemo_topk_check_previous_run(self) -> None:
+        """As the base class, which knows of no second names: it would remove what they mean, or fail."""
+        if self.save_top_k:
+            super().nemo_topk_check_previous_run()
+
+    def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+        if self._last_global_step_saved == trainer.global_step > 0 and is_whole(ckpt_to_dir(filepath)):
+            return
+        self._sums.wait()  # those of the one before
+        before = self._last_global_step_saved
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        except (Exception, CheckpointException) as error:  # the latter is none of the former
+            self._last_global_step_saved = before
+            target = ckpt_to_dir(filepath)
+            if is_global_rank_zero():
+                remove_unfinished(target)
+            free = shutil.disk_usage(target.parent).free / 1e9
+            why = f"{first_line(error)}; {free:.1f} GB are free there"
+            raise ElasticError(f"checkpoint: {target}: cannot be written ({why}); {newest(target.parent)}") from error
+
+    def _get_finalize_save_checkpoint_callback(
+        self, trainer: Any, filepath: str, global_step: int
+    ) -> Callable[[], None]:
+        """What is done when all ranks have written, at once or, with asynchronous saves, later: the mark goes."""
+        finish = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
+
+        def done() -> None:
+            target = ckpt_to_dir(filepath)
+            if is_global_rank_zero():
+                write_list(target, global_step)
+            finish()  # it waits for all ranks
+            self._name_best(filepath, global_step)
+            self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+        return done
+
+    def _remove_checkpoint(self, trainer: Any, filepath: str, override_async: bool = False) -> None:
+        later = self.async_save and not override_async  # it is asked again when the new one is whole
+        if later or not str(ckpt_to_dir(filepath)).endswith("last"):
+            return super()._remove_checkpoint(trainer, filepath, override_async)
+        old: list[str] = []
+        if is_global_rank_zero():
+            kept = best(Path(self.dirpath))
+            old = [str(p) for p in saved(Path(self.dirpath))[: -self.kept] if kept is None or p != kept[0]]
+        for checkpoint in trainer.strategy.broadcast(old):
+            super()._remove_checkpoint(trainer, checkpoint, override_async)
+        return None

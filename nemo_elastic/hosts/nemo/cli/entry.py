@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo elastic train`: the namespace that NeMo's command line finds through the entry points `nemo_run.cli`.
+
+No `from __future__ import annotations` here: NeMo-Run reads annotations as types.
+"""
+
+import inspect
+import logging
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fiddle
+import nemo_run as run
+import typer
+import yaml
+from nemo.collections import llm
+from nemo_run.cli.cli_parser import CLIException
+from nemo_run.cli.config import yaml_to_json, yaml_to_toml
+from nemo_run.cli.lazy import LazyEntrypoint, dictconfig_to_dot_list
+from nemo_run.core.serialization.yaml import YamlSerializer
+from omegaconf import OmegaConf
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.files import atomic_write, check_apart
+from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, made_by
+from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
+
+from .run_file import SETTINGS, RunFile, whole_recipe
+
+#: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
+TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)
+
+#: what a file with a whole run is written as, by --to-yaml and so on, of YAML
+FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "toml": yaml_to_toml}
+#: what NeMo-Run says of an override; around it its messages have the whole recipe
+_SAID = re.compile(
+    r"No parameter named '[^']*'|Invalid attribute:? '?\w+'?|Failed to parse '(?!Error)[^']*' as [^:]*: [^(:]*"
+)
+
+run.cli.factory(target=llm.pretrain, name="nemotron_elastic_tiny")(nemotron_elastic_tiny)
+
+
+class ElasticContext(run.cli.RunContext):
+    """NeMo-Run's handling of a command line, for a recipe with an `elastic:` block beside it.
+
+    The task that it gives to NeMo-Run is the recipe as `apply_elastic` left it: dry run, confirmation, executors and
+    direct runs are NeMo-Run's own.
+    """
+
+    def cli_execute(self, fn: Any, args: list[str], entrypoint_type: Any = "task") -> None:
+        """Run or export; a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130, else a traceback."""
+        try:
+            with exit_in_one_line():  # its SystemExit is no Exception, which NeMo-Run would take for unexpected
+                if self.to_yaml or self.to_json or self.to_toml:
+                    self.export([a for a in args if not a.startswith("run.")])
+                else:
+                    super().cli_execute(fn, args, entrypoint_type)
+        except typer.Abort:
+            typer.echo("error: not confirmed; --yes starts without asking", err=True)
+            raise SystemExit(2) from None
+        except Exception:
+            traceback.print_exc()  # NeMo-Run prints the message alone
+            raise
+
+    def read(self, args: Sequence[str]) -> tuple[run.Partial, RunFile]:
+        """The stock recipe that --factory, --yaml and the overrides describe, and the elastic settings beside it."""
+        file = RunFile.load(self.yaml).override(args)
+        factory = file.recipe.pop("_factory_", None) or file.recipe.get("run", {}).get("factory") or self.factory
+        if "_target_" in file.recipe:  # a whole recipe, as --to-yaml writes it
+            if factory:
+                raise bad("--factory", factory, f"nothing: {self.yaml} holds a whole recipe")
+            whole = whole_recipe(file.recipe)
+            with _one_line(f"--yaml {self.yaml}", whole, file.overrides):
+                return run.cli.parse_cli_args(whole.clone(), file.overrides), file
+        trainer = trainer_of(factory)
+        with _one_line(f"--factory {factory}"):
+            base = LazyEntrypoint(trainer, factory=factory).resolve(ctx=self)
+        own = OmegaConf.create(file.recipe)
+        fields = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
+        with _one_line("recipe", base, [*fields, *file.overrides]):
+            return LazyEntrypoint(trainer, factory, own, file.overrides).resolve(ctx=self), file
+
+    def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
+        """The elastic recipe; prints what was changed."""
+        recipe, file = self.read(args)
+        return file.apply(recipe)
+
+    def export(self, args: Sequence[str]) -> None:
+        """Write the recipe and the elastic settings as one file that --yaml reads back, once they are seen to fit."""
+        wanted = {kind: path for kind in FORMATS if (path := getattr(self, f"to_{kind}"))}
+        for kind, path in wanted.items():
+            name = path.partition(":")[0]  # behind the colon is the one section to write
+            if os.path.lexists(name):  # NeMo-Run's command has no --force
+                raise ElasticError(f"--to-{kind}: {name} already exists and is not replaced; name another file")
+        recipe, file = self.read(args)
+        for path in wanted.values():
+            check_apart(path.partition(":")[0], *(file.settings.get(key) for key in ("teacher", "previous")))
+        whole = yaml.safe_load(YamlSerializer().serialize(recipe))
+        file.apply(recipe)
+        settings = file.settings | {"elastic": ElasticConfig.from_dict(file.settings["elastic"]).to_dict()}
+        for kind, path in wanted.items():
+            name, _, section = path.partition(":")
+            data = settings | whole
+            if section and section not in data:
+                raise bad(f"--to-{kind}", section, f"after the colon one of {', '.join(data)}")
+            atomic_write(name, FORMATS[kind](yaml.safe_dump(data[section] if section else data)), replace=False)
+            typer.echo(f"written: {path}; nothing was started")
+
+
+def trainer_of(factory: str | None) -> Callable[..., Any]:
+    """The entry point of NeMo under which a factory is registered; `llm.pretrain` for one given by its import path.
+
+    Raises:
+        ElasticError: no recipe has this name, or it has no such argument.
+    """
+    if factory is None:
+        return TRAINERS[0]
+    name, _, given = factory.partition("(")
+    name = name.strip()
+    for trainer in TRAINERS:
+        try:
+            found = run.cli.resolve_factory(trainer, name)
+        except ValueError:
+            continue
+        arguments = inspect.signature(found).parameters
+        for argument in re.findall(r"(?:^|,)\s*(\w+)\s*=", given):
+            if argument not in arguments:
+                raise ElasticError(
+                    f"--factory {name}: unknown argument {argument!r}{did_you_mean(argument, arguments)}"
+                )
+        return trainer
+    if "." in name:
+        return TRAINERS[0]
+    raise bad("--factory", name, "the name of a recipe" + did_you_mean(name, dir(llm.recipes)))
+
+
+@contextmanager
+def _one_line(where: str, recipe: Any = None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what NeMo-Run says of a wrong override or factory into our one line, with the near name of a field."""
+    parser = logging.getLogger("nemo_run.cli.cli_parser")  # it logs what it raises
+    quiet, parser.disabled = parser.disabled, True
+    try:
+        yield
+    except ElasticError:
+        raise
+    except CLIException as error:
+        guilty = next((o for o in overrides if _fails(recipe, o)), "")
+        told = _SAID.search(str(error))
+        what = told[0].strip() if told else str(error)
+        raise ElasticError(f"{where}: {guilty}{': ' * bool(guilty)}{what}{_near_field(recipe, guilty)}") from error
+    except Exception as error:  # a factory may raise anything
+        raise ElasticError(f"{where}: {error}") from error
+    finally:
+        parser.disabled = quiet
+
+
+def _fails(recipe: Any, override: str) -> bool:
+    try:
+        run.cli.parse_cli_args(recipe.clone(), [override])
+    except CLIException:
+        return True
+    return False
+
+
+def _near_field(recipe: Any, override: str) -> str:
+    """What an override may have meant: the first part of its name that neither the recipe nor `SETTINGS` has."""
+    beside: tuple[str, ...] = SETTINGS
+    for name in override.partition("=")[0].split("."):
+        made = made_by(recipe)
+        if made is None:
+            break
+        names = field_names(made) if isinstance(made, type) else list(inspect.signature(made).parameters)
+        if name not in names:
+            return did_you_mean(name, [*names, *beside])
+        recipe, beside = getattr(recipe, name, None), ()
+    return ""
+
+
+@run.cli.entrypoint(namespace="elastic", name="train", run_ctx_cls=ElasticContext)
+def train(
+    recipe: run.Partial,
+    elastic: dict,
+    teacher: str | None = None,
+    stage: int = 1,
+    previous: str | None = None,
+    done_steps: int = 0,
+    total_steps: int | None = None,
+    out: str | None = None,
+) -> Path:
+    """Train a nested family with any stock recipe of a Nemotron-H.
+
+    On the command line the recipe is what --factory and --yaml say, and its own fields are overridden as usual
+    (trainer.max_steps=100). The YAML file may hold `elastic:`, `teacher:` and the others beside the recipe's fields.
+
+    Args:
+        recipe: a recipe of llm.pretrain, llm.finetune or llm.train with a MambaModel.
+        elastic: the elastic block; elastic.router.lr=3e-3 changes one field, elastic=@elastic.yaml reads a file.
+        teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
+        stage: 1 or 2 of the curriculum.
+        previous: stage 2: checkpoint at the end of stage 1.
+        done_steps: stage 2: steps of stage 1.
+        total_steps: steps of all stages; those of this recipe if not given.
+        out: folder for ranking and shapes; `elastic` in the log directory if not given.
+
+    Returns:
+        The log directory of the run.
+
+    Examples:
+        $ nemo elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b
+        $ nemo elastic train --yaml run.yaml elastic.router.lr=3e-3 trainer.max_steps=1000 --to-yaml changed.yaml
+    """
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    task = apply_elastic(
+        recipe,
+        elastic,
+        teacher=teacher,
+        stage=stage,
+        previous=previous,
+        done_steps=done_steps,
+        total_steps=total_steps,
+        out=out,
+    )
+    return fiddle.build(task)()
+
+
+def main(argv: Sequence[str], prog: str) -> None:
+    """`nemo elastic train` under another name.
+
+    Raises:
+        SystemExit: always.
+    """
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    train.cli_entrypoint.cli(app)
+    typer.main.get_command(app).main(args=list(argv), prog_name=prog)

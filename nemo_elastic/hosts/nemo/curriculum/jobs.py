@@ -1,0 +1,293 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The curriculum: rank → stage 1 → stage 2 → slice, each a job that starts from what the one before it left.
+
+What a job leaves has a name that is known before it runs, so that all can be submitted as one experiment:
+
+    DIR/rank/elastic                        importance, orders, trace of the search
+    DIR/rank/checkpoints/ranked             sorted weights, first members, the router's start
+    DIR/stage1/checkpoints/step=5169-last   and router, found members, optimizer state
+    DIR/stage2/checkpoints/step=1789-last
+    DIR/family, DIR/members/NAME            Hugging Face folders
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nemo_run as run
+from nemo import lightning as nl
+from nemo.lightning.run.plugins import PreemptionPlugin
+from torchx.specs.api import AppState
+
+from nemo_elastic.checks import integer
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.files import atomic_dir
+from nemo_elastic.hosts.nemo.checkpoint.ending import STOPPED, StopInTime
+from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
+from nemo_elastic.hosts.nemo.recipe.apply import change
+from nemo_elastic.hosts.nemo.recipe.preview import Estimate, show, write
+from nemo_elastic.hosts.nemo.recipe.settings import Changes
+from nemo_elastic.outputs import absolute, sign
+from nemo_elastic.plan.curriculum import PAPER as PAPER
+from nemo_elastic.plan.curriculum import Curriculum as Curriculum
+from nemo_elastic.plan.curriculum import Stage as Stage
+
+from .local_jobs import jobs_end_with_this
+from .rank import rank_only
+
+#: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
+Executors = Callable[[int, int], run.Executor]
+#: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
+#: weights and optimizer state of a 12B are written
+STOP_BEFORE = 900
+#: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
+FILENAME = "{step}"
+
+
+def inside(dir: str, name: str) -> str:
+    """A folder of the curriculum in `dir`: that of a job, by its name.
+
+    Raises:
+        ElasticError: `dir` is no absolute path.
+    """
+    if not os.path.isabs(dir):
+        raise bad("dir", dir, "an absolute path, the same on all nodes: jobs run in working directories of their own")
+    return os.path.join(dir, name)
+
+
+def ranking_dir(dir: str) -> str:
+    """What the ranking says of itself: scores and orders, and the search's trace."""
+    return os.path.join(inside(dir, "rank"), "elastic")
+
+
+def ranked_checkpoint(dir: str) -> str:
+    """What the ranking leaves, see `rank_run`."""
+    return os.path.join(inside(dir, "rank"), "checkpoints", "ranked")
+
+
+def end_of(log_dir: str, steps: int) -> str:
+    """The last checkpoint of a run of so many steps, whose checkpoints are called FILENAME."""
+    return os.path.join(log_dir, "checkpoints", f"step={steps - 1}-last")
+
+
+def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
+    """What stage 1 or 2 leaves."""
+    return end_of(inside(dir, f"stage{number}"), curriculum.stage(number).max_steps)
+
+
+def checkpoints(every: int) -> run.Config:
+    """NeMo's checkpoints with names that are known beforehand. As `ElasticCheckpoint` writes them, two are kept.
+
+    One is written after each validation, too. The best of those stays; its second name tells its held-out loss.
+
+    Args:
+        every: steps between them. A new one is whole before the one before it goes.
+    """
+    return run.Config(
+        nl.ModelCheckpoint,
+        filename=FILENAME,
+        save_last=True,
+        save_top_k=0,
+        monitor="val_loss",
+        every_n_train_steps=every,
+        save_optim_on_train_end=True,
+    )
+
+
+def rank_recipe(recipe: run.Partial, config: ElasticConfig, *, parent: str, dir: str) -> run.Partial:
+    """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking.
+
+    Args:
+        recipe: see `rank_run.rank_only`.
+        config: the elastic block.
+        parent: NeMo checkpoint of the parent.
+        dir: folder of the curriculum.
+    """
+    return rank_only(recipe, config, parent=parent, out=ranking_dir(dir), checkpoint=ranked_checkpoint(dir))
+
+
+def stage_recipe(
+    recipe: run.Partial, config: ElasticConfig, curriculum: Curriculum, number: int, *, parent: str, dir: str
+) -> run.Partial:
+    """A stock recipe with a stage's lengths, made elastic and given what it starts from. It is changed in place.
+
+    Args:
+        recipe: any recipe that `apply_elastic` takes, whose data has the stage's lengths.
+        config: the elastic block.
+        curriculum: both stages.
+        number: 1 starts from the ranking, 2 from the end of stage 1: weights, router, members and optimizer state.
+        parent: NeMo checkpoint of the parent, the teacher of both stages.
+        dir: folder of the curriculum.
+
+    Raises:
+        ElasticError: see `apply_elastic`.
+    """
+    stage, changes = curriculum.stage(number), Changes(recipe)
+    recipe.trainer.max_steps = stage.max_steps
+    recipe.log.ckpt.filename = FILENAME
+    change(
+        recipe,
+        stage.block(config),
+        teacher=parent,
+        stage=number,
+        previous=stage_checkpoint(dir, curriculum, 1) if number == 2 else None,
+        done_steps=curriculum.stage1.max_steps if number == 2 else 0,
+        total_steps=curriculum.steps,
+        out=os.path.join(inside(dir, f"stage{number}"), "elastic"),
+        changes=changes,
+    )
+    if number == 1:
+        recipe.resume = run.Config(
+            ElasticResume,
+            resume_if_exists=True,
+            resume_ignore_no_checkpoint=True,
+            # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
+            restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(dir), load_optim_state=False),
+        )
+    print(changes.text(recipe), flush=True)
+    return recipe
+
+
+def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
+    """Write a trained checkpoint as a family folder, and every member of it as a folder of its own.
+
+    Args:
+        checkpoint: what stage 2 left.
+        out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
+        ranking: folder of the ranking that sorted the weights, for the family's record.
+    """
+    from nemo_elastic.files import check_output
+    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.ranking import Ranking
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_members
+
+    for name in ("family", "members"):
+        check_output(Path(out, name), True, checkpoint, ranking)
+    source = open_source(checkpoint)
+    if source.family is None:
+        raise bad("checkpoint", checkpoint, "an elastic checkpoint")
+    family, folder = source.family, Path(out)
+    if ranking is not None:
+        family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
+    write_family(folder / "family", family.parent, source.tensors, family, source.companions,
+                 base=source.config, force=True)  # fmt: skip
+    members = {member.name: member.subnet for member in family}
+    for cut in slice_members(folder / "family", folder / "members", members, force=True):
+        print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)
+
+
+def slice_step(curriculum: Curriculum, config: ElasticConfig, *, dir: str) -> run.Partial:
+    """The job that cuts the members out of the end of stage 2: one process, no GPU."""
+    ranking = config.ranking or os.path.join(ranking_dir(dir), "ranking")
+    return run.Partial(slice_family, checkpoint=stage_checkpoint(dir, curriculum, 2), out=dir, ranking=ranking)
+
+
+def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Config]) -> None:
+    """Append callbacks to all jobs that train."""
+    for job in jobs.values():
+        if getattr(job, "optim", None) is not None:
+            job.trainer.callbacks = [*job.trainer.callbacks, *callbacks]
+
+
+def run_family(
+    name: str,
+    jobs: Mapping[str, run.Partial],
+    executors: Executors,
+    *,
+    repeat: int = 1,
+    dryrun: str | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
+    tail_logs: bool = True,
+) -> None:
+    """Run jobs as one experiment, each after the one before it has succeeded.
+
+    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each. Ctrl-C ends those
+    that run on this machine, with all their ranks, and starts none of those behind them.
+
+    Args:
+        name: title of the experiment.
+        jobs: by name, in order.
+        executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
+        repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
+            time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
+            only when the last one has reached the end of its training.
+        dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
+            earlier dry run wrote is replaced.
+        estimates: what the jobs take, for that table.
+        tail_logs: print the logs of jobs on this machine.
+
+    Raises:
+        ElasticError: a job failed; the folder of the dry run may not be written.
+    """
+    integer("repeat", repeat, 1, "at least 1")
+    if dryrun is not None:
+        with atomic_dir(dryrun, force=True) as folder:
+            sign(folder)
+            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
+                titles = add_jobs(experiment, jobs, executors, repeat)
+                write(experiment, folder, absolute(dryrun))
+        show(experiment.jobs, titles, estimates or {}, absolute(dryrun))
+        return
+    with jobs_end_with_this(), run.Experiment(name) as experiment:
+        add_jobs(experiment, jobs, executors, repeat, tail_logs)
+        experiment.run(
+            sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
+        )
+    failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
+    if failed is not None:
+        raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+
+
+def add_jobs(
+    experiment: run.Experiment,
+    jobs: Mapping[str, run.Partial],
+    executors: Executors,
+    repeat: int,
+    tail_logs: bool = True,
+) -> list[str]:
+    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`; see `run_family`."""
+    titles = []
+    for title, task in jobs.items():
+        trainer = getattr(task, "trainer", None)
+        executor = executors(1, 0) if trainer is None else executors(trainer.num_nodes, trainer.devices)
+        trains = getattr(task, "optim", None) is not None
+        for turn in in_turns(task, executor, repeat) if trains else [task]:
+            tail = tail_logs and isinstance(executor, run.LocalExecutor)
+            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
+            titles.append(title)
+    return titles
+
+
+def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
+    """A training as so many jobs in a row, each stopped in time for the next.
+
+    One that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, so that what
+    follows does not take a training for done that is not.
+    """
+    turns = [task.clone() for _ in range(repeat)]
+    if repeat > 1:
+        for i, turn in enumerate(turns):
+            stop_in_time(0 if i + 1 < repeat else STOPPED).setup(turn, executor)
+    return turns
+
+
+def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
+    """NeMo's plugin that writes a checkpoint before the time of a Slurm job is over, after the step under way.
+
+    Args:
+        code: exit code of a job that is stopped.
+    """
+    return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)])
+
+
+def job(task: Callable[[], Any]) -> Any:
+    """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
+    with exit_in_one_line():
+        return task()

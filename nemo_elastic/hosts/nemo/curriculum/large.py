@@ -1,0 +1,306 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo's own recipe of a parent, at the size of a cluster: a stage's lengths, its layout over GPUs, and real data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nemo_run as run
+from nemo import lightning as nl
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.collections.llm.recipes.log.default import tensorboard_logger
+from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
+from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.data.megatron import FolderDataModule
+from nemo_elastic.errors import bad
+from nemo_elastic.hosts.nemo.recipe.checks import made_by
+from nemo_elastic.hosts.nemo.recipe.preview import Estimate
+from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
+
+from .jobs import (
+    PAPER,
+    Curriculum,
+    Executors,
+    Stage,
+    checkpoints,
+    inside,
+    rank_recipe,
+    run_family,
+    slice_step,
+    stage_recipe,
+)
+
+#: prefixes of Megatron's token files, with weights before them or not, or such lists by split
+Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
+SPLITS = ("train", "validation", "test")
+#: shares of a blend that is not given by split
+SPLIT = "998,1,1"
+#: nodes of 8 GPUs that the defaults are for
+NODES = 16
+#: of bf16, in which the ranking holds the parent
+BYTES_OF_WEIGHT = 2
+#: steps between checkpoints; validations of a stage besides the first, and micro-batches of each data-parallel rank
+#: that one runs, for every member
+SAVE_EVERY, VALIDATIONS, VALIDATION_BATCHES = 100, 10, 8
+
+
+@dataclass(frozen=True)
+class FamilyRecipe:
+    """A family that is trained from one of NeMo's own recipes.
+
+    Attributes:
+        name: of the recipe and its experiment.
+        stock: NeMo's recipe of the parent, e.g. `llm.nemotron_nano_12b_v2.pretrain_recipe`.
+        shape: the parent's name in `nemo_elastic.plan`.
+        block: YAML file with the elastic block.
+    """
+
+    name: str
+    stock: Callable[..., run.Partial]
+    shape: str
+    block: Path
+
+    @property
+    def config(self) -> ElasticConfig:
+        """The elastic block."""
+        return ElasticConfig.load(self.block)
+
+    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
+        """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
+
+        Raises:
+            ElasticError: none fits, or the batch does not divide.
+        """
+        stage = curriculum.stage(number)
+        sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
+        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number, node=node))
+
+    def rank_recipe(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        num_gpus_per_node: int = 8,
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> run.Partial:
+        """Rank the parent, sort its weights and search first shapes, on one node.
+
+        Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
+
+        Args: as in `stage1_recipe`.
+        """
+        recipe = self._stock("rank", data, dir, 1, num_gpus_per_node, curriculum.stage1, curriculum, tokenizer)
+        recipe.data.global_batch_size = curriculum.stage1.micro_batch_size * num_gpus_per_node
+        return rank_recipe(recipe, self.config, parent=parent, dir=dir)
+
+    def stage1_recipe(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = 8,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> run.Partial:
+        """Stage 1: the router learns shapes by soft masks, then weights are trained on slices. Needs the ranking.
+
+        Args:
+            parent: NeMo checkpoint of the parent: the teacher.
+            data: see `blend`.
+            dir: folder for everything, an absolute path that all nodes see.
+            num_nodes, num_gpus_per_node, gpu: machines; by their number and kind (h100, h200) the layout is planned.
+            curriculum: lengths, batches, steps and rates of both stages.
+            tokenizer: of the parent, a folder or hub name; the name in NeMo's recipe by default.
+
+        Raises:
+            ElasticError: no layout fits, or the block does not fit the parent.
+        """
+        return self._stage(1, parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+
+    def stage2_recipe(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = 8,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> run.Partial:
+        """Stage 2: the same members at a longer context. Needs the end of stage 1.
+
+        Args: as in `stage1_recipe`.
+        """
+        return self._stage(2, parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+
+    def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
+        """Cut every member out of the end of stage 2, see `curriculum.slice_family`."""
+        return slice_step(curriculum, self.config, dir=dir)
+
+    def family_experiment(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        executors: Executors,
+        long_data: Blend | None = None,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = 8,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+        repeat: int = 1,
+        dryrun: str | None = None,
+    ) -> None:
+        """All four jobs as one experiment.
+
+        Args:
+            executors: (nodes, GPUs per node) -> where a job runs.
+            long_data: data of stage 2, if other.
+            repeat, dryrun: see `curriculum.run_family`.
+            parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `stage1_recipe`.
+
+        Raises:
+            ElasticError: as in `stage1_recipe`; a job failed.
+        """
+        jobs = self.jobs(parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+        estimates = self.estimates(curriculum, num_nodes, num_gpus_per_node, gpu)
+        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
+
+    def jobs(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        long_data: Blend | None = None,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = 8,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> dict[str, run.Partial]:
+        """All four jobs by name, in order.
+
+        Args: as in `family_experiment`.
+
+        Raises:
+            ElasticError: as in `stage1_recipe`.
+        """
+        machines: dict[str, Any] = {"num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu}
+        same: dict[str, Any] = {"curriculum": curriculum, "tokenizer": tokenizer}
+        return {
+            "rank": self.rank_recipe(parent, data, dir, num_gpus_per_node, **same),
+            "stage1": self.stage1_recipe(parent, data, dir, **machines, **same),
+            "stage2": self.stage2_recipe(parent, long_data or data, dir, **machines, **same),
+            "slice": self.slice_step(dir, curriculum),
+        }
+
+    def estimates(
+        self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str
+    ) -> dict[str, Estimate]:
+        """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
+        shape = self.config.parent_shape(preset(self.shape))
+        found = {"rank": Estimate(BYTES_OF_WEIGHT * parameters(shape, shape.full), least=True)}
+        for number in (1, 2):
+            layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
+            hours = duration(layout, curriculum.stage(number).max_steps).hours
+            found[f"stage{number}"] = Estimate(layout.memory.total, hours)
+        return found
+
+    def _stage(self, number: int, parent: str, data: Blend, dir: str, nodes: int, devices: int, gpu: str,
+               curriculum: Curriculum, tokenizer: str | None) -> run.Partial:  # fmt: skip
+        layout, stage = self.layout(number, curriculum, nodes * devices, gpu, devices), curriculum.stage(number)
+        recipe = self._stock(f"stage{number}", data, dir, nodes, devices, stage, curriculum, tokenizer, layout)
+        return stage_recipe(recipe, self.config, curriculum, number, parent=parent, dir=dir)
+
+    def _stock(self, job: str, data: Blend, dir: str, nodes: int, devices: int, stage: Stage, curriculum: Curriculum,
+               tokenizer: str | None, layout: Layout | None = None) -> run.Partial:  # fmt: skip
+        """NeMo's recipe for a job, not yet elastic; without a layout every GPU holds the whole model."""
+        recipe = self.stock(
+            name=f"{self.name}-{job}",
+            num_nodes=nodes,
+            num_gpus_per_node=devices,
+            tensor_parallelism=layout.tensor if layout else 1,
+            pipeline_parallelism=layout.pipeline if layout else 1,
+            sequence_parallelism=layout.sequence_parallel if layout else False,
+            max_steps=stage.max_steps,
+            val_check_interval=max(1, stage.max_steps // VALIDATIONS),
+            limit_val_batches=VALIDATION_BATCHES,
+        )
+        if layout is not None and layout.recompute:
+            config = recipe.model.config
+            config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
+        if tokenizer is not None:
+            recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=tokenizer)
+        recipe.data = blend(data, stage, recipe.model.tokenizer, index=inside(dir, "index"))
+        trainer = recipe.trainer
+        trainer.plugins = [bf16_mixed()]
+        # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
+        trainer.callbacks = [c for c in trainer.callbacks if made_by(c) is not nl.ModelCheckpoint]
+        trainer.strategy.ckpt_load_strictness = None  # a tensor that is missing in a hand-over is an error
+        # moments that any layout reads, gathered on one data-parallel rank, on the host: by default every GPU would
+        # take 4 bytes for each parameter of its shard of the model to write them, and every process 12 of the host's
+        trainer.strategy.ckpt_optim_fully_reshardable = True
+        trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = True
+        recipe.log = run.Config(
+            nl.NeMoLogger,
+            name=job,
+            explicit_log_dir=inside(dir, job),
+            ckpt=checkpoints(SAVE_EVERY),
+            tensorboard=tensorboard_logger(name=job),
+        )
+        recipe.optim = distributed_fused_adam_with_cosine_annealing(
+            max_lr=curriculum.lr, min_lr=curriculum.lr * curriculum.min_ratio, warmup_steps=curriculum.warmup_steps
+        )
+        return recipe
+
+
+def blend(data: Blend, stage: Stage, tokenizer: Any, *, index: str, seed: int = 1234, workers: int = 8) -> run.Config:
+    """NeMo's pre-training data for a stage.
+
+    Args:
+        data: `["/data/a", "/data/b"]`, with weights `[0.7, "/data/a", 0.3, "/data/b"]`, or by split
+            `{"train": […], "validation": […]}`, where test is the validation unless given. Prefixes of Megatron's .bin
+            and .idx files; without splits, shares of 998, 1 and 1 are taken from each.
+        stage: lengths and sizes.
+        tokenizer: its config.
+        index: folder in which Megatron keeps the order of the samples that it computes for these lengths.
+        seed: of that order.
+        workers: loader processes per rank.
+
+    Raises:
+        ElasticError: no data, or a split is missing.
+    """
+    if not data or isinstance(data, str):
+        raise bad("data", data, "a list of prefixes of token files, such as [0.7, /data/a, 0.3, /data/b]")
+    if isinstance(data, Mapping):
+        if not {"train", "validation"} <= set(data) <= set(SPLITS):
+            raise bad("data", sorted(data), "the splits train and validation, and test if there is one")
+        paths: Any = {"test": list(data["validation"])} | {split: list(prefixes) for split, prefixes in data.items()}
+    else:
+        paths = list(data)
+    return run.Config(
+        FolderDataModule,
+        paths=paths,
+        split=None if isinstance(paths, dict) else SPLIT,
+        seq_length=stage.seq_length,
+        micro_batch_size=stage.micro_batch_size,
+        global_batch_size=stage.global_batch_size,
+        num_train_samples=stage.samples,
+        tokenizer=tokenizer,
+        seed=seed,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        index_mapping_dir=index,
+    )

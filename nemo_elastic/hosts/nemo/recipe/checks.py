@@ -1,0 +1,349 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe and an elastic block must agree on, seen from the configuration alone, before anything starts.
+
+Nothing is built and nothing is downloaded: sizes are read off the recipe's `run.Config`s. Each check raises one line
+that names the recipe's field as an override would spell it, after `recipe.`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import fiddle
+from nemo import lightning as nl
+from nemo.collections import llm
+from nemo.collections.llm.gpt.data.mock import MockDataModule
+from nemo.collections.llm.gpt.model.ssm import SSMConfig
+from torch.nn.parallel import DistributedDataParallel
+
+from nemo_elastic.budget import AxisConfig, Budget
+from nemo_elastic.config import FROZEN, ElasticConfig
+from nemo_elastic.data.indexed import count_tokens
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.family import DEPTH, FFN, Parent
+from nemo_elastic.formats.megatron.infer import infer
+from nemo_elastic.formats.megatron.read import ELASTIC
+from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
+from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.layout import tensors
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.shapes import Space
+from nemo_elastic.slicing.family_folder import read_members
+
+STRATEGY = "recipe.trainer.strategy"
+
+
+def made_by(value: Any) -> Any:
+    """The class or function of a `run.Config`, None for anything else."""
+    return getattr(value, "__fn_or_cls__", None)
+
+
+def name_of(value: Any) -> str:
+    """A short name of a setting for messages: of what a `run.Config` makes, else of the value itself."""
+    made = made_by(value)
+    return str(getattr(made, "__name__", made)) if made is not None else str(value)
+
+
+def check_architecture(recipe: Any) -> None:
+    """Raise unless the recipe trains a Nemotron-H with Megatron that is not elastic yet."""
+    model = getattr(recipe, "model", None)
+    made = made_by(model)
+    if not (isinstance(made, type) and issubclass(made, llm.MambaModel)):
+        raise bad("recipe.model", name_of(model), "a MambaModel (Nemotron-H)")
+    if issubclass(made, ElasticMambaModel):
+        raise bad("recipe.model", made.__name__, "a stock recipe; this one is elastic already")
+    config = getattr(model, "config", None)
+    if not (isinstance(made_by(config), type) and issubclass(made_by(config), SSMConfig)):
+        raise bad("recipe.model.config", name_of(config), "a subclass of SSMConfig")
+    if not getattr(config, "hybrid_override_pattern", None):
+        raise bad("recipe.model.config.hybrid_override_pattern", None, "a pattern such as M-M*-, one symbol per layer")
+    for part, base in (("trainer.strategy", nl.MegatronStrategy), ("optim", nl.MegatronOptimizerModule)):
+        value: Any = recipe
+        for name in part.split("."):
+            value = getattr(value, name, None)
+        if not (isinstance(made_by(value), type) and issubclass(made_by(value), base)):
+            raise bad(f"recipe.{part}", name_of(value), f"a run.Config of {base.__name__}")
+    if getattr(getattr(recipe.optim, "config", None), "lr", None) is None:
+        raise bad("recipe.optim.config.lr", None, "a peak learning rate")
+    if getattr(recipe, "data", None) is None:
+        raise bad("recipe.data", None, "a run.Config of a data module")
+    if getattr(recipe, "peft", None) is not None:
+        raise bad("recipe.peft", name_of(recipe.peft), "null: every weight of the family is trained")
+    check_spelling("recipe.trainer", recipe.trainer)
+    check_spelling(STRATEGY, recipe.trainer.strategy, DistributedDataParallel)
+
+
+def field_names(made: type, *others: type) -> list[str]:
+    """Arguments of every constructor of a class, of its bases and of `others`."""
+    classes = [*inspect.getmro(made), *others]
+    constructors = [c.__init__ for c in classes if "__init__" in vars(c) and c is not object]
+    return sorted(
+        {p for init in constructors for p in inspect.signature(init).parameters} - {"self", "args", "kwargs"}
+    )
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name."""
+    near = get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_spelling(where: str, config: Any, *others: type) -> None:
+    """Raise for a field that no constructor knows: the `**kwargs` of some would swallow it."""
+    names = field_names(made_by(config), *others)
+    for name in config.__arguments__:
+        if name not in names:
+            raise ElasticError(f"{where}: unknown field {name!r}{did_you_mean(name, names)}")
+
+
+def check_stage(
+    config: ElasticConfig,
+    steps: Any,
+    *,
+    teacher: str | None,
+    stage: int,
+    previous: str | None,
+    done_steps: int,
+    total_steps: int | None,
+) -> None:
+    """Raise where the stage, its steps, or what it starts from does not make sense."""
+    if stage not in (1, 2):
+        raise bad("stage", stage, "1 or 2")
+    if stage == 2 and previous is None:
+        raise bad("previous", previous, "stage 2 goes on from a checkpoint of stage 1")
+    if stage == 1 and previous is not None:
+        raise bad("previous", previous, "only stage 2 goes on from one; stage 1 starts from the teacher")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
+        raise bad("recipe.trainer.max_steps", steps, allowed)
+    if isinstance(done_steps, bool) or not isinstance(done_steps, int) or done_steps < (stage == 2):
+        raise bad("done_steps", done_steps, "the steps of stage 1, at least 1, so that the learning rate goes on")
+    if stage == 1 and done_steps:
+        raise bad("done_steps", done_steps, "0 in stage 1; a broken run resumes by itself")
+    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < done_steps + steps):
+        raise bad("total_steps", total_steps, f"at least done_steps + trainer.max_steps = {done_steps + steps}")
+    if config.distill.mode in FROZEN and teacher is None:
+        allowed = f"the parent's NeMo checkpoint (teacher=PATH): elastic.distill.mode is {config.distill.mode}"
+        raise bad("teacher", teacher, allowed)
+
+
+def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
+    """Raise for layouts over GPUs that the family cannot have."""
+    strategy = recipe.trainer.strategy
+    sizes = {k: getattr(strategy, f"{k}_model_parallel_size", 1) or 1 for k in ("tensor", "pipeline")}
+    tensor, pipeline = sizes["tensor"], sizes["pipeline"]
+    for name, allowed in (
+        ("context_parallel_size", "1 in this version; long sequences take tensor and sequence parallelism"),
+        ("virtual_pipeline_model_parallel_size", "null: NeMo's Mamba models have no virtual stages"),
+        ("fsdp", "null: gradients of sliced weights need the buffers of Megatron's own data parallelism"),
+    ):
+        value = getattr(strategy, name, None)
+        if value not in (None, 1):
+            raise bad(f"{STRATEGY}.{name}", value, allowed)
+    if pipeline > 1 and config.budgets_per_batch > 1:
+        allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
+        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
+    if parent.num_layers % pipeline:
+        allowed = f"a size that divides the {parent.num_layers} layers of recipe.model.config"
+        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
+    for kind, blocks, what in (
+        ("mlp", parent.ffn_stripes, f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"),
+        ("mamba", parent.mamba_groups, "Mamba groups (recipe.model.config.mamba_num_groups)"),
+        ("attention", parent.kv_heads, "key-value heads (recipe.model.config.num_query_groups)"),
+    ):
+        if kind in parent.types and blocks % tensor:
+            raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, f"a size that divides the {blocks} {what}")
+    devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
+    if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
+        allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"
+        raise bad("recipe.trainer.devices", devices, allowed)
+
+
+def check_kernels(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
+    """Raise for a Mamba width that the kernels of a GPU refuse, unless the recipe trains on a CPU."""
+    if getattr(recipe.trainer, "accelerator", None) == "cpu":
+        return
+    tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
+    names = {TENSOR: f"{STRATEGY}.{TENSOR}", SHAPE: f"recipe.model.config.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
+    check_widths(parent, config.resolve_axes(parent), tensor, names)
+
+
+def check_data(recipe: Any) -> None:
+    """Raise where model and data disagree on the sequence, or the data is shorter than one."""
+    length = getattr(recipe.data, "seq_length", None)
+    if length is None:
+        return
+    config = recipe.model.config
+    if "seq_length" in config.__arguments__ and config.seq_length != length:
+        raise bad("recipe.data.seq_length", length, f"recipe.model.config.seq_length says {config.seq_length}; "
+                  "set both to the same number of tokens")  # fmt: skip
+    tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
+    if getattr(recipe.trainer.strategy, "sequence_parallel", False) and length % tensor:
+        raise bad("recipe.data.seq_length", length, f"a multiple of the tensor-parallel size ({tensor}): "
+                  "sequence_parallel is on")  # fmt: skip
+    steps, batch = recipe.trainer.max_steps, getattr(recipe.data, "global_batch_size", None)
+    samples = getattr(recipe.data, "num_train_samples", None)
+    if isinstance(samples, int) and isinstance(batch, int) and samples < steps * batch:
+        allowed = f"at least trainer.max_steps x global_batch_size = {steps * batch}"
+        raise bad("recipe.data.num_train_samples", samples, allowed)
+    paths = getattr(recipe.data, "paths", None)
+    for part in paths.values() if isinstance(paths, Mapping) else [paths]:
+        for prefix in [part] if isinstance(part, str) else part or []:
+            # weights of a blend, and files that only the cluster has, are passed over
+            if isinstance(prefix, str) and Path(f"{prefix}.idx").is_file():
+                tokens = count_tokens(Path(prefix))
+                if tokens <= length:
+                    raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
+
+
+class _Shape:
+    """Fields of an SSMConfig that is not built yet, with those that megatron-core fills in when it is."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._config, name)
+        if name == "kv_channels" and value is None:
+            return self._config.hidden_size // self._config.num_attention_heads
+        return value
+
+
+def vocabulary(recipe: Any) -> int | None:
+    """Rows of the embedding: the tokenizer's size, padded as NeMo pads it; the config's where that needs a download.
+
+    Returns:
+        None where neither is known.
+    """
+    config = recipe.model.config
+    tokenizer = getattr(recipe.data, "tokenizer", None) or getattr(recipe.model, "tokenizer", None)
+    size = None
+    if isinstance(tokenizer, fiddle.Buildable) and any(
+        isinstance(v, str) and Path(v).exists() for v in tokenizer.__arguments__.values()
+    ):
+        size = getattr(fiddle.build(tokenizer), "vocab_size", None)
+    size = size or getattr(config, "vocab_size", None)
+    if not isinstance(size, int):
+        return None
+    unit = config.make_vocab_size_divisible_by * (recipe.trainer.strategy.tensor_model_parallel_size or 1)
+    return -(-size // unit) * unit
+
+
+def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
+    """Hold axes and budgets against the parent that the recipe's config describes.
+
+    Returns:
+        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
+
+    Raises:
+        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
+    """
+    vocab = vocabulary(recipe)
+    try:
+        parent = parent_of(_Shape(recipe.model.config), vocab or 1)
+    except ElasticError as error:
+        raise ElasticError(f"recipe.{error.message.removeprefix('recipe.')}") from None
+    parent = config.parent_shape(parent)
+    axes = config.resolve_axes(parent)
+    if vocab is not None:  # a budget says nothing without it
+        config.targets(parent)
+        for budget in config.budgets:
+            Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
+    return parent
+
+
+def check_files(config: ElasticConfig, parent: Parent) -> None:
+    """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
+
+    Args:
+        config: the elastic block.
+        parent: what `check_shape` returned; without a vocabulary nothing can be compared.
+    """
+    if parent.vocab == 1:
+        return
+    if config.ranking is not None and Path(config.ranking).exists():
+        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
+        Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+    if config.shapes is not None and Path(config.shapes).exists():
+        read_members(config.shapes, parent, config)
+
+
+def check_folders(recipe: Any, out: str | None) -> None:
+    """Raise where a file lies in the way of what the run writes: it would be found after the ranking."""
+    log = getattr(recipe, "log", None)
+    for where, folder in (("out", out), ("recipe.log.explicit_log_dir", getattr(log, "explicit_log_dir", None))):
+        place = Path(folder) if folder is not None else Path()
+        file = next((part for part in (place, *place.parents) if os.path.isfile(part)), None)
+        if file is not None:
+            raise bad(where, folder, f"a folder; {file} is a file")
+
+
+def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -> list[str]:
+    """What can run and makes no sense, a line for each.
+
+    Args:
+        recipe: a stock recipe.
+        config: the elastic block.
+        stage: 1 or 2.
+        total_steps: optimizer steps of all stages.
+    """
+    out = []
+    if made_by(recipe.data) is MockDataModule:
+        out.append("recipe.data: MockDataModule makes random tokens: ranking, shapes and weights will be of noise")
+    stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
+    if stage == 1 and stages > 1:
+        out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "
+                   "from a ranked checkpoint, or the run is refused when it starts")  # fmt: skip
+    warmup = getattr(getattr(recipe.optim, "lr_scheduler", None), "warmup_steps", None)
+    if isinstance(warmup, int) and warmup >= total_steps:
+        out.append(f"recipe.optim.lr_scheduler.warmup_steps: {warmup} of {total_steps} steps in all: "
+                   "the learning rate never reaches its peak")  # fmt: skip
+    batch = getattr(recipe.data, "global_batch_size", None)
+    steps = recipe.trainer.max_steps * batch if isinstance(batch, int) else 0
+    samples, has = config.importance.samples, getattr(recipe.data, "num_train_samples", None) or steps
+    if stage == 1 and config.ranking is None and 0 < has < samples:
+        out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
+                   "no more, ranking is refused when it starts")  # fmt: skip
+    return out
+
+
+def check_teacher(teacher: str | None, parent: Parent) -> None:
+    """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
+    if teacher is None or not Path(teacher).exists():
+        return
+    try:
+        stored = Stored(teacher)
+    except ElasticError as error:
+        raise ElasticError(f"teacher: {error.message.removeprefix('checkpoint: ')}") from None
+    sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
+    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
+    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
+    if held != found.full:
+        raise bad("teacher", teacher, "a whole parent: its layers differ in width")
+    if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
+        name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
+        told = f"its {name} is {getattr(found, name)!r}, that of recipe.model.config {getattr(parent, name)!r}"
+        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
+
+
+def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budget) -> list[int]:
+    """Layers by falling cost at their smallest widths.
+
+    The order in which layers go is not known before they are ranked. This one reaches the smallest member that any
+    order could: a budget that it misses, every ranking misses.
+    """
+    layers = range(parent.num_layers)
+    if len(axes[DEPTH].choices) == 1:
+        return list(layers)
+    widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
+    rest = {i: budget.cost(parent, parent.uniform([j for j in layers if j != i], **widths)) for i in layers}
+    return sorted(layers, key=lambda i: rest[i])

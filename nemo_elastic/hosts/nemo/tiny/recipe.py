@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A stock NeMo-Run recipe of a tiny Nemotron-H that trains on a CPU: what `apply_elastic` is given in the demo.
+
+No `from __future__ import annotations` here: NeMo-Run reads the annotations of a factory as types.
+"""
+
+from pathlib import Path
+
+import nemo_run as run
+import torch
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.collections import llm
+
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.megatron import pretraining_data
+from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
+from nemo_elastic.hosts.nemo.checkpoint.saved import choose
+from nemo_elastic.hosts.nemo.optim import ElasticSchedule
+from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
+
+from .model import TinyNemotronH
+
+
+def tiny_recipe(
+    data: str | Path,
+    out: str | Path,
+    *,
+    steps: int,
+    seq_length: int = 256,
+    micro_batch_size: int = 8,
+    global_batch_size: int = 8,
+    lr: float = 3e-3,
+    warmup_steps: int = 20,
+    min_ratio: float = 0.1,
+    split: str = "train",
+    label: str = "train",
+    eval_every: int = 0,
+    eval_sequences: int = 16,
+    devices: int = 1,
+    tensor_parallel: int = 1,
+    seed: int = 1234,
+    config: run.Config | None = None,
+) -> run.Partial:
+    """`llm.pretrain` of a `TinyNemotronH` on a data folder.
+
+    Args:
+        data: folder made by `nemo-elastic data`.
+        out: log directory; checkpoints go to `out/checkpoints`, metrics to `out/metrics.jsonl`.
+        steps: optimizer steps; the data order is fixed for exactly as many.
+        seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
+        lr, warmup_steps, min_ratio: peak rate, linear warm-up, rate at the end as a share of the peak.
+        split: split of the data folder to train on.
+        label: name of the phase in metrics and progress.
+        eval_every, eval_sequences: see `held_out`.
+        devices, tensor_parallel: ranks, and how many of them share a layer.
+        seed: of the data order.
+        config: of another model than a `TinyNemotronH`; length and vocabulary are set here.
+    """
+    folder = DataFolder.open(data)
+    module = pretraining_data(
+        folder,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+        num_train_samples=steps * global_batch_size,
+        train=split,
+        seed=seed,
+    )
+    strategy = run.Config(
+        strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
+    )
+    config = config or run.Config(TinyNemotronH)
+    config.seq_length, config.vocab_size = seq_length, folder.vocab_size
+    recipe = run.Partial(
+        llm.pretrain,
+        model=run.Config(llm.MambaModel, config=config, tokenizer=module.tokenizer),
+        data=module,
+        trainer=run.Config(
+            nl.Trainer,
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=devices,
+            max_steps=steps,
+            strategy=strategy,
+            plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
+            callbacks=[run.Config(MetricsWriter, label=label, total=steps)],
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            logger=False,
+        ),
+        log=run.Config(
+            nl.NeMoLogger,
+            name=label,
+            explicit_log_dir=str(out),
+            use_datetime_version=False,
+            log_local_rank_0_only=True,
+            ckpt=run.Config(
+                nl.ModelCheckpoint,
+                save_last=True,
+                every_n_train_steps=steps + 1,
+                save_top_k=0,
+                save_on_train_epoch_end=True,  # once, not at each validation
+                save_optim_on_train_end=True,
+                monitor="reduced_train_loss",
+            ),
+        ),
+        optim=run.Config(
+            nl.MegatronOptimizerModule,
+            config=run.Config(
+                OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0
+            ),
+            lr_scheduler=run.Config(
+                ElasticSchedule, total_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio
+            ),
+        ),
+        resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),
+    )
+    held_out(recipe, eval_every, eval_sequences)
+    return recipe
+
+
+def held_out(recipe: run.Partial, every: int, sequences: int) -> None:
+    """Set when a recipe validates and on how much, once its ranks are known.
+
+    Args:
+        recipe: a tiny one; changed.
+        every: steps between validations; 0 for none but the first and the last.
+        sequences: of held-out text, of all ranks together; rounded up to whole global batches.
+    """
+    trainer, data = recipe.trainer, recipe.data
+    stages = getattr(trainer.strategy, "pipeline_model_parallel_size", 1) or 1
+    replicas = trainer.devices // trainer.strategy.tensor_model_parallel_size // stages
+    trainer.val_check_interval = every or trainer.max_steps
+    # NeMo counts micro-batches of a rank here
+    of_a_step = data.global_batch_size // (data.micro_batch_size * replicas)
+    trainer.limit_val_batches = -(-sequences // data.global_batch_size) * of_a_step
+
+
+def nemotron_elastic_tiny(
+    data: str = "data",
+    out: str = "runs/nemotron_elastic_tiny",
+    steps: int = 200,
+    seq_length: int = 128,
+    micro_batch_size: int = 8,
+    global_batch_size: int = 16,
+    devices: int = 1,
+    tensor_parallel: int = 1,
+) -> run.Partial:
+    """The tiny recipe as a factory of `llm.pretrain`: a 1.6M Nemotron-H that trains on one or two CPU cores.
+
+    It is a stock recipe; the elastic block is given beside it, as to any other.
+
+    Examples:
+        CLI usage:
+            $ nemo-elastic data --out data
+            $ nemo llm pretrain --factory "nemotron_elastic_tiny(out=runs/parent,steps=300)"
+            $ nemo elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=runs/parent/checkpoints/…
+
+        Python API usage:
+            >>> recipe = nemotron_elastic_tiny(data="data", out="runs/parent", steps=300)
+
+    Args:
+        data: folder made by `nemo-elastic data`.
+        out: log directory.
+        steps: optimizer steps.
+        seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
+        devices, tensor_parallel: ranks, and how many of them share a layer.
+    """
+    return tiny_recipe(
+        data,
+        Path(out).resolve(),  # NeMo-Run starts jobs in other working directories
+        steps=steps,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+        warmup_steps=max(1, steps // 20),
+        devices=devices,
+        tensor_parallel=tensor_parallel,
+    )
+
+
+def last_checkpoint(out: str | Path) -> Path:
+    """The checkpoint that a finished run left.
+
+    Raises:
+        ElasticError: there is none, or none that is whole.
+    """
+    from nemo_elastic.errors import bad
+
+    found, _ = choose(Path(out, "checkpoints"))
+    if found is None:
+        raise bad("checkpoint", str(out), "a run that has ended and left checkpoints/*-last")
+    return found

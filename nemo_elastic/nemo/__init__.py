@@ -1,3 +1,0 @@
-# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
-# SPDX-License-Identifier: Apache-2.0
-"""NeMo 2.7: Lightning model, callbacks, optimizer, loss, connectors, CPU platform, recipe transform."""

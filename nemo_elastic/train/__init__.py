@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a family is trained, in torch alone: draws, shapes, losses, validation, a guard. Whoever trains is a `Host`."""

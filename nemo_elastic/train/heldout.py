@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Validation of every member.
+
+Each micro-batch of validation data runs once for every member, as micro-batches of their own behind each other: that
+is all a pipeline schedule has to know, and each of its stages counts them for itself. No draw and no random number is
+taken. Ranks that read shares of the data add their sums up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nemo_elastic.config import DistillConfig
+from nemo_elastic.nn.gates import Choice
+
+from .host import Host, Output
+
+__all__ = ["CE_SUM", "KL", "KL_SUM", "LOSS", "TOKENS", "HeldOut", "Measured"]
+
+#: what is logged of a member: cross-entropy, and divergence from the teacher, in nats per token
+LOSS, KL = "val_loss/{}", "val_kl/{}"
+#: of the sums of a member
+CE_SUM, KL_SUM, TOKENS = range(3)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A validation's losses in nats per token, by member; those that did not run are absent.
+
+    Attributes:
+        losses: cross-entropy.
+        kl: divergence from the frozen teacher, or else from the whole model as it is now, which then has none itself.
+    """
+
+    losses: dict[str, float] = field(default_factory=dict)
+    kl: dict[str, float] = field(default_factory=dict)
+
+    def logged(self) -> dict[str, float]:
+        """By the names of `LOSS` and `KL`."""
+        return {LOSS.format(n): v for n, v in self.losses.items()} | {KL.format(n): v for n, v in self.kl.items()}
+
+
+class HeldOut:
+    """Which member a micro-batch of a validation runs, and the sums of all losses.
+
+    Args:
+        distill: the elastic block's section, for the size of its chunks; losses are at temperature 1, over all tokens.
+    """
+
+    def __init__(self, distill: DistillConfig) -> None:
+        super().__init__()
+        chunks = distill.chunk_tokens
+        self._ce, self._kl = DistillConfig(mode="ce", chunk_tokens=chunks), DistillConfig(chunk_tokens=chunks)
+        self.measured = Measured()
+        self.begin([""], [None])
+
+    def begin(self, names: Sequence[str], choices: Sequence[Choice], taught: bool = False) -> None:
+        """Start a validation.
+
+        Args:
+            names: of the members, the whole model's first.
+            choices: what runs.
+            taught: whether there is a teacher beside the whole model.
+        """
+        self.names, self.choices, self.taught = list(names), list(choices), taught
+        self._turn, self._batch, self._teacher = 0, {}, None
+        self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)
+
+    def next(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The next micro-batch: the last data that was read for the next member, or new data for the first.
+
+        Args:
+            read: gives a micro-batch with `tokens`, `labels` and `loss_mask`.
+
+        Returns:
+            It, with the index of the `member` and its `choice`.
+        """
+        member = self._turn % len(self.choices)
+        self._turn += 1
+        if member == 0:
+            self._batch = read()
+        return {**self._batch, "member": member, "choice": self.choices[member]}
+
+    def measure(
+        self, host: Host, batch: dict[str, Any], student: Output, teach: Callable[[], Output | None]
+    ) -> torch.Tensor:
+        """Sums [3] over a micro-batch: cross-entropy, divergence, tokens.
+
+        Args:
+            host: compares models.
+            batch: what `next` gave.
+            student: of the member.
+            teach: gives the teacher's output, None where the whole model is the teacher; asked once per batch of data.
+        """
+        labels, mask = batch["labels"], batch["loss_mask"]
+        if batch["member"] == 0:
+            taught = teach()
+            self._teacher = student if taught is None else taught
+        ce, _ = host.loss(self._ce, student, None, labels, mask)
+        kl = torch.zeros_like(ce)
+        if self._teacher is not None and self._teacher is not student:
+            kl, _ = host.loss(self._kl, student, self._teacher, labels, mask)
+        return torch.stack([ce.double(), kl.double(), mask.sum().double()])
+
+    def add(self, sums: torch.Tensor) -> None:
+        """Add sums [members, 3] of some micro-batches, of all ranks together."""
+        self.sums = self.sums.to(sums.device) + sums
+
+    def end(self, sums: torch.Tensor | None = None) -> Measured:
+        """What was measured.
+
+        Args:
+            sums: where another rank has seen all of it, what it has.
+        """
+        self._batch, self._teacher = {}, None
+        found = (self.sums if sums is None else sums).tolist()
+        ran = {name: row for name, row in zip(self.names, found, strict=True) if row[TOKENS]}
+        taught = [name for name in ran if self.taught or name != self.names[0]]
+        self.measured = Measured(
+            {name: row[CE_SUM] / row[TOKENS] for name, row in ran.items()},
+            {name: ran[name][KL_SUM] / ran[name][TOKENS] for name in taught},
+        )
+        return self.measured

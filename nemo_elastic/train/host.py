@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What training a family asks of whoever trains: NeMo, another framework, or some lines of plain torch.
+
+A host owns the model, the data, the optimizer and the ranks. It calls `FamilyTraining` for each micro-batch, `shaping`
+before the first step and when shapes are due, `HeldOut` in a validation and `Guard` before the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from nemo_elastic.config import DistillConfig
+from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.ranking import Ranking, Unfinished
+from nemo_elastic.ranking.layered import Layered, Shards
+
+__all__ = ["Host", "Output"]
+
+#: what a forward pass gives for `Host.loss`: the host's own business, logits or hidden states with their head
+Output = Any
+
+
+class Host(Protocol):
+    """One model in training, and the ranks that share its work.
+
+    Ranks that hold one model together, or copies of it, all call the same methods in the same order.
+    """
+
+    # ------------------------------------------------------------------ a micro-batch
+
+    def student(self, tokens_bs: torch.Tensor | None, choice: Choice) -> Output:
+        """Run the model forward as a choice says: whole, as a member, or under gates."""
+        ...
+
+    def teacher(self, tokens_bs: torch.Tensor | None) -> Output:
+        """Run the teacher, without gradients: the frozen one, or where there is none the whole student."""
+        ...
+
+    def detached(self, output: Output) -> Output:
+        """The same output, through which no gradient passes."""
+        ...
+
+    def loss(
+        self,
+        distill: DistillConfig,
+        student: Output,
+        teacher: Output | None,
+        labels_bs: torch.Tensor,
+        weights_bs: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss that a block's `distill` says, against a teacher; without one cross-entropy.
+
+        Args:
+            distill: divergence from the teacher, alone or with cross-entropy.
+            student, teacher: what `student` and `teacher` gave.
+            labels_bs: target token ids.
+            weights_bs: of every token: the loss mask; None for 1.
+
+        Returns:
+            The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
+        """
+        ...
+
+    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the sum of a micro-batch's losses over its `tokens` is multiplied by on the way to the gradients."""
+        ...
+
+    # ------------------------------------------------------------------ shapes
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences of a micro-batch."""
+        ...
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a sequence."""
+        ...
+
+    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
+        """This rank's share of the first `count` training sequences, in batches of up to `size`: [b, s]."""
+        ...
+
+    def layers(self) -> Layered:
+        """The whole model taken apart, for the ranking."""
+        ...
+
+    def shards(self) -> Shards | None:
+        """The ranks that hold the model together; None where each holds it whole."""
+        ...
+
+    def unfinished(self, out: Path) -> Unfinished:
+        """Where a ranking under `out` is written down while it runs."""
+        ...
+
+    def sort(self, ranking: Ranking) -> None:
+        """Permute the weights in place so that every member is a blocked prefix."""
+        ...
+
+    def weights_changed(self) -> None:
+        """Let optimizers that hold copies of the weights read them again."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Eval mode and no gradients while it lasts."""
+        ...
+
+    # ------------------------------------------------------------------ ranks
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        ...
+
+    def agree(self, t: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks that see other data, the same bits on all ranks of the run."""
+        ...
+
+    def anywhere(self, here: torch.Tensor) -> bool:
+        """Whether a number is above zero on any rank of the run."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """A picklable value of every rank of the run, in their order."""
+        ...
+
+    # ------------------------------------------------------------------ looking for what is not finite
+
+    @property
+    def stage(self) -> int | None:
+        """This rank's pipeline stage; None for a model that is not cut into stages."""
+        ...
+
+    def gradient(self, parameter: Any) -> torch.Tensor:
+        """A parameter's reduced gradient, wherever the host keeps it; zero where it has none."""
+        ...
+
+    def whole_name(self, name: str) -> str:
+        """A parameter's name as the whole model has it."""
+        ...
+
+    def watched(self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe) -> torch.Tensor:
+        """Run forward while a probe watches; gives what enters the head."""
+        ...

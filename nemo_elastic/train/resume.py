@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which settings of the elastic block may change where a training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, shown
+
+__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "within"]
+
+#: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
+STEERING = (
+    "sampling",
+    "budgets_per_batch",
+    "nonfinite",
+    "distill.temperature",
+    "distill.alpha",
+    "distill.top_k",
+    "distill.chunk_tokens",
+    "distill.teacher_precision",
+)
+#: what the second stage has to share with the first, whose router and members it takes
+FAMILY = ("budgets", "axes", "router")
+#: what the first stage has to share with the ranking, whose order, members and router it takes
+RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
+          "router.prior")  # fmt: skip
+
+
+def check_same_family(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any], where: Any, may_change: Callable[[str], bool]
+) -> list[str]:
+    """Hold the block of a run against that of the checkpoint from which it goes on.
+
+    Args:
+        old, new: blocks as JSON values (`ElasticConfig.to_dict`).
+        where: the checkpoint.
+        may_change: whether a setting, by its dotted name, may have another value from here on.
+
+    Returns:
+        One line per setting that has.
+
+    Raises:
+        ElasticError: another change, with all of them shown; or the checkpoint is not elastic.
+    """
+    if old is None:
+        raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
+    changes = list(differences(old, new))
+    refused = [text for name, text in changes if not may_change(name)]
+    if refused:
+        raise ElasticError(
+            f"resume: {where} belongs to another elastic block: {'; '.join(refused)}; "
+            "take the old values, or another log directory"
+        )
+    return [f"{text}, from here on" for _, text in changes]
+
+
+def within(name: str, known: Sequence[str]) -> bool:
+    """Whether a dotted name is one of some settings, or inside of one."""
+    return any(name == k or name.startswith(f"{k}.") for k in known)
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, "elastic.name: old -> new") of everything that differs; what one side lacks is null there."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield name, f"elastic.{name}: {shown(old)} -> {shown(new)}"

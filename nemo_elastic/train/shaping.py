@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a parent in memory to members: rank, sort, search, start the router; later freeze what it found."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.config import DistillConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, Subnet
+from nemo_elastic.files import atomic_write
+from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.shapes import Space, search, uniform_family
+from nemo_elastic.slicing.family_folder import read_members
+
+from .host import Host
+from .training import FamilyTraining
+
+__all__ = ["freeze_members", "obtain_ranking", "prepare_members", "refresh_members"]
+
+#: what enters the teacher's head in the search is kept if it has at most this many elements, else computed anew
+CACHE_ELEMENTS = 2**27
+#: a candidate of the search is measured by it, whatever the run trains with
+DIVERGENCE = DistillConfig()
+#: steps between two looks at the router's choices, where sliced micro-batches train them before the freeze
+REFRESH = 16
+
+
+def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
+    """Rank (or load a ranking), sort the weights in place, find first shapes, start the router or freeze.
+
+    All ranks call it, and find the same: those of one rank, but for rounding.
+
+    Args:
+        family: of a model that holds the parent's weights, unsorted.
+        host: with data and optimizer set up.
+        out: folder that gets `ranking/` and `shapes.json`.
+
+    Raises:
+        ElasticError: a ranking of another parent, an unreachable budget.
+    """
+    config, members = family.config, family.members
+    with host.evaluating():
+        ranking = obtain_ranking(family, host, out)
+        host.sort(ranking)
+        space = family.space(family.parent, list(ranking.depth))
+        space.check_budgets(config.budgets)
+        found = find_shapes(family, host, space, out)
+    host.unfinished(out).remove()
+    if members.router is None:
+        members.drop_order.copy_(torch.tensor(space.whole_drop_order))
+    if members.router is not None and config.router is not None:
+        members.router.space = space
+        if config.search is not None:
+            members.router.start_from(found, config.router.prior)
+        members.put(list(found.values()), frozen=False)
+    else:
+        members.put(list(found.values()), frozen=True)
+    host.weights_changed()
+
+
+def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
+    """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
+
+    Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured. A new ranking
+    goes on where an earlier run was killed.
+
+    Raises:
+        ElasticError: a ranking of another parent, or of fewer drops than the block's smallest depth needs.
+        OtherRanking: an earlier run was killed that ranked another parent, on other data or otherwise.
+    """
+    config, parent = family.config, family.parent
+    axes = config.resolve_axes(parent)
+    smallest = axes[DEPTH].choices[-1]
+    if config.ranking is not None:
+        return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+    imp = config.importance
+    options = RankOptions(
+        ffn=imp.ffn,
+        aggregation=imp.aggregation,
+        depth=imp.depth,
+        depth_samples=min(imp.depth_samples, imp.samples),
+        depth_exact=max(1, parent.num_layers - smallest),
+        # a head is worth what its channels are worth that every member keeps
+        head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
+    )
+    ranking = rank(
+        host.layers(),
+        parent,
+        host.sequences(imp.samples, host.micro_batch_size),
+        options,
+        progress=_progress(host, "ranking"),
+        reduce=host.agree,
+        provenance={"sequences": imp.samples, "length": host.seq_length},
+        unfinished=host.unfinished(out),
+        shards=host.shards(),
+    )
+    if host.first:
+        ranking.save(out / "ranking", force=True)
+    return ranking
+
+
+def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> dict[str, Subnet]:
+    """First shapes of every budget: given by file, found by the search, or the most even cuts."""
+    config = family.config
+    report: dict[str, Any]
+    if config.shapes is not None:
+        found = read_members(config.shapes, family.parent, config)
+        report = {"source": config.shapes}
+    elif config.search is not None:
+        result = search(
+            space,
+            config.budgets,
+            untrained_loss(family, host, config.search.tokens),
+            candidates=config.search.candidates,
+            seed=config.seed,
+            progress=_search_progress(host),
+        )
+        found, report = result.members, result.to_json() | {"source": "search"}
+    else:
+        found, report = uniform_family(space, config.budgets), {"source": "uniform"}
+    found = {b.name: found[b.name] for b in config.budgets}
+    write_shapes(out / "shapes.json", found, report, host)
+    return found
+
+
+def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
+    """Loss of a candidate: mean KL in nats per token from the whole model, on the first training sequences."""
+    count = max(1, tokens // host.seq_length)
+    data = next(host.sequences(count, count))
+    chunks = data.split(host.micro_batch_size)
+    keep = data.numel() * family.parent.hidden <= CACHE_ELEMENTS
+    cache = [host.student(c, None) for c in chunks] if keep else []
+
+    def loss(member: Subnet) -> float:
+        total = torch.zeros(2, dtype=torch.float64, device=data.device)
+        for i, chunk in enumerate(chunks):
+            teacher = cache[i] if keep else host.student(chunk, None)
+            kl, _ = host.loss(DIVERGENCE, host.student(chunk, member), teacher, chunk)
+            total += torch.tensor([float(kl), chunk.numel()], dtype=torch.float64, device=data.device)
+        host.agree(total)
+        return float(total[0] / total[1])
+
+    return loss
+
+
+def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
+    """Project the router's choices onto their budgets, nested in each other, and fix them for the rest of the run."""
+    members = family.members
+    if members.router is None:
+        raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
+    projections = members.router.family()
+    found = {b.name: projections[b.name].member for b in family.config.budgets}
+    members.put(list(found.values()), frozen=True)
+    report = {
+        "source": "router",
+        "step": host.step,
+        "projection": {
+            n: {"target": p.target, "raw_cost": p.raw_cost, "cost": p.cost, "raw": p.raw.to_json()}
+            for n, p in projections.items()
+        },
+    }
+    write_shapes(out / "members.json", found, report, host)
+    if host.first:
+        misses = ", ".join(f"{n}: raw {p.raw_cost / p.target - 1:+.1%}, projected {p.cost / p.target - 1:+.1%}"
+                           for n, p in projections.items())  # fmt: skip
+        print(f"  shapes frozen at step {host.step} ({misses})", flush=True)
+
+
+def refresh_members(family: FamilyTraining, host: Host) -> None:
+    """Let the sliced micro-batches before the freeze train what the router chooses by now."""
+    router, members = family.config.router, family.members
+    due = host.step > 0 and host.step % REFRESH == 0
+    if due and router is not None and router.soft_share < 1 and members.router is not None and not members.is_frozen:
+        members.put([p.member for p in members.router.family().values()], frozen=False)
+
+
+def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], host: Host) -> None:
+    """{"members": {name: subnet}, …}: what `elastic.shapes` reads."""
+    if host.first:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = {"members": {n: m.to_json() for n, m in members.items()}, "report": finite(dict(report))}
+        atomic_write(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity: null stands for what could not be measured."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _progress(host: Host, what: str) -> Any:
+    def show(phase: str, done: int, total: int) -> None:
+        if host.first and (done == total or done % max(1, total // 4) == 0):
+            print(f"  {what}: {phase} {done}/{total or '?'}", flush=True)
+
+    return show
+
+
+def _search_progress(host: Host) -> Any:
+    def show(done: int, total: int, best: Any) -> None:
+        if host.first and (done == total or done % max(1, total // 5) == 0):
+            print(f"  search: {done}/{total} candidates", flush=True)
+
+    return show

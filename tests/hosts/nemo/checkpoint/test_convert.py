@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo checkpoints at the command line: as NeMo, training and ModelOpt really write them, and as they break.
+
+Training and pruning run once each, in processes of their own that start with the first test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.cli import main
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.megatron.io_json import read_io_json
+from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+from nemo_elastic.manifest import Family
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.verify import verify
+from tests.hosts.nemo.checkpoints import as_model, io_json, store
+from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, random_tensors
+from tests.hosts.nemo.elastic_worker import BLOCK
+from tests.slicing.helpers import contents, scratch
+from tests.strategies import parents
+
+pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+ROOT = Path(__file__).parents[4]
+#: what a card says of where it was cut from may differ; what a loader reads may not
+LOADED = ("config.json", "elastic_member.json", "generation_config.json", "model.safetensors")
+
+#: of a family that is made of a pruned model
+PRUNED_BUDGETS = [{"name": "whole"}, {"name": "half", "ratio": 0.6}]
+PRUNED_AXES = {"hidden": [64, 32], "ffn": [96, 24]}
+
+
+class Worker:
+    def __init__(self, name: str, folder: Path) -> None:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        self.folder, self.log = folder, folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.hosts.nemo.{name}", str(folder / "out")],
+                cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def result(self) -> Path:
+        code = self.process.wait(timeout=600)
+        assert code == 0, self.log.read_text()[-2000:]
+        return self.folder / "out"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers(tmp_path_factory):
+    started = {n: Worker(n, tmp_path_factory.mktemp(n)) for n in ("elastic_worker", "prune_worker")}
+    yield started
+    for worker in started.values():
+        worker.process.kill()
+        worker.process.wait()
+
+
+@pytest.fixture(scope="module")
+def trained(workers) -> Path:
+    return workers["elastic_worker"].result()
+
+
+@pytest.fixture(scope="module")
+def pruned(workers) -> Path:
+    return workers["prune_worker"].result()
+
+
+def run(*arguments) -> tuple[int, str, str]:
+    """The command line as a user meets it."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    return int(done.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def fine(*arguments) -> str:
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    return out
+
+
+def tensors_of(source: Source) -> dict[str, torch.Tensor]:
+    return {name: to_torch(raw) for name, raw in source.tensors.items()}
+
+
+def logits(source: Source, tokens_bs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return NemotronH(source.parent, tensors_of(source), source.held, trainable=False)(tokens_bs)
+
+
+# ------------------------------------------------------------------ there and back
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@settings(max_examples=2, deadline=None)
+@given(drawn=parents(pattern=st.permutations("M-*M-").map("".join)))
+def test_any_model_goes_through_nemo_unchanged(tied, drawn):
+    parent = replace(drawn, tied=tied)
+    own = random_tensors(parent)
+    with scratch() as place:
+        write_nemo_checkpoint(place / "nemo", parent, parent.full, own)
+        source = open_source(place / "nemo")
+        assert (source.parent, source.held) == as_model(parent, parent.full)
+        assert_equal(tensors_of(source), own)
+
+        fine("convert", place / "nemo", "--format", "hf", "--out", place / "hf")
+        told = json.loads(fine("convert", place / "hf", "--format", "nemo", "--out", place / "nemo2", "--json"))
+        assert (told["format"], told["pattern"]) == ("nemo", parent.pattern)
+        fine("convert", place / "nemo2", "--format", "hf", "--out", place / "hf2")
+        assert contents(place / "hf") == contents(place / "hf2")
+        again = open_source(place / "hf2")
+        assert (again.parent, again.held) == as_model(parent, parent.full)
+        assert_equal({t: v for t, v in tensors_of(again).items() if t in own}, own)
+
+
+def test_widths_that_differ_go_to_hugging_face_and_not_to_stock_nemo(tmp_path):
+    uneven = Subnet(MEMBER.hidden, (*MEMBER.layers[:-1], PARENT.layer(6, ffn=32)))
+    own = cut(PARENT, uneven, random_tensors(PARENT))
+    folder = store(tmp_path / "nemo", PARENT, uneven, own)
+    fine("convert", folder, "--format", "hf", "--out", tmp_path / "hf")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
+    assert_equal(tensors_of(open_source(tmp_path / "hf")), own)
+    code, _, err = run("convert", tmp_path / "hf", "--format", "nemo", "--out", tmp_path / "again")
+    assert code == 2 and "same in all layers" in err and not (tmp_path / "again").exists()
+
+
+# ------------------------------------------------------------------ a trained family
+
+
+def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
+    checkpoint, facts = trained / "checkpoint", json.loads((trained / "facts.json").read_text())
+    source = open_source(checkpoint)
+    assert {name: member.to_json() for name, member in source.members.items()} == facts["members"]
+    assert source.parent.vocab == 512 and source.parent.ffn_stripes == 4  # 500 tokens, padded
+    told = json.loads(fine("inspect", checkpoint, "--json"))
+    assert list(told["members"]) == ["full", "large", "small"]
+
+    fine("convert", checkpoint, "--format", "hf", "--out", tmp_path / "family")
+    assert Family.load(tmp_path / "family") == source.family
+    assert verify(tmp_path / "family", parent=checkpoint, tokens=8).ok
+    for name in source.members:
+        fine("slice", checkpoint, "--budget", name, "--out", tmp_path / "a" / name)
+        fine("slice", tmp_path / "family", "--budget", name, "--out", tmp_path / "b" / name)
+        a, b = contents(tmp_path / "a" / name), contents(tmp_path / "b" / name)
+        assert {file: a[file] for file in LOADED} == {file: b[file] for file in LOADED}, name
+
+
+def test_a_known_shape_and_block_give_the_same_family(trained, tmp_path):
+    from nemo_elastic.formats.megatron.shape import parent_of
+    from nemo_elastic.hosts.nemo.checkpoint.family import export_family
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+
+    source, config = open_source(trained / "checkpoint"), ElasticConfig.from_dict(BLOCK)
+    parent = config.parent_shape(parent_of(TinyNemotronH(), 512))
+    family = export_family(trained / "checkpoint", tmp_path / "family", parent, config)
+    assert source.family is not None
+    assert (family.parent, family.members, family.axes) == (source.parent, source.family.members, source.family.axes)
+    assert_equal(tensors_of(open_source(tmp_path / "family")), tensors_of(source))
+
+
+def test_the_tokenizer_goes_along(trained, pruned, tmp_path):
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"elastic": {"budgets": PRUNED_BUDGETS, "axes": PRUNED_AXES}}))
+    fine("convert", trained / "checkpoint", "--format", "hf", "--out", tmp_path / "family")
+    fine("slice", trained / "checkpoint", "--budget", "small", "--out", tmp_path / "small")
+    fine("slice", trained / "checkpoint", "--budget", "full", "--format", "nemo", "--out", tmp_path / "nemo")
+    fine("convert", pruned / "both", "--format", "hf", "--out", tmp_path / "pruned")
+    fine("init", pruned / "dropped", "--config", tmp_path / "e.yaml", "--out", tmp_path / "made")
+    words = {name: (trained / "data" / "tokenizer" / name).read_bytes() for name in ("tokenizer.json",)}
+    for name, folder in {"family": "family", "small": "small", "nemo": "nemo/context/tokenizer"}.items():
+        assert {n: (tmp_path / folder / n).read_bytes() for n in words} == words, name
+    for name in ("family", "small", "pruned", "made"):
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert (tmp_path / name / "tokenizer.json").is_file(), name
+        assert isinstance(config["eos_token_id"], int) and isinstance(config["pad_token_id"], int), name
+
+
+# ------------------------------------------------------------------ pruned by ModelOpt
+
+
+@pytest.mark.parametrize("way", ["width", "both", "dropped"])
+def test_a_pruned_checkpoint_computes_what_it_computed_in_megatron(pruned, tmp_path, way):
+    saved = np.load(pruned / f"{way}.npz")
+    tokens_bs, wanted = torch.from_numpy(saved["tokens"]), torch.from_numpy(saved["logits"])
+    fine("convert", pruned / way, "--format", "hf", "--out", tmp_path / "hf")
+    for folder in (pruned / way, tmp_path / "hf"):
+        torch.testing.assert_close(logits(open_source(folder), tokens_bs), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_pruning_did_what_it_was_asked(pruned):
+    width, both, dropped = (open_source(pruned / way).parent for way in ("width", "both", "dropped"))
+    assert (width.hidden, width.ffn, width.mamba_heads, width.mamba_head_dim) == (48, 64, 6, 12)
+    assert (width.attention_heads, width.kv_heads, width.attention_head_dim, width.vocab) == (4, 2, 8, 72)
+    assert (both.num_layers, both.hidden, both.ffn) == (6, 56, 80)
+    assert dropped.pattern == "M*-M*-"
+    # the reason why no context is asked for the layers
+    told = yaml.safe_load((pruned / "both" / "context" / "model.yaml").read_text())["config"]
+    assert (told["num_layers"], len(told["hybrid_override_pattern"])) == (6, 8)
+
+
+def test_a_pruned_checkpoint_becomes_one_that_stock_nemo_builds(pruned, tmp_path):
+    fine("convert", pruned / "both", "--format", "nemo", "--out", tmp_path / "nemo")
+    told = yaml.safe_load((tmp_path / "nemo" / "context" / "model.yaml").read_text())
+    source = open_source(tmp_path / "nemo")
+    assert told["config"]["hybrid_override_pattern"] == source.parent.pattern
+    assert told["_target_"] == "nemo.collections.llm.gpt.model.ssm.MambaModel"
+    assert_equal(tensors_of(source), tensors_of(open_source(pruned / "both")))
+
+
+def test_a_family_of_a_pruned_parent(pruned, tmp_path):
+    block = {
+        "budgets": [{"name": "whole"}, {"name": "half", "ratio": 0.6}],
+        "axes": {"hidden": [64, 32], "ffn": [96, 24]},
+    }
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump({"elastic": block}))
+    fine("init", pruned / "dropped", "--config", tmp_path / "e.yaml", "--out", tmp_path / "family")
+    assert verify(tmp_path / "family", parent=pruned / "dropped", tokens=8).ok
+    cut = slice_checkpoint(tmp_path / "family", tmp_path / "half", member="half")
+    assert cut.subnet.hidden == 32
+    assert fine("verify", pruned / "dropped", "--tokens", 8)
+
+
+# ------------------------------------------------------------------ contexts without model.yaml
+
+
+@pytest.mark.parametrize("which", ["trained", "pruned"])
+def test_the_other_file_of_the_context_says_the_same(trained, pruned, tmp_path, which):
+    folder = {"trained": trained / "checkpoint", "pruned": pruned / "width"}[which]
+    wanted = read_shapes(folder)
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    (copy / "context" / "model.yaml").unlink()
+    found = read_shapes(copy)
+    assert (found.parent, found.held, found.family) == (wanted.parent, wanted.held, wanted.family)
+    assert found.config == wanted.config
+    assert found.companions.name == wanted.companions.name
+
+
+@pytest.mark.parametrize("kind", ["NemotronNano9Bv2", "NemotronHConfig47B"])
+def test_what_a_context_does_not_say_its_class_does(tmp_path, kind):
+    from nemo.collections.llm.gpt.model import ssm
+
+    data = io_json([])
+    data["objects"]["about"]["items"][0][1] = {"module": "nemo.collections.llm.gpt.model.ssm", "name": kind}
+    (tmp_path / "io.json").write_text(json.dumps(data))
+    told, wanted = read_io_json(tmp_path / "io.json", "model")["config"], getattr(ssm, kind)(apply_rope_fusion=False)
+    for name in ("mamba_num_groups", "mamba_state_dim", "num_query_groups", "num_layers", "layernorm_epsilon"):
+        assert told[name] == getattr(wanted, name), name
+
+
+# ------------------------------------------------------------------ what the user can mend
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return store(tmp_path_factory.mktemp("whole") / "a", PARENT, PARENT.full, random_tensors(PARENT))
+
+
+def one_line(*arguments) -> str:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("command", ["slice", "inspect", "verify", "init", "convert"])
+def test_a_broken_checkpoint_is_one_line(whole, tmp_path, command):
+    shape, block = tmp_path / "shape.json", tmp_path / "e.yaml"
+    shape.write_text(json.dumps(PARENT.full.to_json()))
+    block.write_text(yaml.safe_dump({"elastic": {"budgets": PRUNED_BUDGETS, "axes": PRUNED_AXES}}))
+    out = tmp_path / "out"
+    more = {
+        "slice": ("--subnet", shape, "--out", out),
+        "init": ("--config", block, "--out", out),
+        "convert": ("--format", "hf", "--out", out),
+    }.get(command, ())
+
+    def broken(name: str, *parts: str, content: bytes | None = None) -> Path:
+        folder = Path(shutil.copytree(whole, tmp_path / name))
+        file = folder.joinpath(*parts)
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        return folder
+
+    assert "metadata.json" in one_line(command, broken("a", "weights", "metadata.json"), *more)
+    assert "not a checkpoint's metadata" in one_line(command, broken("b", "weights", ".metadata", content=b"?"), *more)
+    assert "has no context" in one_line(command, broken("c", "context", "model.yaml"), *more)
+    lacking = store(tmp_path / "d", PARENT, PARENT.full, random_tensors(PARENT), without=r"layers\.2\.mixer\.D")
+    assert "layers.2.mixer.D is missing" in one_line(command, lacking, *more)
+    (piece,) = (p.name for p in (whole / "weights").glob("*.distcp"))
+    if command != "inspect":  # which reads no weights
+        assert "cannot be read" in one_line(command, broken("e", "weights", piece), *more)
+        cut_off = (whole / "weights" / piece).read_bytes()[:5000]
+        assert "cannot be read" in one_line(command, broken("f", "weights", piece, content=cut_off), *more)
+    assert not out.exists()
+
+
+def test_convert_says_what_it_does_not(whole, tmp_path):
+    out = tmp_path / "out"
+    assert "--format: 'gguf'" in one_line("convert", whole, "--format", "gguf", "--out", out)
+    fine("convert", whole, "--format", "hf", "--out", out)
+    assert "already" in one_line("convert", out, "--format", "hf", "--out", tmp_path / "more")
+    assert "exists" in one_line("convert", whole, "--format", "hf", "--out", out)
+    fine("convert", whole, "--format", "hf", "--out", out, "--force")
+    assert "none: no such folder" in one_line("convert", tmp_path / "none", "--format", "hf", "--out", out)

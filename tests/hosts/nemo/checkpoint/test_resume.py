@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a start compares with the checkpoint that it starts from: `checkpoint.resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+pytestmark = pytest.mark.nemo
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
+    "axes": {"hidden": [PARENT.hidden, PARENT.hidden // 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a ranking leaves: it takes no loss, so its block has another mode."""
+    block = ElasticConfig.from_dict(BLOCK | {"distill": {"mode": "ce"}}).to_dict()
+    folder = tmp_path_factory.mktemp("rank") / "ranked"
+    store(folder, PARENT, PARENT.full, random_tensors(PARENT), elastic=block)
+    torch.save({}, folder / "weights" / "common.pt")
+    return folder
+
+
+def start(checkpoint: Path, block: Any, stage: int) -> Any:
+    """Set up a start from a checkpoint; returns what the strategy will restore."""
+    from nemo import lightning as nl
+
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(), ckpt_path=None)
+    model = SimpleNamespace(elastic_config=ElasticConfig.from_dict(block), stage=stage)
+    restore = nl.RestoreConfig(path=str(checkpoint), load_optim_state=False)
+    resume = ElasticResume(resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=restore)
+    resume.resume_from_directory = str(checkpoint.parent / "none")
+    resume.setup(trainer, model)
+    return trainer.strategy.restore_config
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
+        ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
+        ({"search": None}, r"elastic\.search: .* -> None"),
+        ({"router": None}, r"elastic\.router: .* -> None"),
+        ({"router": {"prior": 1.0}}, r"elastic\.router\.prior: 4.0 -> 1.0"),
+        ({"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}]}, r"elastic\.budgets: "),
+        ({"axes": {"hidden": [PARENT.hidden]}}, r"elastic\.axes\.hidden\.choices: "),
+    ],
+)
+def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path, change: dict[str, Any], line: str) -> None:
+    with pytest.raises(ElasticError, match=rf"^resume: .*ranked belongs to another elastic block: {line}"):
+        start(ranked, BLOCK | change, stage=1)
+
+
+def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
+    """How it trains on may differ: the ranking had no loss and drew no budget."""
+    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "router": {"freeze_at": 0.5}}
+    restored = start(ranked, BLOCK | steered, stage=1)
+    assert restored.path == str(ranked) and not restored.load_artifacts
+    assert "distill.mode: 'ce' -> 'frozen', from here on" in capsys.readouterr().out
+
+
+def test_stage_1_starts_from_a_parent_that_was_not_ranked(ranked: Path, tmp_path: Path) -> None:
+    plain = store(tmp_path / "plain", PARENT, PARENT.full, random_tensors(PARENT))
+    torch.save({}, plain / "weights" / "common.pt")
+    assert start(plain, BLOCK, stage=1).path == str(plain)
+    with pytest.raises(ElasticError, match="is not elastic"):
+        start(plain, BLOCK, stage=2)
+
+
+def test_what_is_not_there_is_told_before_anything_is_read(ranked: Path) -> None:
+    with pytest.raises(ElasticError, match=r"^start: .*gone is not there, or not whole; its run has left no"):
+        start(ranked.parent / "gone", BLOCK, stage=2)

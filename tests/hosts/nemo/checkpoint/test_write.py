@@ -1,0 +1,299 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of nemo_elastic.hosts.nemo.checkpoint.write.
+
+The stock side runs once, in a process that cannot import this package, with megatron-core layers of its own
+(`stock_spec.py`): what it computes is an oracle independent of everything here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.adapter import to_megatron
+from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.megatron.read import read_checkpoint
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_nemo_checkpoint, write_source
+from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+
+HERE = Path(__file__).parents[1]
+TOKENS = 60  # of the tokenizer; the model has 64 rows
+
+
+@pytest.fixture(scope="module")
+def full() -> dict[str, torch.Tensor]:
+    return random_tensors(PARENT)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "tokens", "wanted"), [(131072, 131072, 1), (1024, 1000, 32), (64, 60, 8), (64, 1, 64), (7, 5, 7)]
+)
+def test_nemo_pads_to_exactly_the_rows_that_are_there(vocab, tokens, wanted):
+    d = divisor(vocab, tokens)
+    assert d == wanted
+    assert (tokens + d - 1) // d * d == vocab  # what nemo.lightning.get_vocab_size computes
+
+
+# ------------------------------------------------------------------ refusals: before NeMo is imported
+
+
+def test_refusals_are_one_line_and_leave_nothing(full, tmp_path):
+    member = cut(PARENT, MEMBER, full)
+    layers = (*MEMBER.layers[:-1], PARENT.layer(6, ffn=32))
+    uneven = Subnet(MEMBER.hidden, layers)
+    out = tmp_path / "out"
+
+    def refuse(match: str, *args, **kwargs) -> None:
+        with pytest.raises(ElasticError, match=match) as caught:
+            write_nemo_checkpoint(out, *args, **kwargs)
+        assert "\n" not in caught.value.message
+        assert list(tmp_path.iterdir()) == []
+
+    refuse("same in all layers", PARENT, uneven, cut(PARENT, uneven, full))
+    refuse("norm_f.weight is missing", PARENT, MEMBER, {k: v for k, v in member.items() if "norm_f" not in k})
+    refuse("not a tensor of this member", PARENT, MEMBER, member | {"backbone.layers.5.norm.weight": torch.ones(48)})
+    table = "backbone.embeddings.weight"
+    refuse(r"embeddings.weight: \(64, 64\)", PARENT, MEMBER, member | {table: full[table]})
+    refuse("float32, bfloat16 or float16", PARENT, MEMBER, {k: v.double() for k, v in member.items()})
+    with pytest.raises(ElasticError, match="rows for 64 tokens"):
+        divisor(64, 65)
+
+
+def test_one_of_several_processes_is_refused(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ElasticError, match="world size: 2"):
+        write_nemo_checkpoint(tmp_path / "out", PARENT, MEMBER, cut(PARENT, MEMBER, full))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_kept(full, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ElasticError, match="already exists"):
+        write_nemo_checkpoint(tmp_path, PARENT, MEMBER, cut(PARENT, MEMBER, full))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# ------------------------------------------------------------------ through NeMo
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    """A Hugging Face tokenizer folder of words w0, w1, …"""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(TOKENS)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w1", "pad_token": "w2"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(full, tokenizer, tmp_path_factory) -> Path:
+    """The member's checkpoint, written where neither a process group nor model-parallel state exists."""
+    before = torch.distributed.is_initialized()  # False, unless another test left its own behind
+    out = tmp_path_factory.mktemp("written") / "member"
+    random_state = torch.get_rng_state()
+    assert write_nemo_checkpoint(out, PARENT, MEMBER, cut(PARENT, MEMBER, full), tokenizer_dir=tokenizer) == out
+    assert torch.distributed.is_initialized() is before
+    assert torch.equal(torch.get_rng_state(), random_state)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(0, TOKENS, (2, 21), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def stock(written, tokens, tmp_path_factory) -> dict:
+    """What stock NeMo makes of the checkpoint, moved away from where it was written."""
+    folder = tmp_path_factory.mktemp("stock")
+    moved = written.rename(folder / "moved")
+    np.save(folder / "tokens.npy", tokens.numpy())
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "stock_worker.py"), str(moved), "tokens.npy", "out.npz"]
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    finally:
+        moved.rename(written)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found = np.load(folder / "out.npz")
+    return {k: torch.from_numpy(found[k]) for k in ("by_nemo", "by_megatron")} | json.loads(str(found["facts"]))
+
+
+@pytest.fixture(scope="module")
+def trained_before(tmp_path_factory):
+    """A process as it is after training: process group, model-parallel state and an elastic model in memory."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    if dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    yield
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def elastic_model(full: dict[str, torch.Tensor]):
+    """Our model of the whole parent, and its state."""
+    from types import SimpleNamespace
+
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+
+    from nemo_elastic.formats.megatron.shape import stock_sizes
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.megatron.run import ElasticState
+    from nemo_elastic.megatron.vocabulary import make_elastic
+
+    initialize_rng_tracker(inference_rng_tracker=True)
+    with cuda_as_cpu():
+        config = TinyNemotronH(**stock_sizes(PARENT, PARENT.full))
+        core = config.configure_model(SimpleNamespace(vocab_size=PARENT.vocab))
+    missing, unexpected = core.load_state_dict(to_megatron(PARENT, PARENT.full, full), strict=False)
+    assert not unexpected
+    assert all(name.endswith("_extra_state") for name in missing)
+    state = ElasticState(PARENT)
+    return make_elastic(core, state).eval(), state
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+class TestNeMo:
+    def test_our_reader_finds_the_same_tensors(self, written, full):
+        found, elastic = read_checkpoint(written, own_parent(PARENT, MEMBER))
+        assert_equal(found, cut(PARENT, MEMBER, full))
+        assert elastic == {}
+
+    def test_the_folder_is_plain_and_names_no_place(self, written, tokenizer):
+        names = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()}
+        assert names >= {"context/io.json", "context/model.yaml", "context/tokenizer/tokenizer.json"}
+        assert names >= {"weights/metadata.json", "weights/common.pt", "weights/.metadata"}
+        for name in ("context/io.json", "context/model.yaml"):
+            text = (written / name).read_text()
+            assert "nemo_elastic" not in text
+            assert str(tokenizer) not in text
+            assert str(written.parent) not in text
+
+    def test_stock_nemo_rebuilds_stock_classes(self, stock):
+        assert stock["model"] == "nemo.collections.llm.gpt.model.ssm.MambaModel"
+        assert stock["config"] == "nemo.collections.llm.gpt.model.ssm.NemotronHConfigBase"
+        assert stock["default_spec"] is True
+        assert stock["strategy"] == "MegatronStrategy"
+        assert stock["dtype"] == "torch.float32"
+        assert stock["sizes"] == {
+            "hybrid_override_pattern": "MM*--",
+            "num_layers": 5,
+            "hidden_size": 48,
+            "ffn_hidden_size": 64,
+            "mamba_num_heads": 6,
+            "mamba_head_dim": 12,
+            "mamba_num_groups": 2,
+            "mamba_state_dim": 8,
+            "num_attention_heads": 4,
+            "num_query_groups": 2,
+            "kv_channels": 8,
+            "vocab_size": 64,
+            "make_vocab_size_divisible_by": 8,
+            "layernorm_epsilon": 1e-5,
+            "share_embeddings_and_output_weights": False,
+            "seq_length": 8192,
+        }
+        assert (stock["tokens"], stock["rows"]) == (TOKENS, PARENT.vocab)
+
+    def test_the_keys_are_those_of_megatron_core(self, stock):
+        assert stock["only_in_model"] == []
+        # what TransformerEngine's layers have, and the plain ones of the oracle have not
+        assert stock["only_in_file"] == [
+            "module.decoder.final_norm._extra_state",
+            "module.decoder.layers.2.self_attention.core_attention._extra_state",
+        ]
+
+    def test_stock_logits_are_those_of_the_elastic_slice(self, stock, trained_before, full, tokens):
+        core, state = elastic_model(full)
+        state.choice = MEMBER
+        with torch.no_grad():
+            ours = core(tokens, None, None)
+            state.choice = None
+            whole = core(tokens, None, None)
+        assert ours.shape == (2, 21, PARENT.vocab)
+        torch.testing.assert_close(stock["by_megatron"], ours, rtol=1e-5, atol=1e-5)
+        assert torch.equal(stock["by_nemo"], stock["by_megatron"])
+        assert (whole - ours).abs().max() > 0.1  # the comparison can tell members apart
+
+    def test_it_writes_after_training_in_the_same_process(self, written, trained_before, full, tokenizer, tmp_path):
+        import torch.distributed as dist
+        from megatron.core import parallel_state
+
+        group = dist.group.WORLD
+        half = {name: value.bfloat16() for name, value in full.items()}
+        out = write_nemo_checkpoint(tmp_path / "parent", PARENT, PARENT.full, half, tokenizer_dir=tokenizer)
+        assert dist.group.WORLD is group
+        assert parallel_state.model_parallel_is_initialized()
+        assert_equal(read_checkpoint(out, PARENT)[0], half)
+
+        from nemo.lightning import io
+
+        config = io.load_context(out, subpath="model.config")
+        assert (config.params_dtype, config.bf16, config.hidden_size) == (torch.bfloat16, True, PARENT.hidden)
+
+    def test_a_base_class_built_first_does_not_spoil_the_capture(self, written, full, tmp_path, monkeypatch):
+        """NeMo takes a class for one that captures its arguments once its base does; here the classes are as if the
+        base had been built first."""
+        from nemo.collections.llm.gpt.model import ssm
+        from nemo.lightning import io
+
+        ssm.SSMConfig(apply_rope_fusion=False)
+        config = ssm.NemotronHConfigBase
+        monkeypatch.delattr(config, "__wrapped_init__", raising=False)
+        monkeypatch.setattr(config, "__init__", getattr(config.__init__, "__wrapped__", config.__init__))
+        assert not hasattr(config(apply_rope_fusion=False), "__io__")
+        out = write_nemo_checkpoint(tmp_path / "again", PARENT, MEMBER, cut(PARENT, MEMBER, full))
+        model = io.load_context(out, subpath="model")
+        assert model.tokenizer is None
+        assert model.config.hidden_size == MEMBER.hidden
+
+    def test_a_hugging_face_folder_becomes_a_checkpoint(self, written, full, tokenizer, tmp_path):
+        from safetensors.torch import save_file
+
+        member = cut(PARENT, MEMBER, full)
+        folder = tmp_path / "hf"
+        shutil.copytree(tokenizer, folder)
+        save_file(member, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(to_hf_config(PARENT, MEMBER, dtype="F32")))
+        out = write_source(open_source(folder), tmp_path / "nemo")
+        assert_equal(read_checkpoint(out, own_parent(PARENT, MEMBER))[0], member)
+        for name in ("weights/common.pt", "context/model.yaml"):
+            assert (out / name).stat().st_size == (written / name).stat().st_size
+        copied = {p.name for p in (out / "context" / "tokenizer").iterdir()}
+        assert copied == {p.name for p in tokenizer.iterdir()}  # and no weights
+
+    @pytest.mark.parametrize("content", [None, "{}", "no JSON"])
+    def test_a_bad_tokenizer_is_one_line(self, full, tmp_path, content):
+        folder = tmp_path / "tokenizer"
+        if content is not None:
+            folder.mkdir()
+            (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(ElasticError, match="tokenizer") as caught:
+            write_nemo_checkpoint(tmp_path / "out", PARENT, MEMBER, cut(PARENT, MEMBER, full), tokenizer_dir=folder)
+        assert "\n" not in caught.value.message
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,417 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Three doors for a recipe, one configuration: the command line, apply_elastic, and ElasticPlugin."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.texts import library_text
+
+pytestmark = pytest.mark.nemo
+TINY: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}],
+    "axes": {
+        "hidden": [128, 96, 64],
+        "ffn": {"choices": [512, 256, 128], "stripes": 4},
+        "mamba_heads": [16, 8],
+    },
+    "importance": {"samples": 8, "depth_samples": 2},
+    "search": {"candidates": 6, "tokens": 256},
+    "router": {"freeze_at": 0.5, "hidden": 16},
+}
+#: every stock recipe of a Nemotron-H
+RECIPES = (
+    "nemotronh_4b", "nemotronh_8b", "nemotronh_47b", "nemotronh_56b", "nemotron_nano_9b_v2", "nemotron_nano_12b_v2",
+)  # fmt: skip
+FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    """`elastic:` beside the recipe's own fields."""
+    path = tmp_path / "elastic.yaml"
+    own = {"trainer": {"max_steps": 1000}, "data": {"global_batch_size": 64}, "model": {"config": {"num_layers": 62}}}
+    path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
+    return path
+
+
+@pytest.fixture
+def stock() -> Callable[[], Any]:
+    """What the factory and the file's fields make, by hand."""
+
+    def make() -> Any:
+        from nemo.collections import llm
+
+        recipe = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=1000, gbs=64)
+        recipe.model.config.num_layers = 62
+        return recipe
+
+    return make
+
+
+def command_line(args: Sequence[str], factory: str | None = None, file: Path | None = None, **options: Any) -> Any:
+    """The context that NeMo-Run makes of options, and the task that it runs."""
+    from nemo_elastic.hosts.nemo.cli.entry import ElasticContext, train
+
+    context = ElasticContext(name="train", factory=factory, yaml=str(file) if file else None, **options)
+    if options:
+        return context.cli_execute(train, list(args))
+    return context.parse_fn(train, list(args))
+
+
+def test_three_doors_give_one_configuration(run_yaml: Path, stock: Any, capsys: Any) -> None:
+    from nemo_elastic import ElasticPlugin, apply_elastic
+
+    by_command = command_line([], FACTORY, run_yaml)
+    told = [capsys.readouterr().out]
+    by_python = apply_elastic(stock(), ElasticConfig.load(run_yaml), teacher="/checkpoints/12b")
+    told.append(capsys.readouterr().out)
+    by_plugin = stock()
+    ElasticPlugin(BLOCK, teacher="/checkpoints/12b").setup(by_plugin, None)
+    told.append(capsys.readouterr().out)
+    assert by_command == by_python == by_plugin
+    assert told[0] == told[1] == told[2]
+    assert by_python.trainer.max_steps == 1000
+    assert by_python.data.global_batch_size == 64
+
+
+def test_the_examples_of_the_documentation_give_one_configuration(tmp_path: Path, monkeypatch: Any) -> None:
+    import nemo_run as run
+
+    text = (Path(__file__).parents[4] / "docs" / "cli.md").read_text()
+    section = text.partition("## Three doors")[2].partition("\n## ")[0]
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("yaml", "bash", "python")}
+    monkeypatch.chdir(tmp_path)
+    Path("elastic.yaml").write_text(blocks["yaml"][0])
+    *command, factory, _, file, override = shlex.split(blocks["bash"][0])
+    assert command == ["nemo", "elastic", "train", "--factory"]
+    by_command = command_line([override], factory, Path(file))
+    in_python: dict[str, Any] = {}
+    exec(blocks["python"][0], in_python)
+    ran = []
+    monkeypatch.setattr(run, "run", lambda *args, plugins: ran.append((*args, *plugins)))
+    exec(blocks["python"][1], {})
+    ((task, executor, plugin),) = ran
+    plugin.setup(task, executor)
+    assert by_command == in_python["recipe"] == task
+
+
+def test_what_is_changed_is_told_before_anything_starts(stock: Any, capsys: Any) -> None:
+    from nemo_elastic import apply_elastic
+
+    recipe = stock()
+    recipe.model.config.recompute_granularity = "selective"
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    printed = capsys.readouterr().out.splitlines()
+    for line in (
+        "  model: MambaModel -> ElasticMambaModel",
+        "  model.config.recompute_granularity: selective -> None",
+        "  optim: MegatronOptimizerModule -> ElasticOptimizer",
+        "  trainer.strategy.ddp.overlap_grad_reduce: True -> False",
+        "  trainer.plugins[MegatronMixedPrecision].fp8: hybrid -> None",
+        "  optim.no_weight_decay_cond: None -> no_weight_decay",
+        "  optim.scale_lr_cond: None -> is_router",
+        "  optim.lr_scheduler.constant_steps: 0 -> left out",
+    ):
+        assert line in printed
+    assert "  optim.lr_scheduler: CosineAnnealingScheduler -> ElasticSchedule" in printed
+    precision = recipe.trainer.plugins[0]
+    assert not {"fp8", "fp8_param_gather", "first_last_layers_bf16"} & set(precision.__arguments__)
+    assert precision.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("kind", ["pretrain_recipe", "finetune_recipe"])
+def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
+    from nemo.collections import llm
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    from nemo_elastic import apply_elastic
+
+    recipe = getattr(getattr(llm, name), kind)()
+    config = recipe.model.config
+    block = {
+        "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.85}],
+        "axes": {
+            "hidden": [config.hidden_size, config.hidden_size // 2],
+            "ffn": {"choices": [config.ffn_hidden_size], "stripes": 8},
+        },
+    }
+    apply_elastic(recipe, block, teacher="parent", verbose=False)
+    assert recipe.__fn_or_cls__ is getattr(llm, kind.partition("_")[0])
+    assert recipe.model.config is config
+    names = [c.__fn_or_cls__.__name__ for c in recipe.trainer.callbacks]
+    assert "MegatronCommOverlapCallback" not in names
+    assert names[-1] == "ElasticCallback"
+    assert not recipe.trainer.strategy.ddp.overlap_grad_reduce
+    assert getattr(recipe.resume, "restore_config", None) is None
+    serializer = ZlibJSONSerializer()  # what executors send to other machines
+    assert serializer.deserialize(serializer.serialize(recipe)) == recipe
+
+
+@pytest.fixture
+def root_log() -> Iterator[None]:
+    """An experiment of NeMo-Run turns the root logger to stdout, and back when Python collects it."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+@pytest.mark.usefixtures("root_log")
+def test_the_plugin_leaves_the_recipe_itself_alone(stock: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    import nemo_run as run
+
+    from nemo_elastic import ElasticPlugin
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+
+    monkeypatch.setenv("NEMORUN_HOME", str(tmp_path))
+    recipe = stock()
+    with run.Experiment("doors", executor=run.LocalExecutor(), base_dir=str(tmp_path)) as experiment:
+        experiment.add(recipe, plugins=[ElasticPlugin(BLOCK, teacher="parent", verbose=False)], name="train")
+        assert experiment.jobs[0].task.model.__fn_or_cls__ is ElasticMambaModel
+    assert recipe == stock()
+    with pytest.raises(ElasticError, match=r"task: 'Script' is not allowed"):
+        ElasticPlugin(BLOCK).setup(run.Script("train.sh"), None)
+
+
+OVERRIDES = (
+    "elastic.router.lr=3e-3",
+    "elastic.router.tau=[2.0, 0.1]",
+    "elastic.budgets[1].params=9e9",
+    "elastic.search=null",
+    "elastic.distill.mode=frozen_ce",
+    "trainer.max_steps=300",
+    "stage=2",
+    "previous=/runs/one=a",
+    "done_steps=700",
+    "total_steps=1000",
+    "teacher=/other",
+    "out=/runs/shapes",
+)
+
+
+def test_overrides_reach_the_block_the_stage_and_the_recipe(run_yaml: Path, stock: Any) -> None:
+    from nemo_elastic import apply_elastic
+
+    block = BLOCK | {
+        "router": {"lr": 3e-3, "tau": [2.0, 0.1]},
+        "search": None,
+        "distill": {"mode": "frozen_ce"},
+        "budgets": [{"name": "12b"}, {"name": "9b", "params": 9e9}, {"name": "6b", "params": 6e9}],
+    }
+    recipe = stock()
+    recipe.trainer.max_steps = 300
+    by_hand = apply_elastic(
+        recipe, block, teacher="/other", stage=2, previous="/runs/one=a", done_steps=700, total_steps=1000,
+        out="/runs/shapes", verbose=False,
+    )  # fmt: skip
+    assert command_line(OVERRIDES, FACTORY, run_yaml) == by_hand
+
+
+def test_a_block_is_replaced_or_read_from_another_file(run_yaml: Path, tmp_path: Path, stock: Any) -> None:
+    from nemo_elastic import apply_elastic
+
+    other = BLOCK | {"budgets": [{"name": "big"}, {"name": "small", "ratio": 0.7}]}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"elastic": other}))
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(other))
+    by_hand = apply_elastic(stock(), other, teacher="/checkpoints/12b", verbose=False)
+    assert command_line([f"elastic=@{tmp_path / 'other.yaml'}"], FACTORY, run_yaml) == by_hand
+    written = "elastic.budgets=[{name: big}, {name: small, ratio: 0.7}]"
+    assert command_line([written], FACTORY, run_yaml) == by_hand
+    own = ["trainer.max_steps=1000", "data.global_batch_size=64", "model.config.num_layers=62"]
+    alone = command_line([*own, "teacher=/checkpoints/12b"], FACTORY, tmp_path / "alone.yaml")
+    assert alone == by_hand
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_path: Path, kind: str) -> None:
+    whole = tmp_path / f"run.{kind}"
+    command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
+    assert command_line([], None, whole) == command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml)
+    changed = ["elastic.router.lr=5e-3", "trainer.max_steps=500", "elastic.budgets[2].ratio=0.5"]
+    with pytest.raises(ElasticError, match=r"params and ratio"):
+        command_line(changed, None, whole)
+    again = command_line(changed[:2], None, whole)
+    assert again == command_line(changed[:2], FACTORY, run_yaml)
+    with pytest.raises(ElasticError, match=r"--factory: .* holds a whole recipe"):
+        command_line([], FACTORY, whole)
+
+
+@pytest.mark.parametrize(
+    ("args", "factory", "told"),
+    [
+        ([], "nemotron_nano_12b", "--factory: 'nemotron_nano_12b' is not allowed; the name of a recipe; did you mean"),
+        ([], "llama3_8b", "recipe.model: 'LlamaModel' is not allowed"),
+        (["elastic.router.tua=[1, 2]"], FACTORY, "elastic.router: unknown field 'tua'; did you mean 'tau'?"),
+        (["elastic.router.lr*=2"], FACTORY, "elastic.router.lr: '*=' is not allowed"),
+        (["elastic.budgets[7].ratio=0.5"], FACTORY, "elastic.budgets[7].ratio: cannot be set"),
+        (["trainer.max_stepps=2"], FACTORY, "No parameter named 'max_stepps'; did you mean 'max_steps'?"),
+        (
+            ["model.confg.num_layers=2"],
+            FACTORY,
+            "recipe: model.confg.num_layers=2: Invalid attribute 'confg'; did you mean 'config'?",
+        ),
+        (
+            ["trainer.max_steps=many"],
+            FACTORY,
+            "recipe: trainer.max_steps=many: Failed to parse 'many' as",
+        ),
+        ([], "nemotron_nano_12b_v2(num_nods=1)", "unknown argument 'num_nods'; did you mean 'num_nodes'?"),
+        (["techer=parent"], FACTORY, "recipe: techer=parent: No parameter named 'techer'; did you mean 'teacher'?"),
+        (["elastic=@gone.yaml"], FACTORY, "elastic: 'gone.yaml' is not allowed; an existing YAML file"),
+        (["elastic=null"], FACTORY, "elastic: None is not allowed; a block"),
+        (["teacher"], FACTORY, "override: 'teacher' is not allowed; field=value"),
+        (["stage=two"], FACTORY, "stage: 'two' is not allowed"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    run_yaml: Path, capfd: Any, args: list[str], factory: str, told: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        command_line(args, factory, run_yaml, dryrun=True)
+    assert left.value.code == 2
+    lines = [x for x in capfd.readouterr().err.splitlines() if "rror" in x]
+    assert len(lines) == 1
+    assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("trainer.strategy.tensor_model_parallel_size", 3, "a size that divides the 8 stripes of elastic.axes.ffn"),
+        ("model.config.mamba_num_groups", 2, "a size that divides the 2 Mamba groups"),
+        ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
+        ("model.config.seq_length", 16384, "recipe.model.config.seq_length says 16384"),
+        ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_every_door_in_the_same_line(
+    run_yaml: Path, stock: Any, capfd: Any, field: str, value: Any, told: str
+) -> None:
+    import nemo_run as run
+
+    from nemo_elastic import ElasticPlugin, apply_elastic
+
+    with pytest.raises(SystemExit) as left:
+        command_line([f"{field}={value}"], FACTORY, run_yaml, dryrun=True)
+    assert left.value.code == 2
+    seen = capfd.readouterr()
+    (line,) = (x for x in seen.err.splitlines() if "rror" in x)
+    assert told in line
+    assert "apply_elastic changes" not in seen.out
+    recipe, *path = stock(), *field.split(".")
+    owner = recipe
+    for name in path[:-1]:
+        owner = getattr(owner, name)
+    setattr(owner, path[-1], value)
+    with pytest.raises(ElasticError) as by_python:
+        apply_elastic(recipe, BLOCK, teacher="/checkpoints/12b")
+    with pytest.raises(ElasticError) as by_plugin:
+        ElasticPlugin(BLOCK, teacher="/checkpoints/12b").setup(recipe, run.LocalExecutor())
+    assert line == f"error: {by_python.value}" == f"error: {by_plugin.value}"
+
+
+def test_a_bug_keeps_its_traceback(run_yaml: Path, monkeypatch: Any, capfd: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe import apply
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(apply, "apply_elastic", broken)
+    with pytest.raises(ZeroDivisionError):
+        command_line([], FACTORY, run_yaml, dryrun=True)
+    assert "Traceback" in capfd.readouterr().err
+
+
+def script(name: str) -> str:
+    return str(Path(sysconfig.get_path("scripts"), name))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe trained through every door, from a folder that is not ours, with the installed package."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "NEMORUN_HOME": str(folder / "home")}
+    env["PATH"] = sysconfig.get_path("scripts") + os.pathsep + env["PATH"]  # LocalExecutor starts `python`
+
+    def call(*args: str) -> str:
+        done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout
+
+    library_text(folder / "text")
+    (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
+    call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
+    told = call(sys.executable, str(Path(__file__).parents[1] / "doors_worker.py"), str(folder))
+    teacher = told.rpartition("teacher ")[2].strip()
+    factory = (
+        "nemotron_elastic_tiny(data=data,out=command,seq_length=64,micro_batch_size=2,global_batch_size=4,steps=3)"
+    )
+    call(script("nemo-elastic"), "train", "--factory", factory, "--yaml", "elastic.yaml", f"teacher={teacher}",
+         "--to-yaml", "run.yaml")  # fmt: skip
+    (folder / "command.txt").write_text(call(script("nemo"), "elastic", "train", "--yaml", "run.yaml", "--yes"))
+    return folder
+
+
+@pytest.mark.slow
+def test_every_door_trains_the_same_family(runs: Path) -> None:
+    """Same seeds, same data, same configuration: the same losses, step by step, and the same members."""
+    seen = {}
+    for door in ("python", "plugin", "command"):
+        lines = [json.loads(x) for x in (runs / door / "metrics.jsonl").read_text().splitlines()]
+        steps = [{k: v for k, v in x.items() if k != "seconds"} for x in lines if x["kind"] == "step"]
+        assert len(steps) == 3
+        assert list((runs / door / "checkpoints").glob("*-last"))
+        seen[door] = (steps, json.loads((runs / door / "elastic" / "members.json").read_text()))
+    assert seen["python"] == seen["plugin"] == seen["command"]
+    assert any("loss_half" in x for x in seen["python"][0])
+
+
+@pytest.mark.slow
+def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
+    told = (runs / "command.txt").read_text()
+    assert 0 <= told.index("apply_elastic changes the recipe:") < told.index("ranking:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["nemo-elastic train", "nemo elastic train"])
+def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) -> None:
+    out = runs / program.replace(" ", "_")  # both have a folder of their own
+    (teacher,) = (runs / "parent" / "checkpoints").glob("*-last")
+    factory = f"nemotron_elastic_tiny(data=data,out={out.name},steps=500,seq_length=64,micro_batch_size=2)"
+    first, *rest = program.split()
+    options = ["--factory", factory, "--yaml", "elastic.yaml", f"teacher={teacher}", "--yes"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    with open(out.with_suffix(".log"), "w") as log:  # a pipe that nobody reads would stop it
+        running = subprocess.Popen([script(first), *rest, *options], cwd=runs, env=env, stdout=log, stderr=log)
+        metrics, end = out / "metrics.jsonl", time.monotonic() + 900
+        while running.poll() is None and time.monotonic() < end:
+            if metrics.exists() and metrics.read_text().count('"kind": "step"') > 1:
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        code = running.wait(300)
+    told = out.with_suffix(".log").read_text()
+    assert code == 130, told[-3000:]
+    assert told.splitlines()[-1] == "interrupted" and "Traceback" not in told

@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prunes a tiny Nemotron-H with ModelOpt's `mcore_minitron` and saves it with NeMo's own code; a process of its own.
+
+    python -m tests.hosts.nemo.prune_worker FOLDER
+
+FOLDER gets a NeMo checkpoint per way of pruning, and `NAME.npz` with tokens [b, s] and the pruned model's logits.
+
+ModelOpt takes Mamba layers only where `mamba_ssm` can be imported, and needs norms as modules of their own. So it is
+told that there is one, and the layers are those of `stock_spec` in plain torch, with norms of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import megatron.core.ssm.mamba_mixer as mm
+import numpy as np
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.ssm.mamba_block import MambaStackSubmodules
+from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.dot_product_attention import DotProductAttention
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from tests.hosts.nemo import stock_spec
+
+WAYS: dict[str, dict[str, Any]] = {
+    "width": {
+        "target_hidden_size": 48,
+        "target_ffn_hidden_size": 64,
+        "target_mamba_num_heads": 6,
+        "target_mamba_head_dim": 12,
+        "target_num_attention_heads": 4,
+        "target_num_query_groups": 2,
+    },
+    "both": {"target_num_layers": 6, "target_hidden_size": 56, "target_ffn_hidden_size": 80},
+    "dropped": {"drop_layers": [2, 3]},
+}
+PATTERN = "M-M*-M*-"
+TOKENS, ROWS = 70, 72  # the vocabulary is padded
+#: small enough for the widths above; ModelOpt's own are made for large models
+DIVISORS = {
+    "hidden_size_divisor": 8,
+    "ffn_hidden_size_divisor": 8,
+    "mamba_num_heads_divisor": 2,
+    "mamba_head_dim_divisor": 4,
+    "num_heads_per_group_divisor": 1,
+    "num_query_groups_divisor": 1,
+}
+
+
+class Norm(torch.nn.Module):
+    def __init__(self, config, hidden_size, eps=1e-5, **_) -> None:
+        super().__init__()
+        self.weight, self.eps = torch.nn.Parameter(torch.ones(hidden_size)), eps
+
+    def forward(self, x):
+        return stock_spec.rms(x, self.weight, self.eps)
+
+
+class GatedNorm(torch.nn.Module):
+    """As `stock_spec.GatedNorm`, with the attributes that ModelOpt changes."""
+
+    def __init__(self, width, eps=1e-5, group_size=None, norm_before_gate=False, **_) -> None:
+        super().__init__()
+        assert not norm_before_gate
+        self.weight, self.bias = torch.nn.Parameter(torch.ones(width)), None
+        self.eps, self.group_size = eps, group_size
+
+    def forward(self, x, z):
+        gated = x * z * torch.sigmoid(z)
+        parts = [stock_spec.rms(g, torch.ones(()), self.eps) for g in gated.split(self.group_size, -1)]
+        return torch.cat(parts, -1) * self.weight
+
+
+class Mixer(stock_spec.Mixer):
+    def __init__(self, *args, **kwargs) -> None:
+        with mock.patch.object(stock_spec, "GatedNorm", GatedNorm):
+            super().__init__(*args, **kwargs)
+
+
+class Stack(stock_spec.Stack):
+    def __init__(self, config, submodules, **kwargs) -> None:
+        super().__init__(config, submodules, **kwargs)
+        self.final_norm = Norm(config, config.hidden_size, config.layernorm_epsilon)
+
+
+def prunable_spec() -> ModuleSpec:
+    """As megatron-core's ModelOpt spec with TransformerEngine: norms apart, saved under the names of fused ones."""
+    linears = {"linear_fc1": ColumnParallelLinear, "linear_fc2": RowParallelLinear}
+    attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear, core_attention=DotProductAttention, linear_proj=RowParallelLinear
+    )
+    projections = mm.MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear)
+    names = {
+        "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+        "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+    }
+    add = get_bias_dropout_add
+    return ModuleSpec(
+        Stack,
+        submodules=MambaStackSubmodules(
+            mamba_layer=ModuleSpec(
+                MambaLayer,
+                submodules=MambaLayerSubmodules(
+                    norm=Norm,
+                    mixer=ModuleSpec(Mixer, submodules=projections),
+                    mamba_bda=add,
+                    sharded_state_dict_keys_map={"norm.": "mixer.in_proj.layer_norm_"},
+                ),
+            ),
+            attention_layer=ModuleSpec(
+                TransformerLayer,
+                submodules=TransformerLayerSubmodules(
+                    input_layernorm=Norm,
+                    self_attention=ModuleSpec(
+                        SelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+                    ),
+                    self_attn_bda=add,
+                    sharded_state_dict_keys_map=names,
+                ),
+            ),
+            mlp_layer=ModuleSpec(
+                TransformerLayer,
+                submodules=TransformerLayerSubmodules(
+                    pre_mlp_layernorm=Norm,
+                    mlp=ModuleSpec(MLP, submodules=MLPSubmodules(**linears)),
+                    mlp_bda=add,
+                    sharded_state_dict_keys_map=names,
+                ),
+            ),
+        ),
+    )
+
+
+def modelopt_with_mamba() -> None:
+    """Import ModelOpt as where Mamba's kernels are installed, and tell it about the norms."""
+    mm.ExtendedRMSNorm = GatedNorm
+    fake = types.ModuleType("mamba_ssm")
+    fake.__spec__ = importlib.machinery.ModuleSpec("mamba_ssm", None)
+    sys.modules["mamba_ssm"] = fake
+    import modelopt.torch.nas.plugins.megatron as plugin
+    from modelopt.torch.nas.modules import _DynamicLayerNorm
+    from modelopt.torch.nas.registry import DMRegistry
+    from modelopt.torch.nas.traced_hp import TracedHp
+
+    del sys.modules["mamba_ssm"]
+    assert plugin.HAS_MAMBA
+
+    class DynamicNorm(_DynamicLayerNorm):
+        def _setup(self):
+            self._register_hparam("num_features", TracedHp(list(range(1, self.weight.shape[-1] + 1))))
+            self._register_dynamic_attribute("weight", self._cut_to_active_features)
+
+    DMRegistry.register({Norm: "tests.Norm"})(DynamicNorm)
+    DMRegistry.register({Mixer: "tests.Mixer"})(plugin._DynamicMambaMixer)
+
+
+def write_tokenizer(folder: Path, tokens: int) -> None:
+    """A Hugging Face tokenizer folder of words w0, w1, ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(tokens)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w1", "pad_token": "w2"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def all_gather(out, value, group=None, gather=torch.distributed.all_gather_into_tensor):
+    """ModelOpt gathers numbers without a dimension; NCCL takes them, gloo does not."""
+    return gather(out, value.reshape(-1), group=group)
+
+
+def main(folder: Path) -> None:
+    modelopt_with_mamba()
+    import modelopt.torch.prune as mtp
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+    from nemo.collections.llm.modelopt.prune import PruningConfig, prune_language_model
+    from nemo.collections.llm.modelopt.prune.pruner import save_pruned_model
+
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+
+    torch.set_num_threads(1)
+    write_tokenizer(folder / "words", TOKENS)
+    tokens_bs = torch.randint(TOKENS, (2, 17), generator=torch.Generator().manual_seed(0))
+    torch.distributed.all_gather_into_tensor = all_gather
+    for name, way in WAYS.items():
+        destroy_num_microbatches_calculator()
+        config = TinyNemotronH(
+            hybrid_override_pattern=PATTERN, num_layers=len(PATTERN), hidden_size=64, ffn_hidden_size=96,
+            mamba_num_heads=8, mamba_head_dim=16, mamba_num_groups=2, mamba_state_dim=8, num_attention_heads=8,
+            num_query_groups=4, kv_channels=8, vocab_size=TOKENS, make_vocab_size_divisible_by=8,
+            mamba_stack_spec=prunable_spec,
+        )  # fmt: skip
+        model = llm.MambaModel(config, tokenizer=AutoTokenizer(str(folder / "words")))
+        strategy = strategy_class()(
+            setup_optimizers=False, ckpt_load_optimizer=False, ckpt_parallel_save=False, replace_progress_bar=False
+        )
+        trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False, max_steps=1)
+        strategy.connect(model)
+        model.trainer = trainer
+        trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
+        strategy.setup_environment()
+        strategy.trainer = trainer
+        with cuda_as_cpu():
+            model.configure_model()
+            core = model.module
+            generator = torch.Generator().manual_seed(1)
+            with torch.no_grad():
+                for p in core.parameters():
+                    p += 0.2 * torch.randn(p.shape, generator=generator)
+            strategy.setup_megatron_parallel(trainer=trainer)
+            if "drop_layers" in way:
+                prune_language_model(model, PruningConfig(**way))
+            else:  # what `prune_language_model` does, with a forward pass instead of a validation over a data module
+                target = PruningConfig(**way)
+                export = {k.removeprefix("target_"): v for k, v in vars(target).items() if v is not None}
+                mtp.prune(
+                    model,
+                    mode=[("mcore_minitron", {"megatron.core.models.mamba.MambaModel": DIVISORS})],
+                    constraints={"export_config": export},
+                    dummy_input=None,
+                    config={"forward_loop": lambda _, core=core: core(tokens_bs, None, None)},
+                )
+            with torch.no_grad():
+                logits_bsv = core.eval()(tokens_bs, None, None)
+            save_pruned_model(trainer, str(folder / name))
+        np.savez(folder / f"{name}.npz", tokens=tokens_bs.numpy(), logits=logits_bsv.numpy())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,181 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""apply_elastic: what it changes in a recipe, what it refuses; schedules; NeMo's own 12B recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.cost import parameters
+from nemo_elastic.errors import ElasticError
+from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+
+pytestmark = pytest.mark.nemo
+
+
+@pytest.fixture
+def recipe() -> Any:
+    from nemo.collections import llm
+
+    return llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8)
+
+
+def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.hosts.nemo.callbacks import ElasticCallback
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.trainer.max_steps = 1000
+    data, tensor_parallel = recipe.data, recipe.trainer.strategy.tensor_model_parallel_size
+    out = apply_elastic(recipe, ElasticConfig.from_dict(BLOCK), teacher="parent")
+    assert out is recipe
+    assert recipe.model.__fn_or_cls__ is ElasticMambaModel
+    assert ElasticConfig.from_dict(recipe.model.elastic) == ElasticConfig.from_dict(BLOCK)
+    assert recipe.model.stage_steps == 1000
+    assert recipe.optim.__fn_or_cls__ is ElasticOptimizer
+    assert recipe.optim.lr_mult == pytest.approx(1e-2 / recipe.optim.config.lr)
+    assert recipe.optim.lr_scheduler.__fn_or_cls__ is ElasticSchedule
+    assert recipe.optim.lr_scheduler.freeze_step == 670
+    assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-1] is ElasticCallback
+    assert recipe.trainer.strategy.ddp.overlap_grad_reduce is False
+    assert recipe.trainer.strategy.ddp.overlap_param_gather is False
+    assert recipe.data is data
+    assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
+    printed = capsys.readouterr().out
+    for changed in ("model: MambaModel -> ElasticMambaModel", "overlap_grad_reduce: True -> False", "lr_scheduler"):
+        assert changed in printed
+
+
+def test_the_12b_shape_is_read_from_its_config() -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.formats.megatron.shape import parent_of, stock_sizes
+
+    config = llm.NemotronNano12Bv2(apply_rope_fusion=False)
+    parent = ElasticConfig.from_dict(BLOCK).parent_shape(parent_of(config, 131072))
+    assert parameters(parent, parent.full) == 12_310_001_152
+    sizes = stock_sizes(parent, parent.uniform(hidden=3840, ffn=12288, mamba_heads=80))
+    assert sizes["hidden_size"] == 3840
+    assert sizes["hybrid_override_pattern"] == config.hybrid_override_pattern
+    ElasticConfig.from_dict(BLOCK).resolve_axes(parent)
+
+
+def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.trainer.max_steps = 300
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", done_steps=1000, verbose=False)
+    schedule = recipe.optim.lr_scheduler
+    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 670)
+    assert recipe.resume.restore_config.path == "one"
+    assert recipe.resume.restore_config.load_optim_state is True
+
+
+def test_paths_that_are_here_hold_in_any_working_directory(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    (tmp_path / "ranking").mkdir()
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = {"teacher": "/cluster/12b", "stage": 2, "previous": "one", "done_steps": 10, "verbose": False}
+    apply_elastic(recipe, BLOCK | {"ranking": "ranking"}, **settings)
+    assert recipe.model.teacher == "/cluster/12b"
+    assert recipe.model.elastic["ranking"] == str(tmp_path / "ranking")
+    assert recipe.resume.restore_config.path == str(tmp_path / "one")
+
+
+def test_overlaps_go_wherever_they_are_set(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.optim.config.overlap_param_gather_with_optimizer_step = True
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert not recipe.optim.config.overlap_param_gather_with_optimizer_step
+    assert "  optim.config.overlap_param_gather_with_optimizer_step: True -> False\n" in capsys.readouterr().out
+
+
+def test_a_router_beside_half_precision_weights_needs_the_distributed_optimizer(
+    recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.optim.config.use_distributed_optimizer = False
+    plain = recipe.clone()
+    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    assert not plain.optim.config.use_distributed_optimizer
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert recipe.optim.config.use_distributed_optimizer
+    assert "  optim.config.use_distributed_optimizer: False -> True\n" in capsys.readouterr().out
+
+
+def test_moments_are_saved_for_any_layout(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    assert recipe.optim.config.use_distributed_optimizer, "as NeMo's recipes do"
+    assert not recipe.trainer.strategy.ckpt_optim_fully_reshardable
+    plain = recipe.clone()
+    plain.optim.config.use_distributed_optimizer = False
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert recipe.trainer.strategy.ckpt_optim_fully_reshardable
+    assert "  trainer.strategy.ckpt_optim_fully_reshardable: False -> True\n" in capsys.readouterr().out
+    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    assert not plain.trainer.strategy.ckpt_optim_fully_reshardable
+
+
+def test_refusals(recipe: Any) -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    with pytest.raises(ElasticError, match="previous: None"):
+        apply_elastic(recipe, BLOCK, stage=2)
+    with pytest.raises(ElasticError, match=r"recipe.model: 'LlamaModel' is not allowed; a MambaModel"):
+        apply_elastic(llm.llama3_8b.pretrain_recipe(num_nodes=1), BLOCK)
+
+
+def test_a_ranking_in_pipeline_stages_is_refused_before_anything_starts(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.curriculum.rank import rank_only
+
+    recipe.trainer.strategy.pipeline_model_parallel_size = 2
+    with pytest.raises(ElasticError) as caught:
+        rank_only(recipe, ElasticConfig.from_dict(BLOCK), parent="parent", out="out", checkpoint="ranked")
+    assert caught.value.message == (
+        "recipe.trainer.strategy.pipeline_model_parallel_size: 2 is not allowed; 1 for ranking and search; start runs "
+        "in pipeline stages from a checkpoint with members"
+    )
+
+
+def test_other_architectures_are_no_parents() -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.formats.megatron.shape import parent_of
+
+    with pytest.raises(ElasticError, match=r"model.config: 'Llama3Config8B'"):
+        parent_of(llm.Llama3Config8B(apply_rope_fusion=False), 128256)
+    with pytest.raises(ElasticError, match=r"gated_linear_unit: True"):
+        parent_of(llm.NemotronNano12Bv2(gated_linear_unit=True, apply_rope_fusion=False), 131072)
+
+
+def test_the_routers_parameters_are_a_group_of_their_own() -> None:
+    import torch
+
+    from nemo_elastic.hosts.nemo.optim import is_router, no_weight_decay, router_ratio
+
+    p = torch.zeros(3, 3)
+    assert is_router("module.elastic.router.down.hidden", p)
+    assert no_weight_decay("module.elastic.router.down.hidden", p)
+    assert not no_weight_decay("module.decoder.layers.0.mixer.in_proj.weight", p)
+    assert router_ratio(3e-3, 3e-3) != 1.0
+
+
+def test_blocks_survive_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK}))
+    assert ElasticConfig.load(path) == ElasticConfig.from_dict(BLOCK)

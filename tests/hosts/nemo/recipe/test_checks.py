@@ -1,0 +1,331 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What apply_elastic refuses before anything starts: one line each, and the recipe as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+
+pytestmark = pytest.mark.nemo
+
+
+@pytest.fixture
+def recipe() -> Any:
+    from nemo.collections import llm
+
+    return llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8, max_steps=100)
+
+
+def put(recipe: Any, dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for name in path:
+        recipe = getattr(recipe, name)
+    setattr(recipe, last, value)
+
+
+def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
+    """The line that apply_elastic refuses with; the recipe must be left alone."""
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    before = recipe.clone()
+    with pytest.raises(ElasticError) as caught:
+        apply_elastic(recipe, block, **({"teacher": "parent"} | settings), verbose=False)
+    assert recipe == before
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
+        ("trainer.strategy.tensor_model_parallel_size", 16, "set stripes to a multiple of 16"),
+        ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
+        ("trainer.strategy.context_parallel_size", 2, "1 in this version"),
+        ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
+        ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
+        ("data", None, "a run.Config of a data module"),
+        ("trainer.devices", 6, "a multiple of 4 with 1 node"),
+        ("trainer.max_steps", -1, "at least 1"),
+        ("data.seq_length", 8190, "a multiple of the tensor-parallel size (4): sequence_parallel is on"),
+        ("data.num_train_samples", 10, "at least trainer.max_steps x global_batch_size = 76800"),
+        ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
+        ("model.config.num_moe_experts", 8, "Nemotron-H has None"),
+        ("model.config.hybrid_override_pattern", None, "a pattern such as"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, told: str) -> None:
+    if field == "data.num_train_samples":
+        import nemo_run as run
+        from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+        recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
+    put(recipe, field, value)
+    line = refused(recipe)
+    assert line.startswith(f"recipe.{field}: {value!r} is not allowed")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("model.config.mamba_num_groups", 2, "divides the 2 Mamba groups (recipe.model.config.mamba_num_groups)"),
+        ("model.config.num_query_groups", 2, "divides the 2 key-value heads (recipe.model.config.num_query_groups)"),
+    ],
+)
+def test_tensor_parallel_ranks_share_groups_and_key_value_heads(
+    recipe: Any, field: str, value: int, told: str
+) -> None:
+    put(recipe, field, value)
+    line = refused(recipe)
+    assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
+    assert told in line
+
+
+KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multiple of 8 on a rank"
+
+
+@pytest.mark.parametrize(
+    ("groups", "heads", "head_dims", "tensor", "told"),
+    [
+        # 28 heads a rank; 112 on one would do
+        (8, [128, 112], [80, 79], 4, "trainer.strategy.tensor_model_parallel_size: 4 is not allowed; "
+         f"{KERNEL} (causal_conv1d's kernel); 112 heads of 79 give 2724"),
+        (2, [128, 100], [80, 77], 1, f"elastic.axes.mamba_head_dim: 77 is not allowed; {KERNEL}"),
+        (2, [128, 100], [79, 78], 1, f"elastic.axes.mamba_heads: 100 is not allowed; {KERNEL}"),
+        (2, [100, 96], [79, 78], 1, f"recipe.model.config.mamba_head_dim: 79 is not allowed; {KERNEL}"),
+    ],
+)  # fmt: skip
+def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
+    recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, told: str
+) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    shape = recipe.model.config
+    shape.mamba_num_groups, shape.mamba_num_heads, shape.mamba_head_dim = groups, heads[0], head_dims[0]
+    recipe.trainer.strategy.tensor_model_parallel_size = tensor
+    recipe.trainer.strategy.sequence_parallel = tensor > 1
+    block = BLOCK | {"budgets": [{"name": "full"}, {"name": "most", "ratio": 0.9}]}
+    block["axes"] = BLOCK["axes"] | {"mamba_heads": heads, "mamba_head_dim": head_dims}
+    assert told in refused(recipe, block)
+    recipe.trainer.accelerator = "cpu"
+    apply_elastic(recipe, block, teacher="parent", verbose=False)
+
+
+def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    block = BLOCK | {"axes": {"hidden": [5120, 3840]}, "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.8}]}
+    recipe.trainer.strategy.tensor_model_parallel_size = 3
+    assert "divides the 8 stripes of elastic.axes.ffn" in refused(recipe, block)
+    recipe.trainer.strategy.tensor_model_parallel_size = 8
+    apply_elastic(recipe, block, teacher="parent", verbose=False)
+
+
+def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.trainer.strategy.pipeline_model_parallel_size = 4
+    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
+    assert line.endswith("a size that divides the 62 layers of recipe.model.config")
+    recipe.trainer.strategy.pipeline_model_parallel_size = 2
+    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}, "budgets_per_batch": 2}, teacher=None)
+    assert "1 while elastic.budgets_per_batch is 2" in line
+    for mode in ("ce", "trainable", "frozen", "frozen_ce"):
+        apply_elastic(recipe.clone(), BLOCK | {"distill": {"mode": mode}}, teacher="parent", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"budgets": [{"name": "a"}, {"name": "b", "params": 2e13}]}, "at most the parent's 12310001152"),
+        ({"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]}, "the nearest cost that the axes reach is"),
+        ({"budgets": [{"name": "a"}, {"name": "b", "parms": 1e9}]}, "unknown field 'parms'; did you mean 'params'?"),
+        ({"axes": {"hidden": [4096, 2048]}}, "the first choice must be the parent's 5120"),
+        ({"axes": {"mamba_heads": [128, 100]}}, "elastic.axes.mamba_heads"),
+        ({"axes": {"hiden": [5120, 4480]}}, "did you mean 'hidden'?"),
+        ({"router": {"tua": [1.0, 0.1]}}, "did you mean 'tau'?"),
+        ({"rooter": {}}, "did you mean 'router'?"),
+    ],
+)
+def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any], told: str) -> None:
+    assert told in refused(recipe, BLOCK | change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"teacher": None}, "teacher: None is not allowed; the parent's NeMo checkpoint"),
+        ({"stage": 3}, "stage: 3"),
+        ({"stage": 2}, "previous: None"),
+        ({"stage": 2, "previous": "one"}, "done_steps: 0"),
+        ({"previous": "one"}, "only stage 2"),
+        ({"done_steps": 5}, "0 in stage 1"),
+        ({"total_steps": 50}, "at least done_steps + trainer.max_steps = 100"),
+    ],
+)
+def test_a_stage_has_what_it_starts_from(recipe: Any, settings: dict[str, Any], told: str) -> None:
+    assert told in refused(recipe, **settings)
+
+
+def test_misspelt_fields_that_kwargs_would_swallow(recipe: Any) -> None:
+    recipe.trainer.strategy.tensor_model_paralel_size = 2
+    line = refused(recipe)
+    assert line.startswith("recipe.trainer.strategy: unknown field 'tensor_model_paralel_size'")
+    assert line.endswith("did you mean 'tensor_model_parallel_size'?")
+
+
+def test_model_and_data_have_one_sequence_length(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.model.config.seq_length = 49152
+    line = refused(recipe)
+    assert line.startswith("recipe.data.seq_length: 8192 is not allowed; recipe.model.config.seq_length says 49152")
+    recipe.data.seq_length = 49152
+    del recipe.model.config.seq_length  # where only the data says it, the model follows
+    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
+    assert recipe.model.config.seq_length == 49152
+
+
+def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+    from nemo_elastic.data.indexed import write_indexed
+
+    write_indexed(tmp_path / "short", [np.arange(100), np.arange(50)], 512)
+    short = str(tmp_path / "short")
+    for paths in ([0.5, short], short, {"train": ["/cluster/train"], "validation": [short]}):
+        recipe.data = run.Config(PreTrainingDataModule, paths=paths, seq_length=8192)
+        assert refused(recipe).endswith(f"shorter sequences: {short} has 150 tokens")
+
+
+def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
+    from nemo_elastic.hosts.nemo.recipe.checks import check_teacher
+    from tests.hosts.nemo.checkpoints import store
+    from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+    path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
+    check_teacher(path, replace(PARENT, vocab=1, ffn_stripes=1))
+    check_teacher("/cluster/12b", PARENT)
+    with pytest.raises(ElasticError) as caught:
+        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden))
+    told = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
+    assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {told}"
+    assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)
+    told = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
+    assert refused(recipe, teacher=str(tmp_path)) == told
+
+
+def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:
+    """A budget just above the smallest member of the config's vocabulary is easy to meet with a small tokenizer."""
+    import nemo_run as run
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from nemo_elastic.hosts.nemo.recipe.checks import vocabulary
+
+    assert vocabulary(recipe) == 131072
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel()
+    words.train_from_iterator(["one two three"], trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(tmp_path)
+    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(tmp_path))
+    assert vocabulary(recipe) == 512  # padded to 128 times the tensor-parallel size of 4
+
+
+@pytest.mark.parametrize("name", ["llama3_8b", "mamba2_130m"])
+def test_recipes_of_other_architectures(name: str) -> None:
+    from nemo.collections import llm
+
+    line = refused(getattr(llm, name).pretrain_recipe())
+    assert line.startswith("recipe.model")
+    assert "Nemotron-H" in line
+
+
+def test_an_elastic_recipe_is_not_made_elastic_again(recipe: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
+    assert refused(recipe) == (
+        "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
+    )
+
+
+def test_adapters_are_refused(recipe: Any) -> None:
+    import nemo_run as run
+    from nemo.collections import llm
+
+    tuned = llm.nemotron_nano_12b_v2.finetune_recipe()
+    tuned.peft = run.Config(llm.peft.LoRA)
+    assert refused(tuned).startswith("recipe.peft: 'LoRA' is not allowed")
+
+
+def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any, tmp_path: Path) -> None:
+    import nemo_run as run
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    from nemo_elastic.ranking import Ranking
+    from tests.shapes import PARENT
+
+    recipe.model.config.vocab_size = 131072
+    recipe.data.tokenizer = recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name="a/hub")
+    Ranking.trivial(PARENT).save(tmp_path / "ranking")
+    assert "ranking" in refused(recipe, BLOCK | {"ranking": str(tmp_path / "ranking")})
+    (tmp_path / "shapes.json").write_text("[]")
+    line = refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json"), "search": None, "router": None})
+    assert line.startswith("elastic.shapes: ")
+
+
+def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
+    """NeMo's own defaults: ten steps of random tokens, and two thousand of warm-up."""
+    from nemo.collections import llm
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    apply_elastic(
+        llm.nemotron_nano_12b_v2.pretrain_recipe(), BLOCK | {"importance": {"samples": 64}}, teacher="parent"
+    )
+    told = capsys.readouterr().out
+    assert "apply_elastic warns:" in told
+    assert "  recipe.data: MockDataModule makes random tokens" in told
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in told
+    recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
+
+
+def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    told = (
+        "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start from"
+    )
+    for stages in (1, 2):
+        recipe.trainer.strategy.pipeline_model_parallel_size = stages
+        apply_elastic(recipe.clone(), BLOCK, teacher="parent")
+        assert (told in capsys.readouterr().out) == (stages == 2)
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="stage1", done_steps=10)
+    assert told not in capsys.readouterr().out
+
+
+def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data import PreTrainingDataModule
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
+    recipe.trainer.max_steps = 1
+    apply_elastic(recipe, BLOCK | {"importance": {"samples": 1024}}, teacher="parent")
+    assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out

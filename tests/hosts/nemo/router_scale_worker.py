@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The router of a large recipe learns a preference under the recipe's own optimizer; for test_router_scale.py.
+
+python -m tests.hosts.nemo.router_scale_worker RECIPE…; prints {recipe: {preference: …}} as JSON.
+
+Block, space, draws, schedule, optimizer and clipping are those of the recipe's stage 1 as it is built. The model is
+one weight: the members' losses are made up, as so many nats by which an axis's full width is better than its smallest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "recipes"))
+
+#: axis -> nats by which the full width is better: half a nat, and a hundredth for each of about 25 FFN layers
+PREFERENCES = {"hidden": 0.5, "ffn": 0.25}
+#: gradient of the model's one weight: above the recipe's limit, so that its clipping is at work
+NORM = 50.0  # as test_router_scale.py says
+
+
+class Chunks(list):
+    """The part of NeMo's `MegatronParallel` that its optimizers look at."""
+
+    def __init__(self, ddp_config: Any, *models: Any) -> None:
+        super().__init__(SimpleNamespace(module=model) for model in models)
+        self.ddp_config = ddp_config
+
+
+class Stage:
+    """Router, optimizer and draws of a recipe's stage 1 on one rank.
+
+    Args:
+        name: module of the recipe.
+    """
+
+    def __init__(self, name: str) -> None:
+        import fiddle
+        import torch
+        from megatron.core.distributed import DistributedDataParallel
+        from megatron.core.transformer import MegatronModule, TransformerConfig
+        from nemo.lightning._strategy_lib import setup_megatron_optimizer
+
+        from benchmarks.study.simulate import Optimizer
+        from nemo_elastic.config import ElasticConfig
+        from nemo_elastic.hosts.nemo.host import NemoHost
+        from nemo_elastic.hosts.nemo.recipe.checks import check_shape
+        from nemo_elastic.megatron.run import ElasticState
+        from nemo_elastic.router import Router
+        from nemo_elastic.shapes import Space, uniform_family
+        from nemo_elastic.train.members import Members
+        from nemo_elastic.train.sampling import BudgetSampler
+        from nemo_elastic.train.training import FamilyTraining
+
+        recipe = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family")
+        self.config = ElasticConfig.from_dict(recipe.model.elastic)
+        parent = check_shape(recipe, self.config)
+        if parent.vocab == 1:  # its tokenizer lies on a hub
+            parent = replace(parent, vocab=131072)
+        space = Space(parent, self.config.resolve_axes(parent), tuple(range(parent.num_layers)))
+        self.router = Router(space, self.config.budgets, self.config.router, self.config.seed)
+        self.start = uniform_family(space, self.config.budgets)
+        self.router.start_from(self.start, self.config.router.prior)
+        self.sampler = BudgetSampler(self.config.weights(), self.config.seed)
+
+        shape = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1, bf16=True)
+        core = MegatronModule(shape)
+        core.weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16))
+        core.elastic = Members(parent, len(self.config.budgets), self.router)
+        optim = fiddle.build(recipe.optim)
+        self.settings = Optimizer.of(recipe, optim)
+        self.steps, self.micro_batches = self.settings.steps, self.settings.micro_batches
+        ddp = fiddle.build(recipe.trainer.strategy.ddp)
+        # one rank has nothing to shard; the layout of moments is not what this is about
+        optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = False
+        self.model = DistributedDataParallel(shape, ddp, core)
+        self.core, self.optim = core, optim
+        self.wrapped = setup_megatron_optimizer(
+            Chunks(ddp, self.model), optim.config, optim.no_weight_decay_cond, optim.scale_lr_cond, optim.lr_mult
+        )
+        family = FamilyTraining(self.config)
+        module = SimpleNamespace(config=shape, family=family, host=NemoHost(None, ElasticState(parent), core))
+        optim.on_fit_start(SimpleNamespace(optimizers=[self.wrapped]), module)
+        self.schedule = optim.lr_scheduler.scheduler(self.model, self.wrapped)["lr_scheduler"]["scheduler"]
+
+    def step(self, step: int, axis: str, nats: float) -> float:
+        """One optimizer step towards the full width of an axis; returns the model's gradient norm."""
+        import torch
+
+        self.model.zero_grad_buffer()
+        self.wrapped.zero_grad()
+        tau, scale = self.router.schedule(step / self.steps)
+        losses = [self.core.weight.float().sum() * NORM / 8]
+        for micro_batch in range(self.micro_batches):
+            budget = self.sampler.draw(step, micro_batch)
+            if budget == 0 or not self.sampler.soft(step, micro_batch, self.config.router.soft_share):
+                continue
+            pi = self.router.probabilities(budget, tau, scale, noise=(step, micro_batch))
+            widths = torch.tensor(self.router.space.choices[axis]).to(pi[axis])
+            worse = nats * (1 - (pi[axis] @ widths - widths[-1]) / (widths[0] - widths[-1])).sum()
+            loss = worse + self.config.router.loss_weight * self.router.budget_loss(pi, budget)
+            losses.append(loss / self.micro_batches)
+        torch.stack(losses).sum().backward()
+        self.optim.finalize_model_grads([self.model])
+        _, norm, _ = self.wrapped.mcore_optimizer.step()
+        self.schedule.step()
+        return norm
+
+
+def learned(name: str, axis: str, nats: float, steps: int) -> dict[str, Any]:
+    """How far the smallest budget's choices on an axis have moved towards the full width after some steps."""
+    stage = Stage(name)
+    smallest = len(stage.config.budgets) - 1
+    before = stage.router.logits(smallest)[axis].detach()
+    norms = [stage.step(step, axis, nats) for step in range(steps)]
+    after = stage.router.logits(smallest)[axis].detach()
+    chosen, wanted = before.argmax(-1), after.argmax(-1)
+    return {
+        "moved": float((after - before).abs().max()),
+        "slots": len(chosen),
+        "changed": int((chosen != wanted).sum()),
+        "wider": int((wanted < chosen).sum()),
+        "norm": max(norms),
+        "freeze": stage.config.router.freeze_step(stage.steps),
+        "eps": stage.optim.config.adam_eps,
+        "optimizer": asdict(stage.settings),
+    }
+
+
+def main(steps: int, names: list[str]) -> None:
+    import torch
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
+
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+    with cuda_as_cpu():
+        model_parallel_cuda_manual_seed(1)
+        told = {name: {axis: learned(name, axis, n, steps) for axis, n in PREFERENCES.items()} for name in names}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

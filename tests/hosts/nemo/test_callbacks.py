@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What NeMo moves away when a run starts again; trainings with these callbacks are in test_training, test_doors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nemo_elastic.files import atomic_write
+from nemo_elastic.history import METRICS
+
+pytestmark = pytest.mark.nemo
+
+
+def test_nemo_moves_neither_the_metrics_nor_what_a_killed_writer_left_beside_them(tmp_path: Path, monkeypatch) -> None:
+    from nemo.lightning.nemo_logger import NeMoLogger
+    from nemo.utils.app_state import AppState
+
+    from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
+
+    state = AppState()
+    for name in ("log_dir", "files_to_move", "files_to_copy"):
+        monkeypatch.setattr(state, f"_{name}", None, raising=False)
+    left = f".{METRICS}.0ad7f80b"
+    for name in (METRICS, "nemo_log.txt", f"{left}.lock", f"{left}.tmp"):
+        (tmp_path / name).write_text("")
+    NeMoLogger(log_dir=str(tmp_path))._setup_files_to_move(tmp_path, state)
+    assert len(state.files_to_move) == 4
+    writer = MetricsWriter(str(tmp_path / METRICS))
+    writer.setup(SimpleNamespace(), SimpleNamespace(), "fit")
+    assert state.files_to_move == [tmp_path / "nemo_log.txt"]
+    atomic_write(tmp_path / METRICS, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [METRICS, "nemo_log.txt"], (
+        "NeMo would have missed two of them"
+    )

@@ -1,0 +1,250 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of nemo_elastic.hosts.nemo.platform and nemo_elastic.hosts.nemo.tiny.model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+
+ROOT = pathlib.Path(__file__).parents[3]
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the mode does nothing where CUDA exists")
+
+
+def names_cuda():
+    """What the stack does, literally; returns the tensors."""
+    index = torch.cuda.current_device()
+    linear = torch.nn.Linear(2, 2).cuda(index)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        tensors = [
+            torch.zeros(2, device="cuda"),
+            torch.zeros(2, device=torch.device("cuda", 0)),
+            torch.empty(2, device=index),
+            torch.tensor(1.0, pin_memory=True).to("cuda", non_blocking=True),
+            torch.ones(1).to(index),
+            torch.ones(1).to(device="cuda", dtype=torch.float64),
+            torch.ones(1).to("cuda", torch.float16),
+            torch.ones(1).cuda(non_blocking=True),
+            torch.ones(1).pin_memory(),
+            torch.empty_like(torch.ones(1), device="cuda:0"),
+            linear.weight,
+        ]
+    torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
+    torch.cuda.synchronize()
+    return tensors
+
+
+@without_cuda
+def test_inside_cuda_means_the_cpu():
+    with cuda_as_cpu():
+        tensors = names_cuda()
+        assert torch.ones(1).type() == "torch.cuda.FloatTensor"
+        assert torch.ones(1).bfloat16().type() == "torch.cuda.BFloat16Tensor"
+        assert torch.ones(1).type(torch.float64).dtype == torch.float64
+        assert not torch.cuda.is_available()
+    assert {t.device.type for t in tensors} == {"cpu"}
+    assert (tensors[5].dtype, tensors[6].dtype) == (torch.float64, torch.float16)
+
+
+@without_cuda
+def test_what_does_not_name_cuda_is_left_alone():
+    with cuda_as_cpu():
+        assert torch.empty(2, device="meta").device.type == "meta"
+        assert torch.ones(2).to("meta").device.type == "meta"
+        assert torch.ones(2).to(torch.float64).dtype == torch.float64
+        x = torch.ones(2, 3, requires_grad=True)
+        x.sum(1, keepdim=True).sum().backward()
+    assert torch.equal(x.grad, torch.ones(2, 3))
+
+
+@without_cuda
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_outside_all_is_as_before_even_after_nesting_and_errors(depth):
+    before = {name: getattr(torch.cuda, name) for name in dir(torch.cuda)}
+    for error in (None, ValueError):
+        with contextlib.suppress(ValueError), contextlib.ExitStack() as stack:
+            for _ in range(depth):
+                stack.enter_context(cuda_as_cpu())
+            names_cuda()
+            stack.close() if depth == 1 else None
+            if error:
+                raise error
+        assert {name: getattr(torch.cuda, name) for name in dir(torch.cuda)} == before
+        assert torch.ones(1).type() == "torch.FloatTensor"
+        with pytest.raises((AssertionError, RuntimeError)):
+            torch.zeros(1, device="cuda")
+
+
+@without_cuda
+def test_leaving_an_inner_context_keeps_the_outer_one():
+    with cuda_as_cpu():
+        with cuda_as_cpu():
+            pass
+        names_cuda()
+
+
+def test_it_does_nothing_where_cuda_exists(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.cuda.current_device
+    with cuda_as_cpu():
+        assert torch.cuda.current_device is before
+        assert torch.overrides._len_torch_function_stack() == 0
+
+
+@pytest.mark.nemo
+def test_hooks_are_methods_of_the_stock_strategy_each_with_a_reason():
+    from nemo import lightning as nl
+
+    from nemo_elastic.hosts.nemo.platform import strategy
+
+    for name, reason in strategy.HOOKS.items():
+        assert callable(getattr(nl.MegatronStrategy, name))
+        assert getattr(strategy.CPUMegatronStrategy, name) is not getattr(nl.MegatronStrategy, name)
+        assert reason
+
+
+@pytest.mark.nemo
+def test_the_strategy_fits_the_machine(monkeypatch):
+    from nemo import lightning as nl
+
+    from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy, strategy_class
+
+    for available, expected in ((False, CPUMegatronStrategy), (True, nl.MegatronStrategy)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert strategy_class() is expected
+
+
+def draw(params: list[torch.Tensor], i: int) -> None:
+    """Gradients of a step; the second parameter's comes late."""
+    for j, p in enumerate(params):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * i + j)) if i >= 5 * j else None
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_adam_of_the_distributed_optimizer_is_that_of_torch_bit_for_bit(decoupled):
+    from nemo_elastic.hosts.nemo.platform.adam import GroupStepAdam
+
+    start = [torch.randn(9, 5), torch.randn(7)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    how = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-6}
+    stock = (torch.optim.AdamW if decoupled else torch.optim.Adam)(theirs[:1], **how)
+    own = GroupStepAdam([{"params": ours[:1]}, {"params": []}], adam_w_mode=decoupled, **how)
+    for i in range(20):
+        draw(ours[:1], i)
+        draw(theirs[:1], i)
+        stock.step()
+        own.step()
+        if i == 9:
+            own.load_state_dict(own.state_dict())
+    assert torch.equal(ours[0], theirs[0])
+    assert {k: v.shape for k, v in own.state[ours[0]].items()} == dict.fromkeys(("exp_avg", "exp_avg_sq"), (9, 5))
+    assert [group.get("step") for group in own.param_groups] == [20, None]
+
+
+@pytest.mark.nemo
+def test_a_group_counts_its_steps_as_the_fused_adams_do():
+    from nemo_elastic.hosts.nemo.platform.adam import GroupStepAdam
+
+    params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    own = GroupStepAdam(params, lr=1e-2)
+    for i in range(6):
+        draw(params, i)
+        own.step()
+    assert own.param_groups[0]["step"] == 6
+    # the moments of the second parameter are of one step, its correction of six
+    grad, (mean, square) = params[1].grad, (own.state[params[1]][k] for k in ("exp_avg", "exp_avg_sq"))
+    assert torch.allclose(mean, 0.1 * grad) and torch.allclose(square, 1e-3 * grad**2)
+    wanted = -1e-2 * (mean / (1 - 0.9**6)) / ((square / (1 - 0.999**6)).sqrt() + 1e-8)
+    assert torch.allclose(params[1].detach(), wanted)
+
+
+@pytest.mark.nemo
+def test_megatron_core_takes_our_adam_inside_alone():
+    from megatron.core import optimizer as mcore
+    from megatron.core.optimizer import distrib_optimizer
+
+    from nemo_elastic.hosts.nemo.platform.adam import GroupStepAdam, group_step_adam
+
+    before = mcore.Adam, mcore.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE
+    with group_step_adam():
+        with group_step_adam():
+            pass
+        assert mcore.Adam is distrib_optimizer.Adam is GroupStepAdam
+        assert distrib_optimizer.HAVE_APEX_OR_TE and not mcore.USING_PYTORCH_OPTIMIZER
+    assert (mcore.Adam, mcore.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE) == before
+
+
+@pytest.mark.nemo
+def test_recipes_can_name_it():
+    import fiddle as fdl
+    import nemo_run as run
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+
+    config = run.Config(CPUMegatronStrategy, tensor_model_parallel_size=2)
+    serializer = ZlibJSONSerializer()
+    assert serializer.deserialize(serializer.serialize(config)) == config
+    built = fdl.build(config)
+    assert type(built) is CPUMegatronStrategy
+    assert built.tensor_model_parallel_size == 2
+    tiny = run.Config(TinyNemotronH, seq_length=64)
+    assert serializer.deserialize(serializer.serialize(tiny)) == tiny
+
+
+@pytest.mark.nemo
+def test_the_tiny_config_captures_its_arguments_even_after_a_stock_one():
+    from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
+
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+
+    shape = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "num_query_groups": 1}
+    NemotronHConfigBase(**shape, apply_rope_fusion=False)  # wraps the base first
+    tiny = TinyNemotronH(seq_length=64)
+    assert tiny.__io__.__fn_or_cls__ is TinyNemotronH
+    assert tiny.__io__.seq_length == 64
+    assert len(tiny.hybrid_override_pattern) == tiny.num_layers
+
+
+def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
+    folder.mkdir(parents=True, exist_ok=True)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMO_LOG_MEMORY_USAGE": "0"}
+    # not as a script: the checkpoint writer starts a process that would import the script, and NeMo, again (10 s)
+    code = "import sys; from tests.hosts.nemo.platform_worker import main; main(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, folder, keep]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads((folder / "result.json").read_text()) | {"log": done.stdout + done.stderr}
+
+
+@without_cuda
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_train_save_and_resume_through_llm_pretrain(tmp_path):
+    whole = train(tmp_path / "whole", tmp_path / "cut")
+    assert whole["step"] == 6
+    assert len(whole["losses"]) == 6
+    assert len(whole["val_losses"]) == 3
+    assert whole["losses"][-1] < whole["losses"][0]
+    assert whole["embedding"] == [1024, 128]
+    assert whole["cuda_is_itself"]
+    assert whole["adam_is_itself"]
+    assert whole["optimizer"] == ["DistributedOptimizer", "GroupStepAdam"]
+    assert whole["state"] == ["exp_avg", "exp_avg_sq"]
+    assert set(whole["steps"]) == {6}
+    assert "Failed to dump training context" not in whole["log"]
+    rest = train(tmp_path / "cut")
+    assert rest["step"] == 6
+    # the same samples, weights and optimizer state: the second half repeats to the bit
+    assert rest["losses"] == whole["losses"][3:]

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The routers of the large recipes learn, under each recipe's own optimizer and beside a model that is clipped.
+
+Adam's epsilon there is 1e-5: gradients of the router, 1e-3 at most, must reach it unscaled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from benchmarks.study.simulate import LARGE
+from tests.workers import work
+
+pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+STEPS = 200
+RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    return json.loads(work("tests.hosts.nemo.router_scale_worker", STEPS, *RECIPES).splitlines()[-1])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_half_a_nat_for_the_full_hidden_size_is_followed(told: dict[str, Any], recipe: str) -> None:
+    found = told[recipe]["hidden"]
+    assert found["eps"] == 1e-5, "the recipe's optimizer is not the one that this test is about"
+    assert found["freeze"] > STEPS
+    assert found["moved"] > 1 and found["wider"] == 1, found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_quarter_of_a_nat_for_wider_ffns_moves_the_logits(told: dict[str, Any], recipe: str) -> None:
+    """Whether the choice changes, too, is up to the budget: other axes have to pay for it."""
+    found = told[recipe]["ffn"]
+    assert found["moved"] > 1 and found["changed"] == found["wider"], found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_model_is_clipped_by_its_own_norm(told: dict[str, Any], recipe: str) -> None:
+    """The router counts neither in the norm that is logged nor in the limit."""
+    for found in told[recipe].values():
+        assert found["norm"] == pytest.approx(50.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_study_of_the_schedule_simulates_the_recipes_optimizer(told: dict[str, Any], recipe: str) -> None:
+    assert told[recipe]["hidden"]["optimizer"] == json.loads(json.dumps(asdict(LARGE)))

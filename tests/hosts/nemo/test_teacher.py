@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher's precisions: what is held, what it computes, and that nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from benchmarks.elastic_model import batch_of, elastic_model, settings
+from nemo_elastic.config import TEACHER_PRECISIONS
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
+from tests.megatron.test_tensor_parallel import free_port
+
+pytestmark = pytest.mark.nemo
+TOKENS = torch.randint(0, PARENT.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
+#: mean divergence from the float32 teacher; random weights of this size make logits with a spread of about 1
+FAR = {"bf16": 2e-3, "fp8": 5e-2, "int8": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("parent"), random_tensors(PARENT))
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    from benchmarks.models import start
+    from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+
+    start()
+    return write_nemo_checkpoint(folder / "nemo", PARENT, PARENT.full, tensors)
+
+
+def teacher(checkpoint: Path, precision: str | None, given: Any = None) -> Any:
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.teacher import build_teacher
+
+    with cuda_as_cpu():
+        return build_teacher(
+            given or settings(PARENT), SimpleNamespace(vocab_size=PARENT.vocab), str(checkpoint), precision
+        )
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS, None, None).float()
+
+
+def divergence(student: Any, teacher: Any) -> torch.Tensor:
+    """KL(teacher || student), mean over tokens."""
+    student_tv, teacher_tv = (logits(model).flatten(0, 1).log_softmax(-1) for model in (student, teacher))
+    return F.kl_div(student_tv, teacher_tv, log_target=True, reduction="batchmean")
+
+
+def held(model: Any) -> dict[str, int]:
+    """Bytes of every parameter and buffer."""
+    return {n: t.numel() * t.element_size() for n, t in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def is_linear(name: str) -> bool:
+    return any(x in name for x in ("in_proj.", "out_proj.", "linear_")) and "norm" not in name
+
+
+@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
+def test_it_says_nearly_what_the_whole_one_says(checkpoint: Path, precision: str) -> None:
+    whole, small = teacher(checkpoint, None), teacher(checkpoint, precision)
+    kl = divergence(small, whole)
+    assert 0 < kl < FAR[precision]
+    assert not any(p.requires_grad for p in small.parameters())
+    assert not small.training
+
+
+def round_linears(model: Any, precision: str) -> None:
+    """Put rows that were scaled, rounded and scaled back into every linear layer's weight."""
+    rounded = 0
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if is_linear(name) and name.endswith("weight"):
+                scale = p.abs().amax(1, keepdim=True) / (448 if precision == "fp8" else 127)
+                units = p / scale
+                p.copy_(scale * (units.to(torch.float8_e4m3fn).float() if precision == "fp8" else units.round()))
+                rounded += 1
+    assert rounded == 2 * len(model.decoder.layers)
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_it_computes_with_the_rounded_weights(checkpoint: Path, precision: str) -> None:
+    whole, small = teacher(checkpoint, None), teacher(checkpoint, precision)
+    round_linears(whole, precision)
+    torch.testing.assert_close(logits(small), logits(whole), atol=1e-4, rtol=1e-4)
+
+
+def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
+    """Compares on one of two tensor-parallel ranks."""
+    from benchmarks.models import build, start
+    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.hosts.nemo.teacher import quantize
+
+    start(rank, 2, tensor=2, port=port)
+    plain, small = (build(PARENT, elastic=False, sequence_parallel=sequence_parallel) for _ in range(2))
+    with cuda_as_cpu():
+        quantize(small, "int8")
+        before = logits(plain)
+        round_linears(plain, "int8")
+        torch.testing.assert_close(logits(small), logits(plain), atol=1e-4, rtol=1e-4)
+        assert not torch.equal(before, logits(plain))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2+sp"])
+def test_every_rank_rounds_its_own_shard(sequence_parallel: bool) -> None:
+    mp.spawn(rank_of_two, args=(free_port(), sequence_parallel), nprocs=2)
+
+
+def test_the_bytes_are_really_fewer(checkpoint: Path) -> None:
+    own = held(teacher(checkpoint, None))
+    assert sum(held(teacher(checkpoint, "bf16")).values()) * 2 == sum(own.values())
+    linear = {n: b for n, b in own.items() if is_linear(n)}
+    assert sum(linear.values()) > 0.8 * sum(own.values())
+    for precision in ("fp8", "int8"):
+        small = held(teacher(checkpoint, precision))
+        for name, was in own.items():
+            assert small[name] * (4 if name in linear else 1) == was, name
+        scales = sum(small.values()) - sum(small[n] for n in own)
+        assert 0 < scales < 0.1 * sum(linear.values())
+
+
+def test_the_model_in_bf16_is_quantised_from_bf16(checkpoint: Path) -> None:
+    half = settings(PARENT)
+    half.bf16, half.params_dtype = True, torch.bfloat16
+    small = teacher(checkpoint, "int8", half)
+    own = held(teacher(checkpoint, None, half))
+    assert all(held(small)[n] * (2 if is_linear(n) else 1) == b for n, b in own.items())
+    with torch.no_grad():
+        assert small(TOKENS, None, None).dtype == torch.bfloat16
+    kl = divergence(small, teacher(checkpoint, None))
+    assert 0 < kl < FAR["bf16"] + FAR["int8"]
+
+
+@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
+def test_the_students_settings_stay(checkpoint: Path, precision: str) -> None:
+    given = settings(PARENT)
+    before = dict(vars(given))
+    teacher(checkpoint, precision, given)
+    assert vars(given) == before
+
+
+def test_a_row_of_zeros_gives_no_nan(tmp_path: Path) -> None:
+    tensors = random_tensors(PARENT)
+    tensors["backbone.layers.1.mixer.up_proj.weight"][3] = 0
+    assert torch.isfinite(logits(teacher(write(tmp_path, tensors), "fp8"))).all()
+
+
+@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
+def test_a_float32_student_learns_nearly_the_same(checkpoint: Path, precision: str) -> None:
+    def step(word: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+        block = BLOCK | {"distill": {"teacher_precision": word}, "sampling": {"small": 1}}
+        model = elastic_model(PARENT, block, MEMBERS, checkpoint)
+        loss = model.training_step(batch_of(PARENT, 2, 40))
+        loss.backward()
+        return loss.detach(), model.host.core.output_layer.weight.grad
+
+    (loss, grad), (wanted, near) = step(precision), step(None)
+    assert loss.dtype == grad.dtype == torch.float32
+    torch.testing.assert_close(loss, wanted, rtol=0.02, atol=0)
+    assert 0 < (grad - near).norm() < 0.2 * near.norm()

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One training through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left.
+
+python -m tests.train.seam_worker FOLDER: writes FOLDER/facts.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.texts import library_text
+
+STEPS = 8
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
+    "axes": {
+        "hidden": [128, 112, 96, 80, 64],
+        "ffn": {"choices": [512, 384, 256, 128], "per_layer": True, "stripes": 4},
+        "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
+        "mamba_head_dim": [16, 12, 8],
+        "attention_heads": {"choices": [4, 2], "per_layer": True},
+        "depth": [12, 11, 10, 9, 8],
+    },
+    "importance": {"samples": 4, "depth_samples": 2},
+    "search": {"candidates": 10, "tokens": 256},
+    "router": {"freeze_at": 0.5, "hidden": 16, "soft_share": 0.5, "prior": 2.0},
+    "seed": 1,
+}
+
+
+def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
+    """Train the parent and the family as a recipe does; `seen` gets what the family's host was given. The model."""
+    import fiddle
+    import lightning.pytorch as pl
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.hosts.nemo.host import NemoHost
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
+    from nemo_elastic.train.training import FamilyTraining
+
+    def recipe(out: str) -> Any:
+        made = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=64, micro_batch_size=2,
+                           global_batch_size=4, warmup_steps=2, label=out, eval_every=0, eval_sequences=4)  # fmt: skip
+        made.model.config.vocab_size = 512
+        return made
+
+    loss, sequences = FamilyTraining.loss, NemoHost.sequences
+
+    def watched_loss(self: Any, host: Any, draws: Any, tokens: Any, labels: Any, mask: Any) -> Any:
+        out = loss(self, host, draws, tokens, labels, mask)
+        seen["batches"].append((host.step, tokens, labels, mask))
+        seen["losses"].append([[host.step, p.budget, float(p.loss_sum)] for p in out[1]] + [float(out[0].detach())])
+        return out
+
+    def watched_sequences(self: Any, count: int, size: int) -> Any:
+        for batch in sequences(self, count, size):
+            if batch.shape[0] + seen["read"] > len(seen["sequences"]):
+                seen["sequences"].extend(batch)
+            seen["read"] += batch.shape[0]
+            yield batch
+        seen["read"] = 0
+
+    class Keep(pl.Callback):
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            if hasattr(module, "family"):
+                seen["module"] = module
+
+    def launch(made: Any) -> str:
+        task = fiddle.build(made)
+        task.keywords["trainer"].callbacks.append(Keep())
+        task()
+        destroy_num_microbatches_calculator()
+        return str(last_checkpoint(Path(made.log.explicit_log_dir)))
+
+    parent = launch(recipe("parent"))
+    FamilyTraining.loss, NemoHost.sequences = watched_loss, watched_sequences
+    made = apply_elastic(recipe("family"), BLOCK, teacher=parent, verbose=False, out=str(folder / "nemo"))
+    seen["optim"] = fiddle.build(made.optim)
+    launch(made)
+    FamilyTraining.loss = loss
+    return parent
+
+
+def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
+    """The same training, with nothing of NeMo but its checkpoint, its batches and its learning rates."""
+    import torch
+
+    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.torch_io import to_torch
+    from nemo_elastic.train.guard import Guard
+    from nemo_elastic.train.heldout import HeldOut
+    from nemo_elastic.train.members import Members
+    from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+    from nemo_elastic.train.training import FamilyTraining
+    from tests.train.torch_host import TorchHost
+
+    opened = open_source(checkpoint)
+    config = ElasticConfig.from_dict(BLOCK)
+    shape = config.parent_shape(opened.parent)
+    state = {name: to_torch(raw) for name, raw in opened.tensors.items()}
+    host = TorchHost(shape, state, torch.stack(seen["sequences"]), micro_batch_size=2)
+    host.micro_batches = len(seen["batches"]) // STEPS
+    family = FamilyTraining(config, steps=STEPS)
+    torch.manual_seed(0)
+    router = family.new_router(shape)
+    assert router is not None
+    family.members = Members(shape, len(config.budgets), router)
+    prepare_members(family, host, folder / "torch")
+    prepared = [m.to_json() for m in family.members.get()]
+    before = {n: v.clone() for n, v in (host.model.state_dict() | router.state_dict()).items()}
+
+    optim = seen["optim"]
+    rates, peak = optim.lr_scheduler.rates, optim.config.lr
+    matrices = [p for p in host.model.parameters() if p.dim() > 1]
+    vectors = [p for p in host.model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": optim.config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": list(router.parameters()), "weight_decay": 0.0},
+        ],
+        betas=(optim.config.adam_beta1, optim.config.adam_beta2),
+        eps=optim.config.adam_eps,
+    )
+    guard = Guard(family, host)
+    losses: list[Any] = []
+    for host.step in range(STEPS):
+        if not family.members.is_frozen and host.step >= family.freeze_step:
+            freeze_members(family, host, folder / "torch")
+        refresh_members(family, host)
+        shares = (rates.model(host.step), rates.router(host.step))
+        for i, group in enumerate(optimizer.param_groups):
+            group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
+        for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
+            loss, parts = family.loss(host, family.next_draws(host.step), tokens, labels, mask)
+            (loss * host.factor(mask.sum())).backward()
+            losses.append([[host.step, p.budget, float(p.loss_sum)] for p in parts] + [float(loss.detach())])
+        named = [*host.model.named_parameters(), *router.named_parameters()]
+        guard.look(named)
+        for parameters in (list(host.model.parameters()), list(router.parameters())):
+            torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)
+        guard.guarded(optimizer.step)()
+        optimizer.zero_grad()
+    host.step = STEPS
+    heldout = HeldOut(config.distill)
+    heldout.begin([b.name for b in config.budgets], [None, *family.members.get()[1:]], taught=True)
+    batch = dict(zip(("tokens", "labels", "loss_mask"), seen["batches"][0][1:], strict=True))
+    for i in range(len(heldout.names)):
+        turn = heldout.next(lambda: batch)
+        sums = torch.zeros_like(heldout.sums)
+        student = host.student(turn["tokens"], turn["choice"])
+        sums[i] = heldout.measure(host, turn, student, lambda: host.teacher(turn["tokens"])).detach()  # noqa: B023
+        heldout.add(sums)
+    measured = heldout.end()
+    return {
+        "prepared": prepared,
+        "members": [m.to_json() for m in family.members.get()],
+        "losses": losses,
+        "heldout": measured.losses,
+        "before": before,
+        "after": host.model.state_dict() | router.state_dict(),
+    }
+
+
+def main(folder: Path) -> None:
+    import torch
+
+    from nemo_elastic.data.build import build_data
+    from nemo_elastic.demo.quiet import quiet
+    from nemo_elastic.formats.megatron.read import read_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    quiet()
+    torch.set_num_threads(1)
+    build_data(folder / "data", [library_text(folder / "text")], vocab=512, held_out_problems=4)
+    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0}
+    parent = through_nemo(folder, seen)
+    module = seen["module"]
+    found = on_torch(folder, parent, seen)
+    trained, elastic = read_checkpoint(last_checkpoint(folder / "family"), module.parent)
+    nemo = trained | {name.removeprefix("router."): v for name, v in elastic.items() if name.startswith("router.")}
+    before, after = found.pop("before"), found.pop("after")
+    apart, moved = torch.zeros(()), torch.zeros(())
+    for name in [n for n, v in after.items() if v.is_floating_point()]:
+        apart += (nemo[name] - after[name]).square().sum()
+        moved += (nemo[name] - before[name]).square().sum()
+    shapes = json.loads((folder / "nemo" / "shapes.json").read_text())["members"]
+    facts = {
+        "nemo": {
+            "prepared": list(shapes.values()),
+            "members": [m.to_json() for m in module.members.get()],
+            "losses": seen["losses"],
+        },
+        "torch": found,
+        "apart": float((apart / moved).sqrt()),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Members in a checkpoint: encoding, state dict, router submodule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.family import Subnet
+from nemo_elastic.formats.megatron.codes import decode, encode
+from nemo_elastic.formats.megatron.family import elastic_family
+from nemo_elastic.train.members import Members
+from tests.shapes import PARENT
+from tests.test_family import members
+
+
+@given(members())
+def test_codes_round_trip(m: Subnet) -> None:
+    code = encode(PARENT, m)
+    assert len(code) == 1 + 3 * PARENT.num_layers
+    assert decode(PARENT, code) == m
+
+
+def test_members_travel_in_the_state_dict() -> None:
+    a, b = Members(PARENT, 2), Members(PARENT, 2)
+    assert not a.found
+    small = PARENT.uniform(keep=[0, 1, 3], hidden=8)
+    a.put([PARENT.full, small], frozen=True)
+    b.load_state_dict(a.state_dict())
+    assert b.found
+    assert b.is_frozen
+    assert b.get() == [PARENT.full, small]
+
+
+def test_a_damaged_code_is_refused() -> None:
+    code = encode(PARENT, PARENT.full)
+    with pytest.raises(ElasticError, match="hidden: 99"):
+        decode(PARENT, [99, *code[1:]])
+
+
+def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every micro-batch asks for the members: with a GPU each reading would make the host wait."""
+    held, other = Members(PARENT, 1), Members(PARENT, 1)
+    held.put([PARENT.full], frozen=False)
+    assert (held.is_frozen, held.get()) == (False, [PARENT.full])
+    with monkeypatch.context() as patch:
+        for name in ("tolist", "item", "cpu", "numpy", "__bool__"):
+            patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a buffer is read"))
+        first = held.get()
+        assert held.found
+        assert not held.is_frozen
+        assert held.get() is first
+    small = PARENT.uniform(hidden=8)
+    other.put([small], frozen=True)
+    held.load_state_dict(other.state_dict())
+    assert (held.is_frozen, held.get()) == (True, [small])
+    held.put([PARENT.full], frozen=True)
+    assert held.double().get() == [PARENT.full]
+
+
+def _differ(rank: int, place: str) -> None:
+    """One of two ranks whose last bits made another member of the same logits."""
+    store = torch.distributed.FileStore(f"{place}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    held = Members(PARENT, 1)
+    held.put([PARENT.uniform(hidden=8 if rank else 12)], frozen=True)
+    torch.save(held.get()[0].hidden, f"{place}/{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_differ, (str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [12, 12]
+
+
+def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:
+    """Sizes between members lose the least important layers, not the last ones."""
+    order = [3, 1, 0, 2, 4]
+    held, block = Members(PARENT, 2), {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}], "router": None}
+    held.put([PARENT.full, PARENT.uniform([0, 2, 4], hidden=8, ffn=8)], frozen=True)
+    held.drop_order.copy_(torch.tensor(order))
+    saved = {name: value.clone() for name, value in held.state_dict().items()}
+    block["axes"] = {"hidden": [16, 8], "ffn": [16, 8], "depth": [5, 3]}
+    assert elastic_family(PARENT, saved, block, "here").drop_order == tuple(order)
+    del saved["drop_order"]  # as checkpoints of 0.1 are
+    assert elastic_family(PARENT, saved, block, "here").drop_order is None

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host of plain torch: one process, the model of `nn`. It shows how little a host has to bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from nemo_elastic.family import Parent
+from nemo_elastic.nn.forward import Layers
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking, Unfinished, sort
+
+
+class TorchHost:
+    """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search."""
+
+    first, stage = True, None
+
+    def __init__(
+        self, parent: Parent, state: Mapping[str, torch.Tensor], data_ns: torch.Tensor, micro_batch_size: int
+    ) -> None:
+        self.model = NemotronH(parent, {k: v.clone() for k, v in state.items()})
+        self.frozen = NemotronH(parent, state, trainable=False)
+        self.data, self.micro_batch_size, self.seq_length = data_ns, micro_batch_size, data_ns.shape[1]
+        self.micro_batches, self.step = 1, 0
+
+    def student(self, tokens: Any, choice: Any = None) -> torch.Tensor:
+        return self.model(tokens, choice)
+
+    @torch.no_grad()
+    def teacher(self, tokens: Any) -> torch.Tensor:
+        return self.frozen(tokens)
+
+    def detached(self, output: torch.Tensor) -> torch.Tensor:
+        return output.detach()
+
+    def loss(
+        self,
+        distill: Any,
+        student: torch.Tensor,
+        teacher: torch.Tensor | None,
+        labels: torch.Tensor,
+        weights: Any = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logq = student.log_softmax(-1)
+        ce = F.nll_loss(logq.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        each = ce
+        if teacher is not None:
+            logp = teacher.log_softmax(-1)
+            each = (logp.exp() * (logp - logq)).sum(-1) + (distill.alpha * ce if distill.mode == "frozen_ce" else 0)
+        return (each if weights is None else each * weights).sum(), each.detach()
+
+    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+        return 1 / tokens / self.micro_batches
+
+    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
+        return iter(self.data[:count].split(size))
+
+    def layers(self) -> Layers:
+        return Layers(self.model.weights())
+
+    def shards(self) -> None:
+        return None
+
+    def unfinished(self, out: Path) -> Unfinished:
+        return Unfinished(out / "ranking.unfinished.safetensors", self.model.parameters)
+
+    def sort(self, ranking: Ranking) -> None:
+        self.model.load_state_dict(sort(self.model.state_dict(), ranking, self.model.parent))
+
+    def weights_changed(self) -> None:
+        """The optimizer holds no copy."""
+
+    def evaluating(self) -> Any:
+        return torch.no_grad()
+
+    def agree(self, t: torch.Tensor) -> torch.Tensor:
+        return t
+
+    def anywhere(self, here: torch.Tensor) -> bool:
+        return bool(here)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def gradient(self, parameter: Any) -> torch.Tensor:
+        return torch.zeros(()) if parameter.grad is None else parameter.grad
+
+    def whole_name(self, name: str) -> str:
+        return name
+
+    def watched(self, tokens: Any, choice: Any, probe: Any) -> torch.Tensor:
+        return self.model(tokens, choice, probe)
