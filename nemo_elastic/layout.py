@@ -10,7 +10,7 @@ megatron-core's `MambaMixer`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -212,6 +212,11 @@ def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
         i = position[layer.index] if layer is not None else ""
         out.append(Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer)))
     return out
+
+
+def megatron_shape(together: Sequence[Tensor]) -> tuple[int, ...]:
+    """Shape of a whole Megatron tensor, of what it holds: see `megatron_tensors`."""
+    return (sum(t.shape[0] for t in together), *together[0].shape[1:])
 
 
 def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:

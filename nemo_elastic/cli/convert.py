@@ -41,7 +41,7 @@ def command(
     from nemo_elastic.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.files import check_output
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.registry import open_source, writer
 
     if format not in ("hf", "nemo"):
         raise bad("--format", format, "hf or nemo")
@@ -51,9 +51,7 @@ def command(
     check_output(out, force, source)
     with writing(f"writing {out}", quiet=json) as progress:
         if format == "nemo":
-            from nemo_elastic.hosts.nemo.checkpoint.write import write_source
-
-            write_source(opened, out, force)
+            writer(format, "hf")(opened, opened.held, out, force)
             members = {"model": opened.held}
         else:
             _to_hf(opened, out, force, progress)

@@ -16,7 +16,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.layout import BY_NAME, ROWS, Tensor, groups, megatron_tensors, part_sizes, tensors
+from nemo_elastic.layout import BY_NAME, ROWS, Tensor, groups, megatron_shape, megatron_tensors, part_sizes, tensors
 
 from .raw import Raw
 from .torch_io import to_torch
@@ -94,8 +94,7 @@ def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> li
     Raises:
         ElasticError: it has another shape.
     """
-    first, whole = together[0], sum(t.shape[0] for t in together)
-    wanted = (whole, *first.shape[1:])
+    first, wanted = together[0], megatron_shape(together)
     if tuple(value.shape) != wanted:
         raise bad(f"checkpoint.{first.megatron}", tuple(value.shape), f"the shape {wanted} of the model")
     if len(together) == 1:

@@ -12,24 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.hosts.nemo.training_worker import BLOCK as FAMILY
+from tests.hosts.nemo.training_worker import STEPS
 from tests.texts import library_text
 
-STEPS = 8
-BLOCK = {
-    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
-    "axes": {
-        "hidden": [128, 112, 96, 80, 64],
-        "ffn": {"choices": [512, 384, 256, 128], "per_layer": True, "stripes": 4},
-        "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
-        "mamba_head_dim": [16, 12, 8],
-        "attention_heads": {"choices": [4, 2], "per_layer": True},
-        "depth": [12, 11, 10, 9, 8],
-    },
-    "importance": {"samples": 4, "depth_samples": 2},
-    "search": {"candidates": 10, "tokens": 256},
-    "router": {"freeze_at": 0.5, "hidden": 16, "soft_share": 0.5, "prior": 2.0},
-    "seed": 1,
-}
+BLOCK = FAMILY | {"router": FAMILY["router"] | {"soft_share": 0.5}}
 
 
 def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
 from nemo_elastic.formats.adapter import whole_sizes
-from nemo_elastic.layout import BY_NAME, KEY_VALUE, QUERY, ROWS, B, Part, Row, fused, megatron_tensors
+from nemo_elastic.layout import BY_NAME, KEY_VALUE, QUERY, ROWS, B, Part, Row, fused, megatron_shape, megatron_tensors
 
 from .shape import check_config
 
@@ -116,17 +116,21 @@ def _products(kind: str, index: int, sizes: Sizes, hidden: int) -> dict[Part, in
         for dim, total in enumerate(size):
             parts = Counter(part for row in (together if dim == 0 else together[:1]) for part in row.dims[dim])
             equations.append((name, parts, total))
-    while True:
-        open_ = ((name, parts, total, [p for p in parts if p not in known]) for name, parts, total in equations)
-        name, parts, total, unknown = next((found for found in open_ if len(found[3]) == 1), ("", {}, 0, []))
-        if not unknown:
-            return known
-        left = total - sum(known[part] * count for part, count in parts.items() if part in known)
-        known[unknown[0]], odd = divmod(left, parts[unknown[0]])
-        if left <= 0 or odd:
-            raise ElasticError(
-                f"tensor {name} has shape {list(sizes[name])}, which does not fit the rest of its layer"
-            )
+    solved = True
+    while solved:
+        solved = False
+        for name, parts, total in equations:
+            unknown = [part for part in parts if part not in known]
+            if len(unknown) != 1:
+                continue
+            (part,) = unknown
+            left = total - sum(known[p] * count for p, count in parts.items() if p != part)
+            known[part], odd = divmod(left, parts[part])
+            if left <= 0 or odd:
+                told = f"tensor {name} has shape {list(sizes[name])}"
+                raise ElasticError(f"{told}, which does not fit the rest of its layer")
+            solved = True
+    return known
 
 
 def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, Any]) -> dict[str, int]:
@@ -202,7 +206,7 @@ def _check_names(parent: Parent, held: Subnet, sizes: Sizes, numbers: list[int])
     for ours, together in megatron_tensors(parent, held).items():
         match = _LAYER.fullmatch(ours)
         name = f"decoder.layers.{numbers[int(match[1])]}.{match[2]}" if match else ours
-        wanted[name] = (sum(t.shape[0] for t in together), *together[0].shape[1:])
+        wanted[name] = megatron_shape(together)
         out[ours] = name
     for names, word in (
         (wanted.keys() - sizes.keys(), "is missing"),

@@ -15,7 +15,6 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
-from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.megatron.layers import Layers
@@ -85,15 +84,7 @@ class NemoHost:
     def detached(self, output: Output) -> Output:
         return output[0], output[1].detach()
 
-    def loss(
-        self,
-        distill: DistillConfig,
-        student: Output,
-        teacher: Output | None,
-        labels_bs: torch.Tensor,
-        weights_bs: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return distill_loss(distill, student, teacher, labels_bs, weights_bs)
+    loss = staticmethod(distill_loss)
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.

@@ -66,13 +66,12 @@ class ElasticMambaModel(llm.MambaModel):
         captured = {"elastic": elastic, "teacher": teacher, "stage": stage, "stage_steps": stage_steps}
         for name, value in captured.items():
             setattr(self.__io__, name, value)
-        self.elastic_config = ElasticConfig.from_dict(elastic)
-        self.family = FamilyTraining(self.elastic_config, stage, stage_steps)
+        self.family = FamilyTraining(ElasticConfig.from_dict(elastic), stage, stage_steps)
         if self.elastic_config.distill.mode in FROZEN and teacher is None:
             raise bad(
                 "teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint"
             )
-        self.teacher_path, self.stage, self.stage_steps = teacher, stage, stage_steps
+        self.teacher_path = teacher
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self.heldout = HeldOutReduction(self.elastic_config.distill)
         self._random_state: torch.Tensor | None = None  # from before a validation
@@ -113,6 +112,14 @@ class ElasticMambaModel(llm.MambaModel):
         make_elastic(core, state)
         # nn.Module.__setattr__ is not asked: nothing in it must be registered
         object.__setattr__(self, "host", NemoHost(self, state, core, teacher))
+
+    @property
+    def elastic_config(self) -> ElasticConfig:
+        return self.family.config
+
+    @property
+    def stage(self) -> int:
+        return self.family.stage
 
     @property
     def parent(self) -> Parent:

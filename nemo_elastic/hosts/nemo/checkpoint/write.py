@@ -25,7 +25,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import atomic_dir, check_output, check_room, read_bytes, sign
+from nemo_elastic.files import atomic_dir, check_room, read_bytes, sign
 from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.source import Source
@@ -93,16 +93,6 @@ def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force
     """
     tokenizer = find_tokenizer(source.companions)
     return write_nemo_checkpoint(out, source.parent, target, cut_tensors(source, target), tokenizer, force)
-
-
-def write_source(source: Source, out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Write what was opened, whole, as a NeMo checkpoint of stock classes.
-
-    Raises:
-        ElasticError: see `write_nemo_checkpoint`.
-    """
-    check_output(out, force, source.folder)
-    return write_cut(source, source.held, out, force)
 
 
 def divisor(vocab: int, tokens: int) -> int:

@@ -25,7 +25,7 @@ from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.megatron.read import read_checkpoint
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_nemo_checkpoint, write_source
+from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_cut, write_nemo_checkpoint
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
 HERE = Path(__file__).parents[1]
@@ -280,7 +280,8 @@ class TestNeMo:
         shutil.copytree(tokenizer, folder)
         save_file(member, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(to_hf_config(PARENT, MEMBER, dtype="F32")))
-        out = write_source(open_source(folder), tmp_path / "nemo")
+        source = open_source(folder)
+        out = write_cut(source, source.held, tmp_path / "nemo")
         assert_equal(read_checkpoint(out, own_parent(PARENT, MEMBER))[0], member)
         for name in ("weights/common.pt", "context/model.yaml"):
             assert (out / name).stat().st_size == (written / name).stat().st_size
