@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that ask for what was said far before: recall, chains of it, and sums; generated, one token per byte.
+"""Texts that ask for what was said far before: recall, chains of it, and sums; generated, one token per word.
 
 Each document has exactly `LENGTH` tokens, so that sequences of that length are whole documents, and shorter ones are
-pieces of them, whose questions often ask for what another piece has said. A document states facts about names of two
-letters, `Ab=Cd;` or `Ab#7;`, and asks about them:
+pieces of them, whose questions often ask for what another piece has said. A document states facts about names, `= Ab
+Cd` or `# Ab 7`, and asks about them:
 
-    1Ab:Cd;              what Ab is
-    2Ab:Cd,Ef;           what Ab is, and what that is: a chain of two; of three with 3
-    +Ab,Cd,Ef:7,12,19;   running sums of three numbers
+    ? Ab Cd              what Ab is
+    ?? Ab Cd Ef          what Ab is, and what that is: a chain of two; of three with ???
+    + Ab Cd Ef 7 12 19   running sums of three numbers
 
 The distance of a question is that from its answer back to the furthest of the facts it needs.
 """
@@ -24,12 +24,20 @@ from string import ascii_lowercase, ascii_uppercase
 LENGTH = 1024
 #: tokens of the short pieces that a family is trained on
 SHORT = 128
-#: largest distance of each level; a question's level is drawn first, then what it asks
+#: largest distance of each level; a question's level is drawn among those of which there is one to ask
 LEVELS = (64, 128, 256, 512, LENGTH)
 KINDS = ("recall", "chain of 2", "chain of 3", "sum of 3")
 #: share of statements that ask
-ASKED = 0.5
-NAMES = tuple(a + b for a in ascii_uppercase for b in ascii_lowercase)
+ASKED = 0.6
+LINK, NUMBER = "=", "#"
+MARKS = dict(zip(KINDS, ("?", "??", "???", "+"), strict=True))
+#: words of a number, and of a running sum of three of them
+NUMBERS = tuple(str(n) for n in range(28))
+#: as many as a vocabulary of 258 words, two of them special, has room for
+NAMES = tuple(a + b for a in ascii_uppercase for b in ascii_lowercase)[: 256 - 6 - len(NUMBERS)]
+WORDS = (LINK, NUMBER, *MARKS.values(), *NUMBERS, *NAMES)
+#: most words of a question that stand before its answer
+_MARK_AND_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Question:
 
     Attributes:
         kind: one of `KINDS`.
-        start, end: characters of the document that answer it.
+        start, end: words of the document that answer it.
         distance: tokens from the start of the answer back to the furthest fact that it needs.
     """
 
@@ -58,12 +66,12 @@ class Document:
     """A document as it grows.
 
     Attributes:
-        text: what is written.
+        words: what is written.
         questions: what it asks.
     """
 
     rng: random.Random
-    text: str = ""
+    words: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     #: name -> what it is, and where that was said
     links: dict[str, str] = field(default_factory=dict)
@@ -73,14 +81,14 @@ class Document:
     def state(self) -> None:
         """A new fact: a link, half of them to a name that is known already, or a number."""
         name = self.fresh()
-        self.said[name] = len(self.text)
+        self.said[name] = len(self.words)
         if self.rng.random() < 0.3:
             self.numbers[name] = self.rng.randrange(10)
-            self.text += f"{name}#{self.numbers[name]};"
+            self.words += [NUMBER, name, str(self.numbers[name])]
             return
         known = list(self.links)
         self.links[name] = self.rng.choice(known) if known and self.rng.random() < 0.5 else self.fresh(name)
-        self.text += f"{name}={self.links[name]};"
+        self.words += [LINK, name, self.links[name]]
 
     def fresh(self, but: str = "") -> str:
         """A name that nothing was said about."""
@@ -90,23 +98,24 @@ class Document:
                 return name
 
     def ask(self) -> bool:
-        """A question of a level that is drawn, where what is known allows one of it."""
-        level = self.rng.randrange(len(LEVELS))
-        low, high = (0, *LEVELS)[level], LEVELS[level]
+        """A question of a kind and then of a level that are drawn; whether there is one of that kind."""
         kind = self.rng.choice(KINDS)
-        # every question has at most 12 characters before its answer
-        candidates = [needed for needed in self.needs(kind) if low < self.far(needed) <= high - 12]
-        if not candidates:
+        by_level: dict[int, list[tuple[str, ...]]] = {}
+        for needed in self.needs(kind):
+            level = next((level for level in LEVELS if self.far(needed) + _MARK_AND_NAMES <= level), None)
+            if level is not None:
+                by_level.setdefault(level, []).append(needed)
+        if not by_level:
             return False
-        needed = self.rng.choice(candidates)
-        asked, answer = self.words(kind, needed)
-        start = len(self.text) + len(asked)
+        needed = self.rng.choice(by_level[self.rng.choice(sorted(by_level))])
+        asked, answer = self.say(kind, needed)
+        start = len(self.words) + len(asked)
         self.questions.append(Question(kind, start, start + len(answer), start - min(self.said[n] for n in needed)))
-        self.text += asked + answer
+        self.words += asked + answer
         return True
 
     def far(self, needed: tuple[str, ...]) -> int:
-        return len(self.text) - min(self.said[name] for name in needed)
+        return len(self.words) - min(self.said[name] for name in needed)
 
     def needs(self, kind: str) -> list[tuple[str, ...]]:
         """What questions of a kind could need: the names whose facts they are about, in order."""
@@ -118,28 +127,27 @@ class Document:
             chains = [(*chain, self.links[chain[-1]]) for chain in chains if self.links[chain[-1]] in self.links]
         return chains
 
-    def words(self, kind: str, needed: tuple[str, ...]) -> tuple[str, str]:
-        """The question up to its colon, and its answer."""
+    def say(self, kind: str, needed: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        """The words of a question, and of its answer."""
         if kind == "sum of 3":
             values = [self.numbers[name] for name in needed]
-            sums = (sum(values[: i + 1]) for i in range(len(values)))
-            return f"+{','.join(needed)}:", ",".join(map(str, sums)) + ";"
-        return f"{len(needed)}{needed[0]}:", ",".join(self.links[name] for name in needed) + ";"
+            return [MARKS[kind], *needed], [str(sum(values[: i + 1])) for i in range(len(values))]
+        return [MARKS[kind], needed[0]], [self.links[name] for name in needed]
 
 
 def document(rng: random.Random, length: int = LENGTH) -> Document:
-    """One document of `length - 1` characters; the end of it is a token, too. The last statement may be cut."""
+    """One document of `length - 1` words; the end of it is a token, too. The last statement may be cut."""
     made = Document(rng)
-    while len(made.text) < length - 1:
+    while len(made.words) < length - 1:
         if not (rng.random() < ASKED and made.ask()):
             made.state()
-    made.text = made.text[: length - 1]
+    del made.words[length - 1 :]
     made.questions = [q for q in made.questions if q.end < length]
     return made
 
 
-def documents(split: str, seed: int = 0) -> Iterator[Document]:
+def documents(split: str, seed: int = 0, length: int = LENGTH) -> Iterator[Document]:
     """Endless documents of a split, the same ones every time."""
-    rng = random.Random(f"{split} {seed}")
+    rng = random.Random(f"{split} {seed} {length}")
     while True:
-        yield document(rng)
+        yield document(rng, length)

@@ -7,23 +7,26 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from benchmarks.study.context import LENGTH, documents
+from benchmarks.study.context import LENGTH, SHORT, WORDS, documents
 from nemo_elastic.data.build import build_data, split_info
 from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
 from nemo_elastic.data.indexed import write_indexed
 from nemo_elastic.data.mix import Split, end
-from nemo_elastic.data.tokenizer import MIN_VOCAB, encode, save_tokenizer, train_tokenizer
+from nemo_elastic.data.tokenizer import EOS, MIN_VOCAB, PAD, encode, save_tokenizer
 from nemo_elastic.files import atomic_dir
 
 #: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
-DOCUMENTS = {"train": 16384, "train_long": 4096, "val": 256}
+DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}
 
 
 def library(out: Path) -> None:
@@ -31,14 +34,14 @@ def library(out: Path) -> None:
     build_data(out, vocab=1024)
 
 
-def context(out: Path, counts: Mapping[str, int] = DOCUMENTS) -> None:
-    """Documents of `context`, `counts` of each split, a token per byte: no merge hides how far back it stands."""
-    tokenizer = train_tokenizer((), MIN_VOCAB)
+def context(out: Path, counts: Mapping[str, int] = DOCUMENTS, length: int = LENGTH) -> None:
+    """Documents of `context`, `counts` of each split, a token per word: no merge hides how far back it stands."""
+    tokenizer = word_tokenizer(WORDS)
     infos = {}
     with atomic_dir(out, force=False) as folder:
         save_tokenizer(tokenizer, folder / TOKENIZER)
         for split in SPLITS:
-            made = [end(ids) for ids in encode(tokenizer, context_texts(split, counts[split]))]
+            made = [end(ids) for ids in encode(tokenizer, context_texts(split, counts[split], length))]
             write_indexed(folder / split, made, MIN_VOCAB)
             infos[split] = split_info(folder / split, Split(made, problems=0, problem_tokens=0))
         (folder / PROBLEMS).write_text("")
@@ -52,9 +55,22 @@ def context(out: Path, counts: Mapping[str, int] = DOCUMENTS) -> None:
         (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
 
 
-def context_texts(split: str, count: int) -> list[str]:
+def word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """A tokenizer of words between spaces, behind the special tokens of every data folder."""
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((PAD, EOS, *words))}))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return tokenizer
+
+
+def context_texts(split: str, count: int, length: int = LENGTH) -> list[str]:
     """The first documents of a split."""
-    return [d.text for d in islice(documents(split), count)]
+    return [" ".join(d.words) for d in islice(documents(split, length=length), count)]
+
+
+def context_short(out: Path) -> None:
+    """As many tokens of short documents: a model learns in them what it then does over a long one."""
+    more = LENGTH // SHORT
+    context(out, {split: more * count for split, count in DOCUMENTS.items()}, SHORT)
 
 
 def held_out(data: Path) -> np.ndarray:
@@ -63,7 +79,7 @@ def held_out(data: Path) -> np.ndarray:
 
 
 #: folder below the runs -> what writes it
-FOLDERS = {"data": library, "data_context": context}
+FOLDERS = {"data": library, "data_context": context, "data_context_short": context_short}
 
 
 def prepare(name: str, runs: Path) -> Path:

@@ -30,7 +30,7 @@ class Job:
         seed: of data order, ranking, search, router and sampling.
         steps: optimizer steps (stage 1's, where there are two).
         block: elastic block of a family; of a simulation, what it is told.
-        after: job whose shapes (and ranking) are taken.
+        after: job whose shapes (and ranking) are taken; of a parent the job whose weights it starts from.
         member: which of its members is trained alone.
         ratio: share of the parent's parameters that ModelOpt prunes to.
         batch: sequences and length.
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def before(self) -> list[str]:
-        """Jobs whose results it starts from; a parent starts from none."""
+        """Jobs whose results it starts from."""
         return [name for name in (self.after, None if self.kind == "parent" else self.parent) if name]
 
 
@@ -99,15 +99,20 @@ def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study.evaluate import answers, dense, heldout, parent_shape
     from benchmarks.study.train import train_parent
     from benchmarks.study.work import forward
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     cpu = time.process_time()
     data = runs / job.data
-    checkpoint = train_parent(data, out, job.steps, job.batch, job.split, job.model)
+    start = last_checkpoint(runs / job.after / "run") if job.after else None
+    checkpoint = train_parent(data, out, job.steps, job.batch, job.split, job.model, job.lr, start)
     cpu = time.process_time() - cpu
     shape = parent_shape(model=job.model)
     tokens = job.steps * job.batch.tokens
     model = dense(checkpoint, shape)
     flops = 3 * tokens * forward(shape, shape.full, job.batch.length)
+    if job.after:
+        before = read_result(runs, job.after)
+        tokens, flops, cpu = tokens + before["tokens"], flops + before["flops"], cpu + before["cpu_seconds"]
     result = {"losses": {"full": heldout(model, data, job.batch.length)}, "tokens": tokens, "flops": flops,
               "cpu_seconds": cpu}  # fmt: skip
     return result | ({"answers": {"full": answers(model, data)}} if job.ask else {})

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' parents: Nemotron-H models of some million parameters: of ten layers, of twenty-four, of bytes.
+"""The studies' parents: small Nemotron-H models: of ten layers, of twenty-four, and one that reads far.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -50,14 +50,20 @@ class DeepNemotronH(TinyNemotronH):
 
 @dataclass
 class ContextNemotronH(StudyNemotronH):
-    """2.5M parameters that read bytes: for texts that ask for what was said far before."""
+    """0.5M parameters for texts that ask for what was said far before.
+
+    It starts from 1/sqrt(hidden): from megatron-core's 0.02 it does not learn to look anything up in a thousand steps.
+    """
 
     __wrapped_init__ = False
 
-    hidden_size: int = 192
-    ffn_hidden_size: int = 768
-    mamba_num_heads: int = 12
+    hybrid_override_pattern: str = "M*M*-"
+    num_layers: int = 5
+    hidden_size: int = 128
+    ffn_hidden_size: int = 256
+    mamba_num_heads: int = 8
     vocab_size: int = 258
+    init_method_std: float = 128**-0.5
 
 
 #: by the name that jobs give

@@ -24,14 +24,14 @@ DEEP_AXES: dict[str, Any] = {
     "attention_heads": {"choices": [8, 6, 4], "per_layer": True},
     "depth": [24, 22, 20, 18],
 }
-#: of the parent that reads bytes
+#: of the parent that reads far
 CONTEXT_AXES: dict[str, Any] = {
-    "hidden": [192, 176, 160, 144, 128],
-    "ffn": {"choices": [768, 672, 576, 480, 384, 288, 192], "stripes": 8},
-    "mamba_heads": [12, 8],
+    "hidden": [128, 120, 112, 104, 96, 88, 80],
+    "ffn": {"choices": [256, 224, 192, 160, 128], "stripes": 8},
+    "mamba_heads": [8, 4],
     "mamba_head_dim": [32, 28, 24, 20, 16],
     "attention_heads": [8, 6, 4],
-    "depth": [10, 9, 8, 7, 6],
+    "depth": [5, 4],
 }
 #: members of the three-size families, and of the five-size one: name -> share of the parent's parameters
 THREE = {"72": 0.72, "50": 0.50}

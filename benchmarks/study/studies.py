@@ -16,13 +16,13 @@ from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
 from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, THREE
-from benchmarks.study.train import BATCH, PARENT_BATCH, Batch
+from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
 from nemo_elastic.family import Parent
 from nemo_elastic.shapes import Space, uniform_family
 
-PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH)
+PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR)
 
 
 def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
@@ -130,10 +130,13 @@ def five() -> list[Job]:
     return jobs + [theirs(name, steps, 0) for steps in LEVELS[:3] for name in more]
 
 
-#: one token per byte, and the same tokens per step at both lengths
+#: the same tokens per step at both lengths
 NEAR, FAR = Batch(16, SHORT), Batch(2, LENGTH)
-CONTEXT_PARENT = Job("parent-context", "parent", steps=2048, batch=Batch(8, LENGTH), data="data_context",
-                     model="context", ask=True)  # fmt: skip
+#: it learns to look things up in short documents, and then to do so far back
+CONTEXT_SHORT_PARENT = Job("parent-context-short", "parent", steps=1500, batch=Batch(32, SHORT), lr=2e-3,
+                           data="data_context_short", model="context")  # fmt: skip
+CONTEXT_PARENT = Job("parent-context", "parent", steps=1000, batch=Batch(4, LENGTH), lr=2e-3, data="data_context",
+                     model="context", after=CONTEXT_SHORT_PARENT.name, ask=True)  # fmt: skip
 CONTEXT_STEPS = (200, 100)
 #: curriculum -> batches of its two stages
 CURRICULA = {"short": (NEAR, NEAR), "two-stage": (NEAR, FAR), "long": (FAR, FAR)}
@@ -143,7 +146,7 @@ def context() -> list[Job]:
     """Equal tokens: short pieces, whole documents, or first the ones and then the others."""
     first, second = CONTEXT_STEPS
     own = block(axes=CONTEXT_AXES)
-    return [CONTEXT_PARENT] + [
+    return [CONTEXT_SHORT_PARENT, CONTEXT_PARENT] + [
         Job(f"context-{name}-{seed}", "elastic", seed, first, own, batch=one, late=(second, two), ask=True,
             parent=CONTEXT_PARENT.name, data="data_context", split="train_long", model="context")
         for seed in SEEDS
@@ -178,7 +181,7 @@ def rates() -> list[Job]:
 
 #: the parent of the study `router`, and its training
 DEEP = Parent("M-M-M*-M-M-M*-M-M-M*-M-M", 160, 1024, 800, 16, 20, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
-DEEP_PARENT = Job("parent-deep", "parent", steps=732, batch=PARENT_BATCH, model="deep")
+DEEP_PARENT = Job("parent-deep", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR, model="deep")
 #: the router of the recipes of large parents, and one for so few steps: five times as many under its masks
 RECIPES = {"lr": 3e-3, "scale": (1.0, 3.0), "loss_weight": 4.0, "below": 0.0, "prior": 2.0, "soft_share": 0.15,
            "freeze_at": 0.67}  # fmt: skip

@@ -65,10 +65,23 @@ def recipe(
 
 
 def train_parent(
-    data: Path, out: Path, steps: int, batch: Batch = PARENT_BATCH, split: str = "train", model: str = "study"
+    data: Path,
+    out: Path,
+    steps: int,
+    batch: Batch = PARENT_BATCH,
+    split: str = "train",
+    model: str = "study",
+    lr: float = PARENT_LR,
+    start: Path | None = None,
 ) -> Path:
-    """The parent: cross-entropy, a stock recipe."""
-    return launch(recipe(data, out, steps, batch, seed=0, split=split, lr=PARENT_LR, model=model), out)
+    """The parent: cross-entropy, a stock recipe; from random weights, or from those of the checkpoint `start`."""
+    import nemo_run as run
+    from nemo import lightning as nl
+
+    made = recipe(data, out, steps, batch, seed=0, split=split, lr=lr, model=model)
+    if start is not None:
+        made.resume.restore_config = run.Config(nl.RestoreConfig, path=str(start))
+    return launch(made, out)
 
 
 def train_dense(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -13,53 +12,50 @@ import pytest
 import torch
 
 from benchmarks.study import data as study_data
-from benchmarks.study.context import KINDS, LENGTH, LEVELS, SHORT, Document, documents
+from benchmarks.study.context import KINDS, LENGTH, LEVELS, SHORT, WORDS, Document, documents
 from benchmarks.study.evaluate import answers
+from nemo_elastic.data.tokenizer import EOS, EOS_ID, PAD
 
 COUNTS = {"train": 3, "train_long": 2, "val": 6}
-_FACT = re.compile(r"(?P<name>[A-Z][a-z])(?P<is>[=#])(?P<value>[A-Z][a-z]|\d);")
-_ASKED = re.compile(r"(?P<what>[123][A-Z][a-z]|\+[A-Z][a-z],[A-Z][a-z],[A-Z][a-z]):(?P<answer>[^;]*;)")
+#: mark of a question -> names that it gives
+_GIVEN = {"?": 1, "??": 1, "???": 1, "+": 3}
 
 
-def read(document: Document) -> dict[tuple[int, int], tuple[str, str, int]]:
+def read(document: Document) -> dict[tuple[int, int], tuple[str, list[str], int]]:
     """(start, end) of every whole answer -> kind, what the facts before it make of the question, distance."""
-    at, facts, out = 0, {}, {}
-    while at < len(document.text):
-        fact = _FACT.match(document.text, at)
-        asked = _ASKED.match(document.text, at)
-        if fact:
-            facts[fact["name"]] = (fact["value"], at)
-            at = fact.end()
-        elif asked:
-            what = asked["what"]
-            if what[0] == "+":
-                needed = what[1:].split(",")
-                running = np.cumsum([int(facts[name][0]) for name in needed])
-                kind, answer = "sum of 3", ",".join(map(str, running))
-            else:
-                needed = [what[1:]]
-                while len(needed) < int(what[0]):
-                    needed.append(facts[needed[-1]][0])
-                kind = "recall" if what[0] == "1" else f"chain of {what[0]}"
-                answer = ",".join(facts[name][0] for name in needed)
-            start = asked.start("answer")
-            out[start, asked.end()] = (kind, answer + ";", start - min(facts[name][1] for name in needed))
-            at = asked.end()
-        else:  # the last statement is cut
-            assert len(document.text) - at < 24
+    words, at, facts, out = document.words, 0, {}, {}
+    while at < len(words):
+        mark = words[at]
+        if mark in "=#":
+            if at + 3 <= len(words):
+                facts[words[at + 1]] = (words[at + 2], at)
+            at += 3
+            continue
+        needed = words[at + 1 : at + 1 + _GIVEN[mark]]
+        start = at + 1 + len(needed)
+        if start >= len(words):
             break
+        if mark == "+":
+            kind, answer = "sum of 3", [str(n) for n in np.cumsum([int(facts[name][0]) for name in needed])]
+        else:
+            while len(needed) < len(mark):
+                needed.append(facts[needed[-1]][0])
+            kind, answer = ("recall", "chain of 2", "chain of 3")[len(mark) - 1], [facts[name][0] for name in needed]
+        at = start + len(answer)
+        if at <= len(words):
+            out[start, at] = (kind, answer, start - min(facts[name][1] for name in needed))
     return out
 
 
 def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_told() -> None:
     seen: dict[tuple[str, int], int] = {}
     for document in islice(documents("val"), 40):
-        assert len(document.text) == LENGTH - 1 and document.text.isascii()
+        assert len(document.words) == LENGTH - 1 and set(document.words) <= set(WORDS)
         found = read(document)
         assert set(found) == {(q.start, q.end) for q in document.questions}
         for q in document.questions:
             kind, answer, distance = found[q.start, q.end]
-            assert (q.kind, document.text[q.start : q.end], q.distance) == (kind, answer, distance)
+            assert (q.kind, document.words[q.start : q.end], q.distance) == (kind, answer, distance)
             low = (0, *LEVELS)[LEVELS.index(q.level)]
             assert low < q.distance <= q.level
             seen[q.kind, q.level] = seen.get((q.kind, q.level), 0) + 1
@@ -69,9 +65,9 @@ def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_
 
 
 def test_splits_and_seeds_differ_and_come_again() -> None:
-    first = [[d.text for d in islice(documents(*key), 2)] for key in (("val",), ("val",), ("train",), ("val", 1))]
+    first = [[d.words for d in islice(documents(*key), 2)] for key in (("val",), ("val",), ("train",), ("val", 1))]
     assert first[0] == first[1]
-    assert len({texts[0] for texts in first}) == 3
+    assert len({" ".join(texts[0]) for texts in first}) == 3
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +77,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_token_is_a_byte_and_a_document_a_whole_sequence(folder: Path) -> None:
+def test_a_token_is_a_word_and_a_document_a_whole_sequence(folder: Path) -> None:
     rows = study_data.held_out(folder)
     assert rows.shape == (COUNTS["val"], LENGTH)
-    texts = study_data.context_texts("val", COUNTS["val"])
-    characters = {c: int(rows[0, i]) for i, c in enumerate(texts[0])}
-    for row, text in zip(rows, texts, strict=True):
-        assert row[-1] == 1 and len(text) == LENGTH - 1
-        assert all(characters.setdefault(c, int(t)) == t for c, t in zip(text, row, strict=False))
+    for row, document in zip(rows, documents("val"), strict=False):
+        assert row[-1] == EOS_ID
+        assert [WORDS[i - len((PAD, EOS))] for i in row[:-1]] == document.words
+    short = next(documents("val", length=SHORT))
+    assert len(short.words) == SHORT - 1 and len(short.questions) > 8
 
 
 def test_answers_are_counted_where_they_stand(folder: Path) -> None:
@@ -98,7 +94,7 @@ def test_answers_are_counted_where_they_stand(folder: Path) -> None:
     for row, document in zip(spoilt, documents("val"), strict=False):
         for q in document.questions:
             if q.level == 256:
-                row[q.start] += 1  # the first byte alone is enough
+                row[q.start] += 1  # the first word alone is enough
 
     def reader(tokens: torch.Tensor, member: object) -> torch.Tensor:
         told = [spoilt[(rows[:, :-1] == t).all(1)][0, 1:] for t in tokens]
