@@ -57,7 +57,8 @@ def context(out: Path, counts: Mapping[str, int] = DOCUMENTS, length: int = LENG
 
 def word_tokenizer(words: Sequence[str]) -> Tokenizer:
     """A tokenizer of words between spaces, behind the special tokens of every data folder."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((PAD, EOS, *words))}))
+    vocabulary = {word: i for i, word in enumerate((PAD, EOS, *words))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return tokenizer
 
