@@ -33,6 +33,7 @@ from benchmarks.models import build, distributed, start
 from benchmarks.output import arguments, deliver
 from nemo_elastic.cost import flops_per_token, parameters
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mamba import mamba_inside
 
@@ -71,15 +72,11 @@ def large_members() -> dict[str, Subnet]:
 
 def dense(parent: Parent, member: Subnet) -> Any:
     """A model that has the member's size and knows nothing of widths."""
-    first = {layer.type: layer for layer in member.layers}
     shape = replace(
         parent,
         pattern=member.pattern,
         hidden=member.hidden,
-        ffn=first["mlp"].ffn or 0,
-        mamba_heads=first["mamba"].heads or 0,
-        mamba_head_dim=first["mamba"].head_dim or 0,
-        attention_heads=first["attention"].heads or 0,
+        **{axis: width for layer in member.layers for axis, width in layer.widths.items()},
     )
     return build(shape, elastic=False)
 
@@ -116,7 +113,7 @@ class Inside(NamedTuple):
     @classmethod
     def of(cls, member: Subnet) -> Inside:
         first, *more = (layer for layer in member.layers if layer.type == "mamba")
-        return cls(1 + len(more), first.heads or 0, first.head_dim or 0)
+        return cls(1 + len(more), *(first.widths[axis] for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM)))
 
 
 def inside(parent: Parent, work: Inside, shape: tuple[int, int]) -> float:

@@ -11,7 +11,10 @@ from typing import Any
 from .checks import integer, number, parse_float, parse_size
 from .cost import MemorySpec, memory, parameters
 from .errors import bad
-from .family import DEPTH, FFN, Parent, known_fields
+from .family import Parent, known_fields
+from .kinds.attention import ATTENTION
+from .kinds.mlp import FFN
+from .kinds.registry import DEPTH, per_layer_axes
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class AxisConfig:
 
     def check_attention(self, parent: Parent) -> None:
         """Raise where a member cannot keep as many attention layers as the axis says."""
-        has, least = parent.types.count("attention"), self.choices[-1]
+        has, least = parent.types.count(ATTENTION), self.choices[-1]
         if self.keep_attention is not None and self.keep_attention > min(has, least):
             allowed = f"at most {min(has, least)}: the parent has {has}, the smallest depth is {least}"
             raise bad("elastic.axes.depth.keep_attention", self.keep_attention, allowed)
@@ -135,7 +138,7 @@ class AxisConfig:
         per_layer, stripes = raw.get("per_layer", False), raw.get("stripes")
         if not isinstance(per_layer, bool):
             raise bad(f"{where}.per_layer", per_layer, "true or false")
-        if per_layer and name not in (FFN, "mamba_heads", "attention_heads"):
+        if per_layer and name not in per_layer_axes():
             raise bad(f"{where}.per_layer", per_layer, "false: this axis has one choice for the whole model")
         if stripes is not None:
             if name != FFN:

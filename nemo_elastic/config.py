@@ -9,15 +9,17 @@ Every error names the field, the value and what is allowed. `ElasticConfig.from_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .budget import AxisConfig, Budget
 from .checks import integer, keep_plain, number
 from .errors import ElasticError, bad
-from .family import AXES, DEPTH, FFN, LAYER_AXES, Parent, known_fields
+from .family import Parent, known_fields, known_names
 from .files import read_yaml
+from .kinds.mlp import FFN
+from .kinds.registry import DEPTH, all_axes, layer_axes
 
 GATES = ("soft", "hard")
 DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
@@ -266,10 +268,10 @@ class ElasticConfig:
         if len(self.budgets) < 2:
             raise bad("elastic.budgets", names, "at least one budget below the parent, e.g. {name: small, ratio: 0.5}")
         if not self.axes:
-            raise bad("elastic.axes", dict(self.axes), f"at least one of {', '.join(AXES)} with its choices")
+            raise bad("elastic.axes", dict(self.axes), f"at least one of {', '.join(all_axes())} with its choices")
         for name in self.axes:
-            if name not in AXES:
-                raise bad("elastic.axes", name, f"one of {', '.join(AXES)}")
+            if name not in all_axes():
+                raise bad("elastic.axes", name, f"one of {', '.join(all_axes())}")
         if self.shapes is not None and (self.search or self.router):
             raise bad("elastic.shapes", self.shapes, "fixed shapes need `search: null` and `router: null`")
         for name, w in self.sampling.items():
@@ -296,9 +298,7 @@ class ElasticConfig:
         axes = known.get("axes", {})
         if not isinstance(axes, Mapping):
             raise bad("elastic.axes", axes, "a mapping axis -> choices")
-        for name in axes:
-            if name not in AXES:
-                known_fields(_AxisNames, {name: None}, "elastic.axes")
+        known_names(all_axes(), axes, "elastic.axes")
         known["axes"] = {n: AxisConfig.read(n, a) for n, a in axes.items()}
         for name, section in _SECTIONS.items():
             if known.get(name) is not None:
@@ -357,16 +357,17 @@ class ElasticConfig:
             ElasticError: a width above the parent, not a multiple of its blocks, or a first choice below the parent.
         """
         out = {}
-        for name in AXES:
+        for name in self.axes:
+            if name not in parent.axes:
+                raise bad(f"elastic.axes.{name}", list(self.axes[name].choices), _no_layer(name))
+        for name in parent.axes:
             full = parent.num_layers if name == DEPTH else parent.axis(name).size
             axis = self.axes.get(name)
             if axis is None:
                 out[name] = AxisConfig((full,))
                 continue
-            if name in LAYER_AXES and LAYER_AXES[name][0] not in parent.types:
-                raise bad(
-                    f"elastic.axes.{name}", list(axis.choices), f"this parent has no {LAYER_AXES[name][0]} layer"
-                )
+            if name in layer_axes() and layer_axes()[name][0] not in parent.kinds:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), _no_layer(name))
             for c in axis.choices:
                 if name != DEPTH:
                     prefix = parent.axis(name)
@@ -404,19 +405,8 @@ class ElasticConfig:
         return [w / sum(raw) for w in raw]
 
 
-@dataclass
-class _AxisNames:
-    """Only its field names matter: they are what an unknown axis is compared with."""
-
-    hidden: Any = None
-    ffn: Any = None
-    mamba_heads: Any = None
-    mamba_head_dim: Any = None
-    attention_heads: Any = None
-    depth: Any = None
-
-
-assert tuple(f.name for f in fields(_AxisNames)) == AXES
+def _no_layer(axis: str) -> str:
+    return f"this parent has no {layer_axes()[axis][0].name} layer"
 
 
 def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:

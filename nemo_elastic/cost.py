@@ -15,8 +15,9 @@ from typing import Any
 
 from .checks import keep_plain
 from .errors import bad
-from .family import ATTENTION, MAMBA, MLP, Parent
-from .layout import rows, shape
+from .family import Parent
+from .kinds.registry import KINDS, OWN
+from .layout import rows, shape, sizes
 
 #: bytes per element of the dtypes a member is served or trained in
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
@@ -24,14 +25,12 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.
 
 @dataclass(frozen=True)
 class ExpectedLayer:
-    """A layer that stays with probability `keep`; widths are expected channels (0-dim tensors or numbers)."""
+    """A layer that stays with probability `keep`; widths are expected channels (0-dim tensors or numbers) by axis."""
 
     index: int
     type: str
+    widths: Mapping[str, Any]
     keep: Any = 1
-    ffn: Any = None
-    heads: Any = None
-    head_dim: Any = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,12 @@ def parameters(parent: Parent, member: Any) -> Any:
 
 def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict[str, Any]:
     """Elements of the decoding state: {"kv", "conv", "ssm"} for `batch` sequences of `length` tokens."""
-    kv = conv = ssm = 0
+    out: dict[str, Any] = {"kv": 0, "conv": 0, "ssm": 0}
     for layer in member.layers:
-        if layer.type == ATTENTION:
-            kv = kv + layer.keep * (2 * batch * length * parent.kv_heads * parent.attention_head_dim)
-        elif layer.type == MAMBA:
-            inner = layer.heads * layer.head_dim
-            channels = inner + 2 * parent.mamba_groups * parent.state
-            conv = conv + layer.keep * batch * channels * (parent.conv_kernel - 1)
-            ssm = ssm + layer.keep * batch * inner * parent.state
-    return {"kv": kv, "conv": conv, "ssm": ssm}
+        held = KINDS[layer.type].cache(sizes(parent, member.hidden, layer), batch, length)
+        for name, elements in held.items():
+            out[name] = out[name] + layer.keep * elements
+    return out
 
 
 def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
@@ -118,31 +113,22 @@ def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool 
     """
     total = 2 * parent.vocab * member.hidden if head else 0
     for layer in member.layers:
-        cost = 0
-        for row, _ in rows(parent, _Only(member.hidden, (layer,))):
+        kind = KINDS[layer.type]
+        cost = kind.flops(sizes(parent, member.hidden, layer), length)
+        for row in kind.rows:
             dims = shape(parent, row, member, layer)
-            if row.layer is not None and len(dims) >= 2:
+            if len(dims) >= 2:
                 product = 2
                 for n in dims:
                     product = product * n
                 cost = cost + product
-        if layer.type == ATTENTION:
-            cost = cost + 4 * layer.heads * parent.attention_head_dim * length / 2
-        elif layer.type == MAMBA:
-            cost = cost + 6 * layer.heads * layer.head_dim * parent.state
         total = total + layer.keep * cost
     return total
 
 
-@dataclass(frozen=True)
-class _Only:
-    hidden: Any
-    layers: tuple[Any, ...]
-
-
 def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
-    """Parameters by kind of layer, for tables: {"embedding", "head", "mamba", "mlp", "attention", "total"}."""
-    out: dict[str, Any] = dict.fromkeys(("embedding", "head", MAMBA, MLP, ATTENTION), 0)
+    """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
+    out: dict[str, Any] = dict.fromkeys(("embedding", "head", *OWN, *(kind.name for kind in parent.kinds)), 0)
     for row, layer in rows(parent, member):
         product = 1
         for n in shape(parent, row, member, layer):

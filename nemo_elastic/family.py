@@ -8,30 +8,16 @@ a is a blocked prefix of b's. `manifest.py` holds the named collection of member
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from .checks import keep_plain
 from .errors import ElasticError, bad, shown
+from .kinds.record import Kind, Widths
+from .kinds.registry import AXES, DEPTH, HIDDEN, KINDS, OWN, by_symbol, layer_axes, symbols
 from .prefix import BlockedPrefix
-
-MAMBA, MLP, ATTENTION = "mamba", "mlp", "attention"
-PATTERN = {"M": MAMBA, "-": MLP, "*": ATTENTION}
-SYMBOL = {v: k for k, v in PATTERN.items()}
-
-HIDDEN, FFN, MAMBA_HEADS = "hidden", "ffn", "mamba_heads"
-MAMBA_HEAD_DIM, ATTENTION_HEADS, DEPTH = "mamba_head_dim", "attention_heads", "depth"
-AXES = (HIDDEN, FFN, MAMBA_HEADS, MAMBA_HEAD_DIM, ATTENTION_HEADS, DEPTH)
-#: axis -> (layer type it lies in, its field of `Layer`)
-LAYER_AXES = {
-    FFN: (MLP, "ffn"),
-    MAMBA_HEADS: (MAMBA, "heads"),
-    MAMBA_HEAD_DIM: (MAMBA, "head_dim"),
-    ATTENTION_HEADS: (ATTENTION, "heads"),
-}
-
 
 #: more than any model has; a line of a damaged file must not fill the memory with layers
 MAX_LAYERS = 10_000
@@ -45,10 +31,10 @@ def _positive(field: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class Parent:
-    """Shape of a Nemotron-H model; every size in channels, heads or tokens.
+    """Shape of a hybrid model; every size in channels, heads or tokens.
 
     Attributes:
-        pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention).
+        pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), or that of a registered kind.
         hidden: residual width.
         vocab: rows of the embedding and of the head.
         ffn: MLP width; mamba_heads x mamba_head_dim: Mamba inner width; mamba_groups: groups that share B and C.
@@ -56,6 +42,7 @@ class Parent:
         attention_heads, kv_heads, attention_head_dim: grouped-query attention.
         tied: the head shares the embedding.
         ffn_stripes: blocks of the FFN axis, so that any tensor-parallel size that divides them has equal shares.
+        more: sizes of registered kinds by name; in files they stand beside the others.
     """
 
     pattern: str
@@ -73,12 +60,14 @@ class Parent:
     tied: bool = False
     norm_eps: float = 1e-5
     ffn_stripes: int = 1
+    more: Mapping[str, int] = field(default_factory=Widths)
 
     def __post_init__(self) -> None:
         keep_plain(self)
-        unknown = sorted(set(self.pattern) - set(PATTERN)) if isinstance(self.pattern, str) else [self.pattern]
+        object.__setattr__(self, "more", Widths(self.more))
+        unknown = sorted(set(self.pattern) - set(symbols())) if isinstance(self.pattern, str) else [self.pattern]
         if unknown or not self.pattern:
-            raise bad("parent.pattern", self.pattern, "a Nemotron-H pattern has one of M, - and * per layer")
+            raise bad("parent.pattern", self.pattern, f"a pattern has one of {_listed(symbols())} per layer")
         if len(self.pattern) > MAX_LAYERS:
             raise bad("parent.pattern", self.pattern, f"at most {MAX_LAYERS} layers")
         for f in fields(self):
@@ -88,28 +77,44 @@ class Parent:
             raise bad("parent.tied", self.tied, "true or false")
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
             raise bad("parent.norm_eps", self.norm_eps, "a number between 0 and 1")
-        for axis in LAYER_AXES:
-            self.axis(axis)  # raises where blocks do not divide
+        wanted = {size for kind in self.kinds if kind.name not in OWN for size in kind.sizes}
+        if wanted != set(self.more):
+            name = min(wanted ^ set(self.more))
+            raise ElasticError(f"parent.{name}: {'missing' if name in wanted else 'no layer has it'}")
+        for name, value in self.more.items():
+            _positive(f"parent.{name}", value)
+        for axis in self.axes:
+            if axis != DEPTH:
+                self.axis(axis)  # raises where blocks do not divide
 
     @cached_property
     def types(self) -> tuple[str, ...]:
-        """Layer types in order."""
-        return tuple(PATTERN[c] for c in self.pattern)
+        """Names of the layers' kinds in order."""
+        named = {kind.symbol: name for name, kind in KINDS.items()}
+        return tuple(named[c] for c in self.pattern)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds that its layers are of, each once, in the registry's order."""
+        return tuple(kind for kind in KINDS.values() if kind.symbol in self.pattern)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axes of its families: Nemotron-H's, and those of the registered kinds that it has."""
+        return (*AXES, *(axis for kind in self.kinds if kind.name not in OWN for axis in kind.widths))
 
     @property
     def num_layers(self) -> int:
         return len(self.pattern)
 
+    def size(self, name: str) -> int:
+        """A size by name, of a registered kind, too."""
+        return self.more[name] if name in self.more else getattr(self, name)
+
     def axis(self, name: str) -> BlockedPrefix:
         """The blocked prefix of an axis (depth has none: it keeps layers, not channels)."""
-        size, blocks = {
-            HIDDEN: (self.hidden, 1),
-            FFN: (self.ffn, self.ffn_stripes),
-            MAMBA_HEADS: (self.mamba_heads, self.mamba_groups),
-            MAMBA_HEAD_DIM: (self.mamba_head_dim, 1),
-            ATTENTION_HEADS: (self.attention_heads, self.kv_heads),
-        }[name]
-        return BlockedPrefix(size, blocks, name)
+        blocks = None if name == HIDDEN else layer_axes()[name][1].blocks
+        return BlockedPrefix(self.size(name), 1 if blocks is None else self.size(blocks), name)
 
     @cached_property
     def full(self) -> Subnet:
@@ -117,79 +122,123 @@ class Parent:
         return self.uniform()
 
     def layer(self, index: int, **widths: int) -> Layer:
-        """Layer `index` at full width, except for the `widths` given (ffn, heads, head_dim)."""
-        kind = self.types[index]
-        own = {field: self.axis(a).size for a, (t, field) in LAYER_AXES.items() if t == kind}
-        return Layer(index, kind, **(own | widths))
+        """Layer `index` at full width, except for the `widths` given by axis name."""
+        kind = KINDS[self.types[index]]
+        for axis in widths:
+            if axis not in kind.widths:
+                raise bad("axis", axis, f"a {kind.name} layer has {', '.join(kind.widths)}")
+        return Layer(index, kind.name, {axis: widths.get(axis, self.size(axis)) for axis in kind.widths})
 
     def uniform(self, keep: Iterable[int] | None = None, **widths: int) -> Subnet:
-        """A member with the same width in all layers of a type.
+        """A member with the same width in all layers of a kind.
 
         Args:
             keep: indices of the layers that stay, all by default.
             **widths: absolute widths by axis name (hidden, ffn, mamba_heads, mamba_head_dim, attention_heads).
         """
-        layers = []
-        for i in range(self.num_layers) if keep is None else sorted(keep):
-            kind = self.types[i]
-            own = {field: widths[a] for a, (t, field) in LAYER_AXES.items() if t == kind and a in widths}
-            layers.append(self.layer(i, **own))
-        return Subnet(widths.get(HIDDEN, self.hidden), tuple(layers)).validate(self)
+        for axis in widths:
+            if axis not in self.axes or axis == DEPTH:
+                raise bad("axis", axis, f"one of {', '.join(a for a in self.axes if a != DEPTH)}")
+        layers = tuple(
+            self.layer(i, **{axis: widths[axis] for axis in KINDS[self.types[i]].widths if axis in widths})
+            for i in (range(self.num_layers) if keep is None else sorted(keep))
+        )
+        return Subnet(widths.get(HIDDEN, self.hidden), layers).validate(self)
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"} | dict(self.more)
 
     @classmethod
     def from_json(cls, data: Any, field: str = "parent") -> Parent:
         """Read what `to_json` wrote; unknown or missing fields are errors."""
-        return cls(**known_fields(cls, data, field))
+        pattern = data.get("pattern") if isinstance(data, Mapping) else None
+        found = [by_symbol(c) for c in sorted(set(pattern))] if isinstance(pattern, str) else []
+        own = {size for kind in found if kind is not None and kind.name not in OWN for size in kind.sizes}
+        more = {name: data[name] for name in own if name in data}
+        rest = {k: v for k, v in data.items() if k not in own} if isinstance(data, Mapping) else data
+        known_names([f.name for f in fields(cls) if f.name != "more"], rest, field)
+        return cls(**known_fields(cls, rest, field), more=Widths(more))
 
     def with_stripes(self, stripes: int) -> Parent:
         return replace(self, ffn_stripes=stripes)
 
 
-def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
-    """`data` as keyword arguments of dataclass `cls`: a mapping without unknown and with all mandatory fields."""
-    from dataclasses import MISSING
+def _listed(letters: str) -> str:
+    return f"{', '.join(letters[:-1])} and {letters[-1]}"
+
+
+def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
+    """`data` as a dictionary: a mapping without other keys than `names`."""
     from difflib import get_close_matches
 
     if not isinstance(data, Mapping):
-        raise bad(field, data, f"a mapping with {', '.join(f.name for f in fields(cls))}")
-    names = [f.name for f in fields(cls)]
+        raise bad(field, data, f"a mapping with {', '.join(names)}")
     for key in data:
         if key not in names:
             near = get_close_matches(key, names, 1) if isinstance(key, str) else []
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ElasticError(f"{field}: unknown field {shown(key)}{hint} (allowed: {', '.join(names)})")
+    return dict(data)
+
+
+def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
+    """`data` as keyword arguments of dataclass `cls`: a mapping without unknown and with all mandatory fields."""
+    from dataclasses import MISSING
+
+    known = known_names([f.name for f in fields(cls)], data, field)
     for f in fields(cls):
         if f.default is MISSING and f.default_factory is MISSING and f.name not in data:
             raise ElasticError(f"{field}.{f.name}: missing")
-    return dict(data)
+    return known
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One kept layer of a member; `index` counts in the parent. Widths that its type has not are None."""
+    """One kept layer of a member.
+
+    Attributes:
+        index: in the parent.
+        type: name of its kind.
+        widths: axis -> width, of every axis of its kind.
+    """
 
     index: int
     type: str
-    ffn: int | None = None
-    heads: int | None = None
-    head_dim: int | None = None
+    widths: Mapping[str, int]
     keep: ClassVar[int] = 1  # expected members (cost.Expected) keep a layer with a probability instead
 
     def __post_init__(self) -> None:
         keep_plain(self)
+        object.__setattr__(self, "widths", Widths(self.widths))
 
     def __le__(self, other: Layer) -> bool:
         return (
             self.index == other.index
             and self.type == other.type
-            and all((getattr(self, f) or 0) <= (getattr(other, f) or 0) for f in ("ffn", "heads", "head_dim"))
+            and all(width <= other.widths[axis] for axis, width in self.widths.items())
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes}
+        return {"index": self.index, "type": self.type, **own}
+
+    @classmethod
+    def from_json(cls, data: Any, field: str) -> Layer:
+        """Read what `to_json` wrote; whether it fits a parent is for `Subnet.validate` to say."""
+        if not isinstance(data, Mapping):
+            raise bad(field, data, "a mapping with index, type and the widths of its kind")
+        for key in ("index", "type"):
+            if key not in data:
+                raise ElasticError(f"{field}.{key}: missing")
+        kind = KINDS.get(data["type"]) if isinstance(data["type"], str) else None
+        if kind is None:
+            raise bad(f"{field}.type", data["type"], f"one of {', '.join(KINDS)}")
+        named = {axis.field: axis.name for axis in kind.axes}
+        known_names(("index", "type", *named), data, field)
+        for key in named:
+            if key not in data:
+                raise ElasticError(f"{field}.{key}: missing")
+        return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items()})
 
 
 @dataclass(frozen=True)
@@ -215,14 +264,12 @@ class Subnet:
                 raise bad(f"{where}.index", index, f"ascending indices below {parent.num_layers}")
             if layer.type != parent.types[index]:
                 raise bad(f"{where}.type", layer.type, f"layer {index} of the parent is {parent.types[index]!r}")
-            own = {field: axis for axis, (kind, field) in LAYER_AXES.items() if kind == layer.type}
-            for field in ("ffn", "heads", "head_dim"):
-                value = getattr(layer, field)
-                if field in own:
-                    axis = parent.axis(own[field])
-                    BlockedPrefix(axis.size, axis.blocks, f"{where}.{field}").check(value)
-                elif value is not None:
-                    raise bad(f"{where}.{field}", value, f"a {layer.type} layer has no {field}")
+            kind = KINDS[layer.type]
+            if set(layer.widths) != set(kind.widths):
+                raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
+            for axis in kind.axes:
+                prefix = parent.axis(axis.name)
+                BlockedPrefix(prefix.size, prefix.blocks, f"{where}.{axis.field}").check(layer.widths[axis.name])
             last = index
         return self
 
@@ -242,17 +289,16 @@ class Subnet:
 
     @property
     def pattern(self) -> str:
-        return "".join(SYMBOL[layer.type] for layer in self.layers)
+        return "".join(KINDS[layer.type].symbol for layer in self.layers)
 
     def widths(self, axis: str) -> tuple[int, ...]:
         """Widths of a per-layer axis in the kept layers that have it."""
-        kind, field = LAYER_AXES[axis]
-        return tuple(getattr(x, field) for x in self.layers if x.type == kind)
+        return tuple(layer.widths[axis] for layer in self.layers if axis in layer.widths)
 
     @property
     def is_uniform(self) -> bool:
-        """Every layer of a type has the same widths: a plain `nemotron_h` config can describe it."""
-        return all(len(set(self.widths(axis))) <= 1 for axis in LAYER_AXES)
+        """Every layer of a kind has the same widths: a plain `nemotron_h` config can describe it."""
+        return len({(layer.type, layer.widths) for layer in self.layers}) == len({x.type for x in self.layers})
 
     def to_json(self) -> dict[str, Any]:
         return {HIDDEN: self.hidden, "layers": [layer.to_json() for layer in self.layers]}
@@ -265,7 +311,7 @@ class Subnet:
             raise bad(f"{field}.layers", known["layers"], "a list of layers")
         if len(known["layers"]) > parent.num_layers:
             raise bad(f"{field}.layers", len(known["layers"]), f"at most the parent's {parent.num_layers} layers")
-        layers = tuple(Layer(**known_fields(Layer, x, f"{field}.layers[{i}]")) for i, x in enumerate(known["layers"]))
+        layers = tuple(Layer.from_json(x, f"{field}.layers[{i}]") for i, x in enumerate(known["layers"]))
         return cls(known[HIDDEN], layers).validate(parent)
 
 
@@ -278,10 +324,7 @@ def intersect(a: Subnet, b: Subnet) -> Subnet:
     layers = []
     for x in a.layers:
         if (y := b.by_index.get(x.index)) is not None:
-            widths = {
-                f: min(getattr(x, f), getattr(y, f)) for f in ("ffn", "heads", "head_dim") if getattr(x, f) is not None
-            }
-            layers.append(replace(x, **widths))
+            layers.append(replace(x, widths={axis: min(width, y.widths[axis]) for axis, width in x.widths.items()}))
     if not layers:
         raise ElasticError(f"members keep no layer in common: {a.kept} and {b.kept}")
     return Subnet(min(a.hidden, b.hidden), tuple(layers))

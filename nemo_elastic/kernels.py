@@ -15,7 +15,8 @@ from typing import Any
 
 from .budget import AxisConfig
 from .errors import bad
-from .family import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS, Parent
+from .family import Parent
+from .kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 
 #: channels that causal_conv1d moves at once
 VECTOR = 8

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONE table: every Nemotron-H tensor, its HF and Megatron names, and the axis on which each dimension lies.
+"""ONE table: every tensor, its HF and Megatron names, and the axis on which each dimension lies.
 
-Ranking and sorting, slicing, counting, renaming and the checks of the tests are driven by `ROWS`. A new tensor or a
-new axis is a new row, not a new branch. Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`,
-megatron-core's `MambaMixer`.
+Ranking and sorting, slicing, counting, renaming and the checks of the tests are driven by it. The rows of layers stand
+in the records of their kinds (`kinds/`), the model's own here. A new tensor or a new axis is a new row, not a new
+branch. Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`, megatron-core's `MambaMixer`.
 """
 
 from __future__ import annotations
@@ -15,106 +15,46 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .family import ATTENTION, LAYER_AXES, MAMBA, MLP, Layer, Parent, Subnet
+from .family import Layer, Parent, Subnet
+from .kinds.record import Part, Row
+from .kinds.registry import HIDDEN, KINDS, layer_axes
 from .prefix import Grid, Selection
 
-#: A part of a dimension: the row-major product of terms. A term is an axis or a rigid size.
-Part = tuple[str, ...]
-
-VOCAB, HIDDEN = ("vocab",), ("hidden",)
-Z, X = ("mamba_heads", "mamba_head_dim"), ("mamba_heads", "mamba_head_dim")
-B, C = ("mamba_groups", "state"), ("mamba_groups", "state")
-DT, PER_HEAD = ("mamba_heads",), ("mamba_heads",)
-INNER = ("mamba_heads", "mamba_head_dim")
-QUERY, KEY_VALUE = ("attention_heads", "attention_head_dim"), ("kv_heads", "attention_head_dim")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor of the model, or of every layer of a type.
-
-    Attributes:
-        name: our name, unique.
-        layer: type of layer that holds it; None for the model's own.
-        hf: name in a Hugging Face folder ({i}: layer index).
-        megatron: name in megatron-core's MambaModel with NeMo's default spec. Rows of one layer that share it are
-            fused there along dimension 0, in table order.
-        dims: for each dimension the parts that lie side by side in it.
-        parallel: dimension that tensor parallelism shards, None for replicas.
-        interleaved: field of `Parent` by whose number of groups rows that share a tensor are interleaved.
-        parts: names under which megatron-core's checkpoints store the parts of dimension 0, each a tensor of its own
-            that any tensor-parallel size can reshard; none where they store the tensor whole.
-        extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8). A strict
-            load asks for the object even where it says nothing.
-    """
-
-    name: str
-    layer: str | None
-    hf: str
-    megatron: str
-    dims: tuple[tuple[Part, ...], ...]
-    parallel: int | None = None
-    interleaved: str | None = None
-    parts: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-
-
-_H, _M = "backbone.layers.{i}.", "decoder.layers.{i}."
-_IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
-_UP, _DOWN = _M + "mlp.linear_fc1", _M + "mlp.linear_fc2"
-_QKV, _CORE, _PROJ = (_M + "self_attention." + m for m in ("linear_qkv", "core_attention", "linear_proj"))
-_GROUPS = "kv_heads"
-
-ROWS: tuple[Row, ...] = (
+_VOCAB, _HIDDEN = ("vocab",), (HIDDEN,)
+#: the model's own tensors: before its layers, and behind them
+FIRST = (
     Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
-        ((VOCAB,), (HIDDEN,)), 0),
-    Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((HIDDEN,),)),
-    Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _IN + ".weight",
-        ((Z, X, B, C, DT), (HIDDEN,)), 0, parts=("z", "x", "B", "C", "dt"), extra=(_IN,)),
-    Row("mamba.conv_weight", MAMBA, _H + "mixer.conv1d.weight", _CONV + ".weight",
-        ((X, B, C), (("one",),), (("conv_kernel",),)), 0, parts=("x", "B", "C")),
-    Row("mamba.conv_bias", MAMBA, _H + "mixer.conv1d.bias", _CONV + ".bias", ((X, B, C),), 0, parts=("x", "B", "C")),
-    Row("mamba.a_log", MAMBA, _H + "mixer.A_log", _M + "mixer.A_log", ((PER_HEAD,),), 0),
-    Row("mamba.d", MAMBA, _H + "mixer.D", _M + "mixer.D", ((PER_HEAD,),), 0),
-    Row("mamba.dt_bias", MAMBA, _H + "mixer.dt_bias", _M + "mixer.dt_bias", ((PER_HEAD,),), 0),
-    Row("mamba.norm", MAMBA, _H + "mixer.norm.weight", _M + "mixer.norm.weight", ((INNER,),), 0),
-    Row("mamba.out_proj", MAMBA, _H + "mixer.out_proj.weight", _OUT + ".weight", ((HIDDEN,), (INNER,)), 1,
-        extra=(_OUT,)),
-    Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((HIDDEN,),)),
-    Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((("ffn",),), (HIDDEN,)), 0, extra=(_UP,)),
-    Row("mlp.down", MLP, _H + "mixer.down_proj.weight", _DOWN + ".weight", ((HIDDEN,), (("ffn",),)), 1,
-        extra=(_DOWN,)),
-    Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _QKV + ".layer_norm_weight", ((HIDDEN,),)),
-    Row("attention.q", ATTENTION, _H + "mixer.q_proj.weight", _QKV + ".weight", ((QUERY,), (HIDDEN,)), 0, _GROUPS,
-        extra=(_QKV,)),
-    Row("attention.k", ATTENTION, _H + "mixer.k_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (HIDDEN,)), 0, _GROUPS),
-    Row("attention.v", ATTENTION, _H + "mixer.v_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (HIDDEN,)), 0, _GROUPS),
-    Row("attention.out", ATTENTION, _H + "mixer.o_proj.weight", _PROJ + ".weight", ((HIDDEN,), (QUERY,)), 1,
-        extra=(_CORE, _PROJ)),
-    Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((HIDDEN,),),
-        extra=("decoder.final_norm",)),
-    Row("head", None, "lm_head.weight", "output_layer.weight", ((VOCAB,), (HIDDEN,)), 0, extra=("output_layer",)),
+        ((_VOCAB,), (_HIDDEN,)), 0),
 )  # fmt: skip
-BY_NAME = {row.name: row for row in ROWS}
-_BY_MEGATRON = {row.megatron: tuple(r for r in ROWS if r.megatron == row.megatron) for row in ROWS}
+LAST = (
+    Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((_HIDDEN,),),
+        extra=("decoder.final_norm",)),
+    Row("head", None, "lm_head.weight", "output_layer.weight", ((_VOCAB,), (_HIDDEN,)), 0, extra=("output_layer",)),
+)  # fmt: skip
 
-#: Rigid terms: field of `Parent`, and the number of blocks that tensor parallelism deals out.
-_RIGID = {"vocab": 1, "state": 1, "conv_kernel": 1, "attention_head_dim": 1}
+
+def table() -> tuple[Row, ...]:
+    """Every row: the model's first, each kind's, the model's last."""
+    return (*FIRST, *(row for kind in KINDS.values() for row in kind.rows), *LAST)
+
+
+def by_name(name: str) -> Row:
+    """The row of a name."""
+    return next(row for row in table() if row.name == name)
 
 
 def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
-    """Size of every term in a member: integers, or expected widths (tensors) for the cost of a router's choice."""
-    out: dict[str, Any] = {term: getattr(parent, term) for term in _RIGID}
-    out |= {"one": 1, "mamba_groups": parent.mamba_groups, "kv_heads": parent.kv_heads, "hidden": hidden}
-    for axis, (kind, field) in LAYER_AXES.items():
-        if layer is not None and layer.type == kind:
-            out[axis] = getattr(layer, field)
+    """Size of every term in a layer of a member: integers, or expected widths (tensors) for a router's choice."""
+    out: dict[str, Any] = {"vocab": parent.vocab, "one": 1, HIDDEN: hidden}
+    if layer is not None:
+        out |= {name: parent.size(name) for name in KINDS[layer.type].rigid}
+        out |= layer.widths
     return out
 
 
 def _grid(parent: Parent, term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
     """Factors of one term: an axis splits in (blocks, per block), a rigid term is one factor."""
-    blocks = parent.axis(term).blocks if term in ("hidden", *LAYER_AXES) else 1
+    blocks = parent.axis(term).blocks if term in layer_axes() else 1
     n, k = source[term], target[term]
     return Grid((n,), (k,)) if blocks == 1 else Grid((blocks, n // blocks), (blocks, k // blocks))
 
@@ -142,7 +82,8 @@ def _selection(parent: Parent, row: Row, dim: int, source: tuple, target: tuple)
 
 def fused(row: Row) -> tuple[Row, ...]:
     """The rows that the Megatron tensor of `row` holds, in the order in which they lie there."""
-    return _BY_MEGATRON[row.megatron]
+    own = (*FIRST, *LAST) if row.layer is None else KINDS[row.layer].rows
+    return tuple(r for r in own if r.megatron == row.megatron)
 
 
 def megatron_selection(
@@ -161,7 +102,7 @@ def megatron_selection(
 
 def groups(parent: Parent, row: Row) -> int:
     """Groups by which the Megatron tensor of `row` interleaves what it holds."""
-    return 1 if row.interleaved is None else int(getattr(parent, row.interleaved))
+    return 1 if row.interleaved is None else parent.size(row.interleaved)
 
 
 def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tuple[Any, ...]:
@@ -181,15 +122,13 @@ def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
 
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
     """Every tensor of a member in storage order: (row, layer), layer None for the model's own tensors."""
-    for row in ROWS:
-        if row.layer is None and row.name == "embedding":
-            yield row, None
+    for row in FIRST:
+        yield row, None
     for layer in member.layers:
-        for row in ROWS:
-            if row.layer == layer.type:
-                yield row, layer
-    for row in ROWS:
-        if row.layer is None and row.name != "embedding" and not (row.name == "head" and parent.tied):
+        for row in KINDS[layer.type].rows:
+            yield row, layer
+    for row in LAST:
+        if not (row.name == "head" and parent.tied):
             yield row, None
 
 

@@ -19,15 +19,14 @@ from typing import Any
 from .config import AxisConfig, Budget
 from .cost import MemorySpec, memory, parameters
 from .errors import ElasticError, bad, placed
-from .family import ATTENTION_HEADS, AXES, DEPTH, FFN, LAYER_AXES, MAMBA_HEADS, Parent, Subnet, known_fields
+from .family import Parent, Subnet, known_fields, known_names
 from .files import atomic_write, read_json
 from .inside import check_inside
+from .kinds.registry import DEPTH, HIDDEN, per_layer_axes
 
 __all__ = ["FILE", "VERSION", "Family", "Member", "check_digest", "check_name", "why_not_nested"]
 
 FILE = "elastic.json"
-#: axes of which an `elastic:` block may have one choice per layer
-PER_LAYER = (FFN, MAMBA_HEADS, ATTENTION_HEADS)
 VERSION = 1
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
 
@@ -117,7 +116,7 @@ class Family:
         counts = {n: parameters(parent, s.validate(parent)) for n, s in named.items()}
         members = tuple(Member(n, s, made_for.get(n), counts[n]) for n, s in named.items())
         if axes is None:
-            axes = {n: _axis_in_use(parent, n, [m.subnet for m in members]) for n in AXES}
+            axes = {n: _axis_in_use(parent, n, [m.subnet for m in members]) for n in parent.axes}
         order = None if drop_order is None else tuple(drop_order)
         return cls(parent, axes, members, ranking_digest, dict(provenance or {}), order)
 
@@ -178,7 +177,11 @@ class Family:
             raise bad("version", version, f"this nemo-elastic reads version {VERSION}")
         known = known_fields(_File, data, "elastic.json")
         parent = Parent.from_json(known["parent"])
-        axes = {n: _read_axis(parent, n, a) for n, a in known_fields(_Axes, known["axes"], "axes").items()}
+        given = known_names(parent.axes, known["axes"], "axes")
+        for name in parent.axes:
+            if name not in given:
+                raise ElasticError(f"axes.{name}: missing")
+        axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
         if not isinstance(known["members"], Mapping):
             raise bad("members", known["members"], "a mapping name -> member")
         members = [_read_member(parent, n, m) for n, m in known["members"].items()]
@@ -207,8 +210,8 @@ class Family:
         atomic_write(Path(folder) / FILE, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
 
     def _check_axes(self) -> None:
-        if set(self.axes) != set(AXES):
-            raise bad("axes", list(self.axes), f"exactly {', '.join(AXES)}")
+        if set(self.axes) != set(self.parent.axes):
+            raise bad("axes", list(self.axes), f"exactly {', '.join(self.parent.axes)}")
         for name, axis in self.axes.items():
             full = self.parent.num_layers if name == DEPTH else self.parent.axis(name).size
             if not axis.choices or axis.choices[0] != full:
@@ -278,10 +281,9 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
         other = large.by_index.get(layer.index)
         if other is None:
             return f"layer {layer.index} was dropped there"
-        for width in ("ffn", "heads", "head_dim"):
-            a, b = getattr(layer, width), getattr(other, width)
-            if (a or 0) > (b or 0):
-                return f"layer {layer.index} has {width} {a}, above {b}"
+        for axis, width in layer.widths.items():
+            if width > other.widths[axis]:
+                return f"layer {layer.index} has {axis} {width}, above {other.widths[axis]}"
     return None
 
 
@@ -295,16 +297,6 @@ class _File:
     ranking: str | None
     provenance: dict
     drop_order: list | None = None  # families of before it was kept have none
-
-
-@dataclass
-class _Axes:
-    hidden: dict
-    ffn: dict
-    mamba_heads: dict
-    mamba_head_dim: dict
-    attention_heads: dict
-    depth: dict
 
 
 @dataclass
@@ -373,9 +365,9 @@ def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig
     """Choices of one axis that a set of members has, and whether one of them varies it over the layers."""
     if name == DEPTH:
         return AxisConfig(tuple(sorted({len(s.layers) for s in subnets} | {parent.num_layers}, reverse=True)))
-    widths = [s.widths(name) if name in LAYER_AXES else (s.hidden,) for s in subnets]
+    widths = [(s.hidden,) if name == HIDDEN else s.widths(name) for s in subnets]
     used = {w for per in widths for w in per} | {parent.axis(name).size}
-    per_layer = name in PER_LAYER and any(len(set(per)) > 1 for per in widths)
+    per_layer = name in per_layer_axes() and any(len(set(per)) > 1 for per in widths)
     return AxisConfig(tuple(sorted(used, reverse=True)), per_layer)
 
 

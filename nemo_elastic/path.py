@@ -24,7 +24,8 @@ from typing import overload
 import numpy as np
 
 from .cost import parameters
-from .family import AXES, DEPTH, HIDDEN, LAYER_AXES, Layer, Subnet
+from .family import Layer, Subnet
+from .kinds.registry import DEPTH, HIDDEN, layer_axes
 from .manifest import Family
 
 __all__ = ["SubnetPath", "path"]
@@ -88,14 +89,12 @@ class _Segment:
 
 
 def _moved(layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
-    widths = {}
-    for axis, (kind, field) in LAYER_AXES.items():
-        if kind == layer.type:
-            width = moved.get((axis, layer.index), moved.get((axis, ALL)))
-            # a layer that is about to go may be narrower than the others: it never grows
-            if width is not None and width < getattr(layer, field):
-                widths[field] = width
-    return replace(layer, **widths) if widths else layer
+    # a layer that is about to go may be narrower than the others: it never grows
+    widths = {
+        axis: min(width, moved.get((axis, layer.index), moved.get((axis, ALL), width)))
+        for axis, width in layer.widths.items()
+    }
+    return replace(layer, widths=widths) if widths != layer.widths else layer
 
 
 class SubnetPath(Sequence[Subnet]):
@@ -174,7 +173,7 @@ def path(family: Family) -> SubnetPath:
 
 
 def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:
-    lanes = [lane for axis in AXES for lane in _lanes(family, axis, upper, lower) if len(lane)]
+    lanes = [lane for axis in family.parent.axes for lane in _lanes(family, axis, upper, lower) if len(lane)]
     order = family.drop_order or range(family.parent.num_layers - 1, -1, -1)
     dropped = [i for i in order if i in upper.by_index and i not in lower.by_index]
     return _Segment(upper, lower, tuple(lanes), tuple(dropped))
@@ -187,9 +186,9 @@ def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lan
     if axis == HIDDEN:
         ends = {ALL: (upper.hidden, lower.hidden)}
     else:
-        kind, field = LAYER_AXES[axis]
+        kind = layer_axes()[axis][0].name
         both = [(upper.by_index[layer.index], layer) for layer in lower.layers if layer.type == kind]
-        ends = {small.index: (getattr(large, field), getattr(small, field)) for large, small in both}
+        ends = {small.index: (large.widths[axis], small.widths[axis]) for large, small in both}
         if len(set(ends.values())) == 1:
             ends = {ALL: next(iter(ends.values()))}
     parent = family.parent.axis(axis)

@@ -21,9 +21,9 @@ from torch import nn
 from nemo_elastic.config import Budget, RouterConfig
 from nemo_elastic.cost import Expected, ExpectedLayer
 from nemo_elastic.errors import bad
-from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, MAMBA_HEAD_DIM, Subnet
+from nemo_elastic.family import Subnet
+from nemo_elastic.kinds.registry import DEPTH, HIDDEN, KINDS
 from nemo_elastic.nn.gates import Gates, LayerGates
-from nemo_elastic.shapes.price import TABLE_AXES
 from nemo_elastic.shapes.projection import Projection, project_family
 from nemo_elastic.shapes.space import Space
 
@@ -80,7 +80,7 @@ class Router(nn.Module):
         super().__init__()
         space.check_budgets(budgets)
         self._space, self.budgets, self.config, self.seed = space, tuple(budgets), config or RouterConfig(), seed
-        self.axes = tuple(axis for axis in AXES if space.positions(axis))
+        self.axes = tuple(axis for axis in space.axes if space.positions(axis))
         self.prices = [space.price(b) for b in self.budgets]
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         generator = torch.Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ class Router(nn.Module):
             self.up[axis] = weight(self.config.hidden, slots * choices)
             # Saved with the weights: a resumed run must start from the same shapes.
             self.register_buffer(f"prior_{axis}", torch.zeros(len(budgets), slots, choices))
-        for axis in AXES:
+        for axis in space.axes:
             mask = space.kept if axis == DEPTH else self._masks(axis)
             self.register_buffer(f"mask_{axis}", torch.from_numpy(mask).float(), persistent=False)
         # Saved, too: with another order the same probabilities would drop other layers.
@@ -193,7 +193,7 @@ class Router(nn.Module):
         like = self._like()
         out: Probabilities = {}
         logits = self.logits(budget)
-        for number, axis in enumerate(AXES):
+        for number, axis in enumerate(self._space.axes):
             if axis not in logits:
                 out[axis] = torch.ones(1, 1).to(like)
                 continue
@@ -240,10 +240,8 @@ class Router(nn.Module):
         gate = {axis: self._gate(axis, p, picked[axis] if straight else None) for axis, p in pi.items()}
         layers = []
         for i, kind in enumerate(self._space.parent.types):
-            width, *rest = (a for a in TABLE_AXES[kind] if a != MAMBA_HEAD_DIM)
-            assert not rest
-            head_dim = gate[MAMBA_HEAD_DIM][0] if MAMBA_HEAD_DIM in TABLE_AXES[kind] else None
-            layers.append(LayerGates(gate[DEPTH][0, i], gate[width][self._row(width, i)], head_dim))
+            own = {axis: gate[axis][self._row(axis, i)] for axis in KINDS[kind].widths}
+            layers.append(LayerGates(gate[DEPTH][0, i], own))
         return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice, self)
 
     def _gate(self, axis: str, pi: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
@@ -266,8 +264,8 @@ class Router(nn.Module):
         keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
         layers = []
         for i, kind in enumerate(space.parent.types):
-            own = {LAYER_AXES[a][1]: width[a][self._row(a, i)] for a in TABLE_AXES[kind]}
-            layers.append(ExpectedLayer(i, kind, keep=keep[i], **own))
+            own = {axis: width[axis][self._row(axis, i)] for axis in KINDS[kind].widths}
+            layers.append(ExpectedLayer(i, kind, own, keep[i]))
         return Expected(width[HIDDEN][0], tuple(layers))
 
     def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:
@@ -284,11 +282,7 @@ class Router(nn.Module):
         for kind in self.prices[i].tables:
             table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, kind).double())
             layers = [j for j, t in enumerate(space.parent.types) if t == kind]
-            first, *second = TABLE_AXES[kind]
-            if second:
-                table = table @ pi[second[0]][0]
-            rows = pi[first]
-            each = rows @ table
+            each = _mean(table, [pi[axis] for axis in KINDS[kind].widths])
             total = total + (keep[layers] * each).sum()
         return total
 
@@ -358,6 +352,19 @@ class Router(nn.Module):
 
     def _like(self) -> torch.Tensor:
         return self._buffer("mask", HIDDEN)
+
+
+def _mean(table: torch.Tensor, probabilities: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean of a table [choices of each axis] under probabilities [slots, choices] of each: [slots], or [1]."""
+    *first, last = probabilities
+    if not first:
+        return last @ table
+    if len(last) == 1:
+        return _mean(table @ last[0], first)
+    # layer by layer: each slot has its own row of every axis that has as many
+    each = table @ last.T
+    rows = [[p if len(p) == 1 else p[i : i + 1] for p in first] for i in range(len(last))]
+    return torch.cat([_mean(each[..., i], row) for i, row in enumerate(rows)])
 
 
 def budget_loss(miss: torch.Tensor, config: RouterConfig) -> torch.Tensor:

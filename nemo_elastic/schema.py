@@ -30,7 +30,8 @@ from .config import (
     SearchConfig,
 )
 from .cost import DTYPE_BYTES, MemorySpec
-from .family import AXES, DEPTH, FFN
+from .kinds.mlp import FFN
+from .kinds.registry import DEPTH, all_axes, per_layer_axes
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
 
@@ -54,8 +55,6 @@ WORDS: dict[tuple[type, str], tuple[str, ...]] = {
 }
 #: fields with an empty default that a block must fill all the same
 REQUIRED = {(ElasticConfig, "budgets"), (ElasticConfig, "axes")}
-#: axes whose layers may each have their own width
-PER_LAYER = (FFN, "mamba_heads", "attention_heads")
 _CHOICES = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "uniqueItems": True}
 
 
@@ -156,7 +155,7 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
     if (cls, name) == (ElasticConfig, "axes"):
         return {
             "type": "object",
-            "properties": {axis: _axis(axis) for axis in AXES},
+            "properties": {axis: _axis(axis) for axis in all_axes()},
             "additionalProperties": False,
             "minProperties": 1,
         }
@@ -176,7 +175,7 @@ def _axis(name: str) -> dict[str, Any]:
     """An axis: its choices alone, or with settings that not every axis has."""
     told = _object(AxisConfig)
     settings = {"choices": told["properties"]["choices"] | _CHOICES}
-    one = {} if name in PER_LAYER else {"const": False}
+    one = {} if name in per_layer_axes() else {"const": False}
     settings["per_layer"] = told["properties"]["per_layer"] | one
     for axis, setting in ((FFN, "stripes"), (DEPTH, "keep_attention")):
         if name == axis:

@@ -12,7 +12,8 @@ from collections.abc import Collection
 
 from hypothesis import strategies as st
 
-from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Layer, Parent, Subnet
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, layer_axes
 
 
 @st.composite
@@ -74,8 +75,12 @@ def subnets(
             each layer); drawn for each axis by default.
     """
     upper = upper or parent.full
-    own = {axis: draw(st.booleans()) if per_layer is None else per_layer for axis in LAYER_AXES}
-    shared = {axis: draw(_widths(parent, axis, parent.axis(axis).size)) for axis in LAYER_AXES}
+    own = {
+        axis: draw(st.booleans()) if per_layer is None else per_layer for axis in layer_axes() if axis in parent.axes
+    }
+    shared = {
+        axis: draw(_widths(parent, axis, parent.axis(axis).size)) for axis in layer_axes() if axis in parent.axes
+    }
 
     def width(axis: str, at_most: int) -> int:
         if axis not in axes:
@@ -88,9 +93,8 @@ def subnets(
         kept = [layer for layer, stays in zip(kept, keep) if stays]
     layers = []
     for layer in kept:
-        fields = {field: axis for axis, (kind, field) in LAYER_AXES.items() if kind == layer.type}
-        widths = {field: width(axis, getattr(layer, field)) for field, axis in fields.items()}
-        layers.append(Layer(layer.index, layer.type, **widths))
+        widths = {axis: width(axis, whole) for axis, whole in layer.widths.items()}
+        layers.append(Layer(layer.index, layer.type, widths))
     hidden = draw(st.integers(1, upper.hidden)) if HIDDEN in axes else upper.hidden
     return Subnet(hidden, tuple(layers)).validate(parent)
 

@@ -48,12 +48,7 @@ def test_parameters_are_the_sum_of_the_tensors_pitfall_8(m: Subnet) -> None:
 @given(members())
 def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) -> None:
     layers = tuple(
-        ExpectedLayer(
-            x.index,
-            x.type,
-            torch.tensor(1.0),
-            *(None if v is None else torch.tensor(float(v)) for v in (x.ffn, x.heads, x.head_dim)),
-        )
+        ExpectedLayer(x.index, x.type, {a: torch.tensor(float(n)) for a, n in x.widths.items()}, torch.tensor(1.0))
         for x in m.layers
     )
     e = Expected(torch.tensor(float(m.hidden)), layers)
@@ -66,7 +61,8 @@ def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) 
 def test_cost_is_differentiable_in_widths_and_in_keeping() -> None:
     hidden = torch.tensor(16.0, requires_grad=True)
     keep = torch.tensor(0.5, requires_grad=True)
-    layers = (ExpectedLayer(0, "mamba", keep, heads=torch.tensor(6.0), head_dim=torch.tensor(4.0)),)
+    widths = {"mamba_heads": torch.tensor(6.0), "mamba_head_dim": torch.tensor(4.0)}
+    layers = (ExpectedLayer(0, "mamba", widths, keep),)
     parameters(PARENT, Expected(hidden, layers)).backward()
     assert hidden.grad is not None
     assert hidden.grad > 2 * PARENT.vocab

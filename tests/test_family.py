@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Layer, Parent, Subnet, intersect
+from nemo_elastic.kinds.registry import KINDS
 
 from .shapes import NANO_9B, NANO_12B, PARENT
 
@@ -21,10 +22,9 @@ def members(draw: st.DrawFn, parent: Parent = PARENT) -> Subnet:
     layers = []
     for i, kind in enumerate(parent.types):
         if draw(st.booleans()) or i == 0:
-            own = {"mlp": {"ffn": 4 * draw(st.integers(1, 4))},
-                   "mamba": {"heads": 2 * draw(st.integers(1, 3)), "head_dim": draw(st.integers(1, 4))},
-                   "attention": {"heads": 2 * draw(st.integers(1, 2))}}[kind]  # fmt: skip
-            layers.append(Layer(i, kind, **own))
+            axes = {axis: parent.axis(axis) for axis in KINDS[kind].widths}
+            own = {a: prefix.blocks * draw(st.integers(1, prefix.size // prefix.blocks)) for a, prefix in axes.items()}
+            layers.append(Layer(i, kind, own))
     return Subnet(draw(st.integers(1, parent.hidden)), tuple(layers)).validate(parent)
 
 
@@ -61,8 +61,8 @@ def test_intersection_is_the_largest_nested_in_both(a: Subnet, b: Subnet) -> Non
 
 def test_the_full_member_is_uniform_and_a_mixed_one_is_not() -> None:
     assert PARENT.full.is_uniform
-    first = PARENT.full.layers[1]
-    mixed = replace(PARENT.full, layers=(PARENT.full.layers[0], replace(first, ffn=8), *PARENT.full.layers[2:]))
+    first, _, *rest = PARENT.full.layers
+    mixed = replace(PARENT.full, layers=(first, PARENT.layer(1, ffn=8), *rest))
     assert mixed.validate(PARENT)
     assert not mixed.is_uniform
 
@@ -76,8 +76,11 @@ def test_the_full_member_is_uniform_and_a_mixed_one_is_not() -> None:
         ({"layers": []}, r"subnet.layers: \[\] is not allowed"),
         ({"layers": [{"index": 0, "type": "mlp", "ffn": 4}]}, r"layer 0 of the parent is 'mamba'"),
         ({"layers": [{"index": 1, "type": "mlp", "ffn": 6}]}, r"subnet.layers\[0\].ffn: 6 .* in multiples of 4"),
-        ({"layers": [{"index": 1, "type": "mlp", "ffn": 8, "heads": 2}]}, r"a mlp layer has no heads"),
-        ({"layers": [{"index": 1, "type": "mlp"}]}, r"subnet.layers\[0\].ffn: None"),
+        (
+            {"layers": [{"index": 1, "type": "mlp", "ffn": 8, "heads": 2}]},
+            r"subnet.layers\[0\]: unknown field 'heads' \(allowed: index, type, ffn\)",
+        ),
+        ({"layers": [{"index": 1, "type": "mlp"}]}, r"subnet.layers\[0\].ffn: missing"),
         ({"layers": [{"index": 9, "type": "mlp", "ffn": 4}]}, r"ascending indices below 5"),
     ],
 )
@@ -90,7 +93,7 @@ def test_bad_members_are_one_clear_line(change: dict, line: str) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"pattern": "MLM"}, "one of M, - and"),
+        ({"pattern": "MLM"}, r"one of -, M and \* per layer"),
         ({"mamba_heads": 7}, "mamba_heads: 7 is not allowed; must be a positive multiple of its 2 blocks"),
         ({"hidden": 0}, "parent.hidden: 0"),
         ({"norm_eps": 0.0}, "parent.norm_eps"),

@@ -20,8 +20,8 @@ NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "model
 OF_NEMO = ("Curriculum", "ElasticPlugin", "FamilyRecipe", "PAPER", "Stage", "apply_elastic", "run_family")
 #: stdlib and numpy only
 CORE = (
-    "errors", "bounded", "outputs", "files", "config", "family", "layout", "prefix", "manifest", "path", "cost",
-    "history", "verdicts",
+    "errors", "bounded", "outputs", "files", "config", "kinds", "family", "layout", "prefix", "manifest", "path",
+    "cost", "history", "verdicts",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 
 from nemo_elastic.family import Subnet
-from nemo_elastic.layout import BY_NAME, ROWS, megatron_selection, selection, tensors
+from nemo_elastic.layout import by_name, megatron_selection, selection, table, tensors
 
 from .shapes import NANO_12B, PARENT
 from .test_family import members
@@ -32,7 +32,7 @@ def test_names_are_unique_and_numbered_within_the_member() -> None:
     names = [t.hf for t in listed]
     assert len(names) == len(set(names))
     assert {n.split(".")[2] for n in names if ".layers." in n} == {"0", "1", "2"}
-    assert len({r.name for r in ROWS}) == len(ROWS)
+    assert len({r.name for r in table()}) == len(table())
 
 
 @given(members())
@@ -65,7 +65,7 @@ def test_cut_from_cut_is_cut_from_parent(a: Subnet, b: Subnet) -> None:
 
 def test_heads_are_cut_in_every_group_and_b_c_never_pitfall_2() -> None:
     small = PARENT.uniform(mamba_heads=2, mamba_head_dim=3)
-    rows = selection(PARENT, BY_NAME["mamba.in_proj"], 0, PARENT.full, small, 0).indices
+    rows = selection(PARENT, by_name("mamba.in_proj"), 0, PARENT.full, small, 0).indices
     inner, bc, heads, dim = 24, 8, 6, 4
     z = [h * dim + c for h in (0, 3) for c in range(3)]  # the first head of both groups of three
     want = [*z, *(inner + i for i in z), *range(2 * inner, 2 * inner + 2 * bc)]
@@ -76,7 +76,7 @@ def test_heads_are_cut_in_every_group_and_b_c_never_pitfall_2() -> None:
 
 def test_fused_projection_keeps_queries_per_group_and_all_keys() -> None:
     small = PARENT.uniform(attention_heads=2)
-    kept = megatron_selection(PARENT, BY_NAME["attention.k"], 0, PARENT.full, small, 3)
+    kept = megatron_selection(PARENT, by_name("attention.k"), 0, PARENT.full, small, 3)
     per, dim = 2, 4
     block = (per + 2) * dim
     want = [g * block + i for g in range(2) for i in (*range(dim), *range(per * dim, block))]

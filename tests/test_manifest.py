@@ -82,7 +82,7 @@ def test_the_parent_is_always_a_member():
 
 
 def test_axes_are_taken_from_the_members():
-    uneven = replace(SMALL, layers=(*SMALL.layers[:-1], replace(SMALL.layers[-1], ffn=4)))
+    uneven = replace(SMALL, layers=(*SMALL.layers[:-1], PARENT.layer(4, ffn=4)))
     axes = Family.of(PARENT, {"mid": uneven}).axes
     assert axes["hidden"] == AxisConfig((16, 8)) and axes["ffn"] == AxisConfig((16, 8, 4), per_layer=True)
     assert axes["depth"] == AxisConfig((5, 4)) and axes["attention_heads"] == AxisConfig((4,))
@@ -142,7 +142,7 @@ def broken(path, value):
         (["members", "mid", "budget"], {"params": -5}, "at least 1"),
         (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
         (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
-        (["members", "mid", "subnet", "layers", 0, "colour"], 3, "unknown field 'colour'"),
+        (["members", "mid", "subnet", "layers", 0, "colour"], 3, "unknown field 'colour' (allowed: index, type, heads,"),
         (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
         (["members"], [], "a mapping name -> member"),
         (["members"], {}, "at least one"),
@@ -182,10 +182,10 @@ def test_the_drop_order_is_kept_and_may_be_missing():
 
 def test_a_count_that_was_not_nested_any_more():
     data = family().to_json()
-    wide = replace(TINY, layers=(replace(TINY.layers[0], heads=6), *TINY.layers[1:]))
+    wide = replace(TINY, layers=(PARENT.layer(0, mamba_heads=6), *TINY.layers[1:]))
     low = Family.of(PARENT, {"low": wide}).to_json()["members"]["low"]
     data["members"]["low"] = low
-    with pytest.raises(ElasticError, match=r"members\.low: not nested in 'mid': layer 0 has heads 6, above 4"):
+    with pytest.raises(ElasticError, match=r"members\.low: not nested in 'mid': layer 0 has mamba_heads 6, above 4"):
         Family.from_json(data)
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config import AxisConfig, ElasticConfig
 from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, flops_per_token, memory, parameters
-from nemo_elastic.family import AXES, DEPTH, LAYER_AXES, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.mlp import MLP
+from nemo_elastic.kinds.registry import AXES, DEPTH, layer_axes
 from nemo_elastic.manifest import Family
 from nemo_elastic.path import path
 from nemo_elastic.shapes import Space, uniform_family
@@ -144,21 +146,21 @@ def test_a_path_by_hand():
 
 
 def test_layers_that_differ_move_one_by_one():
-    uneven = Subnet(16, tuple(replace(x, ffn={1: 8, 4: 4}[x.index]) if x.ffn else x for x in PARENT.full.layers))
+    uneven = Subnet(16, tuple(PARENT.layer(i, ffn={1: 8, 4: 4}.get(i, 16)) for i in range(5)))
     shapes = path(Family.of(PARENT, {"big": PARENT.full, "uneven": uneven}))
     # choices 16, 8 and 4 give steps of 4: layer 1 at 1/4 and 3/4 of the way, layer 4 at 1/6, 3/6 and 5/6
     assert [s.widths("ffn") for s in shapes] == [(16, 16), (16, 12), (12, 12), (12, 8), (8, 8), (8, 4)]
 
 
 def test_a_layer_that_goes_is_cut_with_the_others_and_never_grows():
-    thin = Subnet(16, tuple(replace(x, ffn=4) if x.index == 4 else x for x in PARENT.full.layers))
+    thin = Subnet(16, tuple(PARENT.layer(i, ffn=4 if i == 4 else 16) for i in range(5)))
     shapes = path(Family.of(PARENT, {"big": PARENT.full, "small": PARENT.uniform([0, 1, 2, 3], hidden=8, ffn=4)}))
     assert {s.widths("ffn") for s in shapes} == {(16, 16), (12, 12), (8, 8), (8,), (4,)} and all(
         s.is_uniform for s in shapes
     )
     shapes = path(Family.of(PARENT, {"thin": thin, "small": PARENT.uniform([0, 1, 2, 3], hidden=8, ffn=8)}))
     after = [s for s in shapes if s <= thin and 4 in s.by_index]
-    assert after and all(s.by_index[4].ffn == 4 for s in after)
+    assert after and all(s.by_index[4].widths["ffn"] == 4 for s in after)
 
 
 def test_widths_that_are_no_choices_make_the_steps_finer():
@@ -212,7 +214,7 @@ def steps_by_kind(family: Family) -> dict[str, list[float]]:
     for large, small in pairwise(path(family)):
         kind = "hidden" if large.hidden > small.hidden else DEPTH
         if len(large.layers) == len(small.layers) and kind == DEPTH:
-            (kind,) = (axis for axis in LAYER_AXES if large.widths(axis) != small.widths(axis))
+            (kind,) = (axis for axis in layer_axes() if large.widths(axis) != small.widths(axis))
         taken = parameters(family.parent, large) - parameters(family.parent, small)
         out.setdefault(kind, []).append(taken / whole)
     return out
@@ -231,7 +233,10 @@ def test_steps_of_a_published_parent():
     )  # fmt: skip
     uneven = {}
     for m, widths in zip(even, ((20480,), (20480, 15360), (12288, 10240))):
-        layers = [replace(x, ffn=widths[x.index % 4 // 2 % len(widths)]) if x.ffn else x for x in m.subnet.layers]
+        layers = [
+            replace(x, widths={"ffn": widths[x.index % 4 // 2 % len(widths)]}) if x.type == MLP else x
+            for x in m.subnet.layers
+        ]
         uneven[m.name] = Subnet(m.subnet.hidden, tuple(layers))
     taken = steps_by_kind(Family.of(NANO_12B, uneven, axes=even.axes))
     assert max(taken["ffn"]) < 0.001 and len(taken["ffn"]) > 200

@@ -105,8 +105,12 @@ def nested() -> Picture:
     legend(p, 54, lambda n: f"the {n} keeps it" if n == "6b" else f"the {n} adds it")
     widths = {
         "hidden": ([m.hidden for m in MEMBERS.values()], 1, "1 block"),
-        "ffn": ([m.layers[1].ffn or 0 for m in MEMBERS.values()], PARENT.ffn_stripes, "stripes"),
-        "mamba_heads": ([m.layers[0].heads or 0 for m in MEMBERS.values()], PARENT.mamba_groups, "SSM groups"),
+        "ffn": ([m.layers[1].widths["ffn"] for m in MEMBERS.values()], PARENT.ffn_stripes, "stripes"),
+        "mamba_heads": (
+            [m.layers[0].widths["mamba_heads"] for m in MEMBERS.values()],
+            PARENT.mamba_groups,
+            "SSM groups",
+        ),
     }
     for row, (axis, (kept, blocks, word)) in enumerate(widths.items()):
         y = 74 + 68 * row
@@ -249,7 +253,7 @@ def runtime() -> Picture:
         x, last = x + (counts[name] - last) * unit, counts[name]
     p.text(x + 10, 158, f"{2 * counts['12b'] / 1e9:.1f} GB", "small")
     top = 214
-    hidden, ffn = [m.hidden for m in MEMBERS.values()], [m.layers[1].ffn or 0 for m in MEMBERS.values()]
+    hidden, ffn = [m.hidden for m in MEMBERS.values()], [m.layers[1].widths["ffn"] for m in MEMBERS.values()]
     for place, (x, words) in enumerate(((130, "as a folder has it"), (330, "as the runtime stores it"))):
         p.text(x, top - 8, words, "small muted")
         for kind, rows, columns in zip(CLASSES.values(), hidden, ffn, strict=True):

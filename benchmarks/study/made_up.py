@@ -15,9 +15,10 @@ from itertools import product
 import numpy as np
 
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import AXES, DEPTH, FFN, HIDDEN, LAYER_AXES, MAMBA_HEAD_DIM, MLP, Parent
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.mlp import FFN, MLP
+from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.shapes import Price, Space
-from nemo_elastic.shapes.price import TABLE_AXES
 from nemo_elastic.shapes.space import Code
 
 #: standard deviation of the logarithm of what a width is worth per parameter; half of its variance is its axis's
@@ -55,7 +56,7 @@ class MadeUp:
 
         kept = space.kept[chosen(DEPTH)[:, 0]]
         total = (~kept) @ self.dropped + self.table(HIDDEN)[0, chosen(HIDDEN)[:, 0]]
-        for axis in LAYER_AXES:
+        for axis in layer_axes():
             layers = space.layers_of(axis)
             if layers:
                 each = self.table(axis)[np.arange(len(layers)), chosen(axis)]
@@ -99,13 +100,13 @@ def make_up(
 
     worth: dict[str, np.ndarray] = {}
     curve: dict[str, np.ndarray] = {}
-    for axis in (HIDDEN, *LAYER_AXES):
+    for axis in (HIDDEN, *layer_axes()):
         rows = 1 if axis == HIDDEN else len(plain.layers_of(axis))
         mixed = (factors(1) + factors(rows)) * SPREAD / np.sqrt(2)
         worth[axis] = _cost(price, axis) * np.exp(mixed)
         curve[axis] = rng.uniform(*CURVES, size=rows)
     dropped = np.zeros((2, parent.num_layers))
-    for axis in LAYER_AXES:
+    for axis in layer_axes():
         dropped[:, list(plain.layers_of(axis))] += worth[axis]
     space = Space(parent, axes, [int(i) for i in np.argsort(dropped[1], kind="stable")])
     return tuple(  # type: ignore[return-value]
@@ -118,9 +119,9 @@ def _cost(price: Price, axis: str) -> float:
     """Share of the parent's cost that an axis rules, in one layer; Mamba's heads and their channels share theirs."""
     if axis == HIDDEN:
         return 1.0
-    kind = LAYER_AXES[axis][0]
-    whole = float(price.tables[kind].flat[0]) if kind in price.tables else 0.0
-    return whole / price.whole / len(TABLE_AXES[kind])
+    kind, _ = layer_axes()[axis]
+    whole = float(price.tables[kind.name].flat[0]) if kind.name in price.tables else 0.0
+    return whole / price.whole / len(kind.axes)
 
 
 def _steps(space: Space, axis: str, curves: np.ndarray) -> np.ndarray:
@@ -210,5 +211,4 @@ class _Knapsack:
         return out
 
 
-assert TABLE_AXES[MLP] == (FFN,)
-assert MAMBA_HEAD_DIM in LAYER_AXES
+assert KINDS[MLP].widths == (FFN,)

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.study.made_up import MadeUp
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Subnet
+from nemo_elastic.family import Subnet
+from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.router import Router, budget_loss
-from nemo_elastic.shapes.price import TABLE_AXES
 from nemo_elastic.train.sampling import BudgetSampler
 
 
@@ -114,7 +114,7 @@ class Routers(torch.nn.Module):
         """Tables of the losses [R, rows, C], and what noise each row's gradients have."""
         self.dropped = _stack(torch.from_numpy(m.dropped) for m in losses).data
         self.lost = {a: _stack(torch.from_numpy(m.lost[a]) for m in losses).data
-                     for a in (HIDDEN, *LAYER_AXES) if len(losses[0].lost[a])}  # fmt: skip
+                     for a in (HIDDEN, *layer_axes()) if len(losses[0].lost[a])}  # fmt: skip
         self.deviation = torch.zeros(len(losses), len(self), 1)
         for axis in self.axes:
             for r, made in enumerate(losses):
@@ -141,7 +141,7 @@ class Routers(torch.nn.Module):
         keep = self._keep(pi)
         total = (hidden * self.base[budgets]).sum(-1)
         for kind, tables in self.tables.items():
-            first, *second = TABLE_AXES[kind]
+            first, *second = KINDS[kind].widths
             table = torch.einsum("rmh,mh...->rm...", hidden, tables[budgets])
             if second:
                 table = (table @ self._of(pi, second[0]).transpose(-1, -2))[..., 0]
@@ -157,7 +157,7 @@ class Routers(torch.nn.Module):
             # what is gated out of the channels between a choice and the next smaller one
             gone = (1 - self._of(pi, axis).cumsum(-1)[..., :-1]).clamp(min=0) ** self.bend
             each = (gone * steps[:, None]).sum(-1)  # one row for all layers, or one each
-            kept = 1.0 if axis == HIDDEN else keep[..., self.layers[LAYER_AXES[axis][0]]]
+            kept = 1.0 if axis == HIDDEN else keep[..., self.layers[layer_axes()[axis][0].name]]
             total = total + (kept * each).sum(-1)
         return total
 

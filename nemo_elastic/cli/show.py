@@ -121,7 +121,7 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
 def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
     """Give a table with a column per member: parameters, memory, widths."""
     from nemo_elastic.cost import memory, parameters
-    from nemo_elastic.slicing.card import TITLES, human_bytes, width
+    from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
     table = _table(title, "", members)
     whole = parameters(parent, parent.full)
@@ -130,8 +130,8 @@ def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpe
     table.add_row("of the parent", *(f"{c / whole:.1%}" for c in counts.values()))
     told = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
     table.add_row(told, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
-    for axis, name in TITLES.items():
-        table.add_row(name, *(width(s, axis) for s in members.values()))
+    for axis in parent.axes:
+        table.add_row(axis_title(axis), *(width(s, axis) for s in members.values()))
     return table
 
 
@@ -142,12 +142,7 @@ def widths_table(parent: Parent, members: Mapping[str, Subnet]) -> Any:
         cells = []
         for subnet in members.values():
             layer = subnet.by_index.get(i)
-            if layer is None:
-                cells.append("·")
-            elif layer.head_dim is not None:
-                cells.append(f"{layer.heads} x {layer.head_dim}")
-            else:
-                cells.append(str(layer.ffn if layer.ffn is not None else layer.heads))
+            cells.append("·" if layer is None else " x ".join(map(str, layer.widths.values())))
         table.add_row(f"{i} {kind}", *cells)
     return table
 
@@ -163,17 +158,17 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
-    for name in ("of the parent", "memory", "hidden", "FFN", "Mamba", "query heads", "layers"):
+    kinds = path.family.parent.kinds
+    for name in ("of the parent", "memory", "hidden", *(kind.axes[0].words for kind in kinds), "layers"):
         table.add_column(name, justify="right", overflow="fold")
     members, whole = path.members(), path.family.members[0].parameters
     for at in places:
         subnet = path[at]
         told = size(path.family.parent, subnet, spec)
         cells = [f"{told['parameters']:,}", f"{told['parameters'] / whole:.1%}", human_bytes(told["memory"]["bytes"])]
-        cells += [width(subnet, axis) for axis in ("hidden", "ffn")]
-        heads = width(subnet, "mamba_heads")
-        cells.append(heads if heads == "-" else f"{heads}x{width(subnet, 'mamba_head_dim')}")
-        table.add_row(members.get(at, ""), *cells, width(subnet, "attention_heads"), width(subnet, "depth"))
+        cells.append(width(subnet, "hidden"))
+        cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]
+        table.add_row(members.get(at, ""), *cells, width(subnet, "depth"))
     return table
 
 

@@ -16,7 +16,19 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.layout import BY_NAME, ROWS, Tensor, groups, megatron_shape, megatron_tensors, part_sizes, tensors
+from nemo_elastic.kinds.registry import KINDS
+from nemo_elastic.layout import (
+    FIRST,
+    LAST,
+    Tensor,
+    by_name,
+    groups,
+    megatron_shape,
+    megatron_tensors,
+    part_sizes,
+    table,
+    tensors,
+)
 
 from .raw import Raw
 from .torch_io import to_torch
@@ -34,8 +46,11 @@ __all__ = [
 ]
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
-#: what is stored in parts, by its name in layer {i}
-_PARTS = {row.megatron: row.parts for row in ROWS if row.parts}
+
+
+def _parts() -> dict[str, tuple[str, ...]]:
+    """What is stored in parts, by its name in layer {i}."""
+    return {row.megatron: row.parts for row in table() if row.parts}
 
 
 def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -54,7 +69,7 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
         ElasticError: a tensor is missing, has another shape, or does not belong to the member.
     """
     held = megatron_tensors(parent, member)
-    allowed = {t.hf for together in held.values() for t in together} | ({BY_NAME["head"].hf} if parent.tied else set())
+    allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
     unknown = sorted(set(state) - allowed)
     if unknown:
         raise ElasticError(f"tensors: {unknown[0]} is not a tensor of this member ({len(unknown)} such)")
@@ -114,7 +129,7 @@ def _fused(parent: Parent, together: Sequence[tuple[Tensor, torch.Tensor]]) -> t
 
 def parts_of(name: str) -> tuple[str, ...]:
     """Names under which a checkpoint stores the parts of a Megatron tensor; none where it stores it whole."""
-    return tuple(f"{name}.{part}" for part in _PARTS.get(_LAYER.sub("decoder.layers.{i}.", name), ()))
+    return tuple(f"{name}.{part}" for part in _parts().get(_LAYER.sub("decoder.layers.{i}.", name), ()))
 
 
 def to_parts(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -171,8 +186,8 @@ def whole_sizes(stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, .
 
 def extra_states(member: Subnet) -> list[str]:
     """Names of the (empty) `_extra_state` objects of a member's checkpoint."""
-    places = [(row, i) for i, layer in enumerate(member.layers) for row in ROWS if row.layer == layer.type]
-    places += [(row, 0) for row in ROWS if row.layer is None]
+    places = [(row, i) for i, layer in enumerate(member.layers) for row in KINDS[layer.type].rows]
+    places += [(row, 0) for row in (*FIRST, *LAST)]
     return [f"{module.format(i=i)}._extra_state" for row, i in places for module in row.extra]
 
 

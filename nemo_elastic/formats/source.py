@@ -25,7 +25,7 @@ from .raw import Raw
 
 __all__ = ["Origin", "Shapes", "Source", "check_tensors", "same_words"]
 
-_HEAD, _EMBEDDING = (layout.BY_NAME[name].hf for name in ("head", "embedding"))
+_HEAD, _EMBEDDING = (layout.by_name(name).hf for name in ("head", "embedding"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.layout import BY_NAME, selection
+from nemo_elastic.layout import by_name, selection
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
@@ -43,7 +43,7 @@ class Layer:
         def cut(name: str) -> torch.Tensor:
             if case.gated:
                 return own[name]
-            row = BY_NAME[f"mamba.{name}"]
+            row = by_name(f"mamba.{name}")
             return selection(case.shape, row, 0, case.shape.full, case.subnet, 0).take(own[name], 0)
 
         zxbcdt = F.linear(own["x"], cut("in_proj"))

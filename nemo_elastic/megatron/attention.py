@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.attention import SelfAttention
 
+from nemo_elastic.kinds.attention import ATTENTION_HEADS
 from nemo_elastic.nn.attention import causal_attention
 
 from .run import WHOLE, Run
@@ -30,5 +31,5 @@ class ElasticSelfAttention(SelfAttention):
         run.watch("attention", index, y_sbhd)
         gates = run.gates(index)
         if gates is not None:
-            y_sbhd = y_sbhd * gates.width.to(y_sbhd.dtype)[:, None]
+            y_sbhd = y_sbhd * gates[ATTENTION_HEADS].to(y_sbhd.dtype)[:, None]
         return self.linear_proj(y_sbhd.flatten(2), run, run.select("attention.out", 1, index))

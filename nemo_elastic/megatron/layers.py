@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nemo_elastic.kinds.registry import KINDS, OWN
 from nemo_elastic.nn.gates import Probe
 
 from .linear import all_reduce, tensor_group
@@ -17,7 +18,7 @@ from .run import WHOLE, Run
 from .stack import ElasticMambaStack, block
 
 #: sites at which a tensor-parallel rank sees its own blocks of channels, and all tokens
-CHANNELS = frozenset({"mamba_x", "ffn", "ffn_pre", "attention"})
+CHANNELS = frozenset(site for name in OWN for site in (KINDS[name].site, *KINDS[name].sites.values()))
 
 
 @dataclass(frozen=True)

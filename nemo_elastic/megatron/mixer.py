@@ -12,6 +12,7 @@ from megatron.core.ssm import mamba_mixer
 from megatron.core.ssm.mamba_mixer import MambaMixer
 
 from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
 from .norm import GatedNormWeight
@@ -57,12 +58,11 @@ class ElasticMambaMixer(MambaMixer):
         layer = run.layer(index)
         heads, head_dim = self.nheads_local_tp, self.headdim
         if layer is not None:
-            assert layer.heads is not None and layer.head_dim is not None
-            heads, head_dim = layer.heads // run.world, layer.head_dim
+            heads, head_dim = layer.widths[MAMBA_HEADS] // run.world, layer.widths[MAMBA_HEAD_DIM]
         widths = MambaWidths(heads, head_dim, self.ngroups_local_tp, self.d_state)
 
         gates = run.gates(index)
-        gate_i = None if gates is None else gates.channels().to(zxbcdt_sbo.dtype)
+        gate_i = None if gates is None else gates.channels(MAMBA_HEADS, MAMBA_HEAD_DIM).to(zxbcdt_sbo.dtype)
         if gate_i is not None:  # z and x; B, C and dt stay
             rigid = torch.ones(widths.projection - 2 * widths.inner, dtype=gate_i.dtype, device=gate_i.device)
             zxbcdt_sbo = zxbcdt_sbo * torch.cat([gate_i, gate_i, rigid])

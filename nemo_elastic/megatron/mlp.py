@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from megatron.core.transformer.mlp import MLP
 
+from nemo_elastic.kinds.mlp import FFN
+
 from .run import WHOLE, Run
 
 
@@ -25,5 +27,5 @@ class ElasticMLP(MLP):
         run.watch("ffn", index, h_sbf)
         gates = run.gates(index)
         if gates is not None:
-            h_sbf = h_sbf * gates.width.to(h_sbf.dtype)
+            h_sbf = h_sbf * gates[FFN].to(h_sbf.dtype)
         return self.linear_fc2(h_sbf, run, run.select("mlp.down", 1, index))

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, megatron_selection
+from nemo_elastic.kinds.registry import layer_axes
+from nemo_elastic.layout import by_name, megatron_selection
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 from nemo_elastic.prefix import Grid, Selection
 
@@ -75,7 +76,7 @@ class Run:
             return None
         known, key = self._known, (row, dim, index)
         if key not in known:
-            found = megatron_selection(self.parent, BY_NAME[row], dim, self.parent.full, self.subnet, index)
+            found = megatron_selection(self.parent, by_name(row), dim, self.parent.full, self.subnet, index)
             found = found.shard(self.world)
             known[key] = None if found.is_full else found
         return known[key]
@@ -145,15 +146,18 @@ def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.
     def replicated(g: torch.Tensor) -> torch.Tensor:
         return shared(g, group=group) if sequence_parallel else g
 
-    def sharded(g: torch.Tensor) -> torch.Tensor:
+    def sharded(axis: str, g: torch.Tensor) -> torch.Tensor:
+        """This rank's blocks; an axis without blocks lies whole in every block of another."""
+        whole = shared(g, group=group)
+        if layer_axes()[axis][1].blocks is None:
+            return whole
         n = g.shape[0] // group.size()
-        return shared(g, group=group)[group.rank() * n : (group.rank() + 1) * n]
+        return whole[group.rank() * n : (group.rank() + 1) * n]
 
     layers = tuple(
         LayerGates(
-            keep=replicated(g.keep),
-            width=sharded(g.width),
-            head_dim=None if g.head_dim is None else shared(g.head_dim, group=group),
+            replicated(g.keep),
+            {axis: sharded(axis, gate) for axis, gate in g.widths.items()},
         )
         for g in gates.layers
     )

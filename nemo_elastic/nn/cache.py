@@ -7,11 +7,15 @@ Its sizes follow the widths of the member that decodes, so a cache belongs to on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from nemo_elastic.family import ATTENTION, MAMBA, Parent, Subnet
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.attention import ATTENTION
+from nemo_elastic.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.dtype import work_dtype
 
 
@@ -53,13 +57,44 @@ class KeyValueState:
         self.keys_bgld, self.values_bgld = self.keys_bgld[rows], self.values_bgld[rows]
 
 
+def mamba_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> MambaState:
+    """Zeros, as before the first token."""
+    heads, head_dim = layer.widths[MAMBA_HEADS], layer.widths[MAMBA_HEAD_DIM]
+    channels = heads * head_dim + 2 * parent.mamba_groups * parent.state
+    return MambaState(
+        like.new_zeros(batch, channels, parent.conv_kernel - 1),
+        like.new_zeros((batch, heads, head_dim, parent.state), dtype=work_dtype(like)),
+    )
+
+
+def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> KeyValueState:
+    """No token yet."""
+    nothing = like.new_empty(batch, parent.kv_heads, 0, parent.attention_head_dim)
+    return KeyValueState(nothing, nothing)
+
+
+class State(Protocol):
+    """What a layer carries from token to token."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these sequences of the batch, in this order."""
+        ...
+
+
+#: name of a kind -> its state before the first token; others have none
+STATES: dict[str, Callable[[Parent, Layer, int, torch.Tensor], State]] = {
+    MAMBA: mamba_state,
+    ATTENTION: key_value_state,
+}
+
+
 @dataclass
 class Cache:
     """Decoding state of `member` for a batch of sequences that are all `length` tokens long."""
 
     member: Subnet
     batch: int
-    layers: dict[int, MambaState | KeyValueState] = field(default_factory=dict)
+    layers: dict[int, State] = field(default_factory=dict)
     length: int = 0
 
     @classmethod
@@ -67,17 +102,8 @@ class Cache:
         """State before the first token, in the dtype and on the device of the weight `like` (SSM states: float32)."""
         cache = cls(member, batch)
         for layer in member.layers:
-            if layer.type == MAMBA:
-                assert layer.heads is not None and layer.head_dim is not None
-                channels = layer.heads * layer.head_dim + 2 * parent.mamba_groups * parent.state
-                ssm = (batch, layer.heads, layer.head_dim, parent.state)
-                cache.layers[layer.index] = MambaState(
-                    like.new_zeros(batch, channels, parent.conv_kernel - 1),
-                    like.new_zeros(ssm, dtype=work_dtype(like)),
-                )
-            elif layer.type == ATTENTION:
-                nothing = like.new_empty(batch, parent.kv_heads, 0, parent.attention_head_dim)
-                cache.layers[layer.index] = KeyValueState(nothing, nothing)
+            if layer.type in STATES:
+                cache.layers[layer.index] = STATES[layer.type](parent, layer, batch, like)
         return cache
 
     def select(self, rows: torch.Tensor) -> None:

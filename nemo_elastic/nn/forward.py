@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.errors import bad
-from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.family import Parent
 from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.kinds.attention import ATTENTION, ATTENTION_HEADS
+from nemo_elastic.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.kinds.mlp import FFN, MLP
 from nemo_elastic.nn.attention import causal_attention
-from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState
+from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.conv import causal_conv1d
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates, Probe
@@ -155,7 +158,7 @@ class LayerRun:
     w: LayerWeights
     gates: LayerGates | None
     probe: Probe | None
-    state: MambaState | KeyValueState | None
+    state: State | None
 
     def watch(self, site: str, x: torch.Tensor) -> None:
         if self.probe is not None:
@@ -169,7 +172,7 @@ def mlp(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     h_blf = F.relu(h_blf).square()
     run.watch("ffn", h_blf)
     if run.gates is not None:
-        h_blf = h_blf * run.gates.width.to(h_blf.dtype)
+        h_blf = h_blf * run.gates[FFN].to(h_blf.dtype)
     return run.w.linear("down", h_blf)
 
 
@@ -185,21 +188,21 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len).transpose(1, 2)
     run.watch("attention", y_blhd)
     if run.gates is not None:
-        y_blhd = y_blhd * run.gates.width.to(y_blhd.dtype)[:, None]
+        y_blhd = y_blhd * run.gates[ATTENTION_HEADS].to(y_blhd.dtype)[:, None]
     return run.w.linear("out", y_blhd.flatten(2))
 
 
 def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Mamba-2: input projection [z | x | B | C | dt], convolution, scan, gated norm, output projection."""
-    w, parent, layer = run.w, run.parent, run.w.layer
-    assert layer.heads is not None and layer.head_dim is not None
-    groups = parent.mamba_groups
-    widths = MambaWidths(layer.heads, layer.head_dim, groups, parent.state)
+    w, parent = run.w, run.parent
+    groups, heads, head_dim = parent.mamba_groups, *(w.layer.widths[axis] for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM))
+    widths = MambaWidths(heads, head_dim, groups, parent.state)
     z_bli, xbc_blc, dt_blh = widths.split(w.linear("in_proj", x_bld))
     gate_i = count_g = None
     if run.gates is not None:
-        gate_i = run.gates.channels().to(z_bli.dtype)
-        count_g = run.gates.channels().unflatten(0, (groups, -1)).sum(-1)
+        channels = run.gates.channels(MAMBA_HEADS, MAMBA_HEAD_DIM)
+        gate_i = channels.to(z_bli.dtype)
+        count_g = channels.unflatten(0, (groups, -1)).sum(-1)
         z_bli = z_bli * gate_i
         xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(widths.convolved - widths.inner)])
     run.watch("mamba_x", widths.scanned(xbc_blc)[0])
@@ -241,5 +244,7 @@ def _scan(
     return y_blhp
 
 
+#: (normalised stream [b, l, d], run) -> what the layer adds [b, l, d]
 Mixer = Callable[[torch.Tensor, LayerRun], torch.Tensor]
+#: name of a kind -> its forward
 MIXERS: dict[str, Mixer] = {MAMBA: mamba, MLP: mlp, ATTENTION: attention}

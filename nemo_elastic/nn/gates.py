@@ -9,12 +9,13 @@ zeros and ones, which is the masked-hard oracle that must equal the slice in log
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.registry import HIDDEN
 
 #: probe(site, layer index, activation): called by a model at the points whose importance is scored.
 #: Sites: "hidden" every norm's output (layer index -1: the final norm) [..., D]; "mamba_x" the x part of in_proj's
@@ -30,18 +31,22 @@ class LayerGates:
 
     Attributes:
         keep: 0-dim, multiplies the layer's residual output.
-        width: [ffn] for an MLP, [heads] for Mamba (SSM heads) and attention (query heads).
-        head_dim: [head_dim], Mamba only: shared by its heads.
+        widths: axis -> [its width], of every axis of the layer's kind. One of an axis that each block has (the
+            channels of a Mamba head) is shared by the blocks.
     """
 
     keep: torch.Tensor
-    width: torch.Tensor
-    head_dim: torch.Tensor | None = None
+    widths: Mapping[str, torch.Tensor]
 
-    def channels(self) -> torch.Tensor:
-        """Gate per inner channel of a Mamba layer, head-major: [heads * head_dim]."""
-        assert self.head_dim is not None
-        return (self.width[:, None] * self.head_dim).reshape(-1)
+    def __getitem__(self, axis: str) -> torch.Tensor:
+        return self.widths[axis]
+
+    def channels(self, *axes: str) -> torch.Tensor:
+        """Gate per channel of a product of axes, the first one outermost: [product of their widths]."""
+        out = self.widths[axes[0]]
+        for axis in axes[1:]:
+            out = (out[:, None] * self.widths[axis]).reshape(-1)
+        return out
 
 
 @dataclass
@@ -64,21 +69,13 @@ class Gates:
             gate[tuple(slice(n) for n in grid.kept)] = 1
             return gate.reshape(-1)
 
-        widths = {MLP: "ffn", MAMBA: "mamba_heads", ATTENTION: "attention_heads"}
         layers = []
-        for i, kind in enumerate(parent.types):
+        for i in range(parent.num_layers):
             kept = subnet.by_index.get(i)
-            layer = kept or parent.layer(i)
-            k = layer.ffn if kind == MLP else layer.heads
-            assert k is not None
-            layers.append(
-                LayerGates(
-                    keep=torch.tensor(float(kept is not None), dtype=dtype, device=device),
-                    width=mask(widths[kind], k),
-                    head_dim=mask("mamba_head_dim", layer.head_dim) if layer.head_dim is not None else None,
-                )
-            )
-        return cls(mask("hidden", subnet.hidden), tuple(layers))
+            widths = (kept or parent.layer(i)).widths
+            keep = torch.tensor(float(kept is not None), dtype=dtype, device=device)
+            layers.append(LayerGates(keep, {axis: mask(axis, k) for axis, k in widths.items()}))
+        return cls(mask(HIDDEN, subnet.hidden), tuple(layers))
 
 
 #: How a model runs a micro-batch: whole, as a slice, or gated.

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import MAMBA, Layer, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, Row, rows, selection, tensors
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.mamba import MAMBA
+from nemo_elastic.kinds.record import Row
+from nemo_elastic.kinds.registry import KINDS
+from nemo_elastic.layout import rows, selection, tensors
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,9 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
     )
 
 
-@lru_cache
 def layer_rows(kind: str) -> dict[str, Row]:
-    """Rows of the layout table for a layer of a type, by their names without its prefix."""
-    return {row.name.partition(".")[2]: row for row in BY_NAME.values() if row.layer == kind}
+    """Rows of the layout table for a layer of a kind, by their names without its prefix."""
+    return {row.name.partition(".")[2]: row for row in KINDS[kind].rows}
 
 
 @lru_cache(maxsize=4096)

@@ -15,8 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.errors import bad
+from nemo_elastic.family import Parent
 from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.kinds.attention import ATTENTION
+from nemo_elastic.kinds.mamba import MAMBA
+from nemo_elastic.kinds.mlp import MLP
 
 __all__ = [
     "SPAN",
@@ -151,11 +155,19 @@ def _output_gates(parent: Parent, shards: Sharding, gated: bool) -> float:
     return 2 * stream(parent, shards) if gated else 0.0
 
 
+#: name of a kind -> bytes per token of one layer
+LAYERS = {MAMBA: mamba, MLP: mlp, ATTENTION: attention}
+
+
 def layer(parent: Parent, kind: str, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
-    """Bytes per token of one layer of a type."""
-    if kind == MAMBA:
-        return mamba(parent, shards, gated, kernels)
-    return {MLP: mlp, ATTENTION: attention}[kind](parent, shards, gated, kernels)
+    """Bytes per token of one layer of a kind.
+
+    Raises:
+        ElasticError: a kind whose activations no one has counted.
+    """
+    if kind not in LAYERS:
+        raise bad("parent.pattern", kind, f"activations are counted of {', '.join(LAYERS)}")
+    return LAYERS[kind](parent, shards, gated, kernels)
 
 
 def saved(

@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import LAYER_AXES, MAMBA_HEAD_DIM, Parent
+from nemo_elastic.family import Parent
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
@@ -87,11 +87,10 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
     """
-    for axis, (kind, _) in LAYER_AXES.items():
-        if kind in parent.types and axis != MAMBA_HEAD_DIM:
-            blocks = parent.axis(axis).blocks
-            if blocks % tensor:
-                return f"TP {tensor} does not divide the {blocks} blocks of {axis}"
+    for axis in (axis for kind in parent.kinds for axis in kind.axes if axis.blocks is not None):
+        blocks = parent.axis(axis.name).blocks
+        if blocks % tensor:
+            return f"TP {tensor} does not divide the {blocks} blocks of {axis.name}"
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
     if tensor > run.node or (run.gpus > run.node and run.node % tensor):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from nemo_elastic.config import FROZEN, DistillConfig
-from nemo_elastic.family import MAMBA, Parent
-from nemo_elastic.layout import ROWS, Row, rows, shape
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.mamba import MAMBA
+from nemo_elastic.kinds.record import Row
+from nemo_elastic.layout import by_name, rows, shape
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 
@@ -56,7 +58,7 @@ def _local(parent: Parent, stage: Stage, tensor: int) -> Iterator[tuple[Row, flo
             count *= n
         yield row, count / (tensor if row.parallel is not None else 1)
     if parent.tied and stage.last and not stage.first:  # the last stage has its own copy of a tied embedding
-        yield next(r for r in ROWS if r.name == "embedding"), parent.vocab * parent.hidden / tensor
+        yield by_name("embedding"), parent.vocab * parent.hidden / tensor
 
 
 def local_parameters(parent: Parent, stage: Stage, tensor: int) -> int:

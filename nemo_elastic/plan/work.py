@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from nemo_elastic.budget import inclusion
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import flops_per_token
-from nemo_elastic.family import DEPTH, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.registry import DEPTH
 from nemo_elastic.shapes import Space, uniform_family
 
 from .activations import HALF, SINGLE, Sharding

@@ -12,7 +12,7 @@ from nemo_elastic.config import integer
 from nemo_elastic.errors import bad
 from nemo_elastic.family import known_fields
 
-FFN_SITES = {"activation": "ffn", "first": "ffn_pre"}
+FFN = ("activation", "first")
 AGGREGATIONS = ("l2_mean", "mean")
 DEPTH_SCORES = ("mse", "cosine")
 
@@ -42,7 +42,7 @@ class RankOptions:
 
     def __post_init__(self) -> None:
         keep_plain(self)
-        for name, allowed in (("ffn", tuple(FFN_SITES)), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
+        for name, allowed in (("ffn", FFN), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
             if getattr(self, name) not in allowed:
                 raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
         integer("rank.depth_samples", self.depth_samples, 1, "at least 1")

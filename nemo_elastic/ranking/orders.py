@@ -14,10 +14,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import ATTENTION_HEADS, HIDDEN, LAYER_AXES, MAMBA_HEADS, Parent
-
-#: axes whose blocks are groups that a channel belongs to; elsewhere blocks are only a storage layout
-GROUPED = (MAMBA_HEADS, ATTENTION_HEADS)
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.registry import HIDDEN, KINDS, layer_axes
 
 Orders = Mapping[str, np.ndarray]
 
@@ -26,9 +24,8 @@ def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
     """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None."""
     yield HIDDEN, HIDDEN, None
     for i, kind in enumerate(parent.types):
-        for axis, (own, _) in LAYER_AXES.items():
-            if own == kind:
-                yield f"{axis}.{i}", axis, i
+        for axis in KINDS[kind].widths:
+            yield f"{axis}.{i}", axis, i
 
 
 def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
@@ -71,4 +68,5 @@ def check_orders(parent: Parent, orders: Orders) -> None:
 
 
 def _groups(parent: Parent, axis: str) -> int:
-    return parent.axis(axis).blocks if axis in GROUPED else 1
+    """Groups that a channel belongs to; elsewhere blocks are only a layout in storage."""
+    return parent.axis(axis).blocks if axis != HIDDEN and layer_axes()[axis][1].grouped else 1

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import ATTENTION, MAMBA, MLP, Parent
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.kinds.record import Kind
+from nemo_elastic.kinds.registry import KINDS
 from nemo_elastic.ranking.layered import Shards
-from nemo_elastic.ranking.options import FFN_SITES, RankOptions
+from nemo_elastic.ranking.options import RankOptions
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -39,18 +42,12 @@ class Statistics:
     def __init__(self, parent: Parent, options: RankOptions | None = None, shards: Shards | None = None) -> None:
         self.parent, self.shards = parent, shards
         self.options = options or RankOptions()
-        ffn = FFN_SITES[self.options.ffn]
-        shapes = {
-            MAMBA: ("mamba_x", (parent.mamba_heads, parent.mamba_head_dim)),
-            MLP: (ffn, (parent.ffn,)),
-            ATTENTION: ("attention", (parent.attention_heads, parent.attention_head_dim)),
-        }
         self.sums: dict[str, torch.Tensor] = {}
         for i in (*range(parent.num_layers), -1):
             self.sums[f"hidden.{i}"] = torch.zeros(parent.hidden, dtype=torch.float64)
         for i, kind in enumerate(parent.types):
-            site, shape = shapes[kind]
-            self.sums[f"{site}.{i}"] = torch.zeros(shape, dtype=torch.float64)
+            shape = tuple(parent.size(term) for term in KINDS[kind].shape)
+            self.sums[f"{self._site(kind)}.{i}"] = torch.zeros(shape, dtype=torch.float64)
             if self.options.depth == "cosine":
                 self.sums[f"cosine.{i}"] = torch.zeros(1, dtype=torch.float64)
         self.samples = dict.fromkeys(self.sums, 0)
@@ -68,6 +65,9 @@ class Statistics:
         mean_over_tokens = self._whole(site, activation.detach().float().abs().mean(dim=1))
         power = 2 if self.options.aggregation == "l2_mean" else 1
         self._add(name, mean_over_tokens.double().pow(power).sum(dim=0), len(activation))
+
+    def _site(self, kind: str) -> str:
+        return KINDS[kind].sites.get(self.options.ffn, KINDS[kind].site)
 
     def _residual(self, site: str, layer: int, activation: torch.Tensor) -> None:
         name = f"cosine.{layer}"
@@ -137,12 +137,8 @@ class Statistics:
         # Added over norms after the root, as each norm is its own measurement of the same channels.
         out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(self.parent.types):
-            if kind == MLP:
-                out[f"ffn.{i}"] = done[f"{FFN_SITES[self.options.ffn]}.{i}"]
-            elif kind == ATTENTION:
-                out[f"attention_heads.{i}"] = np.linalg.norm(done[f"attention.{i}"], axis=1)
-            else:
-                out |= _mamba(i, done[f"mamba_x.{i}"], self.options.head_channels)
+            found = axis_scores(KINDS[kind], done[f"{self._site(kind)}.{i}"], self.options.head_channels)
+            out |= {f"{axis}.{i}": scores for axis, scores in found.items()}
         if self.options.depth == "cosine":
             out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])
         return out
@@ -158,11 +154,25 @@ class Statistics:
         return total / samples
 
 
-def _mamba(layer: int, s_hp: np.ndarray, top: int | None) -> Mapping[str, np.ndarray]:
-    """Channels by their norm over heads, heads by the norm of their best channels (Minitron-SSM)."""
-    channels = np.linalg.norm(s_hp, axis=0)
-    best = np.argsort(-channels, kind="stable")[:top]
-    return {
-        f"mamba_head_dim.{layer}": channels,
-        f"mamba_heads.{layer}": np.linalg.norm(s_hp[:, best], axis=1),
-    }
+def axis_scores(kind: Kind, activation: np.ndarray, head_channels: int | None = None) -> dict[str, np.ndarray]:
+    """Importance on every axis of a layer: the norm over all else; of heads over their best channels (Minitron-SSM).
+
+    Args:
+        kind: of the layer.
+        activation: aggregated magnitudes, [size of each term of `kind.shape`].
+        head_channels: how many channels score a Mamba head; None for all.
+    """
+    out: dict[str, np.ndarray] = {}
+    for dim in reversed(range(activation.ndim)):
+        axis = kind.shape[dim]
+        if axis not in kind.widths:
+            continue
+        others = tuple(d for d in range(activation.ndim) if d != dim)
+        if len(others) == 1:
+            out[axis] = np.linalg.norm(activation, axis=others[0])
+        else:
+            out[axis] = np.sqrt(np.square(activation).sum(axis=others)) if others else activation
+        if axis == MAMBA_HEAD_DIM:
+            best = np.argsort(-out[axis], kind="stable")[:head_channels]
+            activation = np.take(activation, best, axis=dim)
+    return out

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sorting a parent by a ranking, so that every member is a blocked prefix of every tensor.
 
-Driven by `layout.ROWS` alone: each dimension is a concatenation of parts, each part a product of terms, and a term
+Driven by the layout table alone: each dimension is a concatenation of parts, each part a product of terms, and a term
 that is an axis is permuted by its order. The function of the model does not change (method §3).
 """
 
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import HIDDEN, LAYER_AXES, Parent
-from nemo_elastic.layout import Row, sizes, tensors
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.record import Row
+from nemo_elastic.kinds.registry import HIDDEN, layer_axes
+from nemo_elastic.layout import sizes, tensors
 from nemo_elastic.ranking.ranking import Ranking
 
 
@@ -48,7 +50,7 @@ def permutation(ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int
 def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None) -> np.ndarray:
     if term == HIDDEN:
         return parent.axis(term).order_to_layout(ranking.orders[HIDDEN])
-    if term in LAYER_AXES:
+    if term in layer_axes():
         return parent.axis(term).order_to_layout(ranking.orders[f"{term}.{layer}"])
     return np.arange(size)
 

@@ -10,16 +10,10 @@ from dataclasses import dataclass, replace
 
 from nemo_elastic.budget import AxisConfig, Budget
 from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import (
-    ATTENTION_HEADS,
-    AXES,
-    DEPTH,
-    FFN,
-    HIDDEN,
-    MAMBA_HEAD_DIM,
-    MAMBA_HEADS,
-    Parent,
-)
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.kinds.mlp import FFN
+from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN
 
 
 @dataclass(frozen=True)
@@ -27,8 +21,8 @@ class Narrow:
     """How narrow a rehearsal's layers are.
 
     Attributes:
-        least: axis -> the smallest choice is at least so wide, in each of the axis's blocks.
-        multiple: axis -> every choice is a multiple of it, in each block.
+        least: axis -> the smallest choice is at least so wide, in each of the axis's blocks; 1 unless given.
+        multiple: axis -> every choice is a multiple of it, in each block; 1 unless given.
         state, head_channels, vocab: SSM state, channels of an attention head, tokens.
     """
 
@@ -41,15 +35,15 @@ class Narrow:
 
 #: widths that two cores train, and that a GPU's kernels take: mamba_ssm wants rows and head sizes that 8 divides
 ON_CPU = Narrow(
-    least={HIDDEN: 48, FFN: 8, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 4, ATTENTION_HEADS: 1},
-    multiple={HIDDEN: 2, FFN: 1, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 1, ATTENTION_HEADS: 1},
+    least={HIDDEN: 48, FFN: 8, MAMBA_HEAD_DIM: 4},
+    multiple={HIDDEN: 2},
     state=8,
     head_channels=4,
     vocab=512,
 )
 ON_GPU = Narrow(
-    least={HIDDEN: 192, FFN: 16, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 32, ATTENTION_HEADS: 1},
-    multiple={HIDDEN: 8, FFN: 8, MAMBA_HEADS: 1, MAMBA_HEAD_DIM: 8, ATTENTION_HEADS: 1},
+    least={HIDDEN: 192, FFN: 16, MAMBA_HEAD_DIM: 32},
+    multiple={HIDDEN: 8, FFN: 8, MAMBA_HEAD_DIM: 8},
     state=16,
     head_channels=32,
     vocab=512,
@@ -70,14 +64,13 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     parent = config.parent_shape(parent)
     choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
     blocks = {name: parent.axis(name).blocks for name in AXES if name != DEPTH}
-    less = {name: _narrower(choices[name], blocks[name], by.least[name], by.multiple[name]) for name in blocks}
+    less = {
+        name: _narrower(choices[name], own, by.least.get(name, 1), by.multiple.get(name, 1))
+        for name, own in blocks.items()
+    }
     small = replace(
         parent,
-        hidden=less[HIDDEN][0],
-        ffn=less[FFN][0],
-        mamba_heads=less[MAMBA_HEADS][0],
-        mamba_head_dim=less[MAMBA_HEAD_DIM][0],
-        attention_heads=less[ATTENTION_HEADS][0],
+        **{axis: choices[0] for axis, choices in less.items()},
         state=by.state,
         attention_head_dim=by.head_channels,
         vocab=by.vocab,

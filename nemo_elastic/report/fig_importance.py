@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter
 
-from ..family import ATTENTION_HEADS, FFN, HIDDEN, MAMBA_HEAD_DIM, MAMBA_HEADS, SYMBOL
+from ..kinds.mlp import FFN
+from ..kinds.registry import DEPTH, HIDDEN, layer_axes
 from ..ranking import Ranking
 from .labels import halo
 from .load import Run
-from .palette import AXES, INK, KIND_WORDS, KINDS, LIGHT, MUTED, SHARES
+from .palette import INK, LIGHT, MUTED, SHARES, axis_colour, kind_colour
 from .style import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
 
 #: places of a sorted curve that are drawn
@@ -27,15 +28,21 @@ def draw(run: Run, sheet: Sheet) -> Drawing | None:
     ranking = run.ranking
     if ranking is None or not any(np.any(np.asarray(s) > 0) for s in ranking.scores.values()):
         return None
-    rows, columns = (6, 1) if sheet.narrow else (3, 2)
+    shown = ranking.parent.axes
+    rows, columns = (len(shown), 1) if sheet.narrow else (-(-len(shown) // 2), 2)
     figure = new_figure(sheet.width, 2.35 * rows)
-    grid = figure.subplots(rows, columns).flat
-    _hidden(grid[0], ranking, run, sheet)
-    _ffn(grid[1], ranking)
-    _heat(grid[2], ranking, MAMBA_HEADS, "Mamba heads", "head, most important first")
-    _heat(grid[3], ranking, MAMBA_HEAD_DIM, "Mamba head channels", "channel, most important first")
-    _heat(grid[4], ranking, ATTENTION_HEADS, "attention heads", "query head, most important first")
-    _depth(grid[5], ranking, sheet)
+    grid = list(figure.subplots(rows, columns).flat)
+    for place, axis in zip(grid, (*(a for a in shown if a != DEPTH), DEPTH), strict=False):
+        if axis == HIDDEN:
+            _hidden(place, ranking, run, sheet)
+        elif axis == DEPTH:
+            _depth(place, ranking, sheet)
+        elif axis == FFN:  # too many neurons for a row of each layer
+            _ffn(place, ranking)
+        else:
+            _heat(place, ranking, axis, layer_axes()[axis][1].words, "most important first")
+    for place in grid[len(shown) :]:
+        place.set_axis_off()
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # pyright: ignore
     return Drawing(
         figure,
@@ -72,7 +79,7 @@ def _hidden(axes: Axes, ranking: Ranking, run: Run, sheet: Sheet) -> None:
     x = np.unique(np.linspace(1, len(scores), min(len(scores), MOST_CHANNELS)).round())
     y = scores[x.astype(int) - 1]
     axes.fill_between(x, y, color=LIGHT["area"], lw=0, step="mid")
-    axes.step(x, y, where="mid", color=AXES[HIDDEN], lw=1.6)
+    axes.step(x, y, where="mid", color=axis_colour(HIDDEN), lw=1.6)
     axes.set_xlim(0.5, len(scores) + 0.5)
     _log(axes, scores)
     if axes.get_yscale() == "linear":
@@ -92,10 +99,11 @@ def _ffn(axes: Axes, ranking: Ranking) -> None:
     layers = _of(ranking, FFN)
     if not layers:
         return _empty(axes, "FFN neurons")
+    paint = axis_colour(FFN)
     for x, (_, scores) in enumerate(layers):
         low, first, middle, third, high = np.quantile(scores, [0.05, 0.25, 0.5, 0.75, 0.95])
-        axes.plot([x, x], [low, high], color=AXES[FFN], lw=1.6)
-        axes.plot([x, x], [first, third], color=AXES[FFN], lw=min(9.0, 120 / len(layers)), solid_capstyle="butt")
+        axes.plot([x, x], [low, high], color=paint, lw=1.6)
+        axes.plot([x, x], [first, third], color=paint, lw=min(9.0, 120 / len(layers)), solid_capstyle="butt")
         axes.plot(x, middle, "o", color="white", mec=INK, mew=1.3, ms=5.5 if len(layers) < 13 else 3, zorder=5)
     _log(axes, np.concatenate([np.quantile(s, [0.05, 0.95]) for _, s in layers]))
     step = -(-len(layers) // 12)
@@ -143,7 +151,7 @@ def _depth(axes: Axes, ranking: Ranking, sheet: Sheet) -> None:
     log = max(values) / min(values) > 20
     floor = min(values) / 3 if log else 0.0
     for x, (layer, score) in enumerate(zip(ranking.depth, ranking.depth_scores, strict=True)):
-        paint = KINDS[types[layer]]
+        paint = kind_colour(types[layer])
         if score is None:
             axes.bar(x, max(values), 0.75, bottom=0, color="white", edgecolor=paint, hatch="///", lw=1.0)
         else:
@@ -155,13 +163,12 @@ def _depth(axes: Axes, ranking: Ranking, sheet: Sheet) -> None:
         axes.set_ylim(floor, max(values) * 2)
     room = 10 if sheet.narrow else 16
     many = len(types) > room
-    labels = [f"{layer}" if many else f"{SYMBOL[types[layer]]}\n{layer}" for layer in ranking.depth]
+    labels = [f"{layer}" if many else f"{ranking.parent.pattern[layer]}\n{layer}" for layer in ranking.depth]
     step = -(-len(types) // room)
     axes.set_xticks(range(len(types))[::step], labels[::step], fontsize=10)
     axes.grid(visible=False, axis="x")
     what = "logit change (MSE)" if ranking.options.depth == "mse" else "1 − cosine"
     axes.set(title="depth", xlabel="layers, first to be dropped at the left", ylabel=what)
-    used = [k for k in KINDS if k in types]
-    axes.legend(handles=[Patch(color=KINDS[k], label=KIND_WORDS[k]) for k in used], loc="upper left",
-                handlelength=1.0, handletextpad=0.5)  # fmt: skip
+    patches = [Patch(color=kind_colour(kind.name), label=kind.words) for kind in ranking.parent.kinds]
+    axes.legend(handles=patches, loc="upper left", handlelength=1.0, handletextpad=0.5)
     return None

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .labels import name_lines
 from .load import Phase, Run
-from .palette import AXES, AXIS_WORDS, INK, LIGHT, MUTED
+from .palette import INK, LIGHT, axis_colour, axis_words
 from .style import Drawing, Sheet, colour, new_figure, short, thin
 
 TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
@@ -61,10 +61,10 @@ def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet, end: flo
         x, y = phase.series(f"entropy_{axis}", until)
         if not x:
             continue
-        paint = AXES.get(axis, MUTED)
+        paint = axis_colour(axis)
         axes.plot(*thin(x, y), color=paint, lw=0.8, alpha=0.3)
         axes.plot(*thin(x, smooth(y)), color=paint, lw=2.2, marker=_dot(x))
-        items.append((sum(y) / len(y), AXIS_WORDS.get(axis, short(axis)), paint))
+        items.append((sum(y) / len(y), axis_words(axis), paint))
     axes.set_ylim(-0.03, 1.04)
     axes.set(title="entropy: 1 undecided, 0 decided", ylabel="share of uniform")
     name_lines(axes, sheet, end, items)

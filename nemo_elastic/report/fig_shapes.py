@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from ..family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
+from ..family import Layer, Parent, Subnet
 from ..manifest import why_not_nested
 from .load import Run
-from .palette import INK, KIND_WORDS, KINDS, LIGHT, MUTED, PAPER, SHARES
+from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour
 from .style import Drawing, Sheet, level, new_figure, on_level, share_scale, short
 
 
@@ -92,17 +92,16 @@ def _hidden(axes: Axes, top: float, width: int, share: float, final: bool) -> No
 def _kinds(axes: Axes, parent: Parent, height: float, letters: bool) -> float:
     """What kind every layer is: its letter, or a strip of colours where there is no room. Gives the lower limit."""
     n = parent.num_layers
-    axes.set_xticks(np.arange(n) + 0.5, [SYMBOL[t] for t in parent.types], fontsize=11, fontweight="bold")
+    axes.set_xticks(np.arange(n) + 0.5, list(parent.pattern), fontsize=11, fontweight="bold")
     for tick, kind in zip(axes.get_xticklabels(), parent.types, strict=True):
-        tick.set_color(KINDS[kind])
+        tick.set_color(kind_colour(kind))
     if not letters:
         axes.set_xticks([])
         for i, kind in enumerate(parent.types):
-            axes.add_patch(Rectangle((i, height + 0.25), 1, 0.4, color=KINDS[kind], lw=0))
-    used = [k for k in KINDS if k in parent.types]
+            axes.add_patch(Rectangle((i, height + 0.25), 1, 0.4, color=kind_colour(kind), lw=0))
     axes.get_figure().legend(  # pyright: ignore[reportOptionalMemberAccess]
-        handles=[Patch(color=KINDS[k], label=f"{SYMBOL[k]} {KIND_WORDS[k]}") for k in used], loc="outside lower left",
-        ncols=len(used), handlelength=0.8, handletextpad=0.5, columnspacing=1.2,
+        handles=[Patch(color=kind_colour(k.name), label=f"{k.symbol} {k.words}") for k in parent.kinds],
+        loc="outside lower left", ncols=len(parent.kinds), handlelength=0.8, handletextpad=0.5, columnspacing=1.2,
     )  # fmt: skip
     return height if letters else height + 0.65
 
@@ -110,9 +109,8 @@ def _kinds(axes: Axes, parent: Parent, height: float, letters: bool) -> float:
 def kept_share(parent: Parent, layer: Layer) -> float:
     """Share of a layer's inner width that is kept (Mamba: heads times their channels), 0 to 1."""
     share = 1.0
-    for axis, (kind, field) in LAYER_AXES.items():
-        if kind == layer.type:
-            share *= getattr(layer, field) / parent.axis(axis).size
+    for axis, width in layer.widths.items():
+        share *= width / parent.size(axis)
     return share
 
 

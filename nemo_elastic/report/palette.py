@@ -7,6 +7,8 @@ Pictures are drawn in the light values; `svg` turns each into a CSS variable, so
 
 from __future__ import annotations
 
+from nemo_elastic.kinds.registry import layer_axes
+
 #: name -> (light, dark); text in any of the first twelve has a contrast of 4.5 and more on paper and on every band
 PALETTE: dict[str, tuple[str, str]] = {
     "ink": ("#1b2430", "#e8ecf1"),
@@ -53,10 +55,9 @@ INK, MUTED, GREY, PAPER, FAINT = (LIGHT[n] for n in ("ink", "muted", "grey", "pa
 PARENT = LIGHT["parent"]
 MEMBERS = tuple(LIGHT[f"m{i}"] for i in range(1, 9))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-#: kinds of layer, and the axes of a family
-KINDS = {"mamba": LIGHT["m1"], "mlp": LIGHT["m6"], "attention": LIGHT["m3"]}
-KIND_WORDS = {"mamba": "Mamba-2", "mlp": "MLP", "attention": "attention"}
-AXES = {
+#: kinds of layer, and the axes of a family; those of registered kinds take a colour that is left
+_KINDS = {"mamba": LIGHT["m1"], "mlp": LIGHT["m6"], "attention": LIGHT["m3"]}
+_AXES = {
     "hidden": INK,
     "ffn": LIGHT["m6"],
     "mamba_heads": LIGHT["m1"],
@@ -64,15 +65,22 @@ AXES = {
     "attention_heads": LIGHT["m3"],
     "depth": LIGHT["m4"],
 }
-AXIS_WORDS = {
-    "hidden": "hidden width",
-    "ffn": "FFN width",
-    "mamba_heads": "Mamba heads",
-    "mamba_head_dim": "Mamba head channels",
-    "attention_heads": "attention heads",
-    "depth": "depth",
-}
 SHARES = tuple(LIGHT[f"s{i}"] for i in range(11))
+
+
+def kind_colour(kind: str) -> str:
+    """Colour of a kind of layer."""
+    return _KINDS.get(kind, LIGHT["m7"])
+
+
+def axis_colour(axis: str) -> str:
+    """Colour of an axis."""
+    return _AXES.get(axis, LIGHT["m7"])
+
+
+def axis_words(axis: str) -> str:
+    """What pictures call an axis."""
+    return layer_axes()[axis][1].words if axis in layer_axes() else {"hidden": "hidden width"}.get(axis, axis)
 
 
 def variables(dark: bool) -> str:

@@ -22,8 +22,10 @@ import torch
 
 from nemo_elastic import layout
 from nemo_elastic.errors import bad
-from nemo_elastic.family import MLP, Layer, Parent, Subnet
-from nemo_elastic.layout import BY_NAME, Row, selection
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.mlp import FFN, MLP
+from nemo_elastic.kinds.record import Row
+from nemo_elastic.layout import by_name, selection
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights, layer_rows
 from nemo_elastic.prefix import Chain, Selection, nested_order
 
@@ -109,8 +111,8 @@ class Storage:
 
     def weights(self, member: Subnet) -> Weights:
         """What a forward of `member`, nested in `held`, reads. Layers are cut when they first run."""
-        head = BY_NAME["embedding" if self.parent.tied else "head"]
-        embedding, norm, head = (self.cut(member, r)[0] for r in (BY_NAME["embedding"], BY_NAME["final_norm"], head))
+        head = by_name("embedding" if self.parent.tied else "head")
+        embedding, norm, head = (self.cut(member, r)[0] for r in (by_name("embedding"), by_name("final_norm"), head))
         return Weights(self.parent, member, embedding, CutLayers(self, member), norm, head)
 
     def cut(
@@ -179,6 +181,6 @@ class CutLayers(Sequence[LayerWeights]):
         own = {n: self._storage.cut(self._member, row, layer, self._made) for n, row in layer_rows(layer.type).items()}
         tensors = {name: t for name, (t, _) in own.items()}
         places = {name: at for name, (_, at) in own.items() if at is not None}
-        if layer.type == MLP and len(tensors["up"]) == layer.ffn:
+        if layer.type == MLP and len(tensors["up"]) == layer.widths[FFN]:
             places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
         return LayerWeights(layer, tensors, places)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nemo_elastic.config import Budget
-from nemo_elastic.family import ATTENTION, AXES, DEPTH, HIDDEN, MAMBA, MLP, Subnet
-from nemo_elastic.shapes.price import TABLE_AXES
+from nemo_elastic.family import Subnet
+from nemo_elastic.kinds.registry import DEPTH, HIDDEN, KINDS
 from nemo_elastic.shapes.space import Space
 
 #: A miss below this is not worth an uneven cut; above it, one percent of cost outweighs 0.2 of spread.
@@ -58,15 +58,15 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
     price = space.price(budget)
     active = space.active(upper)
     allowed: dict[str, list[int]] = {}
-    for axis in AXES:
+    for axis in space.axes:
         least = max((upper[s] for s in space.positions(axis) if active[s]), default=0)
         found = list(range(least, len(space.choices[axis])))
         if axis in fixed:
             found = [i for i in found if space.choices[axis][i] == fixed[axis]] or found[:1]
         allowed[axis] = found
-    counting = [a for a in AXES if len(space.choices[a]) > 1 and a not in fixed]
-    share = {a: np.array([space.choices[a][i] for i in allowed[a]]) / space.choices[a][0] for a in AXES}
-    inner = [a for kind in (MLP, MAMBA, ATTENTION) for a in TABLE_AXES[kind]]
+    counting = [a for a in space.axes if len(space.choices[a]) > 1 and a not in fixed]
+    share = {a: np.array([space.choices[a][i] for i in allowed[a]]) / space.choices[a][0] for a in space.axes}
+    inner = [a for a in space.axes if a not in (HIDDEN, DEPTH)]
 
     def along(axis: str, values: np.ndarray) -> np.ndarray:
         return values.reshape([-1 if a == axis else 1 for a in inner])
@@ -81,7 +81,7 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
         for k, d in enumerate(allowed[DEPTH]):
             cost = np.full((1,) * len(inner), price.base[h])
             for kind, table in price.tables.items():
-                axes = TABLE_AXES[kind]
+                axes = KINDS[kind].widths
                 part = table[h][np.ix_(*(allowed[a] for a in axes))]
                 shape = [len(allowed[a]) if a in axes else 1 for a in inner]
                 number = sum(bool(space.kept[d, i]) for i, t in enumerate(space.parent.types) if t == kind)

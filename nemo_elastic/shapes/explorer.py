@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nemo_elastic.config import Budget
-from nemo_elastic.family import DEPTH, MAMBA_HEAD_DIM, MAMBA_HEADS, Subnet
+from nemo_elastic.family import Subnet
+from nemo_elastic.kinds.mamba import MAMBA
+from nemo_elastic.kinds.registry import DEPTH, KINDS
 from nemo_elastic.shapes.even import uniform
 from nemo_elastic.shapes.price import Price
 from nemo_elastic.shapes.projection import fit
@@ -181,7 +183,7 @@ class Explorer:
 
     def guess(self, goal: Goal, end: int) -> None:
         """Even cuts: of everything, of everything but Mamba, and the same two for every depth."""
-        whole_mamba = {a: self.space.choices[a][0] for a in (MAMBA_HEADS, MAMBA_HEAD_DIM)}
+        whole_mamba = {a: self.space.choices[a][0] for a in KINDS[MAMBA].widths}
         depths = self.space.choices[DEPTH]
         fixed: list[tuple[str, dict[str, int]]] = [("even", {}), ("mamba", whole_mamba)]
         if len(depths) > 1:

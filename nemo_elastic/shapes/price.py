@@ -16,13 +16,11 @@ import numpy as np
 
 from nemo_elastic.config import Budget
 from nemo_elastic.errors import bad
-from nemo_elastic.family import ATTENTION, DEPTH, HIDDEN, LAYER_AXES, MAMBA, MLP, Layer, Subnet
+from nemo_elastic.family import Layer, Subnet
+from nemo_elastic.kinds.registry import DEPTH, HIDDEN, KINDS
 
 if TYPE_CHECKING:
     from nemo_elastic.shapes.space import Space
-
-#: axes of each type's table, after the hidden one
-TABLE_AXES = {kind: tuple(a for a, (k, _) in LAYER_AXES.items() if k == kind) for kind in (MAMBA, MLP, ATTENTION)}
 
 
 class Price:
@@ -32,7 +30,7 @@ class Price:
         budget: what is priced.
         target: its limit; whole: the parent's cost.
         base: cost of what is outside the layers, float64 [hidden choices].
-        tables: type of layer -> its cost, float64 [hidden choices, choices of each of `TABLE_AXES[type]`].
+        tables: type of layer -> its cost, float64 [hidden choices, choices of each axis of the kind].
     """
 
     def __init__(self, space: Space, budget: Budget) -> None:
@@ -43,11 +41,11 @@ class Price:
         self.base = np.array(bare, dtype=np.float64)
         self.tables: dict[str, np.ndarray] = {}
         for kind in dict.fromkeys(parent.types):
-            fields = [LAYER_AXES[a][1] for a in TABLE_AXES[kind]]
-            table = np.zeros((len(bare), *(len(choices[a]) for a in TABLE_AXES[kind])))
+            axes = KINDS[kind].widths
+            table = np.zeros((len(bare), *(len(choices[axis]) for axis in axes)))
             for at in np.ndindex(table.shape):
-                widths = [choices[a][i] for a, i in zip(TABLE_AXES[kind], at[1:], strict=True)]
-                layer = Layer(parent.types.index(kind), kind, **dict(zip(fields, widths, strict=True)))
+                widths = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
+                layer = Layer(parent.types.index(kind), kind, widths)
                 table[at] = budget.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
             self.tables[kind] = table
         self._layers = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}
@@ -77,7 +75,7 @@ class Price:
         h, kept = chosen(HIDDEN), self.space.kept[chosen(DEPTH)[:, 0]]
         total = self.base[h[:, 0]]
         for kind, table in self.tables.items():
-            each = table[(h, *(chosen(axis) for axis in TABLE_AXES[kind]))]
+            each = table[(h, *(chosen(axis) for axis in KINDS[kind].widths))]
             kept_n = kept[:, self._layers[kind]]
             # One width for all layers: their number is all that matters.
             total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nemo_elastic.config import Budget
-from nemo_elastic.family import AXES, Subnet, intersect
+from nemo_elastic.family import Subnet, intersect
 from nemo_elastic.shapes.price import Price
 from nemo_elastic.shapes.space import Space
 
@@ -147,7 +147,7 @@ class _Departure:
     def __init__(self, space: Space, price: Price, origin: np.ndarray) -> None:
         shares, self.rows = space.shares, np.arange(len(space.slots))
         self.table = np.abs(shares - shares[self.rows, origin][:, None])
-        axes = [space.positions(a) for a in AXES if space.positions(a)]
+        axes = [space.positions(a) for a in space.axes if space.positions(a)]
         self.means = np.zeros((len(self.rows), len(axes)))
         for column, slots in enumerate(axes):
             self.means[list(slots), column] = 1 / len(slots)

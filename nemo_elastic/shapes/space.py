@@ -17,7 +17,9 @@ import numpy as np
 
 from nemo_elastic.config import AxisConfig, Budget
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Layer, Parent, Subnet
+from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.attention import ATTENTION
+from nemo_elastic.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.shapes.price import Price
 
 Code = tuple[int, ...]
@@ -40,8 +42,8 @@ def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tu
         drop_order: layers from least to most important; those that it does not name are never dropped.
         number: attention layers to keep, or all that the parent has.
     """
-    named = [i for i in drop_order if parent.types[i] == "attention"]
-    safe = parent.types.count("attention") - len(named)
+    named = [i for i in drop_order if parent.types[i] == ATTENTION]
+    safe = parent.types.count(ATTENTION) - len(named)
     last = named[len(named) - max(0, number - safe) :] if number > safe else []
     return (*(i for i in drop_order if i not in last), *last)
 
@@ -57,7 +59,8 @@ class Space:
             many every member keeps (`AxisConfig.keep_attention`).
 
     Attributes:
-        slots: every decision, free axes only, in the order of `family.AXES` and then of layers.
+        axes: their names, `Parent.axes`.
+        slots: every decision, free axes only, in the order of `Parent.axes` and then of layers.
         full: the parent as a member; smallest: the last choice everywhere.
 
     Raises:
@@ -65,10 +68,10 @@ class Space:
     """
 
     def __init__(self, parent: Parent, axes: Mapping[str, AxisConfig], drop_order: Sequence[int] = ()) -> None:
-        self.parent = parent
+        self.parent, self.axes = parent, parent.axes
         self.choices: dict[str, tuple[int, ...]] = {}
         self.per_layer: dict[str, bool] = {}
-        for axis in AXES:
+        for axis in self.axes:
             full = parent.num_layers if axis == DEPTH else parent.axis(axis).size
             own = axes.get(axis)
             self.choices[axis] = tuple(own.choices) if own is not None else (full,)
@@ -85,13 +88,13 @@ class Space:
         self.drop_order = keep_attention(parent, self.drop_order, attention)
         self.slots = tuple(
             Slot(axis, layer, self.choices[axis])
-            for axis in AXES
+            for axis in self.axes
             if len(self.choices[axis]) > 1
             for layer in (self.layers_of(axis) if self.per_layer[axis] else (None,))
         )
         self.sizes = np.array([len(s.choices) for s in self.slots], dtype=np.int64)
         self._slot = {(s.axis, s.layer): i for i, s in enumerate(self.slots)}
-        self._positions = {a: tuple(i for i, s in enumerate(self.slots) if s.axis == a) for a in AXES}
+        self._positions = {a: tuple(i for i, s in enumerate(self.slots) if s.axis == a) for a in self.axes}
         self._prices: dict[str, Price] = {}
         self._layers: dict[tuple[int, tuple[int, ...]], Layer] = {}
 
@@ -104,13 +107,14 @@ class Space:
     def reordered(self, drop_order: Sequence[int]) -> Space:
         """The same choices with another drop order, which is taken as it is."""
         axes = {
-            a: AxisConfig(self.choices[a], self.per_layer[a], keep_attention=0 if a == DEPTH else None) for a in AXES
+            axis: AxisConfig(choices, self.per_layer[axis], keep_attention=0 if axis == DEPTH else None)
+            for axis, choices in self.choices.items()
         }
         return Space(self.parent, axes, drop_order)
 
     def layers_of(self, axis: str) -> tuple[int, ...]:
         """Parent indices of the layers that have a per-layer axis."""
-        return tuple(i for i, kind in enumerate(self.parent.types) if kind == LAYER_AXES[axis][0])
+        return tuple(i for i, kind in enumerate(self.parent.types) if axis in KINDS[kind].widths)
 
     def slot(self, axis: str, layer: int | None = None) -> int | None:
         """Position in a code of the decision on `axis` that concerns `layer`; None where the axis is rigid."""
@@ -157,12 +161,11 @@ class Space:
 
     def _layer(self, code: Sequence[int] | np.ndarray, i: int) -> Layer:
         kind = self.parent.types[i]
-        own = [(axis, field) for axis, (k, field) in LAYER_AXES.items() if k == kind]
-        widths = tuple(self.choices[axis][self.index(code, axis, i)] for axis, _ in own)
-        if (i, widths) not in self._layers:
-            named = {field: width for (_, field), width in zip(own, widths, strict=True)}
-            self._layers[i, widths] = self.parent.layer(i, **named)
-        return self._layers[i, widths]
+        widths = {axis: self.choices[axis][self.index(code, axis, i)] for axis in KINDS[kind].widths}
+        key = (i, tuple(widths.values()))
+        if key not in self._layers:
+            self._layers[key] = Layer(i, kind, widths)
+        return self._layers[key]
 
     def encode(self, member: Subnet) -> Code:
         """The code of a member; layers that it drops get the middle choice of those it keeps.
@@ -187,9 +190,8 @@ class Space:
         if tuple(expected) != member.kept:
             raise bad("member: layers", list(member.kept), f"this ranking keeps {expected.tolist()} at that depth")
         for layer in member.layers:
-            for axis, (kind, field) in LAYER_AXES.items():
-                if kind == layer.type:
-                    choose(axis, layer.index, getattr(layer, field))
+            for axis, width in layer.widths.items():
+                choose(axis, layer.index, width)
         for slot, found in seen.items():
             if len(found) > 1:
                 axis = self.slots[slot].axis
@@ -199,7 +201,9 @@ class Space:
         return tuple(int(i) for i in self._fill_dormant(code, set(seen)))
 
     def _fill_dormant(self, code: np.ndarray, seen: set[int]) -> np.ndarray:
-        for axis in LAYER_AXES:
+        for axis in self.axes:
+            if axis in (HIDDEN, DEPTH):
+                continue
             slots = self.positions(axis)
             active = sorted(int(code[s]) for s in slots if s in seen)
             for s in slots:
@@ -215,7 +219,7 @@ class Space:
     def active_at(self) -> np.ndarray:
         """`active` for every depth choice, bool [depth choices, slots]."""
         concerns = [
-            (s.layer,) if s.layer is not None else self.layers_of(s.axis) if s.axis in LAYER_AXES else None
+            (s.layer,) if s.layer is not None else self.layers_of(s.axis) if s.axis in layer_axes() else None
             for s in self.slots
         ]
         rows = [[layers is None or bool(kept[list(layers)].any()) for layers in concerns] for kept in self.kept]
@@ -249,7 +253,7 @@ class Space:
     def describe(self, code: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Chosen widths by axis, for traces: an integer, or a list over layers where each chooses its own."""
         out: dict[str, Any] = {}
-        for axis in AXES:
+        for axis in self.axes:
             chosen = [s.choices[code[i]] for i, s in enumerate(self.slots) if s.axis == axis]
             if chosen:
                 out[axis] = chosen if self.per_layer[axis] else chosen[0]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nemo_elastic.family import LAYER_AXES
 from nemo_elastic.shapes.space import Space
 
 #: Prior standard deviations: of an axis' steps, of a group of layers, of one layer; and the noise, all in units of the
@@ -46,7 +45,7 @@ class Surrogate:
         self.space, self.groups = space, groups
         self.cut = [1 - np.array(s.choices) / s.choices[0] for s in space.slots]
         self.whole = [s for s in range(len(space.slots)) if space.slots[s].layer is None]
-        self.own = [a for a in LAYER_AXES if space.per_layer[a] and space.positions(a)]
+        self.own = [a for a in space.axes if space.per_layer[a] and space.positions(a)]
         self.parts = [g for g in groups if len(g) and space.slots[g[0]].layer is not None]
         self.prior = self._prior()
 

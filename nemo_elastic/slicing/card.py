@@ -9,23 +9,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, memory, parameters
-from nemo_elastic.family import AXES, DEPTH, HIDDEN, LAYER_AXES, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
+from nemo_elastic.kinds.registry import DEPTH, HIDDEN, layer_axes
 from nemo_elastic.manifest import FILE, Family
 
 from .runs_in import runs_in
 
-__all__ = ["TITLES", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
+__all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
-TITLES = {
-    HIDDEN: "hidden size",
-    "ffn": "FFN width",
-    "mamba_heads": "Mamba heads",
-    "mamba_head_dim": "Mamba head dimension",
-    "attention_heads": "attention heads",
-    DEPTH: "layers",
-}
+_TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
+
+
+def axis_title(axis: str) -> str:
+    """What tables call an axis."""
+    return _TITLES[axis] if axis in _TITLES else layer_axes()[axis][1].words
 
 
 def human(count: float) -> str:
@@ -48,7 +47,7 @@ def width(member: Subnet, axis: str) -> str:
     """Width of a member on an axis; a range where its layers differ."""
     if axis == DEPTH:
         return str(len(member.layers))
-    widths = member.widths(axis) if axis in LAYER_AXES else (member.hidden,)
+    widths = (member.hidden,) if axis == HIDDEN else member.widths(axis)
     if not widths:
         return "-"
     low, high = min(widths), max(widths)
@@ -127,7 +126,8 @@ def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
     sizes = [human_bytes(memory(parent, m, spec)) for m in members.values()]
     rows[f"memory ({spec.weights}, {spec.batch} x {spec.length} tokens)"] = sizes
-    rows |= {TITLES[axis]: [width(m, axis) for m in members.values()] for axis in (DEPTH, *AXES[:-1])}
+    axes = (DEPTH, *(axis for axis in parent.axes if axis != DEPTH))
+    rows |= {axis_title(axis): [width(m, axis) for m in members.values()] for axis in axes}
     out = ["| | " + " | ".join(members) + " |", "|---|" + "---:|" * len(members)]
     return out + [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
 

@@ -13,7 +13,7 @@ import numpy as np
 from nemo_elastic import __version__, layout
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import DEPTH, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.files import atomic_dir, check_output, read_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
 from nemo_elastic.formats.hf.write import entries_of, write_model, write_text
@@ -22,6 +22,7 @@ from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.kinds.registry import DEPTH
 from nemo_elastic.manifest import Family, why_not_nested
 
 from .card import family_card

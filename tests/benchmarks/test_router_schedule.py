@@ -15,7 +15,9 @@ from benchmarks.study import schedule
 from benchmarks.study.made_up import MadeUp, best, make_up
 from benchmarks.study.simulate import Optimizer, Routers, draws, train
 from nemo_elastic.config import AxisConfig, ElasticConfig, RouterConfig
-from nemo_elastic.family import FFN, LAYER_AXES, Parent
+from nemo_elastic.family import Parent
+from nemo_elastic.kinds.mlp import FFN
+from nemo_elastic.kinds.registry import layer_axes
 from nemo_elastic.router import Router
 from nemo_elastic.shapes import project_family
 
@@ -60,7 +62,7 @@ def test_a_loss_grows_with_every_step_down_and_is_one_at_the_smallest_member() -
     for loss in (made, judged):
         assert loss(np.zeros(len(loss.space.slots), dtype=int))[0] == 0
         assert loss(loss.space.sizes - 1)[0] == pytest.approx(1)
-        assert (loss.dropped > sum(_whole(loss, a) for a in LAYER_AXES)).all(), "a dropped layer loses all it has"
+        assert (loss.dropped > sum(_whole(loss, a) for a in layer_axes())).all(), "a dropped layer loses all it has"
         for steps in loss.lost.values():
             assert (np.diff(steps, axis=1) > 0).all(), "the first steps down lose least"
 
@@ -135,7 +137,7 @@ def _expected(made: MadeUp, pi: dict[str, torch.Tensor]) -> torch.Tensor:
     kept = (pi["depth"] @ torch.from_numpy(made.space.kept).float())[0]
     total = ((1 - kept) * torch.from_numpy(made.dropped).float()).sum()
     total = total + (pi["hidden"][0] * torch.from_numpy(made.table("hidden")[0]).float()).sum()
-    for axis in LAYER_AXES:
+    for axis in layer_axes():
         for row, layer in enumerate(made.space.layers_of(axis)):
             p = pi[axis][row if made.space.per_layer[axis] else 0]
             total = total + kept[layer] * (p * torch.from_numpy(made.table(axis)[row]).float()).sum()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.registry import KINDS, layer_axes, per_layer_axes
 from nemo_elastic.layout import megatron_selection, tensors
 from nemo_elastic.nn.gates import Gates
 
@@ -65,15 +66,13 @@ def members(draw: st.DrawFn, tiny: bool = False) -> tuple[Parent, Subnet]:
         least = (n + 1) // 2 if axis in ("hidden", "mamba_head_dim") and not tiny else 1
         return prefix.blocks * draw(st.just(n) | st.integers(least, n))
 
-    shared = {a: width(a) for a in ("ffn", "mamba_heads", "attention_heads")}
-    per_layer, head_dim = draw(st.booleans()), width("mamba_head_dim")
+    shared = {a: width(a) for a in layer_axes()}
+    per_layer = per_layer_axes() if draw(st.booleans()) else ()
     layers = []
     for i, kind in enumerate(parent.types):
         if draw(st.sampled_from([True, True, True, False])) or (i == 0):
-            axis = {"mlp": "ffn", "mamba": "mamba_heads", "attention": "attention_heads"}[kind]
-            k = width(axis) if per_layer else shared[axis]
-            own = {"ffn": k} if kind == "mlp" else {"heads": k}
-            layers.append(Layer(i, kind, **own, **({"head_dim": head_dim} if kind == "mamba" else {})))
+            own = {axis: width(axis) if axis in per_layer else shared[axis] for axis in KINDS[kind].widths}
+            layers.append(Layer(i, kind, own))
     return parent, Subnet(width("hidden"), tuple(layers)).validate(parent)
 
 

@@ -37,7 +37,7 @@ def test_same_logits_whole_sliced_and_gated(parent: object) -> None:
     hard = Gates.of(parent, member)
     soft = Gates(
         0.2 + 0.8 * hard.hidden,
-        tuple(LayerGates(0.5 + 0.5 * x.keep, 0.3 + 0.7 * x.width, x.head_dim) for x in hard.layers),
+        tuple(LayerGates(0.5 + 0.5 * x.keep, {a: 0.3 + 0.7 * t for a, t in x.widths.items()}) for x in hard.layers),
     )
     for choice in (None, member, hard, soft):
         model.state.choice = choice

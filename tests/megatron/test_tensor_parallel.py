@@ -50,15 +50,15 @@ def gates() -> Gates:
     hard = Gates.of(PARENT, MEMBER)
     g = torch.Generator().manual_seed(5)
 
-    def soften(t: torch.Tensor | None) -> torch.Tensor | None:
-        return None if t is None else (0.3 + 0.7 * torch.rand(t.shape, generator=g)).requires_grad_()
+    def soften(t: torch.Tensor) -> torch.Tensor:
+        return (0.3 + 0.7 * torch.rand(t.shape, generator=g)).requires_grad_()
 
-    layers = tuple(LayerGates(soften(x.keep), soften(x.width), soften(x.head_dim)) for x in hard.layers)  # pyright: ignore
-    return Gates(soften(hard.hidden), layers)  # pyright: ignore
+    layers = tuple(LayerGates(soften(x.keep), {a: soften(t) for a, t in x.widths.items()}) for x in hard.layers)
+    return Gates(soften(hard.hidden), layers)
 
 
 def gate_leaves(g: Gates) -> list[torch.Tensor]:
-    return [g.hidden, *(t for x in g.layers for t in (x.keep, x.width, x.head_dim) if t is not None)]
+    return [g.hidden, *(t for x in g.layers for t in (x.keep, *x.widths.values()))]
 
 
 def objective(z: torch.Tensor) -> torch.Tensor:

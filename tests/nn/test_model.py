@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import AXES, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.registry import AXES, KINDS
 from nemo_elastic.layout import selection, tensors
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
@@ -100,7 +101,7 @@ def test_gates_have_the_right_gradients(data):
     parent = data.draw(parents(max_layers=4))
     model = NemotronH.random(parent, dtype=torch.float64)
     whole = Gates.of(parent, parent.full, dtype=torch.float64)
-    leaves = [t for g in whole.layers for t in (g.keep, g.width, g.head_dim) if t is not None] + [whole.hidden]
+    leaves = [t for g in whole.layers for t in (g.keep, *g.widths.values())] + [whole.hidden]
     for leaf in leaves:
         leaf.mul_(0.7).requires_grad_()
     analytic = torch.autograd.grad(model(tokens_of(parent), whole).square().mean(), leaves)
@@ -145,8 +146,7 @@ def test_soft_gates_are_the_formula_of_the_method(data):
     hidden = gate(parent.hidden)
     layers = []
     for kind in parent.types:
-        width = {"mlp": parent.ffn, "mamba": parent.mamba_heads, "attention": parent.attention_heads}[kind]
-        layers.append(LayerGates(gate()[()], gate(width), gate(parent.mamba_head_dim) if kind == "mamba" else None))
+        layers.append(LayerGates(gate()[()], {axis: gate(parent.size(axis)) for axis in KINDS[kind].widths}))
     gates = Gates(hidden, tuple(layers))
     # Every norm averages over the sum of its gates instead of its size: with weights grown by sqrt(sum / size) and an
     # epsilon shrunk by it, a stock norm does the same. Epsilon aside (taken as tiny), the rest is gated weights.
@@ -163,11 +163,10 @@ def test_soft_gates_are_the_formula_of_the_method(data):
         prefix = f"backbone.layers.{i}."
         state[prefix + "norm.weight"] *= hidden * grow
         out = {"mlp": "down_proj", "mamba": "out_proj", "attention": "o_proj"}[kind]
-        columns = g.width
+        columns = g.channels(*KINDS[kind].widths)
         if kind == "attention":
-            columns = g.width.repeat_interleave(parent.attention_head_dim)
+            columns = columns.repeat_interleave(parent.attention_head_dim)
         if kind == "mamba":
-            columns = g.channels()
             inner = len(columns)
             state[prefix + "mixer.in_proj.weight"][: 2 * inner] *= torch.cat([columns, columns])[:, None]
             count = columns.unflatten(0, (parent.mamba_groups, -1)).sum(-1)
@@ -282,7 +281,7 @@ def test_wrong_choices_are_refused():
     with pytest.raises(ElasticError, match="sized for the parent"):
         held(tokens, Gates.of(PARENT, small))
     with pytest.raises(ElasticError, match="multiples of 2"):
-        model(tokens, Subnet(8, (PARENT.layer(0, heads=3),)))
+        model(tokens, Subnet(8, (PARENT.layer(0, mamba_heads=3),)))
     with pytest.raises(ElasticError, match="must have made it"):
         model(tokens, small, cache=model.init_cache(2))
     with pytest.raises(ElasticError, match="batch of 3"):

@@ -18,6 +18,7 @@ import torch
 
 from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.kinds.registry import layer_axes
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT
@@ -47,13 +48,10 @@ def uneven(parent: Parent) -> Subnet:
     layers = []
     for n, layer in enumerate(parent.full.layers[1:]):
         cut = {}
-        for field, blocks in (("ffn", parent.ffn_stripes), ("head_dim", 1)):
-            if (size := getattr(layer, field)) is not None:
-                cut[field] = max(blocks, size - n * blocks)
-        if layer.heads is not None:
-            blocks = parent.mamba_groups if layer.type == "mamba" else parent.kv_heads
-            cut["heads"] = max(blocks, layer.heads - n % 3 * blocks)
-        layers.append(replace(layer, **cut))
+        for axis, width in layer.widths.items():
+            blocks, heads = parent.axis(axis).blocks, layer_axes()[axis][1].grouped
+            cut[axis] = max(blocks, width - (n % 3 if heads else n) * blocks)
+        layers.append(replace(layer, widths=cut))
     return Subnet(parent.hidden - 3, tuple(layers)).validate(parent)
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from nemo_elastic.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.family import Parent
-from nemo_elastic.layout import BY_NAME, tensors
+from nemo_elastic.layout import by_name, tensors
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import LayerWeights, Places
 from tests.shapes import PARENT
@@ -83,7 +83,7 @@ def test_state_dict_has_the_names_of_hugging_face_and_round_trips():
 
 def test_wrong_weights_are_refused_by_name():
     state = NemotronH.random(PARENT).state_dict()
-    head = BY_NAME["head"].hf
+    head = by_name("head").hf
     with pytest.raises(ElasticError, match=f"{head}: missing"):
         NemotronH(PARENT, {k: v for k, v in state.items() if k != head})
     with pytest.raises(ElasticError, match="bias: not of this model"):

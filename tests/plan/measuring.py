@@ -31,10 +31,8 @@ def open_gates(parent: Parent) -> Gates:
     gates = Gates.of(parent, parent.full)
     gates.hidden.requires_grad_()
     for layer in gates.layers:
-        layer.keep.requires_grad_()
-        layer.width.requires_grad_()
-        if layer.head_dim is not None:
-            layer.head_dim.requires_grad_()
+        for gate in (layer.keep, *layer.widths.values()):
+            gate.requires_grad_()
     return gates
 
 

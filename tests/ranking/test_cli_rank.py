@@ -116,7 +116,7 @@ def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys)
 
 def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path, capsys):
     """As training ranks with the block's axes.mamba_head_dim: nemo.shaping takes its smallest choice."""
-    from nemo_elastic.family import MAMBA_HEADS
+    from nemo_elastic.kinds.mamba import MAMBA_HEADS
 
     whole = PARENT.mamba_head_dim
     scores = {}

@@ -10,8 +10,9 @@ import pytest
 
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.cost import parameters
-from nemo_elastic.family import AXES, Parent
+from nemo_elastic.family import Parent
 from nemo_elastic.kernels import check_widths
+from nemo_elastic.kinds.registry import AXES
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, ON_GPU, Narrow, narrow
 from nemo_elastic.shapes import Space, uniform_family

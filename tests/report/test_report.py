@@ -220,7 +220,7 @@ def test_shapes_have_a_row_for_every_step_of_finding_them(demo_run):
         ("1.1m", ["search", "router", "trained"]),
         ("0.8m", ["search", "router", "trained"]),
     ]
-    half = loaded.parent.layer(0, heads=8, head_dim=12)
+    half = loaded.parent.layer(0, mamba_heads=8, mamba_head_dim=12)
     assert kept_share(loaded.parent, half) == 0.5 * 0.75
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nemo_elastic.config import AxisConfig, Budget, RouterConfig
-from nemo_elastic.family import AXES, HIDDEN
+from nemo_elastic.kinds.registry import AXES, HIDDEN
 from nemo_elastic.router import Router
 from nemo_elastic.shapes import Space
 from tests.shapes import PARENT
@@ -20,7 +20,7 @@ LEAST, MOST = 1e-6, 1e6  # of tau and of scale, see RouterConfig
 def gradients(router: Router, budget: int, tau: float, scale: float) -> list[torch.Tensor]:
     """Of everything that a soft micro-batch differentiates: gates, and the budget loss."""
     routed = router.gates(budget, tau, scale, noise=(3, 1))
-    touched = [routed.gates.hidden, *(x.keep for x in routed.gates.layers), *(x.width for x in routed.gates.layers)]
+    touched = [routed.gates.hidden, *(t for x in routed.gates.layers for t in (x.keep, *x.widths.values()))]
     loss = sum(t.square().sum() for t in touched) + router.budget_loss(routed, budget)
     loss.backward()
     assert all(bool(t.isfinite().all()) for t in touched)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config import AxisConfig, Budget, RouterConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import AXES, DEPTH, HIDDEN
+from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.router import Router
 from nemo_elastic.shapes import uniform_family
@@ -46,10 +46,9 @@ def decided(router: Router, code, monkeypatch) -> None:
 def assert_same_gates(a: Gates, b: Gates) -> None:
     assert torch.equal(a.hidden, b.hidden)
     for x, y in zip(a.layers, b.layers, strict=True):
-        assert torch.equal(x.keep, y.keep) and (x.head_dim is None) == (y.head_dim is None)
+        assert torch.equal(x.keep, y.keep) and x.widths.keys() == y.widths.keys()
         if x.keep:  # the widths of a layer that is not kept multiply nothing
-            assert torch.equal(x.width, y.width)
-            assert x.head_dim is None or torch.equal(x.head_dim, y.head_dim)
+            assert all(torch.equal(gate, y[axis]) for axis, gate in x.widths.items())
 
 
 @some
@@ -81,10 +80,8 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
     router = router_of(space, (Budget("full"),), seed)
     routed = router.gates("full", tau=0.7, noise=(0, seed), hard=False)
     pi, parent = routed.probabilities, space.parent
-    widths = {"mlp": "ffn", "mamba": "mamba_heads", "attention": "attention_heads"}
-    for i, kind in enumerate(parent.types):
-        axis = widths[kind]
-        gate = routed.gates.layers[i].width
+    for i, axis in ((i, axis) for i, kind in enumerate(parent.types) for axis in KINDS[kind].widths):
+        gate = routed.gates.layers[i][axis]
         row = pi[axis][space.layers_of(axis).index(i) if len(pi[axis]) > 1 else 0]
         prefix = parent.axis(axis)
         kept_by = torch.zeros(prefix.size)
@@ -93,7 +90,7 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
         torch.testing.assert_close(gate.detach(), kept_by)
         # ones exactly on what every choice keeps
         assert torch.all(gate[torch.from_numpy(prefix.grid(space.choices[axis][-1]).indices())] == 1)
-        expected = getattr(routed.expected.layers[i], "ffn" if kind == "mlp" else "heads")
+        expected = routed.expected.layers[i].widths[axis]
         assert float(gate.detach().sum()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float(routed.gates.hidden.detach().sum()) == pytest.approx(float(routed.expected.hidden.detach()), rel=1e-5)
 
@@ -236,7 +233,9 @@ def test_hard_gates_have_the_gradient_of_soft_ones_on_dropped_channels_too():
     for hard in (False, True):
         gates = router.gates("small", noise=(0, 0), hard=hard).gates
         weights = torch.arange(1.0, 129.0)  # no two channels count alike
-        total = (gates.hidden * weights).sum() + sum(x.keep * i + x.width.sum() for i, x in enumerate(gates.layers))
+        total = (gates.hidden * weights).sum()
+        for i, x in enumerate(gates.layers):
+            total = total + x.keep * i + sum(gate.sum() for gate in x.widths.values())
         grads.append(torch.autograd.grad(total, list(router.parameters()), allow_unused=True))
     for soft, hard in zip(*grads):
         assert (soft is None) == (hard is None)
@@ -346,7 +345,8 @@ def test_a_saved_router_comes_back_with_its_prior_and_its_drop_order():
     a, b = (r.gates("small", 0.5, 2.0, noise=(4, 1)) for r in (router, fresh))
     assert a.choice == b.choice
     for x, y in zip(a.gates.layers, b.gates.layers):
-        assert torch.equal(x.keep, y.keep) and torch.equal(x.width, y.width)
+        assert torch.equal(x.keep, y.keep) and x.widths.keys() == y.widths.keys()
+        assert all(torch.equal(gate, y[axis]) for axis, gate in x.widths.items())
     assert copy.deepcopy(router).choose("small") == router.choose("small")
 
 

@@ -156,7 +156,7 @@ def test_what_is_refused(folder, tmp_path):
     with pytest.raises(ElasticError, match=r"'6B' is not in this family; did you mean '6b'\? it has 12b, 9b, 6b"):
         family.select("6B")
     with pytest.raises(ElasticError, match="multiples of 2"):
-        family.select(replace(SMALL, layers=(PARENT.layer(0, heads=3),)))
+        family.select(replace(SMALL, layers=(PARENT.layer(0, mamba_heads=3),)))
     with pytest.raises(ElasticError, match="nothing: no such folder"):
         load_family(tmp_path / "nothing")
 

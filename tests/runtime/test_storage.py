@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.family import AXES, LAYER_AXES, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.registry import AXES, layer_axes
 from nemo_elastic.layout import rows, selection, shape
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.prefix import nested_order
@@ -107,7 +108,7 @@ def test_a_shape_between_members_reads_no_more_than_the_next_larger_member(data)
         assert all(n <= most for n, most in zip(t.shape, upper[key], strict=True))
 
 
-@pytest.mark.parametrize("axis", LAYER_AXES)
+@pytest.mark.parametrize("axis", layer_axes())
 def test_along_one_axis_every_width_is_a_prefix(axis):
     """Widths that no member has cost what they keep."""
     blocks, size = PARENT.axis(axis).blocks, PARENT.axis(axis).size

@@ -25,13 +25,13 @@ TWO = replace(PARENT, pattern="M-M*-*")
             "transformers (its own code), vLLM (its own code)",
         ),
         (
-            Subnet(16, (TWO.layer(3, heads=2), TWO.layer(5, heads=4))),
+            Subnet(16, (TWO.layer(3, attention_heads=2), TWO.layer(5, attention_heads=4))),
             "transformers (its own code), vLLM (its own code)",
         ),
-        (Subnet(16, (TWO.layer(0, heads=4), TWO.layer(2), TWO.layer(3))), "transformers (its own code)"),
+        (Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2), TWO.layer(3))), "transformers (its own code)"),
         (TWO.uniform([0, 1, 2, 4]), "transformers (no cache, so slow), vLLM, NeMo"),
         (
-            Subnet(16, (TWO.layer(0, heads=4), TWO.layer(2))),
+            Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2))),
             "transformers (its own code; no cache, so slow)",
         ),
     ],

@@ -140,7 +140,7 @@ def test_no_attention_no_cache(tmp_path):
 
 
 def test_per_layer_widths_bring_their_code(tmp_path):
-    uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    uneven = Subnet(16, (PARENT.layer(1, ffn=8), PARENT.layer(4, ffn=12)))
     write(tmp_path / "family", PARENT)
     slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=uneven)
     files = contents(tmp_path / "cut")
@@ -148,7 +148,7 @@ def test_per_layer_widths_bring_their_code(tmp_path):
         compile(files[name], name, "exec")
     assert b"trust_remote_code=True" in files["README.md"] and b"cannot serve" not in files["README.md"]
     assert open_source(tmp_path / "cut").held == uneven
-    heads = Subnet(16, (PARENT.layer(0, heads=4), PARENT.layer(2)))
+    heads = Subnet(16, (PARENT.layer(0, mamba_heads=4), PARENT.layer(2)))
     slice_checkpoint(tmp_path / "family", tmp_path / "heads", subnet=heads)
     assert "vLLM needs the same Mamba heads" in (tmp_path / "heads" / "README.md").read_text()
 
@@ -186,8 +186,8 @@ def test_force_replaces_and_never_the_source(tmp_path):
         ({"member": "../small"}, "is not in this family"),
         ({"member": "small", "format": "gguf"}, "format: 'gguf' is not allowed; one of hf, nemo"),
         ({"subnet": replace(PARENT.full, hidden=17)}, "hidden: 17 is not allowed; allowed are 1 to 16"),
-        ({"subnet": Subnet(16, (Layer(0, "mamba", heads=3, head_dim=4),))}, "heads: 3 .* in multiples of 2"),
-        ({"subnet": Subnet(16, (Layer(0, "mlp", ffn=4),))}, "layer 0 of the parent is 'mamba'"),
+        ({"subnet": Subnet(16, (PARENT.layer(0, mamba_heads=3),))}, "mamba_heads: 3 .* in multiples of 2"),
+        ({"subnet": Subnet(16, (Layer(0, "mlp", {"ffn": 4}),))}, "layer 0 of the parent is 'mamba'"),
     ],
 )
 def test_a_wrong_wish_leaves_nothing(wanted, message, tmp_path):
@@ -203,7 +203,7 @@ def test_what_a_member_has_lost_cannot_be_cut_from_it(tmp_path):
     for subnet, why in (
         (PARENT.full, "hidden 16 is above 8"),
         (PARENT.uniform([2], hidden=4), "layer 2 was dropped there"),
-        (PARENT.uniform([0], hidden=4), "layer 0 has heads 6, above 4"),
+        (PARENT.uniform([0], hidden=4), "layer 0 has mamba_heads 6, above 4"),
     ):
         with pytest.raises(ElasticError, match=f"not inside {tmp_path / 'small'}: {why}"):
             slice_checkpoint(tmp_path / "small", tmp_path / "cut", subnet=subnet)
@@ -239,7 +239,7 @@ def test_tensors_can_be_cut_one_by_one(tmp_path):
 
 def test_nemo_needs_one_width_per_layer_type(tmp_path):
     write(tmp_path / "family", PARENT)
-    uneven = Subnet(16, (Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    uneven = Subnet(16, (PARENT.layer(1, ffn=8), PARENT.layer(4, ffn=12)))
     with pytest.raises(ElasticError, match="the same in all layers of a type"):
         slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=uneven, format="nemo")
     assert [p.name for p in tmp_path.iterdir()] == ["family"]

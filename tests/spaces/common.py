@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from nemo_elastic.config import AxisConfig, Budget, ElasticConfig
-from nemo_elastic.family import AXES, DEPTH, LAYER_AXES
+from nemo_elastic.kinds.registry import DEPTH, layer_axes, per_layer_axes
 from nemo_elastic.plan import preset
 from nemo_elastic.shapes import Space
 from tests.shapes import NANO_12B
@@ -57,16 +57,16 @@ def spaces(draw: st.DrawFn, max_layers: int = 5) -> Space:
     """Any choices of any axes of any small parent, layers dropped in any order."""
     parent = draw(parents(max_layers=max_layers))
     axes: dict[str, AxisConfig] = {}
-    for axis in AXES:
+    for axis in parent.axes:
         if axis == DEPTH:
             full, blocks = parent.num_layers, 1
         else:
-            if axis in LAYER_AXES and LAYER_AXES[axis][0] not in parent.types:
+            if axis in layer_axes() and layer_axes()[axis][0] not in parent.kinds:
                 continue
             full, blocks = parent.axis(axis).size, parent.axis(axis).blocks
         smaller = [k * blocks for k in range(1, full // blocks)]
         chosen = draw(st.sets(st.sampled_from(smaller), max_size=3)) if smaller else set()
-        own = axis in ("ffn", "mamba_heads", "attention_heads") and draw(st.booleans())
+        own = axis in per_layer_axes() and draw(st.booleans())
         axes[axis] = AxisConfig((full, *sorted(chosen, reverse=True)), per_layer=own)
     return Space(parent, axes, draw(st.permutations(range(parent.num_layers))))
 

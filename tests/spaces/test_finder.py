@@ -40,12 +40,10 @@ class Toy:
             if layer is None:
                 y += worth
             elif layer.type == "mlp":
-                y += worth * (1 - layer.ffn / parent.ffn) ** 2
+                y += worth * (1 - layer.widths["ffn"] / parent.ffn) ** 2
             else:
-                full = parent.mamba_heads if layer.type == "mamba" else parent.attention_heads
-                y += worth * 3 * (1 - layer.heads / full)
-                if layer.type == "mamba":
-                    y += worth * (1 - layer.head_dim / parent.mamba_head_dim)
+                for axis, width in layer.widths.items():
+                    y += worth * (1 if axis == "mamba_head_dim" else 3) * (1 - width / parent.size(axis))
         return x + y + 0.3 * x * y
 
 

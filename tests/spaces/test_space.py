@@ -93,7 +93,7 @@ def test_members_outside_the_space_are_told_with_their_axis():
     refused(replace(full, hidden=100), "member: hidden: 100 is not allowed; choices are 128, 112, 96, 80, 64")
     refused(SMALL.uniform(keep=range(11)), "this ranking keeps")
     refused(SMALL.uniform(ffn=500), "ffn of layer 1: 500")
-    uneven = [SMALL.layer(i, heads=6) if i == 5 else x for i, x in enumerate(full.layers)]
+    uneven = [SMALL.layer(i, attention_heads=6) if i == 5 else x for i, x in enumerate(full.layers)]
     refused(replace(full, layers=tuple(uneven)), "attention_heads.*one width for all layers")
     refused(SMALL.uniform(keep=range(3)), "member: depth: 3 is not allowed")
 

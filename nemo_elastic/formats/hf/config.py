@@ -14,42 +14,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import ATTENTION, LAYER_AXES, MAMBA, MAX_LAYERS, MLP, SYMBOL, Layer, Parent, Subnet
+from nemo_elastic.family import MAX_LAYERS, Layer, Parent, Subnet
+from nemo_elastic.kinds.attention import ATTENTION
+from nemo_elastic.kinds.record import Kind, Widths
+from nemo_elastic.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
 
 __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "to_hf_config"]
 
 PLAIN, PUZZLE = "nemotron_h", "nemotron_h_puzzle"
 
-#: names of layer types: Nemotron-H's own code and transformers up to 5.1x, transformers since
-_TYPES = {"mamba": MAMBA, "linear_attention": MAMBA, "attention": ATTENTION, "full_attention": ATTENTION, "mlp": MLP}
-#: field of `Parent` -> its keys in config.json, the one that we write first
-_SIZES = {
-    "vocab": ("vocab_size",),
-    "hidden": ("hidden_size",),
-    "ffn": ("intermediate_size",),
-    "mamba_heads": ("mamba_num_heads",),
-    "mamba_head_dim": ("mamba_head_dim",),
-    "mamba_groups": ("n_groups", "mamba_n_groups"),
-    "state": ("ssm_state_size",),
-    "conv_kernel": ("conv_kernel", "mamba_d_conv"),
-    "attention_heads": ("num_attention_heads",),
-    "kv_heads": ("num_key_value_heads",),
-    "attention_head_dim": ("head_dim", "attention_head_dim"),
-}
-#: layer type -> sizes that only it needs
-_NEEDED = {
-    None: ("vocab", "hidden"),
-    MLP: ("ffn",),
-    MAMBA: ("mamba_heads", "mamba_head_dim", "mamba_groups", "state", "conv_kernel"),
-    ATTENTION: ("attention_heads", "kv_heads", "attention_head_dim"),
-}
-#: field of `Layer` -> the key that a block config overrides
-_BLOCK_KEYS = {
-    MLP: {"ffn": "intermediate_size"},
-    MAMBA: {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
-    ATTENTION: {"heads": "num_attention_heads"},
-}
-_BLOCK_TYPES = {MAMBA: "mamba", MLP: "mlp", ATTENTION: "attention"}
+#: the model's own sizes -> their keys in config.json, the one that we write first
+_MODEL_SIZES = {"vocab": ("vocab_size",), HIDDEN: ("hidden_size",)}
 #: what a model must (not) have to be one that we can cut: key -> the only value
 _FIXED = {
     "attention_bias": False,
@@ -103,8 +78,12 @@ def to_hf_config(
     base = base or {}
     # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
     # silently takes a part of a larger one.
-    widths = {name: max(member.widths(name), default=parent.axis(name).size) for name in LAYER_AXES}
-    sizes = {field: getattr(parent, field) for field in _SIZES} | widths | {"hidden": member.hidden}
+    kinds = [kind for kind in KINDS.values() if kind.name in OWN or kind in parent.kinds]
+    sizes = {"vocab": parent.vocab, HIDDEN: member.hidden}
+    for kind in kinds:
+        sizes |= {name: parent.size(name) for name in kind.rigid}
+        sizes |= {axis: max(member.widths(axis), default=parent.size(axis)) for axis in kind.widths}
+    keys = _MODEL_SIZES | {size: names for kind in kinds for size, names in kind.hf.items()}
     out: dict[str, Any] = {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": PLAIN,
@@ -112,7 +91,7 @@ def to_hf_config(
         "hybrid_override_pattern": member.pattern,
         "num_hidden_layers": len(member.layers),
     }
-    out |= {keys[0]: sizes[field] for field, keys in _SIZES.items()}
+    out |= {names[0]: sizes[size] for size, names in keys.items()}
     out |= {"tie_word_embeddings": parent.tied, "layer_norm_epsilon": parent.norm_eps, "rms_norm_eps": parent.norm_eps}
     out |= {key: value for key, value in _FIXED.items() if key not in _UNWRITTEN}
     # transformers clamps dt to at least this, Megatron and vLLM do not: its default of 0.001 changes the logits by
@@ -138,8 +117,8 @@ def to_hf_config(
 
 
 def _block(layer: Layer) -> dict[str, Any]:
-    own = {key: getattr(layer, field) for field, key in _BLOCK_KEYS[layer.type].items()}
-    return {"block_type": _BLOCK_TYPES[layer.type]} | own
+    kind = KINDS[layer.type]
+    return {"block_type": kind.hf_types[0]} | {kind.hf[axis][0]: width for axis, width in layer.widths.items()}
 
 
 def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Subnet]:
@@ -167,18 +146,18 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
         if isinstance(limit, list) and any(isinstance(x, (int, float)) and 0 < x < math.inf for x in limit):
             raise bad(f"{where}: {key}", limit, "only the unlimited 0 to infinity is supported")
     types = _layer_types(config, where)
-    sizes = _read_sizes(config, types, where)
+    kinds = [kind for kind in KINDS.values() if kind.name in types]
+    sizes = _read_sizes(config, kinds, where)
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
-    for axis, (kind, field) in LAYER_AXES.items():
-        own = [b[field] for b, t in zip(blocks, types, strict=True) if t == kind]
-        if own:
-            sizes[axis] = max(own)
-    pattern = "".join(SYMBOL[t] for t in types)
+    for block in blocks:
+        sizes |= {axis: max(width, *(b[axis] for b in blocks if axis in b)) for axis, width in block.items()}
+    more = {size: sizes.pop(size) for kind in kinds if kind.name not in OWN for size in kind.sizes}
+    pattern = "".join(KINDS[t].symbol for t in types)
     try:
-        parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, **sizes)
-        layers = tuple(Layer(i, t, **b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
+        parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, **sizes, more=Widths(more))
+        layers = tuple(Layer(i, t, b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
         return parent, Subnet(parent.hidden, layers).validate(parent)
     except ElasticError as exc:
         raise ElasticError(f"{where}: {exc}") from None
@@ -193,15 +172,17 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
     if listed is not None:
         if not isinstance(listed, list) or not listed:
             raise bad(f"{where}: layers_block_type", listed, "a list with one layer type per layer")
+        named = {t: kind.name for kind in KINDS.values() for t in kind.hf_types}
         for t in listed:
-            if not isinstance(t, str) or t not in _TYPES:
-                raise bad(f"{where}: layers_block_type", t, f"layers of {', '.join(_TYPES)}; others cannot be cut")
-        types = [_TYPES[t] for t in listed]
+            if not isinstance(t, str) or t not in named:
+                raise bad(f"{where}: layers_block_type", t, f"layers of {', '.join(named)}; others cannot be cut")
+        types = [named[t] for t in listed]
     if pattern is not None:
         # transformers takes the pattern only where there is no list, so both must say the same.
-        if not isinstance(pattern, str) or not pattern or set(pattern) - set(SYMBOL.values()):
-            raise bad(f"{where}: hybrid_override_pattern", pattern, "M, - or * per layer; others cannot be cut")
-        spelled = [next(t for t, s in SYMBOL.items() if s == c) for c in pattern]
+        spelled = [kind.name for c in pattern if (kind := by_symbol(c))] if isinstance(pattern, str) else []
+        if not spelled or len(spelled) != len(pattern):
+            allowed = f"one of {' '.join(symbols())} per layer; others cannot be cut"
+            raise bad(f"{where}: hybrid_override_pattern", pattern, allowed)
         if types is not None and types != spelled:
             raise ElasticError(f"{where}: hybrid_override_pattern and layers_block_type do not agree")
         types = spelled
@@ -213,22 +194,18 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
     return types
 
 
-def _read_sizes(config: Mapping[str, Any], types: list[str], where: str) -> dict[str, Any]:
-    """Fields of `Parent`; the sizes of a layer type that the model has not keep their defaults."""
+def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dict[str, Any]:
+    """Sizes of the model; those of a kind that it has not keep their defaults."""
     sizes = {}
-    for kind, needed in _NEEDED.items():
-        if kind is not None and kind not in types:
-            continue
-        for field in needed:
-            keys = _SIZES[field]
-            value = next((config[k] for k in keys if config.get(k) is not None), None)
-            if value is None and field == "kv_heads":
-                value = config.get("num_attention_heads")  # no grouped queries
-            if isinstance(value, list) and len(set(map(str, value))) == 1:
-                value = value[0]  # vLLM takes intermediate_size as a list too
-            if value is None:
-                raise ElasticError(f"{where}: {keys[0]} is missing")
-            sizes[field] = _positive(f"{where}: {keys[0]}", value)
+    for size, keys in (_MODEL_SIZES | {size: keys for kind in kinds for size, keys in kind.hf.items()}).items():
+        value = next((config[k] for k in keys if config.get(k) is not None), None)
+        if value is None and size == "kv_heads":
+            value = config.get("num_attention_heads")  # no grouped queries
+        if isinstance(value, list) and len(set(map(str, value))) == 1:
+            value = value[0]  # vLLM takes intermediate_size as a list too
+        if value is None:
+            raise ElasticError(f"{where}: {keys[0]} is missing")
+        sizes[size] = _positive(f"{where}: {keys[0]}", value)
     return sizes
 
 
@@ -241,21 +218,21 @@ def _positive(name: str, value: Any) -> int:
 def _read_blocks(
     config: Mapping[str, Any], types: list[str], sizes: dict[str, Any], where: str
 ) -> list[dict[str, int]]:
-    """Widths of each layer, as fields of `Layer`."""
-    own = [{field: sizes[axis] for axis, (kind, field) in LAYER_AXES.items() if kind == t} for t in types]
+    """Widths of each layer by axis."""
+    own = [{axis: sizes[axis] for axis in KINDS[t].widths} for t in types]
     if config["model_type"] == PLAIN:
         return own
     blocks = config.get("block_configs")
     if not isinstance(blocks, list) or len(blocks) != len(types):
         raise bad(f"{where}: block_configs", blocks, f"a list of {len(types)} entries, one per layer")
-    for i, (block, kind) in enumerate(zip(blocks, types, strict=True)):
+    for i, (block, kind) in enumerate(zip(blocks, (KINDS[t] for t in types), strict=True)):
         at = f"{where}: block_configs[{i}]"
-        if not isinstance(block, Mapping) or _TYPES.get(str(block.get("block_type"))) != kind:
-            raise bad(at, block, f"block_type {_BLOCK_TYPES[kind]!r}, as the pattern says")
+        if not isinstance(block, Mapping) or block.get("block_type") not in kind.hf_types:
+            raise bad(at, block, f"block_type {kind.hf_types[0]!r}, as the pattern says")
+        axes = {kind.hf[axis][0]: axis for axis in kind.widths}
         for key, value in block.items():
-            fields = [f for f, k in _BLOCK_KEYS[kind].items() if k == key]
-            if key != "block_type" and not fields:
-                raise bad(f"{at}.{key}", value, f"only {', '.join(_BLOCK_KEYS[kind].values())} may differ per layer")
-            if fields:
-                own[i][fields[0]] = _positive(f"{at}.{key}", value)
+            if key in axes:
+                own[i][axes[key]] = _positive(f"{at}.{key}", value)
+            elif key != "block_type":
+                raise bad(f"{at}.{key}", value, f"only {', '.join(axes)} may differ per layer")
     return own

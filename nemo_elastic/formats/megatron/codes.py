@@ -4,33 +4,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.kinds.registry import KINDS
 
 __all__ = ["decode", "encode", "width"]
 
 
+def _widths(parent: Parent) -> int:
+    """Widths of a layer: two, as Nemotron-H has, or as many as the kind with most."""
+    return max(2, *(len(kind.axes) for kind in parent.kinds))
+
+
 def width(parent: Parent) -> int:
     """Integers of a member of `parent`."""
-    return 1 + 3 * parent.num_layers
+    return 1 + (_widths(parent) + 1) * parent.num_layers
 
 
 def encode(parent: Parent, member: Subnet) -> list[int]:
-    """[hidden, then per parent layer (ffn or heads, head_dim, 1)]; a dropped layer is (0, 0, 0)."""
-    out = [member.hidden]
+    """[hidden, then per parent layer (its widths in order, zeros where it has fewer, 1)]; zeros for a dropped one."""
+    out, most = [member.hidden], _widths(parent)
     for i in range(parent.num_layers):
         layer = member.by_index.get(i)
-        out += [0, 0, 0] if layer is None else [layer.ffn or layer.heads or 0, layer.head_dim or 0, 1]
+        own = [] if layer is None else [layer.widths[axis] for axis in KINDS[layer.type].widths]
+        out += own + [0] * (most - len(own)) + [int(layer is not None)]
     return out
 
 
 def decode(parent: Parent, code: list[int]) -> Subnet:
     """Inverse of `encode`, validated."""
     layers: list[Layer] = []
+    most = _widths(parent)
     for i, kind in enumerate(parent.types):
-        width, head_dim, kept = code[1 + 3 * i : 4 + 3 * i]
+        *own, kept = code[1 + (most + 1) * i :][: most + 1]
         if kept:
-            own: dict[str, Any] = {"ffn": width} if kind == "mlp" else {"heads": width}
-            layers.append(Layer(i, kind, **own, **({"head_dim": head_dim} if kind == "mamba" else {})))
+            layers.append(Layer(i, kind, dict(zip(KINDS[kind].widths, own, strict=False))))
     return Subnet(code[0], tuple(layers)).validate(parent)

@@ -23,7 +23,7 @@ from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 from nemo_elastic.formats.torch_io import from_torch
-from nemo_elastic.layout import BY_NAME, Tensor, megatron_tensors
+from nemo_elastic.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.manifest import Family
 
 from .context import Context, read_context, token_ids
@@ -74,7 +74,7 @@ def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str]]:
         family = _family(folder, stored, context, parent)
         parent, held = family.parent, family.parent.full
         origin = Origin(family.members[0].name, family.ranking_digest, family.provenance)
-    dtype = _name_of(stored.dtypes[names[BY_NAME["embedding"].megatron]])
+    dtype = _name_of(stored.dtypes[names[by_name("embedding").megatron]])
     config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
     shapes = Shapes(folder, parent, held, config, family, origin, files_from=context.tokenizer)
     return shapes, stored, names

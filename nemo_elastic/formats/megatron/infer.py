@@ -15,24 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import LAYER_AXES, SYMBOL, Layer, Parent, Subnet
+from nemo_elastic.family import Layer, Parent, Subnet
 from nemo_elastic.formats.adapter import whole_sizes
-from nemo_elastic.layout import BY_NAME, KEY_VALUE, QUERY, ROWS, B, Part, Row, fused, megatron_shape, megatron_tensors
+from nemo_elastic.kinds.attention import KEY_VALUE, QUERY
+from nemo_elastic.kinds.mamba import SHARED
+from nemo_elastic.kinds.record import MEGATRON_LAYER, Part
+from nemo_elastic.kinds.registry import KINDS
+from nemo_elastic.layout import by_name, fused, megatron_shape, megatron_tensors
 
 from .shape import check_config
 
 Sizes = Mapping[str, tuple[int, ...]]
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
-#: layer type -> Megatron tensor of layer {i} -> the rows that it holds
-_HELD: dict[str, dict[str, tuple[Row, ...]]] = defaultdict(dict)
-for _row in ROWS:
-    if _row.layer is not None:
-        _HELD[_row.layer][_row.megatron] = fused(_row)
-#: Megatron tensor of layer {i} -> the layer type that has it
-_KINDS = {name: kind for kind, held in _HELD.items() for name in held}
-#: what no size tells on its own: of two numbers the product
-_GROUPS, _KEYS, _QUERIES = B, KEY_VALUE, QUERY
 
 
 def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Parent, Subnet, dict[str, str]]:
@@ -70,35 +65,33 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     if isinstance(told, int) and told != len(numbers):
         raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {told}")
     kinds = [_kind(i, layers[i]) for i in numbers]
-    vocab, hidden = _size(sizes, BY_NAME["embedding"].megatron, 2)
+    vocab, hidden = _size(sizes, by_name("embedding").megatron, 2)
     products = {i: _products(kind, i, sizes, hidden) for i, kind in zip(numbers, kinds, strict=True)}
     rigid = _rigid(products, settings)
     widths = [_widths(kind, products[i], rigid) for i, kind in zip(numbers, kinds, strict=True)]
+    largest: dict[str, Any] = {axis: max(w[axis] for w in widths if axis in w) for own in widths for axis in own}
     parent = Parent(
-        pattern="".join(SYMBOL[kind] for kind in kinds),
+        pattern="".join(KINDS[kind].symbol for kind in kinds),
         vocab=vocab,
         hidden=hidden,
         tied=_tied(sizes, settings),
         norm_eps=_number(settings, "layernorm_epsilon"),
         **rigid,
-        **{
-            axis: max(own[field] for own, k in zip(widths, kinds, strict=True) if k == kind)
-            for axis, (kind, field) in LAYER_AXES.items()
-            if kind in kinds
-        },
+        **largest,
     )
-    own = tuple(Layer(i, kind, **width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
+    own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
     held = Subnet(parent.hidden, own).validate(parent)
     return parent, held, _check_names(parent, held, sizes, numbers)
 
 
 def _kind(index: int, names: set[str]) -> str:
     """Type of a layer by the names of its tensors, of which no two types share one."""
-    found = {_KINDS[name] for own in names if (name := "decoder.layers.{i}." + own) in _KINDS}
+    templates = {MEGATRON_LAYER + own for own in names}
+    found = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
     if len(found) != 1:
         some = ", ".join(sorted(names)[:3])
         raise ElasticError(
-            f"layer {index} is no layer of a Nemotron-H, of which each is Mamba, MLP or attention: {some}"
+            f"layer {index} is no layer of a Nemotron-H, of which each is one of {', '.join(KINDS)}: {some}"
         )
     return found.pop()
 
@@ -110,7 +103,7 @@ def _products(kind: str, index: int, sizes: Sizes, hidden: int) -> dict[Part, in
     """
     known: dict[Part, int] = {("hidden",): hidden, ("one",): 1}
     equations: list[tuple[str, Counter[Part], int]] = []
-    for template, together in _HELD[kind].items():
+    for template, together in {row.megatron: fused(row) for row in KINDS[kind].rows}.items():
         name = template.format(i=index)
         size = _size(sizes, name, len(together[0].dims))
         for dim, total in enumerate(size):
@@ -140,24 +133,25 @@ def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, An
         return _same(" x ".join(part), {i: found[part] for i, found in products.items() if part in found})
 
     rigid: dict[str, int] = {}
-    taps, groups, keys = same(("conv_kernel",)), same(_GROUPS), same(_KEYS)
+    # what no size tells on its own: of two numbers the product
+    taps, groups, keys = same(("conv_kernel",)), same(SHARED), same(KEY_VALUE)
     if taps is not None:
         rigid["conv_kernel"] = taps
     if groups is not None:
         rigid |= _groups(groups, settings)
     if keys is not None:
-        rigid |= _attention(keys, {found[_QUERIES] for found in products.values() if _QUERIES in found}, settings)
+        rigid |= _attention(keys, {found[QUERY] for found in products.values() if QUERY in found}, settings)
     return rigid
 
 
 def _widths(kind: str, products: Mapping[Part, int], rigid: Mapping[str, int]) -> dict[str, int]:
-    """Widths of a layer, as fields of `Layer`: a part of one term is that, of a part of two the other one is known."""
+    """Widths of a layer: a part of one term is that, of a part of two the other one is known."""
     terms = dict(rigid)
     for part, size in sorted(products.items(), key=lambda item: len(item[0])):
         unknown = [term for term in part if term not in terms]
         if len(unknown) == 1:
             terms[unknown[0]] = size // math.prod(terms[term] for term in part if term in terms)
-    return {field: terms[axis] for axis, (of, field) in LAYER_AXES.items() if of == kind}
+    return {axis: terms[axis] for axis in KINDS[kind].widths}
 
 
 def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:
@@ -191,7 +185,7 @@ def _attention(shared: int, queries: set[int], settings: Mapping[str, Any]) -> d
 
 def _tied(sizes: Sizes, settings: Mapping[str, Any]) -> bool:
     """The head is the embedding: then no checkpoint has it."""
-    head = BY_NAME["head"].megatron
+    head = by_name("head").megatron
     if head in sizes:
         return False
     if settings.get("share_embeddings_and_output_weights") is False:

@@ -9,19 +9,13 @@ from typing import Any
 
 from nemo_elastic.errors import bad
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.registry import HIDDEN, KINDS, OWN
 
-#: field of Parent -> field of SSMConfig
+#: size of Parent -> field of SSMConfig
 FIELDS = {
     "pattern": "hybrid_override_pattern",
-    "hidden": "hidden_size",
-    "ffn": "ffn_hidden_size",
-    "mamba_heads": "mamba_num_heads",
-    "mamba_head_dim": "mamba_head_dim",
-    "mamba_groups": "mamba_num_groups",
-    "state": "mamba_state_dim",
-    "attention_heads": "num_attention_heads",
-    "kv_heads": "num_query_groups",
-    "attention_head_dim": "kv_channels",
+    HIDDEN: "hidden_size",
+    **{size: name for kind in OWN for size, name in KINDS[kind].megatron.items()},
     "tied": "share_embeddings_and_output_weights",
     "norm_eps": "layernorm_epsilon",
 }
@@ -94,21 +88,10 @@ def stock_sizes(parent: Parent, member: Subnet) -> dict[str, Any]:
     """
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
-    first = {layer.type: layer for layer in reversed(member.layers)}
-    mamba, mlp, attention = first.get("mamba"), first.get("mlp"), first.get("attention")
-    return {
-        "hybrid_override_pattern": member.pattern,
-        "num_layers": len(member.layers),
-        "hidden_size": member.hidden,
-        "ffn_hidden_size": mlp.ffn if mlp else parent.ffn,
-        "mamba_num_heads": mamba.heads if mamba else parent.mamba_heads,
-        "mamba_head_dim": mamba.head_dim if mamba else parent.mamba_head_dim,
-        "mamba_num_groups": parent.mamba_groups,
-        "mamba_state_dim": parent.state,
-        "num_attention_heads": attention.heads if attention else parent.attention_heads,
-        "num_query_groups": parent.kv_heads,
-        "kv_channels": parent.attention_head_dim,
-        "share_embeddings_and_output_weights": parent.tied,
-        "layernorm_epsilon": parent.norm_eps,
-        "vocab_size": parent.vocab,
-    }
+    # an axis of which no layer is left has the parent's width
+    axes = [axis for kind in OWN for axis in KINDS[kind].widths]
+    widths = {axis: next(iter(member.widths(axis)), parent.size(axis)) for axis in axes}
+    sizes = {size: getattr(parent, size) for size in FIELDS} | widths
+    sizes |= {"pattern": member.pattern, HIDDEN: member.hidden}
+    told = {name: sizes[size] for size, name in FIELDS.items()}
+    return told | {"num_layers": len(member.layers), "vocab_size": parent.vocab}

@@ -224,6 +224,7 @@ class ElasticMambaModel(llm.MambaModel):
 
 def check_parallel(parent: Parent, world: int) -> None:
     """Raise where a tensor-parallel size does not divide the blocks of an axis that it shards."""
-    for axis, kind in (("ffn", "mlp"), ("mamba_heads", "mamba"), ("attention_heads", "attention")):
-        if kind in parent.types:
-            parent.axis(axis).shard(world)
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            if axis.blocks is not None:
+                parent.axis(axis.name).shard(world)

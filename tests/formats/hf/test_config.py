@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import LAYER_AXES, Layer, Subnet
+from nemo_elastic.family import Subnet
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE, from_hf_config, to_hf_config
+from nemo_elastic.kinds.registry import layer_axes
 from tests.shapes import NANO_9B, NANO_12B, PARENT
 from tests.strategies import parents_and_subnets
 
@@ -157,7 +158,7 @@ def test_sizes_of_layers_that_are_not_there_are_not_needed():
 
 
 def test_per_layer_widths():
-    uneven = Subnet(12, (Layer(0, "mamba", heads=4, head_dim=4), Layer(1, "mlp", ffn=8), Layer(4, "mlp", ffn=12)))
+    uneven = Subnet(12, (PARENT.layer(0, mamba_heads=4), PARENT.layer(1, ffn=8), PARENT.layer(4, ffn=12)))
     config = to_hf_config(PARENT, uneven)
     assert config["block_configs"] == [
         {"block_type": "mamba", "mamba_num_heads": 4, "mamba_head_dim": 4},
@@ -230,7 +231,7 @@ def test_every_axis_is_told():
     """No width may be lost: each axis changes the config."""
     whole = to_hf_config(PARENT, PARENT.full)
     cuts = {"hidden": 8, "ffn": 8, "mamba_heads": 4, "mamba_head_dim": 2, "attention_heads": 2}
-    assert set(LAYER_AXES) < set(cuts)
+    assert set(layer_axes()) < set(cuts)
     for axis, width in cuts.items():
         assert to_hf_config(PARENT, PARENT.uniform(**{axis: width})) != whole, axis
 

@@ -14,8 +14,9 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.family import AXES, LAYER_AXES, Layer, Parent, Subnet
+from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.formats.registry import open_source
+from nemo_elastic.kinds.registry import AXES, layer_axes
 from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import random_state
@@ -36,10 +37,10 @@ TIED = replace(PARENT, tied=True, norm_eps=1e-3)
 UNEVEN = Subnet(
     12,
     (
-        PARENT.layer(0, heads=4, head_dim=2),
+        PARENT.layer(0, mamba_heads=4, mamba_head_dim=2),
         PARENT.layer(1, ffn=8),
         PARENT.layer(2),
-        PARENT.layer(3, heads=2),
+        PARENT.layer(3, attention_heads=2),
         PARENT.layer(4, ffn=12),
     ),
 )
@@ -64,18 +65,18 @@ CASES = {
     "bfloat16": Case(WIDE, WIDE.uniform(hidden=16, mamba_heads=3), dtype=torch.bfloat16),
     "ffn per layer": Case(
         WIDE,
-        replace(WIDE.full, layers=tuple(replace(x, ffn=x.ffn and 2 + 2 * x.index) for x in WIDE.full.layers)),
+        replace(WIDE.full, layers=tuple(WIDE.layer(i, ffn=2 + 2 * i) for i in range(WIDE.num_layers))),
         PUZZLE,
     ),
     "heads per layer": Case(PARENT, UNEVEN, PUZZLE),
     "tied per layer": Case(TIED, UNEVEN, PUZZLE),
-    "two layers": Case(WIDE, Subnet(7, (Layer(1, "attention", heads=4), Layer(6, "attention", heads=2))), PUZZLE),
+    "two layers": Case(WIDE, Subnet(7, (WIDE.layer(1, attention_heads=4), WIDE.layer(6, attention_heads=2))), PUZZLE),
 }
 TOKENS = torch.randint(32, (2, 40), generator=torch.Generator().manual_seed(0))
 #: Axes that a random member is cut on, whether its layers differ, and how many of such members are drawn.
 DRAWN = [
     *(((axis,), False, 1) for axis in AXES),
-    *(((axis,), True, 1) for axis in LAYER_AXES),
+    *(((axis,), True, 1) for axis in layer_axes()),
     (tuple(AXES), False, 10),
     (tuple(AXES), True, 10),
     (tuple(AXES), None, 6),
@@ -208,13 +209,8 @@ def test_the_random_members_are_of_all_kinds(drawn):
     assert {member.is_uniform for _, member in members} == {parent.tied for parent, _ in members} == {True, False}
     assert {parent.norm_eps for parent, _ in members} == {1e-5, 1e-2}
     assert {n > 1 for p, _ in members for n in (p.ffn_stripes, p.mamba_groups, p.kv_heads)} == {True, False}
-    for axis, (kind, field) in LAYER_AXES.items():
-        cut = [
-            getattr(layer, field) < parent.axis(axis).size
-            for parent, member in members
-            for layer in member.layers
-            if layer.type == kind
-        ]
+    for axis in layer_axes():
+        cut = [width < parent.axis(axis).size for parent, member in members for width in member.widths(axis)]
         assert sum(cut) >= 5, axis
     assert sum(member.hidden < parent.hidden for parent, member in members) >= 5
     assert sum(len(member.layers) < parent.num_layers for parent, member in members) >= 5

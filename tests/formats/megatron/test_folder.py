@@ -34,7 +34,7 @@ from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.slicing.helpers import scratch
 from tests.strategies import parents_and_subnets
 
-UNEVEN = Subnet(56, (*MEMBER.layers[:-1], PARENT.layer(5, heads=4, head_dim=8), PARENT.layer(6, ffn=32)))
+UNEVEN = Subnet(56, (*MEMBER.layers[:-1], PARENT.layer(5, mamba_heads=4, mamba_head_dim=8), PARENT.layer(6, ffn=32)))
 
 
 @pytest.fixture(scope="module")

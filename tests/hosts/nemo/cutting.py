@@ -55,15 +55,11 @@ def cut(parent: Parent, member: Subnet, state: dict[str, torch.Tensor]) -> dict[
 
 def own_parent(parent: Parent, member: Subnet) -> Parent:
     """The shape of which the member is the whole."""
-    first = {layer.type: layer for layer in member.layers}
     return replace(
         parent,
         pattern=member.pattern,
         hidden=member.hidden,
-        ffn=first["mlp"].ffn,
-        mamba_heads=first["mamba"].heads,
-        mamba_head_dim=first["mamba"].head_dim,
-        attention_heads=first["attention"].heads,
+        **{axis: width for layer in member.layers for axis, width in layer.widths.items()},
     )
 
 

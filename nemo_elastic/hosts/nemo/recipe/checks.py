@@ -27,13 +27,15 @@ from nemo_elastic.budget import AxisConfig, Budget
 from nemo_elastic.config import FROZEN, ElasticConfig
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import DEPTH, FFN, Parent
+from nemo_elastic.family import Parent
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.kinds.mlp import FFN
+from nemo_elastic.kinds.registry import DEPTH
 from nemo_elastic.layout import tensors
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.shapes import Space
@@ -155,13 +157,15 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     if parent.num_layers % pipeline:
         allowed = f"a size that divides the {parent.num_layers} layers of recipe.model.config"
         raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
-    for kind, blocks, what in (
-        ("mlp", parent.ffn_stripes, f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"),
-        ("mamba", parent.mamba_groups, "Mamba groups (recipe.model.config.mamba_num_groups)"),
-        ("attention", parent.kv_heads, "key-value heads (recipe.model.config.num_query_groups)"),
-    ):
-        if kind in parent.types and blocks % tensor:
-            raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, f"a size that divides the {blocks} {what}")
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            blocks = parent.axis(axis.name).blocks
+            if axis.blocks is not None and blocks % tensor:
+                where = f"blocks of {axis.name} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
+                if axis.name == FFN:
+                    where = f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
+                allowed = f"a size that divides the {blocks} {where}"
+                raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, allowed)
     devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
     if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
         allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"
