@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.nn.head_loss import Head, head_loss
-from nemo_elastic.nn.logit_rows import LogitRows
+from nemo_elastic.nn.loss.head import Head, head_loss
+from nemo_elastic.nn.loss.rows import LogitRows
 
 VOCABULARY, WIDTH, TOKENS = 131072, 512, 8192
 CHUNK = 512  # the default of elastic.distill.chunk_tokens
@@ -66,7 +66,7 @@ class _LossInChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student_tv: torch.Tensor, teacher_tv: torch.Tensor) -> torch.Tensor:
-        rows, ones_t = LogitRows(0.0, 1.0, None, None), torch.ones(len(student_tv))
+        rows, ones_t = LogitRows({"kl": 1.0}, 1.0, None, None), torch.ones(len(student_tv))
         parts = zip(student_tv.split(CHUNK), teacher_tv.split(CHUNK), ones_t.split(CHUNK), strict=True)
         loss_t = torch.cat([rows(s_cv, t_cv, None, ones_c) for s_cv, t_cv, ones_c in parts])
         ctx.save_for_backward(student_tv)
@@ -95,7 +95,7 @@ def checkpointed(student: Head, teacher: Head) -> torch.Tensor:
 
 
 def fused(student: Head, teacher: Head) -> torch.Tensor:
-    """nn.head_loss, its weight gradient given to autograd."""
+    """nn.loss.head, its weight gradient given to autograd."""
     return head_loss(student, teacher, chunk_tokens=CHUNK)[0]
 
 
@@ -104,7 +104,7 @@ def into_buffer(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor)
 
 
 def buffered(student: Head, teacher: Head) -> torch.Tensor:
-    """nn.head_loss as in training: the weight's gradient is added to the buffer that sums up micro-batches."""
+    """nn.loss.head as in training: the weight's gradient is added to the buffer that sums up micro-batches."""
     return head_loss(student, teacher, chunk_tokens=CHUNK, deliver=into_buffer)[0]
 
 

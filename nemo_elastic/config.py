@@ -20,191 +20,19 @@ from .family import Parent, known_fields, known_names
 from .files import read_yaml
 from .kinds.mlp import FFN
 from .kinds.registry import DEPTH, all_axes, layer_axes
+from .sections import DistillConfig, ImportanceConfig, NonfiniteConfig, RouterConfig, SearchConfig
 
-GATES = ("soft", "hard")
-DISTILL_MODES = ("frozen", "frozen_ce", "ce", "trainable")
-#: modes with a frozen teacher
-FROZEN = ("frozen", "frozen_ce")
-NONFINITE = ("stop", "skip")
-TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
-
-
-@dataclass(frozen=True)
-class ImportanceConfig:
-    """How channels, heads and layers are ranked where no ranking is given.
-
-    Attributes:
-        samples: training sequences that are looked at, the first of the run's data, by all data-parallel ranks
-            together.
-        ffn: activation (what enters the second linear) or first (the first linear's output).
-        aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
-        depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
-        depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
-            together; rounded up, so that each rank measures as many.
-    """
-
-    samples: int = 1024
-    ffn: str = "activation"
-    aggregation: str = "l2_mean"
-    depth: str = "mse"
-    depth_samples: int = 8
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.importance.samples", self.samples, 1, "at least 1")
-        integer("elastic.importance.depth_samples", self.depth_samples, 1, "at least 1")
-        for name, allowed in (("ffn", ("activation", "first")), ("aggregation", ("l2_mean", "mean")),
-                              ("depth", ("mse", "cosine"))):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise bad(f"elastic.importance.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Search over untrained losses that starts the router, or stands alone.
-
-    Attributes:
-        candidates: members tried in all.
-        tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
-            from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
-            data-parallel ranks together, of which each measures at least one.
-    """
-
-    candidates: int = 256
-    tokens: int = 65536
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.search.candidates", self.candidates, 1, "at least 1")
-        integer("elastic.search.tokens", self.tokens, 1, "at least 1")
-
-
-@dataclass(frozen=True)
-class RouterConfig:
-    """The trained router. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale and the budget loss; soft masks
-    (gate: soft), prior, soft_share, below, deadzone and freeze_at are ours.
-
-    Attributes:
-        hidden: width of each axis' MLP.
-        lr: its own learning rate. At 1e-2 nearly all is decided within 200 steps; the recipes of large parents, which
-            have thousands, take 3e-3 (docs: method, when it decides).
-        tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
-        scale: factor on the logits at start and at `freeze_at`, linear between.
-        init_std: standard deviation of its initial weights.
-        prior: logit that the shapes found by the search start with; 0 forgets them. A small one lets the noise of the
-            first steps run shapes far from any budget.
-        loss_weight: weight of the budget loss |cost/target - 1|: nats for twice the cost. Choices leave the budget
-            where members lose more than that.
-        below: share of the budget loss that a cost below the target pays: 1 pulls up as hard as down, as published; 0
-            only holds the cost down, and what fits is added when shapes are frozen.
-        deadzone: relative miss below which the budget loss is zero.
-        gate: soft (expected masks) or hard (straight-through masks).
-        soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the
-            others train its present choices as slices, at their price. 1 is the published method; a small share gave
-            members as good (docs: studies) at a tenth above the price of slices alone.
-        freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced.
-    """
-
-    hidden: int = 256
-    lr: float = 1e-2
-    tau: tuple[float, float] = (1.0, 0.05)
-    scale: tuple[float, float] = (1.0, 10.0)
-    init_std: float = 0.1
-    prior: float = 4.0
-    loss_weight: float = 1.0
-    below: float = 1.0
-    deadzone: float = 0.0
-    gate: str = "soft"
-    soft_share: float = 0.15
-    freeze_at: float = 0.67
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.router.hidden", self.hidden, 1, "at least 1")
-        number("elastic.router.lr", self.lr, 0, 10, "a learning rate from 0 to 10")
-        for name in ("tau", "scale"):
-            pair = getattr(self, name)
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                raise bad(f"elastic.router.{name}", pair, "two numbers: at the start and at freeze_at")
-            for v in pair:
-                number(f"elastic.router.{name}", v, 1e-6, 1e6, "positive numbers")
-            object.__setattr__(self, name, tuple(pair))
-        number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
-        number("elastic.router.prior", self.prior, 0, 100, "from 0 to 100")
-        number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
-        number("elastic.router.below", self.below, 0, 1, "from 0 to 1")
-        number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
-        if self.gate not in GATES:
-            raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
-        number("elastic.router.soft_share", self.soft_share, 0.01, 1, "a share of the micro-batches from 0.01 to 1")
-        number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
-
-    def freeze_step(self, stage_steps: int) -> int:
-        """First step of a stage 1 of `stage_steps` that runs on frozen shapes."""
-        return round(self.freeze_at * stage_steps)
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """Training loss.
-
-    Attributes:
-        mode: frozen (KL from the frozen parent), frozen_ce (that + alpha x cross-entropy), ce (cross-entropy alone),
-            trainable (the full member learns by cross-entropy and teaches the others).
-        temperature: of both distributions; the loss has no T^2 factor.
-        alpha: weight of the cross-entropy in frozen_ce.
-        top_k: the teacher speaks for its k likeliest tokens only, all others count as one; null for the whole
-            vocabulary.
-        chunk_tokens: tokens whose logits are held at a time; does not change the loss.
-        teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
-            of it in bf16, fp8 (E4M3) and int8 hold the weights of its linear layers in one byte, with a scale per row
-            (ModelOpt), made whole layer by layer as they run, embedding and head as they are.
-    """
-
-    mode: str = "frozen"
-    temperature: float = 1.0
-    alpha: float = 0.5
-    top_k: int | None = None
-    chunk_tokens: int = 512
-    teacher_precision: str | None = None
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        if self.mode not in DISTILL_MODES:
-            raise bad("elastic.distill.mode", self.mode, f"one of {', '.join(DISTILL_MODES)}")
-        precision = self.teacher_precision
-        if precision is not None and precision not in TEACHER_PRECISIONS:
-            allowed = f"null or one of {', '.join(TEACHER_PRECISIONS)}"
-            raise bad("elastic.distill.teacher_precision", precision, allowed)
-        if precision is not None and self.mode not in FROZEN:
-            allowed = f"null: distill.mode {self.mode} has no frozen teacher"
-            raise bad("elastic.distill.teacher_precision", precision, allowed)
-        number("elastic.distill.temperature", self.temperature, 1e-3, 1e3, "a positive number")
-        number("elastic.distill.alpha", self.alpha, 0, 1e3, "at least 0")
-        if self.top_k is not None:
-            integer("elastic.distill.top_k", self.top_k, 1, "at least 1, or null for the whole vocabulary")
-        integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
-
-
-@dataclass(frozen=True)
-class NonfiniteConfig:
-    """A step whose loss or gradients are NaN or infinite.
-
-    Attributes:
-        action: stop (one line names step, budget and layer; no weight is changed and nothing saved) or skip (the same
-            line; weights and optimizer state stay as they are, the schedule goes on).
-        limit: skipped steps in a row with which the run stops all the same.
-    """
-
-    action: str = "stop"
-    limit: int = 8
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        if self.action not in NONFINITE:
-            raise bad("elastic.nonfinite.action", self.action, f"one of {', '.join(NONFINITE)}")
-        integer("elastic.nonfinite.limit", self.limit, 1, "at least 1")
-
+__all__ = [
+    "AxisConfig",
+    "Budget",
+    "DistillConfig",
+    "ElasticConfig",
+    "ImportanceConfig",
+    "NonfiniteConfig",
+    "RouterConfig",
+    "SearchConfig",
+    "default_stripes",
+]
 
 _SECTIONS = {
     "importance": ImportanceConfig,
@@ -357,17 +185,16 @@ class ElasticConfig:
             ElasticError: a width above the parent, not a multiple of its blocks, or a first choice below the parent.
         """
         out = {}
-        for name in self.axes:
-            if name not in parent.axes:
-                raise bad(f"elastic.axes.{name}", list(self.axes[name].choices), _no_layer(name))
+        for name, axis in self.axes.items():
+            kind = layer_axes()[name][0] if name in layer_axes() else None
+            if kind is not None and kind not in parent.kinds:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), f"this parent has no {kind.name} layer")
         for name in parent.axes:
             full = parent.num_layers if name == DEPTH else parent.axis(name).size
             axis = self.axes.get(name)
             if axis is None:
                 out[name] = AxisConfig((full,))
                 continue
-            if name in layer_axes() and layer_axes()[name][0] not in parent.kinds:
-                raise bad(f"elastic.axes.{name}", list(axis.choices), _no_layer(name))
             for c in axis.choices:
                 if name != DEPTH:
                     prefix = parent.axis(name)
@@ -403,10 +230,6 @@ class ElasticConfig:
         """Sampling probability of each budget, in order."""
         raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
         return [w / sum(raw) for w in raw]
-
-
-def _no_layer(axis: str) -> str:
-    return f"this parent has no {layer_axes()[axis][0].name} layer"
 
 
 def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:

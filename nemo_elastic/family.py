@@ -80,7 +80,9 @@ class Parent:
         wanted = {size for kind in self.kinds if kind.name not in OWN for size in kind.sizes}
         if wanted != set(self.more):
             name = min(wanted ^ set(self.more))
-            raise ElasticError(f"parent.{name}: {'missing' if name in wanted else 'no layer has it'}")
+            if name in wanted:
+                raise ElasticError(f"parent.{name}: missing")
+            raise ElasticError(f"parent.{name}: no layer has it")
         for name, value in self.more.items():
             _positive(f"parent.{name}", value)
         for axis in self.axes:

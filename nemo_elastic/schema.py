@@ -17,21 +17,23 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .budget import AxisConfig, Budget
 from .checks import UNITS
-from .config import (
+from .config import ElasticConfig
+from .cost import DTYPE_BYTES, MemorySpec
+from .kinds.mlp import FFN
+from .kinds.registry import DEPTH, all_axes, per_layer_axes
+from .losses import TERMS
+from .sections import (
     DISTILL_MODES,
     GATES,
     NONFINITE,
     TEACHER_PRECISIONS,
+    TEACHERS,
     DistillConfig,
-    ElasticConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
     SearchConfig,
 )
-from .cost import DTYPE_BYTES, MemorySpec
-from .kinds.mlp import FFN
-from .kinds.registry import DEPTH, all_axes, per_layer_axes
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
 
@@ -43,7 +45,8 @@ SECTIONS: tuple[type, ...] = (
 #: the words that a text field takes, where they are few
 WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (RouterConfig, "gate"): GATES,
-    (DistillConfig, "mode"): DISTILL_MODES,
+    (DistillConfig, "teacher"): TEACHERS,
+    (DistillConfig, "mode"): tuple(DISTILL_MODES),
     (DistillConfig, "teacher_precision"): TEACHER_PRECISIONS,
     (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
@@ -168,7 +171,15 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
         size = {"anyOf": [{"type": "integer", "minimum": 1}, text], "description": "bytes in service, e.g. 18GiB"}
         told |= {"properties": {"size": size} | told["properties"], "required": ["size"]}
         return {"anyOf": [told, {"type": "null"}]}
+    if (cls, name) == (DistillConfig, "terms"):
+        return _terms()
     return None
+
+
+def _terms() -> dict[str, Any]:
+    weight = {"type": "number", "minimum": 0}
+    told = {"type": "object", "properties": dict.fromkeys(TERMS, weight), "additionalProperties": False}
+    return {"anyOf": [told | {"minProperties": 1}, {"type": "null"}]}
 
 
 def _axis(name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,34 @@ BLOCK: dict[str, Any] = {
     "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
                "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 0.15,
                "freeze_at": 0.67},
-    "distill": {"mode": "frozen", "temperature": 1.0, "chunk_tokens": 512},
+    "distill": {"teacher": "frozen", "terms": {"kl": 1}, "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "teacher", "taught", "alone"),
+    [
+        ({}, "frozen", {"kl": 1.0}, None),
+        ({"mode": "frozen"}, "frozen", {"kl": 1.0}, None),
+        ({"mode": "frozen", "alpha": 0.5}, "frozen", {"kl": 1.0}, None),  # as 0.1 wrote it down
+        ({"mode": "frozen_ce"}, "frozen", {"kl": 1.0, "ce": 0.5}, None),
+        ({"mode": "frozen_ce", "alpha": 0.2}, "frozen", {"kl": 1.0, "ce": 0.2}, None),
+        ({"mode": "ce", "alpha": 0.5}, "none", None, {"ce": 1.0}),
+        ({"teacher": "none"}, "none", None, {"ce": 1.0}),
+        ({"mode": "trainable"}, "self", {"kl": 1.0}, {"ce": 1.0}),
+        ({"teacher": "self", "terms": {"kl": 1, "ce": 0.3}}, "self", {"kl": 1, "ce": 0.3}, {"ce": 0.3}),
+    ],
+)
+def test_modes_of_0_1_are_a_teacher_and_terms(
+    mode: dict, teacher: str, taught: dict | None, alone: dict | None
+) -> None:
+    distill = ElasticConfig.from_dict(BLOCK | {"distill": mode}).distill
+    assert (distill.teacher, distill.mode, distill.alpha) == (teacher, None, None)
+    assert distill.taught == (taught is not None)
+    for which, terms in ((True, taught), (False, alone)):
+        assert terms is None or distill.of(which) == terms
+    assert type(distill)(**asdict(distill)) == distill
 
 
 def test_round_trip_through_json_values() -> None:
@@ -119,7 +144,19 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"sampling": {"12b": 0}}, "at least one positive weight"),
         ({"shapes": "s.json"}, "fixed shapes need"),
         ({"distill": {"teacher_precision": "fp4"}}, "teacher_precision: 'fp4' .* null or one of bf16, fp8, int8"),
-        ({"distill": {"mode": "ce", "teacher_precision": "fp8"}}, "null: distill.mode ce has no frozen teacher"),
+        ({"distill": {"mode": "ce", "teacher_precision": "fp8"}}, "null: distill.teacher is none, not frozen"),
+        ({"distill": {"mode": "ce", "teacher": "self"}}, "mode: 'ce' is not allowed; left out where teacher or terms"),
+        ({"distill": {"alpha": 0.1}}, "elastic.distill.alpha: 0.1 is not allowed; the mode frozen_ce alone"),
+        (
+            {"distill": {"teacher": "mine"}},
+            "elastic.distill.teacher: 'mine' is not allowed; one of frozen, self, none",
+        ),
+        ({"distill": {"terms": {}}}, "elastic.distill.terms: {} is not allowed; a mapping term -> weight"),
+        ({"distill": {"terms": {"mse": 1}}}, "elastic.distill.terms: 'mse' is not allowed; one of kl, ce"),
+        ({"distill": {"terms": {"kl": -1}}}, "elastic.distill.terms.kl: -1 is not allowed; a weight of at least 0"),
+        ({"distill": {"terms": {"kl": 0}}}, "at least one weight above 0"),
+        ({"distill": {"terms": {"ce": 1}}}, "teacher: 'frozen' is not allowed; none: no term of ce compares with it"),
+        ({"distill": {"teacher": "none", "terms": {"kl": 1}}}, "frozen or self: the term kl compares with a teacher"),
         ({"budgets_per_batch": 0}, "elastic.budgets_per_batch: 0 is not allowed; from 1 to 3"),
         ({"budgets_per_batch": True}, "elastic.budgets_per_batch: True"),
         (

@@ -142,7 +142,11 @@ def broken(path, value):
         (["members", "mid", "budget"], {"params": -5}, "at least 1"),
         (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
         (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
-        (["members", "mid", "subnet", "layers", 0, "colour"], 3, "unknown field 'colour' (allowed: index, type, heads,"),
+        (
+            ["members", "mid", "subnet", "layers", 0, "colour"],
+            3,
+            "unknown field 'colour' (allowed: index, type, heads,",
+        ),
         (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
         (["members"], [], "a mapping name -> member"),
         (["members"], {}, "at least one"),

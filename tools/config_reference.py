@@ -34,6 +34,7 @@ MAPPINGS = {
     "axes": "mapping of [`elastic.axes.NAME`](#elasticaxesname)",
     "memory": "[`elastic.budgets[].memory`](#elasticbudgetsmemory) or null",
     "sampling": "mapping of numbers",
+    "terms": "mapping of numbers or null",
 }
 NOTES = {
     "MemorySpec": "Beside these it has `size`, which must be given: the limit, in bytes or as text such as `18GiB`.",

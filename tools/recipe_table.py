@@ -56,7 +56,7 @@ def _same(curriculum: Any, config: Any) -> str:
         ("weight of the budget loss", f"{router.loss_weight:g}"),
         ("sequences ranked", f"{config.importance.samples}"),
         ("candidates of the search", f"{config.search.candidates}, on {config.search.tokens} tokens each"),
-        ("loss", f"forward KL from the {config.distill.mode} parent at temperature {config.distill.temperature:g}"),
+        ("loss", f"forward KL from the {config.distill.teacher} parent at temperature {config.distill.temperature:g}"),
         ("precision", "bf16, gradients summed in fp32"),
     )
     return "\n".join([_row(("In all of them", "set to")), "|---|---|", *(_row(row) for row in rows)]) + "\n"

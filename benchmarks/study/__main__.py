@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from benchmarks.study.data import FOLDERS, prepare
 from benchmarks.study.jobs import Job
@@ -25,10 +26,12 @@ def ready(job: Job, runs: Path) -> bool:
     return all((runs / name / "result.json").is_file() for name in job.before)
 
 
-def run(job: Job, runs: Path, threads: int) -> None:
-    """One job in a process; its output goes to a file beside its result."""
-    while not ready(job, runs):
-        time.sleep(2)
+def run(job: Job, runs: Path, threads: int, failed: Event) -> None:
+    """One job in a process, unless one before it has failed; its output goes to a file beside its result."""
+    while not ready(job, runs) and not failed.wait(2):
+        pass
+    if failed.is_set():
+        return
     (runs / job.name).mkdir(parents=True, exist_ok=True)
     log = runs / f"{job.name}.log"
     # two spinning threads beside another busy process make a step many times slower
@@ -41,7 +44,7 @@ def run(job: Job, runs: Path, threads: int) -> None:
     print(f"{job.name}: {'done' if code == 0 else f'failed ({code}), see {log}'} after "
           f"{time.monotonic() - began:.0f} s  {line[0][:200]}", flush=True)  # fmt: skip
     if code:
-        raise SystemExit(1)
+        failed.set()
 
 
 def main() -> None:
@@ -57,10 +60,12 @@ def main() -> None:
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
         prepare(name, runs)
+    failed = Event()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run, job, runs, threads) for job in todo]:
+        for future in [pool.submit(run, job, runs, threads, failed) for job in todo]:
             future.result()
+    sys.exit(int(failed.is_set()))
 
 
 if __name__ == "__main__":

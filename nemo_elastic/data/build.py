@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import integer, number
+from ..checks import integer, number
 from ..files import atomic_dir
 from . import mix
 from .corpus import Corpus, Document, read_corpus

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import integer, number
+from ..checks import integer, number
 from ..errors import ElasticError, bad
 from ..family import known_fields
 from ..files import read_json, read_text

@@ -17,7 +17,7 @@ import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 
-from ..config import integer
+from ..checks import integer
 from ..errors import ElasticError, bad
 from .folder import SPLITS, DataFolder
 

@@ -20,7 +20,7 @@ BLOCK: dict[str, Any] = {
     "importance": {"samples": 64, "depth_samples": 8},
     "search": {"candidates": 96, "tokens": 4096},
     "router": {"freeze_at": 0.5},
-    "distill": {"mode": "frozen", "chunk_tokens": 512},
+    "distill": {"chunk_tokens": 512},
 }
 
 

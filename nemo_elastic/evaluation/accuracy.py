@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_elastic.config import integer
+from nemo_elastic.checks import integer
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.data.tokenizer import EOS_ID, load_tokenizer
 from nemo_elastic.errors import ElasticError

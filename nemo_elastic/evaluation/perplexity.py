@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.config import integer
+from nemo_elastic.checks import integer
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.dtype import work_dtype
 

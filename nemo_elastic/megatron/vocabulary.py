@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabPara
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
 from nemo_elastic.family import Subnet
-from nemo_elastic.nn.head_loss import Head, head_loss
+from nemo_elastic.nn.loss.head import Head, head_loss
 from nemo_elastic.prefix import Grid, Selection
 
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
@@ -146,14 +146,14 @@ def vocabulary_loss(
     weights_bs: torch.Tensor | None = None,
     **how: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`nn.head_loss` of two models' heads over the tensor-parallel vocabulary.
+    """`nn.loss.head` of two models' heads over the tensor-parallel vocabulary.
 
     Args:
         student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
-        teacher: the same of the teacher; None for cross-entropy alone.
+        teacher: the same of the teacher; None where no term compares with it.
         labels_bs: token ids.
         weights_bs: weight of every token (the loss mask).
-        how: `ce`, `temperature`, `top_k`, `chunk_tokens` of `head_loss`.
+        how: `terms`, `temperature`, `top_k`, `chunk_tokens` of `head_loss`.
 
     Returns:
         The weighted sum, with gradients (the head's in the window of `main_grad`); every token's loss [b, s], without.

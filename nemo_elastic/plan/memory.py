@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from nemo_elastic.config import FROZEN, DistillConfig
+from nemo_elastic.config import DistillConfig
 from nemo_elastic.family import Parent
 from nemo_elastic.kinds.mamba import MAMBA
 from nemo_elastic.kinds.record import Row
 from nemo_elastic.layout import by_name, rows, shape
+from nemo_elastic.losses import TERMS
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 
@@ -20,7 +21,7 @@ __all__ = ["Memory", "Stage", "local_parameters", "loss", "stage_memory", "stage
 #: bytes per parameter in DistributedDataParallel's buffer: gradients are summed in fp32 (grad_reduce_in_fp32, as in
 #: NeMo's recipes); every data-parallel rank holds all of it, also with a distributed optimizer
 GRADIENT = 4
-#: logits on which nn.logit_rows works at a time on a GPU
+#: logits on which nn.loss.rows works at a time on a GPU
 LOGITS = 2**22
 #: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
 #: two moments (megatron-core, use_distributed_optimizer, as in NeMo's recipes)
@@ -83,14 +84,16 @@ def teacher(parent: Parent, stage: Stage, tensor: int, precision: str | None) ->
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
     """Bytes of the head and its loss at their fullest, on the last stage, for `tokens` of a micro-batch.
 
-    nn.head_loss: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.logit_rows), and the
+    nn.loss.head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss.rows), and the
     head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
     and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
     """
-    taught, chunk = distill.mode != "ce", min(distill.chunk_tokens, tokens)
+    taught, chunk = distill.taught, min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
-    copies = 2 + taught + (distill.mode == "frozen_ce")
+    # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
+    ways = {taught, distill.teacher == "frozen"}
+    copies = 1 + max(sum(TERMS[name].copies for name in distill.of(way)) for way in ways)
     logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
     head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)
     gathered = (1 + taught) * HALF * chunk * parent.hidden if shards.sequence else 0.0
@@ -103,13 +106,13 @@ def handed_over(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sh
     That is one tensor with the student's stream and, with a teacher, the teacher's beside it (nemo.streams). A
     recomputed first layer keeps the student's half anyway.
     """
-    streams = (not recompute) + (distill.mode != "ce")
+    streams = (not recompute) + distill.taught
     return 0.0 if stage.first else streams * stream(parent, shards)
 
 
 def gradients_between(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sharding) -> float:
     """Bytes per token of the gradients that come from the next stage and go to the one before, for both streams."""
-    streams = 1 if distill.mode == "ce" else 2
+    streams = 1 + distill.taught
     return ((not stage.last) + (not stage.first)) * streams * stream(parent, shards)
 
 
@@ -203,7 +206,7 @@ def stage_memory(
         kernels: mamba_ssm's kernels are there.
     """
     count = local_parameters(parent, stage, shards.tensor)
-    taught = distill.mode in FROZEN
+    taught = distill.teacher == "frozen"
     per_token = handed_over(parent, stage, distill, shards, recompute) + saved(
         parent, stage.kinds, shards, recompute=recompute, gated=gated, kernels=kernels, first=stage.first,
         last=stage.last,

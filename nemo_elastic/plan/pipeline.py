@@ -71,7 +71,7 @@ def wait(
         whole, layers = (_stage_flops(parent, member, pipeline, run.seq_length, head) for head in (True, False))
         return [3 * a + (b if recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
 
-    taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.mode != "ce" else ()
+    taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.taught else ()
     costs = {
         member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in draws
     }
@@ -91,5 +91,5 @@ def passed_on(parent: Parent, config: ElasticConfig, run: RunShape, shards: Shar
 
     The student's hidden states, and with a teacher those of the teacher beside them (nemo.streams).
     """
-    streams = 1 if config.distill.mode == "ce" else 2
+    streams = 1 + config.distill.taught
     return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / shards.stream

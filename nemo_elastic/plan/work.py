@@ -83,7 +83,7 @@ def step_work(
     for chance, member in zip(drawn, family.values(), strict=True):
         forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
         layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
-    taught = {"ce": 0.0, "trainable": 1 - drawn[0]}.get(config.distill.mode, 1.0)
+    taught = {"none": 0.0, "self": 1 - drawn[0]}.get(str(config.distill.teacher), 1.0)
     return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
 
 
@@ -129,7 +129,7 @@ def seconds(
     products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
     t = shards.tensor
     passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if recompute else 0))
-    passes += 0 if config.distill.mode == "ce" else 2
+    passes += 2 if config.distill.taught else 0
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     link = gpu.network if run.gpus > run.node else gpu.nvlink

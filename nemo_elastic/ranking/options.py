@@ -7,8 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.checks import keep_plain
-from nemo_elastic.config import integer
+from nemo_elastic.checks import integer, keep_plain
 from nemo_elastic.errors import bad
 from nemo_elastic.family import known_fields
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic.config import Budget, integer
+from nemo_elastic.budget import Budget
+from nemo_elastic.checks import integer
 from nemo_elastic.errors import bad
 from nemo_elastic.family import Subnet
 from nemo_elastic.shapes.even import uniform

@@ -54,10 +54,10 @@ class Host(Protocol):
         labels_bs: torch.Tensor,
         weights_bs: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss that a block's `distill` says, against a teacher; without one cross-entropy.
+        """The loss that a block's `distill` says: `distill.of` gives the terms with a teacher, or without one.
 
         Args:
-            distill: divergence from the teacher, alone or with cross-entropy.
+            distill: its terms, and how they are computed.
             student, teacher: what `student` and `teacher` gave.
             labels_bs: target token ids.
             weights_bs: of every token: the loss mask; None for 1.

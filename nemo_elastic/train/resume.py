@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from nemo_elastic.config import DistillConfig
 from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.family import known_fields
 
 __all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "within"]
 
@@ -17,7 +20,7 @@ STEERING = (
     "budgets_per_batch",
     "nonfinite",
     "distill.temperature",
-    "distill.alpha",
+    "distill.terms",
     "distill.top_k",
     "distill.chunk_tokens",
     "distill.teacher_precision",
@@ -47,7 +50,7 @@ def check_same_family(
     """
     if old is None:
         raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
-    changes = list(differences(old, new))
+    changes = list(differences(_today(old), new))
     refused = [text for name, text in changes if not may_change(name)]
     if refused:
         raise ElasticError(
@@ -55,6 +58,12 @@ def check_same_family(
             "take the old values, or another log directory"
         )
     return [f"{text}, from here on" for _, text in changes]
+
+
+def _today(old: Mapping[str, Any]) -> dict[str, Any]:
+    """A block as today's version writes it: 0.1 had `distill.mode` in place of teacher and terms."""
+    told = known_fields(DistillConfig, old.get("distill", {}), "elastic.distill")
+    return {**old, "distill": asdict(DistillConfig(**told))}
 
 
 def within(name: str, known: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nemo_elastic.config import FROZEN, ElasticConfig
+from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent
 from nemo_elastic.nn.gates import Choice
@@ -189,8 +189,8 @@ class FamilyTraining:
         def objective(draw: Draw) -> torch.Tensor:
             nonlocal teacher
             student = host.student(tokens, draw.choice)
-            taught = distill.mode in FROZEN or (distill.mode == "trainable" and draw.budget > 0)
-            if distill.mode == "trainable" and draw.budget == 0:
+            taught = self.is_taught(draw)
+            if distill.teacher == "self" and not taught:
                 teacher = host.detached(student)
             loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
             parts.append(Part(draw.budget, draw.share, loss.detach()))
@@ -201,9 +201,11 @@ class FamilyTraining:
 
     def teacher_of(self, host: Host, tokens: torch.Tensor, draws: Sequence[Draw]) -> Output | None:
         """The teacher's output, where it is not that of a student: the whole model is drawn first, if it is."""
-        mode = self.config.distill.mode
-        taught = mode in FROZEN or (mode == "trainable" and draws[0].budget > 0)
-        return host.teacher(tokens) if taught else None
+        return host.teacher(tokens) if self.is_taught(draws[0]) else None
+
+    def is_taught(self, draw: Draw) -> bool:
+        """Whether a budget is compared with a teacher: the whole model is none's pupil where it teaches itself."""
+        return self.config.distill.taught and (self.config.distill.teacher == "frozen" or draw.budget > 0)
 
     def remember(self, draw: Draw, tokens: torch.Tensor | None, loss: torch.Tensor | None = None) -> None:
         """Keep what the last drawn micro-batch runs, for `Guard`."""

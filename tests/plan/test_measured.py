@@ -92,9 +92,10 @@ def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str, top_k: int 
 
 
 def test_rows_and_tiles_that_the_loss_and_the_scan_work_on() -> None:
-    from nemo_elastic.nn import logit_rows, scan, ssd, tiles
+    from nemo_elastic.nn import scan, ssd, tiles
+    from nemo_elastic.nn.loss import rows
 
-    assert LOGITS == logit_rows.BLOCK_GPU
+    assert LOGITS == rows.BLOCK_GPU
     assert TILE == tiles.TILE
     assert scan.LEAST_CHUNKS * ssd.chunk_for(16, 1024) == SPAN
 

@@ -175,7 +175,7 @@ def test_the_ranking_holds_the_parent_once_and_reads_stage_ones_data(module: Any
     assert (rank.trainer.num_nodes, rank.trainer.devices) == (1, 8)
     assert (strategy.tensor_model_parallel_size, strategy.sequence_parallel) == (1, False)
     assert (strategy.setup_optimizers, strategy.ddp) == (False, "pytorch")
-    assert rank.model.elastic["distill"]["mode"] == "ce"  # which has no teacher beside the model
+    assert rank.model.elastic["distill"]["teacher"] == "none"  # which has no teacher beside the model
     assert rank.model.teacher == "/checkpoints/parent"  # whose weights are ranked
     same = ("paths", "split", "seq_length", "num_train_samples", "seed", "index_mapping_dir")
     assert all(getattr(rank.data, name) == getattr(stages[1].data, name) for name in same)

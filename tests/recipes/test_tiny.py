@@ -206,13 +206,13 @@ def after_ranking(ran: Path, name: str) -> Path:
 def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:
     from dataclasses import replace
 
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config import DistillConfig, ElasticConfig
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
 
     checkpoint = ran / "tiny" / "rank" / "checkpoints" / "ranked"
     config = ElasticConfig.load(ran / "elastic.yaml")
-    config = replace(config, distill=replace(config.distill, mode="ce"))
+    config = replace(config, distill=DistillConfig(teacher="none"))
     assert already_ranked(checkpoint, config)
     assert not already_ranked(checkpoint.with_name("other"), config)
     with pytest.raises(ElasticError, match="ranked with another elastic block; give a new folder"):

@@ -48,12 +48,13 @@ class TorchHost:
         labels: torch.Tensor,
         weights: Any = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logq = student.log_softmax(-1)
-        ce = F.nll_loss(logq.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-        each = ce
+        terms, logq, each = distill.of(teacher is not None), student.log_softmax(-1), torch.zeros(labels.shape)
+        if "ce" in terms:
+            ce = F.nll_loss(logq.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+            each = each + terms["ce"] * ce
         if teacher is not None:
             logp = teacher.log_softmax(-1)
-            each = (logp.exp() * (logp - logq)).sum(-1) + (distill.alpha * ce if distill.mode == "frozen_ce" else 0)
+            each = each + terms["kl"] * (logp.exp() * (logp - logq)).sum(-1)
         return (each if weights is None else each * weights).sum(), each.detach()
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -24,28 +24,24 @@ def distill_loss(
     labels_bs: torch.Tensor,
     weights_bs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward KL(teacher || student), cross-entropy, or KL + alpha x cross-entropy, of a micro-batch.
+    """Terms of the block's loss, of a micro-batch.
 
     Args:
         config: the elastic block's distill section.
-        student, teacher: models and their hidden states (`megatron.vocabulary`); no teacher makes the loss
-            cross-entropy.
+        student, teacher: models and their hidden states (`megatron.vocabulary`); without a teacher the terms that need
+            none.
         labels_bs: target token ids.
         weights_bs: weight of every token: the loss mask.
 
     Returns:
         The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
     """
-    if teacher is None:
-        ce = 1.0
-    else:
-        ce = config.alpha if config.mode == "frozen_ce" else 0.0
     return vocabulary_loss(
         student,
         teacher,
         labels_bs,
         weights_bs,
-        ce=ce,
+        terms=config.of(teacher is not None),
         temperature=config.temperature,
         top_k=config.top_k,
         chunk_tokens=config.chunk_tokens,

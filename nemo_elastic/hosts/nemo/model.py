@@ -11,7 +11,7 @@ import torch
 from megatron.core import parallel_state
 from nemo.collections import llm
 
-from nemo_elastic.config import FROZEN, ElasticConfig
+from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.family import Parent
 from nemo_elastic.formats.megatron.shape import parent_of
@@ -67,10 +67,8 @@ class ElasticMambaModel(llm.MambaModel):
         for name, value in captured.items():
             setattr(self.__io__, name, value)
         self.family = FamilyTraining(ElasticConfig.from_dict(elastic), stage, stage_steps)
-        if self.elastic_config.distill.mode in FROZEN and teacher is None:
-            raise bad(
-                "teacher", teacher, f"distill.mode {self.elastic_config.distill.mode} needs the parent's checkpoint"
-            )
+        if self.elastic_config.distill.teacher == "frozen" and teacher is None:
+            raise bad("teacher", teacher, "the parent's checkpoint: distill.teacher is frozen")
         self.teacher_path = teacher
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self.heldout = HeldOutReduction(self.elastic_config.distill)
@@ -91,7 +89,7 @@ class ElasticMambaModel(llm.MambaModel):
             raise bad("pipeline_model_parallel_size", stages, f"1 while elastic.budgets_per_batch is {several}")
         self.config.mamba_stack_spec = elastic_stack_spec
         teacher = None
-        if distill.mode in FROZEN:
+        if distill.teacher == "frozen":
             teacher = build_teacher(self.config, self.tokenizer, self.teacher_path, distill.teacher_precision)
         super().configure_model(vp_stage)
         core = self.module
@@ -139,7 +137,7 @@ class ElasticMambaModel(llm.MambaModel):
     def teaches_in_stages(self) -> bool:
         """Whether pipeline stages pass on a teacher's hidden states beside the student's, see `streams`."""
         stages = parallel_state.get_pipeline_model_parallel_world_size()
-        return stages > 1 and self.elastic_config.distill.mode != "ce"
+        return stages > 1 and self.elastic_config.distill.taught
 
     @property
     def validates_in_stages(self) -> bool:

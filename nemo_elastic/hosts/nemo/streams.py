@@ -84,7 +84,7 @@ def evaluate(
     Returns:
         What `measure` returned on the last pipeline stage, in order; [] on all others.
     """
-    taught = taught and model.elastic_config.distill.mode != "ce"
+    taught = taught and model.elastic_config.distill.taught
     last = parallel_state.is_pipeline_last_stage()
     numbers = iter(range(len(batches_bs)))
 

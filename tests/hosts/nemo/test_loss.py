@@ -50,11 +50,11 @@ def expected(
         F.linear(h, m.output_layer.weight).transpose(0, 1) for m, h in ((student, x_sbd), (teacher, y_sbd))
     )
     ce_bs = F.cross_entropy(s_bsv.transpose(1, 2), labels_bs, reduction="none")
-    if config.mode == "ce":
+    if not config.taught:
         return ce_bs
     log_q, log_p = (F.log_softmax(z / config.temperature, -1) for z in (s_bsv, t_bsv))
     kl_bs = (log_p.exp() * (log_p - log_q)).sum(-1)
-    return kl_bs + config.alpha * ce_bs if config.mode == "frozen_ce" else kl_bs
+    return kl_bs + config.of(taught=True).get("ce", 0.0) * ce_bs
 
 
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "ce", "trainable"])

@@ -20,7 +20,7 @@ from nemo.lightning import io
 from nemo.lightning.ckpt_utils import ckpt_to_dir
 from nemo.lightning.io.pl import TrainerContext
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config import DistillConfig, ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.files import check_output, explained, flush, sign
 from nemo_elastic.formats.megatron.context import read_context
@@ -61,7 +61,8 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
     """
     if not checkpoint.exists():
         return False
-    if read_context(checkpoint).elastic != config.to_dict():
+    found = read_context(checkpoint).elastic
+    if found is None or ElasticConfig.from_dict(found) != config:
         raise ElasticError(f"{checkpoint}: was ranked with another elastic block; give a new folder, or remove it")
     return True
 
@@ -112,7 +113,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     stages = getattr(strategy, "pipeline_model_parallel_size", 1) or 1
     check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
-    block = replace(config, distill=replace(config.distill, mode="ce"))
+    block = replace(config, distill=DistillConfig(teacher="none"))
     told = change(recipe, block, teacher=parent)
     # where the checkpoint lies on this machine, one of another block is refused before anything starts
     already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))

@@ -24,7 +24,7 @@ from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.budget import AxisConfig, Budget
-from nemo_elastic.config import FROZEN, ElasticConfig
+from nemo_elastic.config import ElasticConfig
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent
@@ -133,8 +133,8 @@ def check_stage(
         raise bad("done_steps", done_steps, "0 in stage 1; a broken run resumes by itself")
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < done_steps + steps):
         raise bad("total_steps", total_steps, f"at least done_steps + trainer.max_steps = {done_steps + steps}")
-    if config.distill.mode in FROZEN and teacher is None:
-        allowed = f"the parent's NeMo checkpoint (teacher=PATH): elastic.distill.mode is {config.distill.mode}"
+    if config.distill.teacher == "frozen" and teacher is None:
+        allowed = "the parent's NeMo checkpoint (teacher=PATH): elastic.distill.teacher is frozen"
         raise bad("teacher", teacher, allowed)
 
 
@@ -161,11 +161,10 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
         for axis in kind.axes:
             blocks = parent.axis(axis.name).blocks
             if axis.blocks is not None and blocks % tensor:
-                where = f"blocks of {axis.name} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
+                what = f"blocks of {axis.name} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
                 if axis.name == FFN:
-                    where = f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
-                allowed = f"a size that divides the {blocks} {where}"
-                raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, allowed)
+                    what = f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
+                raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, f"a size that divides the {blocks} {what}")
     devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
     if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
         allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"

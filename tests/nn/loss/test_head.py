@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of nemo_elastic.nn.head_loss and nn.logit_rows: against torch, ModelOpt, and two ranks against one."""
+"""Tests of nemo_elastic.nn.loss: against torch, ModelOpt, and two ranks against one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import logit_rows
-from nemo_elastic.nn.head_loss import Head, head_loss
+from nemo_elastic.nn.loss import rows as logit_rows
+from nemo_elastic.nn.loss.head import Head, head_loss
 
 EVERY = [
-    {"temperature": temperature, "ce": ce, "top_k": top_k}
+    {"temperature": temperature, "terms": terms, "top_k": top_k}
     for temperature in (1.0, 1.7)
-    for ce in (0.0, 0.3)
+    for terms in ({"kl": 1.0}, {"kl": 1.0, "ce": 0.3}, {"ce": 0.3, "kl": 0.7})
     for top_k in (None, 5)
 ]
 
@@ -42,8 +42,9 @@ def heads(tokens=21, vocabulary=38, width=12, full=16, dtype=torch.float64, seed
     return student, teacher, {"labels_t": labels, "weights_t": weights}
 
 
-def naive(student, teacher, labels_t, weights_t, temperature=1.0, ce=0.0, top_k=None):
+def naive(student, teacher, labels_t, weights_t, temperature=1.0, terms=None, top_k=None):
     """The definition, on whole logits."""
+    terms = terms or {"kl": 1.0}
     s_tv = student.hidden_td @ student.part().t()
     loss_t = torch.zeros(len(s_tv), dtype=s_tv.dtype)
     if teacher is not None:
@@ -52,9 +53,9 @@ def naive(student, teacher, labels_t, weights_t, temperature=1.0, ce=0.0, top_k=
         if top_k is not None:
             index = p.topk(top_k).indices
             p, q = (torch.cat([x.gather(1, index), 1 - x.gather(1, index).sum(1, keepdim=True)], 1) for x in (p, q))
-        loss_t = loss_t + F.kl_div(q.log(), p, reduction="none").sum(-1)
-    if ce:
-        loss_t = loss_t + ce * F.cross_entropy(s_tv, labels_t, reduction="none")
+        loss_t = loss_t + terms.get("kl", 0) * F.kl_div(q.log(), p, reduction="none").sum(-1)
+    if "ce" in terms:
+        loss_t = loss_t + terms["ce"] * F.cross_entropy(s_tv, labels_t, reduction="none")
     return (loss_t * weights_t).sum(), loss_t
 
 
@@ -110,17 +111,17 @@ def test_any_shape(tokens: int, vocabulary: int, width: int, chunk: int, block: 
 
 def test_cross_entropy_alone_and_labels_that_are_no_tokens() -> None:
     student, _, batch = heads()
-    expected = naive(student, None, **batch, ce=1.0)
-    actual = head_loss(student, **batch, ce=1.0, chunk_tokens=4)
+    expected = naive(student, None, **batch, terms={"ce": 1.0})
+    actual = head_loss(student, **batch, terms={"ce": 1.0}, chunk_tokens=4)
     same(actual, expected, rtol=1e-11, atol=1e-12)
     same(gradients(actual[0], student), gradients(expected[0], student), rtol=1e-10, atol=1e-12)
     batch["labels_t"][[3, 5]] = torch.tensor([-100, 38])
-    loss, losses = head_loss(student, **batch, ce=1.0)
+    loss, losses = head_loss(student, **batch, terms={"ce": 1.0})
     assert losses[[3, 5]].tolist() == [0, 0]
     assert not gradients(loss, student)[0][[3, 5]].any()
 
 
-@pytest.mark.parametrize("how", [{}, {"temperature": 1.7, "ce": 0.3, "top_k": 3}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.7, "terms": {"kl": 1.0, "ce": 0.3}, "top_k": 3}], ids=str)
 def test_gradcheck(how: dict[str, Any]) -> None:
     student, teacher, batch = heads(3, 6, 2, 4)
 
@@ -235,13 +236,13 @@ def test_no_tensor_holds_all_tokens_times_the_vocabulary(dtype: torch.dtype) -> 
 def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
     student, teacher, batch = heads(dtype=torch.float32)
     torch.save((tuple(x.detach() for x in student), tuple(teacher), batch, EVERY), tmp_path / "in.pt")
-    worker = pathlib.Path(__file__).with_name("head_loss_worker.py")
-    root = str(pathlib.Path(__file__).parents[2])
+    worker = pathlib.Path(__file__).with_name("head_worker.py")
+    root = str(pathlib.Path(__file__).parents[3])
     env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     ranks = [subprocess.Popen([sys.executable, worker, str(r), tmp_path], env=env) for r in range(2)]
     assert [r.wait(timeout=300) for r in ranks] == [0, 0]
     parts = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
-    ways = [*EVERY, {"ce": 1.0}]
+    ways = [*EVERY, {"terms": {"ce": 1.0}}]
     for i, how in enumerate(ways):
         loss, losses = head_loss(student, teacher if how in EVERY else None, **batch, **how)
         dx, dw = gradients(loss, student)
@@ -274,9 +275,11 @@ def test_bad_input_is_told() -> None:
         ({"teacher": Head(teacher[0], teacher[1][1:])}, "teacher: 21 tokens and 37 rows of the vocabulary, the stud"),
         ({"weights_t": batch["weights_t"][1:]}, r"weights_t has shape \(20,\), not \(21,\)"),
         ({"labels_t": batch["labels_t"][None]}, r"labels_t has shape \(1, 21\), not \(21,\)"),
-        ({"teacher": None}, "ce is 0.0: positive without a teacher"),
-        ({"ce": -1.0}, "ce is -1.0: positive without a teacher, else at least 0"),
-        ({"ce": 1.0, "labels_t": None}, "labels_t: cross-entropy needs them"),
+        ({"teacher": None, "terms": {"kl": 1.0}}, "terms: {'kl': 1.0} compare with a teacher, and there is none"),
+        ({"terms": {"ce": -1.0}}, "terms: {'ce': -1.0}: positive weights of kl, ce"),
+        ({"terms": {}}, "terms: {}: positive weights of kl, ce"),
+        ({"terms": {"mse": 1.0}}, "terms: {'mse': 1.0}: positive weights of kl, ce"),
+        ({"terms": {"ce": 1.0}, "labels_t": None}, "labels_t: cross-entropy needs them"),
         ({"temperature": 0}, "temperature must be positive, not 0"),
         ({"top_k": 0}, "top_k must be positive, not 0"),
         ({"chunk_tokens": 0}, "chunk_tokens must be positive, not 0"),

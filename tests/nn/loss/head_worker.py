@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One of two ranks of test_head_loss: ``python head_loss_worker.py RANK FOLDER`` (a script: nothing is pickled)."""
+"""One of two ranks of test_head: ``python head_worker.py RANK FOLDER`` (a script: nothing is pickled)."""
 
 import pathlib
 import sys
@@ -8,7 +8,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.nn.head_loss import Head, head_loss
+from nemo_elastic.nn.loss.head import Head, head_loss
 
 
 def main(rank: int, folder: pathlib.Path) -> None:
@@ -20,7 +20,7 @@ def main(rank: int, folder: pathlib.Path) -> None:
     part = slice(half * rank, half * (rank + 1))
     teacher = Head(teacher_hidden, teacher_weight[part])
     out = []
-    for how in [*ways, {"ce": 1.0}]:
+    for how in [*ways, {"terms": {"ce": 1.0}}]:
         student = Head(hidden.clone().requires_grad_(), weight[part].clone().requires_grad_())
         taught = teacher if how in ways else None
         loss, losses = head_loss(student, taught, **batch, **how, chunk_tokens=8, group=dist.group.WORLD)
@@ -32,7 +32,7 @@ def main(rank: int, folder: pathlib.Path) -> None:
     teacher = Head(teacher_hidden[own], teacher_weight[part])
     all_tokens = {name: value[: 2 * run] for name, value in batch.items()}
     for chunk in (1, 6, 8, 1000):
-        for how in [*ways, {"ce": 1.0}]:
+        for how in [*ways, {"terms": {"ce": 1.0}}]:
             student = Head(hidden[own].clone().requires_grad_(), weight[part].clone().requires_grad_())
             taught = teacher if how in ways else None
             loss, losses = head_loss(

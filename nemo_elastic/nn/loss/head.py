@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loss of a language model's head from hidden states: divergence from a teacher, cross-entropy, or both.
+"""Loss of a language model's head from hidden states: the weighted sum of its terms.
 
 The logits of a model are tokens x vocabulary, in two models and in float32 the largest tensors of a training step by
 far. Here no more than ``chunk_tokens`` of their rows exist at a time: head, softmax, loss and every gradient of a
@@ -15,15 +15,16 @@ the teacher's top tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from nemo_elastic.losses import CE, KL, TERMS
 from nemo_elastic.nn.dtype import work_dtype
-from nemo_elastic.nn.logit_rows import LogitRows
+from nemo_elastic.nn.loss.rows import LogitRows, compares
 from nemo_elastic.nn.token_shards import TokenShards
 
 #: (weight, gradient of the sum [v, d] in the work dtype, factor) -> what autograd gets as the weight's gradient
@@ -59,7 +60,7 @@ def head_loss(
     *,
     labels_t: torch.Tensor | None = None,
     weights_t: torch.Tensor | None = None,
-    ce: float = 0.0,
+    terms: Mapping[str, float] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     chunk_tokens: int = 512,
@@ -67,11 +68,12 @@ def head_loss(
     shared_out: bool = False,
     deliver: Deliver = whole_gradient,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over tokens of ``weight x (KL(teacher || student) + ce x cross-entropy)``, and the same without weights.
+    """Sum over tokens of ``weight x sum over terms of (term's weight x term)``, and the same without weights.
 
-    The divergence is taken at `temperature`, without the factor temperature**2 (as ModelOpt's LogitsKLLoss for
-    Megatron); the cross-entropy never has a temperature. Logits are rounded to the dtype of the hidden states, as a
-    head gives them; all that follows is float32 (float64 for float64). The teacher gets no gradient.
+    Terms are those of `losses`: "kl" is KL(teacher || student) at `temperature`, without the factor temperature**2 (as
+    ModelOpt's LogitsKLLoss for Megatron), "ce" cross-entropy, which never has a temperature. Logits are rounded to the
+    dtype of the hidden states, as a head gives them; all that follows is float32 (float64 for float64). The teacher
+    gets no gradient.
 
     With `top_k` the teacher speaks for its k likeliest tokens only, and all others are one event: what the student
     makes of them is free, as long as their sum is that of the teacher. That is never more than the whole divergence,
@@ -86,10 +88,10 @@ def head_loss(
 
     Args:
         student: its hidden states and head; either may need a gradient.
-        teacher: of the same number of tokens and rows of the vocabulary; None for cross-entropy alone.
+        teacher: of the same number of tokens and rows of the vocabulary; None where no term compares with it.
         labels_t: token ids in the whole vocabulary, for the cross-entropy, which is 0 where one is outside.
         weights_t: weight of every token; None for ones. Not differentiable.
-        ce: weight of the cross-entropy; 0 leaves it out.
+        terms: name -> weight; those of weight 0 are left out. None: "kl" with a teacher, "ce" without.
         temperature: divides both logits; positive.
         top_k: tokens of the teacher that count for themselves; None for all.
         chunk_tokens: tokens whose logits are held at a time; does not change the value.
@@ -104,9 +106,13 @@ def head_loss(
         ValueError: shapes that do not fit, values out of range, or nothing to compute.
     """
     shards = TokenShards(group if shared_out else None)
-    _check(student, teacher, labels_t, weights_t, ce, temperature, top_k, chunk_tokens, shards.world)
+    default = {KL.name: 1.0} if teacher is not None else {CE.name: 1.0}
+    terms = {name: weight for name, weight in (default if terms is None else terms).items() if weight}
+    _check(student, teacher, labels_t, weights_t, terms, shards.world)
+    _check_numbers(temperature, top_k, chunk_tokens)
+    teacher = teacher if compares(terms) else None
     vocabulary = student.weight_vd.shape[0] * (1 if group is None else group.size())
-    rows = LogitRows(ce, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
+    rows = LogitRows(terms, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
     wanted = torch.is_grad_enabled()
     call = _Call(
         rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad
@@ -194,10 +200,7 @@ def _check(
     teacher: Head | None,
     labels_t: torch.Tensor | None,
     weights_t: torch.Tensor | None,
-    ce: float,
-    temperature: float,
-    top_k: int | None,
-    chunk_tokens: int,
+    terms: Mapping[str, float],
     runs: int,
 ) -> None:
     for name, head in (("student", student), ("teacher", teacher)):
@@ -212,10 +215,15 @@ def _check(
     for name, given in (("labels_t", labels_t), ("weights_t", weights_t)):
         if given is not None and given.shape != (runs * tokens,):
             raise ValueError(f"{name} has shape {tuple(given.shape)}, not {(runs * tokens,)}")
-    if ce < 0 or (teacher is None and not ce):
-        raise ValueError(f"ce is {ce}: positive without a teacher, else at least 0")
-    if ce and labels_t is None:
+    if not terms or any(name not in TERMS or weight < 0 for name, weight in terms.items()):
+        raise ValueError(f"terms: {dict(terms)}: positive weights of {', '.join(TERMS)}")
+    if compares(terms) and teacher is None:
+        raise ValueError(f"terms: {dict(terms)} compare with a teacher, and there is none")
+    if labels_t is None and CE.name in terms:
         raise ValueError("labels_t: cross-entropy needs them")
+
+
+def _check_numbers(temperature: float, top_k: int | None, chunk_tokens: int) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     for name, number in (("top_k", top_k), ("chunk_tokens", chunk_tokens)):
