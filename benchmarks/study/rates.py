@@ -22,7 +22,7 @@ TRIED: dict[str, dict[str, tuple[float, ...]]] = {
 #: the kept results, and that none stands at an edge. Where not every rate has been tried, that of the kept runs.
 BEST: dict[str, dict[str, float]] = {
     "ours": {"all": 5e-4},
-    "alone": {"72": 5e-4, "50": 5e-4},
-    "modelopt": {"85": 2e-3, "72": 2e-3, "60": 2e-3, "50": 2e-3},
+    "alone": {"72": 2.5e-4, "50": 5e-4},
+    "modelopt": {"85": 2.5e-4, "72": 5e-4, "60": 1e-3, "50": 1e-3},
     "scratch": {"72": 3e-3, "50": 3e-3},
 }
