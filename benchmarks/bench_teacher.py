@@ -96,7 +96,9 @@ class Run:
         from nemo_elastic.train.sampling import BudgetSampler
 
         self.model.host.frozen = self.teachers[way[0]]
-        self.model.family.config = replace(self.config, distill=DistillConfig("ce" if way[0] == "none" else "frozen"))
+        self.model.family.config = replace(
+            self.config, distill=DistillConfig(teacher="none" if way[0] == "none" else "frozen")
+        )
         weights = [float(i in budgets) for i in range(len(MEMBERS))]
         self.model.family.sampler = BudgetSampler(weights, 0, 1, len(budgets))
         run_schedule(self.model, [self.batch])

@@ -191,7 +191,7 @@ class DistillConfig:
         """Teacher and terms, of the mode where one is given; neither it nor its alpha is kept beside them."""
         mode, alpha = self.mode, self.alpha
         if mode is not None:
-            if mode not in DISTILL_MODES:
+            if mode not in tuple(DISTILL_MODES):
                 raise bad("elastic.distill.mode", mode, f"one of {', '.join(DISTILL_MODES)}")
             if self.teacher is not None or self.terms is not None:
                 raise bad("elastic.distill.mode", mode, "left out where teacher or terms are given")

@@ -71,7 +71,7 @@ def test_the_12b_block_has_the_papers_values() -> None:
     assert router is not None
     assert (router.hidden, router.init_std, router.tau) == (256, 0.1, (1.0, 0.05))
     assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
-    assert config.distill.mode == "frozen"
+    assert (config.distill.teacher, config.distill.terms) == ("frozen", {"kl": 1.0})
 
 
 @pytest.mark.parametrize("name", PARENTS)

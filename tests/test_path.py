@@ -146,14 +146,16 @@ def test_a_path_by_hand():
 
 
 def test_layers_that_differ_move_one_by_one():
-    uneven = Subnet(16, tuple(PARENT.layer(i, ffn={1: 8, 4: 4}.get(i, 16)) for i in range(5)))
+    uneven = Subnet(
+        16, (*PARENT.full.layers[:1], PARENT.layer(1, ffn=8), *PARENT.full.layers[2:4], PARENT.layer(4, ffn=4))
+    )
     shapes = path(Family.of(PARENT, {"big": PARENT.full, "uneven": uneven}))
     # choices 16, 8 and 4 give steps of 4: layer 1 at 1/4 and 3/4 of the way, layer 4 at 1/6, 3/6 and 5/6
     assert [s.widths("ffn") for s in shapes] == [(16, 16), (16, 12), (12, 12), (12, 8), (8, 8), (8, 4)]
 
 
 def test_a_layer_that_goes_is_cut_with_the_others_and_never_grows():
-    thin = Subnet(16, tuple(PARENT.layer(i, ffn=4 if i == 4 else 16) for i in range(5)))
+    thin = Subnet(16, (*PARENT.full.layers[:4], PARENT.layer(4, ffn=4)))
     shapes = path(Family.of(PARENT, {"big": PARENT.full, "small": PARENT.uniform([0, 1, 2, 3], hidden=8, ffn=4)}))
     assert {s.widths("ffn") for s in shapes} == {(16, 16), (12, 12), (8, 8), (8,), (4,)} and all(
         s.is_uniform for s in shapes

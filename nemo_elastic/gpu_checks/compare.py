@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.layout import by_name, selection
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
@@ -81,7 +82,7 @@ def _tensors(case: Case) -> dict[str, torch.Tensor]:
         "x": normal(case.length, case.batch, parent.hidden),
     }
     if case.gated:
-        gate = Gates.of(parent, case.subnet).layers[0].channels()
+        gate = Gates.of(parent, case.subnet).layers[0].channels(MAMBA_HEADS, MAMBA_HEAD_DIM)
         out["gate"] = gate * torch.where(torch.arange(inner) % 3 == 0, 0.5, 1.0)
     return out
 

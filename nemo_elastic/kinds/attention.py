@@ -31,7 +31,9 @@ KIND = Kind(
     symbol="*",
     name=ATTENTION,
     words="attention",
-    axes=(Axis(ATTENTION_HEADS, "heads", "attention heads", "kv_heads", grouped=True, per_layer=True),),
+    axes=(
+        Axis(ATTENTION_HEADS, "heads", "attention heads", "kv_heads", "key-value heads", grouped=True, per_layer=True),
+    ),
     rigid=("kv_heads", "attention_head_dim"),
     rows=(
         Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _QKV + ".layer_norm_weight", ((_HIDDEN,),)),

@@ -35,7 +35,7 @@ KIND = Kind(
     name=MAMBA,
     words="Mamba-2",
     axes=(
-        Axis(MAMBA_HEADS, "heads", "Mamba heads", "mamba_groups", grouped=True, per_layer=True),
+        Axis(MAMBA_HEADS, "heads", "Mamba heads", "mamba_groups", "Mamba groups", grouped=True, per_layer=True),
         Axis(MAMBA_HEAD_DIM, "head_dim", "Mamba head channels"),
     ),
     rigid=("mamba_groups", "state", "conv_kernel"),

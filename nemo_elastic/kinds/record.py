@@ -82,6 +82,7 @@ class Axis:
         field: key of a layer's width in files.
         words: what pages and pictures call it.
         blocks: size of the parent that says in how many equal blocks it lies; None for one.
+        block_words: what messages call these blocks.
         grouped: a channel belongs to its block (heads that share something); else blocks are a layout in storage.
         per_layer: whether an `elastic:` block may give each layer its own width.
     """
@@ -90,6 +91,7 @@ class Axis:
     field: str
     words: str
     blocks: str | None = None
+    block_words: str = "blocks"
     grouped: bool = False
     per_layer: bool = False
 

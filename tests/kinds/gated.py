@@ -25,7 +25,7 @@ KIND = Kind(
     name=GATED,
     words="gated MLP",
     axes=(
-        Axis(UNITS, "units", "gated units", "gated_groups", per_layer=True),
+        Axis(UNITS, "units", "gated units", "gated_groups", "gated groups", per_layer=True),
         Axis(UNIT_SIZE, "unit_size", "channels of a gated unit"),
     ),
     rigid=("gated_groups",),

@@ -20,7 +20,7 @@ from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates,
 pytestmark = pytest.mark.nemo
 #: tokens, and those of a chunk of the loss
 LONG, CHUNK = 512, 32
-HOW = {"temperature": 1.5, "ce": 0.4}
+HOW: dict[str, Any] = {"temperature": 1.5, "terms": {"kl": 1.0, "ce": 0.4}}
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -37,12 +37,12 @@ def from_hidden(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, *
     return vocabulary_loss((model, hidden_states(model, tokens)), taught, labels, mask, chunk_tokens=5, **how)
 
 
-def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, temperature: float, ce: float) -> Any:
+def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, temperature: float, terms: Any) -> Any:
     student = model(tokens, None, None)
     with torch.no_grad():
         p = (teacher(tokens, None, None) / temperature).softmax(-1)
     kl = F.kl_div((student / temperature).log_softmax(-1), p, reduction="none").sum(-1)
-    each = kl + ce * F.cross_entropy(student.transpose(1, 2), labels, reduction="none")
+    each = terms["kl"] * kl + terms["ce"] * F.cross_entropy(student.transpose(1, 2), labels, reduction="none")
     return (each * mask).sum(), each
 
 

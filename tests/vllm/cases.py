@@ -39,9 +39,11 @@ class Case:
         return not self.member.is_uniform
 
 
-def with_widths(member: Subnet, field: str, by_layer: dict[int, int]) -> Subnet:
+def with_widths(member: Subnet, axis: str, by_layer: dict[int, int]) -> Subnet:
     """The member with other widths in some layers, counted in the parent."""
-    layers = tuple(replace(x, **{field: by_layer[x.index]}) if x.index in by_layer else x for x in member.layers)
+    layers = tuple(
+        replace(x, widths={**x.widths, axis: by_layer[x.index]}) if x.index in by_layer else x for x in member.layers
+    )
     return replace(member, layers=layers).validate(PARENT)
 
 
@@ -54,9 +56,11 @@ CASES = {
     "uniform": Case("uniform, cut on every axis", _CUT),
     "attentionless": Case("uniform, no attention layer", PARENT.uniform([0, 1, 2, 4, 5, 6], hidden=112, ffn=192)),
     "ffn": Case("FFN width per layer, cut on every axis", with_widths(_CUT, "ffn", {1: 240, 4: 128, 6: 192, 8: 64})),
-    "heads": Case("attention heads per layer", with_widths(PARENT.full, "heads", {3: 4, 7: 6})),
+    "heads": Case("attention heads per layer", with_widths(PARENT.full, "attention_heads", {3: 4, 7: 6})),
     # The first layer is the narrow one: vLLM, told its width for all, would silently run a part of the others.
-    "mamba": Case("Mamba heads per layer", with_widths(PARENT.full, "heads", {0: 6}), "needs one mamba_num_heads"),
+    "mamba": Case(
+        "Mamba heads per layer", with_widths(PARENT.full, "mamba_heads", {0: 6}), "needs one mamba_num_heads"
+    ),
 }
 
 

@@ -28,7 +28,8 @@ config.get_nemotron_h_config_for_layer(1)
 
 
 def test_widths_of_the_config_are_the_largest():
-    uneven = with_widths(with_widths(PARENT.full, "heads", {0: 6, 3: 4}), "ffn", {1: 64})
+    uneven = with_widths(PARENT.full, "mamba_heads", {0: 6})
+    uneven = with_widths(with_widths(uneven, "attention_heads", {3: 4}), "ffn", {1: 64})
     config = to_hf_config(PARENT, uneven)
     assert (config["mamba_num_heads"], config["num_attention_heads"], config["intermediate_size"]) == (8, 8, 256)
 

@@ -12,7 +12,7 @@ the teacher's likeliest tokens, n kind of denominator, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,15 +56,15 @@ class LogitRows:
         """
         dtype = work_dtype(student_cv)
         # what leaves the logits as they are comes first
-        terms = sorted(((COMPUTED[name], weight) for name, weight in self.terms.items()), key=lambda t: t[0].uses_up)
+        terms = sorted(self.terms.items(), key=lambda term: COMPUTED[term[0]].uses_up)
         top = None if teacher_cv is None or self.top_k is None else self._top(teacher_cv, self.top_k)
-        norms = self._norms([term for term, _ in terms], student_cv, teacher_cv, top)
+        norms = self._norms([COMPUTED[name] for name, _ in terms], student_cv, teacher_cv, top)
         share_c = torch.zeros(len(student_cv), dtype=dtype, device=student_cv.device)
         for at in _blocks(student_cv):
             block = Block(
                 at,
                 student_cv[at].to(dtype),
-                None if teacher_cv is None else teacher_cv[at].to(dtype),
+                teacher_cv,
                 None if labels_c is None else labels_c[at],
                 norms,
                 top,
@@ -72,13 +72,7 @@ class LogitRows:
                 self.group,
                 gradient=weights_c is not None,
             )
-            gradient_bv = None
-            for i, (term, weight) in enumerate(terms):
-                own = _copy(block) if term.uses_up and i + 1 < len(terms) else block
-                loss_b, more_bv = term.rows(own, weight)
-                share_c[at] += loss_b
-                if more_bv is not None:
-                    gradient_bv = more_bv if gradient_bv is None else more_bv.add_(gradient_bv)
+            share_c[at], gradient_bv = _sum(terms, block)
             if weights_c is not None:
                 assert gradient_bv is not None
                 student_cv[at] = gradient_bv.mul_(weights_c[at, None])
@@ -112,16 +106,24 @@ class LogitRows:
         return found
 
 
-def compares(terms: Mapping[str, float]) -> bool:
+def _sum(terms: Sequence[tuple[str, float]], block: Block) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Loss [b] and gradient [b, v] of all terms."""
+    loss_b = gradient_bv = None
+    for i, (name, weight) in enumerate(terms):
+        term, own, later = COMPUTED[name], block, [other for other, _ in terms[i + 1 :]]
+        if term.uses_up and later:
+            own = replace(block, student_bv=block.student_bv.clone(), kept=compares(later))
+        each_b, each_bv = term.rows(own, weight)
+        loss_b = each_b if loss_b is None else loss_b + each_b
+        if each_bv is not None:
+            gradient_bv = each_bv if gradient_bv is None else each_bv.add_(gradient_bv)
+    assert loss_b is not None
+    return loss_b, gradient_bv
+
+
+def compares(terms: Iterable[str]) -> bool:
     """Whether one of the terms needs a teacher."""
     return any(TERMS[name].teacher for name in terms)
-
-
-def _copy(block: Block) -> Block:
-    teacher_bv = block.teacher_bv
-    return replace(
-        block, student_bv=block.student_bv.clone(), teacher_bv=None if teacher_bv is None else teacher_bv.clone()
-    )
 
 
 def _log_sum(logits_cv: torch.Tensor, temperature: float, without: Top | None = None) -> torch.Tensor:

@@ -49,24 +49,32 @@ class Block:
 
     Attributes:
         at: which rows of the call.
-        student_bv, teacher_bv: logits in the work dtype; no teacher where no term compares with one.
+        student_bv: logits in the work dtype.
+        teacher_cv: of all rows of the call, as they came; None where no term compares with a teacher.
         labels_b: target token ids in the whole vocabulary; None where none are given.
         norms: denominator -> its logarithm [c], over the whole vocabulary.
         top: the teacher's likeliest tokens, None for all.
         temperature: of what compares with the teacher.
         group: ranks that share the vocabulary.
         gradient: whether gradients are wanted.
+        kept: another term reads the teacher's logits after this one.
     """
 
     at: slice
     student_bv: torch.Tensor
-    teacher_bv: torch.Tensor | None
+    teacher_cv: torch.Tensor | None
     labels_b: torch.Tensor | None
     norms: Mapping[Sum, torch.Tensor]
     top: Top | None
     temperature: float
     group: dist.ProcessGroup | None
     gradient: bool
+    kept: bool = False
+
+    def teacher(self) -> torch.Tensor:
+        """The teacher's logits [b, v] in the work dtype, to be written into."""
+        assert self.teacher_cv is not None
+        return self.teacher_cv[self.at].to(self.student_bv.dtype, copy=self.kept)
 
 
 class Computed(Protocol):
@@ -143,12 +151,11 @@ def _log_probabilities(block: Block) -> torch.Tensor:
     left: the terms of the divergence then add up to that of the one event "any other token", and the difference of
     both probabilities is its gradient.
     """
-    teacher_bv, at, t = block.teacher_bv, block.at, block.temperature
-    assert teacher_bv is not None
+    at, t = block.at, block.temperature
     norms = {(s.student, s.rest): norm_c[at] for s, norm_c in block.norms.items() if s.temperature == t}
     student_bv = block.student_bv.div_(t).sub_(norms[True, False][:, None])
     if block.top is None:
-        return teacher_bv.div_(t).sub_(norms[False, False][:, None])
+        return block.teacher().div_(t).sub_(norms[False, False][:, None])
     left_b = norms[False, True] - norms[False, False] - norms[True, True] + norms[True, False]
     top_bk = block.top.logits_ck[at] / t - norms[False, False][:, None]
     return block.top.put(student_bv + left_b.unsqueeze(1), at, top_bk)

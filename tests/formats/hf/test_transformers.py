@@ -65,7 +65,9 @@ CASES = {
     "bfloat16": Case(WIDE, WIDE.uniform(hidden=16, mamba_heads=3), dtype=torch.bfloat16),
     "ffn per layer": Case(
         WIDE,
-        replace(WIDE.full, layers=tuple(WIDE.layer(i, ffn=2 + 2 * i) for i in range(WIDE.num_layers))),
+        Subnet(
+            24, tuple(WIDE.layer(i, **({"ffn": 2 + 2 * i} if t == "mlp" else {})) for i, t in enumerate(WIDE.types))
+        ),
         PUZZLE,
     ),
     "heads per layer": Case(PARENT, UNEVEN, PUZZLE),

@@ -31,10 +31,9 @@ class Reverse:
         return Sum(True, temperature), Sum(False, temperature)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-        assert block.teacher_bv is not None
         t = block.temperature
         q_bv = block.student_bv.div_(t).sub_(block.norms[Sum(True, t)][block.at, None])
-        apart_bv = q_bv - block.teacher_bv.div_(t).sub_(block.norms[Sum(False, t)][block.at, None])
+        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Sum(False, t)][block.at, None])
         q_bv = q_bv.exp_()
         loss_b = (q_bv * apart_bv).sum(1)
         gradient_bv = q_bv.mul_(apart_bv.sub_(loss_b[:, None])).mul_(weight / t)

@@ -161,9 +161,9 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
         for axis in kind.axes:
             blocks = parent.axis(axis.name).blocks
             if axis.blocks is not None and blocks % tensor:
-                what = f"blocks of {axis.name} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
+                what = f"{axis.block_words} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
                 if axis.name == FFN:
-                    what = f"stripes of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
+                    what = f"{axis.block_words} of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
                 raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, f"a size that divides the {blocks} {what}")
     devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
     if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):

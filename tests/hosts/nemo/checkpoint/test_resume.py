@@ -25,7 +25,7 @@ BLOCK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a ranking leaves: it takes no loss, so its block has another mode."""
+    """What a ranking leaves: it takes no loss, so its block has no teacher."""
     block = ElasticConfig.from_dict(BLOCK | {"distill": {"mode": "ce"}}).to_dict()
     folder = tmp_path_factory.mktemp("rank") / "ranked"
     store(folder, PARENT, PARENT.full, random_tensors(PARENT), elastic=block)
@@ -70,7 +70,7 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
     steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "router": {"freeze_at": 0.5}}
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
-    assert "distill.mode: 'ce' -> 'frozen', from here on" in capsys.readouterr().out
+    assert "distill.teacher: 'none' -> 'frozen', from here on" in capsys.readouterr().out
 
 
 def test_stage_1_starts_from_a_parent_that_was_not_ranked(ranked: Path, tmp_path: Path) -> None:
