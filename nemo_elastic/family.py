@@ -317,6 +317,14 @@ class Subnet:
         return cls(known[HIDDEN], layers).validate(parent)
 
 
+def largest(widths: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The largest width of every axis among layers."""
+    out: dict[str, int] = {}
+    for own in widths:
+        out |= {axis: max(width, out.get(axis, width)) for axis, width in own.items()}
+    return out
+
+
 def intersect(a: Subnet, b: Subnet) -> Subnet:
     """The largest member nested in both: the smaller width on every axis, the layers that both keep.
 

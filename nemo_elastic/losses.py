@@ -7,6 +7,7 @@ What a term computes stands in `nn.loss`, under the same name.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import bad
@@ -30,6 +31,11 @@ class Term:
 #: forward divergence from the teacher, cross-entropy
 KL, CE = Term("kl", teacher=True, copies=2), Term("ce", teacher=False, copies=1)
 TERMS: dict[str, Term] = {term.name: term for term in (KL, CE)}
+
+
+def compares(terms: Iterable[str]) -> bool:
+    """Whether one of the terms needs a teacher."""
+    return any(TERMS[name].teacher for name in terms)
 
 
 def register(term: Term) -> Term:

@@ -16,6 +16,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.kinds.record import MEGATRON_LAYER
 from nemo_elastic.kinds.registry import KINDS
 from nemo_elastic.layout import (
     FIRST,
@@ -46,11 +47,6 @@ __all__ = [
 ]
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
-
-
-def _parts() -> dict[str, tuple[str, ...]]:
-    """What is stored in parts, by its name in layer {i}."""
-    return {row.megatron: row.parts for row in table() if row.parts}
 
 
 def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -129,7 +125,8 @@ def _fused(parent: Parent, together: Sequence[tuple[Tensor, torch.Tensor]]) -> t
 
 def parts_of(name: str) -> tuple[str, ...]:
     """Names under which a checkpoint stores the parts of a Megatron tensor; none where it stores it whole."""
-    return tuple(f"{name}.{part}" for part in _parts().get(_LAYER.sub("decoder.layers.{i}.", name), ()))
+    template = _LAYER.sub(MEGATRON_LAYER, name)
+    return tuple(f"{name}.{part}" for row in table() if row.megatron == template for part in row.parts)
 
 
 def to_parts(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

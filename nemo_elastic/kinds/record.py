@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from nemo_elastic.checks import plain
@@ -143,10 +144,15 @@ class Kind:
     flops: Callable[[Sizes, int], Any] = nothing
     cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
 
-    @property
+    @cached_property
     def widths(self) -> tuple[str, ...]:
         """Names of its axes."""
         return tuple(axis.name for axis in self.axes)
+
+    @cached_property
+    def tensors(self) -> dict[str, Row]:
+        """Its rows by their names without its own."""
+        return {row.name.partition(".")[2]: row for row in self.rows}
 
     @property
     def sizes(self) -> tuple[str, ...]:

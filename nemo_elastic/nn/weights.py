@@ -100,7 +100,7 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
     model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
     layers = []
     for layer in member.layers:
-        own = {n: _take(parent, held, state, member, row, layer) for n, row in layer_rows(layer.type).items()}
+        own = {n: _take(parent, held, state, member, row, layer) for n, row in KINDS[layer.type].tensors.items()}
         layers.append(LayerWeights(layer, own))
     return Weights(
         parent,
@@ -110,11 +110,6 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
         model["final_norm"],
         model["embedding" if parent.tied else "head"],
     )
-
-
-def layer_rows(kind: str) -> dict[str, Row]:
-    """Rows of the layout table for a layer of a kind, by their names without its prefix."""
-    return {row.name.partition(".")[2]: row for row in KINDS[kind].rows}
 
 
 @lru_cache(maxsize=4096)

@@ -25,8 +25,9 @@ from nemo_elastic.errors import bad
 from nemo_elastic.family import Layer, Parent, Subnet
 from nemo_elastic.kinds.mlp import FFN, MLP
 from nemo_elastic.kinds.record import Row
+from nemo_elastic.kinds.registry import KINDS
 from nemo_elastic.layout import by_name, selection
-from nemo_elastic.nn.weights import LayerWeights, Places, Weights, layer_rows
+from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 from nemo_elastic.prefix import Chain, Selection, nested_order
 
 #: in which a model computes
@@ -178,7 +179,9 @@ class CutLayers(Sequence[LayerWeights]):
                 yield from (t for t in (at.rows, at.columns) if t is not None)
 
     def _cut(self, layer: Layer) -> LayerWeights:
-        own = {n: self._storage.cut(self._member, row, layer, self._made) for n, row in layer_rows(layer.type).items()}
+        own = {
+            n: self._storage.cut(self._member, row, layer, self._made) for n, row in KINDS[layer.type].tensors.items()
+        }
         tensors = {name: t for name, (t, _) in own.items()}
         places = {name: at for name, (_, at) in own.items() if at is not None}
         if layer.type == MLP and len(tensors["up"]) == layer.widths[FFN]:

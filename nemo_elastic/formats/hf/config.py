@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import MAX_LAYERS, Layer, Parent, Subnet
+from nemo_elastic.family import MAX_LAYERS, Layer, Parent, Subnet, largest
 from nemo_elastic.kinds.attention import ATTENTION
 from nemo_elastic.kinds.record import Kind, Widths
 from nemo_elastic.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
@@ -151,8 +151,7 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
-    for block in blocks:
-        sizes |= {axis: max(width, *(b[axis] for b in blocks if axis in b)) for axis, width in block.items()}
+    sizes |= largest(blocks)
     more = {size: sizes.pop(size) for kind in kinds if kind.name not in OWN for size in kind.sizes}
     pattern = "".join(KINDS[t].symbol for t in types)
     try:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Layer, Parent, Subnet
+from nemo_elastic.family import Layer, Parent, Subnet, largest
 from nemo_elastic.formats.adapter import whole_sizes
 from nemo_elastic.kinds.attention import KEY_VALUE, QUERY
 from nemo_elastic.kinds.mamba import SHARED
@@ -69,7 +69,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     products = {i: _products(kind, i, sizes, hidden) for i, kind in zip(numbers, kinds, strict=True)}
     rigid = _rigid(products, settings)
     widths = [_widths(kind, products[i], rigid) for i, kind in zip(numbers, kinds, strict=True)]
-    largest: dict[str, Any] = {axis: max(w[axis] for w in widths if axis in w) for own in widths for axis in own}
+    sizes_of_axes: dict[str, Any] = dict(largest(widths))
     parent = Parent(
         pattern="".join(KINDS[kind].symbol for kind in kinds),
         vocab=vocab,
@@ -77,7 +77,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
         tied=_tied(sizes, settings),
         norm_eps=_number(settings, "layernorm_epsilon"),
         **rigid,
-        **largest,
+        **sizes_of_axes,
     )
     own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
     held = Subnet(parent.hidden, own).validate(parent)

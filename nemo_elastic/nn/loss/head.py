@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.losses import CE, KL, TERMS
+from nemo_elastic.losses import CE, KL, TERMS, compares
 from nemo_elastic.nn.dtype import work_dtype
-from nemo_elastic.nn.loss.rows import LogitRows, compares
+from nemo_elastic.nn.loss.rows import LogitRows
 from nemo_elastic.nn.token_shards import TokenShards
 
 #: (weight, gradient of the sum [v, d] in the work dtype, factor) -> what autograd gets as the weight's gradient

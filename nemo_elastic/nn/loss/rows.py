@@ -12,13 +12,13 @@ the teacher's likeliest tokens, n kind of denominator, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.losses import TERMS
+from nemo_elastic.losses import compares
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.loss.terms import COMPUTED, Block, Computed, Sum, Top
 
@@ -119,11 +119,6 @@ def _sum(terms: Sequence[tuple[str, float]], block: Block) -> tuple[torch.Tensor
             gradient_bv = each_bv if gradient_bv is None else each_bv.add_(gradient_bv)
     assert loss_b is not None
     return loss_b, gradient_bv
-
-
-def compares(terms: Iterable[str]) -> bool:
-    """Whether one of the terms needs a teacher."""
-    return any(TERMS[name].teacher for name in terms)
 
 
 def _log_sum(logits_cv: torch.Tensor, temperature: float, without: Top | None = None) -> torch.Tensor:
