@@ -12,9 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Event
 
 from benchmarks.study.data import FOLDERS, prepare
 from benchmarks.study.jobs import Job
@@ -26,12 +25,8 @@ def ready(job: Job, runs: Path) -> bool:
     return all((runs / name / "result.json").is_file() for name in job.before)
 
 
-def run(job: Job, runs: Path, threads: int, failed: Event) -> None:
-    """One job in a process, unless one before it has failed; its output goes to a file beside its result."""
-    while not ready(job, runs) and not failed.wait(2):
-        pass
-    if failed.is_set():
-        return
+def run(job: Job, runs: Path, threads: int) -> bool:
+    """One job in a process, and whether it went well; its output goes to a file beside its result."""
     (runs / job.name).mkdir(parents=True, exist_ok=True)
     log = runs / f"{job.name}.log"
     # two spinning threads beside another busy process make a step many times slower
@@ -43,8 +38,24 @@ def run(job: Job, runs: Path, threads: int, failed: Event) -> None:
     line = log.read_text().strip().splitlines()[-1:] or [""]
     print(f"{job.name}: {'done' if code == 0 else f'failed ({code}), see {log}'} after "
           f"{time.monotonic() - began:.0f} s  {line[0][:200]}", flush=True)  # fmt: skip
-    if code:
-        failed.set()
+    return code == 0
+
+
+def run_all(todo: list[Job], runs: Path, at_a_time: int, threads: int) -> bool:
+    """Jobs in their order, those that wait for others passed by, until one fails; whether all went well."""
+    todo, going, well = list(todo), set[Future[bool]](), True
+    with ThreadPoolExecutor(at_a_time) as pool:
+        while well:
+            for job in [job for job in todo if ready(job, runs)][: at_a_time - len(going)]:
+                todo.remove(job)
+                going.add(pool.submit(run, job, runs, threads))
+            if not going:
+                break
+            done, going = wait(going, return_when=FIRST_COMPLETED)
+            well = all(future.result() for future in done)
+    for job in todo if well else ():
+        print(f"{job.name}: not run, for {', '.join(job.before)} has no result", flush=True)
+    return well and not todo
 
 
 def main() -> None:
@@ -60,12 +71,8 @@ def main() -> None:
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
         prepare(name, runs)
-    failed = Event()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(run, job, runs, threads, failed) for job in todo]:
-            future.result()
-    sys.exit(int(failed.is_set()))
+    sys.exit(0 if run_all(todo, runs, args.jobs, threads) else 1)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.study import __main__ as launcher
 from benchmarks.study import plots, results, tables, work
-from benchmarks.study.jobs import KINDS, random_shapes
+from benchmarks.study.jobs import KINDS, Job, random_shapes
 from benchmarks.study.rates import BEST, TRIED
 from benchmarks.study.sizes import AXES, FIVE
 from benchmarks.study.studies import (
@@ -176,3 +177,21 @@ def test_the_documented_tables_are_those_of_the_kept_results() -> None:
 def test_axes_and_sizes_go_from_the_largest_to_the_smallest() -> None:
     assert set(AXES) == {"hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "depth"}
     assert list(FIVE.values()) == sorted(FIVE.values(), reverse=True)
+
+
+def test_jobs_run_in_the_order_in_which_what_they_start_from_is_there(tmp_path, monkeypatch):
+    ran = []
+
+    def run(job: Job, runs: Path, threads: int) -> bool:
+        ran.append(job.name)
+        (runs / job.name).mkdir()
+        (runs / job.name / "result.json").write_text("{}")
+        return job.name != "fails"
+
+    monkeypatch.setattr(launcher, "run", run)
+    first, later = Job("first", "parent"), Job("later", "elastic", after="first", parent=None)
+    assert launcher.run_all([later, first], tmp_path, 1, 1)
+    assert ran == ["first", "later"]
+    assert not launcher.run_all([Job("fails", "parent"), Job("next", "parent")], tmp_path, 1, 1)
+    assert ran[2:] == ["fails"], "nothing starts after a failure"
+    assert not launcher.run_all([Job("orphan", "elastic", after="nobody", parent=None)], tmp_path, 1, 1)
