@@ -55,7 +55,7 @@ def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise ElasticError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; only regular files are read")
+        raise ElasticError(f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; only regular files are read", path)
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = SMALL) -> bytes:
@@ -72,7 +72,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = SMALL) -> bytes:
     with open_regular(path) as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if content is None or len(content) > most:  # it may have grown since
-        raise ElasticError(f"{path}: larger than {most >> 10} KiB, which no such file is")
+        raise ElasticError(f"larger than {most >> 10} KiB, which no such file is", path)
     return content
 
 

@@ -23,14 +23,28 @@ class ElasticError(ValueError):
     message has to name the field, the value and what is allowed. Use `bad` for that.
 
     Args:
-        message: The whole line. What it quotes may come from anywhere: `one_line` is put over all of it.
+        said: What is wrong. What it quotes may come from anywhere: `one_line` is put over the whole line.
+        at: Where, the outermost place first: a file and a field in it. The line begins with them.
     """
 
-    def __init__(self, message: str) -> None:
-        message = one_line(message)
-        message = message if len(message) <= _LINE else f"{message[:_LINE]}…"
-        super().__init__(message)
-        self.message = message
+    def __init__(self, said: str, *at: object) -> None:
+        self.said, self.at = said, tuple(map(str, at))
+        message = one_line(": ".join((*self.at, said)))
+        self.message = message if len(message) <= _LINE else f"{message[:_LINE]}…"
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[type[ElasticError], tuple[str, ...]]:
+        """Whole, also from another process."""
+        return type(self), (self.said, *self.at)
+
+    def within(self, place: object) -> ElasticError:
+        """The same error in a file, or another place around it; itself where it says so already."""
+        told = self.at[:1] == (str(place),)
+        return self if told else ElasticError(self.said, place, *self.at)
+
+    def of(self, place: object) -> ElasticError:
+        """The same error of another place: the field that the user wrote, for the name that it has inside."""
+        return ElasticError(self.said, place, *self.at[1:])
 
 
 def bad(field: str, value: object, allowed: str) -> ElasticError:
@@ -44,12 +58,7 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
     Returns:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
-    return ElasticError(f"{field}: {shown(value)} is not allowed; {allowed}")
-
-
-def placed(error: ElasticError, path: object) -> ElasticError:
-    """The same line with the file that it is about before it, where it does not begin so already."""
-    return error if error.message.startswith(one_line(str(path))) else ElasticError(f"{path}: {error}")
+    return ElasticError(f"{shown(value)} is not allowed; {allowed}", field)
 
 
 def printable(text: str) -> str:

@@ -73,13 +73,13 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
     path = _target(path)
     told, text = getattr(exc, "errno", None), str(exc)
     if told in _FULL or any(words in text for words in _FULL_TEXT):
-        return ElasticError(f"{path}: no space left on the disk; nothing was written")
+        return ElasticError("no space left on the disk; nothing was written", path)
     if told == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
         return ElasticError(
             f"{path}: a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
         )
     if any(words in text for words in _SHORT_TEXT):
-        return ElasticError(f"{path}: could not be written to its end, as on a full disk; nothing was written")
+        return ElasticError("could not be written to its end, as on a full disk; nothing was written", path)
     if not isinstance(exc, OSError) or not is_environment(exc):
         return None
     named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, (str, bytes)) else path
@@ -87,8 +87,8 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
     if where != named:
         where = where.parent
     elif where != path and where not in path.parents:
-        return ElasticError(f"{where}: cannot be read ({exc.strerror})")  # something that is copied along
-    return ElasticError(f"{path}: cannot be written ({exc.strerror}: {where})")
+        return ElasticError(f"cannot be read ({exc.strerror})", where)  # something that is copied along
+    return ElasticError(f"cannot be written ({exc.strerror}: {where})", path)
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes, replace: bo
     """
     path = absolute(path)
     if os.path.isdir(path):  # pathlib's raises where the name is too long
-        raise ElasticError(f"{path}: is a folder; name a file")
+        raise ElasticError("is a folder; name a file", path)
     with explained(path):
         _make_parent(path)
         with temporary(path) as tmp:
@@ -233,21 +233,21 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise ElasticError(f"{path}: no such file") from None
+        raise ElasticError("no such file", path) from None
     except UnicodeDecodeError as exc:
-        raise ElasticError(f"{path}: not a JSON file (byte {exc.start} is not UTF-8)") from None
+        raise ElasticError(f"not a JSON file (byte {exc.start} is not UTF-8)", path) from None
     except OSError as exc:
-        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     try:
         return json.loads(
             text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=whole_number
         )
     except json.JSONDecodeError as exc:
-        raise ElasticError(f"{path}: not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})") from None
+        raise ElasticError(f"not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})", path) from None
     except RecursionError:
-        raise ElasticError(f"{path}: not valid JSON (nested too deeply)") from None
+        raise ElasticError("not valid JSON (nested too deeply)", path) from None
     except ValueError as exc:  # ours below
-        raise ElasticError(f"{path}: not valid JSON ({exc})") from None
+        raise ElasticError(f"not valid JSON ({exc})", path) from None
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -369,7 +369,7 @@ def _put_new(tmp: Path, path: Path, force: bool = False) -> None:
     try:
         put_in_place(tmp, path, replace=force)
     except FileExistsError:
-        raise ElasticError(f"{path}: another process has written it just now; it is left as it is") from None
+        raise ElasticError("another process has written it just now; it is left as it is", path) from None
 
 
 def _make_parent(path: Path) -> None:

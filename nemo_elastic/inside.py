@@ -28,7 +28,7 @@ def check_inside(path: Path) -> Path:
     """
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(place) for place in _own(Path(os.path.realpath(path.parent)))):
-        raise ElasticError(f"{path}: is a link out of its folder, which is not followed; put the file itself there")
+        raise ElasticError("is a link out of its folder, which is not followed; put the file itself there", path)
     return path
 
 

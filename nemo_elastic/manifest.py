@@ -18,7 +18,7 @@ from typing import Any
 
 from .config import AxisConfig, Budget
 from .cost import MemorySpec, memory, parameters
-from .errors import ElasticError, bad, placed
+from .errors import ElasticError, bad
 from .family import Parent, Subnet, known_fields, known_names
 from .files import atomic_write, read_json
 from .inside import check_inside
@@ -203,7 +203,7 @@ class Family:
         try:
             return cls.from_json(read_json(check_inside(path)))
         except ElasticError as exc:
-            raise placed(exc, path) from None
+            raise exc.within(path) from None
 
     def save(self, folder: str | Path) -> None:
         """Write `elastic.json` into a folder, whole or not at all."""

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 
 import pytest
 
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line, placed, printable
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line, printable
 
 
 def test_bad_names_field_value_and_what_is_allowed():
@@ -65,5 +66,15 @@ def test_what_a_line_quotes_moves_no_cursor_and_turns_no_writing():
 
 
 def test_a_file_is_named_once():
-    inner = placed(ElasticError("x: missing"), "a\tb.json")
-    assert str(inner) == "a b.json: x: missing" == str(placed(inner, "a\tb.json"))
+    inner = ElasticError("x: missing").within("a\tb.json")
+    assert str(inner) == "a b.json: x: missing" == str(inner.within("a\tb.json"))
+
+
+def test_places_stand_before_what_is_said_once():
+    error = bad("tau", -1, "use a number above 0")
+    assert error.at == ("tau",)
+    inside = error.within("run.yaml")
+    assert str(inside) == "run.yaml: tau: -1 is not allowed; use a number above 0"
+    assert inside.within("run.yaml") is inside, "a place that is named already is not named twice"
+    assert str(error.of("elastic.router.tau")) == "elastic.router.tau: -1 is not allowed; use a number above 0"
+    assert str(pickle.loads(pickle.dumps(inside))) == str(inside), "ranks send errors to each other"

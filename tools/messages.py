@@ -106,7 +106,8 @@ def messages(folder: Path = ROOT / "nemo_elastic") -> list[Message]:
 
 def _line(form: str, call: ast.Call, scope: _Scope) -> str:
     if form == RAISE["ElasticError"]:
-        return scope.text(call.args[0])
+        said, *at = (scope.text(argument) for argument in call.args)
+        return ": ".join((*at, said))
     field, value, allowed = call.args
     return f"{scope.text(field)}: {scope.shown(value)} is not allowed; {scope.text(allowed)}"
 

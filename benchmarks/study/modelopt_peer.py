@@ -189,6 +189,7 @@ def heldout(
 
     Those are the first validation sequences of a run with this data order; the model is the plain one in torch.
     """
+    import fiddle
     import torch
     import torch.nn.functional as F
 
@@ -197,15 +198,10 @@ def heldout(
     from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.hosts.nemo.data import dataset_tokens
 
-    module = pretraining_data(
-        data,
-        seq_length=seq_length,
-        micro_batch_size=1,
-        global_batch_size=1,
-        num_train_samples=1,
-        seed=seed,
-        build=True,
+    config = pretraining_data(
+        data, seq_length=seq_length, micro_batch_size=1, global_batch_size=1, num_train_samples=1, seed=seed
     )
+    module = fiddle.build(config)
     module.build(1, trainer_val_check_interval=1, trainer_limit_val_batches=0, trainer_limit_test_batches=0)
     tokens, labels = dataset_tokens(module._validation_ds, sequences)
     model = dense(Path(checkpoint), read_shapes(checkpoint).parent)

@@ -30,6 +30,7 @@ def main(job: dict[str, Any]) -> None:
     from nemo_elastic.demo.quiet import quiet
 
     quiet()
+    import fiddle
     from nemo.collections.llm.modelopt.prune import PruningConfig, pruner
 
     from benchmarks.study.modelopt_targets import DIVISORS
@@ -40,15 +41,15 @@ def main(job: dict[str, Any]) -> None:
     used = time.process_time()  # imports are start-up, not work, here as for every other job
     batch = min(BATCH, job["samples"])
     steps = job["samples"] // batch
-    data = pretraining_data(
+    config = pretraining_data(
         job["data"],
         seq_length=job["seq_length"],
         micro_batch_size=batch,
         global_batch_size=batch,
         num_train_samples=steps * batch,
         seed=job["seed"],
-        build=True,
     )
+    data = fiddle.build(config)
     model, trainer = _load(job["parent"], steps)
     core, original = model.module, pruner.mtp.prune
     while hasattr(core, "module"):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,11 @@ from nemo_elastic.cli.within import BATCH, TOKENS, within
 from nemo_elastic.errors import ElasticError, printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.source import Source
+    from nemo_elastic.runtime.family import MemberModel
 
 __all__ = ["command"]
 
@@ -52,7 +55,6 @@ def command(
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.runtime import load_family
 
     # What can be refused is refused before anything is computed; opening reads no weights.
     folder = None if data is None else DataFolder.open(data)
@@ -60,28 +62,39 @@ def command(
     wanted = _wanted(opened, member or ())
     _check_device(device)
     _check_tokens(opened, folder)
-    harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [])
+    harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [None] * len(opened))
 
-    rows: list[dict[str, Any]] = []
+    def measure(model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
+        row = {} if folder is None else _measure(model, folder, problems, tokens, seq_length, batch)
+        return row if harness is None else row | {"tasks": harness.run(model, tokenizer, limit, batch)}
+
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
-        for i, source in enumerate(opened):
-            if not wanted[i]:
-                continue
-            family = load_family(source, device=device)
-            for name in bars.track(wanted[i], description=str(source.folder)):
-                model = family.select(name)
-                row = {"source": str(source.folder), "member": name, "parameters": model.parameters}
-                if folder is not None:
-                    row |= _measure(model, folder, problems, tokens, seq_length, batch)
-                if harness is not None:
-                    row["tasks"] = harness.run(model, tokenizers[i], limit, batch)
-                rows.append(row)
-                family.release()
+        rows = list(_rows(zip(opened, wanted, tokenizers, strict=True), device, bars, measure))
     if json:
         typer.echo(json_module.dumps(rows, indent=2))
         return
     for table in _tables(rows):
         Console(markup=False).print(table)
+
+
+def _rows(
+    sources: Iterable[tuple[Source, list[str], Path | None]],
+    device: str,
+    bars: Progress,
+    measure: Callable[[MemberModel, Path | None], dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """What is measured of the wanted members of (source, their names, tokenizer), one in memory at a time."""
+    from nemo_elastic.runtime import load_family
+
+    for source, names, tokenizer in sources:
+        if not names:
+            continue
+        family = load_family(source, device=device)
+        for name in bars.track(names, description=str(source.folder)):
+            model = family.select(name)
+            named = {"source": str(source.folder), "member": name, "parameters": model.parameters}
+            yield named | measure(model, tokenizer)
+            family.release()
 
 
 def _wanted(opened: Sequence[Source], only: Sequence[str]) -> list[list[str]]:

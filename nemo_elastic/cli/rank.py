@@ -14,12 +14,14 @@ from nemo_elastic.cli.within import BATCH as MOST
 from nemo_elastic.cli.within import TOKENS, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.family import Parent
+    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
 
 __all__ = ["command"]
 
@@ -70,8 +72,7 @@ def command(
     from nemo_elastic.config import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.files import check_output
-    from nemo_elastic.nn.forward import Layers
-    from nemo_elastic.ranking import OtherRanking, Ranking, RankOptions, Unfinished, rank
+    from nemo_elastic.ranking import RankOptions, Unfinished
     from nemo_elastic.runtime import load_family
 
     check_output(out, force, parent, data)
@@ -94,31 +95,44 @@ def command(
         head_channels=min_head_dim,
     )
 
-    def run() -> Ranking:
-        return rank(
-            Layers(model.weights()),
-            model.parent,
-            _batches(folder, samples, length),
-            options,
-            progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
-            provenance={"data": folder.digest, "sequences": samples, "length": length},
-            unfinished=unfinished,
-        )
-
-    try:
-        ranking = run()
-    except OtherRanking as other:
-        if not force:
-            raise
-        say(f"{other}: starting anew")
-        unfinished.remove()
-        ranking = run()
+    ranking = _rank(model, folder, (samples, length), options, unfinished, say, force=force, quiet=json)
     ranking.save(out, force, [parent, data])
     unfinished.remove()
     if json:
         typer.echo(json_module.dumps({"digest": ranking.digest, "depth": list(ranking.depth)}))
         return
     say(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}")
+
+
+def _rank(
+    model: NemotronH, folder: DataFolder, size: tuple[int, int], options: RankOptions, unfinished: Unfinished,
+    say: Callable[[str], None], *, force: bool, quiet: bool,
+) -> Ranking:  # fmt: skip
+    """The ranking over (sequences, tokens of one): resumed where one was begun, anew with `force` if another was."""
+    from nemo_elastic.nn.forward import Layers
+    from nemo_elastic.ranking import OtherRanking, rank
+
+    samples, length = size
+
+    def run() -> Ranking:
+        return rank(
+            Layers(model.weights()),
+            model.parent,
+            _batches(folder, samples, length),
+            options,
+            progress=None if quiet else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
+            provenance={"data": folder.digest, "sequences": samples, "length": length},
+            unfinished=unfinished,
+        )
+
+    try:
+        return run()
+    except OtherRanking as other:
+        if not force:
+            raise
+        say(f"{other}: starting anew")
+        unfinished.remove()
+        return run()
 
 
 def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None) -> None:

@@ -175,4 +175,4 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
             raise bad("parameters", told, f"its shape has {count}")
         return subnet
     except ElasticError as exc:
-        raise ElasticError(f"{file}: {exc}") from None
+        raise exc.within(file) from None

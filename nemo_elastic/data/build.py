@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..checks import integer, number
 from ..files import atomic_dir
@@ -20,7 +21,7 @@ from . import mix
 from .corpus import Corpus, Document, read_corpus
 from .folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines
 from .indexed import write_indexed
-from .reasoning import long_weights, mixture, short_weights
+from .reasoning import Problem, long_weights, mixture, short_weights
 from .tokenizer import check_vocab, encode, save_tokenizer, train_tokenizer
 
 __all__ = ["build_data", "split_info"]
@@ -77,52 +78,61 @@ def build_data(
         size = tokenizer.get_vocab_size()
         save_tokenizer(tokenizer, folder / TOKENIZER)
 
-        def tokenised(documents: Sequence[Document], what: str) -> list[np.ndarray]:
-            ids = []
-            for encoded in encode(tokenizer, (d.text for d in documents)):
-                ids.append(mix.end(encoded))
-                tell(what, len(ids) / len(documents))
-            return ids
-
-        files = tokenised(corpus.train, "tokenising text")
-        held_out = tokenised(corpus.held_out, "tokenising held-out text")
-
-        wanted = round(sum(map(len, files)) * reasoning / (1 - reasoning))
-        pools = {"short": mix.Pool(), "long": mix.Pool()}
-        for length in pools if reasoning else ():
-            what = f"making {length} problems"
-            pools[length] = mix.fill_pool(
-                tokenizer, length, seed, wanted, held_out_problems, lambda done, of, w=what: tell(w, done / max(of, 1))
-            )
-        val_wanted = round(sum(map(len, held_out)) * reasoning / (1 - reasoning))
-        splits = {
-            "train": mix.shuffled(files, pools["short"].train, seed),
-            "train_long": mix.shuffled(files, mix.long_problems(pools, wanted), seed + 1),
-            "val": mix.val_split(held_out, mix.held_out_problems(pools, val_wanted), seed),
-        }
-        chosen = mix.choose_problems(pools, held_out_problems)
-
-        infos = {}
-        for done, name in enumerate(SPLITS):
-            tell("writing", done / len(SPLITS))
-            write_indexed(folder / name, splits[name].documents, size)
-            infos[name] = split_info(folder / name, splits[name])
+        splits, chosen = _mixed(corpus, tokenizer, reasoning, seed, held_out_problems, tell)
+        infos = _write(folder, splits, size, tell)
         (folder / PROBLEMS).write_text(problem_lines(chosen), encoding="utf-8")
         manifest = DataFolder(
-            path=folder,
-            vocab_size=size,
-            seed=seed,
-            reasoning=float(reasoning),
-            held_out_problems=len(chosen),
+            path=folder, vocab_size=size, seed=seed, reasoning=float(reasoning), held_out_problems=len(chosen),
             python=platform.python_version(),
             corpus=CorpusInfo(corpus.kind, len(corpus.documents), corpus.bytes, corpus.digest),
             splits=infos,
             made_with={name: version(name) for name in ("tokenizers", *(["reasoning-gym"] if reasoning else []))},
-        )
+        )  # fmt: skip
         (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
         DataFolder.open(folder)  # what does not open is not delivered
         tell("writing", 1.0)
     return DataFolder.open(out)
+
+
+def _mixed(
+    corpus: Corpus, tokenizer: Tokenizer, reasoning: float, seed: int, held_out_problems: int, tell: Progress
+) -> tuple[dict[str, mix.Split], list[Problem]]:
+    """The splits, of text and problems as token ids; and the problems that are kept for answer accuracy."""
+
+    def tokenised(documents: Sequence[Document], what: str) -> list[np.ndarray]:
+        ids = []
+        for encoded in encode(tokenizer, (d.text for d in documents)):
+            ids.append(mix.end(encoded))
+            tell(what, len(ids) / len(documents))
+        return ids
+
+    def tokens_of_problems(text: Sequence[np.ndarray]) -> int:
+        return round(sum(map(len, text)) * reasoning / (1 - reasoning))
+
+    files = tokenised(corpus.train, "tokenising text")
+    held_out = tokenised(corpus.held_out, "tokenising held-out text")
+    wanted = tokens_of_problems(files)
+    pools = {"short": mix.Pool(), "long": mix.Pool()}
+    for length in pools if reasoning else ():
+        what = f"making {length} problems"
+        pools[length] = mix.fill_pool(
+            tokenizer, length, seed, wanted, held_out_problems, lambda done, of, w=what: tell(w, done / max(of, 1))
+        )
+    splits = {
+        "train": mix.shuffled(files, pools["short"].train, seed),
+        "train_long": mix.shuffled(files, mix.long_problems(pools, wanted), seed + 1),
+        "val": mix.val_split(held_out, mix.held_out_problems(pools, tokens_of_problems(held_out)), seed),
+    }
+    return splits, mix.choose_problems(pools, held_out_problems)
+
+
+def _write(folder: Path, splits: Mapping[str, mix.Split], vocab: int, tell: Progress) -> dict[str, SplitInfo]:
+    infos = {}
+    for done, name in enumerate(SPLITS):
+        tell("writing", done / len(SPLITS))
+        write_indexed(folder / name, splits[name].documents, vocab)
+        infos[name] = split_info(folder / name, splits[name])
+    return infos
 
 
 def _tokenizer_texts(corpus: Corpus, reasoning: float, seed: int) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fiddle
 import nemo_run as run
 import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
@@ -76,8 +75,7 @@ def pretraining_data(
     seed: int = 1234,
     num_workers: int = 0,
     index_dir: str | Path | None = None,
-    build: bool = False,
-) -> Any:
+) -> run.Config:
     """Configure a run's data.
 
     Args:
@@ -93,16 +91,15 @@ def pretraining_data(
         num_workers: Loader processes per rank.
         index_dir: Where Megatron keeps the orders that it computes; `<folder>/index` when absent, which must then be
             writable.
-        build: Give an instance and not a `run.Config`.
 
     Returns:
-        A `run.Config` of `FolderDataModule`, or an instance.
+        Of a `FolderDataModule`; `fiddle.build` makes it.
 
     Raises:
         ElasticError: If a value is out of range, or the data is shorter than one sample.
     """
     data = folder if isinstance(folder, DataFolder) else DataFolder.open(folder)
-    sizes = {
+    sizes: dict[str, Any] = {
         "seq_length": seq_length,
         "micro_batch_size": micro_batch_size,
         "global_batch_size": global_batch_size,
@@ -112,26 +109,17 @@ def pretraining_data(
     root = data.path.resolve()  # NeMo-Run starts jobs in other working directories
     # Megatron finds a stored order by paths and settings, not by content: rebuilt data must not meet an old order.
     index = Path(index_dir).resolve() / data.digest if index_dir else root / "index"
-    paths = {
-        "train": [str(root / train)],
-        "validation": [str(root / validation)],
-        "test": [str(root / validation)],
-    }
-    config = run.Config(
+    return run.Config(
         FolderDataModule,
-        paths=paths,
+        paths={"train": [str(root / train)], **{part: [str(root / validation)] for part in ("validation", "test")}},
         split=None,
-        seq_length=seq_length,
-        micro_batch_size=micro_batch_size,
-        global_batch_size=global_batch_size,
-        num_train_samples=num_train_samples,
+        **sizes,
         tokenizer=run.Config(AutoTokenizer, pretrained_model_name=str(root / "tokenizer")),
         seed=seed,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         index_mapping_dir=str(index),
     )
-    return fiddle.build(config) if build else config
 
 
 def _check(data: DataFolder, sizes: dict[str, int], splits: Sequence[str]) -> None:

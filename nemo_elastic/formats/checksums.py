@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nemo_elastic.checks import integer
-from nemo_elastic.errors import ElasticError, bad, placed
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import known_fields
 from nemo_elastic.files import read_json
 from nemo_elastic.inside import check_inside
@@ -238,7 +238,7 @@ def read_checksums(folder: Path) -> dict[str, Sums] | None:
         if stray is not None:
             raise bad("parts", stray, "the names under tensors")
     except ElasticError as exc:
-        raise placed(exc, path) from None
+        raise exc.within(path) from None
     return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}
 
 

@@ -149,6 +149,16 @@ class _Tile:
                 before[:, i + 1] = after[:, i]
         return before, after
 
+    def states_backward(self, room: Scratch, grown: torch.Tensor, dstate: torch.Tensor) -> torch.Tensor:
+        """Gradients of the states after every chunk; moves `dstate` from after the last one to before the first."""
+        dbefore, dafter = room("dbefore", *self.state), room("dafter", *self.state)
+        torch.bmm(grown.transpose(1, 2), self.C, out=dbefore.view(self.mkg, self.rp, self.n))
+        dafter[:, -1] = dstate
+        for i in reversed(range(self.state[1])):
+            to = dafter[:, i - 1] if i else dstate
+            torch.addcmul(dbefore[:, i], dafter[:, i], self.keep[:, i], out=to)
+        return dafter
+
 
 def _natural(t: torch.Tensor) -> torch.Tensor:
     """[m, k, g, r, q, ...] as a view [m, k, q, g, r, ...]."""
@@ -206,17 +216,9 @@ def _part_backward(
         before, after = tile.states(room, starts.pop())
         x, dy, dx = tile.x, dy_bcqgrp[at], dx_bcqgrp[at]
         dy_heads = room("dy", *tile.head_major).copy_(dy.permute(0, 1, 3, 4, 2, 5)).flatten(0, 3)
-        grown = torch.mul(
-            dy.transpose(2, 3), tile.grow.transpose(3, 4)[..., None], out=room("grown", *tile.group_major)
-        ).view(tile.left.shape)
-
-        dbefore, dafter = room("dbefore", *tile.state), room("dafter", *tile.state)
-        torch.bmm(grown.transpose(1, 2), tile.C, out=dbefore.view(tile.mkg, tile.rp, tile.n))
-        dstate = dstate_bgrpn[at[0]]
-        dafter[:, -1] = dstate
-        for i in reversed(range(tile.state[1])):
-            to = dafter[:, i - 1] if i else dstate
-            torch.addcmul(dbefore[:, i], dafter[:, i], tile.keep[:, i], out=to)
+        grow = tile.grow.transpose(3, 4)[..., None]
+        grown = torch.mul(dy.transpose(2, 3), grow, out=room("grown", *tile.group_major)).view(tile.left.shape)
+        dafter = tile.states_backward(room, grown, dstate_bgrpn[at[0]])
         torch.sum(after.mul_(dafter).flatten(4), -1, out=dend_bcgr[at])
 
         before, dafter = (t.view(tile.mkg, tile.rp, tile.n) for t in (before, dafter))
@@ -236,13 +238,9 @@ def _part_backward(
             torch.sum(torch.mul(dy, x, out=product), -1, out=dyx_bcqgr[at])
             dx.addcmul_(dy, D_gr[..., None])
 
-    dscores_bcgqq.tril_()
-    dscores, B, C = dscores_bcgqq.flatten(0, 2), small.B_bcgqn.flatten(0, 2), small.C_bcgqn.flatten(0, 2)
-    dB_bcgqn.flatten(0, 2).baddbmm_(dscores.transpose(1, 2), C)
-    dC_bcgqn.flatten(0, 2).baddbmm_(dscores, B)
+    _scores_backward(dscores_bcgqq, small, dB_bcgqn, dC_bcgqn)
     dB_bcqgn.copy_(dB_bcgqn.transpose(2, 3))
     dC_bcqgn.copy_(dC_bcgqn.transpose(2, 3))
-
     if D_gr is not None and dD_gr is not None:
         dD_gr += dyx_bcqgr.sum((0, 1, 2))
         dyy_bcqgr.addcmul_(dyx_bcqgr, D_gr, value=-1)
@@ -251,3 +249,13 @@ def _part_backward(
     drate_bcqgr = ddecay_bcqgr.flip(2).cumsum(2).flip(2)  # gradient of dt A: every later position's decay has it
     dA_gr += (drate_bcqgr * dt_bcqgr).sum((0, 1, 2))
     torch.addcmul(xu_bcqgr, drate_bcqgr, small.A_gr, out=ddt_bcqgr)
+
+
+def _scores_backward(
+    dscores_bcgqq: torch.Tensor, small: _Small, dB_bcgqn: torch.Tensor, dC_bcgqn: torch.Tensor
+) -> None:
+    """Adds what the scores C . B send back."""
+    dscores_bcgqq.tril_()
+    dscores, B, C = dscores_bcgqq.flatten(0, 2), small.B_bcgqn.flatten(0, 2), small.C_bcgqn.flatten(0, 2)
+    dB_bcgqn.flatten(0, 2).baddbmm_(dscores.transpose(1, 2), C)
+    dC_bcgqn.flatten(0, 2).baddbmm_(dscores, B)

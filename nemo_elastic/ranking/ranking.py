@@ -154,7 +154,7 @@ class Ranking:
             shape = Parent.from_json(known["parent"])
             options = RankOptions.from_json(known["options"], "options")
         except ElasticError as e:
-            raise ElasticError(f"{path / JSON}: {e.message}") from None
+            raise e.within(path / JSON) from None
         tensors = _tensors(path / TENSORS)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
@@ -170,7 +170,7 @@ class Ranking:
         try:
             out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
         except ElasticError as e:
-            raise ElasticError(f"{path}: {e.message}") from None
+            raise e.within(path) from None
         if out.digest != known["digest"]:
             raise ElasticError(f"{path}: damaged: the orders do not have the digest that {JSON} gives")
         return out.check(parent, str(path)) if parent is not None else out

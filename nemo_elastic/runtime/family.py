@@ -118,7 +118,7 @@ class FamilyRuntime:
             try:
                 check_nested(model.parent, model.member, subnet)
             except ElasticError as exc:
-                raise ElasticError(f"member {name!r}: {exc}") from None
+                raise exc.within(f"member {name!r}") from None
         tensors = dict(model.named_parameters())
         self._storage = Storage(self.parent, self.held, self.members.values(), tensors, dtype, device, copy)
         self._selected: dict[Subnet, MemberModel] = {}

@@ -28,6 +28,12 @@ def module() -> Any:
     return megatron
 
 
+def built(module: Any, folder: DataFolder, **options: Any) -> Any:
+    import fiddle
+
+    return fiddle.build(module.pretraining_data(folder, **options))
+
+
 @pytest.fixture
 def parallel() -> Iterator[None]:
     """One rank of everything that Megatron's samplers ask for."""
@@ -70,7 +76,7 @@ def batches(data: Any) -> list[Any]:
 
 
 def test_a_batch_is_read_as_it_should_be(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
-    data = attach(module.pretraining_data(small, **SIZES, build=True, index_dir=tmp_path))
+    data = attach(built(module, small, **SIZES, index_dir=tmp_path))
     read = batches(data)
     assert len(read) * 2 >= len(data._train_ds) - 2 >= 40, "an epoch, or more when the run needs more"
     assert set(read[0]) == {"tokens", "labels", "loss_mask", "position_ids"}, "no attention mask"
@@ -90,14 +96,14 @@ def test_a_batch_is_read_as_it_should_be(module: Any, small: DataFolder, paralle
 
 
 def test_a_resumed_run_goes_on(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
-    options = {**SIZES, "build": True, "index_dir": tmp_path}
-    whole = batches(attach(module.pretraining_data(small, **options)))
-    first = attach(module.pretraining_data(small, **options), max_steps=3)
+    options = {**SIZES, "index_dir": tmp_path}
+    whole = batches(attach(built(module, small, **options)))
+    first = attach(built(module, small, **options), max_steps=3)
     started = first.train_dataloader()
     first.trainer.global_step = 3
     state = first.state_dict()
     assert state == {"consumed_samples": 12} and started is not None
-    second = module.pretraining_data(small, **options)
+    second = built(module, small, **options)
     attach(second, global_step=3)
     second.load_state_dict(state)
     rest = batches(second)
@@ -151,14 +157,14 @@ def test_validation_data_can_be_too_short_as_well(module: Any, small: DataFolder
 
 
 def test_more_steps_than_samples_are_refused(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
-    data = module.pretraining_data(small, **SIZES, build=True, index_dir=tmp_path)
+    data = built(module, small, **SIZES, index_dir=tmp_path)
     with pytest.raises(ElasticError, match=r"num_train_samples: 40 .* 11 steps read 44"):
         attach(data, max_steps=11)
 
 
 def test_an_index_needs_a_place(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    data = module.pretraining_data(small, **SIZES, build=True, index_dir=tmp_path / "file")
+    data = built(module, small, **SIZES, index_dir=tmp_path / "file")
     with pytest.raises(ElasticError, match="give a writable index_dir"):
         attach(data)
 

@@ -159,7 +159,7 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
         layers = tuple(Layer(i, t, b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
         return parent, Subnet(parent.hidden, layers).validate(parent)
     except ElasticError as exc:
-        raise ElasticError(f"{where}: {exc}") from None
+        raise exc.within(where) from None
 
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:

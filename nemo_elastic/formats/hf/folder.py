@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.cost import parameters
-from nemo_elastic.errors import ElasticError, bad, placed
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.family import Parent, Subnet, known_fields
 from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.formats.checksums import Expected, Sums, read_checksums
@@ -126,7 +126,7 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
             raise bad("provenance", known["provenance"], "a mapping")
         return parent, member, Origin(known["name"], known["ranking"], known["provenance"])
     except ElasticError as exc:
-        raise placed(exc, path) from None
+        raise exc.within(path) from None
 
 
 def open_tensors(folder: str | Path) -> Mapping[str, Raw]:

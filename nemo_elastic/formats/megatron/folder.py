@@ -88,7 +88,7 @@ def _family(folder: Path, stored: Stored, context: Context, parent: Parent) -> F
     try:
         return elastic_family(parent, elastic, context.elastic, str(folder), provenance=provenance)
     except ElasticError as exc:
-        raise ElasticError(f"{context.file}: {exc}") from None
+        raise exc.within(context.file) from None
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -61,6 +61,6 @@ def _check_object(path: Path, place: Place, name: str) -> None:
             if not item.is_the_same_to_torch():
                 raise PickleError("torch.load would find something else in it")
     except PickleError as exc:
-        raise ElasticError(f"{path}: {name}not what NeMo writes ({exc})") from None
+        raise ElasticError(f"{name}not what NeMo writes ({exc})", path) from None
     except OSError as exc:
-        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None

@@ -50,7 +50,7 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
         check_config(settings.get, "context: model.config")
         return _infer(whole_sizes(stored), settings)
     except ElasticError as exc:
-        raise ElasticError(f"{where}: {exc}") from None
+        raise exc.within(where) from None
 
 
 def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:

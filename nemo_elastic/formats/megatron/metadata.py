@@ -110,7 +110,7 @@ class Metadata:
         path = self.folder / name
         size = regular_size(path)
         if size < self.needed[name]:
-            raise ElasticError(f"{path}: has {size} bytes, {self.needed[name]} are said to be in it; it is cut off")
+            raise ElasticError(f"has {size} bytes, {self.needed[name]} are said to be in it; it is cut off", path)
         return path
 
 
@@ -125,12 +125,12 @@ def read_metadata(folder: Path) -> Metadata:
         told = read_pickle(read_bytes(path, _BYTES), NAMES)
         return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
     except FileNotFoundError:
-        raise ElasticError(f"{path}: missing; it says which tensor lies where") from None
+        raise ElasticError("missing; it says which tensor lies where", path) from None
     except OSError as exc:
-        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     except (PickleError, KeyError) as exc:
         why = f"it has no {exc}" if isinstance(exc, KeyError) else exc
-        raise ElasticError(f"{path}: not a checkpoint's metadata ({why})") from None
+        raise ElasticError(f"not a checkpoint's metadata ({why})", path) from None
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -142,7 +142,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     path.stat()  # what is missing is told apart
     if regular_size(path) > most:
-        raise ElasticError(f"{path}: larger than {most >> 20} MiB, which no such file is")
+        raise ElasticError(f"larger than {most >> 20} MiB, which no such file is", path)
     return path.read_bytes()
 
 
@@ -155,12 +155,12 @@ def regular_size(path: Path) -> int:
     try:
         found = path.stat()
     except OSError as exc:
-        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     if not stat.S_ISREG(found.st_mode):
-        raise ElasticError(f"{path}: is no file")
+        raise ElasticError("is no file", path)
     held = found.st_blocks * 512  # none where a file system does not say
     if found.st_size > _LARGE and 0 < held * _HOLES < found.st_size:
-        raise ElasticError(f"{path}: is mostly holes: {held} of its {found.st_size} bytes are on the disk")
+        raise ElasticError(f"is mostly holes: {held} of its {found.st_size} bytes are on the disk", path)
     return found.st_size
 
 

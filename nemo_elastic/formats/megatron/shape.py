@@ -57,20 +57,21 @@ def check_config(get: Callable[[str, Any], Any], where: str) -> None:
         raise bad(f"{where}.activation_func", told, "Nemotron-H has the squared ReLU")
 
 
-def parent_of(config: Any, vocab: int) -> Parent:
+def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     """Shape of the model that an SSMConfig describes.
 
     Args:
         config: NeMo's SSMConfig or a subclass.
         vocab: rows of the embedding, padding included.
+        where: the config, for errors.
 
     Raises:
         ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm).
     """
     pattern = getattr(config, "hybrid_override_pattern", None)
     if not pattern:
-        raise bad("model.config", type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
-    check_config(lambda name, default: getattr(config, name, default), "model.config")
+        raise bad(where, type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
+    check_config(lambda name, default: getattr(config, name, default), where)
     values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items()}
     values["norm_eps"] = float(values["norm_eps"])
     if values["mamba_heads"] is None:

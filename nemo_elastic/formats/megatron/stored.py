@@ -106,7 +106,7 @@ class Stored:
                 box = zip(piece.offsets, piece.sizes, strict=True)
                 whole[tuple(slice(first, first + size) for first, size in box)] = part
         except (PickleError, ElasticError, OSError, RuntimeError) as exc:
-            raise ElasticError(f"{self.folder}: {name} cannot be read ({first_line(exc)})") from None
+            raise ElasticError(f"{name} cannot be read ({first_line(exc)})", self.folder) from None
         return whole
 
 

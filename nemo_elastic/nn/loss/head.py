@@ -9,6 +9,11 @@ up in the forward pass. Where ranks share the tokens out, hidden states too are 
 backward pass only scales the gradients, so the loss that is differentiable is the weighted SUM over tokens: one
 number, whose upstream gradient is one number.
 
+With `top_k` the teacher speaks for its k likeliest tokens only, and all others are one event: what the student makes
+of them is free, as long as their sum is that of the teacher. That is never more than the whole divergence, and equal
+to it at the size of the vocabulary. (ModelOpt's later TopKLogitsKLLoss renormalises both distributions over the k
+tokens instead, and so does not see what a student gives to the others.)
+
 Shape suffixes: t token, c token of a chunk, v entry of this rank's part of the vocabulary, d hidden channel, k one of
 the teacher's top tokens.
 """
@@ -75,11 +80,6 @@ def head_loss(
     dtype of the hidden states, as a head gives them; all that follows is float32 (float64 for float64). The teacher
     gets no gradient.
 
-    With `top_k` the teacher speaks for its k likeliest tokens only, and all others are one event: what the student
-    makes of them is free, as long as their sum is that of the teacher. That is never more than the whole divergence,
-    and equal to it at the size of the vocabulary. (ModelOpt's later TopKLogitsKLLoss renormalises both distributions
-    over the k tokens instead, and so does not see what a student gives to the others.)
-
     With a `group` every rank passes its own rows of both weights, the same hidden states, labels and weights, and gets
     the same two results. The gradient of the hidden states is then this rank's share: summing it over ranks belongs to
     the caller's (Megatron's) mappings of the hidden states. Where the hidden states are shared out (sequence
@@ -93,7 +93,7 @@ def head_loss(
         weights_t: weight of every token; None for ones. Not differentiable.
         terms: name -> weight; those of weight 0 are left out. None: "kl" with a teacher, "ce" without.
         temperature: divides both logits; positive.
-        top_k: tokens of the teacher that count for themselves; None for all.
+        top_k: tokens of the teacher that count for themselves, the others as one event; None for all.
         chunk_tokens: tokens whose logits are held at a time; does not change the value.
         group: ranks among which the vocabulary is split into equal parts, in order.
         shared_out: the ranks of `group` have equal runs of the tokens, in order.
@@ -118,8 +118,7 @@ def head_loss(
         rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad
     )
     teacher = None if teacher is None else Head(teacher[0].detach(), teacher[1].detach())
-    loss, losses_t = _HeadLoss.apply(student[0], student[1], teacher, labels_t, weights_t, call)  # pyright: ignore
-    return loss, losses_t
+    return _HeadLoss.apply(student[0], student[1], teacher, labels_t, weights_t, call)  # pyright: ignore
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,6 @@ TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.trai
 
 #: what a file with a whole run is written as, by --to-yaml and so on, of YAML
 FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "toml": yaml_to_toml}
-#: what NeMo-Run says of an override; around it its messages have the whole recipe
-_SAID = re.compile(
-    r"No parameter named '[^']*'|Invalid attribute:? '?\w+'?|Failed to parse '(?!Error)[^']*' as [^:]*: [^(:]*"
-)
 
 run.cli.factory(target=llm.pretrain, name="nemotron_elastic_tiny")(nemotron_elastic_tiny)
 
@@ -151,10 +147,10 @@ def _one_line(where: str, recipe: Any = None, overrides: Sequence[str] = ()) -> 
     except ElasticError:
         raise
     except CLIException as error:
-        guilty = next((o for o in overrides if _fails(recipe, o)), "")
-        told = _SAID.search(str(error))
-        what = told[0].strip() if told else str(error)
-        raise ElasticError(f"{where}: {guilty}{': ' * bool(guilty)}{what}{_near_field(recipe, guilty)}") from error
+        guilty = next((o for o in overrides if _fails(recipe, o)), None)
+        if guilty is None:
+            raise ElasticError(str(error), where) from error
+        raise _refused(recipe, guilty).within(where) from error
     except Exception as error:  # a factory may raise anything
         raise ElasticError(f"{where}: {error}") from error
     finally:
@@ -169,18 +165,28 @@ def _fails(recipe: Any, override: str) -> bool:
     return False
 
 
-def _near_field(recipe: Any, override: str) -> str:
-    """What an override may have meant: the first part of its name that neither the recipe nor `SETTINGS` has."""
+def _refused(recipe: Any, override: str) -> ElasticError:
+    """What is wrong with an override that NeMo-Run refuses: its own texts have the whole recipe in them.
+
+    The first part of the name that neither the recipe nor `SETTINGS` has; where there is none it is the value.
+    """
     beside: tuple[str, ...] = SETTINGS
-    for name in override.partition("=")[0].split("."):
+    field, _, value = override.partition("=")
+    annotation: Any = inspect.Parameter.empty
+    for name in field.rstrip("+-*/|").split("."):
         made = made_by(recipe)
         if made is None:
             break
         names = field_names(made) if isinstance(made, type) else list(inspect.signature(made).parameters)
         if name not in names:
-            return did_you_mean(name, [*names, *beside])
+            return ElasticError(f"unknown field {name!r}{did_you_mean(name, [*names, *beside])}", field)
+        parameter = inspect.signature(made).parameters.get(name)  # None for an argument of a base class
+        annotation = parameter.annotation if parameter else inspect.Parameter.empty
         recipe, beside = getattr(recipe, name, None), ()
-    return ""
+    known = (
+        "" if annotation is inspect.Parameter.empty else f", a value of type {inspect.formatannotation(annotation)}"
+    )
+    return bad(field, value, f"what NeMo-Run can read{known}")
 
 
 @run.cli.entrypoint(namespace="elastic", name="train", run_ctx_cls=ElasticContext)

@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.files import read_text, read_yaml, resolved
+from nemo_elastic.hosts.nemo.recipe.stage import STAGE_OPTIONS
 
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
-SETTINGS = ("elastic", "teacher", "stage", "previous", "done_steps", "total_steps", "out")
+SETTINGS = ("elastic", *STAGE_OPTIONS)
 #: settings that are text, whatever YAML makes of it
 TEXT = ("teacher", "previous", "out")
 _OVERRIDE = re.compile(r"([^=]+?)([*+|/-]?=)(.*)", re.DOTALL)

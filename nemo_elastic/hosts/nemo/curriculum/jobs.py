@@ -33,6 +33,7 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.preview import Estimate, show, write
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
+from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
 from nemo_elastic.outputs import absolute, sign
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
@@ -131,17 +132,15 @@ def stage_recipe(
     stage, changes = curriculum.stage(number), Changes(recipe)
     recipe.trainer.max_steps = stage.max_steps
     recipe.log.ckpt.filename = FILENAME
-    change(
-        recipe,
-        stage.block(config),
+    options = StageOptions(
         teacher=parent,
         stage=number,
         previous=stage_checkpoint(dir, curriculum, 1) if number == 2 else None,
         done_steps=curriculum.stage1.max_steps if number == 2 else 0,
         total_steps=curriculum.steps,
         out=os.path.join(inside(dir, f"stage{number}"), "elastic"),
-        changes=changes,
     )
+    change(recipe, stage.block(config), options, changes)
     if number == 1:
         recipe.resume = run.Config(
             ElasticResume,

@@ -29,6 +29,7 @@ from nemo_elastic.hosts.nemo.host import check_pipeline
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
+from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
 from nemo_elastic.renames import put_in_place, remove
 from nemo_elastic.train.shaping import prepare_members
 
@@ -114,7 +115,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
     block = replace(config, distill=DistillConfig(teacher="none"))
-    told = change(recipe, block, teacher=parent)
+    told = change(recipe, block, StageOptions(teacher=parent))
     # where the checkpoint lies on this machine, one of another block is refused before anything starts
     already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))
     trainer = recipe.trainer

@@ -28,12 +28,12 @@ from .checks import (
     check_kernels,
     check_parallel,
     check_shape,
-    check_stage,
     check_teacher,
     made_by,
     warnings,
 )
 from .settings import Changes
+from .stage import StageOptions
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
@@ -68,12 +68,7 @@ def apply_elastic(
     Args:
         recipe: `run.Partial` of `llm.pretrain`, `llm.train` or `llm.finetune` with a MambaModel.
         elastic: the elastic block, or a YAML file with one.
-        teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
-        stage: 1 or 2 of the curriculum.
-        previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
-        done_steps: stage 2: steps of stage 1, so that the schedule goes on.
-        total_steps: steps of all stages; those of this recipe if not given.
-        out: folder for ranking and shapes; `elastic` in the log directory if not given.
+        teacher, stage, previous, done_steps, total_steps, out: see `StageOptions`.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 
     Returns:
@@ -83,10 +78,10 @@ def apply_elastic(
         ElasticError: the recipe trains something else than a Nemotron-H, a stage lacks what it starts from, or
             `checks` found that recipe and block do not fit.
     """
-    changes = change(
-        recipe, elastic, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps,
-        total_steps=total_steps, out=out,
-    )  # fmt: skip
+    options = StageOptions(
+        teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps, out=out
+    )
+    changes = change(recipe, elastic, options)
     if verbose:
         print(changes.text(recipe), flush=True)
     return recipe
@@ -95,13 +90,7 @@ def apply_elastic(
 def change(
     recipe: run.Partial,
     elastic: ElasticConfig | Mapping[str, Any] | str | Path,
-    *,
-    teacher: str | None = None,
-    stage: int = 1,
-    previous: str | None = None,
-    done_steps: int = 0,
-    total_steps: int | None = None,
-    out: str | None = None,
+    options: StageOptions,
     changes: Changes | None = None,
 ) -> Changes:
     """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
@@ -110,12 +99,11 @@ def change(
     else:
         config = ElasticConfig.load(elastic) if isinstance(elastic, (str, Path)) else ElasticConfig.from_dict(elastic)
     config = replace(config, ranking=absolute(config.ranking), shapes=absolute(config.shapes))
-    teacher, previous = absolute(teacher), absolute(previous)
+    teacher, previous = absolute(options.teacher), absolute(options.previous)
+    stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
     steps = recipe.trainer.max_steps
-    check_stage(
-        config, steps, teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps
-    )
+    options.check(config, steps)
     parent = check_shape(recipe, config)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
@@ -125,11 +113,11 @@ def change(
     if stage == 1:
         check_files(config, parent)
     changes = changes or Changes(recipe)
-    total = total_steps or done_steps + steps
+    total = options.total(steps)
     changes.warnings = warnings(recipe, config, stage, total)
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, config, teacher=teacher, stage=stage, steps=steps)
-    _optimizer(recipe, config, stage=stage, done=done_steps, total=total)
+    _optimizer(recipe, config, stage=stage, done=done, total=total)
     _precision(recipe, config)
     _callbacks(recipe, out, f"stage{stage}")
     _start(recipe, previous if stage == 2 else None)

@@ -107,37 +107,6 @@ def check_spelling(where: str, config: Any, *others: type) -> None:
             raise ElasticError(f"{where}: unknown field {name!r}{did_you_mean(name, names)}")
 
 
-def check_stage(
-    config: ElasticConfig,
-    steps: Any,
-    *,
-    teacher: str | None,
-    stage: int,
-    previous: str | None,
-    done_steps: int,
-    total_steps: int | None,
-) -> None:
-    """Raise where the stage, its steps, or what it starts from does not make sense."""
-    if stage not in (1, 2):
-        raise bad("stage", stage, "1 or 2")
-    if stage == 2 and previous is None:
-        raise bad("previous", previous, "stage 2 goes on from a checkpoint of stage 1")
-    if stage == 1 and previous is not None:
-        raise bad("previous", previous, "only stage 2 goes on from one; stage 1 starts from the teacher")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
-        raise bad("recipe.trainer.max_steps", steps, allowed)
-    if isinstance(done_steps, bool) or not isinstance(done_steps, int) or done_steps < (stage == 2):
-        raise bad("done_steps", done_steps, "the steps of stage 1, at least 1, so that the learning rate goes on")
-    if stage == 1 and done_steps:
-        raise bad("done_steps", done_steps, "0 in stage 1; a broken run resumes by itself")
-    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < done_steps + steps):
-        raise bad("total_steps", total_steps, f"at least done_steps + trainer.max_steps = {done_steps + steps}")
-    if config.distill.teacher == "frozen" and teacher is None:
-        allowed = "the parent's NeMo checkpoint (teacher=PATH): elastic.distill.teacher is frozen"
-        raise bad("teacher", teacher, allowed)
-
-
 def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over GPUs that the family cannot have."""
     strategy = recipe.trainer.strategy
@@ -251,10 +220,11 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
         ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
     """
     vocab = vocabulary(recipe)
+    where = "recipe.model.config"
     try:
-        parent = parent_of(_Shape(recipe.model.config), vocab or 1)
+        parent = parent_of(_Shape(recipe.model.config), vocab or 1, where)
     except ElasticError as error:
-        raise ElasticError(f"recipe.{error.message.removeprefix('recipe.')}") from None
+        raise (error if error.at[:1] and error.at[0].startswith(where) else error.within(where)) from None
     parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
     if vocab is not None:  # a budget says nothing without it
@@ -326,7 +296,7 @@ def check_teacher(teacher: str | None, parent: Parent) -> None:
     try:
         stored = Stored(teacher)
     except ElasticError as error:
-        raise ElasticError(f"teacher: {error.message.removeprefix('checkpoint: ')}") from None
+        raise error.of("teacher") from None
     sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
     found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
     parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it

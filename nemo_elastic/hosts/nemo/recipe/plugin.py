@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from nemo_elastic.config import ElasticConfig
 from nemo_elastic.errors import bad
 
 from .apply import apply_elastic
+from .stage import STAGE_OPTIONS, StageOptions
 
 
 @dataclass
-class ElasticPlugin(run.Plugin):
+class ElasticPlugin(StageOptions, run.Plugin):
     """Makes the recipe of a task elastic when the task is added to an experiment.
 
     NeMo-Run works on a copy, so that one recipe can be run as it is and elastic. It calls plugins only where there is
@@ -29,16 +30,10 @@ class ElasticPlugin(run.Plugin):
 
     Attributes:
         elastic: the elastic block, or a YAML file with one.
-        teacher, stage, previous, done_steps, total_steps, out, verbose: as in `apply_elastic`.
+        verbose: print what is changed, as in `apply_elastic`.
     """
 
     elastic: ElasticConfig | Mapping[str, Any] | str | Path
-    teacher: str | None = None
-    stage: int = 1
-    previous: str | None = None
-    done_steps: int = 0
-    total_steps: int | None = None
-    out: str | None = None
     verbose: bool = True
 
     def setup(self, task: Any, executor: Any) -> None:
@@ -49,5 +44,6 @@ class ElasticPlugin(run.Plugin):
         """
         if not isinstance(task, run.Partial):
             raise bad("task", type(task).__name__, "a run.Partial of a recipe; a script has no settings to change")
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        apply_elastic(task, **own)
+        apply_elastic(
+            task, self.elastic, verbose=self.verbose, **{name: getattr(self, name) for name in STAGE_OPTIONS}
+        )

@@ -60,67 +60,66 @@ def tiny_recipe(
     """
     folder = DataFolder.open(data)
     module = pretraining_data(
-        folder,
-        seq_length=seq_length,
-        micro_batch_size=micro_batch_size,
-        global_batch_size=global_batch_size,
-        num_train_samples=steps * global_batch_size,
-        train=split,
-        seed=seed,
-    )
-    strategy = run.Config(
-        strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
-    )
+        folder, seq_length=seq_length, micro_batch_size=micro_batch_size, global_batch_size=global_batch_size,
+        num_train_samples=steps * global_batch_size, train=split, seed=seed,
+    )  # fmt: skip
     config = config or run.Config(TinyNemotronH)
     config.seq_length, config.vocab_size = seq_length, folder.vocab_size
+    schedule = run.Config(ElasticSchedule, total_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio)
+    adam = run.Config(OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0)
     recipe = run.Partial(
         llm.pretrain,
         model=run.Config(llm.MambaModel, config=config, tokenizer=module.tokenizer),
         data=module,
-        trainer=run.Config(
-            nl.Trainer,
-            accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=devices,
-            max_steps=steps,
-            strategy=strategy,
-            plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
-            callbacks=[run.Config(MetricsWriter, label=label, total=steps)],
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            logger=False,
-        ),
-        log=run.Config(
-            nl.NeMoLogger,
-            name=label,
-            explicit_log_dir=str(out),
-            use_datetime_version=False,
-            log_local_rank_0_only=True,
-            ckpt=run.Config(
-                nl.ModelCheckpoint,
-                save_last=True,
-                every_n_train_steps=steps + 1,
-                save_top_k=0,
-                save_on_train_epoch_end=True,  # once, not at each validation
-                save_optim_on_train_end=True,
-                monitor="reduced_train_loss",
-            ),
-        ),
-        optim=run.Config(
-            nl.MegatronOptimizerModule,
-            config=run.Config(
-                OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0
-            ),
-            lr_scheduler=run.Config(
-                ElasticSchedule, total_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio
-            ),
-        ),
+        trainer=_trainer(devices, tensor_parallel, steps, label),
+        log=_logger(out, steps, label),
+        optim=run.Config(nl.MegatronOptimizerModule, config=adam, lr_scheduler=schedule),
         resume=run.Config(nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True),
     )
     held_out(recipe, eval_every, eval_sequences)
     return recipe
+
+
+def _trainer(devices: int, tensor_parallel: int, steps: int, label: str) -> run.Config:
+    strategy = run.Config(
+        strategy_class(), tensor_model_parallel_size=tensor_parallel, ckpt_async_save=False, ckpt_parallel_load=False
+    )
+    return run.Config(
+        nl.Trainer,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=devices,
+        max_steps=steps,
+        strategy=strategy,
+        plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
+        callbacks=[run.Config(MetricsWriter, label=label, total=steps)],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=False,
+    )
+
+
+def _logger(out: str | Path, steps: int, label: str) -> run.Config:
+    """NeMo's logs in a folder, with one checkpoint: that of the run's end."""
+    checkpoint = run.Config(
+        nl.ModelCheckpoint,
+        save_last=True,
+        every_n_train_steps=steps + 1,
+        save_top_k=0,
+        save_on_train_epoch_end=True,  # once, not at each validation
+        save_optim_on_train_end=True,
+        monitor="reduced_train_loss",
+    )
+    return run.Config(
+        nl.NeMoLogger,
+        name=label,
+        explicit_log_dir=str(out),
+        use_datetime_version=False,
+        log_local_rank_0_only=True,
+        ckpt=checkpoint,
+    )
 
 
 def held_out(recipe: run.Partial, every: int, sequences: int) -> None:

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says beside its recipe and its elastic block: which stage it is, and what it starts from.
+
+No NeMo here: a run's file is read, and refused, without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from nemo_elastic.config import ElasticConfig
+from nemo_elastic.errors import bad
+
+
+@dataclass(kw_only=True)
+class StageOptions:
+    """The arguments that `apply_elastic`, `ElasticPlugin`, `nemo elastic train` and a run's file share.
+
+    Attributes:
+        teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
+        stage: 1 or 2 of the curriculum.
+        previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
+        done_steps: stage 2: steps of stage 1, so that the schedule goes on.
+        total_steps: steps of all stages; those of the recipe if not given.
+        out: folder for ranking and shapes; `elastic` in the log directory if not given.
+    """
+
+    teacher: str | None = None
+    stage: int = 1
+    previous: str | None = None
+    done_steps: int = 0
+    total_steps: int | None = None
+    out: str | None = None
+
+    def total(self, steps: int) -> int:
+        """Steps of all stages, of a recipe that has so many."""
+        return self.total_steps or self.done_steps + steps
+
+    def check(self, config: ElasticConfig, steps: Any) -> None:
+        """Hold them against each other, the block, and the steps of the recipe.
+
+        Raises:
+            ElasticError: the stage, its steps, or what it starts from does not make sense.
+        """
+        done, total = self.done_steps, self.total_steps
+        if self.stage not in (1, 2):
+            raise bad("stage", self.stage, "1 or 2")
+        if self.stage == 2 and self.previous is None:
+            raise bad("previous", self.previous, "stage 2 goes on from a checkpoint of stage 1")
+        if self.stage == 1 and self.previous is not None:
+            raise bad("previous", self.previous, "only stage 2 goes on from one; stage 1 starts from the teacher")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
+            raise bad("recipe.trainer.max_steps", steps, allowed)
+        if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage == 2):
+            raise bad("done_steps", done, "the steps of stage 1, at least 1, so that the learning rate goes on")
+        if self.stage == 1 and done:
+            raise bad("done_steps", done, "0 in stage 1; a broken run resumes by itself")
+        if total is not None and (not isinstance(total, int) or total < done + steps):
+            raise bad("total_steps", total, f"at least done_steps + trainer.max_steps = {done + steps}")
+        if config.distill.teacher == "frozen" and self.teacher is None:
+            allowed = "the parent's NeMo checkpoint (teacher=PATH): elastic.distill.teacher is frozen"
+            raise bad("teacher", self.teacher, allowed)
+
+
+#: their names
+STAGE_OPTIONS = tuple(f.name for f in fields(StageOptions))
