@@ -16,11 +16,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
+from matplotlib import rc_context
+
+from benchmarks import chart
 from tools import prose_figures
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
+PICTURE = ROOT / "docs" / "images" / "measured.svg"
 #: benchmark -> more arguments, in the order of the page; `make bench-slice` cuts the 12B at its full size
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_step": (),
@@ -39,9 +44,15 @@ def page() -> str:
     """docs/benchmarks.md, from its words and the tables."""
 
     def table(found: re.Match[str]) -> str:
-        return (TABLES / f"{found[1]}.md").read_text().strip()
+        return indent((TABLES / f"{found[2]}.md").read_text().strip(), found[1])
 
-    return re.sub(r"\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text())
+    return re.sub(r"^( *)\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text(), flags=re.MULTILINE)
+
+
+def picture() -> None:
+    """The picture at the page's head; drawn again of the same tables, it is the same file."""
+    with rc_context({"svg.hashsalt": PICTURE.name}):
+        chart.draw(TABLES).savefig(PICTURE, metadata={"Date": None})
 
 
 def run(name: str, arguments: tuple[str, ...]) -> tuple[float, int]:
@@ -66,6 +77,7 @@ def main() -> None:
         seconds[name] = run(name, BENCHMARKS[name])
     prose_figures.write(*prose_figures.read())
     (ROOT / "docs" / "benchmarks.md").write_text(page())
+    picture()
     for name, (took, code) in seconds.items():
         print(f"{name:16} {took:6.0f} s{'  missed or failed, see above' if code else ''}")
     if seconds:

@@ -196,7 +196,7 @@ def blank(text: str, pattern: str | re.Pattern[str]) -> str:
 
 def plain(text: str) -> str:
     """The prose of a page: what tables, blocks, references and code have is blank."""
-    for pattern in (FENCE, REFERENCE, SILENT, re.compile(r"^(?:\||--8<--|\{\{).*", re.MULTILINE)):
+    for pattern in (FENCE, REFERENCE, SILENT, re.compile(r"^ *(?:\||--8<--|\{\{).*", re.MULTILINE)):
         text = blank(text, pattern)
     return text
 
