@@ -28,9 +28,9 @@ import torch
 from benchmarks.bench_distill import modelopt_loss, status
 from benchmarks.models import build, start
 from benchmarks.output import arguments, deliver
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 
 LENGTHS = (4096, 8192, 16384)

@@ -29,7 +29,7 @@ import torch
 from benchmarks.naive_depth import naive_evaluations, naive_order
 from benchmarks.output import arguments, deliver
 from benchmarks.peak import Peak
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import MIXERS, Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.plan import preset

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.output import arguments, deliver
 
 if TYPE_CHECKING:  # this file also runs where this package is not installed, see `run_transformers`
-    from nemo_elastic.family import Parent, Subnet
+    from nemo_elastic.core.family import Parent, Subnet
 
 NAMES = ("1.00", "0.72", "0.50")
 PROMPT, NEW = 64, 32
@@ -46,7 +46,7 @@ MEMORY, SELECT_MS, FIRST, LOGITS = 1.05, 1.0, 2.5, 1e-4  # targets: at most; FIR
 
 def shape() -> Parent:
     """The proportions of Nemotron Nano 12B v2 at two fifths of its width and few layers."""
-    from nemo_elastic.family import Parent
+    from nemo_elastic.core.family import Parent
 
     return Parent(
         "M-M*-M-M", hidden=2048, vocab=12288, ffn=8192, mamba_heads=64, mamba_head_dim=64, mamba_groups=8, state=128,
@@ -66,8 +66,8 @@ def make(place: Path) -> dict[str, Any]:
     """Write the family, its members and a prompt below `place`."""
     import numpy as np
 
-    from nemo_elastic.cost import parameters
-    from nemo_elastic.manifest import Family
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.manifest import Family
     from nemo_elastic.nn.weights import random_state
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -130,7 +130,7 @@ def select_times() -> dict[str, Any]:
 
     import torch
 
-    from nemo_elastic import layout
+    from nemo_elastic.core import layout
     from nemo_elastic.nn.model import NemotronH
     from nemo_elastic.nn.weights import check_nested
     from nemo_elastic.plan import preset

@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_elastic import layout
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Subnet
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.hf.shards import Entry
 from nemo_elastic.formats.hf.write import write_model
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.manifest import Family
 from nemo_elastic.plan import preset
 from nemo_elastic.slicing.slicer import cut_pieces
 

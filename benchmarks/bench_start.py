@@ -126,9 +126,9 @@ def slow() -> list[Command]:
 
 def make(folder: Path) -> None:
     """Fill a folder with a tiny parent, its family, a text and its tokens."""
+    from nemo_elastic.core.family import Parent
+    from nemo_elastic.core.manifest import Family
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.family import Parent
-    from nemo_elastic.manifest import Family
     from nemo_elastic.nn.weights import random_state
     from nemo_elastic.slicing.family_folder import write_family
 

@@ -31,9 +31,9 @@ from scipy.stats import quantile_test
 
 from benchmarks.models import build, distributed, start
 from benchmarks.output import arguments, deliver
-from nemo_elastic.cost import flops_per_token, parameters
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mamba import mamba_inside
 

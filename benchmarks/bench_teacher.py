@@ -30,8 +30,9 @@ from benchmarks.elastic_model import batch_of, elastic_model, run_schedule, sett
 from benchmarks.models import distributed, start
 from benchmarks.output import arguments, deliver
 from benchmarks.peak import Peak
-from nemo_elastic.config import TEACHER_PRECISIONS, DistillConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.block import TEACHER_PRECISIONS
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 
 PARENT = Parent("M-M-M*-M-M*-", 640, 8192, 2560, 16, 80, 8, 32, 4, 10, 2, 64, ffn_stripes=8)

@@ -85,6 +85,14 @@ def draw(tables: Path) -> Figure:
         axes.grid(visible=False, axis="y")
         for place, value in zip(places, ratios, strict=True):
             ha, x = ("right", value / 1.04) if value <= 1 else ("left", value * 1.04)
-            axes.text(x, place, f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×", ha=ha, va="center", fontsize=9.5, color=MUTED)
+            axes.text(
+                x,
+                place,
+                f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×",
+                ha=ha,
+                va="center",
+                fontsize=9.5,
+                color=MUTED,
+            )
         headline(figure, "What it takes, over what it is held against", "left of 1×: less; logarithmic")
     return figure

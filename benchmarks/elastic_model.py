@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.models import start
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
 
 
 def settings(parent: Parent, length: int = 256) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.megatron.run import ElasticState
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.ranking.depth import Order, squared_error
 
 

@@ -16,13 +16,14 @@ TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the r
 if TYPE_CHECKING:
     from typing import Any
 
-    from .config import ElasticConfig
-    from .family import Parent, Subnet
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.core.family import Parent, Subnet
+    from nemo_elastic.core.manifest import Family
+
     from .hosts.nemo.curriculum.jobs import PAPER, Curriculum, Stage, run_family
     from .hosts.nemo.curriculum.large import FamilyRecipe
     from .hosts.nemo.recipe.apply import apply_elastic
     from .hosts.nemo.recipe.plugin import ElasticPlugin
-    from .manifest import Family
     from .runtime import load_family
     from .slicing.slicer import slice_checkpoint
 

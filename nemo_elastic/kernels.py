@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .budget import AxisConfig
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+
 from .errors import bad
-from .family import Parent
-from .kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 
 #: channels that causal_conv1d moves at once
 VECTOR = 8

@@ -20,8 +20,13 @@ __all__ = ["MOVED", "find_moved_modules"]
 
 _F, _S, _T = "nemo_elastic.formats.", "nemo_elastic.slicing.", "nemo_elastic.train."
 _N = "nemo_elastic.hosts.nemo."
+_C, _IO = "nemo_elastic.core.", "nemo_elastic.io."
 #: old name -> the modules that have its content now; none of a package that is gone
 MOVED: dict[str, tuple[str, ...]] = {
+    "nemo_elastic.bounded": (_IO + "bounded",),
+    "nemo_elastic.budget": (_C + "budget",),
+    "nemo_elastic.checks": (_IO + "values",),
+    "nemo_elastic.cost": (_C + "cost",),
     "nemo_elastic.export": (),
     "nemo_elastic.export.card": (_S + "card",),
     "nemo_elastic.export.checksums": (_F + "checksums",),
@@ -36,6 +41,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export.torch_io": (_F + "torch_io",),
     "nemo_elastic.export.verify": (_S + "verify",),
     "nemo_elastic.export.write": (_F + "hf.write",),
+    "nemo_elastic.family": (_C + "family",),
+    "nemo_elastic.files": (_IO + "atomic", _IO + "read", _IO + "bounded", _IO + "outputs"),
+    "nemo_elastic.inside": (_IO + "inside",),
+    "nemo_elastic.layout": (_C + "layout",),
+    "nemo_elastic.manifest": (_C + "manifest",),
     "nemo_elastic.nemo": (),
     "nemo_elastic.nemo.apply": (_N + "recipe.apply",),
     "nemo_elastic.nemo.best": (_N + "checkpoint.best",),
@@ -81,6 +91,19 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.tiny_recipe": (_N + "tiny.recipe",),
     "nemo_elastic.nemo.validation": (_N + "validation", _T + "heldout"),
     "nemo_elastic.nemo.write": (_N + "checkpoint.write",),
+    "nemo_elastic.outputs": (_IO + "outputs",),
+    "nemo_elastic.path": (_C + "sizes",),
+    "nemo_elastic.prefix": (_C + "prefix",),
+    "nemo_elastic.renames": (_IO + "temporary",),
+    "nemo_elastic.schema": ("nemo_elastic.config.schema",),
+    "nemo_elastic.shapes": ("nemo_elastic.search",),
+    "nemo_elastic.shapes.even": ("nemo_elastic.search.even",),
+    "nemo_elastic.shapes.explorer": ("nemo_elastic.search.explorer",),
+    "nemo_elastic.shapes.finder": ("nemo_elastic.search.finder",),
+    "nemo_elastic.shapes.price": ("nemo_elastic.search.price",),
+    "nemo_elastic.shapes.projection": ("nemo_elastic.search.projection",),
+    "nemo_elastic.shapes.space": ("nemo_elastic.search.space",),
+    "nemo_elastic.shapes.surrogate": ("nemo_elastic.search.surrogate",),
 }
 
 
@@ -90,7 +113,8 @@ class _Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name not in MOVED:
             return None
-        return ModuleSpec(name, self, is_package=not MOVED[name])  # pyright: ignore[reportArgumentType]
+        is_package = any(other.startswith(f"{name}.") for other in MOVED)
+        return ModuleSpec(name, self, is_package=is_package)  # pyright: ignore[reportArgumentType]
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from nemo_elastic.config import Budget, RouterConfig
-from nemo_elastic.cost import Expected, ExpectedLayer
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import Expected, ExpectedLayer
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Subnet
-from nemo_elastic.kinds.registry import DEPTH, HIDDEN, KINDS
 from nemo_elastic.nn.gates import Gates, LayerGates
-from nemo_elastic.shapes.projection import Projection, project_family
-from nemo_elastic.shapes.space import Space
+from nemo_elastic.search.projection import Projection, project_family
+from nemo_elastic.search.space import Space
 
 #: axis -> probabilities [slots, choices]: one row for the whole model, or one per layer of the axis' type
 Probabilities = dict[str, torch.Tensor]

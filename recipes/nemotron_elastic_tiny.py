@@ -69,7 +69,7 @@ def parent_recipe(data: str, dir: str, steps: int = PARENT_STEPS) -> run.Partial
 
 def rank_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
     """The ranking: every process holds the parent whole and looks at its half of the samples."""
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     stage = (plan or curriculum()).stage1
@@ -82,7 +82,7 @@ def rank_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None
 
 
 def _stage_recipe(number: int, parent: str, data: str, dir: str, plan: Curriculum | None) -> run.Partial:
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum.jobs import stage_recipe
 
     plan = plan or curriculum()
@@ -110,7 +110,7 @@ def stage2_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = No
 
 def slice_step(dir: str, plan: Curriculum | None = None) -> run.Partial:
     """Cuts every member out."""
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     return parts.slice_step(plan or curriculum(), ElasticConfig.load(BLOCK), dir=dir)

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
-from nemo_elastic.files import read_json
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.hf.safetensors_io import open_shard
 from nemo_elastic.formats.registry import read_shapes
-from nemo_elastic.manifest import FILE, Family
+from nemo_elastic.io.read import read_json
 from tests.shapes import PARENT
 
 #: what one file of each kind may take, all of them together for the seconds

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 
 PARENT = Parent(

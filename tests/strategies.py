@@ -12,8 +12,8 @@ from collections.abc import Collection
 
 from hypothesis import strategies as st
 
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, layer_axes
 
 
 @st.composite

@@ -14,12 +14,13 @@ from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
 
 from benchmarks.study.schedule import BEFORE, NOW
-from nemo_elastic.config import ElasticConfig, RouterConfig
-from nemo_elastic.cost import parameters
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.demo.settings import BLOCK
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
 from nemo_elastic.slicing.runs_in import runs_in
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.cli import main
 from nemo_elastic.cli.app import COMMANDS, load_command
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tools import plan_table
 from tools.pictures import IMAGES, PICTURES
@@ -148,8 +148,8 @@ def runs(words: list[str]) -> bool:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run."""
+    from nemo_elastic.core.manifest import Family
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.manifest import Family
     from nemo_elastic.nn.model import NemotronH
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -222,7 +222,7 @@ def test_elastic_blocks_are_valid() -> None:
 
 def test_elastic_snippets_of_the_tables_are_valid() -> None:
     """`axes.ffn.per_layer` and the like name fields that there are."""
-    from nemo_elastic.schema import SECTIONS, attributes
+    from nemo_elastic.config.schema import SECTIONS, attributes
 
     fields = {name for section in SECTIONS for name in attributes(section)} | {"size"}
     axes = "hidden|ffn|mamba_heads|mamba_head_dim|attention_heads|depth"

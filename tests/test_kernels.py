@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_elastic.budget import AxisConfig
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.kernels import MambaWidths, check_widths
 from nemo_elastic.plan import preset
 

@@ -23,7 +23,7 @@ from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verify import verify

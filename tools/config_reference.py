@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from nemo_elastic.schema import REQUIRED, SECTIONS, WORDS, attributes, default_of, summary
+from nemo_elastic.config.schema import REQUIRED, SECTIONS, WORDS, attributes, default_of, summary
 
 ROOT = Path(__file__).parents[1]
 #: class -> where it stands in the block

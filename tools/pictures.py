@@ -15,8 +15,8 @@ from html import escape
 from math import exp
 from pathlib import Path
 
-from nemo_elastic.config import RouterConfig
-from nemo_elastic.cost import parameters
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.plan import preset
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.plan import Layout, RunShape, layouts, preset
 
 CONFIG = Path(__file__).parents[1] / "conf" / "elastic_12b.yaml"

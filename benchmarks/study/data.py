@@ -23,7 +23,7 @@ from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, Corp
 from nemo_elastic.data.indexed import write_indexed
 from nemo_elastic.data.mix import Split, end
 from nemo_elastic.data.tokenizer import EOS, MIN_VOCAB, PAD, encode, save_tokenizer
-from nemo_elastic.files import atomic_dir
+from nemo_elastic.io.atomic import atomic_dir
 
 #: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
 DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}

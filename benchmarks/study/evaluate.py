@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
 
 #: held-out tokens of every figure
 TOKENS = 65536
@@ -27,7 +27,7 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
 
 def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.family import members_of
     from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.nn.model import NemotronH

@@ -123,8 +123,8 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study import work
     from benchmarks.study.evaluate import answers, family, heldout
     from benchmarks.study.train import train_elastic
-    from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.core.cost import parameters
 
     block = {**job.block, **fixed_shapes(job, runs, out)}
     first = parent_checkpoint(job, runs)
@@ -176,8 +176,8 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from benchmarks.study import work
     from benchmarks.study.evaluate import dense, heldout, parent_shape
     from benchmarks.study.train import train_dense
-    from nemo_elastic.cost import parameters
-    from nemo_elastic.family import Subnet
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.family import Subnet
     from nemo_elastic.formats.megatron.shape import FIELDS, stock_sizes
 
     assert job.after and job.member
@@ -267,7 +267,7 @@ def dense_shape(checkpoint: Path) -> Any:
 
 def parameter_share(shape: Any, whole: Any) -> float:
     """Parameters of one model over another's."""
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.core.cost import parameters
 
     return parameters(shape, shape.full) / parameters(whole, whole.full)
 
@@ -314,10 +314,10 @@ def random_shapes(job: Job, ranking: str) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.study.evaluate import parent_shape
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.ranking import Ranking
-    from nemo_elastic.shapes import Space
-    from nemo_elastic.shapes.projection import project_family
+    from nemo_elastic.search import Space
+    from nemo_elastic.search.projection import project_family
 
     shape, config = parent_shape(model=job.model), ElasticConfig.from_dict(dict(job.block))
     space = Space(shape, config.resolve_axes(shape), Ranking.load(ranking, shape).depth)

@@ -14,12 +14,12 @@ from itertools import product
 
 import numpy as np
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.mlp import FFN, MLP
-from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
-from nemo_elastic.shapes import Price, Space
-from nemo_elastic.shapes.space import Code
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mlp import FFN, MLP
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
+from nemo_elastic.search import Price, Space
+from nemo_elastic.search.space import Code
 
 #: standard deviation of the logarithm of what a width is worth per parameter; half of its variance is its axis's
 SPREAD = 1.0

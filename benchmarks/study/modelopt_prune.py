@@ -35,8 +35,8 @@ def main(job: dict[str, Any]) -> None:
 
     from benchmarks.study.modelopt_targets import DIVISORS
     from nemo_elastic.data.megatron import pretraining_data
-    from nemo_elastic.files import atomic_dir
     from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.io.atomic import atomic_dir
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
     batch = min(BATCH, job["samples"])

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent
 from nemo_elastic.plan.presets import preset
 
 #: ModelOpt's steps of the widths. Its own are 64, 64, 4 and 4, for models 20 times as wide: 64 would leave three

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.plan import preset
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -106,7 +106,7 @@ def simulate(
     from benchmarks.study.made_up import best, make_up
     from benchmarks.study.simulate import LARGE, Routers, train
     from nemo_elastic.router import Router
-    from nemo_elastic.shapes import project_family
+    from nemo_elastic.search import project_family
 
     config = block(family, router, per_layer)
     assert config.router is not None

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from benchmarks.study.made_up import MadeUp
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Subnet
-from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.router import Router, budget_loss
 from nemo_elastic.train.sampling import BudgetSampler
 

@@ -17,10 +17,10 @@ from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
 from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, THREE
 from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent
-from nemo_elastic.shapes import Space, uniform_family
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.search import Space, uniform_family
 
 PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import flops_per_token, parameters
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Parent, Subnet
 
 
 def forward(parent: Parent, member: Subnet, length: int) -> float:

@@ -38,10 +38,10 @@ def command(
     `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need `nemo-elastic[nemo]`.
     """
     from nemo_elastic.cli.show import writing
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.files import check_output
     from nemo_elastic.formats.registry import open_source, writer
+    from nemo_elastic.io.outputs import check_output
 
     if format not in ("hf", "nemo"):
         raise bad("--format", format, "hf or nemo")

@@ -32,9 +32,9 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, members_table, writing
-    from nemo_elastic.config import ElasticConfig
-    from nemo_elastic.files import check_output
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.family_folder import init_family
 

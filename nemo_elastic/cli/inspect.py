@@ -33,9 +33,9 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
+    from nemo_elastic.core.sizes import path as path_of
     from nemo_elastic.errors import ElasticError, printable
     from nemo_elastic.formats.registry import read_shapes
-    from nemo_elastic.path import path as path_of
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.runs_in import runs_in
 

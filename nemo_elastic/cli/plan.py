@@ -15,7 +15,7 @@ import typer
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.family import Parent
+    from nemo_elastic.core.family import Parent
     from nemo_elastic.plan import Duration, Layout, RunShape
 
 __all__ = ["command"]
@@ -53,7 +53,7 @@ def command(
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
 
     paper = PAPER.stage(stage)
@@ -99,7 +99,7 @@ def _read_parent(parent: str) -> Parent:
 def _told(
     name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None, time: Duration | None
 ) -> dict[str, Any]:
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.core.cost import parameters
 
     return {
         "parent": name,
@@ -116,7 +116,7 @@ def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], ch
     from rich.console import Console
     from rich.table import Table
 
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.core.cost import parameters
 
     title = (
         f"{name} ({parameters(parent, parent.full):,} parameters), stage {run.stage}: {run.global_batch} x "

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from nemo_elastic.core.family import Parent
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.family import Parent
     from nemo_elastic.nn.model import NemotronH
     from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
 
@@ -69,9 +69,9 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.config import ImportanceConfig
+    from nemo_elastic.config.sections import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.files import check_output
+    from nemo_elastic.io.outputs import check_output
     from nemo_elastic.ranking import RankOptions, Unfinished
     from nemo_elastic.runtime import load_family
 

@@ -43,8 +43,8 @@ def command(
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from rich.console import Console
 
-    from nemo_elastic.files import check_output, filled_dir
-    from nemo_elastic.outputs import absolute, is_empty
+    from nemo_elastic.io.atomic import filled_dir
+    from nemo_elastic.io.outputs import absolute, check_output, is_empty
     from nemo_elastic.rehearsal.find import find_recipe
 
     folder = absolute(out).resolve()

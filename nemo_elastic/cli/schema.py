@@ -24,8 +24,9 @@ def command(
 
     Example: `nemo-elastic schema --out elastic.schema.json`
     """
-    from nemo_elastic.files import atomic_write, check_file
-    from nemo_elastic.schema import json_schema
+    from nemo_elastic.config.schema import json_schema
+    from nemo_elastic.io.atomic import atomic_write
+    from nemo_elastic.io.outputs import check_file
 
     text = json.dumps(json_schema(), indent=2) + "\n"
     if out is None:

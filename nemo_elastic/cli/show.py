@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nemo_elastic.cost import MemorySpec
-    from nemo_elastic.family import Parent, Subnet
+    from nemo_elastic.core.cost import MemorySpec
+    from nemo_elastic.core.family import Parent, Subnet
+    from nemo_elastic.core.sizes import SubnetPath
     from nemo_elastic.formats.source import Shapes
-    from nemo_elastic.path import SubnetPath
 
 __all__ = [
     "describe",
@@ -76,7 +76,7 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     """Exact parameters, bytes in service with what they are counted for, and where it runs."""
-    from nemo_elastic.cost import memory, parameters
+    from nemo_elastic.core.cost import memory, parameters
     from nemo_elastic.slicing.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
@@ -120,7 +120,7 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
 
 def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
     """Give a table with a column per member: parameters, memory, widths."""
-    from nemo_elastic.cost import memory, parameters
+    from nemo_elastic.core.cost import memory, parameters
     from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
     table = _table(title, "", members)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic import cost
-from nemo_elastic.checks import number, parse_float, parse_size
-from nemo_elastic.cost import MemorySpec
+from nemo_elastic.core import cost
+from nemo_elastic.core.cost import MemorySpec
+from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, Subnet, known_fields
-from nemo_elastic.files import read_json
 from nemo_elastic.formats.source import Shapes
-from nemo_elastic.path import path
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import number, parse_float, parse_size
 from nemo_elastic.slicing.card import human_bytes
 
 from .show import parse_count

@@ -15,8 +15,8 @@ from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
     from nemo_elastic.cli.sizes import Found
-    from nemo_elastic.cost import MemorySpec
-    from nemo_elastic.family import Subnet
+    from nemo_elastic.core.cost import MemorySpec
+    from nemo_elastic.core.family import Subnet
     from nemo_elastic.formats.source import Source
     from nemo_elastic.slicing.slicer import Cut
 
@@ -54,11 +54,11 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. A shape between two members is nested like
     them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.checks import parse_size
     from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
-    from nemo_elastic.files import check_output
     from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.io.outputs import check_output
+    from nemo_elastic.io.values import parse_size
     from nemo_elastic.slicing.card import serving_spec
     from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 

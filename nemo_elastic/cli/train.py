@@ -58,7 +58,7 @@ def train(
 
 def _check_block(yaml: str | None, overrides: list[str]) -> None:
     """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.cli.run_file import RunFile
 
     ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]

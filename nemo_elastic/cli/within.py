@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from nemo_elastic.checks import integer, number
+from nemo_elastic.io.values import integer, number
 
 __all__ = ["BATCH", "TOKENS", "within"]
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..checks import integer, number
-from ..files import atomic_dir
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.values import integer, number
+
 from . import mix
 from .corpus import Corpus, Document, read_corpus
 from .folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines

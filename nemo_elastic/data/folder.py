@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import integer, number
+from nemo_elastic.core.family import known_fields
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import integer, number
+
 from ..errors import ElasticError, bad
-from ..family import known_fields
-from ..files import read_json, read_text
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
 from .tokenizer import EOS_ID, MAX_VOCAB, MIN_VOCAB, load_tokenizer

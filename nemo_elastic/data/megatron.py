@@ -16,7 +16,8 @@ import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 
-from ..checks import integer
+from nemo_elastic.io.values import integer
+
 from ..errors import ElasticError, bad
 from .folder import SPLITS, DataFolder
 

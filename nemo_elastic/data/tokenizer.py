@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.inside import check_inside
+
 from ..errors import ElasticError, bad
-from ..files import read_text
-from ..inside import check_inside
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -26,12 +26,12 @@ def evaluate(
         settings: how many tokens and problems.
         tell: progress lines.
     """
-    from nemo_elastic.cost import memory, parameters
+    from nemo_elastic.core.cost import memory, parameters
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.accuracy import answer_accuracy
     from nemo_elastic.evaluation.controls import controls
     from nemo_elastic.evaluation.perplexity import perplexity
-    from nemo_elastic.files import read_json
+    from nemo_elastic.io.read import read_json
     from nemo_elastic.runtime import load_family
     from nemo_elastic.slicing.card import served_as
 

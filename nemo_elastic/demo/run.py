@@ -15,8 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nemo_elastic.files import atomic_write, check_output, filled_dir
-from nemo_elastic.outputs import absolute, is_empty
+from nemo_elastic.io.atomic import atomic_write, filled_dir
+from nemo_elastic.io.outputs import absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
 from .settings import Settings
@@ -65,7 +65,7 @@ class Demo:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        from nemo_elastic.config import ElasticConfig
+        from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.data.build import build_data
 
         s, out = self.settings, self.out
@@ -111,12 +111,12 @@ class Demo:
         return show
 
     def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
+        from nemo_elastic.core.manifest import Family
         from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID
         from nemo_elastic.formats.megatron.read import read_checkpoint
         from nemo_elastic.formats.megatron.shape import parent_of
         from nemo_elastic.hosts.nemo.checkpoint.family import export_family
         from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-        from nemo_elastic.manifest import Family
         from nemo_elastic.ranking import Ranking, sort
         from nemo_elastic.slicing.family_folder import write_family
         from nemo_elastic.slicing.slicer import slice_checkpoint

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_elastic.checks import integer
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.data.tokenizer import EOS_ID, load_tokenizer
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.values import integer
 from nemo_elastic.verdicts import wilson
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.checks import integer
 from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer
 from nemo_elastic.nn.dtype import work_dtype
 
 #: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary

@@ -15,8 +15,8 @@ import torch
 
 from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import read_json
-from nemo_elastic.inside import check_inside
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json
 from nemo_elastic.runtime import MemberModel
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)

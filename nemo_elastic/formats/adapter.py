@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.record import MEGATRON_LAYER
-from nemo_elastic.kinds.registry import KINDS
-from nemo_elastic.layout import (
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.layout import (
     FIRST,
     LAST,
     Tensor,
@@ -30,6 +29,7 @@ from nemo_elastic.layout import (
     table,
     tensors,
 )
+from nemo_elastic.errors import ElasticError, bad
 
 from .raw import Raw
 from .torch_io import to_torch

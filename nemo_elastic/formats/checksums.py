@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from nemo_elastic.checks import integer
+from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import known_fields
-from nemo_elastic.files import read_json
-from nemo_elastic.inside import check_inside
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import integer
 
 __all__ = [
     "CHECKSUMS_FILE",

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from nemo_elastic.core.prefix import Selection
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.prefix import Selection
 
 from .checksums import Watch
 

@@ -15,9 +15,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
-from nemo_elastic.family import Parent, Subnet
 
 from .hf import folder as hf
 from .source import Shapes, Source

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic import layout
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.manifest import Family
 
 from .pieces import Pieces
 from .raw import Raw

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
-from nemo_elastic.layout import by_name, selection
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.layout import by_name, selection
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 

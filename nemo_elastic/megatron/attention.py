@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.attention import SelfAttention
 
-from nemo_elastic.kinds.attention import ATTENTION_HEADS
+from nemo_elastic.core.kinds.attention import ATTENTION_HEADS
 from nemo_elastic.nn.attention import causal_attention
 
 from .run import WHOLE, Run

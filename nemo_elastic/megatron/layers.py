@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.kinds.registry import KINDS, OWN
+from nemo_elastic.core.kinds.registry import KINDS, OWN
 from nemo_elastic.nn.gates import Probe
 
 from .linear import all_reduce, tensor_group

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
+from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.norm import rms_norm
-from nemo_elastic.prefix import Selection
 
 from .run import WHOLE, Run
 

@@ -11,8 +11,8 @@ import torch
 from megatron.core.ssm import mamba_mixer
 from megatron.core.ssm.mamba_mixer import MambaMixer
 
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
 from .norm import GatedNormWeight

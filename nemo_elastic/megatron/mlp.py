@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.mlp import MLP
 
-from nemo_elastic.kinds.mlp import FFN
+from nemo_elastic.core.kinds.mlp import FFN
 
 from .run import WHOLE, Run
 

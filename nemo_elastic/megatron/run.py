@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.registry import layer_axes
-from nemo_elastic.layout import by_name, megatron_selection
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import layer_axes
+from nemo_elastic.core.layout import by_name, megatron_selection
+from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
-from nemo_elastic.prefix import Grid, Selection
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.family import Parent
-from nemo_elastic.layout import Tensor, groups, megatron_selection, megatron_tensors
-from nemo_elastic.prefix import Selection
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
+from nemo_elastic.core.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.ranking import OtherRanking, RankOptions, Unfinished
 from nemo_elastic.ranking.unfinished import Measured
 

@@ -18,9 +18,9 @@ from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
-from nemo_elastic.family import Subnet
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.loss.head import Head, head_loss
-from nemo_elastic.prefix import Grid, Selection
 
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
 from .run import WHOLE, ElasticState, Run

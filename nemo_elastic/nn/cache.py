@@ -13,9 +13,9 @@ from typing import Protocol
 
 import torch
 
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.attention import ATTENTION
-from nemo_elastic.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.dtype import work_dtype
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
+from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.kinds.attention import ATTENTION, ATTENTION_HEADS
-from nemo_elastic.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
-from nemo_elastic.kinds.mlp import FFN, MLP
 from nemo_elastic.nn.attention import causal_attention
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.conv import causal_conv1d

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.registry import HIDDEN
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import HIDDEN
 
 #: probe(site, layer index, activation): called by a model at the points whose importance is scored.
 #: Sites: "hidden" every norm's output (layer index -1: the final norm) [..., D]; "mamba_x" the x part of in_proj's

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from nemo_elastic.checks import integer
 from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.weights import Weights

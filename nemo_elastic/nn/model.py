@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.gates import Choice, Gates, Probe

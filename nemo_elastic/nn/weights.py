@@ -12,12 +12,12 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.record import Row
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.layout import rows, selection, tensors
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.mamba import MAMBA
-from nemo_elastic.kinds.record import Row
-from nemo_elastic.kinds.registry import KINDS
-from nemo_elastic.layout import rows, selection, tensors
 
 
 @dataclass(frozen=True)

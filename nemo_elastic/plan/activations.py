@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.mlp import MLP
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.kinds.attention import ATTENTION
-from nemo_elastic.kinds.mamba import MAMBA
-from nemo_elastic.kinds.mlp import MLP
 
 __all__ = [
     "SPAN",

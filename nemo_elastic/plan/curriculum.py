@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nemo_elastic.checks import integer, keep_plain
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer, keep_plain
 
 __all__ = ["PAPER", "Curriculum", "Stage"]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding

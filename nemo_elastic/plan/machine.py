@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_elastic.checks import integer, keep_plain, number
 from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer, keep_plain, number
 
 __all__ = ["EFFICIENCY", "GPUS", "MARGIN", "NODE", "Gpu", "RunShape"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.mamba import MAMBA
-from nemo_elastic.kinds.record import Row
-from nemo_elastic.layout import by_name, rows, shape
-from nemo_elastic.losses import TERMS
+from nemo_elastic.config.losses import TERMS
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.record import Row
+from nemo_elastic.core.layout import by_name, rows, shape
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from nemo_elastic.budget import inclusion
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import flops_per_token
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import inclusion
+from nemo_elastic.core.cost import flops_per_token
+from nemo_elastic.core.family import Parent, Subnet
 
 from .activations import HALF, Sharding
 from .machine import RunShape

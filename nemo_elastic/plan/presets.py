@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent
 
 __all__ = ["PRESETS", "preset"]
 

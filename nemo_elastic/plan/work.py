@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nemo_elastic.budget import inclusion
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import flops_per_token
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.registry import DEPTH
-from nemo_elastic.shapes import Space, uniform_family
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import inclusion
+from nemo_elastic.core.cost import flops_per_token
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.search import Space, uniform_family
 
 from .activations import HALF, SINGLE, Sharding
 from .machine import EFFICIENCY, Gpu, RunShape

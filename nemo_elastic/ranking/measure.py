@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
 from nemo_elastic.ranking.layered import Layered, Shards, through
 from nemo_elastic.ranking.orders import make_orders

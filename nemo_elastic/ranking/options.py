@@ -7,9 +7,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.checks import integer, keep_plain
+from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import bad
-from nemo_elastic.family import known_fields
+from nemo_elastic.io.values import integer, keep_plain
 
 FFN = ("activation", "first")
 AGGREGATIONS = ("l2_mean", "mean")

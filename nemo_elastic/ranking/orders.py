@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.registry import HIDDEN, KINDS, layer_axes
 
 Orders = Mapping[str, np.ndarray]
 

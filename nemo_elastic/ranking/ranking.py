@@ -17,9 +17,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from nemo_elastic.core.family import Parent, known_fields
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, known_fields
-from nemo_elastic.files import atomic_dir, read_bytes, read_json
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.bounded import read_bytes
+from nemo_elastic.io.read import read_json
 from nemo_elastic.ranking.options import RankOptions
 from nemo_elastic.ranking.orders import check_orders, identity
 
@@ -115,7 +117,7 @@ class Ranking:
             inputs: folders that were read for it, from which it has to be apart.
 
         Raises:
-            ElasticError: `out` may not be written, see `files.atomic_dir`, or cannot be.
+            ElasticError: `out` may not be written, see `atomic.atomic_dir`, or cannot be.
         """
         head = {
             "version": VERSION,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.core.kinds.record import Kind
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM
-from nemo_elastic.kinds.record import Kind
-from nemo_elastic.kinds.registry import KINDS
 from nemo_elastic.ranking.layered import Shards
 from nemo_elastic.ranking.options import RankOptions
 

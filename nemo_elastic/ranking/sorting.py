@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.record import Row
+from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
+from nemo_elastic.core.layout import sizes, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.record import Row
-from nemo_elastic.kinds.registry import HIDDEN, layer_axes
-from nemo_elastic.layout import sizes, tensors
 from nemo_elastic.ranking.ranking import Ranking
 
 

@@ -23,9 +23,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from nemo_elastic.core.family import Parent, known_fields
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent, known_fields
-from nemo_elastic.files import atomic_write, open_regular
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.bounded import open_regular
 from nemo_elastic.ranking.depth import Drops
 from nemo_elastic.ranking.scores import RankOptions, Statistics
 

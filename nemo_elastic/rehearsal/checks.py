@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import PREFIX, Stored, differing
 from nemo_elastic.history import METRICS, read_history

@@ -16,13 +16,13 @@ from typing import Any
 import nemo_run as run
 import torch
 
-from nemo_elastic.checks import integer
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, Curriculum, Stage
 from nemo_elastic.hosts.nemo.curriculum.large import NODES, Blend, FamilyRecipe
 from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
+from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout, preset
 from nemo_elastic.plan.machine import NODE
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.data.build import build_data
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import atomic_write
 from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, Curriculum, Executors, Stage, run_family
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
+from nemo_elastic.io.atomic import atomic_write
 
 from .changes import Change, changes
 from .checks import Place, checks

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nemo_elastic.budget import AxisConfig, Budget
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM
-from nemo_elastic.kinds.mlp import FFN
-from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN
 
 
 @dataclass(frozen=True)

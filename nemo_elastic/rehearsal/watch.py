@@ -15,14 +15,14 @@ import lightning.pytorch as pl
 import torch
 from nemo.lightning import io
 
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.files import atomic_write
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.hosts.nemo.checkpoint.saved import folder_of
 from nemo_elastic.hosts.nemo.data import dataset_tokens
 from nemo_elastic.hosts.nemo.loss import Output, distill_loss
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.streams import evaluate
 from nemo_elastic.hosts.nemo.validation import from_last_stage
+from nemo_elastic.io.atomic import atomic_write
 
 #: files of a start: the state it began with, and the checkpoint that it was to begin with
 START, FROM = "start", "from"

@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import check_apart, is_report_page
+
 from ..errors import ElasticError
-from ..files import atomic_dir, check_apart
-from ..outputs import is_report_page
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
 from .load import Run, load_run
 from .page import Picture, render

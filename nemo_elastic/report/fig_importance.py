@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter
 
-from ..kinds.mlp import FFN
-from ..kinds.registry import DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
+
 from ..ranking import Ranking
 from .labels import halo
 from .load import Run

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from ..family import Layer, Parent, Subnet
-from ..manifest import why_not_nested
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.manifest import why_not_nested
+
 from .load import Run
 from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour
 from .style import Drawing, Sheet, level, new_figure, on_level, share_scale, short

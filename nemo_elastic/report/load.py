@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.io.read import read_json
 from nemo_elastic.slicing.card import served_as
 
-from ..cost import MemorySpec, memory, parameters
 from ..errors import ElasticError, bad
-from ..family import Parent, Subnet
-from ..files import read_json
 from ..history import METRICS, read_history
-from ..manifest import FILE, Family
 from ..ranking import Ranking
 from .result import LARGEST, MOST_NAMES, MemberResult, Results, few
 

@@ -7,7 +7,7 @@ Pictures are drawn in the light values; `svg` turns each into a CSS variable, so
 
 from __future__ import annotations
 
-from nemo_elastic.kinds.registry import layer_axes
+from nemo_elastic.core.kinds.registry import layer_axes
 
 #: name -> (light, dark); text in any of the first twelve has a contrast of 4.5 and more on paper and on every band
 PALETTE: dict[str, tuple[str, str]] = {

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from ..cost import parameters
+from nemo_elastic.core.cost import parameters
+
 from ..errors import printable, shown
 from .load import Run, number
 

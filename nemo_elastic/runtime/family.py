@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from nemo_elastic import layout
-from nemo_elastic.checks import integer
-from nemo_elastic.cost import parameters
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.generate import generate

@@ -20,15 +20,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from nemo_elastic import layout
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.mlp import FFN, MLP
+from nemo_elastic.core.kinds.record import Row
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.layout import by_name, selection
+from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.mlp import FFN, MLP
-from nemo_elastic.kinds.record import Row
-from nemo_elastic.kinds.registry import KINDS
-from nemo_elastic.layout import by_name, selection
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights
-from nemo_elastic.prefix import Chain, Selection, nested_order
 
 #: in which a model computes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.cost import DTYPE_BYTES, MemorySpec, memory, parameters
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
-from nemo_elastic.kinds.registry import DEPTH, HIDDEN, layer_axes
-from nemo_elastic.manifest import FILE, Family
 
 from .runs_in import runs_in
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic import __version__, layout
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic import __version__
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.manifest import Family, why_not_nested
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import atomic_dir, check_output, read_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
 from nemo_elastic.formats.hf.write import entries_of, write_model, write_text
 from nemo_elastic.formats.pieces import SPAN, Pieces
@@ -22,8 +24,9 @@ from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.kinds.registry import DEPTH
-from nemo_elastic.manifest import Family, why_not_nested
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.read import read_json
 
 from .card import family_card
 
@@ -133,7 +136,7 @@ def _even(
     parent: Parent, config: ElasticConfig, order: Sequence[int] | None
 ) -> tuple[dict[str, Subnet], Sequence[int] | None]:
     """The most even shapes that meet the budgets, and the order in which all layers go, where any may go."""
-    from nemo_elastic.shapes import Space, uniform_family
+    from nemo_elastic.search import Space, uniform_family
 
     axes = config.resolve_axes(parent)
     if len(axes[DEPTH].choices) > 1 and order is None:

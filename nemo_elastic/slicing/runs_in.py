@@ -7,7 +7,7 @@ docs/deploy.md has the table of what was tried.
 
 from __future__ import annotations
 
-from nemo_elastic.family import Subnet
+from nemo_elastic.core.family import Subnet
 
 __all__ = ["runs_in"]
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nemo_elastic import layout
-from nemo_elastic.cost import parameters
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import check_name, why_not_nested
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
-from nemo_elastic.files import atomic_dir, check_apart
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
 from nemo_elastic.formats.hf.write import Model, write_models, write_text
@@ -26,7 +26,8 @@ from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, writer
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.manifest import check_name, why_not_nested
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import check_apart
 
 from .card import member_card
 

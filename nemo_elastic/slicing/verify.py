@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_elastic import layout
-from nemo_elastic.checks import integer
-from nemo_elastic.cost import parameters
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source, same_words
+from nemo_elastic.io.values import integer
 
 from .slicer import cut_pieces, cut_tensors
 

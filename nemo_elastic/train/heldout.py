@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.nn.gates import Choice
 
 from .host import Host, Output

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.layered import Layered, Shards

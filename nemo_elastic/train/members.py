@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.formats.megatron.codes import decode, encode, width
 from nemo_elastic.router import Router
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.family import known_fields
 
 __all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "within"]
 

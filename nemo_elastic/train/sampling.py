@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nemo_elastic.budget import inclusion
+from nemo_elastic.core.budget import inclusion
 
 
 class BudgetSampler:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
-from nemo_elastic.files import atomic_write
-from nemo_elastic.kinds.mamba import MAMBA_HEAD_DIM
-from nemo_elastic.kinds.registry import DEPTH
+from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.ranking import Ranking, RankOptions, rank
-from nemo_elastic.shapes import Space, search, uniform_family
+from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
 from .host import Host

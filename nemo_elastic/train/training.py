@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
 
 from .host import Host, Output
 from .in_turn import sum_in_turn

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.study import modelopt_targets as mt
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from tests.workers import work
 
 STUDY = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32)

@@ -14,12 +14,14 @@ import torch
 from benchmarks.study import schedule
 from benchmarks.study.made_up import MadeUp, best, make_up
 from benchmarks.study.simulate import Optimizer, Routers, draws, train
-from nemo_elastic.config import AxisConfig, ElasticConfig, RouterConfig
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.mlp import FFN
-from nemo_elastic.kinds.registry import layer_axes
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import project_family
+from nemo_elastic.search import project_family
 
 PARENT = Parent("M-M*-M-", 64, 256, 256, 8, 16, 4, 16, 4, 4, 2, 16, ffn_stripes=8)
 CONFIG = ElasticConfig.from_dict(

@@ -29,11 +29,11 @@ from benchmarks.study.studies import (
     find,
 )
 from benchmarks.study.train import Batch
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.shapes import Space, uniform_family
+from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.train.sampling import BudgetSampler
 
 WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import Control, controls, perplexity
 from nemo_elastic.nn.model import NemotronH

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.layout import tensors
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts
 from nemo_elastic.formats.torch_io import from_torch
-from nemo_elastic.layout import tensors
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
 

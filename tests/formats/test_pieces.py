@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nemo_elastic.core.prefix import BlockedPrefix, Selection
 from nemo_elastic.formats import pieces
 from nemo_elastic.formats.hf.safetensors_io import open_shard
 from nemo_elastic.formats.hf.shards import SINGLE, Entry, write_weights
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Extent, Raw
-from nemo_elastic.prefix import BlockedPrefix, Selection
 
 ROWS, COLUMNS = 48, 16
 ROW = COLUMNS * 4

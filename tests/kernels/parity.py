@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.files import atomic_write
 from nemo_elastic.gpu_checks.cases import CASES, Case
 from nemo_elastic.gpu_checks.compare import Limits, faults
+from nemo_elastic.io.atomic import atomic_write
 
 ROOT = Path(__file__).parents[2]
 #: relative deviation of the output, and of the worst gradient. In bf16 the kernels round what torch does not: some

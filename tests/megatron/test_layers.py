@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.naive_depth import naive_evaluations, naive_order
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 from nemo_elastic.megatron.layers import Layers
 from nemo_elastic.ranking import Statistics

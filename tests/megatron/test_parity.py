@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.registry import KINDS, layer_axes, per_layer_axes
-from nemo_elastic.layout import megatron_selection, tensors
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import KINDS, layer_axes, per_layer_axes
+from nemo_elastic.core.layout import megatron_selection, tensors
 from nemo_elastic.nn.gates import Gates
 
 from .models import build, logits_and_grads, randomise, start

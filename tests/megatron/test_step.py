@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.megatron import run as runs
 
 from .models import build, start
@@ -56,8 +56,8 @@ def test_no_host_sync_and_no_new_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_product_goes_into_a_window_of_prefixes_in_place() -> None:
+    from nemo_elastic.core.prefix import Grid, Selection
     from nemo_elastic.megatron.linear import _cut, accumulate_product
-    from nemo_elastic.prefix import Grid, Selection
 
     weight: Any = torch.nn.Parameter(torch.randn(6, 8))
     rows, cols = (Selection((Grid((n,), (k,)),)) for n, k in ((6, 4), (8, 5)))

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from nemo_elastic.family import Parent
-from nemo_elastic.layout import selection, tensors
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import selection, tensors
 from nemo_elastic.nn.gates import Gates, LayerGates
 
 from .models import build, logits_and_grads, randomise, start

@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from nemo_elastic.layout import tensors
+from nemo_elastic.core.layout import tensors
 
 from .models import build, randomise, start
 from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates, shard

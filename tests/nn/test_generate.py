@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent, Subnet
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT
 from tests.strategies import parents_and_subnets

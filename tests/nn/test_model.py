@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import AXES, KINDS
+from nemo_elastic.core.layout import selection, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.registry import AXES, KINDS
-from nemo_elastic.layout import selection, tensors
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.formats.hf.write import entries_of, write_model
-from nemo_elastic.kinds.registry import layer_axes
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT

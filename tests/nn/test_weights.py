@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
-from nemo_elastic.layout import by_name, tensors
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import LayerWeights, Places
 from tests.shapes import PARENT

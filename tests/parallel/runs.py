@@ -176,7 +176,7 @@ def rank(place: Path, out: Path, layout: Layout, checkpoint: Path, **changes: An
     """The ranking as a job of its own, in any layout; changes are of the elastic block."""
     import fiddle
 
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum.rank import rank_only
 
     quiet()
@@ -272,7 +272,7 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     """Every member's divergence from the teacher (cross-entropy without one) on given tokens, where the head is."""
     import torch
 
-    from nemo_elastic.config import DistillConfig
+    from nemo_elastic.config.sections import DistillConfig
     from nemo_elastic.hosts.nemo.loss import distill_loss
     from nemo_elastic.hosts.nemo.streams import evaluate
 

@@ -85,7 +85,7 @@ def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(found: dict[s
 
 
 def block(**changes: Any) -> dict[str, Any]:
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from tests.parallel.runs import BLOCK
 
     return ElasticConfig.from_dict(BLOCK | changes).to_dict()

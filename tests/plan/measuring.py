@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.models import build
 from benchmarks.peak import Peak
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.gates import Gates
 
 #: every width differs from every other, so that no two tensors are mistaken for one another

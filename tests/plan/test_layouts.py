@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import flops_per_token, parameters
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm, torch_scan_backward

@@ -12,9 +12,9 @@ import torch
 import torch.multiprocessing as mp
 
 from benchmarks.models import start
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from nemo_elastic.plan.activations import SPAN, TILE, Sharding, saved
 from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import PRESETS, preset
 

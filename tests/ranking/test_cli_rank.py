@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from nemo_elastic.cli.app import main
-from nemo_elastic.manifest import Family
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
@@ -116,7 +116,7 @@ def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys)
 
 def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path, capsys):
     """As training ranks with the block's axes.mamba_head_dim: nemo.shaping takes its smallest choice."""
-    from nemo_elastic.kinds.mamba import MAMBA_HEADS
+    from nemo_elastic.core.kinds.mamba import MAMBA_HEADS
 
     whole = PARENT.mamba_head_dim
     scores = {}

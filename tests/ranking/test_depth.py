@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.naive_depth import naive_evaluations, naive_order
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.nn import forward as forward_module
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH

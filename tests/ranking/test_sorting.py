@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, layer_axes
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
-from nemo_elastic.kinds.registry import AXES, DEPTH, layer_axes
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH

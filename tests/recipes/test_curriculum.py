@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 
 pytestmark = pytest.mark.nemo
@@ -106,8 +106,8 @@ def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
 
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
-    from nemo_elastic.files import sign
     from nemo_elastic.hosts.nemo.curriculum.jobs import slice_family
+    from nemo_elastic.io.outputs import sign
 
     for checkpoint, ranking in (
         ("family/end", None),
@@ -128,8 +128,8 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
 
 def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """The place alone: `tests/recipes/test_tiny.py` ranks for real."""
-    from nemo_elastic.files import sign
     from nemo_elastic.hosts.nemo.curriculum.rank import save_whole
+    from nemo_elastic.io.outputs import sign
 
     class Full:
         """A trainer on a full disk."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import parameters
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, layouts, preset
 from nemo_elastic.plan.work import members

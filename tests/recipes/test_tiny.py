@@ -105,7 +105,7 @@ def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, told: Any) 
 
 def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
     """Ranked at tensor-parallel size 1, loaded at 2."""
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.plan import preset
     from nemo_elastic.ranking import Ranking, sort
@@ -134,7 +134,7 @@ def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
 
 
 def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) -> None:
-    from nemo_elastic.cost import parameters
+    from nemo_elastic.core.cost import parameters
     from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.ranking import Ranking
     from nemo_elastic.slicing.verify import verify
@@ -206,7 +206,8 @@ def after_ranking(ran: Path, name: str) -> Path:
 def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:
     from dataclasses import replace
 
-    from nemo_elastic.config import DistillConfig, ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.config.sections import DistillConfig
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
 

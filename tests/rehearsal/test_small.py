@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import AXES
 from nemo_elastic.kernels import check_widths
-from nemo_elastic.kinds.registry import AXES
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, ON_GPU, Narrow, narrow
-from nemo_elastic.shapes import Space, uniform_family
+from nemo_elastic.search import Space, uniform_family
 
 BLOCKS = {"12b": "nemotron-nano-12b-v2", "9b": "nemotron-nano-9b-v2", "8b": "nemotron-h-8b"}
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_elastic.config import Budget
-from nemo_elastic.cost import MemorySpec, memory, parameters
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.manifest import Family
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.orders import make_orders, names
 from nemo_elastic.verdicts import closed

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nemo_elastic.cli.app import main
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.demo.run import markdown, targets
-from nemo_elastic.manifest import Family
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.page import render
 from nemo_elastic.report.result import Results

@@ -14,7 +14,7 @@ import pytest
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import read_json
+from nemo_elastic.io.read import read_json
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.build import FIGURES, PAGE
 from nemo_elastic.report.fig_loss import _ticks

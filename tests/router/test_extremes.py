@@ -7,12 +7,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_elastic.config import AxisConfig, Budget, RouterConfig
-from nemo_elastic.kinds.registry import AXES, HIDDEN
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.kinds.registry import AXES, HIDDEN
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
+from tests.search.common import BUDGETS, small_space
 from tests.shapes import PARENT
-from tests.spaces.common import BUDGETS, small_space
 
 LEAST, MOST = 1e-6, 1e6  # of tau and of scale, see RouterConfig
 

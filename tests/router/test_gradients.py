@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.config import AxisConfig, Budget, RouterConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
 from tests.ranking.test_sorting import tokens_of
+from tests.search.common import spaces
 from tests.shapes import PARENT
-from tests.spaces.common import spaces
 
 AXES = {
     "hidden": AxisConfig((16, 12, 8)),

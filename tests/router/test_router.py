@@ -13,13 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.config import AxisConfig, Budget, RouterConfig
+from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.kinds.registry import AXES, DEPTH, HIDDEN, KINDS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.router import Router
-from nemo_elastic.shapes import uniform_family
-from tests.spaces.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
+from nemo_elastic.search import uniform_family
+from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
 
 some = settings(max_examples=40, deadline=None)
 

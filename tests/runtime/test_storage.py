@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.registry import AXES, layer_axes
-from nemo_elastic.layout import rows, selection, shape
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import AXES, layer_axes
+from nemo_elastic.core.layout import rows, selection, shape
+from nemo_elastic.core.prefix import nested_order
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.prefix import nested_order
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 from nemo_elastic.runtime.storage import CutLayers
 from tests.shapes import PARENT

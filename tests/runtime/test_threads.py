@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from nemo_elastic.family import Subnet
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT

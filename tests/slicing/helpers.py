@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nemo_elastic import layout
 from nemo_elastic.cli import main
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
-from nemo_elastic.manifest import Family
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic import slice_checkpoint
-from nemo_elastic.family import Subnet
+from nemo_elastic.core.family import Subnet
 from tests.shapes import PARENT
 
 from .helpers import SMALL, random_values, write

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from nemo_elastic.cli.show import parse_count
-from nemo_elastic.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.path import path
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 

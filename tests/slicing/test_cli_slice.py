@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from nemo_elastic.cli.show import writing
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import MemorySpec, memory, parameters
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.path import path
 from nemo_elastic.slicing.card import human_bytes
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.runs_in import runs_in

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic import slice_checkpoint
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksum, Expected, Sums, Watch, read_checksums
 from nemo_elastic.formats.hf.folder import MEMBER_FILE

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.torch_io import from_torch
-from nemo_elastic.manifest import Family
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

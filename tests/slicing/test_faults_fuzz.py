@@ -16,8 +16,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
-from nemo_elastic.manifest import FILE as FAMILY_FILE
 from nemo_elastic.slicing.verify import verify
 from tests.hostile import JSON, leaves
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from nemo_elastic import slice_checkpoint
+from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.manifest import FILE as FAMILY_FILE
 from tests.shapes import PARENT
 
 from .helpers import SMALL, contents, random_values, write

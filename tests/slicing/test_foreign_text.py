@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
-from nemo_elastic.manifest import FILE as FAMILY_FILE
 
 from .helpers import contents
 

@@ -13,7 +13,7 @@ import pytest
 from nemo_elastic import load_family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.write import COMPANIONS
-from nemo_elastic.inside import check_inside
+from nemo_elastic.io.inside import check_inside
 
 from .helpers import contents
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic.family import Subnet
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.slicing.runs_in import runs_in
 from tests.shapes import PARENT
 

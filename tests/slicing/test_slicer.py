@@ -13,10 +13,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nemo_elastic import layout, slice_checkpoint
-from nemo_elastic.cost import parameters
+from nemo_elastic import slice_checkpoint
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Layer, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Layer, Subnet
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import cut_tensors

@@ -12,9 +12,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic import layout, slice_checkpoint
-from nemo_elastic.cost import parameters
-from nemo_elastic.family import Parent
+from nemo_elastic import slice_checkpoint
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw

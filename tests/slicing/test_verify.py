@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemo_elastic import layout
+from nemo_elastic.core import layout
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.torch_io import from_torch
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.prefix import Grid, Selection
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing import verify as module
 from nemo_elastic.slicing.family_folder import write_family

@@ -77,7 +77,7 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     """The same training, with nothing of NeMo but its checkpoint, its batches and its learning rates."""
     import torch
 
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.formats.torch_io import to_torch
     from nemo_elastic.train.guard import Guard

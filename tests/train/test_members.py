@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.megatron.codes import decode, encode
 from nemo_elastic.formats.megatron.family import elastic_family
 from nemo_elastic.train.members import Members
+from tests.core.test_family import members
 from tests.shapes import PARENT
-from tests.test_family import members
 
 
 @given(members())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, Unfinished, sort

@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family

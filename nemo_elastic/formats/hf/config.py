@@ -13,11 +13,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.record import Kind, Widths
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import MAX_LAYERS, Layer, Parent, Subnet, largest
-from nemo_elastic.kinds.attention import ATTENTION
-from nemo_elastic.kinds.record import Kind, Widths
-from nemo_elastic.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
 
 __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "to_hf_config"]
 

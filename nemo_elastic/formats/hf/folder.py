@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.manifest import FILE as FAMILY_FILE
+from nemo_elastic.core.manifest import VERSION, Family, check_digest, check_name
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, Subnet, known_fields
-from nemo_elastic.files import read_json, read_text, whole_number
 from nemo_elastic.formats.checksums import Expected, Sums, read_checksums
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
-from nemo_elastic.inside import check_inside
-from nemo_elastic.manifest import FILE as FAMILY_FILE
-from nemo_elastic.manifest import VERSION, Family, check_digest, check_name
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json, whole_number
 
 from .config import from_hf_config, to_hf_config
 from .safetensors_io import open_shard
@@ -70,7 +71,7 @@ def read_shapes(folder: Path) -> Shapes:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    # Not `files.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
+    # Not `read.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
     try:
         config = json.loads(read_text(check_inside(path)), parse_int=whole_number)
     except FileNotFoundError:

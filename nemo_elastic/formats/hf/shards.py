@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_elastic.checks import integer
-from nemo_elastic.files import check_room
 from nemo_elastic.formats.checksums import Checksum, Sums
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
+from nemo_elastic.io.outputs import check_room
+from nemo_elastic.io.values import integer
 
 __all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Entry", "Progress", "plan_shards", "write_weights"]
 

@@ -11,16 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic import layout
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import read_bytes, read_json
 from nemo_elastic.formats.checksums import Sums, write_checksums
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
-from nemo_elastic.inside import check_inside
+from nemo_elastic.io.bounded import read_bytes
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
 from .shards import SHARD_BYTES, Entry, Progress, write_weights
@@ -38,7 +39,7 @@ class Model:
     """A model that is going to be written.
 
     Attributes:
-        folder: an existing folder, usually (in) the temporary one of `files.atomic_dir`.
+        folder: an existing folder, usually (in) the temporary one of `atomic.atomic_dir`.
         parent: shape of the parent.
         member: the member that the entries are.
         entries: its tensors, in storage order.

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from nemo_elastic.family import Layer, Parent, Subnet
-from nemo_elastic.kinds.registry import KINDS
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import KINDS
 
 __all__ = ["decode", "encode", "width"]
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import read_plain_yaml, read_text
 from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.read import read_plain_yaml
 
 from .io_json import read_io_json
 

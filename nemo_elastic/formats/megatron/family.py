@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.manifest import Family
 
 from .codes import decode, width
 

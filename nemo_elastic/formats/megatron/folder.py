@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from nemo_elastic import __version__
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Parent
 from nemo_elastic.formats.adapter import apart, parts_of
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 from nemo_elastic.formats.torch_io import from_torch
-from nemo_elastic.layout import Tensor, by_name, megatron_tensors
-from nemo_elastic.manifest import Family
 
 from .context import Context, read_context, token_ids
 from .family import elastic_family

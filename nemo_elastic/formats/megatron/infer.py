@@ -14,14 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_elastic.core.family import Layer, Parent, Subnet, largest
+from nemo_elastic.core.kinds.attention import KEY_VALUE, QUERY
+from nemo_elastic.core.kinds.mamba import SHARED
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Part
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Layer, Parent, Subnet, largest
 from nemo_elastic.formats.adapter import whole_sizes
-from nemo_elastic.kinds.attention import KEY_VALUE, QUERY
-from nemo_elastic.kinds.mamba import SHARED
-from nemo_elastic.kinds.record import MEGATRON_LAYER, Part
-from nemo_elastic.kinds.registry import KINDS
-from nemo_elastic.layout import by_name, fused, megatron_shape, megatron_tensors
 
 from .shape import check_config
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import read_json
+from nemo_elastic.io.read import read_json
 
 _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
 _BEGUN = object()

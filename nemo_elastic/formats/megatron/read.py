@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nemo_elastic.family import Parent
+from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.adapter import from_megatron, from_parts, missing, parts_of
 
 from .stored import PREFIX, Stored

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.kinds.registry import HIDDEN, KINDS, OWN
 
 #: size of Parent -> field of SSMConfig
 FIELDS = {

@@ -15,7 +15,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import read_json
+from nemo_elastic.io.read import read_json
 
 from .items import read_piece
 from .metadata import PREFIX, Entry, read_metadata

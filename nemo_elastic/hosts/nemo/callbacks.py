@@ -19,10 +19,10 @@ from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.files import atomic_write
 from nemo_elastic.history import METRICS, read_history, up_to
 from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
-from nemo_elastic.renames import is_temporary
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.temporary import is_temporary
 from nemo_elastic.router import Router
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 

@@ -10,7 +10,7 @@ import torch
 from megatron.core import parallel_state
 from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.megatron.vocabulary import vocabulary_loss
 
 #: a megatron-core MambaModel and its hidden states [s, b, d]

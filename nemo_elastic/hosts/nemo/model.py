@@ -11,9 +11,9 @@ import torch
 from megatron.core import parallel_state
 from nemo.collections import llm
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
-from nemo_elastic.family import Parent
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.nemo.checkpoint.load import load_model_weights
 from nemo_elastic.kernels import check_widths

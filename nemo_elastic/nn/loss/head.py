@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.losses import CE, KL, TERMS, compares
+from nemo_elastic.config.losses import CE, KL, TERMS, compares
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.loss.rows import LogitRows
 from nemo_elastic.nn.token_shards import TokenShards

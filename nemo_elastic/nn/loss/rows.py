@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.losses import compares
+from nemo_elastic.config.losses import compares
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.loss.terms import COMPUTED, Block, Computed, Sum, Top
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.losses import CE, KL
+from nemo_elastic.config.losses import CE, KL
 
 
 class Top(NamedTuple):

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE, from_hf_config, to_hf_config
-from nemo_elastic.kinds.registry import layer_axes
 from tests.shapes import NANO_9B, NANO_12B, PARENT
 from tests.strategies import parents_and_subnets
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from nemo_elastic.cost import parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.registry import open_source, read_parent, read_shapes

@@ -14,10 +14,10 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import AXES, layer_axes
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.kinds.registry import AXES, layer_axes
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.registry import open_source

@@ -19,16 +19,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.layout import tensors
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.megatron.codes import encode
 from nemo_elastic.formats.megatron.context import read_context, token_ids
 from nemo_elastic.formats.megatron.folder import open_folder
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.torch_io import to_torch
-from nemo_elastic.layout import tensors
-from nemo_elastic.manifest import Family
 from tests.hosts.nemo.checkpoints import add_tokenizer, as_model, io_json, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.slicing.helpers import scratch

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch.distributed.checkpoint import FileSystemWriter, save
 
-from nemo_elastic.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.formats.adapter import to_megatron, to_parts
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 

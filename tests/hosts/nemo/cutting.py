@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.layout import selection, tensors
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.layout import selection, tensors
 
 PARENT = Parent(
     pattern="M-M*-M-",

@@ -30,7 +30,7 @@ def main(folder: Path, out: Path, save: int) -> None:
     import torch
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.config import ElasticConfig
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.hosts.nemo.curriculum.rank import rank_only

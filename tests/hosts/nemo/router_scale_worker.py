@@ -49,12 +49,12 @@ class Stage:
         from nemo.lightning._strategy_lib import setup_megatron_optimizer
 
         from benchmarks.study.simulate import Optimizer
-        from nemo_elastic.config import ElasticConfig
+        from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.hosts.nemo.host import NemoHost
         from nemo_elastic.hosts.nemo.recipe.checks import check_shape
         from nemo_elastic.megatron.run import ElasticState
         from nemo_elastic.router import Router
-        from nemo_elastic.shapes import Space, uniform_family
+        from nemo_elastic.search import Space, uniform_family
         from nemo_elastic.train.members import Members
         from nemo_elastic.train.sampling import BudgetSampler
         from nemo_elastic.train.training import FamilyTraining

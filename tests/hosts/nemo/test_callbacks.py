@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_elastic.files import atomic_write
 from nemo_elastic.history import METRICS
+from nemo_elastic.io.atomic import atomic_write
 
 pytestmark = pytest.mark.nemo
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.config import DistillConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent
 
 pytestmark = pytest.mark.nemo
 PARENT = Parent("M-", 12, 16, 16, 4, 4, 2, 4, 4, 4, 2, 4, ffn_stripes=2)

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from benchmarks.elastic_model import batch_of, elastic_model, settings
-from nemo_elastic.sections import TEACHER_PRECISIONS
+from nemo_elastic.config.sections import TEACHER_PRECISIONS
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
 from tests.megatron.test_tensor_parallel import free_port

@@ -72,7 +72,7 @@ def test_every_micro_batch_draws_its_own_budget(facts: dict[str, Any]) -> None:
 
 
 def test_members_are_nested_meet_their_budgets_and_stay_the_same(facts: dict[str, Any]) -> None:
-    from nemo_elastic.family import Subnet
+    from nemo_elastic.core.family import Subnet
     from nemo_elastic.plan.presets import preset
 
     parent = replace(preset("nemotron-h-tiny"), vocab=512).with_stripes(4)

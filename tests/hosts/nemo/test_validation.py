@@ -25,7 +25,7 @@ def names(folder: Path) -> dict[str, str]:
 
 
 def test_every_member_runs_on_each_batch_of_data() -> None:
-    from nemo_elastic.config import DistillConfig
+    from nemo_elastic.config.sections import DistillConfig
     from nemo_elastic.train.heldout import HeldOut
 
     heldout, data = HeldOut(DistillConfig()), iter([{"tokens": 1}, {"tokens": 2}])

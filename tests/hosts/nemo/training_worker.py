@@ -94,9 +94,9 @@ def main(folder: Path) -> None:
     import torch
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
+    from nemo_elastic.core.family import Subnet
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.family import Subnet
     from nemo_elastic.formats.megatron.read import plain_tensors
     from nemo_elastic.hosts.nemo.host import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from nemo_elastic.config import DistillConfig
+from nemo_elastic.config.losses import TERMS, Term, register
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.losses import TERMS, Term, register
 from nemo_elastic.nn.loss.head import Head, head_loss
 from nemo_elastic.nn.loss.terms import COMPUTED, Block, Sum
 from nemo_elastic.plan.activations import Sharding

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Parent
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.megatron.family import elastic_family
 from nemo_elastic.formats.megatron.read import read_checkpoint
-from nemo_elastic.manifest import Family
 from nemo_elastic.slicing.family_folder import write_family
 
 

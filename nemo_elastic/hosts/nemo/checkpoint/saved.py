@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import atomic_write, read_json
 from nemo_elastic.formats.megatron.harmless import check_harmless
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.read import read_json
 
 #: of a checkpoint: its files and their sizes; folder of checksums, one file per rank; why it must not be used
 LIST, SUMS, DAMAGED = "elastic_files.json", "elastic_sums", "elastic_damaged.json"
@@ -208,7 +209,7 @@ def _add_sums(checkpoint: Path, rank: int, ranks: int) -> None:
     try:
         found = {name: file_sum(checkpoint / name) for name in _listed(checkpoint) if _owner(name, ranks) == rank}
         target, made = checkpoint / SUMS / f"{rank}.json", checkpoint / SUMS / f"{rank}.tmp"
-        # not files.atomic_write, which makes folders: one that was removed meanwhile stays away
+        # not atomic.atomic_write, which makes folders: one that was removed meanwhile stays away
         made.write_text(json.dumps(found, indent=1) + "\n")
         os.replace(made, target)
     except (ElasticError, OSError):

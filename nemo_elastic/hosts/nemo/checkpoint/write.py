@@ -23,14 +23,16 @@ from typing import Any
 
 import torch
 
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent, Subnet
-from nemo_elastic.files import atomic_dir, check_room, read_bytes, sign
 from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
-from nemo_elastic.inside import check_inside
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.bounded import read_bytes
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.outputs import check_room, sign
 from nemo_elastic.slicing.slicer import cut_tensors
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -26,11 +26,12 @@ from nemo_run.cli.lazy import LazyEntrypoint, dictconfig_to_dot_list
 from nemo_run.core.serialization.yaml import YamlSerializer
 from omegaconf import OmegaConf
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
-from nemo_elastic.files import atomic_write, check_apart
 from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, made_by
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.outputs import check_apart
 
 from .run_file import SETTINGS, RunFile, whole_recipe
 

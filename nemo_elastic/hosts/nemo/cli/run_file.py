@@ -16,10 +16,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.files import read_text, read_yaml, resolved
 from nemo_elastic.hosts.nemo.recipe.stage import STAGE_OPTIONS
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.read import read_yaml, resolved
 
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
 SETTINGS = ("elastic", *STAGE_OPTIONS)

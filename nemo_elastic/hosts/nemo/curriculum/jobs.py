@@ -24,17 +24,17 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 from torchx.specs.api import AppState
 
-from nemo_elastic.checks import integer
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
-from nemo_elastic.files import atomic_dir
 from nemo_elastic.hosts.nemo.checkpoint.ending import STOPPED, StopInTime
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.preview import Estimate, show, write
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
 from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
-from nemo_elastic.outputs import absolute, sign
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import absolute, sign
+from nemo_elastic.io.values import integer
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
@@ -161,8 +161,8 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
         out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
         ranking: folder of the ranking that sorted the weights, for the family's record.
     """
-    from nemo_elastic.files import check_output
     from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.io.outputs import check_output
     from nemo_elastic.ranking import Ranking
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_members

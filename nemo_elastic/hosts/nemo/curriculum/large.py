@@ -16,8 +16,8 @@ from nemo.collections.llm.recipes.log.default import tensorboard_logger
 from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.cost import parameters
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.nemo.recipe.checks import made_by

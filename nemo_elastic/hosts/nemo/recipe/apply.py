@@ -14,7 +14,7 @@ import nemo_run as run
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel

@@ -23,22 +23,22 @@ from nemo.collections.llm.gpt.data.mock import MockDataModule
 from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
-from nemo_elastic.budget import AxisConfig, Budget
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.layout import tensors
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.family import Parent
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.kinds.mlp import FFN
-from nemo_elastic.kinds.registry import DEPTH
-from nemo_elastic.layout import tensors
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.shapes import Space
+from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 
 STRATEGY = "recipe.trainer.strategy"

@@ -11,7 +11,7 @@ from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 
 from .apply import apply_elastic

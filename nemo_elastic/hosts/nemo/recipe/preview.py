@@ -12,7 +12,7 @@ from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.files import atomic_write
+from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.layouts import layout_name
 
 __all__ = ["Estimate", "show", "write"]

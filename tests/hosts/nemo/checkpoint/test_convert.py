@@ -25,14 +25,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.cli import main
-from nemo_elastic.config import ElasticConfig
-from nemo_elastic.family import Subnet
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.megatron.io_json import read_io_json
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
-from nemo_elastic.manifest import Family
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verify import verify

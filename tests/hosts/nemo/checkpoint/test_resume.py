@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors

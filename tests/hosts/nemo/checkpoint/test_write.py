@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.family import Subnet
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.megatron.read import read_checkpoint

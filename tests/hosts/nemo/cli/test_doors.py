@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.texts import library_text

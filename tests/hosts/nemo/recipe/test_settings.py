@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.config import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 
 pytestmark = pytest.mark.nemo

@@ -1,0 +1,19 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `elastic:` block: its sections, its budgets and axes, its JSON schema."""
+
+from nemo_elastic.config.block import ElasticConfig, default_stripes
+from nemo_elastic.config.sections import DistillConfig, ImportanceConfig, NonfiniteConfig, RouterConfig, SearchConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+
+__all__ = [
+    "AxisConfig",
+    "Budget",
+    "DistillConfig",
+    "ElasticConfig",
+    "ImportanceConfig",
+    "NonfiniteConfig",
+    "RouterConfig",
+    "SearchConfig",
+    "default_stripes",
+]

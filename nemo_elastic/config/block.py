@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `elastic:` block: dataclasses with JSON-only values.
+
+Every error names the field, the value and what is allowed. `ElasticConfig.from_dict` reads a block, `resolve_axes` and
+`Budget.target` hold it against a parent. The dataclasses are the only source of defaults and of the docs' reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.config.sections import (
+    DistillConfig,
+    ImportanceConfig,
+    NonfiniteConfig,
+    RouterConfig,
+    SearchConfig,
+)
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Parent, known_fields, known_names
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.read import read_yaml
+from nemo_elastic.io.values import integer, keep_plain, number
+
+__all__ = ["ElasticConfig", "default_stripes"]
+
+_SECTIONS = {
+    "importance": ImportanceConfig,
+    "search": SearchConfig,
+    "router": RouterConfig,
+    "distill": DistillConfig,
+    "nonfinite": NonfiniteConfig,
+}
+
+
+@dataclass(frozen=True)
+class ElasticConfig:
+    """The whole block. See the attributes' own classes.
+
+    Attributes:
+        budgets: members from the largest to the smallest; the parent is always one of them.
+        axes: axis name -> choices; an absent axis is rigid.
+        ranking: folder of a ranking; null ranks at the start.
+        importance: how to rank where `ranking` is null.
+        search: null skips the search.
+        router: null keeps the shapes that the search (or `shapes`) gives.
+        shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
+            members are the most even cuts that meet their budgets.
+        distill: the loss.
+        sampling: member name -> weight of being drawn for a micro-batch; equal when empty.
+        budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
+            the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
+            micro-batch, with its weight). Steps take longer, memory stays.
+        nonfinite: what to do about NaN and infinity.
+        seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of the
+            search's candidates, and of the router's first weights and noise. The order of the data has the data
+            module's.
+    """
+
+    budgets: tuple[Budget, ...] = ()
+    axes: Mapping[str, AxisConfig] = field(default_factory=dict)
+    ranking: str | None = None
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    search: SearchConfig | None = field(default_factory=SearchConfig)
+    router: RouterConfig | None = field(default_factory=RouterConfig)
+    shapes: str | None = None
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    budgets_per_batch: int = 1
+    nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        names = [b.name for b in self.budgets]
+        for n in names:
+            if names.count(n) > 1:
+                raise bad("elastic.budgets", n, "each name once")
+        parents = [b.name for b in self.budgets if b.is_parent]
+        if len(parents) > 1:
+            raise bad("elastic.budgets", ", ".join(parents), "only one budget may have no target: it is the parent")
+        if self.budgets and not self.budgets[0].is_parent:
+            if parents:
+                raise bad("elastic.budgets", names, "the parent first, then from the largest to the smallest")
+            object.__setattr__(self, "budgets", (Budget("full"), *self.budgets))
+        if len(self.budgets) < 2:
+            raise bad("elastic.budgets", names, "at least one budget below the parent, e.g. {name: small, ratio: 0.5}")
+        if not self.axes:
+            raise bad("elastic.axes", dict(self.axes), f"at least one of {', '.join(all_axes())} with its choices")
+        for name in self.axes:
+            if name not in all_axes():
+                raise bad("elastic.axes", name, f"one of {', '.join(all_axes())}")
+        if self.shapes is not None and (self.search or self.router):
+            raise bad("elastic.shapes", self.shapes, "fixed shapes need `search: null` and `router: null`")
+        for name, w in self.sampling.items():
+            if name not in [b.name for b in self.budgets]:
+                raise bad("elastic.sampling", name, f"names of budgets: {', '.join(b.name for b in self.budgets)}")
+            number(f"elastic.sampling.{name}", w, 0, 1e9, "a weight of at least 0")
+        if self.sampling and not sum(self.sampling.values()) > 0:
+            raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
+        drawn = sum(w > 0 for w in self.weights())
+        allowed = f"from 1 to {drawn}: that many members have a positive sampling weight"
+        integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, drawn)
+        integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> ElasticConfig:
+        """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
+        known = known_fields(cls, data, "elastic")
+        budgets = known.get("budgets", ())
+        if not isinstance(budgets, (list, tuple)):
+            raise bad("elastic.budgets", budgets, "a list such as [{name: full}, {name: half, ratio: 0.5}]")
+        known["budgets"] = tuple(
+            Budget(**known_fields(Budget, b, f"elastic.budgets[{i}]")) for i, b in enumerate(budgets)
+        )
+        axes = known.get("axes", {})
+        if not isinstance(axes, Mapping):
+            raise bad("elastic.axes", axes, "a mapping axis -> choices")
+        known_names(all_axes(), axes, "elastic.axes")
+        known["axes"] = {n: AxisConfig.read(n, a) for n, a in axes.items()}
+        for name, section in _SECTIONS.items():
+            if known.get(name) is not None:
+                known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
+        for name in ("distill", "importance", "nonfinite"):
+            if known.get(name, True) is None:
+                raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
+        for name in ("ranking", "shapes"):
+            if known.get(name) is not None and not isinstance(known[name], (str, Path)):
+                raise bad(f"elastic.{name}", known[name], "a path or null")
+            known[name] = str(known[name]) if known.get(name) is not None else None
+        sampling = known.get("sampling", {})
+        if not isinstance(sampling, Mapping):
+            raise bad("elastic.sampling", sampling, "a mapping budget name -> weight")
+        known["sampling"] = dict(sampling)
+        return cls(**known)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ElasticConfig:
+        """Read a YAML file that is a block or holds one under `elastic:`."""
+        try:
+            data = read_yaml(path)
+        except FileNotFoundError:
+            raise bad("config", str(path), "an existing YAML file") from None
+        except Exception as e:  # YAML and OmegaConf errors share no base class
+            why = (str(e) or type(e).__name__).splitlines()[0]
+            raise ElasticError(f"config: {path}: not readable as YAML ({why})") from None
+        return cls.from_dict(data["elastic"] if isinstance(data, dict) and "elastic" in data else data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-only values that `from_dict` reads back to an equal block."""
+        out = asdict(self)
+        out["budgets"] = [{k: v for k, v in b.items() if v is not None} for b in out["budgets"]]
+        out["axes"] = {
+            n: {"choices": list(a["choices"]), "per_layer": a["per_layer"]}
+            | ({"stripes": a["stripes"]} if a["stripes"] else {})
+            | ({"keep_attention": a["keep_attention"]} if a["keep_attention"] is not None else {})
+            for n, a in out["axes"].items()
+        }
+        if out["router"]:
+            out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
+        return out
+
+    def parent_shape(self, parent: Parent) -> Parent:
+        """`parent` with the FFN stripes of this block: 8 unless given, fewer where 8 does not divide every width.
+
+        A whole FFN has stripes too: they say which tensor-parallel sizes share it equally.
+        """
+        ffn = self.axes.get(FFN, AxisConfig((parent.ffn,)))
+        return parent.with_stripes(ffn.stripes if ffn.stripes is not None else default_stripes(ffn.choices))
+
+    def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:
+        """Every axis with its choices for `parent` (rigid axes have the one full choice), all checked.
+
+        Raises:
+            ElasticError: a width above the parent, not a multiple of its blocks, or a first choice below the parent.
+        """
+        out = {}
+        for name, axis in self.axes.items():
+            kind = layer_axes()[name][0] if name in layer_axes() else None
+            if kind is not None and kind not in parent.kinds:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), f"this parent has no {kind.name} layer")
+        for name in parent.axes:
+            full = parent.num_layers if name == DEPTH else parent.axis(name).size
+            axis = self.axes.get(name)
+            if axis is None:
+                out[name] = AxisConfig((full,))
+                continue
+            for c in axis.choices:
+                if name != DEPTH:
+                    prefix = parent.axis(name)
+                    type(prefix)(prefix.size, prefix.blocks, f"elastic.axes.{name}").check(c)
+                elif c > full:
+                    raise bad("elastic.axes.depth", c, f"at most the parent's {full} layers")
+            axis.check_attention(parent)
+            if axis.choices[0] != full:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), f"the first choice must be the parent's {full}")
+            out[name] = axis
+        return out
+
+    def targets(self, parent: Parent) -> dict[str, float]:
+        """Budget name -> limit on its cost; checks that budgets go down.
+
+        Raises:
+            ElasticError: budgets out of order or two of the same size.
+        """
+        out, last, before = {}, 1.0, ""
+        for b in self.budgets:
+            target = b.target(parent)
+            share = target / b.cost(parent, parent.full)
+            if before and share >= last:
+                raise bad(
+                    f"elastic.budgets[{b.name}]",
+                    f"{share:.4g} of the parent",
+                    f"below {before!r} ({last:.4g}): from the largest budget to the smallest",
+                )
+            out[b.name], last, before = target, share, b.name
+        return out
+
+    def weights(self) -> list[float]:
+        """Sampling probability of each budget, in order."""
+        raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
+        return [w / sum(raw) for w in raw]
+
+
+def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:
+    """The largest number of stripes up to `wanted` that divides every FFN choice."""
+    return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Terms that a training loss is made of: what each compares with, and what it holds.
+
+What a term computes stands in `nn.loss`, under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nemo_elastic.errors import bad
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss of a token.
+
+    Attributes:
+        name: in `elastic.distill.terms`.
+        teacher: whether it compares with the teacher.
+        copies: blocks of logits in the work dtype that it holds beside the student's, for the memory formula.
+    """
+
+    name: str
+    teacher: bool
+    copies: int
+
+
+#: forward divergence from the teacher, cross-entropy
+KL, CE = Term("kl", teacher=True, copies=2), Term("ce", teacher=False, copies=1)
+TERMS: dict[str, Term] = {term.name: term for term in (KL, CE)}
+
+
+def compares(terms: Iterable[str]) -> bool:
+    """Whether one of the terms needs a teacher."""
+    return any(TERMS[name].teacher for name in terms)
+
+
+def register(term: Term) -> Term:
+    """Add a term; what it computes goes into `nn.loss.terms.COMPUTED`.
+
+    Raises:
+        ElasticError: its name is taken.
+    """
+    if term.name in TERMS:
+        raise bad("term.name", term.name, "a name that no other term has")
+    TERMS[term.name] = term
+    return term

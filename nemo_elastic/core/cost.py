@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters, memory and FLOPs of a member: exact on integers, differentiable on expected widths.
+
+Every function reads the layout table through duck-typed widths, so it takes a `Subnet` (integers, exact) or an
+`Expected` member whose widths and keep probabilities are tensors (what the router's budget loss needs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import KINDS, OWN
+from nemo_elastic.core.layout import rows, shape, sizes
+from nemo_elastic.errors import bad
+from nemo_elastic.io.values import keep_plain
+
+#: bytes per element of the dtypes a member is served or trained in
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
+
+
+@dataclass(frozen=True)
+class ExpectedLayer:
+    """A layer that stays with probability `keep`; widths are expected channels (0-dim tensors or numbers) by axis."""
+
+    index: int
+    type: str
+    widths: Mapping[str, Any]
+    keep: Any = 1
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The expected member under a router's probabilities."""
+
+    hidden: Any
+    layers: tuple[ExpectedLayer, ...]
+
+    @cached_property
+    def by_index(self) -> dict[int, ExpectedLayer]:
+        return {layer.index: layer for layer in self.layers}
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """What a deployment holds in memory: weights + KV cache + SSM and convolution state.
+
+    Attributes:
+        batch: sequences decoded at once.
+        length: tokens each of them may have.
+        weights: dtype of the weights; cache: dtype of the KV cache and the convolution state.
+        state: dtype of the SSM state.
+    """
+
+    batch: int = 1
+    length: int = 8192
+    weights: str = "bf16"
+    cache: str = "bf16"
+    state: str = "fp32"
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        for name in ("batch", "length"):
+            v = getattr(self, name)
+            if isinstance(v, bool) or not isinstance(v, int) or v < 1:
+                raise bad(f"memory.{name}", v, "must be a positive integer")
+        for name in ("weights", "cache", "state"):
+            v = getattr(self, name)
+            if not isinstance(v, str) or v not in DTYPE_BYTES:
+                raise bad(f"memory.{name}", v, f"one of {', '.join(DTYPE_BYTES)}")
+
+
+def parameters(parent: Parent, member: Any) -> Any:
+    """Number of parameters of a member, summed over the layout table (a tied head counts once)."""
+    total = 0
+    for row, layer in rows(parent, member):
+        product = 1
+        for n in shape(parent, row, member, layer):
+            product = product * n
+        total = total + (product if layer is None else product * layer.keep)
+    return total
+
+
+def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict[str, Any]:
+    """Elements of the decoding state: {"kv", "conv", "ssm"} for `batch` sequences of `length` tokens."""
+    out: dict[str, Any] = {"kv": 0, "conv": 0, "ssm": 0}
+    for layer in member.layers:
+        held = KINDS[layer.type].cache(sizes(parent, member.hidden, layer), batch, length)
+        for name, elements in held.items():
+            out[name] = out[name] + layer.keep * elements
+    return out
+
+
+def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
+    """Bytes that serving a member takes under `spec` (activations and fragmentation are not counted)."""
+    cache = cache_elements(parent, member, spec.batch, spec.length)
+    return (
+        parameters(parent, member) * DTYPE_BYTES[spec.weights]
+        + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
+        + cache["ssm"] * DTYPE_BYTES[spec.state]
+    )
+
+
+def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool = True) -> Any:
+    """Forward FLOPs per token (multiply and add count as two) at a context of `length` tokens.
+
+    Matrix products, the convolution, the SSM recurrence and causal attention over `length`/2 tokens on average are
+    counted; norms and gates are not. Training costs about three times as much.
+    """
+    total = 2 * parent.vocab * member.hidden if head else 0
+    for layer in member.layers:
+        kind = KINDS[layer.type]
+        cost = kind.flops(sizes(parent, member.hidden, layer), length)
+        for row in kind.rows:
+            dims = shape(parent, row, member, layer)
+            if len(dims) >= 2:
+                product = 2
+                for n in dims:
+                    product = product * n
+                cost = cost + product
+        total = total + layer.keep * cost
+    return total
+
+
+def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
+    """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
+    out: dict[str, Any] = dict.fromkeys(("embedding", "head", *OWN, *(kind.name for kind in parent.kinds)), 0)
+    for row, layer in rows(parent, member):
+        product = 1
+        for n in shape(parent, row, member, layer):
+            product = product * n
+        key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
+        out[key] = out[key] + product
+    return out | {"total": sum(out.values())}

@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mamba-2: [z | x | B | C | dt] from one projection, a causal convolution, a scan, a gated norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
+
+MAMBA = "mamba"
+MAMBA_HEADS, MAMBA_HEAD_DIM = "mamba_heads", "mamba_head_dim"
+
+_HIDDEN, INNER, _PER_HEAD = ("hidden",), (MAMBA_HEADS, MAMBA_HEAD_DIM), (MAMBA_HEADS,)
+#: B and C have one row per group and state
+SHARED = ("mamba_groups", "state")
+_H, _M = HF_LAYER, MEGATRON_LAYER
+_IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
+
+
+def flops(sizes: Sizes, length: int) -> Any:
+    """The recurrence: every channel updates and reads its state."""
+    return 6 * sizes[MAMBA_HEADS] * sizes[MAMBA_HEAD_DIM] * sizes["state"]
+
+
+def cache(sizes: Sizes, batch: int, length: int) -> dict[str, Any]:
+    """The last inputs of the convolution, and the state of the scan."""
+    inner = sizes[MAMBA_HEADS] * sizes[MAMBA_HEAD_DIM]
+    channels = inner + 2 * sizes["mamba_groups"] * sizes["state"]
+    return {"conv": batch * channels * (sizes["conv_kernel"] - 1), "ssm": batch * inner * sizes["state"]}
+
+
+KIND = Kind(
+    symbol="M",
+    name=MAMBA,
+    words="Mamba-2",
+    axes=(
+        Axis(MAMBA_HEADS, "heads", "Mamba heads", "mamba_groups", "Mamba groups", grouped=True, per_layer=True),
+        Axis(MAMBA_HEAD_DIM, "head_dim", "Mamba head channels"),
+    ),
+    rigid=("mamba_groups", "state", "conv_kernel"),
+    rows=(
+        Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((_HIDDEN,),)),
+        Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _IN + ".weight",
+            ((INNER, INNER, SHARED, SHARED, _PER_HEAD), (_HIDDEN,)), 0, parts=("z", "x", "B", "C", "dt"),
+            extra=(_IN,)),
+        Row("mamba.conv_weight", MAMBA, _H + "mixer.conv1d.weight", _CONV + ".weight",
+            ((INNER, SHARED, SHARED), (("one",),), (("conv_kernel",),)), 0, parts=("x", "B", "C")),
+        Row("mamba.conv_bias", MAMBA, _H + "mixer.conv1d.bias", _CONV + ".bias", ((INNER, SHARED, SHARED),), 0,
+            parts=("x", "B", "C")),
+        Row("mamba.a_log", MAMBA, _H + "mixer.A_log", _M + "mixer.A_log", ((_PER_HEAD,),), 0),
+        Row("mamba.d", MAMBA, _H + "mixer.D", _M + "mixer.D", ((_PER_HEAD,),), 0),
+        Row("mamba.dt_bias", MAMBA, _H + "mixer.dt_bias", _M + "mixer.dt_bias", ((_PER_HEAD,),), 0),
+        Row("mamba.norm", MAMBA, _H + "mixer.norm.weight", _M + "mixer.norm.weight", ((INNER,),), 0),
+        Row("mamba.out_proj", MAMBA, _H + "mixer.out_proj.weight", _OUT + ".weight", ((_HIDDEN,), (INNER,)), 1,
+            extra=(_OUT,)),
+    ),
+    site="mamba_x",
+    shape=INNER,
+    hf={
+        MAMBA_HEADS: ("mamba_num_heads",),
+        MAMBA_HEAD_DIM: ("mamba_head_dim",),
+        "mamba_groups": ("n_groups", "mamba_n_groups"),
+        "state": ("ssm_state_size",),
+        "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+    },
+    hf_types=("mamba", "linear_attention"),
+    megatron={
+        MAMBA_HEADS: "mamba_num_heads",
+        MAMBA_HEAD_DIM: "mamba_head_dim",
+        "mamba_groups": "mamba_num_groups",
+        "state": "mamba_state_dim",
+    },
+    flops=flops,
+    cache=cache,
+)  # fmt: skip

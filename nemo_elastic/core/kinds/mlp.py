@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""MLP: squared ReLU, no gate, no bias."""
+
+from __future__ import annotations
+
+from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row
+
+MLP = "mlp"
+FFN = "ffn"
+
+_HIDDEN, _FFN = ("hidden",), (FFN,)
+_H, _M = HF_LAYER, MEGATRON_LAYER
+_UP, _DOWN = _M + "mlp.linear_fc1", _M + "mlp.linear_fc2"
+
+KIND = Kind(
+    symbol="-",
+    name=MLP,
+    words="MLP",
+    axes=(Axis(FFN, "ffn", "FFN width", "ffn_stripes", "stripes", per_layer=True),),
+    rigid=(),
+    rows=(
+        Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((_HIDDEN,),)),
+        Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((_FFN,), (_HIDDEN,)), 0, extra=(_UP,)),
+        Row("mlp.down", MLP, _H + "mixer.down_proj.weight", _DOWN + ".weight", ((_HIDDEN,), (_FFN,)), 1,
+            extra=(_DOWN,)),
+    ),
+    site="ffn",
+    shape=_FFN,
+    sites={"first": "ffn_pre"},
+    hf={FFN: ("intermediate_size",)},
+    hf_types=("mlp",),
+    megatron={FFN: "ffn_hidden_size"},
+)  # fmt: skip

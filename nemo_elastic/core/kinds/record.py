@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a kind of layer is: its axes, its sizes, its tensors, and what it costs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nemo_elastic.io.values import plain
+
+#: A part of a dimension: the row-major product of terms. A term is an axis or a size that every member keeps.
+Part = tuple[str, ...]
+#: size of every term in one layer: integers, or expected widths (tensors)
+Sizes = Mapping[str, Any]
+
+#: names that rows give tensors of a layer {i}
+HF_LAYER, MEGATRON_LAYER = "backbone.layers.{i}.", "decoder.layers.{i}."
+
+
+class Widths(Mapping[str, int]):
+    """Axis -> width (or another size by name), immutable and hashable, in the order of the kind's axes."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, int] | None = None) -> None:
+        self._items = {name: plain(width) for name, width in (items or {}).items()}
+
+    def __getitem__(self, axis: str) -> int:
+        return self._items[axis]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the model, or of every layer of a kind.
+
+    Attributes:
+        name: our name, unique.
+        layer: kind of layer that holds it; None for the model's own.
+        hf: name in a Hugging Face folder ({i}: layer index).
+        megatron: name in megatron-core's MambaModel with NeMo's default spec. Rows of one layer that share it are
+            fused there along dimension 0, in table order.
+        dims: for each dimension the parts that lie side by side in it.
+        parallel: dimension that tensor parallelism shards, None for replicas.
+        interleaved: size of `Parent` by whose number of groups rows that share a tensor are interleaved.
+        parts: names under which megatron-core's checkpoints store the parts of dimension 0, each a tensor of its own
+            that any tensor-parallel size can reshard; none where they store the tensor whole.
+        extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8). A strict
+            load asks for the object even where it says nothing.
+    """
+
+    name: str
+    layer: str | None
+    hf: str
+    megatron: str
+    dims: tuple[tuple[Part, ...], ...]
+    parallel: int | None = None
+    interleaved: str | None = None
+    parts: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of one kind of layer.
+
+    Attributes:
+        name: in an `elastic:` block, rankings and tables; also the size of the parent that it cuts.
+        field: key of a layer's width in files.
+        words: what pages and pictures call it.
+        blocks: size of the parent that says in how many equal blocks it lies; None for one.
+        block_words: what messages call these blocks.
+        grouped: a channel belongs to its block (heads that share something); else blocks are a layout in storage.
+        per_layer: whether an `elastic:` block may give each layer its own width.
+    """
+
+    name: str
+    field: str
+    words: str
+    blocks: str | None = None
+    block_words: str = "blocks"
+    grouped: bool = False
+    per_layer: bool = False
+
+
+def nothing(sizes: Sizes, length: int) -> Any:
+    """No FLOPs beside matrix products."""
+    return 0
+
+
+def stateless(sizes: Sizes, batch: int, length: int) -> dict[str, Any]:
+    """Nothing is carried from token to token."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layer.
+
+    Attributes:
+        symbol: its letter in a layer pattern.
+        name: in files and tables.
+        words: what pages and pictures call it.
+        axes: its axes, in order; one with the whole model's width comes after one that layers may choose.
+        rigid: sizes that every member keeps.
+        rows: its tensors, in storage order.
+        site: the probe's site at which importance is read (`nn.gates.Probe`).
+        shape: of the activation there, as terms.
+        sites: `RankOptions.ffn` -> another site of the same shape that it asks for.
+        flops: (sizes, length) -> forward FLOPs per token beside matrix products.
+        cache: (sizes, batch, length) -> elements of the decoding state: "kv" and "conv" in the cache's dtype, "ssm"
+            in the state's.
+        hf: size -> its keys in Hugging Face's `config.json`, the one that we write first.
+        hf_types: names in lists of layer types there, the one that we write first.
+        megatron: size -> its field in megatron-core's or NeMo's config.
+    """
+
+    symbol: str
+    name: str
+    words: str
+    axes: tuple[Axis, ...]
+    rigid: tuple[str, ...]
+    rows: tuple[Row, ...]
+    site: str
+    shape: tuple[str, ...]
+    hf: Mapping[str, tuple[str, ...]]
+    hf_types: tuple[str, ...]
+    sites: Mapping[str, str] = field(default_factory=dict)
+    megatron: Mapping[str, str] = field(default_factory=dict)
+    flops: Callable[[Sizes, int], Any] = nothing
+    cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
+
+    @cached_property
+    def widths(self) -> tuple[str, ...]:
+        """Names of its axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    @cached_property
+    def tensors(self) -> dict[str, Row]:
+        """Its rows by their names without its own."""
+        return {row.name.partition(".")[2]: row for row in self.rows}
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Names of all sizes of a parent that concern it alone, blocks that are a layout not among them."""
+        return (*self.widths, *self.rigid)

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds there are. Another one is registered, before anything is read that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nemo_elastic.core.kinds import attention, mamba, mlp
+from nemo_elastic.core.kinds.record import Axis, Kind, Row
+from nemo_elastic.errors import bad
+
+#: name -> kind; Nemotron-H's own first
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND)}
+#: those that every family's files speak of, whether its parent has such layers or not
+OWN = tuple(KINDS)
+
+HIDDEN, DEPTH = "hidden", "depth"
+#: axes of Nemotron-H, in the order of files, codes and noise
+AXES = (HIDDEN, *(axis for kind in KINDS.values() for axis in kind.widths), DEPTH)
+
+
+def register(kind: Kind) -> Kind:
+    """Add a kind: from then on patterns, blocks, folders and the layout table know it.
+
+    Its forward is registered with `nn.forward.MIXERS`, under its name.
+
+    Raises:
+        ElasticError: its symbol, its name or one of its axes is taken.
+    """
+    for other in KINDS.values():
+        if kind.symbol == other.symbol:
+            raise bad("kind.symbol", kind.symbol, f"taken by {other.name}")
+        if taken := set(kind.sizes) & set(other.sizes):
+            raise bad("kind.axes", min(taken), f"taken by {other.name}")
+    if kind.name in KINDS or set(kind.widths) & {HIDDEN, DEPTH}:
+        raise bad("kind.name", kind.name, "a name that no other kind has, and no axis called hidden or depth")
+    KINDS[kind.name] = kind
+    _LAYER_AXES.update(_axes_of(kind))
+    return kind
+
+
+def unregister(name: str) -> None:
+    """Take a registered kind away again; Nemotron-H's own stay."""
+    if name in OWN:
+        raise bad("kind", name, "one that was registered")
+    for axis in KINDS.pop(name).widths:
+        del _LAYER_AXES[axis]
+
+
+def by_symbol(symbol: str) -> Kind | None:
+    """The kind of a letter of a pattern."""
+    return next((kind for kind in KINDS.values() if kind.symbol == symbol), None)
+
+
+def symbols() -> str:
+    """The letters of all kinds."""
+    return "".join(kind.symbol for kind in KINDS.values())
+
+
+def _axes_of(kind: Kind) -> dict[str, tuple[Kind, Axis]]:
+    return {axis.name: (kind, axis) for axis in kind.axes}
+
+
+_LAYER_AXES = {name: both for kind in KINDS.values() for name, both in _axes_of(kind).items()}
+
+
+def layer_axes() -> Mapping[str, tuple[Kind, Axis]]:
+    """Axis -> the kind that it lies in, and its record."""
+    return _LAYER_AXES
+
+
+def per_layer_axes() -> tuple[str, ...]:
+    """Axes of which an `elastic:` block may have one choice per layer."""
+    return tuple(name for name, (_, axis) in _LAYER_AXES.items() if axis.per_layer)
+
+
+def all_axes() -> tuple[str, ...]:
+    """Every axis that a block may name; those of registered kinds come last."""
+    return (*AXES, *(axis for axis in layer_axes() if axis not in AXES))
+
+
+def rows() -> tuple[Row, ...]:
+    """Rows of all kinds."""
+    return tuple(row for kind in KINDS.values() for row in kind.rows)

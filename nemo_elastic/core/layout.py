@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONE table: every tensor, its HF and Megatron names, and the axis on which each dimension lies.
+
+Ranking and sorting, slicing, counting, renaming and the checks of the tests are driven by it. The rows of layers stand
+in the records of their kinds (`kinds/`), the model's own here. A new tensor or a new axis is a new row, not a new
+branch. Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`, megatron-core's `MambaMixer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.record import Part, Row
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
+from nemo_elastic.core.prefix import Grid, Selection
+
+_VOCAB, _HIDDEN = ("vocab",), (HIDDEN,)
+#: the model's own tensors: before its layers, and behind them
+FIRST = (
+    Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
+        ((_VOCAB,), (_HIDDEN,)), 0),
+)  # fmt: skip
+LAST = (
+    Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((_HIDDEN,),),
+        extra=("decoder.final_norm",)),
+    Row("head", None, "lm_head.weight", "output_layer.weight", ((_VOCAB,), (_HIDDEN,)), 0, extra=("output_layer",)),
+)  # fmt: skip
+
+
+def table() -> tuple[Row, ...]:
+    """Every row: the model's first, each kind's, the model's last."""
+    return (*FIRST, *(row for kind in KINDS.values() for row in kind.rows), *LAST)
+
+
+def by_name(name: str) -> Row:
+    """The row of a name."""
+    return next(row for row in table() if row.name == name)
+
+
+def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
+    """Size of every term in a layer of a member: integers, or expected widths (tensors) for a router's choice."""
+    out: dict[str, Any] = {"vocab": parent.vocab, "one": 1, HIDDEN: hidden}
+    if layer is not None:
+        out |= {name: parent.size(name) for name in KINDS[layer.type].rigid}
+        out |= layer.widths
+    return out
+
+
+def _grid(parent: Parent, term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
+    """Factors of one term: an axis splits in (blocks, per block), a rigid term is one factor."""
+    blocks = parent.axis(term).blocks if term in layer_axes() else 1
+    n, k = source[term], target[term]
+    return Grid((n,), (k,)) if blocks == 1 else Grid((blocks, n // blocks), (blocks, k // blocks))
+
+
+def selection(
+    parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
+) -> Selection:
+    """What `target` keeps of dimension `dim` of a tensor of `source` (target <= source), for layer `index`."""
+    s = sizes(parent, source.hidden, source.by_index[index] if index is not None else None)
+    t = sizes(parent, target.hidden, target.by_index[index] if index is not None else None)
+    return _selection(parent, row, dim, tuple(s.items()), tuple(t.items()))
+
+
+@lru_cache(maxsize=65536)
+def _selection(parent: Parent, row: Row, dim: int, source: tuple, target: tuple) -> Selection:
+    s, t = dict(source), dict(target)
+    parts = []
+    for part in row.dims[dim]:
+        grid = _grid(parent, part[0], s, t)
+        for term in part[1:]:
+            grid = grid * _grid(parent, term, s, t)
+        parts.append(grid)
+    return Selection(tuple(parts))
+
+
+def fused(row: Row) -> tuple[Row, ...]:
+    """The rows that the Megatron tensor of `row` holds, in the order in which they lie there."""
+    own = (*FIRST, *LAST) if row.layer is None else KINDS[row.layer].rows
+    return tuple(r for r in own if r.megatron == row.megatron)
+
+
+def megatron_selection(
+    parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
+) -> Selection:
+    """What `target` keeps of dimension `dim` of the Megatron tensor that holds `row`; see `selection`."""
+    together = fused(row)
+    if dim or len(together) == 1:
+        return selection(parent, row, dim, source, target, index)
+    outer = groups(parent, row)
+    grids = [selection(parent, r, 0, source, target, index).parts for r in together]
+    # what is interleaved by groups has them as its first factor
+    per_group = tuple(Grid(g.shape[1:], g.kept[1:]) if outer > 1 else g for grid in grids for g in grid)
+    return Selection(per_group, outer=outer)
+
+
+def groups(parent: Parent, row: Row) -> int:
+    """Groups by which the Megatron tensor of `row` interleaves what it holds."""
+    return 1 if row.interleaved is None else parent.size(row.interleaved)
+
+
+def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tuple[Any, ...]:
+    """Shape of a tensor in a member: the sum over parts of the product over terms, per dimension."""
+    size = sizes(parent, member.hidden, layer)
+    return tuple(sum(_part_sizes(parts, size)) for parts in row.dims)
+
+
+def part_sizes(parent: Parent, row: Row, dim: int, member: Subnet, layer: Layer | None = None) -> list[int]:
+    """Sizes of the parts that lie side by side in a dimension of a tensor."""
+    return _part_sizes(row.dims[dim], sizes(parent, member.hidden, layer))
+
+
+def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
+    return [math.prod(size[term] for term in part) for part in parts]
+
+
+def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
+    """Every tensor of a member in storage order: (row, layer), layer None for the model's own tensors."""
+    for row in FIRST:
+        yield row, None
+    for layer in member.layers:
+        for row in KINDS[layer.type].rows:
+            yield row, layer
+    for row in LAST:
+        if not (row.name == "head" and parent.tied):
+            yield row, None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a concrete member: its names (numbered within the member), shape, and row."""
+
+    row: Row
+    layer: Layer | None
+    hf: str
+    megatron: str
+    shape: tuple[int, ...]
+
+
+def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
+    """All tensors of a member, layers renumbered from zero as in its checkpoint."""
+    position = {layer.index: i for i, layer in enumerate(member.layers)}
+    out = []
+    for row, layer in rows(parent, member):
+        i = position[layer.index] if layer is not None else ""
+        out.append(Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer)))
+    return out
+
+
+def megatron_shape(together: Sequence[Tensor]) -> tuple[int, ...]:
+    """Shape of a whole Megatron tensor, of what it holds: see `megatron_tensors`."""
+    return (sum(t.shape[0] for t in together), *together[0].shape[1:])
+
+
+def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
+    """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there."""
+    out: dict[str, list[Tensor]] = {}
+    for t in tensors(parent, member):
+        out.setdefault(t.megatron, []).append(t)
+    return out

@@ -1,0 +1,387 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Family: the named members of one parent, and `elastic.json`, the file that describes them.
+
+The file repeats what can be computed (parameters, memory, blocks) for people and other programs that read it. The
+reader computes all of it again: a number that does not agree is an error, and so is an unknown field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet, known_fields, known_names
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, per_layer_axes
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json
+
+__all__ = ["FILE", "VERSION", "Family", "Member", "check_digest", "check_name", "why_not_nested"]
+
+FILE = "elastic.json"
+VERSION = 1
+_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
+
+
+@dataclass(frozen=True)
+class Member:
+    """One named member of a family.
+
+    Attributes:
+        name: letters, digits, dots and dashes; it becomes part of file names.
+        subnet: its shape.
+        budget: what it was made for, as in the `elastic:` block without the name, e.g. {"params": 6e9}; None for the
+            parent and for members with a shape of their own.
+        parameters: exact count.
+    """
+
+    name: str
+    subnet: Subnet
+    budget: Mapping[str, Any] | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """A parent's shape and its members, each nested in the one before it.
+
+    Attributes:
+        parent: shape of the parent, FFN stripes included.
+        axes: every axis name -> its choices (an axis without a choice has the full width alone).
+        members: the parent first, then from the largest to the smallest.
+        ranking_digest: digest of the ranking that sorted the parent; None where it was not sorted.
+        provenance: where the family comes from, JSON values only.
+        drop_order: layers of the parent in the order in which smaller shapes lose them; None where none is known.
+    """
+
+    parent: Parent
+    axes: Mapping[str, AxisConfig]
+    members: tuple[Member, ...]
+    ranking_digest: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    drop_order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+        # Blocks are the parent's: a family does not keep the stripes of the block that it was made with beside them.
+        object.__setattr__(self, "axes", {n: replace(a, stripes=None) for n, a in self.axes.items()})
+        self._check_axes()
+        self._check_members()
+        check_digest("ranking", self.ranking_digest)
+        if not isinstance(self.provenance, Mapping) or not _is_json(dict(self.provenance)):
+            raise bad("provenance", self.provenance, "a mapping of JSON values")
+        self._check_drop_order()
+
+    @classmethod
+    def of(
+        cls,
+        parent: Parent,
+        subnets: Mapping[str, Subnet],
+        *,
+        axes: Mapping[str, AxisConfig] | None = None,
+        budgets: Iterable[Budget] = (),
+        ranking_digest: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        drop_order: Iterable[int] | None = None,
+    ) -> Family:
+        """Build a family; what can be computed is.
+
+        Args:
+            parent: The parent's shape.
+            subnets: Member name -> shape, from the largest to the smallest. A first member that is not the parent
+                itself gets one named `full` before it.
+            axes: Choices of every axis; those that the members use when None.
+            budgets: Budgets of the `elastic:` block, kept with the members of the same names.
+            ranking_digest: See the class.
+            provenance: See the class.
+            drop_order: See the class.
+
+        Raises:
+            ElasticError: Members that are not nested, a bad name, choices that the parent has not.
+        """
+        named = dict(subnets)
+        if next(iter(named.values()), None) != parent.full:
+            if "full" in named:
+                raise bad("members.full", "a cut", "the name of the parent itself")
+            named = {"full": parent.full, **named}
+        made_for = {b.name: _budget_to_json(b) for b in budgets}
+        counts = {n: parameters(parent, s.validate(parent)) for n, s in named.items()}
+        members = tuple(Member(n, s, made_for.get(n), counts[n]) for n, s in named.items())
+        if axes is None:
+            axes = {n: _axis_in_use(parent, n, [m.subnet for m in members]) for n in parent.axes}
+        order = None if drop_order is None else tuple(drop_order)
+        return cls(parent, axes, members, ranking_digest, dict(provenance or {}), order)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Member names, the largest first."""
+        return tuple(m.name for m in self.members)
+
+    def member(self, name: str) -> Member:
+        """Give the member of that name.
+
+        Raises:
+            ElasticError: There is none; the message has the nearest name.
+        """
+        for m in self.members:
+            if m.name == name:
+                return m
+        near = get_close_matches(str(name), self.names, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(self.names)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of `elastic.json`."""
+        spec = MemorySpec()
+        return {
+            "version": VERSION,
+            "parent": self.parent.to_json(),
+            "axes": {
+                n: {"choices": list(a.choices), "per_layer": a.per_layer, "blocks": _blocks(self.parent, n)}
+                for n, a in self.axes.items()
+            },
+            "members": {
+                m.name: {
+                    "parameters": m.parameters,
+                    "memory": asdict(spec) | {"bytes": _bytes(self.parent, m.subnet, spec)},
+                    "budget": dict(m.budget) if m.budget is not None else None,
+                    "subnet": m.subnet.to_json(),
+                }
+                for m in self.members
+            },
+            "ranking": self.ranking_digest,
+            "provenance": dict(self.provenance),
+            "drop_order": None if self.drop_order is None else list(self.drop_order),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Family:
+        """Read what `to_json` wrote, and check every number in it.
+
+        Raises:
+            ElasticError: Another version, an unknown or missing field, a number that does not agree with the shapes.
+        """
+        version = data.get("version", VERSION) if isinstance(data, Mapping) else VERSION
+        if isinstance(version, bool) or version != VERSION:
+            raise bad("version", version, f"this nemo-elastic reads version {VERSION}")
+        known = known_fields(_File, data, "elastic.json")
+        parent = Parent.from_json(known["parent"])
+        given = known_names(parent.axes, known["axes"], "axes")
+        for name in parent.axes:
+            if name not in given:
+                raise ElasticError(f"axes.{name}: missing")
+        axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
+        if not isinstance(known["members"], Mapping):
+            raise bad("members", known["members"], "a mapping name -> member")
+        members = [_read_member(parent, n, m) for n, m in known["members"].items()]
+        members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
+        order = known.get("drop_order")
+        order = tuple(order) if isinstance(order, list) else order
+        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Family:
+        """Read `elastic.json` in a family folder.
+
+        Raises:
+            ElasticError: The file is missing or wrong; the message names it.
+        """
+        path = Path(folder) / FILE
+        if not path.exists():
+            raise ElasticError(f"{folder}: not a family folder (it has no {FILE})")
+        try:
+            return cls.from_json(read_json(check_inside(path)))
+        except ElasticError as exc:
+            raise exc.within(path) from None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `elastic.json` into a folder, whole or not at all."""
+        atomic_write(Path(folder) / FILE, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+
+    def _check_axes(self) -> None:
+        if set(self.axes) != set(self.parent.axes):
+            raise bad("axes", list(self.axes), f"exactly {', '.join(self.parent.axes)}")
+        for name, axis in self.axes.items():
+            full = self.parent.num_layers if name == DEPTH else self.parent.axis(name).size
+            if not axis.choices or axis.choices[0] != full:
+                raise bad(f"axes.{name}.choices", list(axis.choices), f"the first must be the parent's {full}")
+            if list(axis.choices) != sorted(set(axis.choices), reverse=True) or axis.choices[-1] < 1:
+                raise bad(f"axes.{name}.choices", list(axis.choices), "descending widths, each once")
+            for choice in axis.choices if name != DEPTH else ():
+                prefix = self.parent.axis(name)
+                replace(prefix, name=f"axes.{name}.choices").check(choice)
+
+    def _check_members(self) -> None:
+        if not self.members:
+            raise ElasticError("members: a family has at least one, the parent")
+        for name in self.names:
+            check_name("members", name)
+            if self.names.count(name) > 1:
+                raise bad("members", name, "each name once")
+        before: Member | None = None
+        for m in self.members:
+            m.subnet.validate(self.parent)
+            count = parameters(self.parent, m.subnet)
+            if isinstance(m.parameters, bool) or m.parameters != count:
+                raise bad(f"members.{m.name}.parameters", m.parameters, f"its shape has {count}")
+            if m.budget is not None:
+                _read_budget(m.name, m.budget)
+            if before is None:
+                if m.subnet != self.parent.full:
+                    raise bad("members", m.name, "the first, and largest, must be the parent itself")
+            elif (why := why_not_nested(m.subnet, before.subnet)) is not None:
+                raise ElasticError(f"members.{m.name}: not nested in {before.name!r}: {why}")
+            before = m
+
+    def _check_drop_order(self) -> None:
+        order, number = self.drop_order, self.parent.num_layers
+        if order is None:
+            return
+        whole = isinstance(order, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in order)
+        if not whole or sorted(order) != list(range(number)):
+            told = list(order) if isinstance(order, tuple) else order
+            raise bad("drop_order", told, f"each of the parent's layers 0 to {number - 1} once, or null")
+
+
+def check_name(where: str, name: Any) -> str:
+    """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
+    try:
+        return Budget(name).name
+    except ElasticError:
+        raise bad(where, name, "letters, digits, dots and dashes, at most 100") from None
+
+
+def check_digest(where: str, digest: Any) -> str | None:
+    """Give a ranking's digest, or None where there is none; it is shown on pages and in terminals.
+
+    Raises:
+        ElasticError: It is something else.
+    """
+    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
+    return digest
+
+
+def why_not_nested(small: Subnet, large: Subnet) -> str | None:
+    """Say in words what keeps `small` from being cut out of `large`; None if nothing does."""
+    if small.hidden > large.hidden:
+        return f"hidden {small.hidden} is above {large.hidden}"
+    for layer in small.layers:
+        other = large.by_index.get(layer.index)
+        if other is None:
+            return f"layer {layer.index} was dropped there"
+        for axis, width in layer.widths.items():
+            if width > other.widths[axis]:
+                return f"layer {layer.index} has {axis} {width}, above {other.widths[axis]}"
+    return None
+
+
+# The file, as dataclasses: `known_fields` takes the names and what is mandatory from them.
+@dataclass
+class _File:
+    version: int
+    parent: dict
+    axes: dict
+    members: dict
+    ranking: str | None
+    provenance: dict
+    drop_order: list | None = None  # families of before it was kept have none
+
+
+@dataclass
+class _Axis:
+    choices: list
+    per_layer: bool
+    blocks: int
+
+
+@dataclass
+class _Member:
+    parameters: int
+    memory: dict
+    budget: dict | None
+    subnet: dict
+
+
+@dataclass
+class _Memory:
+    batch: int
+    length: int
+    weights: str
+    cache: str
+    state: str
+    bytes: int
+
+
+def _read_axis(parent: Parent, name: str, data: Any) -> AxisConfig:
+    known = known_fields(_Axis, data, f"axes.{name}")
+    blocks = _blocks(parent, name)
+    if isinstance(known["blocks"], bool) or known["blocks"] != blocks:
+        raise bad(f"axes.{name}.blocks", known["blocks"], f"the parent's shape has {blocks}")
+    return AxisConfig.read(name, {"choices": known["choices"], "per_layer": known["per_layer"]})
+
+
+def _read_member(parent: Parent, name: str, data: Any) -> Member:
+    where = f"members.{name}"
+    known = known_fields(_Member, data, where)
+    subnet = Subnet.from_json(known["subnet"], parent, f"{where}.subnet")
+    count = parameters(parent, subnet)
+    if isinstance(known["parameters"], bool) or known["parameters"] != count:
+        raise bad(f"{where}.parameters", known["parameters"], f"its shape has {count}")
+    told = known_fields(_Memory, known["memory"], f"{where}.memory")
+    held = told.pop("bytes")
+    size = _bytes(parent, subnet, MemorySpec(**told))
+    if isinstance(held, bool) or held != size:
+        raise bad(f"{where}.memory.bytes", held, f"its shape takes {size}")
+    return Member(name, subnet, known["budget"], count)
+
+
+def _read_budget(name: str, data: Any) -> Budget:
+    where = f"members.{name}.budget"
+    if not isinstance(data, Mapping) or "name" in data or not data:
+        raise bad(where, data, "one of {params: N}, {ratio: R}, {memory: {size: S}}, or null")
+    return Budget(**known_fields(Budget, {"name": name, **data}, where))
+
+
+def _budget_to_json(budget: Budget) -> dict[str, Any] | None:
+    out = {k: v for k in ("params", "ratio", "memory") if (v := getattr(budget, k)) is not None}
+    if "memory" in out:
+        out["memory"] = dict(out["memory"])
+    return out or None
+
+
+def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig:
+    """Choices of one axis that a set of members has, and whether one of them varies it over the layers."""
+    if name == DEPTH:
+        return AxisConfig(tuple(sorted({len(s.layers) for s in subnets} | {parent.num_layers}, reverse=True)))
+    widths = [(s.hidden,) if name == HIDDEN else s.widths(name) for s in subnets]
+    used = {w for per in widths for w in per} | {parent.axis(name).size}
+    per_layer = name in per_layer_axes() and any(len(set(per)) > 1 for per in widths)
+    return AxisConfig(tuple(sorted(used, reverse=True)), per_layer)
+
+
+def _blocks(parent: Parent, axis: str) -> int:
+    return 1 if axis == DEPTH else parent.axis(axis).blocks
+
+
+def _bytes(parent: Parent, subnet: Subnet, spec: MemorySpec) -> int:
+    return int(memory(parent, subnet, spec))
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""BlockedPrefix: every nested width is "the first k/B of each of B equal blocks".
+
+This is the only module that computes an index. `BlockedPrefix` describes one axis, `Selection` one dimension of a
+tensor: a concatenation of parts, each part a grid of factors of which a prefix is kept ([z | x | B | C | dt] of a
+Mamba input projection, [q | k | v] interleaved by key-value group of an attention one). Works on numpy and torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.errors import bad
+from nemo_elastic.io.values import plain
+
+Array = Any  # numpy.ndarray or torch.Tensor: only reshape, slicing and assignment are used
+
+
+@dataclass(frozen=True)
+class BlockedPrefix:
+    """An axis of `size` channels in `blocks` equal blocks; a width k keeps the first k/blocks of each block."""
+
+    size: int
+    blocks: int = 1
+    name: str = "width"
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.size < 1 or self.size % self.blocks:
+            raise bad(self.name, self.size, f"must be a positive multiple of its {self.blocks} blocks")
+
+    def check(self, k: int) -> int:
+        """Return `k` if it is a width of this axis, else raise `ElasticError`."""
+        k = plain(k)
+        if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= self.size or k % self.blocks:
+            step = f" in multiples of {self.blocks}" if self.blocks > 1 else ""
+            raise bad(self.name, k, f"allowed are {self.blocks} to {self.size}{step}")
+        return k
+
+    def grid(self, k: int) -> Grid:
+        """Factors (blocks, size/blocks) with (blocks, k/blocks) kept."""
+        self.check(k)
+        return Grid((self.blocks, self.size // self.blocks), (self.blocks, k // self.blocks))
+
+    def shard(self, world: int) -> BlockedPrefix:
+        """The axis on one of `world` tensor-parallel ranks: whole blocks go to ranks, so every rank keeps as much."""
+        if self.blocks % world:
+            raise bad("tensor_model_parallel_size", world, f"must divide the {self.blocks} blocks of {self.name}")
+        return BlockedPrefix(self.size // world, self.blocks // world, self.name)
+
+    def order_to_layout(self, order: np.ndarray) -> np.ndarray:
+        """Storage order that makes the k most important channels the blocked prefix of every width k.
+
+        Args:
+            order: channels from most to least important, shape [size].
+
+        Returns:
+            Permutation p of shape [size]: position i of the sorted axis holds channel p[i]. Ranks are dealt to the
+            blocks in turn, which is right where channels may change block (FFN stripes); where they may not (heads),
+            the order already alternates between blocks, see `ranking.orders`.
+        """
+        return np.asarray(order).reshape(self.size // self.blocks, self.blocks).T.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A part of a dimension: the row-major product of factors `shape`, of which the prefix `kept` of each stays."""
+
+    shape: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def kept_size(self) -> int:
+        return math.prod(self.kept)
+
+    def __mul__(self, other: Grid) -> Grid:
+        return Grid(self.shape + other.shape, self.kept + other.kept)
+
+    def indices(self) -> np.ndarray:
+        """Kept positions in the full part, ascending."""
+        full = np.arange(self.size).reshape(self.shape)
+        return full[tuple(slice(k) for k in self.kept)].reshape(-1)
+
+    def shard(self, world: int) -> Grid:
+        """One tensor-parallel rank's share: the first factor (blocks) is divided."""
+        if self.shape[0] % world:
+            raise bad("tensor_model_parallel_size", world, f"must divide {self.shape[0]} blocks")
+        return Grid((self.shape[0] // world, *self.shape[1:]), (self.kept[0] // world, *self.kept[1:]))
+
+    def take(self, t: Array, dim: int) -> Array:
+        """Kept channels of dimension `dim`: a view where the layout allows one, else a copy."""
+        if self.shape == self.kept:
+            return t
+        before, after = tuple(t.shape[:dim]), tuple(t.shape[dim + 1 :])
+        cut = t.reshape(before + self.shape + after)[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
+        return cut.reshape((*before, self.kept_size, *after))
+
+    def window(self, t: Array, dim: int) -> Array:
+        """The kept channels of `t` as a strided view of shape [..., *kept, ...], for writing in place."""
+        before, after = tuple(t.shape[:dim]), tuple(t.shape[dim + 1 :])
+        view = t.reshape(before + self.shape + after) if _is_numpy(t) else t.unflatten(dim, self.shape)
+        return view[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a width keeps of one tensor dimension: parts side by side, repeated `outer` times.
+
+    `outer` > 1 interleaves the parts block by block, as Megatron's fused query-key-value projection does.
+    """
+
+    parts: tuple[Grid, ...]
+    outer: int = 1
+
+    @cached_property
+    def size(self) -> int:
+        return self.outer * sum(p.size for p in self.parts)
+
+    @cached_property
+    def kept_size(self) -> int:
+        return self.outer * sum(p.kept_size for p in self.parts)
+
+    @cached_property
+    def is_full(self) -> bool:
+        return self.size == self.kept_size
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Kept positions as half-open runs (start, stop), ascending and maximal."""
+        i = self.indices
+        breaks = np.flatnonzero(np.diff(i) != 1)
+        starts = np.concatenate([i[:1], i[breaks + 1]])
+        stops = np.concatenate([i[breaks], i[-1:]]) + 1
+        return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """Kept positions, ascending, int64."""
+        offsets, at = [], 0
+        for part in self.parts:
+            offsets.append(part.indices() + at)
+            at += part.size
+        inner = np.concatenate(offsets)
+        return (np.arange(self.outer)[:, None] * at + inner).reshape(-1)
+
+    @cached_property
+    def is_prefix(self) -> bool:
+        """True where the kept channels are one run from zero: a slice is then a view."""
+        return len(self.runs) == 1 and self.runs[0][0] == 0
+
+    def mask(self) -> np.ndarray:
+        """Boolean mask over the full dimension, shape [size]."""
+        mask = np.zeros(self.size, dtype=bool)
+        mask[self.indices] = True
+        return mask
+
+    @cached_property
+    def _rows(self) -> dict[Any, Array]:
+        """The kept positions as an index tensor, by device."""
+        return {}
+
+    def take(self, t: Array, dim: int = 0) -> Array:
+        """Slice `t` along `dim` (length `size`): zero-copy for a prefix, one gather otherwise."""
+        if self.is_full:
+            return t
+        if self.is_prefix:
+            return t[(slice(None),) * dim + (slice(self.kept_size),)]
+        if dim == 0 and not _is_numpy(t):  # whole rows: the fastest gather that torch has
+            if t.device not in self._rows:
+                import torch
+
+                self._rows[t.device] = torch.from_numpy(self.indices).to(t.device)
+            return t.index_select(0, self._rows[t.device])
+        cut, shape = [], tuple(t.shape)
+        per = self.size // self.outer
+        t = t.reshape((*shape[:dim], self.outer, per, *shape[dim + 1 :]))
+        at = 0
+        for part in self.parts:
+            piece = t[(slice(None),) * (dim + 1) + (slice(at, at + part.size),)]
+            cut.append(part.take(piece, dim + 1))
+            at += part.size
+        return _concatenate(cut, dim + 1).reshape((*shape[:dim], self.kept_size, *shape[dim + 1 :]))
+
+    def add_(self, full: Array, piece: Array, dim: int = 0) -> None:
+        """Add `piece` (a slice made by `take`, or its gradient) into `full` in place, part by part."""
+        self._write(full, piece, dim, add=True)
+
+    def put_(self, full: Array, piece: Array, dim: int = 0) -> None:
+        """Write `piece` (a slice made by `take`) back into `full` in place."""
+        self._write(full, piece, dim, add=False)
+
+    def _write(self, full: Array, piece: Array, dim: int, add: bool) -> None:
+        lead = (slice(None),) * dim
+        per, kept = self.size // self.outer, self.kept_size // self.outer
+        for o in range(self.outer):
+            src, dst = o * kept, o * per
+            for part in self.parts:
+                target = part.window(full[lead + (slice(dst, dst + part.size),)], dim)
+                source = piece[lead + (slice(src, src + part.kept_size),)]
+                source = source.reshape((*source.shape[:dim], *part.kept, *source.shape[dim + 1 :]))
+                if add:
+                    target += source
+                else:
+                    target[...] = source
+                src, dst = src + part.kept_size, dst + part.size
+
+    def shard(self, world: int) -> Selection:
+        """The same on one of `world` tensor-parallel ranks (every rank holds an equal share of every part)."""
+        if world == 1:
+            return self
+        if self.outer > 1:
+            if self.outer % world:
+                raise bad("tensor_model_parallel_size", world, f"must divide {self.outer} groups")
+            return Selection(self.parts, self.outer // world)
+        return Selection(tuple(p.shard(world) for p in self.parts))
+
+    def shares(self, world: int) -> np.ndarray:
+        """Positions of the whole dimension that each tensor-parallel rank holds, in its order: [world, size / world].
+
+        Raises:
+            ElasticError: a rank would hold a part of a block.
+        """
+        self.shard(world)
+        blocks = [self.size] if self.outer > 1 else [part.size for part in self.parts]
+        starts = np.cumsum([0, *blocks[:-1]])
+        each = [(at + np.arange(n)).reshape(world, -1) for at, n in zip(starts, blocks, strict=True)]
+        return np.concatenate(each, axis=1)
+
+
+#: nested selections of one dimension, the largest first
+Chain = tuple[Selection, ...]
+
+
+@lru_cache(maxsize=1024)
+def nested_order(chain: Chain) -> np.ndarray | None:
+    """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
+
+    Within what one selection adds to the next, channels are sorted along the first axis that is cut, so that the
+    widths of that axis which no selection has are prefixes too.
+    """
+    if all(part.is_full or part.is_prefix for part in chain):
+        return None
+    kept_by = np.sum([part.mask() for part in chain], axis=0)
+    grids = zip(*(part.parts for part in chain), strict=True)
+    steps = np.concatenate([_steps(cuts) for cuts in grids])
+    return np.lexsort((steps, -kept_by))
+
+
+def _steps(cuts: Sequence[Grid]) -> np.ndarray:
+    """For each position of a part, its coordinate along the first factor that one of `cuts` cuts; -1: none does."""
+    shape = cuts[0].shape
+    for axis, size in enumerate(shape):
+        if any(grid.kept[axis] < size for grid in cuts):
+            return np.indices(shape)[axis].reshape(-1)
+    return np.full(cuts[0].size, -1)
+
+
+def _is_numpy(t: Array) -> bool:
+    return isinstance(t, np.ndarray)
+
+
+def _concatenate(parts: list[Array], dim: int) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    if _is_numpy(parts[0]):
+        return np.concatenate(parts, dim)
+    import torch  # only reached with torch tensors: the caller has it
+
+    return torch.cat(parts, dim)

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes between members: one path of nested shapes from a family's largest member to its smallest.
+
+The members lie on the path, in order. Between two of them the path goes from one to the other in small steps, all axes
+in proportion: step i of the n that an axis has to go comes at (i - 1/2)/n of the way. Each step takes something away
+and adds nothing, so parameters strictly fall, and so does the memory under any `MemorySpec`: the largest shape within
+a limit is found by bisection. Nothing is learned or drawn here: the manifest alone says the path.
+
+Between two uniform members (one width per axis for all layers) every shape is uniform, too: all layers of a type move
+together, as the plain `nemotron_h` format and vLLM need it. Where layers differ they move one by one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
+from math import gcd, lcm
+from typing import overload
+
+import numpy as np
+
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Layer, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.manifest import Family
+
+__all__ = ["SubnetPath", "path"]
+
+#: in place of a layer's index: all layers of the type, or the model
+ALL = -1
+#: a width goes in steps of no more than this share of the parent's
+FINE = 32
+#: axis -> widths that kernels like are its multiples; 8 on the other axes
+ALIGNED = {HIDDEN: 64}
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What moves together between two members: one axis, of one layer or of all; `start` - i `step` after i moves."""
+
+    axis: str
+    layer: int
+    start: int
+    stop: int
+    step: int
+
+    def __len__(self) -> int:
+        return (self.start - self.stop) // self.step
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """The path from one member to the next.
+
+    Attributes:
+        upper, lower: the two; lower is nested in upper.
+        lanes: what differs, by axis and then by layer: so ties are settled.
+        dropped: layers that only `upper` has, in the order in which they go.
+    """
+
+    upper: Subnet
+    lower: Subnet
+    lanes: tuple[_Lane, ...]
+    dropped: tuple[int, ...]
+
+    @cached_property
+    def moves(self) -> np.ndarray:
+        """The lane that moves at each step, int64 [steps]."""
+        # Quotients of small integers: equal times are equal floats, so the stable sort leaves ties in lane order.
+        times = [(2 * np.arange(len(lane)) + 1) / (2 * len(lane)) for lane in self.lanes]
+        lanes = np.repeat(np.arange(len(self.lanes)), [len(lane) for lane in self.lanes])
+        return lanes[np.argsort(np.concatenate(times), kind="stable")] if times else lanes
+
+    def __len__(self) -> int:
+        return sum(len(lane) for lane in self.lanes)
+
+    def at(self, step: int) -> Subnet:
+        """The shape after so many steps; 0 is `upper`, the last is `lower`."""
+        counts = np.bincount(self.moves[:step], minlength=len(self.lanes)).tolist()
+        moved = {(x.axis, x.layer): x.start - n * x.step for x, n in zip(self.lanes, counts, strict=True) if n}
+        kept = moved.pop((DEPTH, ALL), len(self.upper.layers))
+        gone = set(self.dropped[: len(self.upper.layers) - kept])
+        layers = tuple(_moved(layer, moved) for layer in self.upper.layers if layer.index not in gone)
+        return Subnet(moved.get((HIDDEN, ALL), self.upper.hidden), layers)
+
+
+def _moved(layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
+    # a layer that is about to go may be narrower than the others: it never grows
+    widths = {
+        axis: min(width, moved.get((axis, layer.index), moved.get((axis, ALL), width)))
+        for axis, width in layer.widths.items()
+    }
+    return replace(layer, widths=widths) if widths != layer.widths else layer
+
+
+class SubnetPath(Sequence[Subnet]):
+    """Nested shapes from the parent down to the smallest member, each cheaper than the one before. See `sizes`."""
+
+    def __init__(self, family: Family, segments: Iterable[_Segment]) -> None:
+        self.family = family
+        self._segments = tuple(segments)
+        #: place of each member on the path
+        self._starts = (0, *accumulate(len(s) for s in self._segments))
+
+    def __len__(self) -> int:
+        return self._starts[-1] + 1
+
+    @overload
+    def __getitem__(self, index: int) -> Subnet: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Subnet, ...]: ...
+    def __getitem__(self, index: int | slice) -> Subnet | tuple[Subnet, ...]:
+        """Give one shape, made when it is asked for, or several."""
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(len(self))[index])
+        at = range(len(self))[index]  # negative indices and the IndexError
+        segment = bisect_right(self._starts, at) - 1
+        if segment == len(self._segments):
+            return self.family.members[-1].subnet
+        return self._segments[segment].at(at - self._starts[segment])
+
+    def between(self, index: int) -> tuple[str, str]:
+        """Names of the members above and below a place on the path; the same name twice where it is a member."""
+        at = range(len(self))[index]
+        below = bisect_left(self._starts, at)
+        above = below if self._starts[below] == at else below - 1
+        return self.family.names[above], self.family.names[below]
+
+    def fit(self, limit: float, cost: Callable[[Subnet], float] | None = None) -> int | None:
+        """Place of the largest shape whose cost is at most `limit`; None if the smallest member costs more.
+
+        Args:
+            limit: Parameters, or whatever `cost` counts.
+            cost: Function of a Subnet that never rises from a shape to one nested in it; parameters when None.
+        """
+        price = cost or self._parameters
+        at = bisect_left(range(len(self)), True, key=lambda i: price(self[i]) <= limit)
+        return at if at < len(self) else None
+
+    def spread(self, number: int) -> tuple[int, ...]:
+        """Places of so many shapes (at least 2) at even distances in parameters, both ends among them.
+
+        They are fewer where two would be the same shape.
+        """
+        high, low = self._parameters(self[0]), self._parameters(self[-1])
+        sizes = (high - (high - low) * i // (number - 1) for i in range(number))
+        return tuple(sorted({at for size in sizes if (at := self.fit(size)) is not None}))
+
+    def members(self) -> dict[int, str]:
+        """Place on the path -> name of the member there; of two members of one shape the first."""
+        return dict(reversed(tuple(zip(self._starts, self.family.names, strict=True))))
+
+    def _parameters(self, subnet: Subnet) -> int:
+        return parameters(self.family.parent, subnet)
+
+
+def path(family: Family) -> SubnetPath:
+    """The path of a family. The same manifest gives the same path.
+
+    Widths move in equal steps that reach every choice of the axis (`Family.axes`) and both members, hold whole blocks,
+    and are no larger than 1/32 of the parent's width where multiples of 8 (64 channels of the residual stream) allow
+    that. Layers go one at a time, in the family's drop order, else the last first. A layer that goes is cut like the
+    others until then.
+
+    Args:
+        family: Its axes, members and drop order count.
+    """
+    return SubnetPath(family, (_segment(family, a.subnet, b.subnet) for a, b in pairwise(family.members)))
+
+
+def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:
+    lanes = [lane for axis in family.parent.axes for lane in _lanes(family, axis, upper, lower) if len(lane)]
+    order = family.drop_order or range(family.parent.num_layers - 1, -1, -1)
+    dropped = [i for i in order if i in upper.by_index and i not in lower.by_index]
+    return _Segment(upper, lower, tuple(lanes), tuple(dropped))
+
+
+def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lane]:
+    """Lanes of one axis, those that need not move included."""
+    if axis == DEPTH:
+        return [_Lane(axis, ALL, len(upper.layers), len(lower.layers), 1)]
+    if axis == HIDDEN:
+        ends = {ALL: (upper.hidden, lower.hidden)}
+    else:
+        kind = layer_axes()[axis][0].name
+        both = [(upper.by_index[layer.index], layer) for layer in lower.layers if layer.type == kind]
+        ends = {small.index: (large.widths[axis], small.widths[axis]) for large, small in both}
+        if len(set(ends.values())) == 1:
+            ends = {ALL: next(iter(ends.values()))}
+    parent = family.parent.axis(axis)
+    widths = [*family.axes[axis].choices, *(width for pair in ends.values() for width in pair)]
+    step = _step(gcd(*widths), parent.size, lcm(parent.blocks, ALIGNED.get(axis, 8)))
+    return [_Lane(axis, layer, start, stop, step) for layer, (start, stop) in ends.items()]
+
+
+def _step(common: int, size: int, unit: int) -> int:
+    """Largest divisor of `common` that is at most 1/32 of `size`, in whole units as far as `common` has them."""
+    unit = gcd(common, unit)
+    most = max(unit, size // FINE)
+    return max(unit * n for n in range(1, common // unit + 1) if common // unit % n == 0 and unit * n <= most)

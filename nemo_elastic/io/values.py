@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of single values: each returns the value or raises one clear line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from numbers import Integral
+from typing import Any
+
+from nemo_elastic.errors import bad
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def number(name: str, value: Any, low: float, high: float, allowed: str) -> float:
+    """A finite number in [low, high], booleans excluded."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise bad(name, value, allowed)
+    return value
+
+
+def integer(name: str, value: Any, low: int, allowed: str, high: int | None = None) -> int:
+    """A whole number in [low, high] as Python's own: numpy's are taken, which JSON could not write; no booleans."""
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, int) or found < low or (high is not None and found > high):
+        raise bad(name, value, allowed)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A whole number of any kind as Python's own; everything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, (bool, int)) else value
+
+
+def keep_plain(record: Any) -> None:
+    """Let a frozen dataclass hold Python's own whole numbers; for its `__post_init__`."""
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if (own := plain(value)) is not value:
+            object.__setattr__(record, f.name, own)
+
+
+def parse_float(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_size(name: str, value: Any) -> int:
+    """Bytes from an integer or from text such as 18GiB."""
+    value = plain(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str):
+        for unit in sorted(UNITS, key=len, reverse=True):
+            if value.endswith(unit):
+                try:
+                    size = int(float(value[: -len(unit)]) * UNITS[unit])
+                except (ValueError, OverflowError):
+                    break
+                if size > 0:
+                    return size
+                break
+    raise bad(name, value, f"a size such as 18GiB (units {', '.join(UNITS)})")

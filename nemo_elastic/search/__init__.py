@@ -1,0 +1,27 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which shape for which budget: spaces of members, even cuts, projection onto budgets, and search.
+
+Numbers and a loss callable only; nothing here runs a model. Importable without torch.
+"""
+
+from nemo_elastic.search.even import uniform, uniform_family
+from nemo_elastic.search.explorer import Trial
+from nemo_elastic.search.finder import SearchResult, search
+from nemo_elastic.search.price import Price
+from nemo_elastic.search.projection import Projection, project, project_family
+from nemo_elastic.search.space import Slot, Space
+
+__all__ = [
+    "Price",
+    "Projection",
+    "SearchResult",
+    "Slot",
+    "Space",
+    "Trial",
+    "project",
+    "project_family",
+    "search",
+    "uniform",
+    "uniform_family",
+]

@@ -1,0 +1,183 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Search for shapes over untrained losses (method §12: a good shape is worth about twice the tokens).
+
+Down: for every budget from the largest to the smallest, inside the member before,
+1. a descent, lazy and greedy: a step shrinks one axis, or one group of layers of it; the step that costs the least
+   loss per unit of cost is taken; steps keep their last figure and only the leader is measured again;
+2. structured guesses: the most even cut, the one that spares Mamba, and both for every depth;
+3. refinement: variations of the best are judged by a draw from a small regression, and the winner is measured.
+
+Up: a good large member may shut the small ones in, so from the smallest budget to the largest the same refinement,
+each member free but for having to hold the one before.
+
+Every candidate is fitted to its budget first, so losses compare at equal cost. Of all that was measured, the nested
+chain with the smallest product of losses wins: no member buys a little with a lot of another's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer
+from nemo_elastic.search.even import uniform
+from nemo_elastic.search.explorer import Explorer, Goal, Trial, nested
+from nemo_elastic.search.space import Code, Space
+
+#: share of all candidates for the way down; of a budget's candidates there, for the descent and for guesses
+DOWN, DESCENT, GUESSES = 0.8, 0.5, 0.15
+#: added to a loss before chains are compared: below it, in nats per token, differences are noise
+NOISE = 0.02
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Members of all budgets, nested, each at most its budget.
+
+    Attributes:
+        members: budget name -> member, the parent's among them.
+        losses: budget name -> its loss; NaN for a member that there was no candidate left to measure.
+        trace: every measurement in order.
+    """
+
+    members: dict[str, Subnet]
+    losses: dict[str, float]
+    trace: list[Trial]
+
+    def to_json(self) -> dict[str, Any]:
+        """Members as Subnet JSON, losses (null where not measured or not finite), and the trace without members."""
+        return {
+            "members": {name: member.to_json() for name, member in self.members.items()},
+            "losses": {name: _json(loss) for name, loss in self.losses.items()},
+            "trace": [
+                {"number": t.number, "budget": t.budget, "origin": t.origin, "cost": t.cost, "loss": _json(t.loss)}
+                for t in self.trace
+            ],
+        }
+
+
+def search(
+    space: Space,
+    budgets: Sequence[Budget],
+    loss: Callable[[Subnet], float],
+    candidates: int = 256,
+    seed: int = 0,
+    progress: Callable[[int, int, Trial], None] | None = None,
+) -> SearchResult:
+    """Find members with a low loss, nested in each other, each at most its budget.
+
+    The same arguments and the same losses give the same result. On several ranks every rank runs the search, and
+    `loss` must return the same number on all of them.
+
+    Args:
+        space: choices that members may make.
+        budgets: in descending order, as in `ElasticConfig.budgets`.
+        loss: loss of an untrained member, at least 0, lower is better (a distillation loss: 0 is the parent). Called
+            at most once per member. NaN counts as infinite.
+        candidates: how many times `loss` may be called in all. 64 is useful, 256 plenty; below about 30 the result is
+            an even cut, hardly improved.
+        seed: of the refinement's draws.
+        progress: called after every measurement with (number, candidates, trial).
+
+    Raises:
+        ElasticError: a budget that no member meets, or that is not below the one before; nothing was measured then.
+    """
+    integer("elastic.search.candidates", candidates, 1, "at least 1")
+    integer("seed", seed, 0, "an integer of at least 0")
+    space.check_budgets(budgets)
+    wanted = [b for b in budgets if not b.is_parent]
+    shares = [space.price(b).target / space.price(b).whole for b in wanted]
+    for b, share, before in zip(wanted[1:], shares[1:], shares, strict=False):
+        if share > before:
+            raise bad(
+                f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent", f"below {before:.4g}, the one before"
+            )
+    explorer = Explorer(space, loss, candidates, np.random.default_rng(seed), progress)
+    chain = _explore(explorer, space, wanted)
+    members = {b.name: space.full for b in budgets if b.is_parent}
+    members |= {b.name: space.decode(code) for b, code in zip(wanted, chain, strict=True)}
+    members = {b.name: members[b.name] for b in budgets}
+    losses = {name: explorer.known.get(member, math.nan) for name, member in members.items()}
+    return SearchResult(members, losses, explorer.trace)
+
+
+def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code]:
+    whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
+    if not budgets:
+        return []
+    upper, down = whole, []
+    total = max(round(DOWN * explorer.left), 1)
+    for number, budget in enumerate(budgets):
+        goal = Goal(budget, space.price(budget), upper, least)
+        allowance = (total - len(explorer.trace)) // (len(budgets) - number)
+        start, end = len(explorer.trace), len(explorer.trace) + allowance
+        # The first round measures every group once; later budgets profit from its figures.
+        explorer.descend(goal, start + max(round(DESCENT * allowance), min(len(explorer.groups) + 2, allowance // 2)))
+        explorer.guess(goal, min(end, len(explorer.trace) + max(round(GUESSES * allowance), 1)))
+        explorer.refine(goal, end)
+        found = explorer.meets(goal)
+        upper = tuple(int(i) for i in explorer.codes[found[0]]) if len(found) else _unmeasured(explorer, goal)
+        down.append(upper)
+    lower = least
+    for number, budget in enumerate(reversed(budgets)):
+        goal = Goal(budget, space.price(budget), whole, lower)
+        end = len(explorer.trace) + explorer.left // (len(budgets) - number)
+        if not len(explorer.meets(goal)):
+            explorer.measure(explorer.fit(goal, np.array(down[len(budgets) - 1 - number])), goal, "fit")
+        explorer.refine(goal, end)
+        found = explorer.meets(goal)
+        if not len(found):
+            break
+        lower = tuple(int(i) for i in explorer.codes[found[0]])
+    before = -1
+    while explorer.left and len(explorer.trace) > before:  # where a window was too narrow to use all candidates
+        before = len(explorer.trace)
+        for number, budget in enumerate(budgets):
+            end = before + -(-explorer.left // (len(budgets) - number))
+            explorer.refine(Goal(budget, space.price(budget), whole, least), end)
+    return _best_chain(explorer, space, budgets) or down
+
+
+def _unmeasured(explorer: Explorer, goal: Goal) -> Code:
+    """Without a candidate left: the even cut, made to fit."""
+    member = uniform(explorer.space, goal.budget)
+    return explorer.fit(goal, np.array(explorer.space.encode(member)))
+
+
+def _best_chain(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code] | None:
+    """Of the measured codes one per budget, each nested in the one before, with the smallest product of losses."""
+    codes = explorer.codes
+    if not len(codes):
+        return None
+    score = np.log(np.maximum(explorer.losses, 0) + NOISE)
+    inside = np.stack([nested(space, codes, upper) for upper in codes])  # [larger, smaller]
+    best, links = np.zeros(len(codes)), []
+    for number, budget in enumerate(budgets):
+        price = space.price(budget)
+        own = np.where(price.codes(codes) <= price.target, score, np.inf)
+        if number == 0:
+            best = own
+            continue
+        through = np.where(inside, best[:, None], np.inf)
+        links.append(through.argmin(axis=0))
+        best = through.min(axis=0) + own
+    if not np.isfinite(best.min()):
+        return None
+    at = int(best.argmin())
+    chain = [at]
+    for link in reversed(links):
+        at = int(link[at])
+        chain.append(at)
+    return [tuple(int(i) for i in codes[i]) for i in reversed(chain)]
+
+
+def _json(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None

@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`Space`: the members that the axes of an `elastic:` block allow, as short integer codes.
+
+A code has one entry per slot: the index of a choice, 0 for the parent's and growing as the width shrinks. So `a` is
+nested in `b` where a's code is nowhere below b's, which makes projection and search plain integer work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.search.price import Price
+
+Code = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One decision: a choice of `axis` for layer `layer` of the parent, or for the whole model (None)."""
+
+    axis: str
+    layer: int | None
+    choices: tuple[int, ...]
+
+
+def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tuple[int, ...]:
+    """A drop order that ends with the most important attention layers, as far as it has too many of them.
+
+    Args:
+        parent: shape of the parent.
+        drop_order: layers from least to most important; those that it does not name are never dropped.
+        number: attention layers to keep, or all that the parent has.
+    """
+    named = [i for i in drop_order if parent.types[i] == ATTENTION]
+    safe = parent.types.count(ATTENTION) - len(named)
+    last = named[len(named) - max(0, number - safe) :] if number > safe else []
+    return (*(i for i in drop_order if i not in last), *last)
+
+
+class Space:
+    """All members with widths among an axis' choices and the layers that a ranking keeps.
+
+    Args:
+        parent: shape of the parent, with the FFN stripes of the block (`ElasticConfig.parent_shape`).
+        axes: `ElasticConfig.resolve_axes(parent)`; an axis with one choice is rigid.
+        drop_order: layers from least to most important (`Ranking.depth`); a depth of k keeps all but the first N-k.
+            May be empty where depth is rigid. The most important attention layers go to its end: the axis says how
+            many every member keeps (`AxisConfig.keep_attention`).
+
+    Attributes:
+        axes: their names, `Parent.axes`.
+        slots: every decision, free axes only, in the order of `Parent.axes` and then of layers.
+        full: the parent as a member; smallest: the last choice everywhere.
+
+    Raises:
+        ElasticError: the drop order does not fit the parent or is too short for the smallest depth.
+    """
+
+    def __init__(self, parent: Parent, axes: Mapping[str, AxisConfig], drop_order: Sequence[int] = ()) -> None:
+        self.parent, self.axes = parent, parent.axes
+        self.choices: dict[str, tuple[int, ...]] = {}
+        self.per_layer: dict[str, bool] = {}
+        for axis in self.axes:
+            full = parent.num_layers if axis == DEPTH else parent.axis(axis).size
+            own = axes.get(axis)
+            self.choices[axis] = tuple(own.choices) if own is not None else (full,)
+            self.per_layer[axis] = own is not None and own.per_layer
+            if self.choices[axis][0] != full or list(self.choices[axis]) != sorted(set(self.choices[axis]))[::-1]:
+                raise bad(f"axes.{axis}", list(self.choices[axis]), f"descending choices from the parent's {full}")
+        self.drop_order = tuple(int(j) for j in drop_order)
+        most = parent.num_layers - self.choices[DEPTH][-1]
+        if not set(self.drop_order) <= set(range(parent.num_layers)) or len(set(self.drop_order)) < len(drop_order):
+            raise bad("drop_order", list(drop_order), f"each of the parent's {parent.num_layers} layers at most once")
+        if len(self.drop_order) < most:
+            raise bad("drop_order", list(drop_order), f"at least the {most} layers that the smallest depth drops")
+        attention = axes[DEPTH].attention if DEPTH in axes else 0
+        self.drop_order = keep_attention(parent, self.drop_order, attention)
+        self.slots = tuple(
+            Slot(axis, layer, self.choices[axis])
+            for axis in self.axes
+            if len(self.choices[axis]) > 1
+            for layer in (self.layers_of(axis) if self.per_layer[axis] else (None,))
+        )
+        self.sizes = np.array([len(s.choices) for s in self.slots], dtype=np.int64)
+        self._slot = {(s.axis, s.layer): i for i, s in enumerate(self.slots)}
+        self._positions = {a: tuple(i for i, s in enumerate(self.slots) if s.axis == a) for a in self.axes}
+        self._prices: dict[str, Price] = {}
+        self._layers: dict[tuple[int, tuple[int, ...]], Layer] = {}
+
+    @cached_property
+    def whole_drop_order(self) -> tuple[int, ...]:
+        """The drop order, with the layers that no depth drops at its end."""
+        rest = [i for i in range(self.parent.num_layers) if i not in set(self.drop_order)]
+        return (*self.drop_order, *rest)
+
+    def reordered(self, drop_order: Sequence[int]) -> Space:
+        """The same choices with another drop order, which is taken as it is."""
+        axes = {
+            axis: AxisConfig(choices, self.per_layer[axis], keep_attention=0 if axis == DEPTH else None)
+            for axis, choices in self.choices.items()
+        }
+        return Space(self.parent, axes, drop_order)
+
+    def layers_of(self, axis: str) -> tuple[int, ...]:
+        """Parent indices of the layers that have a per-layer axis."""
+        return tuple(i for i, kind in enumerate(self.parent.types) if axis in KINDS[kind].widths)
+
+    def slot(self, axis: str, layer: int | None = None) -> int | None:
+        """Position in a code of the decision on `axis` that concerns `layer`; None where the axis is rigid."""
+        return self._slot.get((axis, None), self._slot.get((axis, layer)))
+
+    def positions(self, axis: str) -> tuple[int, ...]:
+        """Positions in a code of all slots of an axis."""
+        return self._positions[axis]
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Which layers each depth choice keeps, bool [choices, layers]."""
+        out = np.ones((len(self.choices[DEPTH]), self.parent.num_layers), dtype=bool)
+        for i, k in enumerate(self.choices[DEPTH]):
+            out[i, list(self.drop_order[: self.parent.num_layers - k])] = False
+        return out
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Every slot's choices as shares of the parent's width, float64 [slots, most choices], padded with zeros."""
+        out = np.zeros((len(self.slots), int(max(self.sizes, default=1))))
+        for row, slot in zip(out, self.slots, strict=True):
+            row[: len(slot.choices)] = np.array(slot.choices) / slot.choices[0]
+        return out
+
+    @cached_property
+    def full(self) -> Subnet:
+        return self.decode((0,) * len(self.slots))
+
+    @cached_property
+    def smallest(self) -> Subnet:
+        return self.decode(tuple(self.sizes - 1))
+
+    def index(self, code: Sequence[int] | np.ndarray, axis: str, layer: int | None = None) -> int:
+        """The choice that a code makes on an axis (for a layer): its index, 0 where the axis is rigid."""
+        slot = self.slot(axis, layer)
+        return int(code[slot]) if slot is not None else 0
+
+    def decode(self, code: Sequence[int] | np.ndarray) -> Subnet:
+        """The member of a code; entries of layers that it drops do not matter."""
+        kept = self.kept[self.index(code, DEPTH)]
+        layers = tuple(self._layer(code, i) for i in range(self.parent.num_layers) if kept[i])
+        return Subnet(self.choices[HIDDEN][self.index(code, HIDDEN)], layers)
+
+    def _layer(self, code: Sequence[int] | np.ndarray, i: int) -> Layer:
+        kind = self.parent.types[i]
+        widths = {axis: self.choices[axis][self.index(code, axis, i)] for axis in KINDS[kind].widths}
+        key = (i, tuple(widths.values()))
+        if key not in self._layers:
+            self._layers[key] = Layer(i, kind, widths)
+        return self._layers[key]
+
+    def encode(self, member: Subnet) -> Code:
+        """The code of a member; layers that it drops get the middle choice of those it keeps.
+
+        Raises:
+            ElasticError: the member is not in this space; the message names the axis, the value and the choices.
+        """
+        code = np.zeros(len(self.slots), dtype=np.int64)
+        seen: dict[int, set[int]] = {}
+
+        def choose(axis: str, layer: int | None, width: int) -> None:
+            if width not in self.choices[axis]:
+                where = axis if layer is None else f"{axis} of layer {layer}"
+                raise bad(f"member: {where}", width, f"choices are {', '.join(map(str, self.choices[axis]))}")
+            slot = self.slot(axis, layer)
+            if slot is not None:
+                seen.setdefault(slot, set()).add(self.choices[axis].index(width))
+
+        choose(HIDDEN, None, member.hidden)
+        choose(DEPTH, None, len(member.layers))
+        expected = np.flatnonzero(self.kept[self.choices[DEPTH].index(len(member.layers))])
+        if tuple(expected) != member.kept:
+            raise bad("member: layers", list(member.kept), f"this ranking keeps {expected.tolist()} at that depth")
+        for layer in member.layers:
+            for axis, width in layer.widths.items():
+                choose(axis, layer.index, width)
+        for slot, found in seen.items():
+            if len(found) > 1:
+                axis = self.slots[slot].axis
+                widths = [self.choices[axis][i] for i in sorted(found)]
+                raise bad(f"member: {axis}", widths, "one width for all layers (per_layer is false)")
+            code[slot] = found.pop()
+        return tuple(int(i) for i in self._fill_dormant(code, set(seen)))
+
+    def _fill_dormant(self, code: np.ndarray, seen: set[int]) -> np.ndarray:
+        for axis in self.axes:
+            if axis in (HIDDEN, DEPTH):
+                continue
+            slots = self.positions(axis)
+            active = sorted(int(code[s]) for s in slots if s in seen)
+            for s in slots:
+                if s not in seen and active:
+                    code[s] = active[len(active) // 2]
+        return code
+
+    def active(self, code: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which entries of a code matter, bool [slots]: not those that only concern layers that it drops."""
+        return self.active_at[self.index(code, DEPTH)]
+
+    @cached_property
+    def active_at(self) -> np.ndarray:
+        """`active` for every depth choice, bool [depth choices, slots]."""
+        concerns = [
+            (s.layer,) if s.layer is not None else self.layers_of(s.axis) if s.axis in layer_axes() else None
+            for s in self.slots
+        ]
+        rows = [[layers is None or bool(kept[list(layers)].any()) for layers in concerns] for kept in self.kept]
+        return np.array(rows, dtype=bool).reshape(len(rows), len(self.slots))
+
+    @cached_property
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every (slot, choice) there is, as two integer arrays."""
+        pairs = [(s, i) for s, n in enumerate(self.sizes) for i in range(n)]
+        return np.array([s for s, _ in pairs], dtype=np.int64), np.array([i for _, i in pairs], dtype=np.int64)
+
+    def __contains__(self, member: Subnet) -> bool:
+        try:
+            self.encode(member)
+        except ElasticError:
+            return False
+        return True
+
+    def price(self, budget: Budget) -> Price:
+        """The exact cost of members and codes under a budget (cached)."""
+        key = repr(budget)
+        if key not in self._prices:
+            self._prices[key] = Price(self, budget)
+        return self._prices[key]
+
+    def check_budgets(self, budgets: Sequence[Budget]) -> None:
+        """Raise `ElasticError` for the first budget that no member meets, with the nearest cost that one does."""
+        for budget in budgets:
+            self.price(budget).check()
+
+    def describe(self, code: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """Chosen widths by axis, for traces: an integer, or a list over layers where each chooses its own."""
+        out: dict[str, Any] = {}
+        for axis in self.axes:
+            chosen = [s.choices[code[i]] for i, s in enumerate(self.slots) if s.axis == axis]
+            if chosen:
+                out[axis] = chosen if self.per_layer[axis] else chosen[0]
+        return out

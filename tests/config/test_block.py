@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The elastic block: round trip, defaults, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
+
+from tests.shapes import NANO_12B
+
+BLOCK: dict[str, Any] = {
+    "budgets": [
+        {"name": "12b"},
+        {"name": "9b", "memory": {"size": "18GiB", "batch": 1, "length": 131072, "weights": "bf16", "cache": "bf16"}},
+        {"name": "6b", "params": 6.0e9},
+    ],
+    "axes": {
+        "hidden": [5120, 4480, 3840, 3584],
+        "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+        "mamba_heads": {"choices": [128, 112, 96, 80], "per_layer": False},
+        "mamba_head_dim": [80, 64],
+        "attention_heads": {"choices": [40, 32, 24], "per_layer": False},
+        "depth": [62, 58, 54],
+    },
+    "ranking": None,
+    "search": {"candidates": 256, "tokens": 65536},
+    "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
+               "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 0.15,
+               "freeze_at": 0.67},
+    "distill": {"teacher": "frozen", "terms": {"kl": 1}, "temperature": 1.0, "chunk_tokens": 512},
+    "sampling": {"12b": 1, "9b": 1, "6b": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "teacher", "taught", "alone"),
+    [
+        ({}, "frozen", {"kl": 1.0}, None),
+        ({"mode": "frozen"}, "frozen", {"kl": 1.0}, None),
+        ({"mode": "frozen", "alpha": 0.5}, "frozen", {"kl": 1.0}, None),  # as 0.1 wrote it down
+        ({"mode": "frozen_ce"}, "frozen", {"kl": 1.0, "ce": 0.5}, None),
+        ({"mode": "frozen_ce", "alpha": 0.2}, "frozen", {"kl": 1.0, "ce": 0.2}, None),
+        ({"mode": "ce", "alpha": 0.5}, "none", None, {"ce": 1.0}),
+        ({"teacher": "none"}, "none", None, {"ce": 1.0}),
+        ({"mode": "trainable"}, "self", {"kl": 1.0}, {"ce": 1.0}),
+        ({"teacher": "self", "terms": {"kl": 1, "ce": 0.3}}, "self", {"kl": 1, "ce": 0.3}, {"ce": 0.3}),
+    ],
+)
+def test_modes_of_0_1_are_a_teacher_and_terms(
+    mode: dict, teacher: str, taught: dict | None, alone: dict | None
+) -> None:
+    distill = ElasticConfig.from_dict(BLOCK | {"distill": mode}).distill
+    assert (distill.teacher, distill.mode, distill.alpha) == (teacher, None, None)
+    assert distill.taught == (taught is not None)
+    for which, terms in ((True, taught), (False, alone)):
+        assert terms is None or distill.of(which) == terms
+    assert type(distill)(**asdict(distill)) == distill
+
+
+def test_round_trip_through_json_values() -> None:
+    config = ElasticConfig.from_dict(BLOCK)
+    assert ElasticConfig.from_dict(config.to_dict()) == config
+    assert config.weights() == [1 / 3, 1 / 3, 1 / 3]
+    parent = config.parent_shape(NANO_12B)
+    assert config.targets(parent)["9b"] == 18 * 2**30
+    assert config.resolve_axes(parent)["depth"].choices == (62, 58, 54)
+
+
+def test_the_documented_block_is_the_default_block() -> None:
+    """Everything but budgets and axes has the value of the documentation when it is left out."""
+    short = ElasticConfig.from_dict({k: BLOCK[k] for k in ("budgets", "axes")})
+    assert short.to_dict() | {"sampling": BLOCK["sampling"]} == ElasticConfig.from_dict(BLOCK).to_dict()
+
+
+def test_the_parent_is_always_a_member() -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "half", "ratio": 0.5}], "sampling": {}})
+    assert [b.name for b in config.budgets] == ["full", "half"]
+    assert config.budgets[0].is_parent
+
+
+def test_a_whole_ffn_has_stripes_for_tensor_parallel_ranks() -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"axes": {"hidden": [5120, 3840]}})
+    assert config.parent_shape(NANO_12B).ffn_stripes == 8
+    assert config.parent_shape(replace(NANO_12B, ffn=20484, ffn_stripes=1)).ffn_stripes == 6
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("elastic:\n  budgets: [{name: big}, {name: small, params: 6e9}]\n  axes: {hidden: [5120, 3840]}\n")
+    assert ElasticConfig.load(path).budgets[1].params == 6e9
+
+
+AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"budget": []}, r"elastic: unknown field 'budget'; did you mean 'budgets'\?"),
+        ({"axes": {"hiden": [1]}}, r"unknown field 'hiden'; did you mean 'hidden'\?"),
+        ({"axes": {}}, "elastic.axes: {}"),
+        ({"axes": {"hidden": []}}, r"elastic.axes.hidden.choices: \[\]"),
+        ({"axes": {"hidden": [3840, 5120]}}, "descending widths"),
+        ({"axes": {"hidden": [5120, 5120]}}, "descending widths"),
+        ({"axes": {"hidden": [5120, -1]}}, "positive integers"),
+        ({"axes": {"hidden": {"choices": [5120], "per_layer": True}}}, "one choice for the whole model"),
+        ({"axes": {"depth": {"choices": [62], "stripes": 2}}}, "only ffn has stripes"),
+        ({"axes": {"ffn": {"choices": [20480], "per_layer": "yes"}}}, "per_layer: 'yes'"),
+        ({"budgets": "6b"}, "elastic.budgets: '6b'"),
+        ({"budgets": [{"name": "12b"}]}, "at least one budget below the parent"),
+        (
+            {"budgets": [*BUDGETS, {"name": "6b", "ratio": 0.1}]},
+            "elastic.budgets: '6b' is not allowed; each name once",
+        ),
+        ({"budgets": [{"name": "a"}, {"name": "b"}]}, "only one budget may have no target"),
+        ({"budgets": [{"name": "s", "ratio": 0.5}, {"name": "p"}]}, "the parent first"),
+        ({"budgets": [{"name": "a b", "ratio": 0.5}]}, "letters, digits"),
+        ({"budgets": [{"name": "a", "ratio": 0.5, "params": 1e9}]}, "one of params, ratio and memory"),
+        ({"budgets": [{"name": "a", "ratio": 1.5}]}, r"ratio: 1.5 is not allowed; a share"),
+        ({"budgets": [{"name": "a", "params": "many"}]}, "params: 'many'"),
+        ({"budgets": [{"name": "a", "memory": {"batch": 1}}]}, "a mapping with size"),
+        ({"budgets": [{"name": "a", "memory": {"size": "18 apples"}}]}, "a size such as 18GiB"),
+        ({"budgets": [{"name": "a", "memory": {"size": "1GiB", "length": 0}}]}, "memory.length: 0"),
+        ({"search": {"candidates": 0}}, "elastic.search.candidates: 0"),
+        ({"router": {"tau": [1.0]}}, "elastic.router.tau"),
+        ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
+        ({"router": {"gate": "medium"}}, "one of soft, hard"),
+        ({"router": {"freeze_at": 1.5}}, "elastic.router.freeze_at: 1.5"),
+        ({"router": {"soft_share": 0}}, "elastic.router.soft_share: 0"),
+        ({"router": {"lr": True}}, "elastic.router.lr: True"),
+        ({"distill": {"mode": "hot"}}, "elastic.distill.mode: 'hot'"),
+        ({"distill": None}, "elastic.distill: None"),
+        ({"distill": {"chunk_tokens": 0}}, "elastic.distill.chunk_tokens: 0"),
+        ({"importance": {"depth": "guess"}}, "one of mse, cosine"),
+        ({"sampling": {"7b": 1}}, "elastic.sampling: '7b' is not allowed; names of budgets: 12b, 9b, 6b"),
+        ({"sampling": {"12b": 0}}, "at least one positive weight"),
+        ({"shapes": "s.json"}, "fixed shapes need"),
+        ({"distill": {"teacher_precision": "fp4"}}, "teacher_precision: 'fp4' .* null or one of bf16, fp8, int8"),
+        ({"distill": {"mode": "ce", "teacher_precision": "fp8"}}, "null: distill.teacher is none, not frozen"),
+        ({"distill": {"mode": "ce", "teacher": "self"}}, "mode: 'ce' is not allowed; left out where teacher or terms"),
+        ({"distill": {"alpha": 0.1}}, "elastic.distill.alpha: 0.1 is not allowed; the mode frozen_ce alone"),
+        (
+            {"distill": {"teacher": "mine"}},
+            "elastic.distill.teacher: 'mine' is not allowed; one of frozen, self, none",
+        ),
+        ({"distill": {"terms": {}}}, "elastic.distill.terms: {} is not allowed; a mapping term -> weight"),
+        ({"distill": {"terms": {"mse": 1}}}, "elastic.distill.terms: 'mse' is not allowed; one of kl, ce"),
+        ({"distill": {"terms": {"kl": -1}}}, "elastic.distill.terms.kl: -1 is not allowed; a weight of at least 0"),
+        ({"distill": {"terms": {"kl": 0}}}, "at least one weight above 0"),
+        ({"distill": {"terms": {"ce": 1}}}, "teacher: 'frozen' is not allowed; none: no term of ce compares with it"),
+        ({"distill": {"teacher": "none", "terms": {"kl": 1}}}, "frozen or self: the term kl compares with a teacher"),
+        ({"budgets_per_batch": 0}, "elastic.budgets_per_batch: 0 is not allowed; from 1 to 3"),
+        ({"budgets_per_batch": True}, "elastic.budgets_per_batch: True"),
+        (
+            {"budgets_per_batch": 3, "sampling": {"12b": 1, "6b": 2}},
+            "3 is not allowed; from 1 to 2: that many members",
+        ),
+        ({"seed": -1}, "elastic.seed: -1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line) as e:
+        ElasticConfig.from_dict(BLOCK | {"sampling": {}} | change)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("axes", "line"),
+    [
+        ({"hidden": [6144, 5120]}, "elastic.axes.hidden: 6144 is not allowed; allowed are 1 to 5120"),
+        ({"hidden": [4480]}, "the first choice must be the parent's 5120"),
+        ({"mamba_heads": [128, 100]}, "elastic.axes.mamba_heads: 100 .* in multiples of 8"),
+        ({"attention_heads": [40, 30]}, "elastic.axes.attention_heads: 30 .* in multiples of 8"),
+        ({"ffn": {"choices": [20480, 10001], "stripes": 8}}, "elastic.axes.ffn: 10001"),
+        ({"depth": [70, 62]}, "at most the parent's 62 layers"),
+    ],
+)
+def test_axes_are_held_against_the_parent(axes: dict, line: str) -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"axes": axes})
+    with pytest.raises(ElasticError, match=line):
+        config.resolve_axes(config.parent_shape(NANO_12B))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "line"),
+    [
+        ([{"name": "a", "ratio": 0.4}, {"name": "b", "ratio": 0.5}], r"elastic.budgets\[b\]: '0.5 of the parent'"),
+        ([{"name": "a", "ratio": 0.4}, {"name": "b", "ratio": 0.4}], r"elastic.budgets\[b\]"),
+        ([{"name": "a", "params": 2e10}], r"elastic.budgets\[a\].params: 20000000000.0 .* at most the parent's"),
+    ],
+)
+def test_budgets_are_held_against_the_parent(budgets: list, line: str) -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"budgets": budgets, "sampling": {}})
+    with pytest.raises(ElasticError, match=line):
+        config.targets(NANO_12B)
+
+
+def test_what_stands_beside_the_block_is_the_recipes(tmp_path: Path) -> None:
+    """And a file without the key is the block, where a typo of it is a name that no block has."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK, "techer": "p", "trainer": {"max_stepps": 1}}))
+    assert ElasticConfig.load(path) == ElasticConfig.from_dict(BLOCK)
+    path.write_text(yaml.safe_dump({"elastc": BLOCK}))
+    with pytest.raises(ElasticError, match="elastic: unknown field 'elastc'"):
+        ElasticConfig.load(path)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match="an existing YAML file"):
+        ElasticConfig.load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(ElasticError, match="not readable as YAML"):
+        ElasticConfig.load(tmp_path / "bad.yaml")

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON schema and the config reference: up to date, and as strict as the dataclasses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from nemo_elastic.cli import main
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.schema import SECTIONS, WORDS, attributes, json_schema, summary
+from nemo_elastic.config.sections import DISTILL_MODES
+from nemo_elastic.errors import ElasticError
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 8]}}
+FULL: dict[str, Any] = SMALL | {
+    "budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18GiB", "batch": 2, "weights": "fp8"}}],
+    "axes": {
+        "hidden": [16, 8],
+        "ffn": {"choices": [32, 16], "per_layer": True, "stripes": 4},
+        "depth": {"choices": [5, 4], "keep_attention": 0},
+    },
+    "ranking": "ranking/",
+    "search": None,
+    "router": {"tau": [1.0, 0.1], "gate": "hard"},
+    "sampling": {"full": 1, "half": 2.5},
+}
+#: what both refuse: changes of the small block
+WRONG: dict[str, dict[str, Any]] = {
+    "unknown field": {"budget": []},
+    "unknown axis": {"axes": {"hiden": [16, 8]}},
+    "no axes": {"axes": {}},
+    "text as a number": {"seed": "one"},
+    "unknown mode": {"distill": {"mode": "hot"}},
+    "unknown gate": {"router": {"gate": "open"}},
+    "one tau": {"router": {"tau": [1.0]}},
+    "null section": {"distill": None},
+    "no size": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"batch": 1}}]},
+    "bad unit": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18 gigs"}}]},
+    "nameless budget": {"budgets": [{"name": "full"}, {"ratio": 0.5}]},
+    "negative weight": {"sampling": {"full": -1, "half": 1}},
+    "stripes of hidden": {"axes": {"hidden": {"choices": [16, 8], "stripes": 2}}},
+    "attention of an FFN": {"axes": {"ffn": {"choices": [32, 16], "keep_attention": 1}}},
+    "no choices": {"axes": {"ffn": {"per_layer": True}}},
+    "twice the same width": {"axes": {"hidden": [16, 16]}},
+}
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    Draft202012Validator.check_schema(json_schema())
+    return Draft202012Validator(json_schema())
+
+
+@pytest.mark.parametrize("block", [SMALL, FULL], ids=["small", "full"])
+def test_what_the_config_reads_is_valid(validator: Draft202012Validator, block: dict[str, Any]) -> None:
+    config = ElasticConfig.from_dict(block)
+    for data in (block, config.to_dict()):
+        assert [e.message for e in validator.iter_errors({"elastic": data, "trainer": {"max_steps": 3}})] == []
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_both_refuse_the_same(validator: Draft202012Validator, change: dict[str, Any]) -> None:
+    with pytest.raises(ElasticError):
+        ElasticConfig.from_dict(SMALL | change)
+    assert not validator.is_valid({"elastic": SMALL | change})
+
+
+@pytest.mark.parametrize(("cls", "name"), WORDS, ids=lambda x: getattr(x, "__name__", x))
+def test_words_are_exactly_those_that_the_dataclass_takes(cls: type, name: str) -> None:
+    for word in WORDS[cls, name]:
+        made = cls(**{name: word})
+        kept = made.teacher == DISTILL_MODES[word][0] if name == "mode" else getattr(made, name) == word
+        assert kept, "a mode of 0.1 is read as a teacher and terms"
+    with pytest.raises(ElasticError) as told:
+        cls(**{name: "no such word"})
+    assert all(word in str(told.value) for word in WORDS[cls, name])
+    assert str(told.value).partition("one of ")[2].split(", ") == list(WORDS[cls, name])
+
+
+def test_every_field_is_described() -> None:
+    for cls in SECTIONS:
+        assert attributes(cls) and summary(cls)
+
+    @dataclass
+    class Silent:
+        """Nothing.
+
+        Attributes:
+            a: said; b: said too.
+        """
+
+        a: int = 1
+        b: int = 2
+        c: int = 3
+
+    with pytest.raises(ValueError, match="Silent: no Attributes entry for c"):
+        attributes(Silent)
+
+
+def test_the_stored_schema_is_up_to_date() -> None:
+    stored = json.loads((ROOT / "conf" / "elastic.schema.json").read_text(encoding="utf-8"))
+    assert stored == json_schema(), "nemo-elastic schema --out conf/elastic.schema.json --force"
+
+
+def test_the_command_prints_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["schema"])
+    printed = capsys.readouterr().out
+    assert done.value.code == 0 and json.loads(printed) == json_schema()
+    out = tmp_path / "s.json"
+    for code in (0, 2):  # an existing file is refused
+        with pytest.raises(SystemExit) as done:
+            main(["schema", "--out", str(out)])
+        assert done.value.code == code
+        assert out.read_text() == printed
+    assert "--force" in capsys.readouterr().err
+
+
+def test_the_config_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "config_reference.py"], capture_output=True, text=True, check=True
+    )
+    stored = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert done.stdout == stored, ".venv/bin/python tools/config_reference.py > docs/config.md"
+    assert all(f"| `{name}` |" in stored for cls in SECTIONS for name in attributes(cls))

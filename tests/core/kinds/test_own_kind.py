@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A kind with two axes of its own goes the whole way without a change of the package: `gated.KIND`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic import Parent, Subnet, slice_checkpoint
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Layer
+from nemo_elastic.core.kinds.registry import register
+from nemo_elastic.core.layout import tensors
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
+from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.megatron.codes import decode, encode
+from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.router import Router
+from nemo_elastic.search import Space
+from nemo_elastic.slicing.family_folder import init_family, write_family
+from nemo_elastic.slicing.verify import verify
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.core.kinds.gated import GATED, KIND, UNIT_SIZE, UNITS, registered
+from tests.train.torch_host import TorchHost
+
+STEPS, LENGTH = 12, 32
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
+    "axes": {
+        "hidden": [32, 28, 24],
+        "depth": [6, 5],
+        UNITS: {"choices": [12, 8, 4], "per_layer": True},
+        UNIT_SIZE: [8, 6, 4],
+        "attention_heads": [4, 2],
+    },
+    "importance": {"samples": 8, "depth_samples": 2},
+    "search": {"candidates": 16, "tokens": 128},
+    "router": {"prior": 1.0, "soft_share": 0.5, "freeze_at": 0.5, "lr": 0.1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kind() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def parent() -> Parent:
+    own = {UNITS: 12, UNIT_SIZE: 8, "gated_groups": 4}
+    return Parent("MG*G-G", 32, 96, ffn=32, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8,
+                  attention_heads=4, kv_heads=2, attention_head_dim=8, more=own)  # fmt: skip
+
+
+@dataclass
+class Trained:
+    """A family that was trained on the host of plain torch.
+
+    Attributes:
+        host: with the weights.
+        family: its members.
+        before: weights of the sorted parent.
+        out: what ranking and search wrote.
+        choices: of every micro-batch.
+    """
+
+    host: TorchHost
+    family: FamilyTraining
+    before: dict[str, torch.Tensor]
+    out: Path
+    choices: list[object]
+
+
+@pytest.fixture(scope="module")
+def trained(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Ranked, searched, chosen by a router, frozen and trained on slices."""
+    out = tmp_path_factory.mktemp("own")
+    config = ElasticConfig.from_dict(BLOCK)
+    shape = config.parent_shape(parent)
+    data = torch.randint(0, parent.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
+    family = FamilyTraining(config, steps=STEPS)
+    family.members = Members(shape, len(config.budgets), family.new_router(shape))
+    prepare_members(family, host, out)
+    before = {name: value.clone() for name, value in host.model.state_dict().items()}
+    router = family.members.router
+    assert router is not None
+    optimizer = torch.optim.AdamW([*host.model.parameters(), *router.parameters()], lr=1e-3)
+    choices: list[object] = []
+    for host.step in range(STEPS):
+        if not family.members.is_frozen and host.step >= family.freeze_step:
+            freeze_members(family, host, out)
+        refresh_members(family, host)
+        batch = data[2 * host.step : 2 * host.step + 2]
+        mask = torch.ones(2, LENGTH)
+        draws = family.next_draws(host.step)
+        choices += [draw.choice for draw in draws]
+        loss, _ = family.loss(host, draws, batch[:, :-1], batch[:, 1:], mask)
+        (loss * host.factor(mask.sum())).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Trained(host, family, before, out, choices)
+
+
+def arrays(model: NemotronH) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def members_of(trained: Trained) -> dict[str, Subnet]:
+    names = [budget.name for budget in trained.family.config.budgets]
+    return dict(zip(names, trained.family.members.get(), strict=True))
+
+
+def test_layers_and_parents_come_back_from_their_files(parent: Parent) -> None:
+    told = parent.to_json()
+    assert told[UNITS] == 12 and "more" not in told and Parent.from_json(told) == parent
+    small = parent.uniform([0, 1, 2, 4], **{UNITS: 4, UNIT_SIZE: 6, "hidden": 24})
+    assert small.to_json()["layers"][1] == {"index": 1, "type": GATED, "units": 4, "unit_size": 6}
+    assert Subnet.from_json(small.to_json(), parent) == small
+    assert decode(parent, encode(parent, small)) == small
+    assert from_hf_config(to_hf_config(parent, parent.full)) == (parent, parent.full)
+
+
+def test_costs_are_the_tensors(parent: Parent) -> None:
+    small = parent.uniform(**{UNITS: 4, UNIT_SIZE: 6})
+    counted = sum(torch.Size(t.shape).numel() for t in tensors(parent, small))
+    assert parameters(parent, small) == counted
+    gone = 3 * 2 * 3 * 32 * (12 * 8 - 4 * 6)  # three layers, multiply and add, three matrices
+    assert flops_per_token(parent, parent.full) - flops_per_token(parent, small) == gone
+
+
+def test_masked_is_sliced(parent: Parent) -> None:
+    model = NemotronH.random(parent, seed=3, dtype=torch.float64)
+    tokens = torch.arange(24).view(2, 12)
+    layers = [*parent.full.layers]
+    layers[3] = Layer(3, GATED, {UNITS: 8, UNIT_SIZE: 5})
+    small = Subnet(27, tuple(layers[:4]) + tuple(layers[5:])).validate(parent)
+    masked = model(tokens, Gates.of(parent, small, dtype=torch.float64))
+    assert torch.allclose(model(tokens, small), masked, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(model.submodel(small)(tokens), masked, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(model(tokens), masked, rtol=1e-2)
+
+
+def test_a_router_s_cost_is_the_expected_member_s(parent: Parent) -> None:
+    config = ElasticConfig.from_dict(BLOCK)
+    space = Space(parent, config.resolve_axes(parent), range(6))
+    router = Router(space, config.budgets, config.router)
+    pi = router.probabilities("small", noise=(3, 0))
+    assert {axis: tuple(p.shape) for axis, p in pi.items() if axis in (UNITS, UNIT_SIZE)} == {
+        UNITS: (3, 3),
+        UNIT_SIZE: (1, 3),
+    }
+    direct = float(parameters(parent, router.expected(pi))) / config.budgets[2].target(parent)
+    assert float(router.expected_cost(pi, "small")) == pytest.approx(direct, rel=1e-7)  # probabilities are of fp32
+
+
+def test_sorting_changes_nothing_and_puts_the_important_first(trained: Trained, parent: Parent) -> None:
+    host, shape = trained.host, trained.host.model.parent
+    tokens = host.data[:2]
+    sorted_parent = NemotronH(shape, trained.before)
+    assert torch.allclose(sorted_parent(tokens), host.frozen(tokens), atol=1e-4)
+    assert not torch.equal(trained.before["backbone.layers.1.mixer.up_proj.weight"],
+                           host.frozen.state_dict()["backbone.layers.1.mixer.up_proj.weight"])  # fmt: skip
+    scores = json.loads((trained.out / "ranking" / "ranking.json").read_text())
+    assert shape.axes[-2:] == (UNITS, UNIT_SIZE) and scores["parent"][UNITS] == 12
+
+
+def test_the_search_and_the_router_cut_its_axes(trained: Trained) -> None:
+    members = members_of(trained)
+    assert list(members) == ["full", "large", "small"] and members["small"] <= members["large"] <= members["full"]
+    shapes = json.loads((trained.out / "shapes.json").read_text())
+    assert shapes["report"]["source"] == "search"
+    assert any(isinstance(choice, Gates) for choice in trained.choices), "the router had a part in it"
+    assert any(isinstance(choice, Subnet) for choice in trained.choices)
+    parent = trained.host.model.parent
+    assert parameters(parent, members["small"]) <= 0.6 * parameters(parent, parent.full)
+    assert min(members["small"].widths(UNITS)) < 12 or min(members["small"].widths(UNIT_SIZE)) < 8
+
+
+def test_training_moved_its_weights(trained: Trained) -> None:
+    after = trained.host.model.state_dict()
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        key = f"backbone.layers.1.mixer.{name}.weight"
+        assert (after[key] - trained.before[key]).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained family as a folder: its weights, and `elastic.json`."""
+    place = tmp_path_factory.mktemp("family")
+    shape = trained.host.model.parent
+    config = trained.family.config
+    made = Family.of(shape, members_of(trained), axes=config.resolve_axes(shape), budgets=config.budgets)
+    return write_family(place / "family", shape, arrays(trained.host.model), made)
+
+
+def test_a_member_is_sliced_out_and_runs_as_it_did(folder: Path, trained: Trained, tmp_path: Path) -> None:
+    small = members_of(trained)["small"]
+    cut = slice_checkpoint(folder, tmp_path / "small", member="small")
+    opened = open_source(cut.out)
+    state = {name: to_torch(raw) for name, raw in opened.tensors.items()}
+    tokens = trained.host.data[:2]
+    alone = NemotronH(opened.parent, state, opened.held)(tokens)
+    assert torch.allclose(alone, trained.host.model(tokens, small), atol=1e-5)
+
+
+def test_verify_checks_it_and_finds_damage(folder: Path) -> None:
+    report = verify(folder)
+    assert report.ok, [check for check in report.checks if check.ok is False]
+    passed = {check.name for check in report.checks if check.ok}
+    assert passed >= {"finite", "small: nested", "large: cut = masked", "small: cut = masked"}
+    for file in folder.glob("*.safetensors"):
+        damaged = bytearray(file.read_bytes())
+        damaged[-5] ^= 64
+        file.write_bytes(damaged)
+    assert not verify(folder).ok
+
+
+def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
+    """`init`: even cuts of a plain parent."""
+    plain = NemotronH.random(parent, seed=5)
+    (tmp_path / "parent").mkdir()
+    write_model(tmp_path / "parent", parent, parent.full, entries_of(parent, parent.full, arrays(plain)))
+    init_family(tmp_path / "parent", ElasticConfig.from_dict(BLOCK), tmp_path / "family")
+    shapes = read_shapes(tmp_path / "family")
+    assert list(shapes.members) == ["full", "large", "small"] and shapes.parent.more == parent.more
+    assert len(set(shapes.members["small"].widths(UNITS))) == 1
+
+
+def test_other_parents_know_nothing_of_it() -> None:
+    plain = Parent("M-*", 32, 96, ffn=32, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8)
+    assert UNITS not in plain.axes and plain.to_json().keys() == Parent("-", 8, 8).to_json().keys()
+    with pytest.raises(ElasticError, match=f"elastic.axes.{UNITS}: .*no gated layer"):
+        ElasticConfig.from_dict(BLOCK).resolve_axes(plain)
+    with pytest.raises(ElasticError, match=r"parent.gated_groups: missing"):
+        Parent("G", 32, 96, more={UNITS: 4, UNIT_SIZE: 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"name": "other"}, "kind.symbol: 'G' is not allowed; taken by gated"),
+        ({"name": "other", "symbol": "K"}, "kind.axes: 'gated_groups' is not allowed; taken by gated"),
+        ({"symbol": "M"}, "kind.symbol: 'M' is not allowed; taken by mamba"),
+    ],
+)
+def test_what_is_taken_is_refused(change: dict[str, str], told: str) -> None:
+    with pytest.raises(ElasticError, match=told):
+        register(replace(KIND, **change))

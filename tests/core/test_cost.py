@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Costs: published counts, sums of tensor sizes, differentiability."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+
+from nemo_elastic.core.cost import (
+    Expected,
+    ExpectedLayer,
+    MemorySpec,
+    cache_elements,
+    describe,
+    flops_per_token,
+    memory,
+    parameters,
+)
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.layout import tensors
+from nemo_elastic.errors import ElasticError
+
+from tests.shapes import NANO_9B, NANO_12B, PARENT
+from .test_family import members
+
+
+def test_published_counts() -> None:
+    assert parameters(NANO_12B, NANO_12B.full) == 12_310_001_152
+    assert parameters(NANO_9B, NANO_9B.full) == 8_888_227_328
+    assert parameters(NANO_12B, NANO_12B.uniform(hidden=4480, ffn=15680, mamba_heads=112)) == pytest.approx(
+        9.08e9, rel=1e-3
+    )
+    assert parameters(NANO_12B, NANO_12B.uniform(hidden=3840, ffn=11264, mamba_heads=80)) == pytest.approx(
+        6.01e9, rel=1e-3
+    )
+
+
+@given(members())
+def test_parameters_are_the_sum_of_the_tensors_pitfall_8(m: Subnet) -> None:
+    assert parameters(PARENT, m) == sum(math.prod(t.shape) for t in tensors(PARENT, m))
+    assert describe(PARENT, m)["total"] == parameters(PARENT, m)
+
+
+@given(members())
+def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) -> None:
+    layers = tuple(
+        ExpectedLayer(x.index, x.type, {a: torch.tensor(float(n)) for a, n in x.widths.items()}, torch.tensor(1.0))
+        for x in m.layers
+    )
+    e = Expected(torch.tensor(float(m.hidden)), layers)
+    spec = MemorySpec(batch=2, length=64)
+    assert float(parameters(PARENT, e)) == parameters(PARENT, m)
+    assert float(memory(PARENT, e, spec)) == pytest.approx(memory(PARENT, m, spec))
+    assert float(flops_per_token(PARENT, e, 8)) == pytest.approx(flops_per_token(PARENT, m, 8))
+
+
+def test_cost_is_differentiable_in_widths_and_in_keeping() -> None:
+    hidden = torch.tensor(16.0, requires_grad=True)
+    keep = torch.tensor(0.5, requires_grad=True)
+    widths = {"mamba_heads": torch.tensor(6.0), "mamba_head_dim": torch.tensor(4.0)}
+    layers = (ExpectedLayer(0, "mamba", widths, keep),)
+    parameters(PARENT, Expected(hidden, layers)).backward()
+    assert hidden.grad is not None
+    assert hidden.grad > 2 * PARENT.vocab
+    assert keep.grad is not None
+    one = Subnet(16, (PARENT.layer(0),))
+    assert float(keep.grad) == parameters(PARENT, one) - (2 * PARENT.vocab + 1) * 16
+
+
+def test_memory_by_hand() -> None:
+    m = PARENT.full
+    spec = MemorySpec(batch=3, length=10, weights="fp32", cache="bf16")
+    kv = 1 * 2 * 3 * 10 * 2 * 4
+    inner, mambas = 24, 2
+    conv, ssm = mambas * 3 * (inner + 2 * 2 * 4) * 3, mambas * 3 * inner * 4
+    assert cache_elements(PARENT, m, 3, 10) == {"kv": kv, "conv": conv, "ssm": ssm}
+    assert memory(PARENT, m, spec) == parameters(PARENT, m) * 4 + (kv + conv) * 2 + ssm * 4
+
+
+def test_flops_of_the_matrices_are_two_per_parameter() -> None:
+    m = Subnet(16, (PARENT.layer(1),))
+    assert flops_per_token(PARENT, m) == 2 * (32 * 16 + 2 * 16 * 16)
+
+
+@pytest.mark.parametrize(("field", "value"), [("batch", 0), ("length", True), ("weights", "bf17"), ("state", None)])
+def test_bad_memory_specs(field: str, value: object) -> None:
+    with pytest.raises(ElasticError, match=f"memory.{field}"):
+        MemorySpec(**{field: value})  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parent and Subnet: validation, nesting, JSON."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_elastic.core.family import Layer, Parent, Subnet, intersect
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.errors import ElasticError
+
+from tests.shapes import NANO_9B, NANO_12B, PARENT
+
+
+@st.composite
+def members(draw: st.DrawFn, parent: Parent = PARENT) -> Subnet:
+    layers = []
+    for i, kind in enumerate(parent.types):
+        if draw(st.booleans()) or i == 0:
+            axes = {axis: parent.axis(axis) for axis in KINDS[kind].widths}
+            own = {a: prefix.blocks * draw(st.integers(1, prefix.size // prefix.blocks)) for a, prefix in axes.items()}
+            layers.append(Layer(i, kind, own))
+    return Subnet(draw(st.integers(1, parent.hidden)), tuple(layers)).validate(parent)
+
+
+def test_published_shapes() -> None:
+    assert NANO_12B.num_layers == 62
+    assert NANO_9B.num_layers == 56
+
+
+@given(members())
+def test_json_round_trip(m: Subnet) -> None:
+    assert Subnet.from_json(m.to_json(), PARENT) == m
+    assert Parent.from_json(PARENT.to_json()) == PARENT
+
+
+@given(members(), members(), members())
+def test_nesting_is_a_partial_order(a: Subnet, b: Subnet, c: Subnet) -> None:
+    assert a <= a
+    assert a <= PARENT.full
+    if a <= b and b <= c:
+        assert a <= c
+    if a <= b and b <= a:
+        assert a == b
+
+
+@given(members(), members())
+def test_intersection_is_the_largest_nested_in_both(a: Subnet, b: Subnet) -> None:
+    both = intersect(a, b)
+    assert both <= a
+    assert both <= b
+    assert intersect(a, a) == a
+    if a <= b:
+        assert both == a
+
+
+def test_the_full_member_is_uniform_and_a_mixed_one_is_not() -> None:
+    assert PARENT.full.is_uniform
+    first, _, *rest = PARENT.full.layers
+    mixed = replace(PARENT.full, layers=(first, PARENT.layer(1, ffn=8), *rest))
+    assert mixed.validate(PARENT)
+    assert not mixed.is_uniform
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"hidden": 17}, r"hidden: 17 is not allowed; allowed are 1 to 16"),
+        ({"hidden": "16"}, r"hidden: '16' is not allowed"),
+        ({"hiden": 4}, r"subnet: unknown field 'hiden'; did you mean 'hidden'\?"),
+        ({"layers": []}, r"subnet.layers: \[\] is not allowed"),
+        ({"layers": [{"index": 0, "type": "mlp", "ffn": 4}]}, r"layer 0 of the parent is 'mamba'"),
+        ({"layers": [{"index": 1, "type": "mlp", "ffn": 6}]}, r"subnet.layers\[0\].ffn: 6 .* in multiples of 4"),
+        (
+            {"layers": [{"index": 1, "type": "mlp", "ffn": 8, "heads": 2}]},
+            r"subnet.layers\[0\]: unknown field 'heads' \(allowed: index, type, ffn\)",
+        ),
+        ({"layers": [{"index": 1, "type": "mlp"}]}, r"subnet.layers\[0\].ffn: missing"),
+        ({"layers": [{"index": 9, "type": "mlp", "ffn": 4}]}, r"ascending indices below 5"),
+    ],
+)
+def test_bad_members_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line) as e:
+        Subnet.from_json(PARENT.full.to_json() | change, PARENT)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"pattern": "MLM"}, r"one of -, M and \* per layer"),
+        ({"mamba_heads": 7}, "mamba_heads: 7 is not allowed; must be a positive multiple of its 2 blocks"),
+        ({"hidden": 0}, "parent.hidden: 0"),
+        ({"norm_eps": 0.0}, "parent.norm_eps"),
+        ({"tied": 1}, "parent.tied"),
+    ],
+)
+def test_bad_parents_are_one_clear_line(change: dict, line: str) -> None:
+    with pytest.raises(ElasticError, match=line):
+        Parent.from_json(PARENT.to_json() | change)
+
+
+def test_whole_numbers_of_numpy_are_kept_as_python_own():
+    """Shapes come out of arrays: they hash, compare and are written like any other."""
+    import json
+
+    import numpy as np
+
+    from nemo_elastic.core.cost import MemorySpec, memory, parameters
+    from nemo_elastic.core.manifest import Family
+
+    wide = np.int64
+    parent = Parent(
+        "M-*", hidden=wide(16), vocab=wide(32), ffn=np.uint8(16), mamba_heads=np.int32(2), kv_heads=wide(1)
+    )
+    own = Parent("M-*", hidden=16, vocab=32, ffn=16, mamba_heads=2, kv_heads=1)
+    assert parent == own and hash(parent) == hash(own) and json.loads(json.dumps(parent.to_json())) == own.to_json()
+    member = parent.uniform(np.arange(2), hidden=wide(8), ffn=wide(8))
+    assert member == own.uniform([0, 1], hidden=8, ffn=8) and json.dumps(member.to_json())
+    assert type(parameters(parent, member)) is int
+    assert memory(parent, member, MemorySpec(wide(2), wide(64))) == memory(own, member, MemorySpec(2, 64))
+    assert Family.from_json(json.loads(json.dumps(Family.of(parent, {"small": member}).to_json()))).names == (
+        "full",
+        "small",
+    )
+    for wrong in (np.bool_(True), True, np.float64(16), 16.0, "16"):
+        with pytest.raises(ElasticError, match="is not allowed"):
+            Parent("M-*", hidden=wrong, vocab=32)

@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Family and elastic.json: what is written is read back, and every number and field is checked."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic import Family as PublicFamily
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.manifest import FILE, Family, Member, why_not_nested
+from nemo_elastic.errors import ElasticError
+
+from tests.shapes import NANO_12B, PARENT
+from tests.strategies import chains, parents
+
+SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
+TINY = PARENT.uniform([0, 3], hidden=4, mamba_heads=2)
+BLOCK = ElasticConfig.from_dict(
+    {
+        "budgets": [{"name": "big"}, {"name": "mid", "params": 4000}, {"name": "low", "memory": {"size": "1MiB"}}],
+        "axes": {"hidden": [16, 8, 4], "ffn": {"choices": [16, 8], "per_layer": True, "stripes": 4}},
+    }
+)
+
+
+def family(**other) -> Family:
+    members = {"big": PARENT.full, "mid": SMALL, "low": TINY}
+    told = {"budgets": BLOCK.budgets, "ranking_digest": "ab" * 32, "provenance": {"tokens": 5, "of": ["a", None]}}
+    told["drop_order"] = [2, 4, 1, 0, 3]
+    return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(told | other))
+
+
+def test_it_is_public():
+    assert PublicFamily is Family
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_json_round_trip(data):
+    parent = data.draw(parents())
+    chain = data.draw(chains(parent, 3))
+    made = Family.of(parent, {f"m{i}": s for i, s in enumerate(chain)}, ranking_digest="d" * 64, provenance={"a": [1]})
+    text = json.dumps(made.to_json(), allow_nan=False)
+    assert Family.from_json(json.loads(text)) == made
+    assert [m.parameters for m in made] == [parameters(parent, s) for s in chain]
+
+
+def test_folder_round_trip(tmp_path):
+    family().save(tmp_path)
+    assert Family.load(tmp_path) == family()
+    told = json.loads((tmp_path / FILE).read_text())
+    assert told["version"] == 1 and list(told["members"]) == ["big", "mid", "low"]
+    assert told["members"]["mid"]["budget"] == {"params": 4000} and told["members"]["big"]["budget"] is None
+    assert told["members"]["mid"]["subnet"]["layers"][0] == {"index": 0, "type": "mamba", "heads": 4, "head_dim": 4}
+    assert told["axes"]["ffn"] == {"choices": [16, 8], "per_layer": True, "blocks": 4}
+    assert told["axes"]["mamba_heads"] == {"choices": [6], "per_layer": False, "blocks": 2}
+    assert told["axes"]["depth"] == {"choices": [5], "per_layer": False, "blocks": 1}
+
+
+def test_numbers_of_a_published_parent():
+    made = Family.of(NANO_12B, {"12b": NANO_12B.full, "9b": NANO_12B.uniform(hidden=4480, ffn=15680, mamba_heads=112)})
+    assert made.members[0].parameters == 12_310_001_152
+    weights = made.to_json()["members"]["12b"]["memory"]["bytes"] - 2 * 12_310_001_152
+    # 6 attention layers of 2 x 8192 x 8 x 128 in bf16; 28 Mamba layers of 10240 x 128 in fp32 and 3 x 12288 in bf16
+    assert weights == 6 * 2 * 8192 * 1024 * 2 + 28 * (10240 * 128 * 4 + 3 * 12288 * 2)
+
+
+def test_the_parent_is_always_a_member():
+    made = Family.of(PARENT, {"mid": SMALL})
+    assert made.names == ("full", "mid") and made.members[0].subnet == PARENT.full
+    with pytest.raises(ElasticError, match=r"members\.full"):
+        Family.of(PARENT, {"full": SMALL})
+
+
+def test_axes_are_taken_from_the_members():
+    uneven = replace(SMALL, layers=(*SMALL.layers[:-1], PARENT.layer(4, ffn=4)))
+    axes = Family.of(PARENT, {"mid": uneven}).axes
+    assert axes["hidden"] == AxisConfig((16, 8)) and axes["ffn"] == AxisConfig((16, 8, 4), per_layer=True)
+    assert axes["depth"] == AxisConfig((5, 4)) and axes["attention_heads"] == AxisConfig((4,))
+
+
+def test_members_by_name():
+    made = family()
+    assert made.member("mid").subnet == SMALL
+    with pytest.raises(ElasticError, match="'mit' is not in this family; did you mean 'mid'"):
+        made.member("mit")
+
+
+def test_order_of_keys_does_not_matter():
+    data = family().to_json()
+    data["members"] = dict(sorted(data["members"].items()))
+    assert Family.from_json(data).names == ("big", "mid", "low")
+
+
+def broken(path, value):
+    """elastic.json with the value at a dotted path replaced, or removed for `...`."""
+    data = copy.deepcopy(family().to_json())
+    *way, last = path
+    at = data
+    for key in way:
+        at = at[key]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["version"], 2, "version: 2 is not allowed; this nemo-elastic reads version 1"),
+        (["version"], True, "version: True"),
+        (["version"], ..., "elastic.json.version: missing"),
+        (["members"], ..., "members: missing"),
+        (["colour"], 1, "unknown field 'colour'"),
+        (["parent", "hiden"], 1, "unknown field 'hiden'; did you mean 'hidden'"),
+        (["parent", "hidden"], 20, "first must be the parent's 20"),
+        (["parent", "mamba_groups"], 4, "must be a positive multiple of its 4 blocks"),
+        (["axes", "depth"], ..., "axes.depth: missing"),
+        (["axes", "ffn", "blocks"], 2, "axes.ffn.blocks: 2 is not allowed; the parent's shape has 4"),
+        (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
+        (["axes", "hidden", "choices"], [8, 4], "first must be the parent's 16"),
+        (["axes", "hidden", "choices"], [16, 4, 8], "descending"),
+        (["axes", "hidden", "per_layer"], True, "one choice for the whole model"),
+        (["members", "mid", "parameters"], 5, "members.mid.parameters: 5 is not allowed; its shape has"),
+        (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes"),
+        (["members", "mid", "memory", "weights"], "fp17", "one of fp32, bf16"),
+        (["members", "mid", "memory", "pages"], 5, "unknown field 'pages'"),
+        (["members", "mid", "note"], "x", "members.mid: unknown field 'note'"),
+        (["members", "mid", "budget"], {"param": 5}, "unknown field 'param'; did you mean 'params'"),
+        (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
+        (["members", "mid", "budget"], {"params": -5}, "at least 1"),
+        (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
+        (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
+        (
+            ["members", "mid", "subnet", "layers", 0, "colour"],
+            3,
+            "unknown field 'colour' (allowed: index, type, heads,",
+        ),
+        (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
+        (["members"], [], "a mapping name -> member"),
+        (["members"], {}, "at least one"),
+        (["members", "big"], ..., "the first, and largest, must be the parent itself"),
+        (["members", "../up"], family().to_json()["members"]["mid"], "'../up' is not allowed; letters, digits"),
+        (["ranking"], 5, "a digest of 64 hexadecimal digits or null"),
+        (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
+        (["ranking"], "\x1b[2J" + "a" * 60, "a digest of 64 hexadecimal digits or null"),
+        (["provenance"], [], "a mapping of JSON values"),
+        (
+            ["drop_order"],
+            [4, 3, 2, 1],
+            "drop_order: [4, 3, 2, 1] is not allowed; each of the parent's layers 0 to 4 once",
+        ),
+        (["drop_order"], [4, 3, 2, 2, 0], "each of the parent's layers"),
+        (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),
+        (["drop_order"], [4, 3, 2, 1, 0.0], "each of the parent's layers"),
+        (["drop_order"], "43210", "drop_order: '43210' is not allowed"),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(broken(path, value)))
+    with pytest.raises(ElasticError) as told:
+        Family.load(tmp_path)
+    assert message in told.value.message and "\n" not in told.value.message
+    assert told.value.message.startswith(str(tmp_path / FILE))
+
+
+def test_the_drop_order_is_kept_and_may_be_missing():
+    assert family().drop_order == (2, 4, 1, 0, 3) and family().to_json()["drop_order"] == [2, 4, 1, 0, 3]
+    assert Family.from_json(family().to_json()).drop_order == (2, 4, 1, 0, 3)
+    assert Family.from_json(broken(["drop_order"], None)).drop_order is None
+    assert Family.from_json(broken(["drop_order"], ...)) == family(drop_order=None)
+    with pytest.raises(ElasticError, match="drop_order"):
+        family(drop_order=range(4))
+
+
+def test_a_count_that_was_not_nested_any_more():
+    data = family().to_json()
+    wide = replace(TINY, layers=(PARENT.layer(0, mamba_heads=6), *TINY.layers[1:]))
+    low = Family.of(PARENT, {"low": wide}).to_json()["members"]["low"]
+    data["members"]["low"] = low
+    with pytest.raises(ElasticError, match=r"members\.low: not nested in 'mid': layer 0 has mamba_heads 6, above 4"):
+        Family.from_json(data)
+
+
+def test_a_folder_without_the_file(tmp_path):
+    with pytest.raises(ElasticError, match="not a family folder"):
+        Family.load(tmp_path)
+    (tmp_path / FILE).write_text('{"version": 1, "version": 1}')
+    with pytest.raises(ElasticError, match="appears twice"):
+        Family.load(tmp_path)
+
+
+def test_members_made_by_hand_are_checked_too():
+    count = parameters(PARENT, SMALL)
+    axes = family().axes
+    whole = Member("big", PARENT.full, None, parameters(PARENT, PARENT.full))
+    Family(PARENT, axes, (whole, Member("mid", SMALL, None, count)))
+    for members in (
+        (Member("mid", SMALL, None, count),),
+        (whole, Member("mid", SMALL, None, count + 1)),
+        (whole, Member("big", SMALL, None, count)),
+        (whole, Member("a/b", SMALL, None, count)),
+        (whole, Member("mid", SMALL, {}, count)),
+        (),
+    ):
+        with pytest.raises(ElasticError):
+            Family(PARENT, axes, members)
+    with pytest.raises(ElasticError, match="provenance"):
+        family(provenance={"when": object()})
+    with pytest.raises(ElasticError, match="provenance"):
+        family(provenance={"loss": float("nan")})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_the_reason_exists_exactly_where_nesting_fails(data):
+    parent: Parent = data.draw(parents())
+    a, b = data.draw(chains(parent, 2))[1], data.draw(chains(parent, 2))[1]
+    assert (why_not_nested(a, b) is None) == (a <= b)

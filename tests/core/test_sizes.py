@@ -1,0 +1,278 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The path of sizes between members: nested, falling, through every member, uniform where members are."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, flops_per_token, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.mlp import MLP
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, layer_axes
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
+from nemo_elastic.search import Space, uniform_family
+
+from tests.shapes import NANO_12B, PARENT
+from tests.strategies import parents, subnets
+
+
+@st.composite
+def families(draw: st.DrawFn, per_layer: bool | None = None) -> Family:
+    """One to four members, some of the same shape; choices as coarse as the members' or as fine as blocks."""
+    parent = draw(parents(max_layers=7))
+    chain = [parent.full]
+    for _ in range(draw(st.integers(0, 3))):
+        chain.append(draw(subnets(parent, upper=chain[-1], per_layer=per_layer)))
+    members = {f"m{i}": s for i, s in enumerate(chain)}
+    axes = None
+    if draw(st.booleans()):
+        axes = {n: AxisConfig(tuple(range(b.size, 0, -b.blocks))) for n in AXES[:-1] for b in [parent.axis(n)]}
+        axes[DEPTH] = AxisConfig(tuple(range(parent.num_layers, 0, -1)))
+    order = draw(st.none() | st.permutations(range(parent.num_layers)))
+    return Family.of(parent, members, axes=axes, drop_order=order)
+
+
+SPECS = st.builds(
+    MemorySpec,
+    batch=st.integers(1, 64),
+    length=st.integers(1, 10**6),
+    weights=st.sampled_from(list(DTYPE_BYTES)),
+    cache=st.sampled_from(list(DTYPE_BYTES)),
+    state=st.sampled_from(list(DTYPE_BYTES)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(families(), SPECS)
+def test_every_step_is_nested_and_cheaper(family, spec):
+    shapes = list(path(family))
+    assert len(shapes) == len(path(family))
+    for large, small in pairwise(shapes):
+        small.validate(family.parent)
+        assert small <= large and small != large
+        assert parameters(family.parent, small) < parameters(family.parent, large)
+        assert memory(family.parent, small, spec) < memory(family.parent, large, spec)
+        assert flops_per_token(family.parent, small, 64) <= flops_per_token(family.parent, large, 64)
+
+
+@settings(max_examples=200, deadline=None)
+@given(families())
+def test_members_lie_on_it_in_order(family):
+    shapes = path(family)
+    places = shapes.members()
+    assert {shapes[at] for at in places} == {m.subnet for m in family}
+    assert all(family.member(name).subnet == shapes[at] for at, name in places.items())
+    assert min(places) == 0 and max(places) == len(shapes) - 1
+    assert [places[at] for at in sorted(places)] == [n for n in family.names if n in places.values()]
+    for at in range(len(shapes)):
+        above, below = shapes.between(at)
+        assert family.member(below).subnet <= shapes[at] <= family.member(above).subnet
+        assert (above == below) == (at in places)
+        assert shapes[at] not in (m.subnet for m in family) or at in places
+
+
+@settings(max_examples=200, deadline=None)
+@given(families(per_layer=False))
+def test_between_uniform_members_all_are_uniform(family):
+    assert all(m.subnet.is_uniform for m in family)
+    assert all(subnet.is_uniform for subnet in path(family))
+
+
+@settings(max_examples=100, deadline=None)
+@given(families())
+def test_the_manifest_alone_says_it(family):
+    again = Family.from_json(json.loads(json.dumps(family.to_json())))
+    assert list(path(again)) == list(path(family)) == list(path(family))
+
+
+@settings(max_examples=100, deadline=None)
+@given(families())
+def test_layers_go_one_at_a_time_in_the_drop_order(family):
+    order = family.drop_order or tuple(range(family.parent.num_layers - 1, -1, -1))
+    shapes = path(family)
+    gone: dict[tuple[str, str], list[int]] = {}
+    for at in range(1, len(shapes)):
+        lost = set(shapes[at - 1].kept) - set(shapes[at].kept)
+        assert len(lost) <= 1
+        below = shapes.between(at)[1]
+        above = shapes.between(at - 1)[0]
+        gone.setdefault((above, below), []).extend(lost)
+    for layers in gone.values():
+        assert layers == sorted(layers, key=order.index)
+
+
+@settings(max_examples=100, deadline=None)
+@given(families(), SPECS, st.data())
+def test_the_largest_that_fits_is_found(family, spec, data):
+    shapes = path(family)
+    for price in (None, lambda subnet: memory(family.parent, subnet, spec)):
+        costs = [price(s) if price else parameters(family.parent, s) for s in shapes]
+        limit = data.draw(st.sampled_from(costs)) + data.draw(st.sampled_from([-0.25, 0, 0.25]))
+        wanted = next((i for i, cost in enumerate(costs) if cost <= limit), None)
+        assert shapes.fit(limit, price) == wanted
+
+
+def test_a_path_by_hand():
+    """Axes share the way: hidden has two steps of 4, the FFN one of 8, one layer goes; each at its own middle."""
+    axes = ElasticConfig.from_dict(
+        {
+            "budgets": [{"name": "big"}, {"name": "small", "ratio": 0.5}],
+            "axes": {"hidden": [16, 12, 8], "ffn": {"choices": [16, 8], "stripes": 4}, "depth": [5, 4]},
+        }
+    ).resolve_axes(PARENT)
+    small = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8)
+    shapes = path(Family.of(PARENT, {"big": PARENT.full, "small": small}, axes=axes))
+    assert list(shapes) == [
+        PARENT.full,
+        PARENT.uniform(hidden=12),  # 1/4 of the way
+        PARENT.uniform(hidden=12, ffn=8),  # 1/2: axes in their fixed order
+        PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=8),
+        small,  # 3/4
+    ]
+    assert shapes[-1] == small and shapes[1:3] == (shapes[1], shapes[2])
+    assert [shapes.between(i) for i in (0, 2, 4)] == [("big", "big"), ("big", "small"), ("small", "small")]
+    with pytest.raises(IndexError):
+        shapes[5]
+
+
+def test_layers_that_differ_move_one_by_one():
+    uneven = Subnet(
+        16, (*PARENT.full.layers[:1], PARENT.layer(1, ffn=8), *PARENT.full.layers[2:4], PARENT.layer(4, ffn=4))
+    )
+    shapes = path(Family.of(PARENT, {"big": PARENT.full, "uneven": uneven}))
+    # choices 16, 8 and 4 give steps of 4: layer 1 at 1/4 and 3/4 of the way, layer 4 at 1/6, 3/6 and 5/6
+    assert [s.widths("ffn") for s in shapes] == [(16, 16), (16, 12), (12, 12), (12, 8), (8, 8), (8, 4)]
+
+
+def test_a_layer_that_goes_is_cut_with_the_others_and_never_grows():
+    thin = Subnet(16, (*PARENT.full.layers[:4], PARENT.layer(4, ffn=4)))
+    shapes = path(Family.of(PARENT, {"big": PARENT.full, "small": PARENT.uniform([0, 1, 2, 3], hidden=8, ffn=4)}))
+    assert {s.widths("ffn") for s in shapes} == {(16, 16), (12, 12), (8, 8), (8,), (4,)} and all(
+        s.is_uniform for s in shapes
+    )
+    shapes = path(Family.of(PARENT, {"thin": thin, "small": PARENT.uniform([0, 1, 2, 3], hidden=8, ffn=8)}))
+    after = [s for s in shapes if s <= thin and 4 in s.by_index]
+    assert after and all(s.by_index[4].widths["ffn"] == 4 for s in after)
+
+
+def test_widths_that_are_no_choices_make_the_steps_finer():
+    axes = Family.of(PARENT, {"a": PARENT.uniform(hidden=8)}).axes
+    odd = Family.of(PARENT, {"odd": PARENT.uniform(hidden=6)}, axes=axes)
+    assert [s.hidden for s in path(odd)] == [16, 14, 12, 10, 8, 6]
+
+
+def test_coarse_choices_do_not_make_coarse_steps():
+    """Of the common divisor 2560 the largest divisor of at most 1/32 of the width, a multiple of 64."""
+    axes = {"hidden": [5120, 2560], "ffn": [20480, 10240], "mamba_heads": [128, 64], "attention_heads": [40, 8]}
+    config = ElasticConfig.from_dict({"budgets": [{"name": "big"}, {"name": "small", "ratio": 0.5}], "axes": axes})
+    small = NANO_12B.uniform(hidden=2560, ffn=10240, mamba_heads=64, attention_heads=8)
+    shapes = path(Family.of(NANO_12B, {"big": NANO_12B.full, "small": small}, axes=config.resolve_axes(NANO_12B)))
+    steps = {
+        axis: {a - b for a, b in pairwise(sorted({s.widths(axis)[0] for s in shapes}, reverse=True))}
+        for axis in ("ffn", "mamba_heads", "attention_heads")
+    }
+    assert steps == {"ffn": {640}, "mamba_heads": {8}, "attention_heads": {8}}
+    assert {s.hidden % 128 for s in shapes} == {0} and len({s.hidden for s in shapes}) == 21
+
+
+def test_a_family_of_one():
+    shapes = path(Family.of(PARENT, {"only": PARENT.full}))
+    assert list(shapes) == [PARENT.full] and shapes.between(0) == ("only", "only") and shapes.spread(5) == (0,)
+
+
+def family_12b() -> Family:
+    """The `elastic:` block of README.md on the published parent, its members as even as they can be."""
+    block = {
+        "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
+        "axes": {
+            "hidden": [5120, 4480, 3840, 3584],
+            "ffn": {"choices": [20480, 15360, 12288, 10240], "per_layer": True, "stripes": 8},
+            "mamba_heads": {"choices": [128, 112, 96, 80]},
+            "mamba_head_dim": [80, 64],
+            "attention_heads": {"choices": [40, 32, 24]},
+            "depth": [62, 58, 54],
+        },
+    }
+    config = ElasticConfig.from_dict(block)
+    axes, order = config.resolve_axes(NANO_12B), tuple(range(61, -1, -1))
+    members = uniform_family(Space(NANO_12B, axes, order), config.budgets)
+    return Family.of(NANO_12B, members, axes=axes, budgets=config.budgets, drop_order=order)
+
+
+def steps_by_kind(family: Family) -> dict[str, list[float]]:
+    """Shares of the parent's parameters that the steps of each kind take."""
+    out: dict[str, list[float]] = {}
+    whole = parameters(family.parent, family.parent.full)
+    for large, small in pairwise(path(family)):
+        kind = "hidden" if large.hidden > small.hidden else DEPTH
+        if len(large.layers) == len(small.layers) and kind == DEPTH:
+            (kind,) = (axis for axis in layer_axes() if large.widths(axis) != small.widths(axis))
+        taken = parameters(family.parent, large) - parameters(family.parent, small)
+        out.setdefault(kind, []).append(taken / whole)
+    return out
+
+
+def test_steps_of_a_published_parent():
+    """What uniform members cost: a step moves an axis in all layers. Where layers differ, FFN steps are tiny."""
+    even = family_12b()
+    most = {kind: max(taken) for kind, taken in steps_by_kind(even).items()}
+    assert most == pytest.approx(
+        {  # step: 128 channels, 512 channels, 8 heads, 8 channels, 8 heads, a layer
+            "hidden": 0.018, "ffn": 0.012, "mamba_heads": 0.022, "mamba_head_dim": 0.034, "attention_heads": 0.005,
+            "depth": 0.017,
+        },
+        abs=1e-3,
+    )  # fmt: skip
+    uneven = {}
+    for m, widths in zip(even, ((20480,), (20480, 15360), (12288, 10240))):
+        layers = [
+            replace(x, widths={"ffn": widths[x.index % 4 // 2 % len(widths)]}) if x.type == MLP else x
+            for x in m.subnet.layers
+        ]
+        uneven[m.name] = Subnet(m.subnet.hidden, tuple(layers))
+    taken = steps_by_kind(Family.of(NANO_12B, uneven, axes=even.axes))
+    assert max(taken["ffn"]) < 0.001 and len(taken["ffn"]) > 200
+    every = [share for shares in taken.values() for share in shares]
+    assert sum(share > 0.015 for share in every) < 20  # the widths that all layers share, and whole MLP layers
+
+
+def test_a_request_prices_few_shapes():
+    shapes = path(family_12b())
+    asked = []
+
+    def price(subnet: Subnet) -> int:
+        asked.append(subnet)
+        return parameters(NANO_12B, subnet)
+
+    at = shapes.fit(7.0e9, price)
+    assert at is not None and len(asked) <= math.ceil(math.log2(len(shapes))) + 1
+    assert parameters(NANO_12B, shapes[at]) <= 7.0e9 < parameters(NANO_12B, shapes[at - 1])
+    assert shapes.between(at) == ("9b", "6b")
+
+
+def test_spread_is_even_with_both_ends():
+    shapes = path(family_12b())
+    places = shapes.spread(5)
+    sizes = [parameters(NANO_12B, shapes[at]) for at in places]
+    assert places[0] == 0 and places[-1] == len(shapes) - 1 and len(places) == 5
+    gap = (sizes[0] - sizes[-1]) / 4
+    assert all(0 <= sizes[0] - i * gap - size < 0.034 * sizes[0] for i, size in enumerate(sizes))
+    assert shapes.spread(150) == tuple(range(len(shapes)))
+
+
+def test_odd_parents_have_a_path_too():
+    """A type of layer that the small member lacks altogether leaves with its own widths."""
+    parent = Parent("M*-", hidden=8, vocab=5, ffn=6, attention_heads=2)
+    shapes = list(path(Family.of(parent, {"small": parent.uniform([0], hidden=7)})))
+    assert {s.widths("ffn") for s in shapes} == {(6,), ()} and shapes[-1].kept == (0,)

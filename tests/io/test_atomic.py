@@ -1,0 +1,352 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files are written whole or not at all, and read strictly."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.atomic import atomic_dir, atomic_write, explain_os_error, filled_dir
+from nemo_elastic.io.outputs import MARK, sign
+from nemo_elastic.io.read import read_json, read_yaml, resolved
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def write(out, text="new", **options):
+    """A folder of ours: it is signed."""
+    with atomic_dir(out, **options) as tmp:
+        sign(tmp)
+        (tmp / "sub").mkdir()
+        (tmp / "sub" / "file").write_text(text)
+
+
+def test_a_folder_appears_whole(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with atomic_dir(out) as tmp:
+        assert tmp.parent == out.parent and not out.exists()
+        (tmp / "file").write_text("x")
+    assert names(out.parent) == ["out"] and names(out) == ["file"]
+
+
+def test_a_folder_has_the_permissions_of_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write(tmp_path / "out")
+        atomic_write(tmp_path / "file", "x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), SystemExit(3)])
+def test_any_exception_leaves_nothing_behind(tmp_path, error):
+    with pytest.raises(type(error)) as raised:
+        with atomic_dir(tmp_path / "out") as tmp:
+            (tmp / "file").write_text("x")
+            raise error
+    assert raised.value is error
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("way", ["done", "failed", "interrupted"])
+@pytest.mark.parametrize("before", ["nothing", "empty folder", "ours"])
+def test_a_folder_that_is_filled_in_its_place(tmp_path, before, way):
+    out = tmp_path / "deep" / "out"
+    if before == "ours":
+        write(out, "old")
+    elif before == "empty folder":
+        out.mkdir(parents=True)
+    raised = {"done": None, "failed": RuntimeError("bug"), "interrupted": KeyboardInterrupt()}[way]
+    try:
+        with filled_dir(out, force=before == "ours") as folder:
+            assert folder == out and names(out) == [MARK]
+            (out / "new").touch()
+            if raised is not None:
+                raise raised
+    except (RuntimeError, KeyboardInterrupt) as exc:
+        assert exc is raised
+    assert names(out.parent) == ["out"]
+    assert names(out) == ([MARK, "sub"] if way != "done" and before == "ours" else [MARK, "new"])
+
+
+def test_a_folder_that_is_filled_replaces_nothing_else(tmp_path):
+    write(tmp_path / "mine", "old")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis").touch()
+    for name, force in (("mine", False), ("theirs", False), ("theirs", True)):
+        with pytest.raises(ElasticError), filled_dir(tmp_path / name, force):
+            pytest.fail("the block must not run")
+    assert names(tmp_path / "mine") == [MARK, "sub"] and names(tmp_path / "theirs") == ["thesis"]
+
+
+def test_a_failure_under_force_keeps_the_old_one(tmp_path):
+    out = tmp_path / "out"
+    write(out, "old")
+    with pytest.raises(RuntimeError), atomic_dir(out, force=True):
+        raise RuntimeError
+    assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
+
+
+def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ElasticError, match="already exists"), atomic_dir(out):
+        write(out, "theirs")
+    assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line(tmp_path, code):
+    with pytest.raises(ElasticError) as raised, atomic_dir(tmp_path / "out") as tmp:
+        (tmp / "file").write_text("x")
+        raise OSError(code, os.strerror(code), str(tmp / "file"))
+    assert str(raised.value) == f"{tmp_path / 'out'}: no space left on the disk; nothing was written"
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_found_while_flushing_is_one_line(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ElasticError, match="no space left"):
+        write(tmp_path / "out")
+    with pytest.raises(ElasticError, match="no space left"):
+        atomic_write(tmp_path / "file", "x")
+    assert names(tmp_path) == []
+
+
+def test_a_file_above_the_limit_is_one_line(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for write_it in (lambda p: write(p, "x" * 2000), lambda p: atomic_write(p, "x" * 2000)):
+            with pytest.raises(
+                ElasticError, match="out: a file is larger than the file system, or `ulimit -f`, allows"
+            ):
+                write_it(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path):
+    class SafetensorError(Exception):
+        pass
+
+    text = 'Error while serializing: I/O error: Os { code: 28, message: "No space left on device" }'
+    assert "no space left" in str(explain_os_error(SafetensorError(text), tmp_path))
+    for words, told in (
+        ("Worker failure: [Errno 28] No space left on device", "no space left"),
+        ("Worker failure: [Errno 27] File too large", "a file is larger"),
+        ("[enforce fail at inline_container.cc:664] . unexpected pos 4800 vs 4694", "could not be written to its end"),
+        ("PytorchStreamWriter failed writing file data/0: file write failed", "could not be written to its end"),
+    ):
+        assert told in str(explain_os_error(RuntimeError(words), tmp_path))
+    reader = "PytorchStreamReader failed reading zip archive: [enforce fail at inline_container.cc:1]"
+    assert explain_os_error(RuntimeError(reader), tmp_path) is None
+    assert explain_os_error(RuntimeError("bug"), tmp_path) is None
+    assert explain_os_error(OSError(errno.EBADF, "Bad file descriptor"), tmp_path) is None
+    assert explain_os_error(OSError("something"), tmp_path) is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE])
+def test_a_broken_disk_is_one_line(tmp_path, code):
+    """With the name of the file that failed where the system gives one: a read of an open file has none."""
+    out, why = tmp_path / "out", os.strerror(code)
+    for name, told in (
+        (None, f"{out}: cannot be written ({why}: {out})"),
+        (tmp_path / "source", f"{tmp_path / 'source'}: cannot be read ({why})"),
+    ):
+        with pytest.raises(ElasticError) as raised, atomic_dir(out):
+            raise OSError(code, why, None if name is None else str(name))
+        assert str(raised.value) == told
+    assert names(tmp_path) == []
+
+
+def test_an_error_that_is_no_exception_is_one_line_too(tmp_path):
+    """That of torch's checkpoints derives from BaseException."""
+
+    class CheckpointException(BaseException):
+        pass
+
+    with pytest.raises(ElasticError, match="no space left"), atomic_dir(tmp_path / "out"):
+        raise CheckpointException("RuntimeError: Worker failure: [Errno 28] No space left on device")
+    with pytest.raises(ElasticError, match=r"^what it says: No space left on device$"), atomic_dir(tmp_path / "out"):
+        raise ElasticError("what it says: No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_a_source_that_went_away_is_one_line(tmp_path):
+    with pytest.raises(ElasticError, match="gone: cannot be read"), atomic_dir(tmp_path / "out"):
+        os.stat(tmp_path / "gone")
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
+    out, denied = tmp_path / "out", tmp_path / "tokenizer.json"
+    for where, told in (
+        (denied, f"{denied}: cannot be read (Permission denied)"),
+        (out, f"{out}: cannot be written (Permission denied: {out})"),
+        (tmp_path / ".out.0123abcd.tmp" / "sub" / "x", f"{out}: cannot be written (Permission denied: {tmp_path})"),
+        (None, f"{out}: cannot be written (Permission denied: {out})"),
+    ):
+        exc = PermissionError(errno.EACCES, "Permission denied", None if where is None else str(where))
+        assert str(explain_os_error(exc, out)) == told
+
+
+def test_an_unwritable_place_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for write_it in (lambda p: write(p), lambda p: atomic_write(p, "x")):
+        with pytest.raises(ElasticError, match=r"cannot be written \(Not a directory"):
+            write_it(tmp_path / "file" / "out")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_inside_of_what_is_written_is_told_as_the_output(tmp_path):
+    """As `elastic.json` in a family."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ElasticError, match=f"^{tmp_path / 'out'}: a file is larger"):
+            with atomic_dir(tmp_path / "out") as tmp:
+                atomic_write(tmp / "file", "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+
+
+def test_an_unwritable_folder_is_one_line_that_names_it(tmp_path, monkeypatch):
+    """Root may write everywhere, so the answer is put in; tests/slicing/test_faults.py mounts the real thing."""
+    mkdir, open_ = os.mkdir, os.open
+
+    def refuse(path, *rest, **other):
+        if str(path).startswith(str(tmp_path / "ro")):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return (mkdir if other.pop("make", False) else open_)(path, *rest, **other)
+
+    (tmp_path / "ro").mkdir()
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "mkdir", lambda path, *rest, **other: refuse(path, *rest, make=True, **other))
+    for out, where in (
+        (tmp_path / "ro" / "out", tmp_path / "ro"),
+        (tmp_path / "ro" / "a" / "out", tmp_path / "ro" / "a"),
+    ):
+        with pytest.raises(ElasticError) as told:
+            write(out)
+        assert told.value.message == f"{out}: cannot be written (Read-only file system: {where})"
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "é" * 128])
+def test_a_name_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, name):
+    with pytest.raises(ElasticError, match=r"cannot be written \(File name too long"):
+        with atomic_dir(tmp_path / name):
+            pytest.fail("the block must not run")
+    with pytest.raises(ElasticError, match="File name too long"):
+        atomic_write(tmp_path / name, "x")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-", "a\nb", ".x.0123abcd.tmp"])
+def test_a_name_that_can_be_is_written(tmp_path, name):
+    write(tmp_path / name)
+    write(tmp_path / name, "newer", force=True)
+    atomic_write(tmp_path / "sub" / name, "x")
+    assert names(tmp_path) == sorted([name, "sub"]) and names(tmp_path / "sub") == [name]
+
+
+@pytest.mark.parametrize(("content", "expect"), [("é\n", "é\n".encode()), (b"\0\r\n", b"\0\r\n")])
+def test_a_file_is_replaced_whole(tmp_path, content, expect):
+    path = tmp_path / "deep" / "file"
+    atomic_write(path, "old")
+    atomic_write(path, content)
+    assert path.read_bytes() == expect and names(path.parent) == ["file"]
+
+
+def test_a_failed_file_keeps_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    atomic_write(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        atomic_write(path, "\ud800")
+    assert path.read_text() == "old" and names(tmp_path) == ["file"]
+    with pytest.raises(ElasticError, match="is a folder"):
+        atomic_write(tmp_path, "x")
+
+
+def test_json_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1, 2.5, null, {"a": true}], "b": 1e-3}')
+    assert read_json(path) == {"a": [1, 2.5, None, {"a": True}], "b": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "line 1, column 2"),
+        (b"", "line 1, column 1"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice"),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": 1e999}', "the number 1e999 is too large"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe", "not UTF-8"),
+        (None, "no such file"),
+    ],
+)
+def test_bad_json_is_one_line_that_names_the_file(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ElasticError) as raised:
+        read_json(path)
+    assert str(raised.value).startswith(f"{path}: ") and message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_no_json(tmp_path):
+    with pytest.raises(ElasticError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: ${oc.env:HOME}",
+        "a: x ${oc.env:HOME,y} z",
+        "a: [{b: '${oc.decode:${oc.env:HOME}}'}]",
+        "{n: oc.env, a: '${${n}:HOME}'}",
+        "${oc.env:HOME}: 1",
+        "a: ${eval:1+1}",
+        "a: '\\${oc.env:HOME}'",
+        "a: &x ${oc.env:HOME}\nb: *x",
+    ],
+)
+def test_yaml_does_not_ask_for_what_is_outside_of_it(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("HOME", "/secret")
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"asks for more than another value beside it") as raised:
+        read_yaml(tmp_path / "a.yaml")
+    assert "/secret" not in str(raised.value)
+
+
+def test_yaml_may_ask_for_what_is_beside_it(tmp_path):
+    text = "a: {b: 2, c: x}\nd: ${a.b}\ne: 'at ${a.c}: ${d}'\nf: ['${e}', '${.0}:']\ng: 'C:\\x {y: z}'\n"
+    (tmp_path / "a.yaml").write_text(text.replace(", '${.0}:'", ""))
+    found = read_yaml(tmp_path / "a.yaml")
+    assert (found["d"], found["e"], found["f"], found["g"]) == (2, "at x: 2", ["at x: 2"], "C:\\x {y: z}")
+
+
+@pytest.mark.parametrize("text", ["${a}{oc.env:HOME}", "${a}{b}", r"\${b}"])
+def test_what_a_second_reading_would_resolve_is_refused_in_the_first(text):
+    with pytest.raises(ValueError, match="asks for more"):
+        resolved({"a": "$", "b": "x", "c": text})

@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The even cut: against all members, one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.search import Space, uniform, uniform_family
+from nemo_elastic.search.even import FREE_MISS, MISS_WEIGHT
+from tests.search.common import BUDGETS, NANO, SMALL, nano_space, small_space, spaces
+
+some = settings(max_examples=40, deadline=None)
+
+
+def score(space: Space, budget: Budget, member) -> float:
+    """The rule of the docstring, written out."""
+    code = space.encode(member)
+    shares = [
+        space.choices[axis][space.index(code, axis, space.slots[space.positions(axis)[0]].layer)] / choices[0]
+        for axis, choices in space.choices.items()
+        if space.positions(axis)
+    ]
+    spread = max(shares) - min(shares) if shares else 0.0
+    return spread + MISS_WEIGHT * max(
+        0.0, 1 - budget.cost(space.parent, member) / budget.target(space.parent) - FREE_MISS
+    )
+
+
+@some
+@given(space=spaces(max_layers=4), ratio=st.floats(0.2, 1.0))
+def test_no_even_member_is_more_even_nor_nearer(space, ratio):
+    budget = Budget("some", ratio=ratio)
+    price = space.price(budget)
+    assume(price(space.smallest) <= price.target)
+    found = uniform(space, budget)
+    assert budget.cost(space.parent, found) <= budget.target(space.parent)
+    axes = [a for a in space.choices if space.positions(a)]
+    best = min(
+        score(space, budget, member)
+        for pick in itertools.product(*(range(len(space.choices[a])) for a in axes))
+        for member in [space.decode([dict(zip(axes, pick))[s.axis] for s in space.slots])]
+        if budget.cost(space.parent, member) <= budget.target(space.parent)
+    )
+    code = space.encode(found)
+    kept = {s.axis: code[i] for i, s in enumerate(space.slots)}
+    # a dropped layer's axis says nothing about the member, so the axis itself is compared where it has layers
+    if all(any(space.active(code)[i] for i in space.positions(a)) for a in kept):
+        assert score(space, budget, found) == pytest.approx(best, abs=1e-8)
+
+
+def test_even_family_of_the_12b_is_nested_and_near_its_budgets():
+    space = nano_space()
+    family = uniform_family(space, NANO.budgets)
+    assert list(family) == ["12b", "9b", "6b"]
+    assert family["6b"] <= family["9b"] <= family["12b"] == space.full
+    for budget in NANO.budgets:
+        assert 0 <= 1 - budget.cost(space.parent, family[budget.name]) / budget.target(space.parent) < 0.02
+    assert all(m.is_uniform for m in family.values())
+
+
+def test_an_even_cut_of_a_fine_grid_takes_equal_shares():
+    steps = tuple(range(128, 31, -4))
+    space = Space(SMALL, {"hidden": AxisConfig(steps), "ffn": AxisConfig(tuple(4 * k for k in steps))})
+    found = uniform(space, Budget("x", ratio=0.6))
+    assert abs(found.hidden / 128 - found.widths("ffn")[0] / 512) <= 4 / 128
+
+
+def test_fixed_axes_are_kept_where_the_budget_allows():
+    space, budget = small_space(), BUDGETS[2]
+    found = uniform(space, budget, fixed={"mamba_heads": 16, "mamba_head_dim": 16, "depth": 8})
+    assert set(found.widths("mamba_heads")) == {16} and len(found.layers) == 8
+    tight = Budget("tight", params=space.price(budget)(space.smallest) + 1)
+    assert uniform(space, tight, fixed={"depth": 12}) == space.smallest
+
+
+def test_an_even_cut_inside_a_member_is_nested_in_it():
+    space = small_space()
+    upper = uniform(space, BUDGETS[1], fixed={"depth": 9})
+    assert uniform(space, BUDGETS[2], upper) <= upper
+
+
+def test_unreachable_budgets_are_told_and_the_parents_budget_is_the_parent():
+    space = small_space()
+    assert uniform(space, BUDGETS[0]) == space.full
+    with pytest.raises(ElasticError, match=r"elastic\.budgets\[none\]\.ratio: 0\.01"):
+        uniform(space, Budget("none", ratio=0.01))

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of the search on their own: the descent takes what costs least, the surrogate tells good from poor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.search import Space
+from nemo_elastic.search.explorer import Explorer, Goal
+from nemo_elastic.search.projection import fit
+from nemo_elastic.search.surrogate import Surrogate, layer_groups
+from tests.search.common import BUDGETS, SMALL, nano_space, small_space
+from tests.search.test_finder import Toy
+
+
+def explorer_of(space: Space, loss, candidates: int = 200) -> tuple[Explorer, Goal]:
+    explorer = Explorer(space, loss, candidates, np.random.default_rng(0))
+    least = tuple(int(n) - 1 for n in space.sizes)
+    return explorer, Goal(BUDGETS[1], space.price(BUDGETS[1]), (0,) * len(space.slots), least)
+
+
+@pytest.mark.parametrize("dear", ["hidden", "ffn"])
+def test_the_descent_spends_what_costs_least_per_parameter(dear):
+    axes = {"hidden": AxisConfig(tuple(range(128, 40, -8))), "ffn": AxisConfig(tuple(range(512, 0, -32)))}
+    space = Space(SMALL, axes)
+
+    def loss(member):
+        share = {"hidden": member.hidden / 128, "ffn": member.widths("ffn")[0] / 512}
+        return sum((10.0 if a == dear else 0.1) * (1 - s) for a, s in share.items())
+
+    explorer, goal = explorer_of(space, loss)
+    explorer.descend(goal, 200)
+    best = explorer.codes[explorer.meets(goal)[0]]
+    if dear == "hidden":  # half of all weights are the MLPs'
+        assert space.decode(best).hidden >= 112 and space.decode(best).widths("ffn")[0] <= 256
+    else:
+        assert space.decode(best).widths("ffn")[0] >= 416 and space.decode(best).hidden <= 104
+
+
+def test_the_descent_is_lazy():
+    """Only the leader is measured again: far fewer measurements than groups x steps."""
+    space = small_space()
+    explorer, goal = explorer_of(space, Toy(space))
+    explorer.descend(goal, 200)
+    moves = len(explorer.groups)
+    assert moves < len(explorer.trace) < 4 * moves
+    assert len(explorer.meets(goal))
+
+
+def test_without_measurements_nothing_is_cut_blindly():
+    space = small_space()
+    explorer, goal = explorer_of(space, Toy(space), candidates=1)
+    explorer.descend(goal, 1)
+    assert [t.member for t in explorer.trace] == [space.full]
+
+
+def test_groups_follow_the_order_in_which_layers_go():
+    space = nano_space()
+    groups = layer_groups(space)
+    ffn = [[space.slots[s].layer for s in g] for g in groups if space.slots[g[0]].axis == "ffn"]
+    assert len(ffn) == 4 and sorted(layer for part in ffn for layer in part) == list(space.layers_of("ffn"))
+    # the last layers go first in this order
+    assert min(ffn[0]) > max(ffn[1]) > max(ffn[2]) > max(ffn[3])
+    assert sorted(s for g in groups for s in g) == list(range(len(space.slots)))
+
+
+def test_a_draw_orders_codes_that_were_not_measured():
+    space, rng = small_space(), np.random.default_rng(0)
+    loss, price, upper = Toy(space), space.price(BUDGETS[1]), (0,) * len(space.slots)
+    many = np.unique([fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(160)], axis=0)
+    rng.shuffle(many)
+    losses = np.array([loss(space.decode(c)) for c in many])
+    surrogate = Surrogate(space, layer_groups(space))
+    rank = np.argsort(np.argsort(losses[60:]))
+    for seed in range(5):
+        guess = surrogate.draw(many[:60], losses[:60], many[60:], np.random.default_rng(seed))
+        assert np.corrcoef(np.argsort(np.argsort(guess)), rank)[0, 1] > 0.6
+    one, two = (surrogate.draw(many[:9], losses[:9], many[60:], np.random.default_rng(s)) for s in (0, 1))
+    assert not np.array_equal(one, two)
+
+
+def test_refinement_measures_the_variation_that_the_surrogate_likes_best(monkeypatch):
+    space = small_space()
+    truth, pools = Toy(space), []
+    explorer, goal = explorer_of(space, Toy(space))
+    explorer.guess(goal, 8)
+    start = len(explorer.trace)
+
+    def oracle(codes, losses, pool, rng):
+        pools.append([truth(space.decode(c)) for c in pool])
+        return np.array(pools[-1])
+
+    monkeypatch.setattr(explorer.surrogate, "draw", oracle)
+    explorer.refine(goal, start + 5)
+    assert [t.loss for t in explorer.trace[start:]] == [min(pool) for pool in pools]
+    assert all(t.cost <= goal.price.target for t in explorer.trace[start:])
+
+
+def test_a_draw_takes_losses_that_are_not_finite_as_the_worst():
+    space = small_space()
+    codes = np.array([[0] * len(space.slots), space.sizes - 1, space.sizes // 2])
+    surrogate = Surrogate(space, layer_groups(space))
+    for losses in ([0.1, np.inf, 1.0], [np.inf] * 3):
+        assert np.isfinite(surrogate.draw(codes, np.array(losses), codes, np.random.default_rng(0))).all()

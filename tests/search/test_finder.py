@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The search on losses whose optimum is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.search import Space, search, uniform_family
+from nemo_elastic.search.finder import NOISE
+from nemo_elastic.search.projection import fit
+from tests.search.common import BUDGETS, SMALL, SMALL_AXES, SMALL_DROPS, small_space, spaces
+
+
+class Toy:
+    """Damage per axis and layer, as method §12 saw it: depth is cheap, Mamba heads are dear, layers differ."""
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.parent = space.parent
+        self.calls: list = []
+        place = {j: i for i, j in enumerate(space.drop_order)}
+        self.worth = {j: 0.05 * 1.4 ** place[j] * rng.lognormal(0, 0.3) for j in range(space.parent.num_layers)}
+        self.hidden = 4.0 * rng.lognormal(0, 0.5)
+
+    def __call__(self, member) -> float:
+        self.calls.append(member)
+        parent, kept = self.parent, member.by_index
+        x, y = self.hidden * (1 - member.hidden / parent.hidden) ** 1.5, 0.0
+        for j, worth in self.worth.items():
+            layer = kept.get(j)
+            if layer is None:
+                y += worth
+            elif layer.type == "mlp":
+                y += worth * (1 - layer.widths["ffn"] / parent.ffn) ** 2
+            else:
+                for axis, width in layer.widths.items():
+                    y += worth * (1 if axis == "mamba_head_dim" else 3) * (1 - width / parent.size(axis))
+        return x + y + 0.3 * x * y
+
+
+def best_known(space: Space, loss: Toy, budget: Budget, draws: int = 4000) -> float:
+    """Lowest loss of thousands of random members of the budget, and of hill climbing from the best of them."""
+    rng, price, upper = np.random.default_rng(0), space.price(budget), (0,) * len(space.slots)
+
+    def at(code):
+        return loss(space.decode(code))
+
+    found = min((fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(draws // 10)), key=at)
+    for _ in range(draws):
+        child = np.array(found)
+        for _ in range(rng.integers(1, 4)):
+            slot = rng.integers(len(child))
+            child[slot] = np.clip(child[slot] + rng.choice([-1, 1]), 0, space.sizes[slot] - 1)
+        child = fit(space, price, child, upper)
+        found = min(found, child, key=at)
+    return at(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_beats_even_cuts_and_nears_the_optimum(seed):
+    space = small_space()
+    loss = Toy(space, seed)
+    found = search(space, BUDGETS, loss, candidates=128, seed=seed)
+    even = uniform_family(space, BUDGETS)
+    members = [found.members[b.name] for b in BUDGETS]
+    assert members[2] <= members[1] <= members[0] == space.full
+    for budget in BUDGETS[1:]:
+        name = budget.name
+        assert budget.cost(space.parent, found.members[name]) <= budget.target(space.parent)
+        assert loss(found.members[name]) == found.losses[name] < 0.8 * loss(even[name])
+    # The two are nested, the optimum of each alone need not be.
+    alone = [best_known(space, loss, b, draws=400) for b in BUDGETS[1:]]
+    ratios = [found.losses[b.name] / best for b, best in zip(BUDGETS[1:], alone)]
+    assert math.prod(ratios) < 1.35, ratios
+
+
+def test_an_optimum_known_by_enumeration_is_found():
+    axes = {a: SMALL_AXES[a] for a in ("hidden", "mamba_head_dim", "attention_heads", "depth")}
+    axes["ffn"] = AxisConfig(SMALL_AXES["ffn"].choices)
+    space = Space(SMALL, axes, SMALL_DROPS)
+    loss, budget = Toy(space, 1), Budget("half", ratio=0.6)
+    everything = [space.decode(c) for c in np.ndindex(*space.sizes)]
+    best = min(loss(m) for m in everything if budget.cost(SMALL, m) <= budget.target(SMALL))
+    found = search(space, [BUDGETS[0], budget], loss, candidates=96)
+    assert found.losses["half"] <= best * 1.05
+
+
+def test_the_count_of_candidates_is_the_count_of_calls_and_no_member_is_measured_twice():
+    space = small_space()
+    loss, told = Toy(space), []
+    found = search(space, BUDGETS, loss, candidates=60, progress=lambda *a: told.append(a))
+    assert len(loss.calls) == len(set(loss.calls)) == len(found.trace) == 60
+    assert [t[:2] for t in told] == [(i, 60) for i in range(1, 61)]
+    assert [t[2] for t in told] == found.trace
+    for trial in found.trace:
+        budget = next(b for b in BUDGETS if b.name == trial.budget)
+        assert trial.cost == budget.cost(SMALL, trial.member)
+    assert {t.origin for t in found.trace} >= {"descent", "even", "refine"}
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another():
+    runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=50, seed=s) for s in (3, 3, 4)]
+    assert runs[0].trace == runs[1].trace and runs[0].members == runs[1].members
+    assert runs[0].trace != runs[2].trace
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 5, 13])
+def test_a_handful_of_candidates_still_gives_nested_members_within_their_budgets(candidates):
+    space = small_space()
+    loss = Toy(space)
+    found = search(space, BUDGETS, loss, candidates=candidates)
+    assert len(loss.calls) <= candidates
+    members = [found.members[b.name] for b in BUDGETS]
+    assert members[2] <= members[1] <= members[0]
+    for b, m in zip(BUDGETS, members):
+        assert b.cost(SMALL, m) <= b.target(SMALL)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(space=spaces(), seed=st.integers(0, 9))
+def test_any_space_however_coarse_can_be_searched(space, seed):
+    price = space.price(Budget("full"))
+    least = price(space.smallest)
+    targets = {"a": least + 0.6 * (price.whole - least), "b": least + 0.2 * (price.whole - least)}
+    budgets = [Budget("full"), *(Budget(name, params=target) for name, target in targets.items())]
+    rng = np.random.default_rng(seed)
+    found = search(space, budgets, lambda m: float(rng.random()), candidates=20, seed=seed)
+    assert found.members["b"] <= found.members["a"] <= found.members["full"] == space.full
+    for b in budgets:
+        assert b.cost(space.parent, found.members[b.name]) <= b.target(space.parent)
+
+
+def test_losses_that_are_not_finite_are_avoided():
+    space = small_space()
+    loss = Toy(space)
+
+    def broken(member):
+        return math.nan if member.hidden < 128 else loss(member)
+
+    found = search(space, BUDGETS[:2], broken, candidates=60)
+    assert found.members["large"].hidden == 128 and math.isfinite(found.losses["large"])
+
+
+def test_members_are_chosen_together():
+    """The large member's own best would ruin the small one: the chain with the smallest product of losses wins."""
+    axes = {"hidden": AxisConfig((128, 64)), "ffn": AxisConfig((512, 128)), "depth": AxisConfig((12, 6))}
+    space = Space(SMALL, axes, SMALL_DROPS)
+    thin = Budget("full").cost(SMALL, SMALL.uniform(keep=SMALL_DROPS[6:], ffn=128))
+    budgets = [Budget("full"), Budget("large", ratio=0.72), Budget("small", params=thin)]
+
+    def loss(member):
+        depth, ffn = len(member.layers), member.widths("ffn")[0]
+        if member.hidden == 64:  # tempting for the large budget, hopeless for the small one
+            return 0.9 if (depth, ffn) == (12, 512) else 50.0
+        return {(12, 512): 0.0, (12, 128): 1.0, (6, 512): 1.0, (6, 128): 2.0}[depth, ffn]
+
+    everything = [space.decode(c) for c in np.ndindex(*space.sizes)]
+    large, small = ([m for m in everything if b.cost(SMALL, m) <= b.target(SMALL)] for b in budgets[1:])
+    tempting = min(large, key=loss)
+    assert tempting.hidden == 64 and loss(tempting) == 0.9
+    best = min((loss(a) + NOISE) * (loss(b) + NOISE) for a in large for b in small if b <= a)
+    found = search(space, budgets, loss, candidates=24)
+    assert (found.losses["large"] + NOISE) * (found.losses["small"] + NOISE) == pytest.approx(best)
+    assert found.members["large"].hidden == 128
+
+
+def test_bad_requests_are_told_before_anything_is_measured():
+    space = small_space()
+    loss = Toy(space)
+    with pytest.raises(ElasticError, match="nearest cost"):
+        search(space, [*BUDGETS, Budget("none", ratio=0.01)], loss)
+    with pytest.raises(ElasticError, match=r"elastic\.budgets\[large\].*below 0\.5"):
+        search(space, [BUDGETS[0], BUDGETS[2], BUDGETS[1]], loss)
+    with pytest.raises(ElasticError, match="candidates"):
+        search(space, BUDGETS, loss, candidates=0)
+    assert loss.calls == []
