@@ -13,7 +13,6 @@ import yaml
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-
 from tests.shapes import NANO_12B
 
 BLOCK: dict[str, Any] = {

@@ -23,8 +23,8 @@ from nemo_elastic.core.cost import (
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
-
 from tests.shapes import NANO_9B, NANO_12B, PARENT
+
 from .test_family import members
 
 

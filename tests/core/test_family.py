@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Layer, Parent, Subnet, intersect
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.errors import ElasticError
-
 from tests.shapes import NANO_9B, NANO_12B, PARENT
 
 

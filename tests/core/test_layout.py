@@ -11,8 +11,8 @@ from hypothesis import given
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import by_name, megatron_selection, selection, table, tensors
-
 from tests.shapes import NANO_12B, PARENT
+
 from .test_family import members
 
 

@@ -19,7 +19,6 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import FILE, Family, Member, why_not_nested
 from nemo_elastic.errors import ElasticError
-
 from tests.shapes import NANO_12B, PARENT
 from tests.strategies import chains, parents
 

@@ -22,7 +22,6 @@ from nemo_elastic.core.kinds.registry import AXES, DEPTH, layer_axes
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.search import Space, uniform_family
-
 from tests.shapes import NANO_12B, PARENT
 from tests.strategies import parents, subnets
 
