@@ -19,9 +19,11 @@ from nemo_elastic.io.atomic import atomic_write, filled_dir
 from nemo_elastic.io.outputs import absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
-from .settings import Settings
+from .settings import STAGE1, STAGE2, Settings
 
 VERSION = 1
+#: losses of a member by place in the context, as stages 1 and 2 ended: see `evaluate.second_stage`
+STAGES = ("near_stage1", "near", "behind_stage1", "behind")
 #: loss above the parent's that each member may have, and how far the parent must be below a bigram model
 LIMITS = (0.08, 0.15, 0.25)
 BIGRAM_MARGIN = 0.5
@@ -89,7 +91,7 @@ class Demo:
         with self.phase("evaluation", "held-out loss of members and controls, answers to held-out problems"):
             from .evaluate import evaluate
 
-            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.tell)
+            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", first, s, self.tell)
         with self.phase("report", "plots and one HTML page"):
             metrics = self._metrics(folder, rows, time.monotonic() - began)
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -195,6 +197,14 @@ class Demo:
         )
         self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
         self.console.print(table)
+        for m in metrics["members"]:
+            if STAGES[0] in m:
+                near_1, near, behind_1, behind = (m[key] for key in STAGES)
+                self.console.print(
+                    f"  {m['name']} in contexts of {STAGE2[1]}: first {STAGE1[1]} tokens {near_1:.3f}, {near:.3f} "
+                    f"after stage 2; behind them {behind_1:.3f}, {behind:.3f} after stage 2",
+                    markup=False,
+                )
 
 
 def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float) -> dict[str, dict[str, Any]]:
@@ -231,6 +241,11 @@ def markdown(metrics: dict[str, Any]) -> str:
         cells += ["" if m["recovered"] is None else f"{m['recovered']:.0%}", _answers(m["answers"])]
         lines.append("| " + " | ".join(cells) + " |")
     total = metrics["members"][0]["answers"]["total"]
+    places = [f"{where}, {stage}" for where in (f"first {STAGE1[1]}", "behind") for stage in ("stage 1", "stage 2")]
+    lines += ["", f"| loss in {STAGE2[1]} tokens | {' | '.join(places)} |", "|" + "---|" * 5]
+    for m in metrics["members"]:
+        if STAGES[0] in m:
+            lines.append(f"| {m['name']} | " + " | ".join(f"{m[key]:.3f}" for key in STAGES) + " |")
     lines.append("")
     lines.append(f"Answers: share of {total} held-out problems that are solved, with Wilson's interval of 95%.")
     lines.append(f"Bigram model of the same tokens: {metrics['bigram_loss']:.3f}. The whole run took "

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+#: sequences per micro-batch and tokens per sequence; a step is one micro-batch of 2048 tokens
+PARENT, STAGE1, STAGE2 = (8, 256), (16, 128), (4, 512)
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "1.6m"}, {"name": "1.1m", "ratio": 0.72}, {"name": "0.8m", "ratio": 0.5}],
     "axes": {

@@ -7,10 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .settings import Settings
-
-#: sequences per micro-batch and tokens per sequence; a step is one micro-batch of 2048 tokens
-PARENT, STAGE1, STAGE2 = (8, 256), (16, 128), (4, 512)
+from .settings import PARENT, STAGE1, STAGE2, Settings
 
 
 def train_parent(data: Path, out: Path, settings: Settings) -> Path:

@@ -151,10 +151,17 @@ def _members(run: Run) -> str:
         f"before elastic training, told of gaps from {SHARED:g} nats. Losses closer than {TIE:g} count as equal. "
         "In brackets: Wilson's interval of 95%, in percent."
     )
+    longer = (
+        "Held-out loss of each member as stage 1 ended and as stage 2 did, in contexts as long as those of stage 2: "
+        "of the first tokens, as many as a sequence of stage 1 has, and of all that stand behind them."
+    )
+    stages = tables.stages_table(run)
     tasks = _titled("Accuracy by task", tables.tasks_table(run))
     patterns = _titled("Layers", tables.patterns_table(run))
-    return (_section("Members", counted, sizes + patterns) if sizes else "") + (
-        _section("What they are worth", measured, quality + tasks) if quality or tasks else ""
+    return (
+        (_section("Members", counted, sizes + patterns) if sizes else "")
+        + (_section("What they are worth", measured, quality + tasks) if quality or tasks else "")
+        + (_section("What the longer context brings", longer, stages) if stages else "")
     )
 
 

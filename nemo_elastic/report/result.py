@@ -18,7 +18,7 @@ LARGEST = 1e30
 MOST_NAMES = 100
 _NUMBERS = (
     "parameters", "ratio", "memory_bytes", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
-    "recovered", "hidden", "layers",
+    "recovered", "hidden", "layers", "near", "near_stage1", "behind", "behind_stage1",
 )  # fmt: skip
 
 
@@ -48,6 +48,8 @@ class MemberResult:
             as it was stored.
         recovered: Share of the gap between the untrained cut and the parent that training closed; None where
             the gap is too small (see `verdicts.closed`).
+        near: Loss of the first tokens of a context, as many as a sequence of stage 1 has; behind: of all further
+            ones; near_stage1, behind_stage1: the same at the end of stage 1.
     """
 
     name: str
@@ -65,6 +67,10 @@ class MemberResult:
     recovered: float | None = None
     hidden: float | None = None
     layers: float | None = None
+    near: float | None = None
+    near_stage1: float | None = None
+    behind: float | None = None
+    behind_stage1: float | None = None
     pattern: str = ""
 
 

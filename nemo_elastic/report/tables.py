@@ -146,6 +146,17 @@ def quality_table(run: Run) -> str:
     ])  # fmt: skip
 
 
+def stages_table(run: Run) -> str:
+    """Losses by place in the context, before and after the stage with the longer one."""
+    rows = [
+        [m.name, *map(decimals, (m.near_stage1, m.near, m.behind_stage1, m.behind))]
+        for m in (run.results.members if run.results else ())
+        if m.behind_stage1 is not None
+    ]
+    heads = ["member", "first tokens, stage 1", "first tokens, stage 2", "behind, stage 1", "behind, stage 2"]
+    return table(heads, rows) if rows else ""
+
+
 def _members_table(run: Run, columns: Sequence[Column]) -> str:
     rows = members(run)
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
