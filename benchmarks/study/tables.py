@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -245,14 +246,15 @@ def context(found: Results) -> str:
     by_distance, by_kind = [], []
     far = [level for level in LEVELS if level > SHORT]
     for start, title in CONTEXT_WAYS.items():
-        group = [r for name, r in found.items() if name.startswith(start)]
+        group = [r for name, r in found.items() if re.fullmatch(rf"{start}(-\d+)?", name)]  # of every seed
+        cost = "" if start == CONTEXT_PARENT.name else f"{statistics.mean(r['flops'] for r in group) / 1e12:.2f}"
         for member in group[0]["answers"] if group else ():
             nats = [spread([r["answers"][member]["nats"][part] for r in group]) for part in ("first", "behind")]
-            by_distance.append([title, member, *(answered(group, member, KINDS, [n]) for n in LEVELS), *nats])
+            by_distance.append([title, cost, member, *(answered(group, member, KINDS, [n]) for n in LEVELS), *nats])
             by_kind.append([title, member, *(answered(group, member, [kind], far) for kind in KINDS)])
-    distances = [f"{low} to {high}" for low, high in pairwise((0, *LEVELS))]
-    head = ["trained at", "member", *distances, f"nats, first {SHORT}", "nats behind"]
-    kinds = ["trained at", "member", *(f"{kind}, above {SHORT}" for kind in KINDS)]
+    distances = [f"{low} to {high}, %" for low, high in pairwise((0, *LEVELS))]
+    head = ["trained at", "TFLOP", "member", *distances, f"nats, first {SHORT}", "nats behind"]
+    kinds = ["trained at", "member", *(f"{kind}, above {SHORT}, %" for kind in KINDS)]
     return markdown(head, by_distance) + "\n" + markdown(kinds, by_kind)
 
 
