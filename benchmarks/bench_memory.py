@@ -26,12 +26,12 @@ from typing import Any
 import torch
 
 from benchmarks.bench_distill import modelopt_loss, status
-from benchmarks.models import build, start
 from benchmarks.output import arguments, deliver
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
+from tests.support.models import build, start
 
 LENGTHS = (4096, 8192, 16384)
 MIB = 2**20

@@ -26,9 +26,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.naive_depth import naive_evaluations, naive_order
 from benchmarks.output import arguments, deliver
-from benchmarks.peak import Peak
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import MIXERS, Layers
 from nemo_elastic.nn.model import NemotronH
@@ -36,6 +34,8 @@ from nemo_elastic.plan import preset
 from nemo_elastic.ranking import RankOptions, rank
 from nemo_elastic.ranking.depth import Depth, Order, iterative_mse
 from nemo_elastic.ranking.measure import LEAST_TOKENS, PIECES
+from tests.support.naive_depth import naive_evaluations, naive_order
+from tests.support.peak import Peak
 
 PARENT = Parent("M-M-M*-M-M*-", 96, 256, 256, 12, 16, 4, 16, 4, 6, 2, 16)
 SAMPLES, LENGTH, STEPS = 16, 256, 40

@@ -29,13 +29,13 @@ from typing import Any, NamedTuple
 import torch
 from scipy.stats import quantile_test
 
-from benchmarks.models import build, distributed, start
 from benchmarks.output import arguments, deliver
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mamba import mamba_inside
+from tests.support.models import build, distributed, start
 
 PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
 TOKENS = (8, 256)

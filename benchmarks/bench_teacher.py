@@ -26,14 +26,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.elastic_model import batch_of, elastic_model, run_schedule, settings
-from benchmarks.models import distributed, start
 from benchmarks.output import arguments, deliver
-from benchmarks.peak import Peak
 from nemo_elastic.config.block import TEACHER_PRECISIONS
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
+from tests.support.elastic_model import batch_of, elastic_model, run_schedule, settings
+from tests.support.models import distributed, start
+from tests.support.peak import Peak
 
 PARENT = Parent("M-M-M*-M-M*-", 640, 8192, 2560, 16, 80, 8, 32, 4, 10, 2, 64, ffn_stripes=8)
 MEMBERS = [PARENT.full, PARENT.uniform(hidden=544, ffn=2240), PARENT.uniform(hidden=448, ffn=1792)]

@@ -41,7 +41,7 @@ def parallel() -> Iterator[None]:
     from megatron.core import num_microbatches_calculator, parallel_state
     from nemo.utils import AppState
 
-    from benchmarks.models import start
+    from tests.support.models import start
 
     own = not dist.is_initialized()  # another file of tests in this process leaves its rank behind
     start()

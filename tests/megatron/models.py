@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import build, start
+from tests.support.models import build, start
 
 __all__ = ["build", "logits_and_grads", "randomise", "start"]
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.naive_depth import naive_evaluations, naive_order
 from nemo_elastic.core.family import Parent
 from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
 from nemo_elastic.megatron.layers import Layers
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.depth import Depth, iterative_mse
 from nemo_elastic.ranking.layered import through
+from tests.support.naive_depth import naive_evaluations, naive_order
 
 from .models import build, randomise, start
 

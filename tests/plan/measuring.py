@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import build
-from benchmarks.peak import Peak
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.gates import Gates
+from tests.support.models import build
+from tests.support.peak import Peak
 
 #: every width differs from every other, so that no two tensors are mistaken for one another
 PARENT = Parent("M-M*-M", 96, 256, 224, 16, 12, 4, 8, 4, 8, 4, 20, ffn_stripes=4)

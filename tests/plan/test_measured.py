@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from benchmarks.models import start
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from nemo_elastic.plan.activations import SPAN, TILE, Sharding, saved
 from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient
+from tests.support.models import start
 
 from .measuring import PARENT, loss_peak, model_of, saved_bytes, step_peak
 

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.naive_depth import naive_evaluations, naive_order
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn import forward as forward_module
@@ -25,6 +24,7 @@ from nemo_elastic.ranking.depth import CHUNK, Depth, by_score, iterative_mse, sq
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
 from tests.strategies import parents
+from tests.support.naive_depth import naive_evaluations, naive_order
 
 
 class Toy:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.elastic_model import batch_of, elastic_model, run_schedule
-from benchmarks.models import distributed
-from benchmarks.peak import Peak
 from nemo_elastic.train.in_turn import sum_in_turn
 from tests.hosts.nemo.cutting import MEMBER, PARENT, random_tensors
+from tests.support.elastic_model import batch_of, elastic_model, run_schedule
+from tests.support.models import distributed
+from tests.support.peak import Peak
 
 pytestmark = pytest.mark.nemo
 MIDDLE = PARENT.uniform(keep=[0, 1, 2, 3, 4, 6], hidden=56, ffn=80)
@@ -34,8 +34,8 @@ BATCHES = [batch_of(PARENT, 2, 20, seed) for seed in range(2)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from benchmarks.models import start
     from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+    from tests.support.models import start
 
     start()
     return write_nemo_checkpoint(tmp_path_factory.mktemp("p") / "nemo", PARENT, PARENT.full, random_tensors(PARENT))

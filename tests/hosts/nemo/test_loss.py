@@ -19,7 +19,7 @@ PARENT = Parent("M-", 12, 16, 16, 4, 4, 2, 4, 4, 4, 2, 4, ffn_stripes=2)
 
 
 def models() -> list[Any]:
-    from benchmarks.models import build, start
+    from tests.support.models import build, start
 
     start()
     return [build(PARENT, elastic=False, seed=seed) for seed in range(2)]

@@ -13,11 +13,11 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from benchmarks.elastic_model import batch_of, elastic_model, settings
 from nemo_elastic.config.sections import TEACHER_PRECISIONS
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
 from tests.megatron.test_tensor_parallel import free_port
+from tests.support.elastic_model import batch_of, elastic_model, settings
 
 pytestmark = pytest.mark.nemo
 TOKENS = torch.randint(0, PARENT.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -31,8 +31,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    from benchmarks.models import start
     from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+    from tests.support.models import start
 
     start()
     return write_nemo_checkpoint(folder / "nemo", PARENT, PARENT.full, tensors)
@@ -99,9 +99,9 @@ def test_it_computes_with_the_rounded_weights(checkpoint: Path, precision: str) 
 
 def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
     """Compares on one of two tensor-parallel ranks."""
-    from benchmarks.models import build, start
     from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.hosts.nemo.teacher import quantize
+    from tests.support.models import build, start
 
     start(rank, 2, tensor=2, port=port)
     plain, small = (build(PARENT, elastic=False, sequence_parallel=sequence_parallel) for _ in range(2))

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import start
 from nemo_elastic.core.family import Parent, Subnet
+from tests.support.models import start
 
 
 def settings(parent: Parent, length: int = 256) -> Any:
