@@ -193,13 +193,6 @@ class Selection:
 
     def add_(self, full: Array, piece: Array, dim: int = 0) -> None:
         """Add `piece` (a slice made by `take`, or its gradient) into `full` in place, part by part."""
-        self._write(full, piece, dim, add=True)
-
-    def put_(self, full: Array, piece: Array, dim: int = 0) -> None:
-        """Write `piece` (a slice made by `take`) back into `full` in place."""
-        self._write(full, piece, dim, add=False)
-
-    def _write(self, full: Array, piece: Array, dim: int, add: bool) -> None:
         lead = (slice(None),) * dim
         per, kept = self.size // self.outer, self.kept_size // self.outer
         for o in range(self.outer):
@@ -208,10 +201,7 @@ class Selection:
                 target = part.window(full[lead + (slice(dst, dst + part.size),)], dim)
                 source = piece[lead + (slice(src, src + part.kept_size),)]
                 source = source.reshape((*source.shape[:dim], *part.kept, *source.shape[dim + 1 :]))
-                if add:
-                    target += source
-                else:
-                    target[...] = source
+                target += source
                 src, dst = src + part.kept_size, dst + part.size
 
     def shard(self, world: int) -> Selection:

@@ -24,7 +24,7 @@ from nemo_elastic.io.values import integer, number
 from ..errors import ElasticError, bad
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
-from .tokenizer import EOS_ID, MAX_VOCAB, MIN_VOCAB, load_tokenizer
+from .tokenizer import MAX_VOCAB, MIN_VOCAB, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -221,10 +221,6 @@ class DataFolder:
             raise bad("length", length, "use short or long")
         found = _read_problems(self.path / PROBLEMS)
         return [p for p in found if length in (None, p.length)]
-
-    def prompt_ids(self, problem: Problem, tokenizer: Tokenizer | None = None) -> list[int]:
-        """Token ids to start generating from: `<eos>`, which every document follows in training, and the prompt."""
-        return [EOS_ID, *(tokenizer or self.tokenizer()).encode(problem.prompt, add_special_tokens=False).ids]
 
 
 def problem_lines(problems: list[Problem]) -> str:

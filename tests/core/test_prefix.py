@@ -53,12 +53,12 @@ def test_take_equals_indexing(s: Selection, dim: int) -> None:
 
 
 @given(selections(), st.sampled_from([0, 1]))
-def test_put_and_add_write_exactly_the_kept(s: Selection, dim: int) -> None:
+def test_add_writes_exactly_the_kept(s: Selection, dim: int) -> None:
     shape, kept = [3, 3], [3, 3]
     shape[dim], kept[dim] = s.size, s.kept_size
     piece = torch.randn(kept)
     full = torch.zeros(shape)
-    s.put_(full, piece, dim)
+    s.add_(full, piece, dim)
     assert torch.equal(s.take(full, dim), piece)
     assert torch.count_nonzero(full) == torch.count_nonzero(piece)
     s.add_(full, piece, dim)
