@@ -31,7 +31,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.hf.shards import Entry
+from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.write import write_model
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.plan import preset
@@ -84,7 +84,7 @@ def make(folder: Path, family: Family) -> None:
 
     parent = family.parent
     entries = [
-        Entry(t.hf, "BF16", t.shape, lambda n=int(np.prod(t.shape)), i=i: chunks(n, i))
+        NewTensor(t.hf, "BF16", t.shape, lambda n=int(np.prod(t.shape)), i=i: chunks(n, i))
         for i, t in enumerate(layout.tensors(parent, parent.full))
     ]
     folder.mkdir()

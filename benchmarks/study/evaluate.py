@@ -28,13 +28,13 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
 def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.family import members_of
+    from nemo_elastic.formats.megatron.family import checkpoint_members
     from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     shape = parent_shape(model=model)
     tensors, elastic = read_checkpoint(checkpoint, shape)
-    found = members_of(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
+    found = checkpoint_members(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
     return NemotronH(shape, tensors, trainable=False), found
 
 

@@ -25,14 +25,14 @@ from nemo_elastic import __version__
 from nemo_elastic.errors import INTERRUPTED, ElasticError, environment_line, is_ctrl_c, one_line
 from nemo_elastic.extras import missing
 
-__all__ = ["COMMANDS", "Entry", "LazyGroup", "load_command", "main"]
+__all__ = ["COMMANDS", "LazyGroup", "Row", "load_command", "main"]
 
 NAME = "nemo-elastic"
 #: Text in square brackets, such as an extra's name, would vanish under rich markup; markdown keeps it.
 MARKUP = "markdown"
 
 
-class Entry(NamedTuple):
+class Row(NamedTuple):
     """One row of the table: where a command lives, and what the overview says of it."""
 
     module: str
@@ -40,22 +40,22 @@ class Entry(NamedTuple):
 
 
 #: In the order in which a user meets them. The overview is made from this table alone.
-COMMANDS: dict[str, Entry] = {
-    "demo": Entry("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
-    "init": Entry("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
-    "rank": Entry("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
-    "train": Entry("nemo_elastic.cli.train", "Train a family: any NeMo recipe of a Nemotron-H, and a block."),
-    "slice": Entry("nemo_elastic.cli.slice", "Cut one member out of a family."),
-    "convert": Entry("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
-    "inspect": Entry("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
-    "eval": Entry("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
-    "verify": Entry("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
-    "report": Entry("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
-    "plan": Entry("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),
-    "rehearse": Entry("nemo_elastic.cli.rehearse", "A large recipe's own jobs, in small, before it is paid for."),
-    "doctor": Entry("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
-    "schema": Entry("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
-    "data": Entry("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
+COMMANDS: dict[str, Row] = {
+    "demo": Row("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
+    "init": Row("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
+    "rank": Row("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
+    "train": Row("nemo_elastic.cli.train", "Train a family: any NeMo recipe of a Nemotron-H, and a block."),
+    "slice": Row("nemo_elastic.cli.slice", "Cut one member out of a family."),
+    "convert": Row("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
+    "inspect": Row("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
+    "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
+    "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
+    "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
+    "plan": Row("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),
+    "rehearse": Row("nemo_elastic.cli.rehearse", "A large recipe's own jobs, in small, before it is paid for."),
+    "doctor": Row("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
+    "schema": Row("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
+    "data": Row("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
 }
 
 

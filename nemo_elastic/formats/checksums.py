@@ -28,9 +28,9 @@ __all__ = [
     "CHECKSUMS_FILE",
     "PART_BYTES",
     "Checksum",
-    "Expected",
+    "ExpectedTensor",
+    "ReadCheck",
     "Sums",
-    "Watch",
     "read_checksums",
     "write_checksums",
 ]
@@ -114,7 +114,7 @@ def _hex(value: int) -> str:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedTensor:
     """What a tensor of a folder has to be.
 
     Attributes:
@@ -133,7 +133,7 @@ class Expected:
         )
 
 
-class Watch:
+class ReadCheck:
     """Holds a tensor's bytes against its checksums while they are read, from front to back.
 
     Every part that holds one of the bytes that are read is computed once, to its end.
@@ -144,7 +144,7 @@ class Watch:
         right: parts that were read just now, for another member of the same pass, and were right; grows.
     """
 
-    def __init__(self, data: memoryview, expected: Expected | None, right: set[int] | None = None) -> None:
+    def __init__(self, data: memoryview, expected: ExpectedTensor | None, right: set[int] | None = None) -> None:
         self._data, self._expected = data, expected
         self._right = set() if right is None else right
         if expected is not None and expected.sums is None:

@@ -12,7 +12,7 @@ import numpy as np
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.formats.raw import Raw
 
-from .checksums import Watch
+from .checksums import ReadCheck
 
 __all__ = ["Pieces"]
 
@@ -31,7 +31,7 @@ class Pieces:
             read them.
         selections: What each dimension keeps; everything if there are none.
         span: Bytes of the tensor that one piece spans.
-        right: Parts of it that need no second look; see `Watch`.
+        right: Parts of it that need no second look; see `ReadCheck`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pieces:
             yield np.ascontiguousarray(piece)
         watch.end()
 
-    def _wanted(self, parts: list[tuple[int, int]], row: int, watch: Watch) -> Iterator[None]:
+    def _wanted(self, parts: list[tuple[int, int]], row: int, watch: ReadCheck) -> Iterator[None]:
         """Before each part, ask for those that follow: the system's own guess would also read rows that go."""
         left, ahead = deque(parts), 0
         for start, stop in parts:

@@ -18,7 +18,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError
 
-from .checksums import Expected, Watch
+from .checksums import ExpectedTensor, ReadCheck
 
 __all__ = ["ITEMSIZE", "Extent", "Raw", "word"]
 
@@ -93,7 +93,7 @@ class Raw:
     dtype: str
     words: np.ndarray
     extent: Extent | None = None
-    expected: Expected | None = None
+    expected: ExpectedTensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -128,10 +128,10 @@ class Raw:
         """The same, and nothing is expected of it: for who reports damage, or copies nothing."""
         return self if self.expected is None else replace(self, expected=None)
 
-    def watch(self, words: np.ndarray, right: set[int] | None = None) -> Watch:
-        """Hold its words, which somebody reads from front to back, against what is expected of them; see `Watch`."""
+    def watch(self, words: np.ndarray, right: set[int] | None = None) -> ReadCheck:
+        """Hold its words, which somebody reads from front to back, against what is expected; see `ReadCheck`."""
         data = words.reshape(-1).view(np.uint8).data if self.expected is not None else memoryview(b"")
-        return Watch(data, self.expected, right)
+        return ReadCheck(data, self.expected, right)
 
     def numpy(self) -> np.ndarray:
         """Give the values in a dtype that numpy computes with: bfloat16 and float8 become float32."""

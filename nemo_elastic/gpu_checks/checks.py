@@ -20,14 +20,14 @@ from typing import Any
 
 from nemo_elastic.doctor import Facts
 
-__all__ = ["CHECKS", "LIMIT", "Check", "Result", "lacking", "perform", "perform_all"]
+__all__ = ["CHECKS", "LIMIT", "KernelCheck", "Result", "lacking", "perform", "perform_all"]
 
 #: seconds of all checks together
 LIMIT = 170
 
 
 @dataclass(frozen=True)
-class Check:
+class KernelCheck:
     """One check.
 
     Attributes:
@@ -51,33 +51,33 @@ class Check:
 
 KERNELS = ("torch", "mamba-ssm", "causal-conv1d")
 CHECKS = (
-    Check(
+    KernelCheck(
         "mamba kernels",
         "nemo_elastic.gpu_checks.mamba:parity",
         "mamba_ssm against torch on whole, sliced and gated layers: outputs and all gradients, float32 and bf16",
         KERNELS,
     ),
-    Check(
+    KernelCheck(
         "save and load",
         "nemo_elastic.gpu_checks.training:save_and_load",
         "a tiny family in bf16 with the distributed optimizer: saved, loaded byte for byte, the same steps after it",
         ("torch", "nemo-toolkit"),
     ),
-    Check(
+    KernelCheck(
         "tensor parallelism",
         "nemo_elastic.gpu_checks.training:tensor_parallel",
         "the same family on one GPU and on two over NCCL, with sequence parallelism",
         ("torch", "nemo-toolkit"),
         gpus=2,
     ),
-    Check(
+    KernelCheck(
         "attention",
         "nemo_elastic.gpu_checks.attention:long_context",
         "causal attention over 49152 tokens: which kernel, its memory, no matrix of length x length",
         alone=True,
         limit=40,
     ),
-    Check(
+    KernelCheck(
         "mamba speed",
         "nemo_elastic.gpu_checks.mamba:speed",
         "forward and backward of a 12B's Mamba layer, slices against the whole",
@@ -99,7 +99,7 @@ class Result:
     seconds: float = 0.0
 
 
-def lacking(check: Check, facts: Facts) -> str | None:
+def lacking(check: KernelCheck, facts: Facts) -> str | None:
     """Why a check cannot run on a machine with a GPU; None where it can."""
     missing = [name for name in check.needs if not facts.has(name)]
     if missing:
@@ -112,7 +112,7 @@ def lacking(check: Check, facts: Facts) -> str | None:
 def perform_all(
     facts: Facts,
     device: str = "cuda",
-    checks: Sequence[Check] = CHECKS,
+    checks: Sequence[KernelCheck] = CHECKS,
     say: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
     """All checks: those that may share the GPU at once, then the others one by one.
@@ -125,7 +125,7 @@ def perform_all(
     """
     end = time.monotonic() + LIMIT
 
-    def one(check: Check) -> Result:
+    def one(check: KernelCheck) -> Result:
         reason = lacking(check, facts)
         if reason is not None:
             found = Result(check.name, None, reason)
@@ -150,7 +150,7 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.communicate(timeout=patience)
 
 
-def perform(check: Check, device: str, limit: float) -> Result:
+def perform(check: KernelCheck, device: str, limit: float) -> Result:
     """One check in a process of its own, which is ended with all that it started when its time is over."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:

@@ -17,7 +17,7 @@ from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
 from .cases import Case
 
-__all__ = ["Layer", "Limits", "compare", "deviation", "faults", "run"]
+__all__ = ["CaseLayer", "Limits", "compare", "deviation", "faults", "run"]
 
 EPS = 1e-5
 #: kept in float32 whatever the activations are
@@ -26,7 +26,7 @@ SINGLE = ("a_log", "d", "dt_bias")
 Limits = dict[bool, tuple[float, float]]
 
 
-class Layer:
+class CaseLayer:
     """A case's tensors on a device: the parent's weights, an input [s, b, d], gates of the member, some half open."""
 
     def __init__(self, case: Case, device: str | torch.device = "cpu") -> None:
@@ -91,7 +91,7 @@ def run(
     case: Case, kernels: Kernels | None, device: str | torch.device = "cpu"
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """One forward and backward: output, and the gradient of every tensor."""
-    layer = Layer(case, device)
+    layer = CaseLayer(case, device)
     y = layer.forward(kernels)
     toward = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(device)
     return y.detach(), layer.gradients(y, toward)

@@ -18,7 +18,7 @@ import torch
 from nemo_elastic.nn.mixing import Kernels
 
 from .cases import CASES, SPEED, Case
-from .compare import Layer, Limits, compare, faults
+from .compare import CaseLayer, Limits, compare, faults
 
 __all__ = ["EXACT", "LIMITS", "installed", "judge", "parity", "part", "shares", "speed", "times"]
 
@@ -130,9 +130,9 @@ def times(kernels: Kernels | None, device: str, cases: Sequence[Case], rounds: i
     """Milliseconds of a forward and backward of each case, the median of some rounds."""
     found = {}
     for case in cases:
-        layer = Layer(case, device)
+        layer = CaseLayer(case, device)
 
-        def once(layer: Layer = layer) -> float:
+        def once(layer: CaseLayer = layer) -> float:
             _wait(device)
             start = time.perf_counter()
             y = layer.forward(kernels)

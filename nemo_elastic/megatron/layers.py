@@ -45,7 +45,7 @@ class TensorShards:
         return all_reduce(sums, self.group)
 
 
-class Layers:
+class MegatronLayers:
     """Runs the whole model's layers in any order (`ranking.layered.Layered`); streams are [s, b, D].
 
     Under sequence parallelism they are [s/tp, b, D].

@@ -16,7 +16,7 @@ from nemo_elastic.core.layout import by_name, rows, shape
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 
-__all__ = ["Memory", "Stage", "local_parameters", "loss", "stage_memory", "stages", "teacher", "transient"]
+__all__ = ["Memory", "PipelineStage", "local_parameters", "loss", "stage_memory", "stages", "teacher", "transient"]
 
 #: bytes per parameter in DistributedDataParallel's buffer: gradients are summed in fp32 (grad_reduce_in_fp32, as in
 #: NeMo's recipes); every data-parallel rank holds all of it, also with a distributed optimizer
@@ -29,7 +29,7 @@ OPTIMIZER = 12
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """One pipeline stage: the layer types it holds and whether it has the ends of the model."""
 
     kinds: tuple[str, ...]
@@ -38,13 +38,15 @@ class Stage:
     index: int
 
 
-def stages(parent: Parent, pipeline: int) -> list[Stage]:
+def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
     """Equal runs of layers, as megatron-core's MambaStack deals them out."""
     size = parent.num_layers // pipeline
-    return [Stage(parent.types[i * size : (i + 1) * size], i == 0, i == pipeline - 1, i) for i in range(pipeline)]
+    return [
+        PipelineStage(parent.types[i * size : (i + 1) * size], i == 0, i == pipeline - 1, i) for i in range(pipeline)
+    ]
 
 
-def _local(parent: Parent, stage: Stage, tensor: int) -> Iterator[tuple[Row, float]]:
+def _local(parent: Parent, stage: PipelineStage, tensor: int) -> Iterator[tuple[Row, float]]:
     """(row, elements on one rank) of every tensor of a stage, from the layout table."""
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start = stage.index * size
@@ -62,7 +64,7 @@ def _local(parent: Parent, stage: Stage, tensor: int) -> Iterator[tuple[Row, flo
         yield by_name("embedding"), parent.vocab * parent.hidden / tensor
 
 
-def local_parameters(parent: Parent, stage: Stage, tensor: int) -> int:
+def local_parameters(parent: Parent, stage: PipelineStage, tensor: int) -> int:
     """Parameters on one GPU. Exact: the layout table says which tensors are sharded and which are replicas.
 
     The router is left out: some ten thousand parameters, replicated, in fp32.
@@ -70,7 +72,7 @@ def local_parameters(parent: Parent, stage: Stage, tensor: int) -> int:
     return round(sum(n for _, n in _local(parent, stage, tensor)))
 
 
-def teacher(parent: Parent, stage: Stage, tensor: int, precision: str | None) -> float:
+def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | None) -> float:
     """Bytes of the frozen teacher's parameters: bf16, or one byte per weight of its linear layers.
 
     Left out: scales, two bytes per row, and the one layer's weight that is whole while it runs, in the teacher's
@@ -100,7 +102,9 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     return (1 + taught) * own + SINGLE * head + max(logits + gathered, HALF * head + own)
 
 
-def handed_over(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sharding, recompute: bool) -> float:
+def handed_over(
+    parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding, recompute: bool
+) -> float:
     """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
 
     That is one tensor with the student's stream and, with a teacher, the teacher's beside it (nemo.streams). A
@@ -110,14 +114,14 @@ def handed_over(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sh
     return 0.0 if stage.first else streams * stream(parent, shards)
 
 
-def gradients_between(parent: Parent, stage: Stage, distill: DistillConfig, shards: Sharding) -> float:
+def gradients_between(parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding) -> float:
     """Bytes per token of the gradients that come from the next stage and go to the one before, for both streams."""
     streams = 1 + distill.taught
     return ((not stage.last) + (not stage.first)) * streams * stream(parent, shards)
 
 
 def transient(
-    parent: Parent, stage: Stage, shards: Sharding, tokens: int, *, recompute: bool, gated: bool, kernels: bool
+    parent: Parent, stage: PipelineStage, shards: Sharding, tokens: int, *, recompute: bool, gated: bool, kernels: bool
 ) -> float:
     """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
 
@@ -180,7 +184,7 @@ class Memory:
 
 def stage_memory(
     parent: Parent,
-    stage: Stage,
+    stage: PipelineStage,
     distill: DistillConfig,
     shards: Sharding,
     *,

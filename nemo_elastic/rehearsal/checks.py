@@ -32,7 +32,7 @@ SAME = 0.02
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One thing that a rehearsal shows.
 
     Attributes:
@@ -78,33 +78,33 @@ class Place:
         return Path(stage_checkpoint(str(self.dir), self.curriculum, stage))
 
 
-def checks(place: Place) -> dict[str, Check]:
+def checks(place: Place) -> dict[str, Finding]:
     """All checks by name. One that finds nothing to look at, because a job has failed, says so."""
     return {name: _made(check, place) for name, check in CHECKS.items()}
 
 
-def _made(check: Callable[[Place], Check], place: Place) -> Check:
+def _made(check: Callable[[Place], Finding], place: Place) -> Finding:
     try:
         return check(place)
     except (ElasticError, OSError, KeyError, IndexError, ValueError) as error:
-        return Check(
+        return Finding(
             False, f"nothing to look at: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
 
 
-def ranked_loaded(place: Place) -> Check:
+def ranked_loaded(place: Place) -> Finding:
     """Stage 1 starts from the ranking's sorted weights, members and router."""
     start = Stored(place.start(1, 0) / START).held(PREFIX)
     other = differing(start, Stored(ranked_checkpoint(str(place.dir))).held(PREFIX))
-    return Check(
+    return Finding(
         not other, f"{len(start)} tensors" if not other else f"{other[0]} is another", {"tensors": len(start)}
     )
 
 
-def router_moved(place: Place) -> Check:
+def router_moved(place: Place) -> Finding:
     """The router learned under the recipe's own optimizer, and stayed as it was after the freeze."""
     if place.config.router is None:
-        return Check(None, "the block has no router")
+        return Finding(None, "the block has no router")
     begun, ended, later = (
         Stored(folder).held(ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
     )
@@ -114,7 +114,7 @@ def router_moved(place: Place) -> Check:
     told = f"by {share:.3f} of what Adam can move a weight in {steps} steps" + (
         "" if frozen else "; and after the freeze"
     )
-    return Check(share >= MOVED and frozen, told, {"share": share, "steps": steps, "least": MOVED})
+    return Finding(share >= MOVED and frozen, told, {"share": share, "steps": steps, "least": MOVED})
 
 
 def movement(begun: Mapping[str, torch.Tensor], ended: Mapping[str, torch.Tensor]) -> float:
@@ -123,20 +123,20 @@ def movement(begun: Mapping[str, torch.Tensor], ended: Mapping[str, torch.Tensor
     return float(moved[moved > 0].median()) if bool(moved.any()) else 0.0
 
 
-def members_validated(place: Place) -> Check:
+def members_validated(place: Place) -> Finding:
     """Every member was validated in both stages, and what it lost against its teacher in stage 1 fell."""
     stages = [heldout(place.dir / f"stage{number}") for number in (1, 2)]
     names = [budget.name for budget in place.config.budgets]
     missing = sorted({n for lines in stages for line in lines for n in names if n not in line["losses"]})
     if missing:
-        return Check(False, f"no held-out loss of {', '.join(missing)}")
+        return Finding(False, f"no held-out loss of {', '.join(missing)}")
     # a whole model that starts as its own teacher has nothing to gain
     first, last = ({name: line["kl"][name] for name in names[1:]} for line in (stages[0][0], stages[0][-1]))
     figures = {name: [first[name], last[name]] for name in first}
     told = ", ".join(f"{name} {before:.4f} → {after:.4f}" for name, (before, after) in figures.items())
     fell = all(after < before for before, after in figures.values())
     counts = [len(lines) for lines in stages]
-    return Check(fell and min(counts) > 1, f"{told} nats from the teacher", {"kl": figures, "validations": counts})
+    return Finding(fell and min(counts) > 1, f"{told} nats from the teacher", {"kl": figures, "validations": counts})
 
 
 def heldout(run: Path) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def heldout(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_history(run / METRICS).lines if line.get("kind") == "heldout"]
 
 
-def resumed(place: Place) -> Check:
+def resumed(place: Place) -> Finding:
     """Stage 1 was killed and went on from its newest whole checkpoint, with all that was in it, to its end."""
     killed, again = place.facts(1, 0), place.facts(1, 1)
     there = place.start(1, 1)
@@ -153,10 +153,10 @@ def resumed(place: Place) -> Check:
     whole = killed["killed"] and 0 < again["step"] < killed["reached"] + 1
     ended = again["reached"] == place.curriculum.stage1.max_steps
     told = "killed after step {killed_after}, went on from {went_on_from}, reached {reached}".format(**figures)
-    return Check(whole and ended and not other, told + (f"; {other[0]} is another" if other else ""), figures)
+    return Finding(whole and ended and not other, told + (f"; {other[0]} is another" if other else ""), figures)
 
 
-def optimizer_loaded(place: Place) -> Check:
+def optimizer_loaded(place: Place) -> Finding:
     """Stage 2 starts with the weights, router, members and moments that stage 1 ended with, in its own layout."""
     begun, ended = Stored(place.start(2, 0) / START).held(), Stored(place.end(1)).held()
     other = differing(begun, ended)
@@ -166,10 +166,10 @@ def optimizer_loaded(place: Place) -> Check:
     told = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
     if other:
         told = f"{len(other)} tensors are others than stage 1 left, the first is {other[0]}"
-    return Check(bool(moments) and not other, told, figures)
+    return Finding(bool(moments) and not other, told, figures)
 
 
-def members_cut(place: Place) -> Check:
+def members_cut(place: Place) -> Finding:
     """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime import load_family, members_of
@@ -185,23 +185,23 @@ def members_cut(place: Place) -> Check:
         figures[name] = [inside, alone]
     worst = max(abs(inside - alone) for inside, alone in figures.values())
     told = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
-    return Check(worst <= SAME, told, {"losses": figures, "most": SAME})
+    return Finding(worst <= SAME, told, {"losses": figures, "most": SAME})
 
 
-def in_transformers(place: Place) -> Check:
+def in_transformers(place: Place) -> Finding:
     """Every member's folder loads in stock transformers, and loses the same there."""
     tokens_bl, labels_bl, trained = place.text()
     folders = {name: place.dir / "members" / name for name in trained}
     losses, why = lose_in_transformers(folders, tokens_bl, labels_bl)
     if losses is None:
-        return Check(None, f"not tried: {why}")
+        return Finding(None, f"not tried: {why}")
     worst = max(abs(losses[name] - trained[name]) for name in trained)
     told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    return Check(worst <= SAME, f"{told} ({why})", {"losses": losses})
+    return Finding(worst <= SAME, f"{told} ({why})", {"losses": losses})
 
 
 #: in the order in which they are told
-CHECKS: Mapping[str, Callable[[Place], Check]] = {
+CHECKS: Mapping[str, Callable[[Place], Finding]] = {
     "ranked_loaded": ranked_loaded,
     "router_moved": router_moved,
     "members_validated": members_validated,

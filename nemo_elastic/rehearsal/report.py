@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .changes import Change
-from .checks import Check
+from .checks import Finding
 
 #: the report's file in a rehearsal's folder
 REPORT = "rehearsal.json"
@@ -36,7 +36,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Report:
+class RehearsalReport:
     """Everything that is told.
 
     Attributes:
@@ -50,7 +50,7 @@ class Report:
     recipe: str
     changed: Sequence[Change]
     jobs: Sequence[Job]
-    checks: Mapping[str, Check]
+    checks: Mapping[str, Finding]
     failed: str | None = None
 
     @property
@@ -84,7 +84,7 @@ def print_changes(changed: Sequence[Change], console: Console) -> None:
     console.print(table)
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: RehearsalReport, console: Console) -> None:
     """Jobs and checks."""
     jobs = Table(title=f"{report.recipe}: jobs", title_justify="left")
     for header in ("job", "layout", "steps", "seconds"):

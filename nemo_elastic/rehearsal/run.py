@@ -27,7 +27,7 @@ from .changes import Change, changes
 from .checks import Place, checks
 from .family import Short, SmallFamily
 from .jobs import CUT_SHORT, data_dir, rehearsal_jobs
-from .report import REPORT, Job, Report
+from .report import REPORT, Job, RehearsalReport
 
 #: stands for a parent, data and a folder that only the real run has
 THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family")
@@ -91,7 +91,7 @@ class Rehearsal:
             "jobs": [asdict(job) for job in self.told_jobs()],
         }
 
-    def run(self, run_job: Callable[[str, run.Partial], None], tell: Callable[[str], None]) -> Report:
+    def run(self, run_job: Callable[[str, run.Partial], None], tell: Callable[[str], None]) -> RehearsalReport:
         """Run all jobs here, one after another, and look at what they left.
 
         Args:
@@ -154,7 +154,7 @@ def look(dir: str, plan: Mapping[str, Any]) -> None:
         raise ElasticError(f"rehearsal: a check has failed; see {Path(dir, REPORT)}")
 
 
-def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], failed: str | None) -> Report:
+def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], failed: str | None) -> RehearsalReport:
     """Look at what the jobs of a rehearsal left, and write its report.
 
     Args:
@@ -167,7 +167,7 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     curriculum = Curriculum(**{**plan["curriculum"], **stages})
     found = checks(Place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
     jobs = [replace(Job(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
-    report = Report(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)
+    report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")
     return report
 

@@ -8,6 +8,6 @@ Needs matplotlib, no NeMo. `load` reads a run's folder, one module draws each pi
 from __future__ import annotations
 
 from .build import PAGE, build_report
-from .load import Run, load_run
+from .load import RunRecord, load_run
 
-__all__ = ["PAGE", "Run", "build_report", "load_run"]
+__all__ = ["PAGE", "RunRecord", "build_report", "load_run"]

@@ -13,7 +13,7 @@ from nemo_elastic.io.outputs import check_apart, is_report_page
 
 from ..errors import ElasticError
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
-from .load import Run, load_run
+from .load import RunRecord, load_run
 from .page import Picture, render
 from .style import HEADROOM, NARROW, WIDE, Drawing, Sheet, headline, house, save
 from .svg import inline
@@ -22,7 +22,7 @@ PAGE = "report.html"
 #: in a run's folder, where nothing else of a run is
 DEFAULT = "report"
 #: file -> what draws it, in the order of the page; None means that the run has nothing for it
-FIGURES: dict[str, Callable[[Run, Sheet], Drawing | None]] = {
+FIGURES: dict[str, Callable[[RunRecord, Sheet], Drawing | None]] = {
     "family.png": fig_family.draw,
     "loss.png": fig_loss.draw,
     "shapes.png": fig_shapes.draw,
@@ -65,7 +65,7 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     return target / PAGE
 
 
-def _picture(run: Run, draw: Callable[[Run, Sheet], Drawing | None], path: Path) -> Picture | None:
+def _picture(run: RunRecord, draw: Callable[[RunRecord, Sheet], Drawing | None], path: Path) -> Picture | None:
     """One picture in every form; None where the run has nothing for it."""
     wide, narrow = draw(run, WIDE), draw(run, NARROW)
     if wide is None or narrow is None:

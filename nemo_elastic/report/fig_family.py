@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 
 from ..verdicts import SHARED
 from .labels import Label, Labels
-from .load import Run
+from .load import RunRecord
 from .palette import GREY, INK, LIGHT, MUTED
 from .result import MemberResult
 from .style import Drawing, Sheet, colour, counts, millions, new_figure, short
 
 
-def draw(run: Run, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no member has a size and a loss."""
     members = [m for m in (run.results.members if run.results else ()) if m.parameters and m.loss is not None]
     if not members:
@@ -64,7 +64,7 @@ def _title(members: list[MemberResult], has_before: bool) -> str:
     return f"One training run, {models} models: cut out of one set of weights as they are"
 
 
-def _has_before(run: Run, members: list[MemberResult]) -> bool:
+def _has_before(run: RunRecord, members: list[MemberResult]) -> bool:
     """Whether the first is the parent as it was, beside the whole member that it became."""
     return run.before is not None and members[0] is run.before
 
@@ -80,7 +80,7 @@ def _subtitle(members: list[MemberResult]) -> str:
     return f"Elastic training closes {share} of the gap that cutting opens between a member and its parent{where}."
 
 
-def _limits(axes: Axes, members: list[MemberResult], run: Run, sheet: Sheet) -> None:
+def _limits(axes: Axes, members: list[MemberResult], run: RunRecord, sheet: Sheet) -> None:
     losses = [v for m in members for v in (m.loss, m.untrained_loss, m.unsorted_loss) if v is not None]
     if run.results and run.results.bigram_loss:
         losses.append(run.results.bigram_loss)
@@ -92,7 +92,7 @@ def _limits(axes: Axes, members: list[MemberResult], run: Run, sheet: Sheet) -> 
     axes.set_ylim(min(losses) - 0.34 * height, max(losses) + 0.22 * height)
 
 
-def _bigram(axes: Axes, labels: Labels, members: list[MemberResult], run: Run) -> None:
+def _bigram(axes: Axes, labels: Labels, members: list[MemberResult], run: RunRecord) -> None:
     bigram = run.results.bigram_loss if run.results else None
     if not bigram:
         return

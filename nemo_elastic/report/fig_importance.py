@@ -14,7 +14,7 @@ from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 
 from ..ranking import Ranking
 from .labels import halo
-from .load import Run
+from .load import RunRecord
 from .palette import INK, LIGHT, MUTED, SHARES, axis_colour, kind_colour
 from .style import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
 
@@ -24,7 +24,7 @@ MOST_CHANNELS = 300
 MOST_CUTS = 6
 
 
-def draw(run: Run, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None without a ranking that measured anything."""
     ranking = run.ranking
     if ranking is None or not any(np.any(np.asarray(s) > 0) for s in ranking.scores.values()):
@@ -73,7 +73,7 @@ def _log(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _hidden(axes: Axes, ranking: Ranking, run: Run, sheet: Sheet) -> None:
+def _hidden(axes: Axes, ranking: Ranking, run: RunRecord, sheet: Sheet) -> None:
     scores = np.sort(np.asarray(ranking.scores.get(HIDDEN, []), dtype=float))[::-1]
     if not len(scores):
         return _empty(axes, "hidden channels")

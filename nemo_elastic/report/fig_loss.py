@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .labels import name_lines
-from .load import MOST_NAMES, Phase, Run, number
+from .load import MOST_NAMES, Phase, RunRecord, number
 from .palette import INK, LIGHT, MUTED
 from .style import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
 
@@ -20,7 +20,7 @@ LEAST = 0.27
 GAP = 0.012
 
 
-def draw(run: Run, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no held-out loss was written."""
     phases = [p for p in run.phases if p.heldout]
     if not phases:
@@ -111,7 +111,7 @@ def _ticks(phase: Phase, sheet: Sheet) -> list[tuple[float, str]]:
     return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
 
 
-def _limits(axes: Axes, values: list[float], run: Run) -> None:
+def _limits(axes: Axes, values: list[float], run: RunRecord) -> None:
     bigram = run.results.bigram_loss if run.results else None
     low, high = min(values), max(values)
     if bigram:
@@ -123,7 +123,7 @@ def _limits(axes: Axes, values: list[float], run: Run) -> None:
                       fontsize=10, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
 
 
-def _freeze_mark(axes: Axes, run: Run, phases: list[Phase], edges: list[float]) -> None:
+def _freeze_mark(axes: Axes, run: RunRecord, phases: list[Phase], edges: list[float]) -> None:
     step = run.shapes.step
     for phase, left, scale in _spans(phases, edges):
         if phase.name != "stage1" or step is None:

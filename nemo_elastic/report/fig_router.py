@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .labels import name_lines
-from .load import Phase, Run
+from .load import Phase, RunRecord
 from .palette import INK, LIGHT, axis_colour, axis_words
 from .style import Drawing, Sheet, colour, new_figure, short, thin
 
 TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
 
 
-def draw(run: Run, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no router ran."""
     phase = run.phase("stage1")
     if phase is None or not (phase.keys("entropy_") or phase.keys("cost_")):
@@ -70,7 +70,7 @@ def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet, end: flo
     name_lines(axes, sheet, end, items)
 
 
-def _cost(axes: Axes, phase: Phase, until: int | None, run: Run, sheet: Sheet, end: float) -> None:
+def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, sheet: Sheet, end: float) -> None:
     items: list[tuple[float, str, str]] = []
     seen: list[float] = [0.95, 1.05]
     for name in phase.keys("cost_"):

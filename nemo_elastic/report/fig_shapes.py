@@ -14,12 +14,12 @@ from matplotlib.patches import Patch, Rectangle
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.manifest import why_not_nested
 
-from .load import Run
+from .load import RunRecord
 from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour
 from .style import Drawing, Sheet, level, new_figure, on_level, share_scale, short
 
 
-def draw(run: Run, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no member's shape is known."""
     parent, groups = run.parent, rows(run)
     if parent is None or not groups:
@@ -115,7 +115,7 @@ def kept_share(parent: Parent, layer: Layer) -> float:
     return share
 
 
-def rows(run: Run) -> list[tuple[str, list[tuple[str, Subnet]]]]:
+def rows(run: RunRecord) -> list[tuple[str, list[tuple[str, Subnet]]]]:
     """(member, [(stage of its shape, shape)]) from the parent down; stages that agree are one row."""
     out: list[tuple[str, list[tuple[str, Subnet]]]] = []
     shapes = run.shapes

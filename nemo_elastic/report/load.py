@@ -77,7 +77,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ShapeHistory:
     """Shapes on their way: what was found first, what the router wanted, what was frozen. Empty where unknown."""
 
     found: Mapping[str, Subnet] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Shapes:
 
 
 @dataclass
-class Run:
+class RunRecord:
     """What is known of a run; None or empty for what it has not.
 
     Attributes:
@@ -109,7 +109,7 @@ class Run:
     phases: tuple[Phase, ...] = ()
     ranking: Ranking | None = None
     family: Family | None = None
-    shapes: Shapes = field(default_factory=Shapes)
+    shapes: ShapeHistory = field(default_factory=ShapeHistory)
     results: Results | None = None
     serving: MemorySpec = field(default_factory=MemorySpec)
     notes: list[str] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Run:
         return int(parameters(self.parent, subnet)), int(memory(self.parent, subnet, self.serving))
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> RunRecord:
     """Read a run's folder.
 
     Raises:
@@ -183,7 +183,7 @@ def load_run(path: Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise bad("run", str(path), "a folder that a run wrote, e.g. runs/demo")
-    run = Run(path)
+    run = RunRecord(path)
     run.data = _try(run, path / "data" / "data.json", _mapping)
     run.phases = _phases(run)
     elastic = path / "stage1" / "elastic"
@@ -227,7 +227,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _try(run: Run, path: Path, read: Callable[[Path], T], needs: str = "") -> T | None:
+def _try(run: RunRecord, path: Path, read: Callable[[Path], T], needs: str = "") -> T | None:
     """Read one part; None when it is absent, None and a note when it is damaged."""
     if not (path / needs).exists():
         return None
@@ -239,7 +239,7 @@ def _try(run: Run, path: Path, read: Callable[[Path], T], needs: str = "") -> T 
         return None
 
 
-def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
+def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
     def read(path: Path) -> tuple[dict[str, Subnet], Mapping[str, Any], dict[str, Subnet]]:
         data = _mapping(path)
         members, report = data.get("members"), data.get("report", {})
@@ -255,7 +255,7 @@ def _shapes(run: Run, folder: Path, parent: Parent) -> Shapes:
     frozen = _try(run, folder / "members.json", read)
     report = frozen[1] if frozen else {}
     step = number(report.get("step"))
-    return Shapes(
+    return ShapeHistory(
         found=found[0] if found else {},
         raw=frozen[2] if frozen else {},
         frozen=frozen[0] if frozen else {},
@@ -272,7 +272,7 @@ def _projection(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return dict(known[:MOST_NAMES])
 
 
-def _phases(run: Run) -> tuple[Phase, ...]:
+def _phases(run: RunRecord) -> tuple[Phase, ...]:
     out: list[Phase] = []
     start = 0
     for name, label in PHASES.items():

@@ -13,7 +13,7 @@ from .. import __version__
 from ..verdicts import SHARED, TIE
 from . import tables
 from .css import STYLE
-from .load import Run
+from .load import RunRecord
 from .style import millions
 from .tables import safe
 
@@ -49,7 +49,7 @@ $body
 """)
 
 
-def render(run: Run, pictures: Mapping[str, Picture]) -> str:
+def render(run: RunRecord, pictures: Mapping[str, Picture]) -> str:
     """Write the page.
 
     Args:
@@ -81,7 +81,7 @@ def render(run: Run, pictures: Mapping[str, Picture]) -> str:
     )
 
 
-def _lead(run: Run) -> str:
+def _lead(run: RunRecord) -> str:
     rows = [m for m in tables.members(run) if m["trained"]]
     phases = ", ".join(p.label for p in run.phases)
     told = f"Phases with figures: {phases}." if phases else ""
@@ -95,7 +95,7 @@ def _lead(run: Run) -> str:
     return told
 
 
-def _tiles(run: Run) -> str:
+def _tiles(run: RunRecord) -> str:
     rows = [m for m in tables.members(run) if m["trained"]]
     tiles: list[tuple[str, str]] = []
     if run.before and run.before.loss is not None:
@@ -138,7 +138,7 @@ def _picture(name: str, pictures: Mapping[str, Picture], more: str = "") -> str:
     return _section(p.title, p.words, drawn + more)
 
 
-def _members(run: Run) -> str:
+def _members(run: RunRecord) -> str:
     sizes, quality = tables.sizes_table(run), tables.quality_table(run)
     spec = run.serving
     counted = (
@@ -165,14 +165,14 @@ def _members(run: Run) -> str:
     )
 
 
-def _notes(run: Run) -> str:
+def _notes(run: RunRecord) -> str:
     if not run.notes:
         return ""
     items = "".join(f"<li>{safe(note)}</li>" for note in run.notes)
     return f'<section class="notes"><h2>Not in this report</h2><ul>{items}</ul></section>'
 
 
-def _settings(run: Run) -> str:
+def _settings(run: RunRecord) -> str:
     parts = [_titled("Time", tables.time_table(run))]
     if run.results:
         parts.append(_titled("Targets", tables.targets_table(run)))

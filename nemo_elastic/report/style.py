@@ -130,7 +130,7 @@ def headline(figure: Figure, title: str, subtitle: str = "") -> None:
 
 
 def colour(place: int | None) -> str:
-    """Colour of a member by its place, see `load.Run.place`; None is the parent as it was."""
+    """Colour of a member by its place, see `load.RunRecord.place`; None is the parent as it was."""
     return PARENT if place is None else MEMBERS[place % len(MEMBERS)]
 
 

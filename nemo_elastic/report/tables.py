@@ -12,7 +12,7 @@ from typing import Any
 from nemo_elastic.core.cost import parameters
 
 from ..errors import printable, shown
-from .load import Run, number
+from .load import RunRecord, number
 
 DASH = "–"
 #: what a table lies in: it scrolls there, by keys too, and the page does not
@@ -75,7 +75,7 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"
 
 
-def members(run: Run) -> list[dict[str, Any]]:
+def members(run: RunRecord) -> list[dict[str, Any]]:
     """Every member with what is known of it, the parent as it was before them. Also for `--json`.
 
     Sizes come from its shape where that is known.
@@ -112,7 +112,7 @@ def members(run: Run) -> list[dict[str, Any]]:
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 
-def sizes_table(run: Run) -> str:
+def sizes_table(run: RunRecord) -> str:
     """What every member is."""
     dtype = run.serving.weights
     return _members_table(run, [
@@ -125,12 +125,12 @@ def sizes_table(run: Run) -> str:
     ])  # fmt: skip
 
 
-def patterns_table(run: Run) -> str:
+def patterns_table(run: RunRecord) -> str:
     """The layers that every member keeps, in letters."""
     return facts_table({m["name"]: m["pattern"] for m in members(run) if m["pattern"]})
 
 
-def quality_table(run: Run) -> str:
+def quality_table(run: RunRecord) -> str:
     """What every member is worth."""
     answers = run.results.answers if run.results else ()
     totals = {a.total for a in answers}
@@ -146,7 +146,7 @@ def quality_table(run: Run) -> str:
     ])  # fmt: skip
 
 
-def stages_table(run: Run) -> str:
+def stages_table(run: RunRecord) -> str:
     """Losses by place in the context, before and after the stage with the longer one."""
     rows = [
         [m.name, *map(decimals, (m.near_stage1, m.near, m.behind_stage1, m.behind))]
@@ -157,7 +157,7 @@ def stages_table(run: Run) -> str:
     return table(heads, rows) if rows else ""
 
 
-def _members_table(run: Run, columns: Sequence[Column]) -> str:
+def _members_table(run: RunRecord, columns: Sequence[Column]) -> str:
     rows = members(run)
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
     if not used:
@@ -165,7 +165,7 @@ def _members_table(run: Run, columns: Sequence[Column]) -> str:
     return table(["member", *(head for head, _ in used)], [[m["name"], *(give(m) for _, give in used)] for m in rows])
 
 
-def tasks_table(run: Run) -> str:
+def tasks_table(run: RunRecord) -> str:
     rows = run.results.members if run.results else ()
     tasks = list(dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task)))
     if not tasks:
@@ -191,7 +191,7 @@ def share(answers: Mapping[str, Any] | None, told: float | None, counted: bool) 
     return f"{answers['correct'] / answers['total']:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def projection_table(run: Run) -> str:
+def projection_table(run: RunRecord) -> str:
     rows = []
     for name, p in run.shapes.projection.items():
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
@@ -203,7 +203,7 @@ def projection_table(run: Run) -> str:
     return table(heads, rows) if rows else ""
 
 
-def time_table(run: Run) -> str:
+def time_table(run: RunRecord) -> str:
     told = run.results.seconds if run.results else {}
     if told and run.results:
         return table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", run.results.spent or 0)]])
@@ -215,7 +215,7 @@ def time_table(run: Run) -> str:
     return table(["phase", "steps", "tokens", "time"], rows) if rows else ""
 
 
-def targets_table(run: Run) -> str:
+def targets_table(run: RunRecord) -> str:
     """What the run was held against: what was found, what was asked, and whether that is met; else as it was told."""
     told = run.results.targets if run.results else {}
     rows, others = [], {}

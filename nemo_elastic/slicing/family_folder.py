@@ -17,7 +17,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import Family, why_not_nested
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import entries_of, write_model, write_text
 from nemo_elastic.formats.pieces import SPAN, Pieces
 from nemo_elastic.formats.raw import Raw
@@ -149,7 +149,7 @@ def _even(
 def _write(
     out: str | Path,
     family: Family,
-    entries: Sequence[Entry],
+    entries: Sequence[NewTensor],
     base: Mapping[str, Any] | None,
     files_from: Path | None,
     force: bool,
@@ -175,7 +175,7 @@ def _write(
 
 def _ranked(
     source: Source, parent: Parent, ranking: str | Path | None, smallest: int
-) -> tuple[tuple[int, ...] | None, str | None, list[Entry]]:
+) -> tuple[tuple[int, ...] | None, str | None, list[NewTensor]]:
     """Order in which layers go, digest, and the parent's tensors in sorted order."""
     if ranking is None:
         return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
@@ -187,7 +187,7 @@ def _ranked(
         index = t.layer.index if t.layer is not None else None
         orders = [permutation(read, parent, t.row, dim, index) for dim in range(len(t.shape))]
         raw = source.tensors[t.hf]
-        entries.append(Entry(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
+        entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
     return tuple(read.depth), read.digest, entries
 
 

@@ -19,7 +19,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import check_name, why_not_nested
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Entry, Progress
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import Model, write_models, write_text
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
@@ -211,9 +211,9 @@ def cut_pieces(
     return out
 
 
-def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> list[Entry]:
+def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> list[NewTensor]:
     return [
-        Entry(name, raw.dtype, pieces.shape, pieces, raw.extent)
+        NewTensor(name, raw.dtype, pieces.shape, pieces, raw.extent)
         for name, (raw, pieces) in cut_pieces(source, target, right).items()
     ]
 

@@ -20,7 +20,7 @@ from nemo_elastic.nn.gates import Choice
 
 from .host import Host, Output
 
-__all__ = ["CE_SUM", "KL", "KL_SUM", "LOSS", "TOKENS", "HeldOut", "Measured"]
+__all__ = ["CE_SUM", "KL", "KL_SUM", "LOSS", "TOKENS", "HeldOut", "HeldOutLosses"]
 
 #: what is logged of a member: cross-entropy, and divergence from the teacher, in nats per token
 LOSS, KL = "val_loss/{}", "val_kl/{}"
@@ -29,7 +29,7 @@ CE_SUM, KL_SUM, TOKENS = range(3)
 
 
 @dataclass(frozen=True)
-class Measured:
+class HeldOutLosses:
     """A validation's losses in nats per token, by member; those that did not run are absent.
 
     Attributes:
@@ -56,7 +56,7 @@ class HeldOut:
         super().__init__()
         chunks = distill.chunk_tokens
         self._ce, self._kl = DistillConfig(mode="ce", chunk_tokens=chunks), DistillConfig(chunk_tokens=chunks)
-        self.measured = Measured()
+        self.measured = HeldOutLosses()
         self.begin([""], [None])
 
     def begin(self, names: Sequence[str], choices: Sequence[Choice], taught: bool = False) -> None:
@@ -111,7 +111,7 @@ class HeldOut:
         """Add sums [members, 3] of some micro-batches, of all ranks together."""
         self.sums = self.sums.to(sums.device) + sums
 
-    def end(self, sums: torch.Tensor | None = None) -> Measured:
+    def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
         """What was measured.
 
         Args:
@@ -121,7 +121,7 @@ class HeldOut:
         found = (self.sums if sums is None else sums).tolist()
         ran = {name: row for name, row in zip(self.names, found, strict=True) if row[TOKENS]}
         taught = [name for name in ran if self.taught or name != self.names[0]]
-        self.measured = Measured(
+        self.measured = HeldOutLosses(
             {name: row[CE_SUM] / row[TOKENS] for name, row in ran.items()},
             {name: ran[name][KL_SUM] / ran[name][TOKENS] for name in taught},
         )

@@ -13,7 +13,7 @@ import pytest
 from nemo_elastic.core.prefix import BlockedPrefix, Selection
 from nemo_elastic.formats import pieces
 from nemo_elastic.formats.hf.safetensors_io import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE, Entry, write_weights
+from nemo_elastic.formats.hf.shards import SINGLE, NewTensor, write_weights
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Extent, Raw
 
@@ -54,7 +54,7 @@ def test_only_what_stays_is_asked_for_and_a_bounded_way_ahead(span, monkeypatch)
 
 def test_a_mapped_file_is_asked_for_from_whole_pages(tmp_path):
     words = np.random.default_rng(0).integers(0, 2**31, (5000, 3), dtype=np.uint32)
-    entries = [Entry(name, "U32", words.shape, lambda: [words]) for name in ("a", "b")]
+    entries = [NewTensor(name, "U32", words.shape, lambda: [words]) for name in ("a", "b")]
     write_weights({tmp_path: entries})
     for raw in open_shard(tmp_path / SINGLE).values():
         raw.extent.want(0, raw.nbytes)

@@ -22,7 +22,7 @@ from nemo_elastic.doctor import Device, Facts, collect
 from nemo_elastic.gpu_checks import mamba
 from nemo_elastic.gpu_checks.attention import attend
 from nemo_elastic.gpu_checks.cases import CASES, SPEED
-from nemo_elastic.gpu_checks.checks import CHECKS, Check, Result, lacking, perform_all
+from nemo_elastic.gpu_checks.checks import CHECKS, KernelCheck, Result, lacking, perform_all
 from nemo_elastic.gpu_checks.compare import compare, faults
 from nemo_elastic.nn.conv import causal_conv1d
 from nemo_elastic.nn.mixing import Kernels
@@ -194,8 +194,8 @@ def hang(device: str, place: Path) -> None:
     subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
-def made(name: str, **more: Any) -> Check:
-    return Check(name, f"{__name__}:{name}", "", needs=("torch",), **more)
+def made(name: str, **more: Any) -> KernelCheck:
+    return KernelCheck(name, f"{__name__}:{name}", "", needs=("torch",), **more)
 
 
 GPU = Facts(python=(3, 11, 7), versions={"torch": "2.9.0"}, gpus=(Device("H100", 2**36, (9, 0)),))

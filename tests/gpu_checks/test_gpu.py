@@ -12,7 +12,7 @@ import pytest
 
 from nemo_elastic.doctor import collect
 from nemo_elastic.gpu_checks.cases import CASES, Case
-from nemo_elastic.gpu_checks.checks import CHECKS, Check, lacking, perform
+from nemo_elastic.gpu_checks.checks import CHECKS, KernelCheck, lacking, perform
 from nemo_elastic.gpu_checks.compare import compare, faults
 
 pytestmark = pytest.mark.gpu
@@ -39,7 +39,7 @@ def test_mamba_ssm_gives_the_results_of_torch(case: Case, kernels: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.name.replace(" ", "-"))
-def test_the_checks_of_doctor(check: Check) -> None:
+def test_the_checks_of_doctor(check: KernelCheck) -> None:
     reason = lacking(check, collect())
     if reason is not None:
         pytest.skip(reason)

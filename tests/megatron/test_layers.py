@@ -11,7 +11,7 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
-from nemo_elastic.megatron.layers import Layers
+from nemo_elastic.megatron.layers import MegatronLayers
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.depth import Depth, iterative_mse
 from nemo_elastic.ranking.layered import through
@@ -42,7 +42,7 @@ def tokens_of(parent: Parent, batch: int) -> torch.Tensor:
 def test_layers_in_a_row_are_the_forward(elastic, tied):
     parent = replace(parent_of(PATTERNS[0]), tied=tied)
     model, tokens = model_of(parent, elastic), tokens_of(parent, 2)
-    layers, statistics, expected = Layers(model), Statistics(parent), Statistics(parent)
+    layers, statistics, expected = MegatronLayers(model), Statistics(parent), Statistics(parent)
     with torch.no_grad(), cuda_as_cpu():
         normed = through(layers, range(parent.num_layers), layers.embed(tokens), statistics)
         assert torch.equal(layers.head(normed), model(tokens, None, None))
@@ -74,7 +74,7 @@ def test_order_and_scores_are_those_of_running_every_candidate_whole(pattern):
         expected = naive_order(forward, parent, pieces)
         assert count[0] == 4 * naive_evaluations(len(pattern))
         count[0] = 0
-        depth = Depth(Layers(model), parent.num_layers)
+        depth = Depth(MegatronLayers(model), parent.num_layers)
         for piece in pieces:
             depth.add(piece)
         found = iterative_mse(depth)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksum, Expected, Sums, Watch, read_checksums
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksum, ExpectedTensor, ReadCheck, Sums, read_checksums
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.hf.safetensors_io import open_shard
 from nemo_elastic.formats.hf.shards import SINGLE
@@ -201,10 +201,10 @@ def test_members_of_one_pass_read_once_and_trust_nothing_unread(whole, tmp_path,
 
 
 def counting(counted: list[int]):
-    """`Watch._add` that notes how many parts it found right."""
-    from nemo_elastic.formats.checksums import Watch
+    """`ReadCheck._add` that notes how many parts it found right."""
+    from nemo_elastic.formats.checksums import ReadCheck
 
-    original = Watch._add
+    original = ReadCheck._add
 
     def add(self, stop):
         before = len(self._right)
@@ -256,7 +256,7 @@ def test_checksums_of_pieces_and_of_runs(content, size, cuts, data):
 
 
 def read(content: bytes, sums: Sums, runs: list[tuple[int, int]]) -> None:
-    watch = Watch(np.frombuffer(content, np.uint8).data, Expected("x", sums))
+    watch = ReadCheck(np.frombuffer(content, np.uint8).data, ExpectedTensor("x", sums))
     for start, stop in runs:
         watch.reach(start, stop)
     watch.end()

@@ -15,7 +15,7 @@ from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family, check_digest, check_name
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.checksums import Expected, Sums, read_checksums
+from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 from nemo_elastic.io.bounded import read_text
@@ -164,9 +164,9 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
     return {name: replace(raw, expected=_expected(folder, name, raw, written)) for name, raw in out.items()}
 
 
-def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) -> Expected:
+def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) -> ExpectedTensor:
     file = raw.extent.path if raw.extent is not None else folder
-    return Expected(f"{file}: tensor {name!r}", written.get(name))
+    return ExpectedTensor(f"{file}: tensor {name!r}", written.get(name))
 
 
 def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:

@@ -28,7 +28,7 @@ from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
 
-__all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Entry", "Progress", "plan_shards", "write_weights"]
+__all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "NewTensor", "Progress", "plan_shards", "write_weights"]
 
 #: Called with (bytes written, bytes in all).
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class NewTensor:
     """A tensor that is going to be written.
 
     Attributes:
@@ -63,9 +63,9 @@ class Entry:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
-def plan_shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
+def plan_shards(entries: Sequence[NewTensor], limit: int) -> list[list[NewTensor]]:
     """Deal tensors out to files of at most `limit` bytes, in the order given; a larger tensor has its own file."""
-    shards: list[list[Entry]] = [[]]
+    shards: list[list[NewTensor]] = [[]]
     held = 0
     for entry in entries:
         if shards[-1] and held + entry.nbytes > limit:
@@ -77,7 +77,7 @@ def plan_shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
 
 
 def write_weights(
-    folders: Mapping[Path, Sequence[Entry]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+    folders: Mapping[Path, Sequence[NewTensor]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
 ) -> list[dict[str, Sums]]:
     """Write the weights of some folders: `model.safetensors`, or shards with an index.
 
@@ -135,12 +135,12 @@ class _Place:
     """Where a tensor goes."""
 
     folder: Path
-    entry: Entry
+    entry: NewTensor
     file: Path
     start: int
 
 
-def _plan(folder: Path, entries: list[Entry], shard_bytes: int) -> Iterator[_Place]:
+def _plan(folder: Path, entries: list[NewTensor], shard_bytes: int) -> Iterator[_Place]:
     """Write the headers and the index, and give every tensor its place."""
     shards = plan_shards(entries, shard_bytes)
     names = [SINGLE]
@@ -157,7 +157,7 @@ def _plan(folder: Path, entries: list[Entry], shard_bytes: int) -> Iterator[_Pla
         yield from (_Place(folder, e, folder / name, starts[e.name]) for e in shard)
 
 
-def _write_header(path: Path, entries: list[Entry]) -> dict[str, int]:
+def _write_header(path: Path, entries: list[NewTensor]) -> dict[str, int]:
     """Write the beginning of one file; give the first byte of each tensor.
 
     The layout depends on the names, dtypes and shapes alone, so that equal tensors make equal files: larger elements

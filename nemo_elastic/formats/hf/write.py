@@ -24,7 +24,7 @@ from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
-from .shards import SHARD_BYTES, Entry, Progress, write_weights
+from .shards import SHARD_BYTES, NewTensor, Progress, write_weights
 
 __all__ = ["Model", "entries_of", "write_model", "write_models", "write_text"]
 
@@ -50,7 +50,7 @@ class Model:
     folder: Path
     parent: Parent
     member: Subnet
-    entries: Sequence[Entry]
+    entries: Sequence[NewTensor]
     base: Mapping[str, Any] | None = None
     files_from: Path | None = None
 
@@ -78,7 +78,7 @@ def write_models(
     return [_write_around(m, sums, files) for m, sums, files in zip(models, checksums, along, strict=True)]
 
 
-def _with_head(model: Model) -> list[Entry]:
+def _with_head(model: Model) -> list[NewTensor]:
     entries = list(model.entries)
     if model.parent.tied:
         # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
@@ -107,7 +107,7 @@ def write_model(
     folder: Path,
     parent: Parent,
     member: Subnet,
-    entries: Sequence[Entry],
+    entries: Sequence[NewTensor],
     *,
     base: Mapping[str, Any] | None = None,
     files_from: Path | None = None,
@@ -148,7 +148,7 @@ def _along(folder: Path | None) -> list[Path]:
     return found
 
 
-def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[Entry]:
+def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[NewTensor]:
     """Make entries from arrays in memory.
 
     Args:
@@ -163,7 +163,7 @@ def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where
     raw = {name: Raw.of(value, name) for name, value in tensors.items()}
     check_tensors(parent, member, raw, where)
     return [
-        Entry(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf]), raw[t.hf].extent)
+        NewTensor(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf]), raw[t.hf].extent)
         for t in layout.tensors(parent, member)
     ]
 

@@ -16,10 +16,10 @@ from nemo_elastic.errors import bad
 
 from .codes import decode, width
 
-__all__ = ["elastic_family", "members_of"]
+__all__ = ["checkpoint_members", "elastic_family"]
 
 
-def members_of(
+def checkpoint_members(
     parent: Parent, elastic: Mapping[str, torch.Tensor], config: ElasticConfig, where: str
 ) -> dict[str, Subnet]:
     """Members that an elastic checkpoint carries, by budget name.
@@ -61,7 +61,7 @@ def elastic_family(
     """
     config = block if isinstance(block, ElasticConfig) else ElasticConfig.from_dict(dict(block))
     shape = config.parent_shape(parent)
-    members = members_of(shape, elastic, config, where)
+    members = checkpoint_members(shape, elastic, config, where)
     order = next((elastic[name].tolist() for name in ("router.drop_order", "drop_order") if name in elastic), None)
     return Family.of(
         shape,

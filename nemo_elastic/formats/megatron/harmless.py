@@ -13,7 +13,7 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError, bad
 
 from .items import STORAGES, TENSOR, Item
-from .metadata import NAMES, Metadata, Place, read_metadata, regular_size
+from .metadata import NAMES, ByteRange, Metadata, read_metadata, regular_size
 from .pickled import PickleError, read_pickle
 from .stored import check_format, weights_folder
 
@@ -47,13 +47,13 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
     metadata = read_metadata(folder)
     for name in metadata.needed:
         metadata.file(name)
-    _check_object(folder / "common.pt", Place("common.pt", 0, regular_size(folder / "common.pt")), "")
+    _check_object(folder / "common.pt", ByteRange("common.pt", 0, regular_size(folder / "common.pt")), "")
     for name, place in metadata.objects.items():
         _check_object(folder / place.file, place, f"{name}: ")
     return metadata
 
 
-def _check_object(path: Path, place: Place, name: str) -> None:
+def _check_object(path: Path, place: ByteRange, name: str) -> None:
     try:
         with path.open("rb") as file:
             item = Item(file, place)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .metadata import Piece, Place
+from .metadata import ByteRange, Piece
 from .pickled import STORED, Made, Name, Named, PickleError, read_pickle
 
 #: class of a storage -> dtype of its values
@@ -44,7 +44,7 @@ class Item:
         PickleError: it is none.
     """
 
-    def __init__(self, file: BinaryIO, place: Place) -> None:
+    def __init__(self, file: BinaryIO, place: ByteRange) -> None:
         self._file, self._place = file, place
         file.seek(place.offset)
         if file.read(4) != _BEGIN:  # where torch.load finds another beginning, it takes what is there for a pickle
@@ -126,7 +126,7 @@ class Item:
 class _Part:
     """Some bytes of a file as a file, for the reader of zip files, which is to read the table of contents alone."""
 
-    def __init__(self, file: BinaryIO, place: Place) -> None:
+    def __init__(self, file: BinaryIO, place: ByteRange) -> None:
         self._inner, self._begin, self._size, self._at, self._left = file, place.offset, place.length, 0, _CONTENTS
 
     def seekable(self) -> bool:

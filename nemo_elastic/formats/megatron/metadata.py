@@ -55,7 +55,7 @@ _LARGE, _HOLES = 2**30, 4
 
 
 @dataclass(frozen=True)
-class Place:
+class ByteRange:
     """Bytes of a file.
 
     Attributes:
@@ -74,11 +74,11 @@ class Piece:
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    place: Place
+    place: ByteRange
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """A tensor of a checkpoint."""
 
     dtype: torch.dtype
@@ -97,8 +97,8 @@ class Metadata:
     """
 
     folder: Path
-    tensors: Mapping[str, Entry]
-    objects: Mapping[str, Place]
+    tensors: Mapping[str, StoredTensor]
+    objects: Mapping[str, ByteRange]
     needed: Mapping[str, int]
 
     def file(self, name: str) -> Path:
@@ -170,8 +170,8 @@ def regular_size(path: Path) -> int:
 def _metadata(folder: Path, told: Mapping[str, Any]) -> Metadata:
     places = _places(told["storage_data"])
     entries = _typed(dict, told["state_dict_metadata"], "state_dict_metadata")
-    tensors: dict[str, Entry] = {}
-    objects: dict[str, Place] = {}
+    tensors: dict[str, StoredTensor] = {}
+    objects: dict[str, ByteRange] = {}
     left = len(places)
     for name, record in entries.items():
         name = _typed(str, name, "name")
@@ -193,14 +193,14 @@ def _metadata(folder: Path, told: Mapping[str, Any]) -> Metadata:
     return Metadata(folder, tensors, objects, {file: max(size, ends[file]) for file, size in needed.items()})
 
 
-def _places(told: Any) -> dict[tuple[str, tuple[int, ...] | None], Place]:
+def _places(told: Any) -> dict[tuple[str, tuple[int, ...] | None], ByteRange]:
     """(name, offsets of a piece or None) -> where it is stored."""
-    found: dict[tuple[str, tuple[int, ...] | None], Place] = {}
+    found: dict[tuple[str, tuple[int, ...] | None], ByteRange] = {}
     for index, info in _typed(dict, told, "storage_data").items():
         at, where = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
         offset = at.get("offset")
         key = _typed(str, at["fqn"], "name"), None if offset is None else _size(offset)
-        place = Place(_file(where["relative_path"]), _count(where["offset"]), _count(where["length"]))
+        place = ByteRange(_file(where["relative_path"]), _count(where["offset"]), _count(where["length"]))
         if key in found:
             raise PickleError(f"it has two places for {key[0]}")
         if where.get("transform_descriptors"):
@@ -211,20 +211,20 @@ def _places(told: Any) -> dict[tuple[str, tuple[int, ...] | None], Place]:
     return found
 
 
-def _place(places: Mapping[Any, Place], name: str, offsets: tuple[int, ...] | None) -> Place:
+def _place(places: Mapping[Any, ByteRange], name: str, offsets: tuple[int, ...] | None) -> ByteRange:
     found = places.get((name, offsets))
     if found is None:
         raise PickleError(f"it does not say where {name} lies")
     return found
 
 
-def _piece(places: Mapping[Any, Place], name: str, told: Any) -> Piece:
+def _piece(places: Mapping[Any, ByteRange], name: str, told: Any) -> Piece:
     state = _state(told, "ChunkStorageMetadata")
     offsets, sizes = _size(state["offsets"]), _size(state["sizes"])
     return Piece(offsets, sizes, _place(places, name, offsets))
 
 
-def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[Piece, ...]) -> Entry:
+def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[Piece, ...]) -> StoredTensor:
     for piece in pieces:
         inside = len(piece.sizes) == len(piece.offsets) == len(size)
         if not inside or any(o + s > n for o, s, n in zip(piece.offsets, piece.sizes, size, strict=True)):
@@ -235,7 +235,7 @@ def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[P
             )
     if name.startswith(PREFIX) and not _covered(size, pieces):
         raise PickleError(f"the pieces of {name} do not make up its shape {list(size)}")
-    return Entry(dtype, size, pieces)
+    return StoredTensor(dtype, size, pieces)
 
 
 def _covered(size: tuple[int, ...], pieces: tuple[Piece, ...]) -> bool:

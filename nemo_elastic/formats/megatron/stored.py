@@ -18,7 +18,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_json
 
 from .items import read_piece
-from .metadata import PREFIX, Entry, read_metadata
+from .metadata import PREFIX, StoredTensor, read_metadata
 from .pickled import PickleError
 
 __all__ = ["PREFIX", "Stored", "differing", "first_line", "weights_folder"]
@@ -92,7 +92,7 @@ class Stored:
         found = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
         return {name.removeprefix(prefix): self._read(name, entry) for name, entry in found}
 
-    def _read(self, name: str, entry: Entry) -> torch.Tensor:
+    def _read(self, name: str, entry: StoredTensor) -> torch.Tensor:
         try:
             # before there is room for it: what is said to be in a file has to fit into it
             files = [self.metadata.file(piece.place.file) for piece in entry.pieces]

@@ -17,7 +17,7 @@ from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
-from nemo_elastic.megatron.layers import Layers
+from nemo_elastic.megatron.layers import MegatronLayers
 from nemo_elastic.megatron.run import ElasticState
 from nemo_elastic.megatron.sorting import sort_in_place
 from nemo_elastic.megatron.unfinished import UnfinishedTogether, unfinished_file
@@ -110,8 +110,8 @@ class NemoHost:
     def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
         return training_batches(self.module.trainer, count, size)
 
-    def layers(self) -> Layers:
-        return Layers(self.core)
+    def layers(self) -> MegatronLayers:
+        return MegatronLayers(self.core)
 
     def shards(self) -> Shards | None:
         return self.layers().shards

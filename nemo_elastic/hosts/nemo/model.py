@@ -96,7 +96,7 @@ class ElasticMambaModel(llm.MambaModel):
         vocab = core.vocab_size
         parent = self.elastic_config.parent_shape(parent_of(self.config, vocab))
         world = parallel_state.get_tensor_model_parallel_world_size()
-        check_parallel(parent, world)
+        check_tensor_parallel(parent, world)
         axes = self.elastic_config.resolve_axes(parent)
         if have_kernels():
             check_widths(parent, axes, world)
@@ -220,7 +220,7 @@ class ElasticMambaModel(llm.MambaModel):
             self._random_state = None
 
 
-def check_parallel(parent: Parent, world: int) -> None:
+def check_tensor_parallel(parent: Parent, world: int) -> None:
     """Raise where a tensor-parallel size does not divide the blocks of an axis that it shards."""
     for kind in parent.kinds:
         for axis in kind.axes:

@@ -15,7 +15,7 @@ import torch
 from megatron.core import parallel_state
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 
-from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, Measured
+from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 
 
 class HeldOutReduction(HeldOut, MegatronLossReduction):
@@ -35,7 +35,7 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
         ran = sums[sums[:, TOKENS] > 0]
         return (ran[:, CE_SUM] / ran[:, TOKENS]).mean().float()
 
-    def end(self, sums: torch.Tensor | None = None) -> Measured:
+    def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
         """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
         return super().end(from_last_stage(self.sums) if sums is None else sums)
 

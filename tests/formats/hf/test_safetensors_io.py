@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.safetensors_io import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE, Entry, write_weights
+from nemo_elastic.formats.hf.shards import SINGLE, NewTensor, write_weights
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import ITEMSIZE, Raw, word
 from nemo_elastic.formats.torch_io import from_torch, to_torch
@@ -30,11 +30,11 @@ DTYPES = {
 }  # fmt: skip
 
 
-def entry(name: str, raw: Raw) -> Entry:
-    return Entry(name, raw.dtype, raw.shape, Pieces(raw, span=64))
+def entry(name: str, raw: Raw) -> NewTensor:
+    return NewTensor(name, raw.dtype, raw.shape, Pieces(raw, span=64))
 
 
-def write(folder: Path, entries: list[Entry], progress=None) -> Path:
+def write(folder: Path, entries: list[NewTensor], progress=None) -> Path:
     """Write one file; give its path."""
     folder.mkdir(exist_ok=True)
     write_weights({folder: entries}, progress=progress)

@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.safetensors_io import open_shard
-from nemo_elastic.formats.hf.shards import INDEX, SINGLE, Entry, plan_shards, write_weights
+from nemo_elastic.formats.hf.shards import INDEX, SINGLE, NewTensor, plan_shards, write_weights
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from tests.slicing.helpers import scratch
 
 
-def entry(name: str, array: np.ndarray, **more) -> Entry:
+def entry(name: str, array: np.ndarray, **more) -> NewTensor:
     raw = Raw.of(array)
-    return Entry(name, raw.dtype, raw.shape, Pieces(raw, span=64), **more)
+    return NewTensor(name, raw.dtype, raw.shape, Pieces(raw, span=64), **more)
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 12))
 def test_shards(sizes, limit):
-    entries = [Entry(str(i), "U8", (n,), list) for i, n in enumerate(sizes)]
+    entries = [NewTensor(str(i), "U8", (n,), list) for i, n in enumerate(sizes)]
     shards = plan_shards(entries, limit)
     assert [e for s in shards for e in s] == entries
     for shard in shards:
@@ -42,7 +42,7 @@ def test_shards(sizes, limit):
 def test_a_source_that_gives_too_little_or_too_much_is_a_bug_that_shows(tmp_path):
     for words in (np.zeros(3, "<u4"), np.zeros(5, "<u4"), np.zeros(4, "<u8")):
         with pytest.raises(RuntimeError, match="a:"):
-            write_weights({tmp_path: [Entry("a", "F32", (4,), lambda words=words: [words])]})
+            write_weights({tmp_path: [NewTensor("a", "F32", (4,), lambda words=words: [words])]})
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,7 +57,7 @@ def test_several_folders_in_one_pass(sizes, limit, random):
         for folder, kept in ((place / "a", names), (place / "b", names[::2])):
             folder.mkdir()
             folders[folder] = [
-                Entry(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n].extent)
+                NewTensor(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n].extent)
                 for n in kept
             ]
         told = []

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.harmless import check_harmless
-from nemo_elastic.formats.megatron.metadata import Piece, Place, _covered, read_metadata
+from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, read_metadata
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -302,4 +302,4 @@ def test_what_is_told_undamaged_is_taken(checkpoint: Path) -> None:
     ],
 )
 def test_boxes_fill_a_box_exactly(size: Any, boxes: Any, whole: bool) -> None:
-    assert _covered(size, tuple(Piece(o, s, Place("a", 0, 1)) for o, s in boxes)) is whole
+    assert _covered(size, tuple(Piece(o, s, ByteRange("a", 0, 1)) for o, s in boxes)) is whole

@@ -29,7 +29,7 @@ from nemo_elastic.train.resume import FAMILY, RANKED, STEERING, check_same_famil
 
 from .best import best, drop_dangling, name_best
 from .saved import (
-    Sums,
+    SumWriter,
     begin,
     check_start,
     check_whole,
@@ -121,7 +121,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
 
     def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """As the base class; what is damaged makes room, for its name will be written again."""
-        self._sums = Sums()
+        self._sums = SumWriter()
         self._validated: tuple[int, float] | None = None  # step, and what is monitored
         if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
             set_aside(Path(self.dirpath))

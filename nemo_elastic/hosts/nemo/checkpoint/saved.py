@@ -185,7 +185,7 @@ def write_list(checkpoint: Path, step: int) -> None:
     atomic_write(checkpoint / LIST, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 
 
-class Sums:
+class SumWriter:
     """Adds the checksums of this rank's files to a checkpoint, beside the training; one at a time."""
 
     def __init__(self) -> None:
@@ -251,7 +251,7 @@ def check_sums(checkpoint: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Run:
+class LastRun:
     """Who trained last into a folder of checkpoints.
 
     Attributes:
@@ -265,7 +265,7 @@ class Run:
     verified: bool = False
 
     @classmethod
-    def read(cls, folder: Path) -> Run | None:
+    def read(cls, folder: Path) -> LastRun | None:
         """None where no run of ours was."""
         try:
             told = read_json(folder / RUN)
@@ -279,15 +279,15 @@ class Run:
 
 def begin(folder: Path) -> None:
     """Note that a run trains into this folder."""
-    last = Run.read(folder)
-    Run(1 if last is None else last.start + 1).write(folder)
+    last = LastRun.read(folder)
+    LastRun(1 if last is None else last.start + 1).write(folder)
 
 
 def end(folder: Path) -> None:
     """Note that it has ended as it should."""
-    run = Run.read(folder)
+    run = LastRun.read(folder)
     if run is not None:
-        Run(run.start, ended=True).write(folder)
+        LastRun(run.start, ended=True).write(folder)
 
 
 def verify_sums(folder: Path, first: bool) -> None:
@@ -302,7 +302,7 @@ def verify_sums(folder: Path, first: bool) -> None:
     Raises:
         ElasticError: the environment variable says something else than it may, or the other rank does not come back.
     """
-    wish, run = os.environ.get(VERIFY, ""), Run.read(folder)
+    wish, run = os.environ.get(VERIFY, ""), LastRun.read(folder)
     if wish not in ("", "always", "never"):
         raise bad(VERIFY, wish, "always or never; without it, checksums are verified after a crash")
     if wish == "never" or run is None or run.verified or (run.ended and not wish):
@@ -314,11 +314,11 @@ def verify_sums(folder: Path, first: bool) -> None:
                 break
             if why:
                 atomic_write(checkpoint / DAMAGED, json.dumps(why))
-        Run(run.start, run.ended, verified=True).write(folder)
+        LastRun(run.start, run.ended, verified=True).write(folder)
         return
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        now = Run.read(folder)
+        now = LastRun.read(folder)
         if now is None or now.verified or now.start != run.start:
             return
         time.sleep(0.5)

@@ -23,7 +23,7 @@ REASONS = {
 WHOLE = {"model.elastic": "the elastic block"}
 
 
-class Made(str):
+class MadeName(str):
     """The name of what a `run.Config` makes."""
 
     made: Callable[..., Any]
@@ -48,7 +48,7 @@ def settings(value: Any) -> dict[str, Any]:
 
 def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, fiddle.Buildable):
-        made = Made(_called(value.__fn_or_cls__))
+        made = MadeName(_called(value.__fn_or_cls__))
         made.made = value.__fn_or_cls__
         yield name, made
         for key, inner in value.__arguments__.items():
@@ -123,7 +123,7 @@ def _value(name: str, held: Mapping[str, Any]) -> Any:
         return held[name]
     owner, _, argument = name.rpartition(".")
     made = held.get(owner)
-    if not isinstance(made, Made):
+    if not isinstance(made, MadeName):
         return _ABSENT
     try:
         default = inspect.signature(made.made).parameters[argument].default
@@ -138,7 +138,7 @@ def _lay_in(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> b
     if name in after:
         return False
     around = [name[: m.start()] for m in re.finditer(r"[.\[]", name)]
-    return any(isinstance(before.get(a), Made) and not isinstance(after.get(a), Made) for a in around)
+    return any(isinstance(before.get(a), MadeName) and not isinstance(after.get(a), MadeName) for a in around)
 
 
 def _short(value: Any) -> str:
