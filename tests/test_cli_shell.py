@@ -74,7 +74,7 @@ def table(tmp_path, monkeypatch):
     (tmp_path / "shell_fake.py").write_text(COMMAND)
     (tmp_path / "shell_typer.py").write_text(TYPER)
     monkeypatch.syspath_prepend(tmp_path)
-    rows = {"fake": app.Entry("shell_fake", "Fake help."), "loose": app.Entry("shell_typer", "Loose help.")}
+    rows = {"fake": app.Row("shell_fake", "Fake help."), "loose": app.Row("shell_typer", "Loose help.")}
     monkeypatch.setattr(app, "COMMANDS", rows)
     yield rows
     for name in ("shell_fake", "shell_typer"):

@@ -13,7 +13,7 @@ from nemo_elastic.nn.gates import Probe
 
 
 class Layered(Protocol):
-    """A model taken apart; `nn.forward.Layers` and `megatron.layers.Layers` are two.
+    """A model taken apart; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
 
     Streams are the model's own business: only the model reads them. No method may change one that it is given, for
     several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless

@@ -179,7 +179,7 @@ def test_verify_reports_what_a_cut_refuses(whole, tmp_path):
 def test_members_of_one_pass_read_once_and_trust_nothing_unread(whole, tmp_path, monkeypatch):
     """What one member has found right is not computed again; what only the other reads is."""
     counted = []
-    monkeypatch.setattr("nemo_elastic.formats.checksums.Watch._add", counting(counted))
+    monkeypatch.setattr("nemo_elastic.formats.checksums.ReadCheck._add", counting(counted))
     slice_members(whole, tmp_path / "once", {"full": PARENT.full})
     once = sum(counted)
     counted.clear()

@@ -34,7 +34,7 @@ def save(original: Path, folder: Path, step: int, listed: bool = True) -> Path:
     checkpoint = Path(shutil.copytree(original, folder / f"step={step}-last"))
     if listed:
         saved.write_list(checkpoint, step + 1)
-        sums = saved.Sums()
+        sums = saved.SumWriter()
         sums.start(checkpoint, 0, 1)
         sums.wait()
     return checkpoint
@@ -153,7 +153,7 @@ def test_sums_are_made_beside_the_training(original: Path, tmp_path: Path, monke
         return read(path)
 
     monkeypatch.setattr(saved, "file_sum", slow)
-    sums = saved.Sums()
+    sums = saved.SumWriter()
     sums.start(checkpoint, 0, 1)
     assert saved.is_whole(checkpoint) and not list((checkpoint / saved.SUMS).iterdir())
     go.set()
