@@ -57,9 +57,7 @@ SHAPES_STEPS, SEEDS = 120, (0, 1, 2)
 
 
 def shaped(way: str, seed: int) -> Job:
-    """A family whose shapes are found in one of these ways; that of the best is a run of the peers' study too."""
-    if way == BEST:
-        return ours(SHAPES_STEPS, seed)
+    """A family whose shapes are found in one of these ways."""
     if way == "long-soft":  # a router that goes on to the end, for `fixed`
         long = block(router=SOFT | {"freeze_at": 1.0, "prior": 4.0})
         return Job(f"shapes-{way}-{seed}", "elastic", seed, 2 * SHAPES_STEPS, long)
@@ -160,7 +158,7 @@ WHOLE_WEIGHTS = (0.0, 0.1, 0.2)
 
 def weights() -> list[Job]:
     """How much training does the whole model need to stay what it was? The smaller members get the rest, equally."""
-    jobs = [ours(SHAPES_STEPS, 0)]
+    jobs = [shaped(BEST, 0)]
     for weight in WHOLE_WEIGHTS:
         sampling = {"full": weight} | dict.fromkeys(THREE, (1 - weight) / len(THREE))
         own = SHAPES[BEST] | {"sampling": sampling}
