@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from textwrap import indent
 
-from matplotlib import rc_context
-
 from benchmarks import chart
+from benchmarks.output import save_svg
 from tools import prose_figures
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +50,8 @@ def page() -> str:
 
 
 def picture() -> None:
-    """The picture at the page's head; drawn again of the same tables, it is the same file."""
-    with rc_context({"svg.hashsalt": PICTURE.name}):
-        chart.draw(TABLES).savefig(PICTURE, metadata={"Date": None})
+    """The picture at the page's head."""
+    save_svg(chart.draw(TABLES), PICTURE)
 
 
 def run(name: str, arguments: tuple[str, ...]) -> tuple[float, int]:

@@ -8,7 +8,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -17,6 +20,14 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a picture; drawn again of the same figures, it is the same file."""
+    from matplotlib import rc_context  # what is measured in a process of a benchmark has no matplotlib in it
+
+    with rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def deliver(args: argparse.Namespace, found: Any, table: str, missed: Sequence[str] = ()) -> None:

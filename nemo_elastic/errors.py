@@ -38,8 +38,8 @@ class ElasticError(ValueError):
         return type(self), (self.said, *self.at)
 
     def within(self, place: object) -> ElasticError:
-        """The same error in a file, or another place around it; itself where it says so already."""
-        told = self.at[:1] == (str(place),)
+        """The same error in a file, or another place around it; itself where it names that, or a field of it."""
+        told = bool(self.at) and f"{self.at[0]}.".startswith(f"{place}.")
         return self if told else ElasticError(self.said, place, *self.at)
 
     def of(self, place: object) -> ElasticError:

@@ -75,6 +75,8 @@ def test_places_stand_before_what_is_said_once():
     assert error.at == ("tau",)
     inside = error.within("run.yaml")
     assert str(inside) == "run.yaml: tau: -1 is not allowed; use a number above 0"
+    field = bad("recipe.model.config.ffn", 3, "4")
+    assert field.within("recipe.model.config") is field and field.within("recipe.mode").at[0] == "recipe.mode"
     assert inside.within("run.yaml") is inside, "a place that is named already is not named twice"
     assert str(error.of("elastic.router.tau")) == "elastic.router.tau: -1 is not allowed; use a number above 0"
     assert str(pickle.loads(pickle.dumps(inside))) == str(inside), "ranks send errors to each other"

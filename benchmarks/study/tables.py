@@ -18,8 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
-
+from benchmarks.output import save_svg
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
@@ -271,8 +270,7 @@ def write_docs(found: Results) -> None:
     for study, text in ((study, table(found)) for study, table in TABLES.items()):
         (DOCS / "tables" / f"study_{study}.md").write_text(text)
     for name, figure in pictures(found).items():
-        with rc_context({"svg.hashsalt": name}):  # drawn again, it is the same file
-            figure.savefig(DOCS / "images" / name, metadata={"Date": None})
+        save_svg(figure, DOCS / "images" / name)
 
 
 def main() -> None:

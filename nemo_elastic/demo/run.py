@@ -242,10 +242,10 @@ def markdown(metrics: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     total = metrics["members"][0]["answers"]["total"]
     places = [f"{where}, {stage}" for where in (f"first {STAGE1[1]}", "behind") for stage in ("stage 1", "stage 2")]
-    lines += ["", f"| loss in {STAGE2[1]} tokens | {' | '.join(places)} |", "|" + "---|" * 5]
-    for m in metrics["members"]:
-        if STAGES[0] in m:
-            lines.append(f"| {m['name']} | " + " | ".join(f"{m[key]:.3f}" for key in STAGES) + " |")
+    told = [m for m in metrics["members"] if STAGES[0] in m]
+    if told:
+        lines += ["", f"| loss in {STAGE2[1]} tokens | {' | '.join(places)} |", "|" + "---|" * 5]
+    lines += [f"| {m['name']} | " + " | ".join(f"{m[key]:.3f}" for key in STAGES) + " |" for m in told]
     lines.append("")
     lines.append(f"Answers: share of {total} held-out problems that are solved, with Wilson's interval of 95%.")
     lines.append(f"Bigram model of the same tokens: {metrics['bigram_loss']:.3f}. The whole run took "

@@ -70,13 +70,7 @@ def perplexity(
     Raises:
         ElasticError: fewer than two tokens, or a size that is not positive.
     """
-    seq_length = integer("seq_length", seq_length, 1, "a positive integer")
-    batch = integer("batch", batch, 1, "a positive integer")
-    if max_tokens is not None:
-        max_tokens = integer("max_tokens", max_tokens, 1, "a positive integer")
-    if len(tokens) < 2:
-        raise bad("tokens", f"{len(tokens)} tokens", "at least two: one to start from and one to predict")
-    count = min(len(tokens) - 1, max_tokens or len(tokens))
+    count, seq_length, batch = _sizes(tokens, seq_length, batch, max_tokens)
     total = sum(float(loss_bl.sum()) for loss_bl in _losses(model, tokens, count, seq_length, batch))
     return Loss(total / count, count)
 
@@ -99,8 +93,9 @@ def loss_by_position(
     Raises:
         ElasticError: not one whole window, or a size out of range.
     """
-    integer("split", split, 1, f"from 1 to {seq_length - 1}", seq_length - 1)
-    windows = min(len(tokens) - 1, max_tokens or len(tokens)) // seq_length
+    count, seq_length, batch = _sizes(tokens, seq_length, batch, max_tokens)
+    windows = count // seq_length
+    split = integer("split", split, 1, f"from 1 to {seq_length - 1}", seq_length - 1)
     if windows < 1:
         raise bad("tokens", f"{len(tokens)} tokens", f"at least one window of {seq_length} and a token")
     near = behind = 0.0
@@ -109,6 +104,17 @@ def loss_by_position(
         behind += float(loss_bl[:, split:].sum())
     counts = windows * split, windows * (seq_length - split)
     return Loss(near / counts[0], counts[0]), Loss(behind / counts[1], counts[1])
+
+
+def _sizes(tokens: np.ndarray, seq_length: int, batch: int, max_tokens: int | None) -> tuple[int, int, int]:
+    """Tokens to predict, and the other two, as Python's own; raises for sizes of which nothing can be predicted."""
+    seq_length = integer("seq_length", seq_length, 1, "a positive integer")
+    batch = integer("batch", batch, 1, "a positive integer")
+    if max_tokens is not None:
+        max_tokens = integer("max_tokens", max_tokens, 1, "a positive integer")
+    if len(tokens) < 2:
+        raise bad("tokens", f"{len(tokens)} tokens", "at least two: one to start from and one to predict")
+    return min(len(tokens) - 1, max_tokens or len(tokens)), seq_length, batch
 
 
 def _losses(

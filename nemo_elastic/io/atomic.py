@@ -45,9 +45,8 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
     if told in _FULL or any(words in text for words in _FULL_TEXT):
         return ElasticError("no space left on the disk; nothing was written", path)
     if told == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
-        return ElasticError(
-            f"{path}: a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
-        )
+        told = "a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
+        return ElasticError(told, path)
     if any(words in text for words in _SHORT_TEXT):
         return ElasticError("could not be written to its end, as on a full disk; nothing was written", path)
     if not isinstance(exc, OSError) or not is_environment(exc):

@@ -224,7 +224,7 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
     try:
         parent = parent_of(_Shape(recipe.model.config), vocab or 1, where)
     except ElasticError as error:
-        raise (error if error.at[:1] and error.at[0].startswith(where) else error.within(where)) from None
+        raise error.within(where) from None
     parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
     if vocab is not None:  # a budget says nothing without it
