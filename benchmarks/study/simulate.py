@@ -57,7 +57,7 @@ class Optimizer:
         )
 
 
-#: stage 1 of the recipes of large parents, as they are built; tests/hosts/nemo/test_router_scale.py compares it
+#: stage 1 of the recipes of large parents, as they are built; tests/benchmarks/test_recipes.py compares it
 LARGE = Optimizer(5170, 48, (0.9, 0.95), 1e-5, 1.0, 20)
 
 

@@ -9,22 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .settings import STAGE1, STAGE2, Settings
+from .settings import STAGE2, Settings
 
 #: context at which all models are compared: that of stage 2
 LENGTH = STAGE2[1]
 
 
 def evaluate(
-    data: Path, family: Path, sorted_parent: Path, parent: Path, stage1: Path, settings: Settings,
-    tell: Callable[[str], None],
+    data: Path, family: Path, sorted_parent: Path, parent: Path, settings: Settings, tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row per member, the parent first: see the keys in `report.result.MemberResult`.
 
     Args:
         data: data folder.
         family: trained family folder; sorted_parent: the same before training; parent: unsorted HF folder.
-        stage1: NeMo checkpoint at the end of stage 1.
         settings: how many tokens and problems.
         tell: progress lines.
     """
@@ -47,7 +45,6 @@ def evaluate(
         unsorted,
         progress=lambda done, total: tell(f"held-out loss: {done}/{total} models"),
     )
-    stages = second_stage(trained, stage1, tokens, settings)
     out = []
     whole = parameters(trained.parent, trained.held)
     spec = served_as(read_json(family / "config.json"))
@@ -74,35 +71,6 @@ def evaluate(
                 "hidden": model.subnet.hidden,
                 "layers": len(model.subnet.layers),
                 "pattern": model.subnet.pattern,
-                **stages.get(name, {}),
             }
         )
-    return out
-
-
-def second_stage(trained: Any, stage1: Path, tokens: Any, settings: Settings) -> dict[str, dict[str, float]]:
-    """What the longer context of stage 2 brings: member -> losses before and after it, by place in the context.
-
-    Args:
-        trained: the family at its end, loaded.
-        stage1: NeMo checkpoint at the end of stage 1.
-        tokens: held-out stream.
-        settings: how many of them.
-
-    Returns:
-        near_stage1, near: nats of the first tokens of a context, as many as stage 1 has; behind_stage1, behind: of
-        all further ones.
-    """
-    from nemo_elastic.evaluation.perplexity import loss_by_position
-    from nemo_elastic.formats.megatron.read import read_checkpoint
-    from nemo_elastic.nn.model import NemotronH
-
-    before = NemotronH(trained.parent, read_checkpoint(stage1, trained.parent)[0], trainable=False)
-    out = {}
-    for name, subnet in trained.members.items():
-        told = {}
-        for when, model in (("_stage1", lambda t, s=subnet: before(t, s)), ("", trained.select(name))):
-            losses = loss_by_position(model, tokens, LENGTH, STAGE1[1], max_tokens=settings.eval_tokens)
-            told |= {f"{where}{when}": loss.nats for where, loss in zip(("near", "behind"), losses, strict=True)}
-        out[name] = told
     return out

@@ -19,11 +19,10 @@ from nemo_elastic.io.atomic import atomic_write, filled_dir
 from nemo_elastic.io.outputs import absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
-from .settings import STAGE1, STAGE2, Settings
+from .context import context_rows
+from .settings import Settings
 
 VERSION = 1
-#: losses of a member by place in the context, as stages 1 and 2 ended: see `evaluate.second_stage`
-STAGES = ("near_stage1", "near", "behind_stage1", "behind")
 #: loss above the parent's that each member may have, and how far the parent must be below a bigram model
 LIMITS = (0.08, 0.15, 0.25)
 BIGRAM_MARGIN = 0.5
@@ -91,9 +90,13 @@ class Demo:
         with self.phase("evaluation", "held-out loss of members and controls, answers to held-out problems"):
             from .evaluate import evaluate
 
-            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", first, s, self.tell)
+            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.tell)
+        with self.phase("context", "a second, smaller family, of texts that ask for what stands far back"):
+            from .context import run_context
+
+            context = run_context(out / "context", s.recall, self.tell)
         with self.phase("report", "plots and one HTML page"):
-            metrics = self._metrics(folder, rows, time.monotonic() - began)
+            metrics = self._metrics(folder, rows, time.monotonic() - began) | {"context": context}
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             from nemo_elastic.report.build import build_report
 
@@ -197,14 +200,14 @@ class Demo:
         )
         self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
         self.console.print(table)
-        for m in metrics["members"]:
-            if STAGES[0] in m:
-                near_1, near, behind_1, behind = (m[key] for key in STAGES)
-                self.console.print(
-                    f"  {m['name']} in contexts of {STAGE2[1]}: first {STAGE1[1]} tokens {near_1:.3f}, {near:.3f} "
-                    f"after stage 2; behind them {behind_1:.3f}, {behind:.3f} after stage 2",
-                    markup=False,
-                )
+        distances = Table(title="second family: right answers, by tokens back to what was said", box=SIMPLE_HEAD,
+                          padding=(0, 1))  # fmt: skip
+        first, *rest = context_rows(metrics["context"])
+        for i, column in enumerate(first):
+            distances.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+        for row in rest:
+            distances.add_row(*row)
+        self.console.print(distances)
 
 
 def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float) -> dict[str, dict[str, Any]]:
@@ -241,16 +244,17 @@ def markdown(metrics: dict[str, Any]) -> str:
         cells += ["" if m["recovered"] is None else f"{m['recovered']:.0%}", _answers(m["answers"])]
         lines.append("| " + " | ".join(cells) + " |")
     total = metrics["members"][0]["answers"]["total"]
-    places = [f"{where}, {stage}" for where in (f"first {STAGE1[1]}", "behind") for stage in ("stage 1", "stage 2")]
-    told = [m for m in metrics["members"] if STAGES[0] in m]
-    if told:
-        lines += ["", f"| loss in {STAGE2[1]} tokens | {' | '.join(places)} |", "|" + "---|" * 5]
-    lines += [f"| {m['name']} | " + " | ".join(f"{m[key]:.3f}" for key in STAGES) + " |" for m in told]
     lines.append("")
     lines.append(f"Answers: share of {total} held-out problems that are solved, with Wilson's interval of 95%.")
     lines.append(f"Bigram model of the same tokens: {metrics['bigram_loss']:.3f}. The whole run took "
                  f"{metrics['seconds']['total']:.0f} s.")  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def context_markdown(context: dict[str, Any]) -> str:
+    """The table of the second family for the documentation: `… metrics.json context`."""
+    first, *rest = context_rows(context)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *rest)) + "\n"
 
 
 def _answers(told: dict[str, Any]) -> str:
@@ -261,4 +265,5 @@ def _answers(told: dict[str, Any]) -> str:
 if __name__ == "__main__":
     import sys
 
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())), end="")
+    told = json.loads(Path(sys.argv[1]).read_text())
+    print(context_markdown(told["context"]) if sys.argv[2:] == ["context"] else markdown(told), end="")

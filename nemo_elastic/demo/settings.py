@@ -26,6 +26,41 @@ BLOCK: dict[str, Any] = {
 }
 
 
+#: the little family of texts that ask for what stands far back: tokens of a short sequence and of a whole text
+SHORT_TEXT, WHOLE_TEXT = 64, 512
+RECALL_BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "whole"}, {"name": "half", "ratio": 0.5}],
+    "axes": {
+        "hidden": [64, 56, 48, 40],
+        "ffn": [128, 96, 64],
+        "mamba_heads": [8, 4],
+        "mamba_head_dim": [16, 12, 8],
+        "depth": [5],
+    },
+    "importance": {"samples": 64, "depth_samples": 8},
+    "search": {"candidates": 32, "tokens": 4096},
+    "router": None,
+}
+
+
+@dataclass(frozen=True)
+class RecallSettings:
+    """Sizes of the demo's second, smaller family. Every step has 2048 tokens.
+
+    Attributes:
+        parent_steps: steps of the parent in short texts, then in long ones.
+        stage1_steps: steps in short pieces of long texts; stage2_steps in whole ones.
+        texts: texts for training, short and long; held_out: long ones that ask the questions.
+    """
+
+    parent_steps: tuple[int, int] = (600, 150)
+    stage1_steps: int = 180
+    stage2_steps: int = 90
+    texts: tuple[int, int] = (16384, 2048)
+    held_out: int = 192
+    block: dict[str, Any] = field(default_factory=lambda: RECALL_BLOCK)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Sizes of the demo. Every step has 2048 tokens.
@@ -37,6 +72,7 @@ class Settings:
         eval_tokens: held-out tokens for perplexity; problems: held-out problems for answer accuracy.
         block: the elastic block.
         stage2_sampling: sampling weights of stage 2, in the order of the budgets.
+        recall: of the second family, which shows what stage 2 is for.
     """
 
     vocab: int = 1024
@@ -48,6 +84,7 @@ class Settings:
     problems: int = 96
     block: dict[str, Any] = field(default_factory=lambda: BLOCK)
     stage2_sampling: tuple[float, ...] = (0.5, 0.3, 0.2)
+    recall: RecallSettings = RecallSettings()
 
     @property
     def elastic_tokens(self) -> int:
@@ -70,4 +107,13 @@ SHORT = replace(
     eval_tokens=4096,
     problems=16,
     block=BLOCK | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
+    recall=RecallSettings(
+        parent_steps=(8, 4),
+        stage1_steps=6,
+        stage2_steps=4,
+        texts=(512, 64),
+        held_out=8,
+        block=RECALL_BLOCK
+        | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 8, "tokens": 1024}},
+    ),
 )

@@ -15,7 +15,7 @@ def train_parent(data: Path, out: Path, settings: Settings) -> Path:
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     batch, length = PARENT
-    return _launch(
+    return launch(
         tiny_recipe(
             data,
             out,
@@ -67,10 +67,11 @@ def train_stage(
         out=str(out / "elastic"),
         verbose=stage == 1,
     )
-    return _launch(recipe, out)
+    return launch(recipe, out)
 
 
-def _launch(recipe: Any, out: Path) -> Path:
+def launch(recipe: Any, out: Path) -> Path:
+    """Run a recipe in this process; returns its last checkpoint."""
     import fiddle
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 

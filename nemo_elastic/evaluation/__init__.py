@@ -4,6 +4,6 @@
 
 from .accuracy import Accuracy, Answer, answer_accuracy
 from .controls import Control, controls
-from .perplexity import Loss, loss_by_position, perplexity
+from .perplexity import Loss, perplexity
 
-__all__ = ["Accuracy", "Answer", "Control", "Loss", "answer_accuracy", "controls", "loss_by_position", "perplexity"]
+__all__ = ["Accuracy", "Answer", "Control", "Loss", "answer_accuracy", "controls", "perplexity"]

@@ -70,68 +70,23 @@ def perplexity(
     Raises:
         ElasticError: fewer than two tokens, or a size that is not positive.
     """
-    count, seq_length, batch = _sizes(tokens, seq_length, batch, max_tokens)
-    total = sum(float(loss_bl.sum()) for loss_bl in _losses(model, tokens, count, seq_length, batch))
-    return Loss(total / count, count)
-
-
-def loss_by_position(
-    model: Callable[[torch.Tensor], torch.Tensor],
-    tokens: np.ndarray,
-    seq_length: int,
-    split: int,
-    batch: int = 8,
-    max_tokens: int | None = None,
-) -> tuple[Loss, Loss]:
-    """Mean loss of the first `split` predictions of each window, and of those behind them; whole windows only.
-
-    A model that makes use of a longer context predicts the latter better than one that does not.
-
-    Args:
-        split: from 1, below `seq_length`; the others are those of `perplexity`.
-
-    Raises:
-        ElasticError: not one whole window, or a size out of range.
-    """
-    count, seq_length, batch = _sizes(tokens, seq_length, batch, max_tokens)
-    windows = count // seq_length
-    split = integer("split", split, 1, f"from 1 to {seq_length - 1}", seq_length - 1)
-    if windows < 1:
-        raise bad("tokens", f"{len(tokens)} tokens", f"at least one window of {seq_length} and a token")
-    near = behind = 0.0
-    for loss_bl in _losses(model, tokens, windows * seq_length, seq_length, batch):
-        near += float(loss_bl[:, :split].sum())
-        behind += float(loss_bl[:, split:].sum())
-    counts = windows * split, windows * (seq_length - split)
-    return Loss(near / counts[0], counts[0]), Loss(behind / counts[1], counts[1])
-
-
-def _sizes(tokens: np.ndarray, seq_length: int, batch: int, max_tokens: int | None) -> tuple[int, int, int]:
-    """Tokens to predict, and the other two, as Python's own; raises for sizes of which nothing can be predicted."""
     seq_length = integer("seq_length", seq_length, 1, "a positive integer")
     batch = integer("batch", batch, 1, "a positive integer")
     if max_tokens is not None:
         max_tokens = integer("max_tokens", max_tokens, 1, "a positive integer")
     if len(tokens) < 2:
         raise bad("tokens", f"{len(tokens)} tokens", "at least two: one to start from and one to predict")
-    return min(len(tokens) - 1, max_tokens or len(tokens)), seq_length, batch
-
-
-def _losses(
-    model: Callable[[torch.Tensor], torch.Tensor], tokens: np.ndarray, count: int, length: int, batch: int
-) -> Iterator[torch.Tensor]:
-    """Losses [b, l] of windows, float64."""
-    for window_bl in _windows(tokens, count, length, batch):
-        with torch.no_grad():
+    count = min(len(tokens) - 1, max_tokens or len(tokens))
+    total = 0.0
+    with torch.no_grad():
+        for window_bl in _windows(tokens, count, seq_length, batch):
             logits_tv = model(window_bl[:, :-1]).flatten(0, 1)
             labels_t = window_bl[:, 1:].flatten().to(logits_tv.device)
-            parts = [
-                F.cross_entropy(
-                    logits_tv[at : at + _CHUNK].to(work_dtype(logits_tv)), labels_t[at : at + _CHUNK], reduction="none"
-                ).double()
-                for at in range(0, len(labels_t), _CHUNK)
-            ]
-        yield torch.cat(parts).view(len(window_bl), -1)
+            for at in range(0, len(labels_t), _CHUNK):
+                rows_tv = logits_tv[at : at + _CHUNK].to(work_dtype(logits_tv))
+                loss_t = F.cross_entropy(rows_tv, labels_t[at : at + _CHUNK], reduction="none")
+                total += loss_t.double().sum().item()
+    return Loss(total / count, count)
 
 
 def _windows(tokens: np.ndarray, count: int, length: int, batch: int) -> Iterator[torch.Tensor]:

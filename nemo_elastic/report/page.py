@@ -152,16 +152,17 @@ def _members(run: RunRecord) -> str:
         "In brackets: Wilson's interval of 95%, in percent."
     )
     longer = (
-        "Held-out loss of each member as stage 1 ended and as stage 2 did, in contexts as long as those of stage 2: "
-        "of the first tokens, as many as a sequence of stage 1 has, and of all that stand behind them."
+        "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how far "
+        "back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens in short pieces or in whole "
+        "texts. In brackets: right of asked, and Wilson's interval of 95%, in percent."
     )
-    stages = tables.stages_table(run)
+    distances = tables.context_table(run)
     tasks = _titled("Accuracy by task", tables.tasks_table(run))
     patterns = _titled("Layers", tables.patterns_table(run))
     return (
         (_section("Members", counted, sizes + patterns) if sizes else "")
         + (_section("What they are worth", measured, quality + tasks) if quality or tasks else "")
-        + (_section("What the longer context brings", longer, stages) if stages else "")
+        + (_section("What the longer context brings", longer, distances) if distances else "")
     )
 
 

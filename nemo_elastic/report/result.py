@@ -18,7 +18,7 @@ LARGEST = 1e30
 MOST_NAMES = 100
 _NUMBERS = (
     "parameters", "ratio", "memory_bytes", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
-    "recovered", "hidden", "layers", "near", "near_stage1", "behind", "behind_stage1",
+    "recovered", "hidden", "layers",
 )  # fmt: skip
 
 
@@ -48,8 +48,6 @@ class MemberResult:
             as it was stored.
         recovered: Share of the gap between the untrained cut and the parent that training closed; None where
             the gap is too small (see `verdicts.closed`).
-        near: Loss of the first tokens of a context, as many as a sequence of stage 1 has; behind: of all further
-            ones; near_stage1, behind_stage1: the same at the end of stage 1.
     """
 
     name: str
@@ -67,11 +65,35 @@ class MemberResult:
     recovered: float | None = None
     hidden: float | None = None
     layers: float | None = None
-    near: float | None = None
-    near_stage1: float | None = None
-    behind: float | None = None
-    behind_stage1: float | None = None
     pattern: str = ""
+
+
+@dataclass(frozen=True)
+class ContextRow:
+    """What a member of the demo's second family answers, by how far back the answer stands.
+
+    Attributes:
+        member: Its name.
+        stages: Tokens of the sequences that it was distilled in, stage by stage.
+        answers: Of each group of questions.
+    """
+
+    member: str
+    stages: tuple[int, ...]
+    answers: tuple[Answers, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Answers by distance.
+
+    Attributes:
+        levels: Largest distance of each group of questions, in tokens.
+        rows: Members by what they were distilled in.
+    """
+
+    levels: tuple[int, ...]
+    rows: tuple[ContextRow, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,7 @@ class Results:
         bigram_loss: Held-out nats per token of a bigram model of the same tokens.
         parent_start, parent_end: Held-out loss of the parent around its training.
         targets: What the run was held against, JSON values.
+        context: Of a second family that shows what the longer context brings.
     """
 
     members: tuple[MemberResult, ...] = ()
@@ -93,6 +116,7 @@ class Results:
     parent_start: float | None = None
     parent_end: float | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
+    context: Context | None = None
 
     @property
     def before(self) -> MemberResult | None:
@@ -139,6 +163,7 @@ class Results:
             parent_start=_number(parent.get("start"), f"{where}: parent_loss.start"),
             parent_end=_number(parent.get("end"), f"{where}: parent_loss.end"),
             targets=_mapping(data, "targets", where),
+            context=_context(_mapping(data, "context", where), f"{where}: context"),
         )
 
 
@@ -175,6 +200,42 @@ def _answers(data: Any, where: str) -> Answers | None:
     if type(correct) is not int or type(total) is not int or not 0 <= correct <= total or not 1 <= total <= LARGEST:
         raise bad(where, data, "counts correct and total, the first not above the second")
     return Answers(correct, total)
+
+
+def _context(data: Mapping[str, Any], where: str) -> Context | None:
+    """What `demo.context.run_context` gives."""
+    if not data:
+        return None
+    lengths = {stage: _count(data.get(stage), f"{where}.{stage}") for stage in ("short", "whole")}
+    levels, rows = data.get("levels"), data.get("rows")
+    if not isinstance(levels, list) or not isinstance(rows, list):
+        raise bad(where, data, "lists levels and rows")
+    few(rows, f"{where}.rows")
+    few(levels, f"{where}.levels")
+    return Context(
+        tuple(_count(level, f"{where}.levels") for level in levels),
+        tuple(_context_row(row, lengths, len(levels), f"{where}.rows[{i}]") for i, row in enumerate(rows)),
+    )
+
+
+def _context_row(row: Any, lengths: Mapping[str, int], groups: int, where: str) -> ContextRow:
+    name, stages, counts = (
+        (row.get(key) for key in ("member", "stages", "answers")) if isinstance(row, dict) else [0] * 3
+    )
+    if not (isinstance(name, str) and name and isinstance(stages, list) and isinstance(counts, list)):
+        raise bad(where, row, "a mapping of a member, its stages and answers")
+    if len(stages) > len(lengths) or any(not isinstance(stage, str) or stage not in lengths for stage in stages):
+        raise bad(f"{where}.stages", stages, f"up to two of {', '.join(lengths)}")
+    if len(counts) != groups or any(not isinstance(count, list) or len(count) != 2 for count in counts):
+        raise bad(f"{where}.answers", counts, f"{groups} pairs of right and asked")
+    answers = [_answers({"correct": right, "total": total}, f"{where}.answers") for right, total in counts]
+    return ContextRow(name, tuple(lengths[stage] for stage in stages), tuple(a for a in answers if a))
+
+
+def _count(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise bad(where, value, "a count from 1")
+    return value
 
 
 def few(members: Sized, where: str) -> None:

@@ -146,15 +146,17 @@ def quality_table(run: RunRecord) -> str:
     ])  # fmt: skip
 
 
-def stages_table(run: RunRecord) -> str:
-    """Losses by place in the context, before and after the stage with the longer one."""
-    rows = [
-        [m.name, *map(decimals, (m.near_stage1, m.near, m.behind_stage1, m.behind))]
-        for m in (run.results.members if run.results else ())
-        if m.behind_stage1 is not None
-    ]
-    heads = ["member", "first tokens, stage 1", "first tokens, stage 2", "behind, stage 1", "behind, stage 2"]
-    return table(heads, rows) if rows else ""
+def context_table(run: RunRecord) -> str:
+    """Right answers of the second family by distance, with their intervals."""
+    told = run.results and run.results.context
+    if not told:
+        return ""
+    heads = ["member", "distilled in sequences of", *(f"up to {level:,} tokens back" for level in told.levels)]
+    return table(heads, [
+        [row.member, ", then ".join(map(whole, row.stages)),
+         *(share(asdict(a) | {"interval": a.interval}, None, counted=True) for a in row.answers)]
+        for row in told.rows
+    ])  # fmt: skip
 
 
 def _members_table(run: RunRecord, columns: Sequence[Column]) -> str:

@@ -64,8 +64,13 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> Non
     assert printed == json.loads((out / "metrics.json").read_text())
     assert [m["name"] for m in printed["members"]] == ["parent", "1.6m", "1.1m", "0.8m"]
     assert "stage 1" in errors and "members: held-out loss" in errors, "a person sees the same as ever"
-    for m in printed["members"][1:]:
-        # 1024 tokens are two contexts of 512, so that the two places of them make up the loss
-        assert (128 * m["near"] + 384 * m["behind"]) / 512 == pytest.approx(m["loss"], abs=1e-5)
-        assert m["behind_stage1"] != m["behind"] and f"{m['name']} in contexts of 512" in errors
+    context = printed["context"]
+    assert [(row["member"], row["stages"]) for row in context["rows"]] == [
+        (member, stages)
+        for stages in (["short"], ["short", "short"], ["short", "whole"])
+        for member in ("whole", "half")
+    ]
+    asked = {tuple(total for _, total in row["answers"]) for row in context["rows"]}
+    assert len(asked) == 1 and min(*asked.pop()) > 20, "all are asked the same, near and far"
+    assert "second family: right answers" in errors
     assert "What the longer context brings" in (out / "report" / "report.html").read_text()

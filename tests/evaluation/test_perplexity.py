@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Loss, loss_by_position, perplexity
+from nemo_elastic.evaluation import Loss, perplexity
 from nemo_elastic.nn.model import NemotronH
 from tests.shapes import PARENT
 
@@ -80,16 +80,3 @@ def test_json_has_no_infinity():
 def test_refused(change, words):
     with pytest.raises(ElasticError, match=words):
         perplexity(MODEL, **{"tokens": np.array([1, 2, 3]), "seq_length": 2, **change})
-
-
-def test_the_places_of_a_window_share_its_loss_out():
-    rng = np.random.default_rng(3)
-    tokens = rng.integers(0, 10, 333)
-    near, behind = loss_by_position(MODEL, tokens, 32, 8, batch=3)
-    whole = perplexity(MODEL, tokens, 32, max_tokens=32 * 10)
-    assert (near.tokens, behind.tokens) == (80, 240)
-    assert (near.nats * 80 + behind.nats * 240) / 320 == pytest.approx(whole.nats, abs=1e-12)
-    assert near.nats == pytest.approx(loss_by_position(MODEL, tokens, 32, 8)[0].nats), "whatever the batch"
-    for change, told in (({"split": 32}, "from 1 to 31"), ({"seq_length": 400, "split": 8}, "one window of 400")):
-        with pytest.raises(ElasticError, match=told):
-            loss_by_position(MODEL, **{"tokens": tokens, "seq_length": 32, **change})

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import pytest
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.demo.run import markdown, targets
+from nemo_elastic.demo.run import context_markdown, markdown, targets
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.page import render
 from nemo_elastic.report.result import Results
 from nemo_elastic.report.tables import members
 from nemo_elastic.slicing.family_folder import write_family
-from tests.report.fabricate import BEFORE, TOTAL, make_run
+from tests.report.fabricate import BEFORE, CONTEXT, TOTAL, make_run
 from tests.shapes import PARENT
 from tests.slicing.helpers import SMALL, random_values
 
@@ -247,3 +248,29 @@ def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
     drawn = draw(load_run(edit(run, members=rows)), WIDE)
     assert drawn is not None and "closes 89% of" in drawn.words
     assert drawn.words.endswith("its parent, where it is 0.05 nats or more.")
+
+
+def test_answers_by_distance_are_told_with_their_intervals(run: Path) -> None:
+    html = page(run)
+    assert "What the longer context brings" in html
+    for cell in ("up to 512 tokens back", "64, then 64", "64, then 512", "25.0% of 120 (18.1 to 33.4)",
+                 "75.0% of 120 (66.6 to 81.9)"):  # fmt: skip
+        assert cell in html, cell
+    lines = context_markdown(CONTEXT).splitlines()
+    assert lines[0] == "| member | distilled in | up to 64 | up to 512 |"
+    assert lines[-1] == "| half | 64 tokens, then 512 tokens | 88% | 75% |"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"levels": [64]}, "rows[0].answers: [[60, 80], [30, 120]] is not allowed; 1 pairs"),
+        ({"levels": 3}, "lists levels and rows"),
+        ({"short": None}, "context.short: None is not allowed; a count from 1"),
+        ({"rows": [{"member": "half", "stages": ["long"], "answers": []}]}, "rows[0].stages: ['long'] is not allowed"),
+        ({"rows": [{"member": "half", "stages": ["short"], "answers": [[9, 3], [1, 2]]}]}, "the first not above"),
+    ],
+)
+def test_answers_that_are_none_are_left_out_and_said(run: Path, change: dict[str, Any], words: str) -> None:
+    html = page(edit(run, context=CONTEXT | change))
+    assert "What the longer context brings" not in html and escape(words) in html

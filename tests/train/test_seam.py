@@ -27,6 +27,7 @@ def test_both_find_the_same_members(facts: dict[str, Any]) -> None:
 
 
 def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
+    """To rounding before the first update; then as far apart as Adam carries it, which depends on the processor."""
     ours, theirs = facts["torch"]["losses"], facts["nemo"]["losses"]
     assert len(ours) == len(theirs) == 16
     kinds = {len(parts) for parts in ours}
@@ -34,7 +35,8 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
     for mine, nemo in zip(ours, theirs, strict=True):
         assert [part[:2] for part in mine[:-1]] == [part[:2] for part in nemo[:-1]]
         wanted = [part[2] for part in nemo[:-1]] + nemo[-1:]
-        assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, rel=2e-4, abs=1e-3)
+        near = {"rel": 1e-4} if nemo[0][0] == 0 else {"rel": 1e-3, "abs": 5e-3}
+        assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
 
 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +48,6 @@ class Stage:
         from megatron.core.transformer import MegatronModule, TransformerConfig
         from nemo.lightning._strategy_lib import setup_megatron_optimizer
 
-        from benchmarks.study.simulate import Optimizer
         from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.hosts.nemo.host import NemoHost
         from nemo_elastic.hosts.nemo.recipe.checks import check_shape
@@ -75,8 +74,11 @@ class Stage:
         core.weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16))
         core.elastic = Members(parent, len(self.config.budgets), self.router)
         optim = fiddle.build(recipe.optim)
-        self.settings = Optimizer.of(recipe, optim)
-        self.steps, self.micro_batches = self.settings.steps, self.settings.micro_batches
+        strategy, data = recipe.trainer.strategy, recipe.data
+        ranks = recipe.trainer.num_nodes * recipe.trainer.devices
+        replicas = ranks // strategy.tensor_model_parallel_size // strategy.pipeline_model_parallel_size
+        self.steps = recipe.trainer.max_steps
+        self.micro_batches = data.global_batch_size // replicas // data.micro_batch_size
         ddp = fiddle.build(recipe.trainer.strategy.ddp)
         # one rank has nothing to shard; the layout of moments is not what this is about
         optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = False
@@ -130,7 +132,6 @@ def learned(name: str, axis: str, nats: float, steps: int) -> dict[str, Any]:
         "norm": max(norms),
         "freeze": stage.config.router.freeze_step(stage.steps),
         "eps": stage.optim.config.adam_eps,
-        "optimizer": asdict(stage.settings),
     }
 
 

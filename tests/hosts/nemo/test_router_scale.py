@@ -8,12 +8,10 @@ Adam's epsilon there is 1e-5: gradients of the router, 1e-3 at most, must reach 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from benchmarks.study.simulate import LARGE
 from tests.workers import work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
@@ -46,8 +44,3 @@ def test_the_model_is_clipped_by_its_own_norm(told: dict[str, Any], recipe: str)
     """The router counts neither in the norm that is logged nor in the limit."""
     for found in told[recipe].values():
         assert found["norm"] == pytest.approx(50.0, rel=1e-3)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_study_of_the_schedule_simulates_the_recipes_optimizer(told: dict[str, Any], recipe: str) -> None:
-    assert told[recipe]["hidden"]["optimizer"] == json.loads(json.dumps(asdict(LARGE)))

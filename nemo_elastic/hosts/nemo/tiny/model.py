@@ -59,3 +59,23 @@ class TinyNemotronH(NemotronHConfigBase):
     gradient_accumulation_fusion: bool = False
     masked_softmax_fusion: bool = False
     persist_layer_norm: bool = False
+
+
+@dataclass
+class RecallNemotronH(TinyNemotronH):
+    """0.15M parameters for `data.recall`: texts that ask for what stands far back.
+
+    It starts from 1/sqrt(hidden): from megatron-core's 0.02 so small a model takes many times as long to learn to look
+    anything up.
+    """
+
+    __wrapped_init__ = False
+
+    hybrid_override_pattern: str = "M*M*-"
+    num_layers: int = 5
+    hidden_size: int = 64
+    ffn_hidden_size: int = 128
+    mamba_num_heads: int = 8
+    num_attention_heads: int = 2
+    vocab_size: int = 258
+    init_method_std: float = 64**-0.5
