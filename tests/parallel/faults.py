@@ -3,7 +3,7 @@
 """Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk, checkpoints
 that are damaged or made to harm.
 
-python -m tests.parallel.faults FOLDER: leaves `faults.json`, which `test_faults.py` asserts.
+python -m tests.parallel.faults FOLDER [KILLS]: leaves `faults.json`, which `test_faults.py` asserts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.parallel.runs import Layout
 
+#: of `make faults`; the tests want some of them
 KILLS, SECONDS = 32, 420
 STAGES = (6, 4)
 STEPS = 4
@@ -41,7 +42,7 @@ def curriculum(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     return facts
 
 
-def kills(place: Path, seed: int = 0) -> dict[str, Any]:
+def kills(place: Path, count: int, seed: int = 0) -> dict[str, Any]:
     """Start and kill until enough kills have hit something; then every run ends as one that nobody killed."""
     from tests.parallel import forks
     from tests.parallel.compare import digests
@@ -53,13 +54,17 @@ def kills(place: Path, seed: int = 0) -> dict[str, Any]:
     wanted = digests(place / "quiet" / "two")
     hits: dict[str, int] = {}
     ends, went_on, starts = [], [], 0
-    while sum(hits.values()) < KILLS and time.monotonic() - began < SECONDS:
+
+    def enough() -> bool:
+        return sum(hits.values()) >= count and {"save", "hand-over or stage 2"} <= hits.keys()
+
+    while not enough() and time.monotonic() - began < SECONDS:
         out = place / f"killed-{len(ends)}"
         for _ in range(100):
-            before, enough = last_step(out / "one"), sum(hits.values()) >= KILLS
+            before, last = last_step(out / "one"), enough()
             ranks = forks.start(out / "log", 1, curriculum, place, out, layout)
             starts += 1
-            (code,) = ranks.wait(120) if enough else ranks.wait_or_kill(draw.uniform(0.05, 0.6) * took)
+            (code,) = ranks.wait(120) if last else ranks.wait_or_kill(draw.uniform(0.05, 0.6) * took)
             if code == 0:
                 # a stage 1 that was done does not start
                 went_on.append(ranks.result().get("from", STAGES[0]) == before)
@@ -351,17 +356,17 @@ def taught(place: Path, out: Path, teacher: Path | None) -> Any:
     return runs.train(place, out, Layout(), STEPS, every=1)
 
 
-def main(place: Path) -> None:
+def main(place: Path, count: int = KILLS) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)
     found = {
         "not finite": not_finite(place), "disk": full_disk(place), "damaged": damaged(place),
-        "async": asynchronous(place), "hostile": hostile(place), "dead": dead_rank(place), "kills": kills(place),
+        "async": asynchronous(place), "hostile": hostile(place), "dead": dead_rank(place), "kills": kills(place, count),
     }  # fmt: skip
     (place / "faults.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:]))

@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parallelism table: every layout of ranks against one rank that trains the same.
 
-    python -m tests.parallel.table FOLDER [--markdown FILE]
+    python -m tests.parallel.table FOLDER [--suite] [--markdown FILE]
 
-Trains in FOLDER, and leaves there `table.json`. `test_table.py` asserts what it says.
+Trains in FOLDER, and leaves there `table.json`. Ends with exit code 1 where a layout trains anything else. The tests run
+those of `SUITE` (`--suite`): each way to lay out ranks, alone and together with others; `make parallel` runs all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +82,25 @@ HALVES = (
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
     Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True),
 )
+#: those that the tests run
+SUITE = (
+    Layout(tensor=2, soft=True),
+    Layout(tensor=2, sequence=True),
+    Layout(tensor=4, sequence=True, soft=True),
+    Layout(data=2, micro_batches=4),
+    Layout(tensor=2, sequence=True, data=2, sharded=True),
+    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True),
+    Layout(pipeline=2, micro_batches=4),
+    Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
+    Layout(pipeline=2, micro_batches=4, mode="trainable"),
+    Layout(recompute="selective"),
+    Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
+    SHARDS[0],
+    SHARDS[2],
+    HALVES[1],
+    HALVES[3],
+)
+assert set(SUITE) <= {*ROWS, *SHARDS, *HALVES}
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
     "context parallelism": ("context_parallel_size", 2, "Mamba layers fix their share of heads when they are built"),
@@ -124,13 +144,30 @@ def far(found: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> 
     return max((abs(a - b) / largest for a, b in pairs), default=0.0)
 
 
-def measure(place: Path) -> dict[str, dict[str, Any]]:
-    """Every row; one that fails says how."""
+def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
+    """What a layout's row says that one rank would not have said; empty where all is well."""
+    if "error" in row:
+        return [row["error"]]
+    flags = {
+        "draws": "another choice on some rank",
+        "budgets": "not every rank knows the loss of every budget",
+        "replicas": "routers or members differ among ranks",
+    }
+    limits = {"loss": LOSS, "weight": WEIGHT, "gradient": GRADIENT, "members": MEMBERS}
+    if layout.half:
+        limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS}
+    return [told for name, told in flags.items() if not row[name]] + [
+        f"{name} apart by {row[name]:.1e}, more than {limit:g}" for name, limit in limits.items() if row[name] > limit
+    ]
+
+
+def measure(place: Path, layouts: Sequence[Layout]) -> dict[str, dict[str, Any]]:
+    """A row for each layout; one that fails says how."""
     from tests.parallel import forks, runs, stages
 
     found: dict[str, dict[str, Any]] = {}
     forks.run(place / "prepare", 1, runs.prepare, place)
-    for layout in (*ROWS, *SHARDS, *HALVES):
+    for layout in layouts:
         try:
             found[layout.name] = row(place, layout)
         except Exception as error:
@@ -171,15 +208,22 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--suite", action="store_true")
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
-    found = measure(args.folder.resolve())
+    layouts = SUITE if args.suite else (*ROWS, *SHARDS, *HALVES)
+    found = measure(args.folder.resolve(), layouts)
     (args.folder / "table.json").write_text(json.dumps(found))
+    if args.suite:
+        return
     if args.markdown:
         args.markdown.write_text(markdown(found))
     print(markdown(found))
+    told = [f"{layout.name}: {line}" for layout in layouts for line in wrong(layout, found[layout.name])]
+    if told:
+        raise SystemExit("\n".join(told))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.faults import KILLS, STEPS
+from tests.parallel.faults import STEPS
 from tests.workers import work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+#: `make faults` does it 32 times
+KILLS = 8
 STOPPED = "stopped before a weight was changed (elastic.nonfinite.action: stop)"
 SMALL = "budget small (micro-batch 0): layer 4 (mamba) gave the first value that is not finite"
 
@@ -22,14 +24,14 @@ SMALL = "budget small (micro-batch 0): layer 4 (mamba) gave the first value that
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("faults")
-    work("tests.parallel.faults", folder)
+    work("tests.parallel.faults", folder, KILLS)
     return json.loads((folder / "faults.json").read_text())
 
 
-def test_thirty_kills_and_every_run_ends_as_one_that_nobody_killed(found: dict[str, Any]) -> None:
+def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(found: dict[str, Any]) -> None:
     """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
     kills = found["kills"]
-    assert sum(kills["hits"].values()) >= min(30, KILLS), kills
+    assert sum(kills["hits"].values()) >= KILLS, kills
     assert {"save", "hand-over or stage 2"} <= kills["hits"].keys(), kills
     assert kills["runs"]
     assert all(kills["runs"]), "other weights, router or optimizer state than without kills"
