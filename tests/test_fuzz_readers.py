@@ -108,7 +108,7 @@ EXAMPLES = {
 
 def examples(of: str) -> Callable[[Any], Any]:
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=EXAMPLES[of], deadline=None, suppress_health_check=checks, database=None)
+    return settings(max_examples=EXAMPLES[of], suppress_health_check=checks, database=None)
 
 
 def told(read: Callable[[], T]) -> T | None:
@@ -428,7 +428,7 @@ def test_reports(whole_run: Path, data: st.DataObject) -> None:
             path.write_text(text)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_damage_is_damage(data: st.DataObject) -> None:
     """The strategy leaves what it damages alone, and does change it."""

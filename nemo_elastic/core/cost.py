@@ -8,14 +8,14 @@ Every function reads the layout table through duck-typed widths, so it takes a `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Layer, Parent
 from nemo_elastic.core.kinds.registry import KINDS, OWN
-from nemo_elastic.core.layout import rows, shape, sizes
+from nemo_elastic.core.layout import ends, rows, shape, sizes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import keep_plain
 
@@ -76,13 +76,29 @@ class MemorySpec:
 
 def parameters(parent: Parent, member: Any) -> Any:
     """Number of parameters of a member, summed over the layout table (a tied head counts once)."""
-    total = 0
-    for row, layer in rows(parent, member):
-        product = 1
-        for n in shape(parent, row, member, layer):
-            product = product * n
-        total = total + (product if layer is None else product * layer.keep)
+    total = sum(_product(shape(parent, row, member)) for row in ends(parent))
+    for layer in member.layers:
+        # a search asks for the same layers thousands of times
+        count = _remembered_parameters if isinstance(layer, Layer) else _layer_parameters
+        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths)
     return total
+
+
+def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any]) -> Any:
+    layer = ExpectedLayer(0, kind, widths)
+    held = Expected(hidden, (layer,))
+    return sum(_product(shape(parent, row, held, layer)) for row in KINDS[kind].rows)
+
+
+_remembered_parameters = lru_cache(maxsize=65536)(_layer_parameters)
+
+
+def _product(dims: Iterable[Any]) -> Any:
+    """Of integers or tensors."""
+    product = 1
+    for n in dims:
+        product = product * n
+    return product
 
 
 def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict[str, Any]:
@@ -113,26 +129,30 @@ def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool 
     """
     total = 2 * parent.vocab * member.hidden if head else 0
     for layer in member.layers:
-        kind = KINDS[layer.type]
-        cost = kind.flops(sizes(parent, member.hidden, layer), length)
-        for row in kind.rows:
-            dims = shape(parent, row, member, layer)
-            if len(dims) >= 2:
-                product = 2
-                for n in dims:
-                    product = product * n
-                cost = cost + product
-        total = total + layer.keep * cost
+        count = _remembered_flops if isinstance(layer, Layer) else _layer_flops
+        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths, length)
     return total
+
+
+def _layer_flops(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], length: int) -> Any:
+    layer = ExpectedLayer(0, kind, widths)
+    held = Expected(hidden, (layer,))
+    cost = KINDS[kind].flops(sizes(parent, hidden, layer), length)
+    for row in KINDS[kind].rows:
+        dims = shape(parent, row, held, layer)
+        if len(dims) >= 2:
+            cost = cost + 2 * _product(dims)
+    return cost
+
+
+_remembered_flops = lru_cache(maxsize=65536)(_layer_flops)
 
 
 def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
     """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
     out: dict[str, Any] = dict.fromkeys(("embedding", "head", *OWN, *(kind.name for kind in parent.kinds)), 0)
     for row, layer in rows(parent, member):
-        product = 1
-        for n in shape(parent, row, member, layer):
-            product = product * n
+        product = _product(shape(parent, row, member, layer))
         key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
         out[key] = out[key] + product
     return out | {"total": sum(out.values())}

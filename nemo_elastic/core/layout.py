@@ -120,6 +120,11 @@ def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
     return [math.prod(size[term] for term in part) for part in parts]
 
 
+def ends(parent: Parent) -> tuple[Row, ...]:
+    """The tensors of the model itself, around its layers; a tied head is none."""
+    return (*FIRST, *(row for row in LAST if not (row.name == "head" and parent.tied)))
+
+
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
     """Every tensor of a member in storage order: (row, layer), layer None for the model's own tensors."""
     for row in FIRST:

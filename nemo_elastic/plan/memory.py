@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import DistillConfig
@@ -46,8 +47,13 @@ def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
     ]
 
 
-def _local(parent: Parent, stage: PipelineStage, tensor: int) -> Iterator[tuple[Row, float]]:
+@lru_cache(maxsize=1024)  # every layout of a stage asks for the same
+def _local(parent: Parent, stage: PipelineStage, tensor: int) -> tuple[tuple[Row, float], ...]:
     """(row, elements on one rank) of every tensor of a stage, from the layout table."""
+    return tuple(_local_rows(parent, stage, tensor))
+
+
+def _local_rows(parent: Parent, stage: PipelineStage, tensor: int) -> Iterator[tuple[Row, float]]:
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start = stage.index * size
     for row, own in rows(parent, parent.full):

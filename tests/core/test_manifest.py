@@ -43,7 +43,7 @@ def test_it_is_public():
     assert PublicFamily is Family
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_json_round_trip(data):
     parent = data.draw(parents())
@@ -222,7 +222,7 @@ def test_members_made_by_hand_are_checked_too():
         family(provenance={"loss": float("nan")})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_the_reason_exists_exactly_where_nesting_fails(data):
     parent: Parent = data.draw(parents())

@@ -52,7 +52,7 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(families(), SPECS)
 def test_every_step_is_nested_and_cheaper(family, spec):
     shapes = list(path(family))
@@ -65,7 +65,7 @@ def test_every_step_is_nested_and_cheaper(family, spec):
         assert flops_per_token(family.parent, small, 64) <= flops_per_token(family.parent, large, 64)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(families())
 def test_members_lie_on_it_in_order(family):
     shapes = path(family)
@@ -81,21 +81,21 @@ def test_members_lie_on_it_in_order(family):
         assert shapes[at] not in (m.subnet for m in family) or at in places
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(families(per_layer=False))
 def test_between_uniform_members_all_are_uniform(family):
     assert all(m.subnet.is_uniform for m in family)
     assert all(subnet.is_uniform for subnet in path(family))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(families())
 def test_the_manifest_alone_says_it(family):
     again = Family.from_json(json.loads(json.dumps(family.to_json())))
     assert list(path(again)) == list(path(family)) == list(path(family))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(families())
 def test_layers_go_one_at_a_time_in_the_drop_order(family):
     order = family.drop_order or tuple(range(family.parent.num_layers - 1, -1, -1))
@@ -111,7 +111,7 @@ def test_layers_go_one_at_a_time_in_the_drop_order(family):
         assert layers == sorted(layers, key=order.index)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(families(), SPECS, st.data())
 def test_the_largest_that_fits_is_found(family, spec, data):
     shapes = path(family)

@@ -30,7 +30,7 @@ def slowly(model, tokens, length, max_tokens):
     return losses
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_token_is_predicted_once_from_its_window(data):
     tokens = np.array(data.draw(st.lists(st.integers(0, PARENT.vocab - 1), min_size=2, max_size=30)), dtype=np.uint16)

@@ -24,7 +24,7 @@ token = st.integers(0, PARENT.vocab - 1)
 ids = st.lists(token, min_size=1, max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=st.lists(st.tuples(ids, ids), min_size=1, max_size=5), batch=st.integers(1, 3))
 def test_scores_are_those_of_each_pair_alone(pairs, batch):
     found = tasks.score_continuations(MEMBER, pairs, batch)
@@ -35,7 +35,7 @@ def test_scores_are_those_of_each_pair_alone(pairs, batch):
         assert greedy == all(logprobs[i].argmax().item() == t for i, t in zip(at, rest))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(prompts=st.lists(ids, min_size=1, max_size=5), end=token)
 def test_generation_drops_the_end_and_keeps_the_order(prompts, end):
     limits = list(range(1, len(prompts) + 1))

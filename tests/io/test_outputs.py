@@ -272,7 +272,7 @@ def test_a_link_on_the_way_to_an_input_is_not_replaced(tmp_path):
         check_apart(tmp_path / "out", tmp_path / "out" / "link" / "sub")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_apart_is_what_it_says(data):
     """Against the plain definition on resolved paths, in a small tree with links between its folders."""

@@ -96,21 +96,21 @@ def masked_equals_sliced(model: object, parent: Parent, member: Subnet, dtype: t
         assert float((grads[name] - masked_grads[name]).norm() / whole) < tolerance, name
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members())
 def test_masked_equals_sliced_in_logits_and_every_gradient_pitfalls_1_2_6_7(models: dict, drawn: tuple) -> None:
     parent, member = drawn
     masked_equals_sliced(models[parent], parent, member, torch.float32, 1e-5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members(tiny=True))
 def test_masked_equals_sliced_in_double_precision(double_models: dict, drawn: tuple) -> None:
     parent, member = drawn
     masked_equals_sliced(double_models[parent], parent, member, torch.float64, 1e-11)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members())
 def test_cut_weights_do_not_matter(models: dict, drawn: tuple) -> None:
     parent, member = drawn

@@ -38,7 +38,7 @@ def test_is_the_formula_with_its_gradient(heads, groups, past):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(length=st.integers(1, 10), data=st.data())
 def test_prefill_and_decode_are_the_whole(length, data):
     q, k, v = make(length=length)

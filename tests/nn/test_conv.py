@@ -47,7 +47,7 @@ def test_both_weight_shapes_and_no_bias():
     torch.testing.assert_close(causal_conv1d(x, weight, None), naive(x, weight, torch.zeros_like(bias)))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(length=st.integers(1, 12), k=st.integers(1, 5), data=st.data())
 def test_pieces_with_state_are_the_whole(length, k, data):
     x, weight, bias, _ = make(length=length, k=k)

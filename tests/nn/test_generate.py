@@ -25,7 +25,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return (a - b).abs().max().item() <= 1e-11 * b.abs().max().item()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_decoding_with_a_cache_equals_the_full_forward(data):
     parent, member = data.draw(parents_and_subnets())
@@ -59,7 +59,7 @@ def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[in
     return ids[len(prompt) :]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_generate_is_the_argmax_of_full_forwards(data):
     """Prompts of any lengths, limits of their own, a stop token: each gets what it would get alone."""

@@ -23,7 +23,7 @@ from tests.strategies import chains, parents, parents_and_subnets, subnets
 
 CUTS = [*((axis,) for axis in AXES), AXES]
 
-some = settings(max_examples=25, deadline=None)
+some = settings(max_examples=25)
 
 
 def tokens_of(parent: Parent, batch: int = 2, length: int = 7, seed: int = 0) -> torch.Tensor:
@@ -289,7 +289,7 @@ def test_wrong_choices_are_refused():
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_strategies_draw_members_and_nested_chains(data):
     """What other tests lean on."""
     parent = data.draw(parents())

@@ -47,7 +47,7 @@ def test_rms_norm_differentiates_its_count():
     assert torch.autograd.gradcheck(lambda x, w, c: rms_norm(x, w, EPS, c), (x, weight, count.requires_grad_()))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(full=st.integers(2, 96), data=st.data())
 def test_masked_prefix_with_count_is_the_sliced_norm(full, data):
     """Also what a stock norm does after the correction of its epsilon and output (method: sqrt(d / D))."""
@@ -93,7 +93,7 @@ def test_gated_norm_differentiates_its_count(shape):
     assert torch.autograd.gradcheck(lambda y, c: gated_rms_norm(y, z, None, 3, EPS, c), (y, count))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(groups=st.integers(1, 4), full=st.integers(1, 12), data=st.data())
 def test_gated_norm_of_a_prefix_per_group_is_the_sliced_norm(groups, full, data):
     kept = data.draw(st.integers(1, full))

@@ -60,7 +60,7 @@ def test_is_the_recurrence_with_its_gradient(chunk_size, optional):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"d{name}: {m}")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     length=st.integers(1, 40),
     chunk_size=st.integers(1, 48),
@@ -74,7 +74,7 @@ def test_any_shape_and_chunk_size(length, chunk_size, groups, per_group, p, n):
     torch.testing.assert_close(run(t, chunk_size), naive(**t)[0], rtol=1e-9, atol=1e-11)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(length=st.integers(2, 30), data=st.data())
 def test_prefill_then_steps_is_the_whole(length, data):
     t = make(length=length, seed=length)

@@ -19,7 +19,7 @@ from nemo_elastic.nn.weights import LayerWeights, Places
 from tests.shapes import PARENT
 from tests.strategies import chains, parents
 
-some = settings(max_examples=25, deadline=None)
+some = settings(max_examples=25)
 #: a product may add in another order where its factors lie otherwise in memory
 LAST_BITS = {"rtol": 1e-12, "atol": 1e-14}
 

@@ -363,7 +363,8 @@ def main(place: Path, count: int = KILLS) -> None:
     forks.run(place / "prepare", 1, runs.prepare, place)
     found = {
         "not finite": not_finite(place), "disk": full_disk(place), "damaged": damaged(place),
-        "async": asynchronous(place), "hostile": hostile(place), "dead": dead_rank(place), "kills": kills(place, count),
+        "async": asynchronous(place), "hostile": hostile(place), "dead": dead_rank(place),
+        "kills": kills(place, count),
     }  # fmt: skip
     (place / "faults.json").write_text(json.dumps(found))
 

@@ -4,8 +4,8 @@
 
     python -m tests.parallel.table FOLDER [--suite] [--markdown FILE]
 
-Trains in FOLDER, and leaves there `table.json`. Ends with exit code 1 where a layout trains anything else. The tests run
-those of `SUITE` (`--suite`): each way to lay out ranks, alone and together with others; `make parallel` runs all.
+Trains in FOLDER, and leaves there `table.json`. Ends with exit code 1 where a layout trains anything else. The tests
+run those of `SUITE` (`--suite`): each way to lay out ranks, alone and with others; `make parallel` runs all.
 """
 
 from __future__ import annotations

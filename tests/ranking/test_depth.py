@@ -90,7 +90,7 @@ def test_iterative_order_sees_that_two_layers_replace_each_other():
     assert scores[0] == pytest.approx(0.01) and scores[1] == pytest.approx(0.16) and scores[-1] is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(parent=parents(max_layers=6), seed=st.integers(0, 99), exact=st.none() | st.integers(1, 6))
 def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact):
     model = NemotronH.random(parent, seed=seed)
@@ -100,7 +100,7 @@ def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, see
     assert found == naive_order(model, parent, pieces, exact, again=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), pieces=st.integers(1, 5))
 def test_no_layer_is_given_up_that_is_the_least_important(data, pieces):
     """Any errors at all, ties among them: what a piece says of a layer may be the opposite of what others say."""

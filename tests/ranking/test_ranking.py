@@ -50,7 +50,7 @@ def test_what_was_saved_is_loaded(saved):
     ranking.save(folder, force=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), parent=parents())
 def test_the_digest_changes_with_every_order_and_with_nothing_else(data, parent):
     a = shuffled(parent, 0)

@@ -23,7 +23,7 @@ from nemo_elastic.ranking.orders import names, order
 from tests.shapes import PARENT
 from tests.strategies import parents
 
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 #: axes whose channels may not leave their block: heads share what their group has
 GROUPED = ("mamba_heads", "attention_heads")
 

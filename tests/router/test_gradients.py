@@ -53,7 +53,7 @@ def loss_of(model: NemotronH, router: Router, tokens, hard=False, weight=1.0) ->
     return kl + weight * router.budget_loss(routed, "small")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(space=spaces(), seed=st.integers(0, 9))
 def test_pitfall_5_a_hard_forward_computes_exactly_the_submodel(space, seed):
     """Whatever the probabilities are: the gates hold no factor that a site could multiply up."""

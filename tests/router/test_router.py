@@ -22,7 +22,7 @@ from nemo_elastic.router import Router
 from nemo_elastic.search import uniform_family
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
 
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 
 
 def router_of(space=None, budgets=BUDGETS, seed=0, **config) -> Router:

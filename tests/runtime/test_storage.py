@@ -23,7 +23,7 @@ from nemo_elastic.runtime.storage import CutLayers
 from tests.shapes import PARENT
 from tests.strategies import chains, parents, subnets
 
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 
 
 def tokens_of(parent: Parent, batch: int = 2, length: int = 6) -> torch.Tensor:

@@ -16,7 +16,7 @@ from nemo_elastic.search import Space, uniform, uniform_family
 from nemo_elastic.search.even import FREE_MISS, MISS_WEIGHT
 from tests.search.common import BUDGETS, NANO, SMALL, nano_space, small_space, spaces
 
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 
 
 def score(space: Space, budget: Budget, member) -> float:

@@ -126,7 +126,7 @@ def test_a_handful_of_candidates_still_gives_nested_members_within_their_budgets
     json.dumps(found.to_json(), allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(space=spaces(), seed=st.integers(0, 9))
 def test_any_space_however_coarse_can_be_searched(space, seed):
     price = space.price(Budget("full"))

@@ -17,7 +17,7 @@ from nemo_elastic.search import project, project_family
 from nemo_elastic.search.projection import TOLERANCE, fit
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 
 
 @some

@@ -22,7 +22,7 @@ from nemo_elastic.search.space import keep_attention
 from tests.search.common import NANO, SMALL, SMALL_AXES, SMALL_DROPS, codes, nano_space, small_space, spaces
 from tests.shapes import PARENT
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 MEMORY = Budget("served", memory={"size": 10**9, "batch": 2, "length": 64, "weights": "nvfp4", "cache": "fp8"})
 
 

@@ -236,7 +236,7 @@ def test_members_have_parts_of_their_own(tmp_path):
         assert content == json.loads((folder / CHECKSUMS_FILE).read_text()) and len(content["parts"]) == 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60), st.integers(1, 20), st.lists(st.integers(0, 60), max_size=8), st.data())
 def test_checksums_of_pieces_and_of_runs(content, size, cuts, data):
     """In whatever pieces bytes come, the sums are zlib's; whatever runs are read, a change in their parts is found."""

@@ -133,7 +133,7 @@ def random_ranking(parent, seed=0):
     return replace(trivial, orders=orders, depth=depth)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_init_sorts_by_a_ranking(data):
     parent = replace(data.draw(parents(max_layers=4)), ffn_stripes=1)

@@ -31,7 +31,7 @@ FILES = {
     "member": [MEMBER_FILE, "config.json"],
 }
 CHOICES = st.sampled_from([(kind, file) for kind, files in FILES.items() for file in files])
-FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def never_a_traceback(folder: Path) -> None:

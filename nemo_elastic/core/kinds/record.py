@@ -37,6 +37,9 @@ class Widths(Mapping[str, int]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __eq__(self, other: object) -> bool:
+        return self._items == (other._items if isinstance(other, Widths) else other)
+
     def __hash__(self) -> int:
         return hash(frozenset(self._items.items()))
 

@@ -64,7 +64,7 @@ def shape_of(parent, member):
     return member.hidden, [replace(layer, index=i) for i, layer in enumerate(member.layers)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(parents_and_subnets())
 def test_round_trip(both):
     parent, member = both

@@ -50,7 +50,7 @@ def raws(draw: st.DrawFn) -> Raw:
     return Raw(dtype, bits.astype(word(dtype)) & (1 if dtype == "BOOL" else np.array(-1).astype(word(dtype))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text("ab.é", min_size=1), raws(), max_size=5))
 def test_what_is_written_is_read_back(tensors):
     with scratch() as place:
@@ -198,7 +198,7 @@ def test_the_most_that_numpy_holds_is_read(tmp_path):
     assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_header_never_gets_through_as_something_else(data):
     """Any byte of a header may change: what comes out is the file's own tensors, or one line."""

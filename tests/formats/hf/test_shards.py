@@ -45,7 +45,7 @@ def test_a_source_that_gives_too_little_or_too_much_is_a_bug_that_shows(tmp_path
             write_weights({tmp_path: [NewTensor("a", "F32", (4,), lambda words=words: [words])]})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 200), st.randoms(use_true_random=False))
 def test_several_folders_in_one_pass(sizes, limit, random):
     """Whatever the order of the source and the sizes of files: every folder has its tensors and their checksums."""

@@ -142,7 +142,7 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
 
     @seed(number)
     @settings(
-        max_examples=4, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=4, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
     @given(st.data())
     def draw(data: st.DataObject) -> None:

@@ -89,7 +89,7 @@ def test_float32_is_within_a_millionth(how: dict[str, Any]) -> None:
     same(gradients(actual[0], student), gradients(expected[0], student), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     tokens=st.integers(1, 20),
     vocabulary=st.integers(1, 40),

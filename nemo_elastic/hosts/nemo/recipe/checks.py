@@ -318,5 +318,5 @@ def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budge
     if len(axes[DEPTH].choices) == 1:
         return list(layers)
     widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
-    rest = {i: budget.cost(parent, parent.uniform([j for j in layers if j != i], **widths)) for i in layers}
-    return sorted(layers, key=lambda i: rest[i])
+    alone = {i: budget.cost(parent, parent.uniform([i], **widths)) for i in layers}
+    return sorted(layers, key=lambda i: -alone[i])
