@@ -134,7 +134,7 @@ def _check_device(device: str) -> None:
 
 def _check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
     """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
-    from nemo_elastic.data.tokenizer import load_tokenizer
+    from nemo_elastic.formats.tokenizer import load_tokenizer
 
     if folder is None:
         return
