@@ -85,13 +85,11 @@ class Conversation:
                     pieces.append(piece)
                     show(piece)
         finally:
-            said = "".join(pieces)
+            said, seconds = "".join(pieces), time.perf_counter() - began
             self._answers += 1
             self._messages = [*asked, {"role": "assistant", "content": said}] if self.is_chat else []
             self._text = "" if self.is_chat else f"{prompt}{said}"
-            self._last = self._measured(
-                said, stream.prompt_tokens[0], stream.new_tokens[0], time.perf_counter() - began
-            )
+            self._last = self._measured(said, stream.prompt_tokens[0], stream.new_tokens[0], seconds)
 
     def _measured(self, text: str, read: int, new: int, seconds: float) -> dict[str, Any]:
         return {

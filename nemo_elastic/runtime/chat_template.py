@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from nemo_elastic.errors import ElasticError, bad
 
-#: of one rendering: rounds of all loops and calls, and characters
-_STEPS, _CHARACTERS = 10**6, 2**26
+#: of one rendering: rounds of all loops, for how many rounds a call counts, and characters
+_STEPS, _CALL, _CHARACTERS = 10**6, 8, 2**26
 #: in a product or power: how often a text is repeated, any other number, an exponent
 _REPEATED, _NUMBER, _EXPONENT = 10**4, 2**64, 64
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
@@ -103,8 +103,8 @@ class _Budget(threading.local):
 
     left = 0
 
-    def spend(self) -> None:
-        self.left -= 1
+    def spend(self, steps: int = 1) -> None:
+        self.left -= steps
         if self.left < 0:
             raise _Refused("it does not come to an end")
 
@@ -134,7 +134,7 @@ def _environment(budget: _Budget) -> Any:
         intercepted_binops = frozenset(["*", "**"])
 
         def call(self, context: Any, called: Any, /, *args: Any, **more: Any) -> Any:
-            budget.spend()
+            budget.spend(_CALL)
             return super().call(context, called, *args, **more)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

@@ -61,7 +61,8 @@ def probabilities(logits_bv: torch.Tensor, how: Sampling) -> torch.Tensor:
         Probabilities [b, v] that sum to 1, in float32 or wider.
     """
     scores_bv = logits_bv.to(work_dtype(logits_bv))
-    scores_bv = (scores_bv - scores_bv.amax(-1, keepdim=True)) / how.temperature  # no overflow at small temperatures
+    temperature = max(how.temperature, torch.finfo(scores_bv.dtype).tiny)
+    scores_bv = (scores_bv - scores_bv.amax(-1, keepdim=True)) / temperature  # the best is 0, so nothing overflows
     if 0 < how.top_k < scores_bv.shape[-1]:
         least_b1 = scores_bv.topk(how.top_k, dim=-1).values[:, -1:]
         scores_bv = scores_bv.masked_fill(scores_bv < least_b1, -torch.inf)
