@@ -110,7 +110,8 @@ class Conversation:
     def summary(self) -> str:
         """The same in a line, without the text."""
         last, held = self._last, self._last["bytes"]
-        weights = f"{human_bytes(held['weights'])} of weights for {len(self._family.names)} members"
+        several = f" for {n} members" if (n := len(self._family.names)) > 1 else ""
+        weights = f"{human_bytes(held['weights'])} of weights{several}"
         if held["members"]:
             weights += f" + {human_bytes(held['members'])} of their own"
         process = "" if held["process"] is None else f", {human_bytes(held['process'])} in all"
