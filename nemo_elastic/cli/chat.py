@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,13 +41,15 @@ def command(
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
     ] = 512,
     temperature: Annotated[
-        float, within(0.0, 100.0, "--temperature", "Draw from the logits divided by it; 0: the most likely token.")
+        float, within(0.0, 100.0, "--temperature", "Draw with it; by default 0, the most likely token.")
     ] = 0.0,
     top_p: Annotated[
         float, within(1e-6, 1.0, "--top-p", "Draw from the fewest most likely tokens with this share.")
     ] = 1.0,
-    top_k: Annotated[int, within(0, TOKENS, "--top-k", "Draw from so many most likely tokens; 0: from all.")] = 0,
-    seed: Annotated[int, within(0, 2**53, "--seed", "Fixes what is drawn.")] = 0,
+    top_k: Annotated[
+        int, within(0, TOKENS, "--top-k", "Draw from so many most likely tokens; by default 0, from all.")
+    ] = 0,
+    seed: Annotated[int, within(0, 2**53, "--seed", "Fixes what is drawn; by default 0.")] = 0,
     stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
@@ -167,7 +169,7 @@ def _obey(talk: Conversation, words: list[str]) -> str:
     raise bad("line", " ".join(words), "/budget, /budget NAME, /reset, /help or /quit; //… for text that begins so")
 
 
-def _typed(talk: Conversation) -> Iterator[str]:
+def _typed(talk: Conversation) -> Generator[str, None, None]:
     """Lines that somebody types, edited as in a shell."""
     from importlib.util import find_spec
 
@@ -186,7 +188,7 @@ def _typed(talk: Conversation) -> Iterator[str]:
             return
 
 
-def _stdin() -> Iterator[str]:
+def _stdin() -> Generator[str, None, None]:
     """Lines that another program wrote."""
     from nemo_elastic.errors import ElasticError
 

@@ -190,7 +190,8 @@ def _listed(name: str, values: Any) -> list[Any]:
             raise bad(f"dtype of {name}", str(values.dtype), "token ids are whole numbers, such as torch.int64")
     elif isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise bad(name, values, "a list of token ids for each prompt")
-    listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    tolist = getattr(values, "tolist", None)
+    listed = list(values) if tolist is None else tolist()
     if not isinstance(listed, list):  # a tensor or an array without dimensions
         raise bad(name, listed, "a list of token ids for each prompt")
     return listed
