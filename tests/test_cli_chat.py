@@ -68,7 +68,7 @@ def test_one_answer(folder, chat):
         [*MESSAGES[:1], {"role": "user", "content": "Hi"}],
         12, temperature=0.9, top_p=0.9, top_k=50, seed=3, stop=["e", "zz"],
     )  # fmt: skip
-    code, out, _ = chat(folder, "-", "--budget", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi")
+    code, out, _ = chat(folder, "-", "--budget", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
 

@@ -38,8 +38,6 @@ from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, load_run, style
 from nemo_elastic.report.page import render
-from nemo_elastic.runtime.chat_template import ChatTemplate
-from nemo_elastic.runtime.companions import Companions
 from nemo_elastic.runtime.tokenizer import FamilyTokenizer
 from tests.hostile import damaged, leaves
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
@@ -47,7 +45,6 @@ from tests.hosts.nemo.cutting import PARENT as WHOLE
 from tests.hosts.nemo.cutting import random_tensors
 from tests.hosts.nemo.poison import TOLD, metadata_of
 from tests.report.fabricate import make_run
-from tests.runtime.talking import MESSAGES, TEMPLATE
 from tests.shapes import PARENT
 
 T = TypeVar("T")
@@ -105,7 +102,6 @@ CHECKSUMS = {
 EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
     "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
-    "chat template": 400, "generation config": 300,
     "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400, "metrics of a run": 1500,
     "report of a run": 25,
 }  # fmt: skip
@@ -291,20 +287,6 @@ def test_tokenizers(data_folder: DataFolder, data: st.DataObject) -> None:
             told(lambda: FamilyTokenizer.read(data_folder.tokenizer_dir))
         finally:
             path.write_text(content, encoding="utf-8")
-
-
-@examples("chat template")
-@given(st.data())
-def test_chat_templates(data: st.DataObject) -> None:
-    text = data.draw(texts(TEMPLATE)).decode("utf-8", "replace")
-    told(lambda: ChatTemplate(text, {}, "here").render(MESSAGES))
-
-
-@examples("generation config")
-@given(damaged({"eos_token_id": [1, 2], "do_sample": True}))
-def test_generation_configs(folder: Path, settings: Any) -> None:
-    put(folder / "generation_config.json", settings)
-    told(lambda: Companions(folder, {"eos_token_id": 1}).end_ids)
 
 
 RESULTS = {

@@ -16,7 +16,7 @@ import typer
 from nemo_elastic.cli.within import TOKENS, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.cli.conversation import Conversation
+    from nemo_elastic.runtime.conversation import Conversation
 
 __all__ = ["command"]
 
@@ -71,7 +71,7 @@ def command(
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
     how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if prompt == "-":
-        prompt = "".join(_stdin())
+        prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
     talk = _open(family, budget, device, dtype, system, how)
     if prompt is None:
         _lines(talk)
@@ -89,10 +89,10 @@ def _open(
     folder: Path, budget: str | None, device: str, dtype: str | None, system: str | None, how: dict[str, Any]
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
-    from nemo_elastic.cli.conversation import Conversation
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime import load_family
+    from nemo_elastic.runtime.conversation import Conversation
     from nemo_elastic.runtime.devices import check_device
     from nemo_elastic.runtime.family import members_of
     from nemo_elastic.runtime.sampling import Sampling

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, printable
-from nemo_elastic.runtime.family import FamilyRuntime
 from nemo_elastic.slicing.card import human_bytes
 
-__all__ = ["Conversation"]
+from .family import FamilyRuntime
 
 
 class Conversation:
