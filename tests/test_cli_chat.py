@@ -116,6 +116,22 @@ def test_a_member_folder_is_a_family_of_one(folder, chat, tmp_path):
     assert (code, out) == (0, chat(folder, "Hi", "--budget", "6b", *SHORT)[1]) and "for 1 members" not in err
 
 
+def test_the_runtime_extra_is_enough(folder):
+    """A chat template is rendered, tokens are drawn, and nothing of NeMo's or transformers' was imported."""
+    code = (
+        "import sys\n"
+        "from nemo_elastic.cli import main\n"
+        "try: main(['chat', *sys.argv[1:]])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    arguments = [str(folder), "Hi", "--temperature", "1", *SHORT]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"torch", "tokenizers", "jinja2"} <= loaded, done.stderr
+    assert not loaded & {"transformers", "nemo", "megatron", "lightning", "nemo_run", "pandas", "huggingface_hub"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "line"),
     [
