@@ -188,7 +188,7 @@ def decode(place: Path) -> dict[str, Any]:
     found = {}
     for name in NAMES:
         inside, alone = family.select(name), load_family(place / name).select()
-        np.savez(place / f"{name}.ours.npz", logits=inside(tokens).numpy(), new=inside.generate(tokens, NEW))
+        np.savez(place / f"{name}.ours.npz", logits=inside(tokens).numpy(), new=inside.generate(tokens, NEW, ()))
         rounds = [(seconds(inside), seconds(alone)) for _ in range(9)][1:]
         found[name] = {
             "read": [PROMPT / statistics.median(r[i][0] for r in rounds) for i in (0, 1)],

@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "missing", "require"]
 #: top-level package -> the extra of ours that installs it
 EXTRAS = {
     "torch": "runtime",
+    "jinja2": "runtime",
     "tokenizers": "runtime",
     "transformers": "nemo",
     "datasets": "nemo",

@@ -163,6 +163,7 @@ def made(tmp_path_factory):
     }
     out = tmp_path_factory.mktemp("docs")
     data = build_data(out / "data", [Path(sysconfig.get_paths()["stdlib"]) / "json"], vocab=400, held_out_problems=8)
+    (data.tokenizer_dir / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     state = NemotronH.random(parent).state_dict()
     write_family(out / "family", parent, state, Family.of(parent, members), data.tokenizer_dir)
     slice_checkpoint(out / "family", out / "other-9b", member="9b")
@@ -325,10 +326,15 @@ def test_the_runtime_of_the_pages_runs(page: Path, made: Path, monkeypatch) -> N
     import torch
 
     monkeypatch.chdir(made)
-    (block,) = [b for b in blocks("python", page=page) if "load_family" in b.text]
-    names: dict[str, object] = {"tokens": torch.tensor([[1, 17, 4]])}
-    exec(compile(block.text, block.place, "exec"), names)
-    assert isinstance(names["answer"], list) and len(names["answer"]) == 1
+    ours = [b for b in blocks("python", page=page) if re.search(r"load_family|small\.generate", b.text)]
+    assert len(ours) == (2 if page.stem == "deploy" else 1)
+    names: dict[str, Any] = {"tokens": torch.tensor([[1, 17, 4]])}
+    for block in ours:  # the second goes on from the first
+        exec(compile(block.text, block.place, "exec"), names)
+    assert isinstance(names["answer"], str) and names["answer"]
+    if page.stem == "deploy":
+        assert len(names["answers"]) == 2 and all(isinstance(answer, str) for answer in names["answers"])
+        assert len(names["new_ids"]) == 32 and names["logits"].shape == (1, 3, 400)
 
 
 # ------------------------------------------------------------------ links and pictures

@@ -26,7 +26,6 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.tasks import _end_of_text as end_of_text
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
@@ -35,9 +34,11 @@ from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.formats.source import Origin
+from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, load_run, style
 from nemo_elastic.report.page import render
+from nemo_elastic.runtime.tokenizer import FamilyTokenizer
 from tests.hostile import damaged, leaves
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
@@ -283,6 +284,7 @@ def test_tokenizers(data_folder: DataFolder, data: st.DataObject) -> None:
         try:
             path.write_bytes(data.draw(texts(content)))
             told(lambda: end_of_text(data_folder.tokenizer_dir, load_tokenizer(data_folder.tokenizer_dir).token_to_id))
+            told(lambda: FamilyTokenizer.read(data_folder.tokenizer_dir))
         finally:
             path.write_text(content, encoding="utf-8")
 

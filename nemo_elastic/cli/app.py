@@ -48,6 +48,7 @@ COMMANDS: dict[str, Row] = {
     "slice": Row("nemo_elastic.cli.slice", "Cut one member out of a family."),
     "convert": Row("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
     "inspect": Row("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
+    "chat": Row("nemo_elastic.cli.chat", "Text in, text out: talk with a family's members, switch between them."),
     "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
     "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),

@@ -55,12 +55,13 @@ def command(
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.runtime.devices import check_device
 
     # What can be refused is refused before anything is computed; opening reads no weights.
     folder = None if data is None else DataFolder.open(data)
     opened = [open_source(source) for source in sources]
     wanted = _wanted(opened, member or ())
-    _check_device(device)
+    check_device(device, "--device")
     _check_tokens(opened, folder)
     harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [None] * len(opened))
 
@@ -123,18 +124,9 @@ def _harness(
     return Harness(list(tasks), tasks_from), tokenizers
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as exc:  # an unknown word, or a device that is not there
-        raise ElasticError(f"--device: {device!r}: {str(exc).splitlines()[0]}") from None
-
-
 def _check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
     """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
-    from nemo_elastic.data.tokenizer import load_tokenizer
+    from nemo_elastic.formats.tokenizer import load_tokenizer
 
     if folder is None:
         return

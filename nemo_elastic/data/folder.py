@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_elastic.core.family import known_fields
+from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
@@ -24,7 +25,7 @@ from nemo_elastic.io.values import integer, number
 from ..errors import ElasticError, bad
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
-from .tokenizer import MAX_VOCAB, MIN_VOCAB, load_tokenizer
+from .tokenizer import MAX_VOCAB, MIN_VOCAB
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
-
-from ..errors import ElasticError, bad
+from ..errors import bad
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,25 +78,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     }
     for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", special)):
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Open the tokenizer of a folder, without transformers.
-
-    Raises:
-        ElasticError: If there is none, or it is damaged.
-    """
-    from tokenizers import Tokenizer
-
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise ElasticError(f"{path}: no tokenizer here")
-    try:
-        return Tokenizer.from_str(read_text(check_inside(path)))
-    except ElasticError:
-        raise
-    except Exception as exc:  # tokenizers raises nothing narrower
-        raise ElasticError(f"{path}: not a tokenizer ({str(exc).splitlines()[0]})") from None
 
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.data.tokenizer import load_tokenizer
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 from nemo_elastic.runtime import MemberModel

@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding of many prompts at once, whatever their lengths."""
+"""Decoding of many prompts at once, whatever their lengths; greedily, or with a choice of one's own.
+
+b: sequences of the batch, v: vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +20,91 @@ from nemo_elastic.nn.weights import Weights
 
 #: the batch is made smaller once this share of its sequences has ended
 _COMPACT_AT = 0.125
+#: logits [b, v] and the prompts that the rows belong to -> the next token of each row
+Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
+
+
+def most_likely(logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
+    """The most likely token of each row."""
+    return logits_bv.argmax(-1).tolist()
+
+
+class Decoding:
+    """Prompts that are being decoded; iterating goes on by one token of each.
+
+    All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
+    on a sequence that is still in its prompt is fed the prompt's next token, and the others what they have just said.
+    So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
+    what it would get alone. Ended sequences leave the batch.
+
+    Args:
+        weights: of the member that decodes.
+        prompts: token ids, as `token_ids` gives them.
+        limits: most new tokens of each.
+        stop_ids: tokens that end a sequence.
+        choose: the next token of each row from its logits.
+
+    Attributes:
+        ended: prompts that get no more tokens.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        stop_ids: Iterable[int] = (),
+        choose: Choose = most_likely,
+    ) -> None:
+        self._weights, self._prompts, self._left = weights, prompts, list(limits)
+        self._stops, self._choose = frozenset(stop_ids), choose
+        self.ended = {i for i, limit in enumerate(limits) if limit < 1}
+
+    def end(self, prompt: int) -> None:
+        """Let a sequence get no more tokens, for a reason that is not seen here."""
+        self.ended.add(prompt)
+
+    def __iter__(self) -> Iterator[dict[int, int]]:
+        """Give the new tokens of each step: prompt -> token, the stop token as well."""
+        active = [i for i in range(len(self._prompts)) if i not in self.ended]
+        if not active:
+            return
+        weights, ids = self._weights, self._prompts
+        device = weights.embedding.device
+        at = min(len(ids[i]) for i in active)
+        cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
+        tokens_bl = torch.tensor([list(ids[i][:at]) for i in active], device=device)
+        while True:
+            with torch.no_grad():
+                logits_bv = forward(weights, tokens_bl, cache=cache, last=True)[:, -1]
+                new = self._say(logits_bv, active, at)
+            if new:
+                yield new
+            at += 1
+            gone = len(self.ended.intersection(active))
+            if gone == len(active):
+                return
+            if gone > _COMPACT_AT * len(active):
+                rows = [row for row, i in enumerate(active) if i not in self.ended]
+                cache.select(torch.tensor(rows, device=device))
+                active = [active[row] for row in rows]
+            # what an ended sequence is fed is read by nobody
+            fed = [ids[i][at - 1] if at <= len(ids[i]) else new.get(i, 0) for i in active]
+            tokens_bl = torch.tensor(fed, device=device).unsqueeze(1)
+
+    def _say(self, logits_bv: torch.Tensor, active: Sequence[int], at: int) -> dict[int, int]:
+        """New tokens of the sequences whose prompts are behind them, `at` tokens long."""
+        rows = [row for row, i in enumerate(active) if at >= len(self._prompts[i]) and i not in self.ended]
+        if not rows:
+            return {}
+        speaking = [active[row] for row in rows]
+        chosen = self._choose(logits_bv if len(rows) == len(active) else logits_bv[rows], speaking)
+        new = dict(zip(speaking, chosen, strict=True))
+        for i, token in new.items():
+            self._left[i] -= 1
+            if token in self._stops or not self._left[i]:
+                self.ended.add(i)
+        return new
 
 
 def generate(
@@ -24,12 +113,7 @@ def generate(
     max_new_tokens: int | Sequence[int],
     stop_ids: Iterable[int] = (),
 ) -> list[list[int]]:
-    """The most likely next token, again and again.
-
-    All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
-    on a sequence that is still in its prompt is fed the prompt's next token, and the others what they have just said.
-    So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
-    what it would get alone. Ended sequences leave the batch.
+    """The most likely next token, again and again; see `Decoding`.
 
     Args:
         weights: of the member that decodes.
@@ -43,54 +127,71 @@ def generate(
     Raises:
         ElasticError: a prompt is empty, or a token is not in the vocabulary.
     """
-    ids = [[int(t) for t in row] for row in (prompts.tolist() if isinstance(prompts, torch.Tensor) else prompts)]
-    asked = max_new_tokens.tolist() if isinstance(max_new_tokens, torch.Tensor) else max_new_tokens
-    asked = list(asked) if isinstance(asked, Iterable) else [asked] * len(ids)
-    limits = [integer("max_new_tokens", n, 0, "a whole number of tokens") for n in asked]
-    if len(limits) != len(ids):
-        raise bad("max_new_tokens", f"{len(limits)} numbers", f"one number, or one for each of {len(ids)} prompts")
-    for i, row in enumerate(ids):
-        if not row:
-            raise bad(f"prompts[{i}]", row, "at least one token")
-        if not 0 <= min(row) <= max(row) < weights.parent.vocab:
-            raise bad(f"prompts[{i}]", [min(row), max(row)], f"tokens are 0 to {weights.parent.vocab - 1}")
+    ids = token_ids(prompts, weights.parent.vocab)
     new: list[list[int]] = [[] for _ in ids]
-    active = [i for i, limit in enumerate(limits) if limit > 0]
-    if active:
-        with torch.no_grad():
-            _decode(weights, ids, limits, frozenset(stop_ids), active, new)
+    for step in Decoding(weights, ids, token_limits(max_new_tokens, len(ids)), stop_ids):
+        for i, token in step.items():
+            new[i].append(token)
     return new
 
 
-def _decode(
-    weights: Weights,
-    ids: list[list[int]],
-    limits: list[int],
-    stops: frozenset[int],
-    active: list[int],
-    new: list[list[int]],
-) -> None:
-    """Fill `new`; `active` holds the prompt that each row of the batch belongs to."""
-    device = weights.embedding.device
-    at = min(len(ids[i]) for i in active)
-    cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
-    tokens = torch.tensor([ids[i][:at] for i in active], device=device)
-    ended: set[int] = set()
-    while True:
-        said = forward(weights, tokens, cache=cache, last=True)[:, -1].argmax(-1).tolist()
-        for row, i in enumerate(active):
-            if at < len(ids[i]):
-                said[row] = ids[i][at]
-            elif i not in ended:
-                new[i].append(said[row])
-                if said[row] in stops or len(new[i]) >= limits[i]:
-                    ended.add(i)
-        at += 1
-        gone = len(ended.intersection(active))
-        if gone == len(active):
-            return
-        if gone > _COMPACT_AT * len(active):
-            rows = [row for row, i in enumerate(active) if i not in ended]
-            cache.select(torch.tensor(rows, device=device))
-            active, said = [active[row] for row in rows], [said[row] for row in rows]
-        tokens = torch.tensor(said, device=device).unsqueeze(1)
+def token_ids(prompts: Any, vocab: int) -> list[list[int]]:
+    """Prompts as lists of Python's whole numbers.
+
+    Args:
+        prompts: token ids; a tensor or array [b, l], or sequences of any lengths.
+        vocab: how many tokens there are.
+
+    Raises:
+        ElasticError: they are no whole numbers, a prompt is empty, or a token is not in the vocabulary.
+    """
+    rows = _listed("prompts", prompts)
+    found = []
+    for i, given in enumerate(rows):
+        name = f"prompts[{i}]"
+        row = _listed(name, given)
+        if not row:
+            raise bad(name, row, "at least one token")
+        row = [t if type(t) is int else integer(name, t, 0, "ids of tokens are whole numbers") for t in row]
+        if not 0 <= min(row) <= max(row) < vocab:
+            raise bad(name, [min(row), max(row)], f"tokens are 0 to {vocab - 1}")
+        found.append(row)
+    return found
+
+
+def token_limits(max_new_tokens: Any, prompts: int, low: int = 0) -> list[int]:
+    """The most new tokens of each prompt.
+
+    Args:
+        max_new_tokens: for all, or one number for each prompt.
+        prompts: how many there are.
+        low: the least that is allowed.
+
+    Raises:
+        ElasticError: one is no whole number from `low`, or there is not one for each prompt.
+    """
+    asked = max_new_tokens.tolist() if isinstance(max_new_tokens, torch.Tensor) else max_new_tokens
+    many = isinstance(asked, Iterable) and not isinstance(asked, (str, bytes))
+    words = f"a whole number of tokens, at least {low}"
+    limits = [integer("max_new_tokens", n, low, words) for n in (asked if many else [asked])]
+    if not many:
+        return limits * prompts
+    if len(limits) != prompts:
+        raise bad("max_new_tokens", f"{len(limits)} numbers", f"one number, or one for each of {prompts} prompts")
+    return limits
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """What can be listed; of a tensor or an array its numbers."""
+    if isinstance(values, torch.Tensor):
+        if values.device.type == "meta":
+            raise bad(f"device of {name}", "meta", "token ids have to be there")
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise bad(f"dtype of {name}", str(values.dtype), "token ids are whole numbers, such as torch.int64")
+    elif isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise bad(name, values, "a list of token ids for each prompt")
+    tolist = getattr(values, "tolist", None)
+    listed = list(values) if tolist is None else tolist()
+    if not isinstance(listed, list):  # a tensor or an array without dimensions
+        raise bad(name, listed, "a list of token ids for each prompt")
+    return listed

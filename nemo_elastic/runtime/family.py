@@ -4,77 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
 from nemo_elastic.core import layout
-from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.torch_io import to_torch
-from nemo_elastic.io.values import integer
-from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import generate
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.nn.weights import Weights, check_nested
+from nemo_elastic.nn.weights import check_nested
 
+from .companions import Companions
+from .devices import check_device
+from .member import MemberModel
 from .storage import CutLayers, Storage
+from .tokenizer import FamilyTokenizer
 
 #: name of the only member of a folder that gives itself none
 FULL = "full"
-
-
-class MemberModel:
-    """One member, ready to run; `FamilyRuntime.select` makes it.
-
-    Attributes:
-        name: its name in the family, None for a shape of its own.
-        subnet: its shape.
-        weights: what its forward reads: views of the family's matrices, and gathered vectors.
-    """
-
-    def __init__(self, name: str | None, weights: Weights) -> None:
-        self.name, self.weights = name, weights
-        self.parent, self.subnet = weights.parent, weights.member
-
-    def __call__(self, tokens_bl: torch.Tensor, cache: Cache | None = None, last: bool = False) -> torch.Tensor:
-        """Logits [b, l, v] of token ids [b, l], without gradients.
-
-        Args:
-            tokens_bl: token ids [b, l].
-            cache: from `init_cache`: the tokens before these. Moved on in place.
-            last: logits of the last position only, [b, 1, v].
-        """
-        with torch.no_grad():
-            return forward(self.weights, tokens_bl.to(self.weights.embedding.device), cache=cache, last=last)
-
-    def init_cache(self, batch: int) -> Cache:
-        """State before the first token of `batch` sequences."""
-        batch = integer("batch", batch, 1, "a positive integer")
-        return Cache.empty(self.parent, self.subnet, batch, self.weights.embedding)
-
-    def generate(
-        self,
-        prompts: torch.Tensor | Sequence[Sequence[int]],
-        max_new_tokens: int | Sequence[int],
-        stop_ids: Iterable[int] = (),
-    ) -> list[list[int]]:
-        """New tokens for each prompt, greedily, with the stop token where one came; see `nn.generate.generate`."""
-        return generate(self.weights, prompts, max_new_tokens, stop_ids)
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of this member."""
-        return parameters(self.parent, self.subnet)
-
-    def __repr__(self) -> str:
-        return f"MemberModel({self.name or 'unnamed'}: {self.parameters:,} parameters)"
 
 
 class FamilyRuntime:
@@ -93,6 +45,7 @@ class FamilyRuntime:
         members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
             selected too, and cost up to as much as the member above them.
         dtype, device, copy: see `Storage`.
+        companions: files beside the weights, for text; none by default.
 
     Attributes:
         parent: shape in which layers are counted.
@@ -111,7 +64,9 @@ class FamilyRuntime:
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         copy: bool = False,
+        companions: Companions | None = None,
     ) -> None:
+        self._companions = companions or Companions()
         self.parent, self.held = model.parent, model.member
         self.members = dict(members or {FULL: model.member})
         for name, subnet in self.members.items():
@@ -155,7 +110,24 @@ class FamilyRuntime:
             subnet = self.held if which is None else check_nested(self.parent, self.held, which)
             name = next((n for n, s in self.members.items() if s == subnet), None)
         found = self._selected.get(subnet)  # looked up once: another thread may release between two looks
-        return found or self._selected.setdefault(subnet, MemberModel(name, self._storage.weights(subnet)))
+        return found or self._selected.setdefault(subnet, self._model(name, subnet))
+
+    def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
+        return MemberModel(name, self._storage.weights(subnet), self._companions)
+
+    @property
+    def tokenizer(self) -> FamilyTokenizer:
+        """The folder's tokenizer, with its chat template.
+
+        Raises:
+            ElasticError: the folder has none that the tokenizers library reads, or the family was made in memory.
+        """
+        return self._companions.tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, by the folder's generation config or config."""
+        return self._companions.end_ids
 
     def release(self) -> None:
         """Forget what was selected; models that are still in use stay as they are."""
@@ -198,6 +170,7 @@ def load_family(
 
         family = load_family("family/")
         small = family.select("6b")
+        answer = small.generate("The first", max_new_tokens=32)
         logits = small(tokens)
 
     Args:
@@ -212,10 +185,14 @@ def load_family(
         The family; a folder without `elastic.json` is a family of one.
 
     Raises:
-        ElasticError: not such a folder, one that contradicts itself, or a dtype in which no model computes.
+        ElasticError: not such a folder, one that contradicts itself, a dtype in which no model computes, or a device
+            that is not here.
     """
+    check_device(device)
     source = folder if isinstance(folder, Source) else open_source(folder)
     # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
     mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
     model = NemotronH(source.parent, mapped, source.held, trainable=False)
-    return FamilyRuntime(model, members_of(source), dtype=dtype, device=device, copy=not mmap)
+    return FamilyRuntime(
+        model, members_of(source), dtype=dtype, device=device, copy=not mmap, companions=Companions.of(source)
+    )

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.reasoning import Problem
-from nemo_elastic.data.tokenizer import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, load_tokenizer, train_tokenizer
+from nemo_elastic.data.tokenizer import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, train_tokenizer
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.tokenizer import load_tokenizer
 
 TOKENIZER = train_tokenizer(["def f(x):\n    return x + 12\n" * 20, "12 apples and 345 pears"], 300)
 

@@ -73,7 +73,7 @@ def decode_all(
     for name in cases:
         print(f"== {name}", flush=True)
         ran = reference["ran"][name]
-        ours = load_family(place / name).select().generate([r["prompt"] for r in ran], NEW)
+        ours = load_family(place / name).select().generate([r["prompt"] for r in ran], NEW, ())
         out["cases"][name] = {"transformers": ran, "runtime": ours}
         done = run(vllm, "decode_vllm.py", place, name)
         if done.returncode:

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic chat`: talk with the members of a family, in one memory."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemo_elastic.cli.within import TOKENS, within
+
+if TYPE_CHECKING:
+    from nemo_elastic.runtime.conversation import Conversation
+
+__all__ = ["command"]
+
+HELP = """\
+/budget        the members; the one that answers is marked
+/budget NAME   let another member answer from here on; nothing is loaded
+/reset         forget what was said
+/help          this
+/quit          end; so does Ctrl-D. Ctrl-C ends an answer
+//…            a text that begins with a slash"""
+
+_PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
+_STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
+_SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
+
+
+def command(
+    family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
+    prompt: Annotated[str | None, _PROMPT] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Name of the member; the largest by default.")] = None,
+    max_new_tokens: Annotated[
+        int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
+    ] = 512,
+    temperature: Annotated[
+        float, within(0.0, 100.0, "--temperature", "Draw with it; by default 0, the most likely token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, within(1e-6, 1.0, "--top-p", "Draw from the fewest most likely tokens with this share.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, within(0, TOKENS, "--top-k", "Draw from so many most likely tokens; by default 0, from all.")
+    ] = 0,
+    seed: Annotated[int, within(0, 2**53, "--seed", "Fixes what is drawn; by default 0.")] = 0,
+    stop: Annotated[list[str] | None, _STOP] = None,
+    system: Annotated[str | None, _SYSTEM] = None,
+    device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Of the weights in memory; as in the files by default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the answer to PROMPT as JSON.")] = False,
+) -> None:
+    """Talk with the members of a family; all of them are in the memory of the largest.
+
+    With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
+    and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is.
+
+    Example: `nemo-elastic chat family/ --budget 6b`, or for one answer
+    `nemo-elastic chat family/ --budget 6b "def f(" --temperature 0.7 --top-p 0.9`.
+    """
+    from nemo_elastic.errors import ElasticError
+
+    if json and prompt is None:
+        raise ElasticError("--json: give PROMPT, or - to read it from stdin")
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
+    how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    if prompt == "-":
+        prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
+    talk = _open(family, budget, device, dtype, system, how)
+    if prompt is None:
+        _lines(talk)
+        return
+    if json:
+        talk.answer(prompt, lambda piece: None)
+        typer.echo(json_module.dumps({"source": str(family)} | talk.told(), indent=2))
+        return
+    talk.answer(prompt, _show)
+    typer.echo()
+    typer.echo(talk.summary(), err=True)
+
+
+def _open(
+    folder: Path, budget: str | None, device: str, dtype: str | None, system: str | None, how: dict[str, Any]
+) -> Conversation:
+    """Check everything that can be checked before the weights are read, then read them."""
+    from nemo_elastic.errors import ElasticError, bad
+    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.runtime import load_family
+    from nemo_elastic.runtime.conversation import Conversation
+    from nemo_elastic.runtime.devices import check_device
+    from nemo_elastic.runtime.family import members_of
+    from nemo_elastic.runtime.sampling import Sampling
+    from nemo_elastic.runtime.stop import stop_strings
+    from nemo_elastic.runtime.storage import DTYPES
+
+    try:
+        Sampling(*(how[name] for name in ("temperature", "top_p", "top_k", "seed")))
+        stop_strings(how["stop"])
+    except ElasticError as exc:
+        raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
+    dtypes = {str(d).removeprefix("torch."): d for d in DTYPES}
+    if dtype is not None and dtype not in dtypes:
+        raise bad("--dtype", dtype, f"one of {', '.join(dtypes)}")
+    check_device(device, "--device")
+    source = open_source(folder)
+    if budget is not None and budget not in members_of(source):
+        raise bad("--budget", budget, f"one of {', '.join(members_of(source))}")
+    family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
+    return Conversation(family, budget, system, how)
+
+
+def _lines(talk: Conversation) -> None:
+    """Answer line after line until there are no more."""
+    from nemo_elastic.errors import ElasticError, printable
+
+    typing = sys.stdin.isatty()
+    if typing:
+        kind = "" if talk.is_chat else "It has no chat template: what you type is continued. "
+        typer.echo(f"{talk.members()}\n{kind}/help lists what else there is; Ctrl-D ends.", err=True)
+    with closing(_typed(talk) if typing else _stdin()) as lines:
+        for line in lines:
+            text = line.rstrip("\r\n")
+            try:
+                if text.startswith("/") and not text.startswith("//"):
+                    if text.split()[0] == "/quit":
+                        return
+                    typer.echo(_obey(talk, text.split()), err=True)
+                elif text.strip():
+                    _turn(talk, text[1:] if text.startswith("//") else text, typing)
+            except ElasticError as exc:
+                if not typing:
+                    raise
+                typer.echo(f"error: {printable(str(exc))}", err=True)
+
+
+def _turn(talk: Conversation, text: str, typing: bool) -> None:
+    """One answer; Ctrl-C ends it, and what was said stays said."""
+    try:
+        talk.answer(text, _show)
+        typer.echo()
+    except KeyboardInterrupt:
+        if not typing:
+            raise
+        typer.echo()
+        typer.echo("interrupted", err=True)
+    if talk.told():  # it may not have begun
+        typer.echo(talk.summary(), err=True)
+
+
+def _obey(talk: Conversation, words: list[str]) -> str:
+    """What a line that begins with a slash does; gives what to show."""
+    from nemo_elastic.errors import bad
+
+    if words[0] == "/help" and len(words) == 1:
+        return HELP
+    if words[0] == "/reset" and len(words) == 1:
+        talk.reset()
+        return "forgotten"
+    if words[0] == "/budget" and len(words) <= 2:
+        if len(words) == 2:
+            talk.select(words[1])
+        return talk.members()
+    raise bad("line", " ".join(words), "/budget, /budget NAME, /reset, /help or /quit; //… for text that begins so")
+
+
+def _typed(talk: Conversation) -> Generator[str, None, None]:
+    """Lines that somebody types, edited as in a shell."""
+    from importlib.util import find_spec
+
+    if find_spec("readline") is not None:
+        import readline  # noqa: F401  # `input` uses it once it is there
+
+    while True:
+        mark = f"{talk.name}> "
+        if not sys.stdout.isatty():  # `input` would write it where the answers go
+            typer.echo(mark, nl=False, err=True)
+            mark = ""
+        try:
+            yield input(mark)
+        except EOFError:
+            typer.echo(err=True)
+            return
+
+
+def _stdin() -> Generator[str, None, None]:
+    """Lines that another program wrote."""
+    from nemo_elastic.errors import ElasticError
+
+    try:
+        yield from sys.stdin
+    except UnicodeDecodeError:
+        raise ElasticError("stdin: not UTF-8 text") from None
+
+
+def _show(piece: str) -> None:
+    """Text of a model, for a terminal: what would move the cursor or change colours is spelled out."""
+    from nemo_elastic.errors import printable
+
+    safe = "".join(c if c in "\n\t" else printable(c) for c in piece)
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(safe.encode(encoding, "backslashreplace").decode(encoding), nl=False)

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""An answer while it is being decoded: tokens in, pieces of text or tokens out, for each prompt of a batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+
+from nemo_elastic.nn.generate import Decoding
+
+from .pieces import Detokenizer
+from .stop import StopFilter
+from .tokenizer import FamilyTokenizer
+
+
+class Answer:
+    """One answer that grows.
+
+    Args:
+        tokenizer: to see its text; None where nobody asks for that, and tokens pass through.
+        stops: strings before which it ends; they need the tokenizer.
+        end_ids: tokens that end it; they are no text.
+        as_text: whether pieces of text come out, or tokens.
+
+    Attributes:
+        stopped: a stop string was found.
+    """
+
+    def __init__(
+        self, tokenizer: FamilyTokenizer | None, stops: Sequence[str], end_ids: frozenset[int], as_text: bool
+    ) -> None:
+        self._whole = Detokenizer(tokenizer.decode) if tokenizer is not None else None
+        self._stop, self._end_ids, self._as_text = StopFilter(stops), end_ids, as_text
+        self._decoded = self._shown = 0  # characters
+        self._tokens: deque[list[int]] = deque()  # [token, characters up to its end] of those that are not out
+        self._unread: list[int] = []  # tokens whose text is not whole yet
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.stopped
+
+    def push(self, token: int, last: bool) -> list[str] | list[int]:
+        """What comes out now that `token` has come.
+
+        Args:
+            token: the next token.
+            last: no more tokens will come.
+        """
+        if self._whole is None:
+            return [token]
+        ends = token in self._end_ids
+        if not ends:
+            self._unread.append(token)
+        text = self._read("" if ends else self._whole.push(token))
+        if last and not self.stopped:
+            text += self._read(self._whole.flush())
+            if not self.stopped:
+                text += self._stop.flush()
+        self._shown += len(text)
+        if self._as_text:
+            return [text] if text else []
+        return self._whole_tokens(over=last and not self.stopped) + ([token] if ends and not self.stopped else [])
+
+    def _read(self, piece: str) -> str:
+        if piece:
+            self._decoded += len(piece)
+            self._tokens.extend([t, self._decoded] for t in self._unread)
+            self._unread = []
+        return self._stop.push(piece)
+
+    def _whole_tokens(self, over: bool) -> list[int]:
+        """Tokens of which all text was shown; all that are left where the answer is over."""
+        out = []
+        while self._tokens and (over or self._tokens[0][1] <= self._shown):
+            out.append(self._tokens.popleft()[0])
+        if over:
+            out, self._unread = out + self._unread, []
+        return out
+
+
+class Stream(Iterator):
+    """Answers as they come.
+
+    Of one prompt it gives pieces of text, or tokens where tokens were given; of a batch (number of the prompt, piece).
+    The pieces of a text are whole characters, and together they are what comes without `stream`.
+
+    Attributes:
+        prompt_tokens: how many tokens each prompt has.
+        new_tokens: how many were decoded for each, so far.
+    """
+
+    def __init__(
+        self, decoding: Decoding, prompts: Sequence[Sequence[int]], answers: list[Answer], single: bool
+    ) -> None:
+        self.prompt_tokens = [len(ids) for ids in prompts]
+        self.new_tokens = [0] * len(prompts)
+        self._numbered = self._run(decoding, answers)
+        self._single = single
+
+    def _run(self, decoding: Decoding, answers: list[Answer]) -> Generator[tuple[int, str | int], None, None]:
+        for step in decoding:
+            for i, token in step.items():
+                self.new_tokens[i] += 1
+                out = answers[i].push(token, i in decoding.ended)
+                if answers[i].stopped:
+                    decoding.end(i)
+                for piece in out:
+                    yield i, piece
+
+    def numbered(self) -> Iterator[tuple[int, str | int]]:
+        """Pieces with the number of their prompt, also where there is one prompt."""
+        return self._numbered
+
+    def close(self) -> None:
+        """Let the answers go no further."""
+        self._numbered.close()
+
+    def __next__(self) -> str | int | tuple[int, str | int]:
+        i, piece = next(self._numbered)
+        return piece if self._single else (i, piece)

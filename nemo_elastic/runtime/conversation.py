@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One conversation with a family: what was said, who answers, and what an answer took."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.slicing.card import human_bytes
+
+from .family import FamilyRuntime
+
+
+class Conversation:
+    """What was said, by whom it is answered, and what the last answer took.
+
+    Args:
+        family: in memory.
+        budget: the member that answers; None for all that is held.
+        system: system message; None for none.
+        how: options of `MemberModel.generate`.
+
+    Raises:
+        ElasticError: there is no such member or no tokenizer, or a system message where there is no chat template.
+    """
+
+    def __init__(self, family: FamilyRuntime, budget: str | None, system: str | None, how: dict[str, Any]) -> None:
+        self._family, self._how, self._system = family, how, system
+        self._member = family.select(budget)
+        self.is_chat = family.tokenizer.chat_template is not None
+        if system is not None and not self.is_chat:
+            raise ElasticError("--system: this family has no chat template that could take it")
+        self._answers = 0
+        self._last: dict[str, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self._messages = [] if self._system is None else [{"role": "system", "content": self._system}]
+        self._text = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the member that answers, printable."""
+        return printable(self._member.name or "full")
+
+    def select(self, budget: str) -> None:
+        """Let another member answer from here on."""
+        self._member = self._family.select(budget)
+
+    def members(self) -> str:
+        """The members in a line, the one that answers in brackets."""
+        names = [f"[{n}]" if n == self._member.name else n for n in self._family.names]
+        return f"{', '.join(map(printable, names))}: {self._member.parameters:,} parameters answer"
+
+    def answer(self, text: str, show: Callable[[str], None]) -> None:
+        """Answer a text; an answer that is broken off stays in the conversation as far as it came.
+
+        Args:
+            text: the message, or what is put behind the text so far.
+            show: given every piece of the answer.
+
+        Raises:
+            ElasticError: the chat template refuses the conversation, or the text has no token.
+        """
+        between = "\n" if self._text and not self._text.endswith("\n") else ""
+        asked = [*self._messages, {"role": "user", "content": text}]
+        prompt = asked if self.is_chat else self._text + between + text
+        how = self._how | {"seed": self._how["seed"] + self._answers}
+        pieces: list[str] = []
+        began = time.perf_counter()
+        stream = self._member.generate(prompt, stream=True, **how)
+        try:
+            with closing(stream):
+                for piece in stream:
+                    pieces.append(piece)
+                    show(piece)
+        finally:
+            said, seconds = "".join(pieces), time.perf_counter() - began
+            self._answers += 1
+            self._messages = [*asked, {"role": "assistant", "content": said}] if self.is_chat else []
+            self._text = "" if self.is_chat else f"{prompt}{said}"
+            self._last = self._measured(said, stream.prompt_tokens[0], stream.new_tokens[0], seconds)
+
+    def _measured(self, text: str, read: int, new: int, seconds: float) -> dict[str, Any]:
+        return {
+            "member": self._member.name,
+            "parameters": self._member.parameters,
+            "text": text,
+            "prompt_tokens": read,
+            "new_tokens": new,
+            "seconds": seconds,
+            "tokens_per_second": new / seconds,
+            "bytes": {"weights": self._family.nbytes, "members": self._family.slice_bytes, "process": self._process()},
+        }
+
+    def told(self) -> dict[str, Any]:
+        """What the last answer was and took; seconds include reading the prompt, and sizes are bytes."""
+        return self._last
+
+    def summary(self) -> str:
+        """The same in a line, without the text."""
+        last, held = self._last, self._last["bytes"]
+        several = f" for {n} members" if (n := len(self._family.names)) > 1 else ""
+        weights = f"{human_bytes(held['weights'])} of weights{several}"
+        if held["members"]:
+            weights += f" + {human_bytes(held['members'])} of their own"
+        process = "" if held["process"] is None else f", {human_bytes(held['process'])} in all"
+        return (
+            f"({self.name}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
+            f"{last['tokens_per_second']:.1f} tokens/s; {weights}{process})"
+        )
+
+    def _process(self) -> int | None:
+        """Bytes that this process holds where the weights are; None where the system does not tell."""
+        device = self._member.weights.embedding.device
+        if device.type == "cuda":
+            return torch.cuda.memory_allocated(device)
+        statm = Path("/proc/self/statm")
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if statm.is_file() else None

@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder's tokenizer with its special tokens and chat template, read without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.inside import check_inside
+from nemo_elastic.io.read import read_json
+
+from .chat_template import ChatTemplate, Message
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class FamilyTokenizer:
+    """Text to token ids and back.
+
+    Args:
+        tokenizer: of the `tokenizers` library; its padding and truncation are switched off.
+        special: special tokens by their names in `tokenizer_config.json`.
+        chat_template: of the model, if it has one.
+
+    Attributes:
+        tokenizer, special, chat_template: as given.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        special: Mapping[str, str] | None = None,
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
+        # a file may still have what it was trained with: a prompt would lose its end, or get another
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer, self.special, self.chat_template = tokenizer, dict(special or {}), chat_template
+
+    @classmethod
+    def read(cls, folder: Path) -> FamilyTokenizer:
+        """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, the latter two if they are there.
+
+        Raises:
+            ElasticError: there is no tokenizer.json, or a file is damaged.
+        """
+        tokenizer, settings = load_tokenizer(folder), _settings(folder / CONFIG)
+        special = {}
+        for name in _SPECIAL:
+            token = settings.get(name)
+            token = token.get("content") if isinstance(token, Mapping) else token
+            if isinstance(token, str):
+                special[name] = token
+        text, where = _template(folder, settings)
+        return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text that UTF-8 can write.
+            special: let the tokenizer add its special tokens, such as one that begins every text.
+
+        Raises:
+            ElasticError: it is no text, or has half of a surrogate pair.
+        """
+        if not isinstance(text, str):
+            raise bad("prompts", text, "a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise bad("prompts", text[exc.start : exc.end], "text that UTF-8 can write") from None
+        return self.tokenizer.encode(text, add_special_tokens=special).ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of token ids; ids that the tokenizer has no token for say nothing."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers.
+
+        Args:
+            messages: each a dictionary with `role` and `content`.
+            add_generation_prompt: end where the answer begins.
+
+        Raises:
+            ElasticError: the model has no chat template, or it does not take these messages.
+        """
+        if self.chat_template is None:
+            raise ElasticError("messages: this model has no chat template; give its text itself")
+        return self.chat_template.render(messages, add_generation_prompt)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation up to where the answer begins; special tokens are those of the template."""
+        return self.encode(self.render(messages), special=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self.tokenizer.get_vocab_size()
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    settings = read_json(check_inside(path))
+    if not isinstance(settings, dict):
+        raise ElasticError("not a JSON object", path)
+    return settings
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Path]:
+    """The template and its file; the file of its own goes before the setting, as in transformers."""
+    path = folder / TEMPLATE
+    if path.is_file():
+        try:
+            return read_text(check_inside(path)), path
+        except UnicodeDecodeError:
+            raise ElasticError("not UTF-8 text", path) from None
+    path, text = folder / CONFIG, settings.get("chat_template")
+    if isinstance(text, list):  # several by name
+        text = next((t.get("template") for t in text if isinstance(t, dict) and t.get("name") == "default"), None)
+    if text is not None and not isinstance(text, str):
+        raise bad(f"{path}: chat_template", text, "a text")
+    return text, path

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Text in, text out against transformers: tokens, end tokens, chat template, and what each token is drawn with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.sampling import Sampling, probabilities
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.nn.test_transformers_parity import hf_python
+from tests.runtime.talking import MESSAGES, talking_family
+
+pytestmark = pytest.mark.hf
+
+TEXTS = ["def f(x):", "The first of 12 apples", "naïve 日本語 😀 return"]
+NEW = 24
+SAMPLINGS = [
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.6, "top_k": 0, "top_p": 0.8},
+    {"temperature": 1.7, "top_k": 7, "top_p": 1.0},
+    {"temperature": 1.3, "top_k": 40, "top_p": 0.7},
+]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    place = tmp_path_factory.mktemp("transformers")
+    free = load_family(talking_family(place / "free")).select("9b")
+    ends = [free.generate(free._companions.tokenizer.encode(TEXTS[0]), NEW)[7], 1]
+    return load_family(talking_family(place / "ends", generation={"eos_token_id": ends, "pad_token_id": 0}))
+
+
+@pytest.fixture(scope="module")
+def told(family, tmp_path_factory):
+    """What transformers makes of the member that was cut out."""
+    folder = tmp_path_factory.mktemp("cut") / "9b"
+    slice_checkpoint(family._companions.folder, folder, member="9b")
+    job = {"texts": TEXTS, "messages": MESSAGES, "new": NEW, "samplings": SAMPLINGS}
+    (folder / "job.json").write_text(json.dumps(job))
+    worker = Path(__file__).with_name("transformers_worker.py")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
+    done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "told.json").read_text()) | {"p": np.load(folder / "told.npz")}
+
+
+def test_tokens_of_texts(family, told):
+    assert [family.tokenizer.encode(text) for text in TEXTS] == told["ids"]
+
+
+def test_greedy_answers(family, told):
+    """Together and alone; one of them ends at the generation config's end token."""
+    member = family.select("9b")
+    assert member.generate(told["ids"], NEW) == [tokens for tokens, _ in told["greedy"]]
+    assert member.generate(TEXTS, NEW) == [text for _, text in told["greedy"]]
+    assert [member.generate(text, NEW) for text in TEXTS] == [text for _, text in told["greedy"]]
+    assert min(len(tokens) for tokens, _ in told["greedy"]) < NEW
+
+
+def test_chat(family, told):
+    assert family.tokenizer.render(MESSAGES) == told["rendered"]
+    assert family.tokenizer.encode_chat(MESSAGES) == told["chat_ids"]
+    assert family.select("9b").generate(MESSAGES, NEW) == told["chat"]
+
+
+@pytest.mark.parametrize("n", range(len(SAMPLINGS)))
+def test_what_each_token_is_drawn_with(family, told, n):
+    """Along the tokens that transformers drew, its probabilities are ours."""
+    tokens, expected = torch.tensor([told["sampled"][n]]), told["p"][f"p{n}"]
+    prompt = tokens.shape[1] - NEW
+    logits_lv = family.select("9b")(tokens)[0, prompt - 1 : -1]
+    found = probabilities(logits_lv, Sampling(**SAMPLINGS[n])).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert SAMPLINGS[n]["top_p"] == 1 == SAMPLINGS[n]["top_k"] + 1 or (found == 0).any()

@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic chat`: one answer, lines from another program, and a terminal with a person before it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.cli import main
+from nemo_elastic.cli.chat import _show
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.runtime.talking import MESSAGES, talking_family
+
+SUMMARY = (
+    r"\(6b: \d+ tokens after \d+, [\d.]+ tokens/s; "
+    r"[\d.]+ KiB of weights for 3 members( \+ [\d.]+ \w+ of their own)?, [\d.]+ MiB in all\)\n"
+)
+SHORT = ("--max-new-tokens", "12")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return talking_family(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    return talking_family(tmp_path_factory.mktemp("plain"), template=None)
+
+
+@pytest.fixture
+def chat(capsys, monkeypatch):
+    def run(*arguments: object, stdin: str | bytes = "") -> tuple[object, str, str]:
+        words = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(words), encoding="utf-8"))
+        with pytest.raises(SystemExit) as ended:
+            main(["chat", *map(str, arguments)])
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def shown(text: str) -> str:
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def test_one_answer(folder, chat):
+    """The text alone on stdout, what it took on stderr."""
+    member = load_family(folder).select("6b")
+    code, out, err = chat(folder, "def f(x):", "--budget", "6b", *SHORT)
+    expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
+    assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
+    how = ("--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--seed", "3", "--stop", "e", "--stop", "zz")
+    expected = member.generate(
+        [*MESSAGES[:1], {"role": "user", "content": "Hi"}],
+        12, temperature=0.9, top_p=0.9, top_k=50, seed=3, stop=["e", "zz"],
+    )  # fmt: skip
+    code, out, _ = chat(folder, "-", "--budget", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
+    assert (code, out) == (0, shown(expected) + "\n")
+
+
+def test_json(folder, plain, chat):
+    member = load_family(plain).select("12b")
+    code, out, err = chat(plain, "def f(x):", "--json", *SHORT)
+    told = json.loads(out)
+    assert code == 0 and err == "" and out.isascii()
+    assert told["text"] == member.generate("def f(x):", 12) and told["source"] == str(plain)
+    assert (told["member"], told["parameters"], told["new_tokens"]) == ("12b", member.parameters, 12)
+    assert told["prompt_tokens"] == len(load_family(plain).tokenizer.encode("def f(x):"))
+    assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
+    assert 0 < told["bytes"]["weights"] < told["bytes"]["process"]
+
+
+def test_lines_of_another_program_are_one_conversation(folder, chat):
+    lines = "Hi\n/budget 9b\n\nMore\n//think\n/reset\nHi\n/budget\n/help\n/quit\nnever\n"
+    code, out, err = chat(folder, "--budget", "6b", *SHORT, stdin=lines)
+    family = load_family(folder)
+    said, expected = [], ""
+    for name, text in (("6b", "Hi"), ("9b", "More"), ("9b", "/think"), ("9b", None), ("9b", "Hi")):
+        if text is None:
+            said = []
+            continue
+        said.append({"role": "user", "content": text})
+        answer = family.select(name).generate(said, 12)
+        said.append({"role": "assistant", "content": answer})
+        expected += shown(answer) + "\n"
+    assert (code, out) == (0, expected)
+    assert err.count("12b, [9b], 6b: ") == 2 and "forgotten" in err and "/budget NAME" in err
+
+
+def test_a_family_without_a_chat_template_goes_on_with_the_text(plain, chat):
+    code, out, _ = chat(plain, "--budget", "6b", *SHORT, stdin="def f(\nreturn\n")
+    member = load_family(plain).select("6b")
+    first = member.generate("def f(", 12)
+    text = f"def f({first}"
+    second = member.generate(text + ("" if text.endswith("\n") else "\n") + "return", 12)
+    assert (code, out) == (0, f"{shown(first)}\n{shown(second)}\n")
+
+
+def test_a_member_folder_is_a_family_of_one(folder, chat, tmp_path):
+    slice_checkpoint(folder, tmp_path / "6b", member="6b")
+    code, out, err = chat(tmp_path / "6b", "Hi", *SHORT)
+    assert (code, out) == (0, chat(folder, "Hi", "--budget", "6b", *SHORT)[1]) and "for 1 members" not in err
+
+
+def test_the_runtime_extra_is_enough(folder):
+    """A chat template is rendered, tokens are drawn, and nothing of NeMo's or transformers' was imported."""
+    code = (
+        "import sys\n"
+        "from nemo_elastic.cli import main\n"
+        "try: main(['chat', *sys.argv[1:]])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    arguments = [str(folder), "Hi", "--temperature", "1", *SHORT]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"torch", "tokenizers", "jinja2"} <= loaded, done.stderr
+    assert not loaded & {"transformers", "nemo", "megatron", "lightning", "nemo_run", "pandas", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "line"),
+    [
+        (("{f}", "Hi", "--budget", "7b"), "", "--budget: '7b' is not allowed; one of 12b, 9b, 6b"),
+        (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is drawn; .*"),
+        (("{f}", "Hi", "--top-p", "0"), "", "--top-p: 0.0 is not allowed; a number from 1e-06 to 1"),
+        (("{f}", "Hi", "--temperature", "-1"), "", "--temperature: -1.0 is not allowed; a number from 0 to 100"),
+        (("{f}", "Hi", "--max-new-tokens", "0"), "", "--max-new-tokens: 0 is not allowed; a whole .*"),
+        (("{f}", "Hi", "--stop", ""), "", r"--stop: \[''\] is not allowed; a text, or a list of texts, none of .*"),
+        (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; one that is here, .*"),
+        (("{f}", "Hi", "--dtype", "int8"), "", "--dtype: 'int8' is not allowed; one of float32, bfloat16, .*"),
+        (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
+        (("{p}", "Hi", "--system", "x"), "", "--system: this family has no chat template that could take it"),
+        (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),
+        (("{f}", "-"), b"\xff", "stdin: not UTF-8 text"),
+        (("{f}",), b"Hi\xff", "stdin: not UTF-8 text"),
+        (("{f}", "\udcff"), "", r"prompts: '\\udcff' is not allowed; text that UTF-8 can write"),
+        (("{f}",), "/budget 7b\n", "member: '7b' is not in this family; .*"),
+        (("{f}",), "/budgte 9b\n", "line: '/budgte 9b' is not allowed; /budget, /budget NAME, .*"),
+        (("{f}/nothing", "Hi"), "", ".*/nothing: no such folder.*"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(folder, plain, chat, arguments, stdin, line):
+    arguments = [a.replace("{f}", str(folder)).replace("{p}", str(plain)) for a in arguments]
+    code, _, err = chat(*arguments, stdin=stdin)
+    assert code == 2 and re.fullmatch(f"error: {line}\n", err), err
+
+
+def test_what_a_model_writes_does_not_reach_the_terminal_raw(capsys):
+    _show("a\x1b[31mred\x07\x9b2J\u202e\r\n\tb\x00")
+    assert capsys.readouterr().out == "a\\x1b[31mred\\x07\\x9b2J\\u202e\\r\n\tb\\x00"
+
+
+def test_names_and_templates_do_not_reach_the_terminal_raw(tmp_path, chat):
+    hostile = talking_family(tmp_path, template="{{ raise_exception('\x1b[31m no') }}")
+    path = hostile / "elastic.json"
+    family = json.loads(path.read_text())
+    family["members"] = {n.replace("6b", "6b\x1b[31m"): m for n, m in family["members"].items()}
+    path.write_text(json.dumps(family))
+    for stdin in ("/budget\n", "Hi\n"):
+        _, out, err = chat(hostile, stdin=stdin)
+        assert "\x1b" not in out + err and ("\\x1b" in err)
+
+
+# ------------------------------------------------------------------ a terminal
+
+
+class Terminal:
+    """The command on a pseudo-terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        master, slave = pty.openpty()
+        env = os.environ | {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", "-m", "nemo_elastic", "chat", *arguments]
+
+        def take_the_terminal() -> None:
+            import fcntl
+            import termios
+
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on it is a signal
+
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, preexec_fn=take_the_terminal, close_fds=True
+        )
+        os.close(slave)
+        self.master, self.read = master, ""
+
+    def until(self, words: str, seconds: float = 90) -> str:
+        """Read up to some words; gives what came before them."""
+        ends = time.monotonic() + seconds
+        while words not in self.read:
+            assert time.monotonic() < ends, self.read
+            if select.select([self.master], [], [], 1)[0]:
+                self.read += os.read(self.master, 4096).decode(errors="replace")
+        before, _, self.read = self.read.partition(words)
+        return before
+
+    def type(self, words: str) -> None:
+        os.write(self.master, words.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
+    one = Terminal(str(plain), "--budget", "6b", "--max-new-tokens", "1000000")
+    terminal.append(one)
+    begin = one.until("6b> ")
+    assert "12b, 9b, [6b]: " in begin and "It has no chat template: what you type is continued." in begin
+    one.type("def f(\r")
+    one.until("def f(")
+    time.sleep(1.5)
+    one.type("\x03")
+    assert "Traceback" not in one.until("interrupted")
+    summary = one.until("6b> ")
+    assert 0 < int(re.search(r"6b: (\d+) tokens after", summary)[1]) < 10**6
+    one.type("/budget 9b\r")
+    assert "12b, [9b], 6b: " in one.until("9b> ")
+    one.type("/nothing\r")
+    assert "error: line: '/nothing' is not allowed" in one.until("9b> ")
+    one.type("\x04")
+    assert one.process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_where_nothing_is_answered_is_130(folder, terminal):
+    one = Terminal(str(folder), *SHORT)
+    terminal.append(one)
+    assert "no chat template" not in one.until("12b> ")
+    one.type("\x03")
+    one.until("interrupted")
+    assert one.process.wait(60) == 130
