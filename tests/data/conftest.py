@@ -8,14 +8,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
-
-# A busy machine is no reason to fail.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 SMALL = {"vocab": 512, "held_out_problems": 24, "seed": 3}

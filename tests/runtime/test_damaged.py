@@ -37,9 +37,7 @@ PIECES = [
     "self",
     "\ufeff",
 ]
-some = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+some = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def told(read: Callable[[], Any]) -> None:

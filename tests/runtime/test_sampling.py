@@ -31,7 +31,7 @@ def by_hand(logits: list[float], temperature: float, top_p: float, top_k: int) -
     return np.array(kept) / sum(kept)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     logits=st.lists(st.integers(-60, 60).map(lambda x: x / 8), min_size=1, max_size=9),
     temperature=st.sampled_from([0.1, 0.7, 1.0, 3.0]),

@@ -141,9 +141,7 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
     found: list[tuple[Parent, Subnet]] = []
 
     @seed(number)
-    @settings(
-        max_examples=4, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=4, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def draw(data: st.DataObject) -> None:
         parent = data.draw(parents(pattern=st.text("M-*", min_size=3, max_size=6)))
