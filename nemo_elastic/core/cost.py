@@ -8,7 +8,7 @@ Every function reads the layout table through duck-typed widths, so it takes a `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -90,7 +90,7 @@ def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[st
     return sum(_product(shape(parent, row, held, layer)) for row in KINDS[kind].rows)
 
 
-_remembered_parameters = lru_cache(maxsize=65536)(_layer_parameters)
+_remembered_parameters: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_parameters)
 
 
 def _product(dims: Iterable[Any]) -> Any:
@@ -145,7 +145,7 @@ def _layer_flops(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, An
     return cost
 
 
-_remembered_flops = lru_cache(maxsize=65536)(_layer_flops)
+_remembered_flops: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_flops)
 
 
 def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
