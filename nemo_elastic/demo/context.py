@@ -54,6 +54,7 @@ def run_context(out: Path, settings: RecallSettings, tell: Callable[[str], None]
         tell(f"questions to what was distilled in {', then in '.join(stages)} pieces")
         found = _answers(data, checkpoint, settings)
         rows += [{"member": name, "stages": list(stages), "answers": answers} for name, answers in found.items()]
+    rows.sort(key=lambda row: list(found).index(row["member"]))
     return {"short": SHORT_TEXT, "whole": WHOLE_TEXT, "levels": list(LEVELS), "rows": rows}
 
 

@@ -152,9 +152,9 @@ def _members(run: RunRecord) -> str:
         "In brackets: Wilson's interval of 95%, in percent."
     )
     longer = (
-        "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how far "
-        "back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens in short pieces or in whole "
-        "texts. In brackets: right of asked, and Wilson's interval of 95%, in percent."
+        "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how "
+        "many tokens back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens, in sequences as "
+        "short or of whole texts. In brackets: Wilson's interval of 95%, in percent."
     )
     distances = tables.context_table(run)
     tasks = _titled("Accuracy by task", tables.tasks_table(run))

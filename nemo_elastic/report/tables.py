@@ -151,10 +151,13 @@ def context_table(run: RunRecord) -> str:
     told = run.results and run.results.context
     if not told:
         return ""
-    heads = ["member", "distilled in sequences of", *(f"up to {level:,} tokens back" for level in told.levels)]
-    return table(heads, [
+    totals = {tuple(a.total for a in row.answers) for row in told.rows}
+    one = len(totals) == 1  # all were asked the same
+    asked = [f", n = {n:,}" for n in totals.pop()] if one else [""] * len(told.levels)
+    heads = [f"up to {level:,}{n}" for level, n in zip(told.levels, asked, strict=True)]
+    return table(["member", "distilled in", *heads], [
         [row.member, ", then ".join(map(whole, row.stages)),
-         *(share(asdict(a) | {"interval": a.interval}, None, counted=True) for a in row.answers)]
+         *(share(asdict(a) | {"interval": a.interval}, None, counted=not one) for a in row.answers)]
         for row in told.rows
     ])  # fmt: skip
 

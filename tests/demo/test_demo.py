@@ -67,8 +67,8 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> Non
     context = printed["context"]
     assert [(row["member"], row["stages"]) for row in context["rows"]] == [
         (member, stages)
-        for stages in (["short"], ["short", "short"], ["short", "whole"])
         for member in ("whole", "half")
+        for stages in (["short"], ["short", "short"], ["short", "whole"])
     ]
     asked = {tuple(total for _, total in row["answers"]) for row in context["rows"]}
     assert len(asked) == 1 and min(*asked.pop()) > 20, "all are asked the same, near and far"

@@ -253,8 +253,7 @@ def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
 def test_answers_by_distance_are_told_with_their_intervals(run: Path) -> None:
     html = page(run)
     assert "What the longer context brings" in html
-    for cell in ("up to 512 tokens back", "64, then 64", "64, then 512", "25.0% of 120 (18.1 to 33.4)",
-                 "75.0% of 120 (66.6 to 81.9)"):  # fmt: skip
+    for cell in ("up to 512, n = 120", "64, then 64", "64, then 512", "25.0% (18.1 to 33.4)", "75.0% (66.6 to 81.9)"):
         assert cell in html, cell
     lines = context_markdown(CONTEXT).splitlines()
     assert lines[0] == "| member | distilled in | up to 64 | up to 512 |"
