@@ -1,0 +1,307 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family behind vLLM's server, talked to by PyPI's `openai` client: every member, pairs, streams, errors.
+
+Runs in vLLM's environment, where this project is installed: the server finds the plugin by its entry point. No part of
+the default suite: `make test-vllm` runs
+
+    .venv-vllm/bin/python -m tests.vllm.serve [--keep FOLDER] [--seconds 60] [--markdown FILE] [-- flags of vLLM]
+
+The family has random weights in float32. Every token is compared with what our own runtime gives. The exit code is 1
+unless every check holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.runtime import load_family
+
+from .cases import ROOT
+from .decode_vllm import QUIET
+from .served import MEMBERS, write_served
+
+NEW, CLIENTS, LENGTH = 24, 16, 512
+KEY = "a-key-of-a-test"
+LARGE, SMALL = "12b", "6b"
+PAIR = f"{SMALL}>{LARGE}"
+
+
+def prompts() -> list[str]:
+    """Of several lengths, the longest above a chunk of Mamba's scan."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return ["The first", " of the Work and any", text[:80], text[300:700], text[1000:1900], "def f(", "licence: 42-25"]
+
+
+class Expected:
+    """Greedy tokens of our own runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self.family = load_family(folder)
+        self.ids = [self.family.tokenizer.encode(p) for p in prompts()]
+        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in MEMBERS}
+
+    def ending(self) -> tuple[str, int]:
+        """A token that the small member says in the middle of most answers, which is then taken to end its thinking."""
+        said = collections.Counter()
+        for row in self.tokens[SMALL]:
+            said.update({i for i in row[4:16] if i not in row[:4]})
+        for token, _ in said.most_common():
+            text = self.family.tokenizer.decode([token])
+            if text.strip() and self.family.tokenizer.encode(text, special=False) == [token]:
+                return text, token
+        raise SystemExit("the small member repeats no token over the prompts")
+
+    def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
+        """What the small member begins and the large one ends."""
+        thought = self.tokens[SMALL][i][: budget or NEW]
+        if end in thought:
+            thought = thought[: thought.index(end) + 1]
+        if len(thought) == NEW:
+            return thought
+        return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
+
+
+@contextlib.contextmanager
+def serving(place: Path, command: list[str], log: Path) -> Iterator[str]:
+    """A server in a process of its own; gives its address once it answers."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    own = {"HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache")}
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VLLM_ENABLE_V1_MULTIPROCESSING")}
+    env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=out, stderr=subprocess.STDOUT, env=env, cwd=place, start_new_session=True
+        )
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}", process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended:\n{log.read_text(errors='replace')[-4000:]}")
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{address}/health", timeout=5)
+            return address
+        time.sleep(1)
+    raise SystemExit(f"the server does not answer:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+class Checks:
+    """What was seen, and what was wrong."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+        self.faults: list[str] = []
+
+    def tell(self, what: str, ok: bool, seen: object) -> None:
+        self.rows.append((what, str(seen)))
+        print(f"{'ok   ' if ok else 'WRONG'} {what}: {seen}", flush=True)
+        if not ok:
+            self.faults.append(f"{what}: {seen}")
+
+    def equal(self, what: str, got: list[list[int]], expected: list[list[int]]) -> None:
+        pairs = [(a, b) for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=False)]
+        right, number = sum(a == b for a, b in pairs), sum(map(len, expected))
+        self.tell(what, got == expected, f"{right} of {number}")
+
+
+class Talk:
+    """Requests of one client."""
+
+    def __init__(self, address: str) -> None:
+        from openai import OpenAI
+
+        self.address = address
+        self.api = OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=600)
+
+    def complete(self, model: str, prompt: Any, new: int = NEW, **extra: Any) -> list[int]:
+        """Greedy tokens."""
+        more = {"ignore_eos": True, "return_token_ids": True, **extra}
+        done = self.api.completions.create(model=model, prompt=prompt, max_tokens=new, temperature=0, extra_body=more)
+        return done.choices[0].token_ids
+
+    def stream(self, model: str, prompt: Any, new: int = NEW) -> tuple[list[int], int]:
+        """Greedy tokens as they come, and in how many pieces."""
+        tokens, pieces = [], 0
+        for part in self.api.completions.create(
+            model=model, prompt=prompt, max_tokens=new, temperature=0, stream=True,
+            extra_body={"ignore_eos": True, "return_token_ids": True},
+        ):  # fmt: skip
+            if part.choices and (ids := getattr(part.choices[0], "token_ids", None)):
+                tokens += ids
+                pieces += 1
+        return tokens, pieces
+
+    def error(self, **request: Any) -> tuple[int, str]:
+        """Status and message of a request that fails; 200 where it does not."""
+        from openai import APIStatusError
+
+        try:
+            self.api.completions.create(**{"model": LARGE, "prompt": "a", "max_tokens": 1, **request})
+        except APIStatusError as exc:
+            told = exc.body if isinstance(exc.body, dict) else {}
+            return exc.status_code, str(told.get("message", exc.message))
+        return 200, ""
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of a metric over what has these labels."""
+        text = urllib.request.urlopen(f"{self.address}/metrics", timeout=60).read().decode()
+        total = 0.0
+        for line in text.splitlines():
+            if re.match(rf"{re.escape(name)}(\{{|\s)", line) and all(f'{k}="{v}"' in line for k, v in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+
+def check_names(talk: Talk, checks: Checks) -> None:
+    listed = [m.id for m in talk.api.models.list().data]
+    wanted = [*MEMBERS, "9b>12b", "6b>12b", "6b>9b"]
+    checks.tell("models in /v1/models", set(wanted) <= set(listed) and "family" in listed, len(listed))
+
+
+def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """Each alone, as a stream, and by chat."""
+    for member in MEMBERS:
+        got = [talk.stream(member, ids) for ids in expected.ids]
+        checks.equal(f"{member}, streamed one by one", [t for t, _ in got], expected.tokens[member])
+        checks.tell(f"{member}, pieces of a stream", all(n > NEW // 2 for _, n in got), min(n for _, n in got))
+        messages = [{"role": "user", "content": "The first"}]
+        told = talk.api.chat.completions.create(model=member, messages=messages, max_tokens=NEW, temperature=0)
+        text = expected.family.select(member).generate(messages, NEW)
+        checks.tell(f"{member}, chat", told.choices[0].message.content == text, repr(text[:24]))
+    own = talk.complete("family", expected.ids[0])
+    checks.equal("the folder's name is the largest", [own], [expected.tokens[LARGE][0]])
+    extra = talk.complete("family", expected.ids[0], vllm_xargs={"member": SMALL})
+    checks.equal("vllm_xargs.member", [extra], [expected.tokens[SMALL][0]])
+
+
+def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, seconds: float) -> None:
+    """Clients at once, members and pairs mixed."""
+    jobs: list[tuple[str, int, int | None]] = []
+    for i in range(len(expected.ids)):
+        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("9b", i, None)]
+    random.Random(0).shuffle(jobs)
+
+    def run(job: tuple[str, int, int | None]) -> list[int]:
+        model, i, budget = job
+        more = {} if budget is None else {"thinking_token_budget": budget}
+        return talk.complete(model, expected.ids[i], **more)
+
+    def want(job: tuple[str, int, int | None]) -> list[int]:
+        model, i, budget = job
+        return expected.pair(i, end, budget) if model == PAIR else expected.tokens[model][i]
+
+    wanted = {job: want(job) for job in jobs}
+    changed = sum(wanted[PAIR, i, None] not in (expected.tokens[SMALL][i], expected.tokens[LARGE][i]) for i in range(7))
+    checks.tell("pairs whose answer is neither member's own", changed >= 3, changed)
+    before, rounds, started = talk.metric("vllm:num_preemptions_total"), 0, time.monotonic()
+    while rounds == 0 or time.monotonic() - started < seconds:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            got = list(pool.map(run, jobs))
+        rounds += 1
+        if got != [wanted[job] for job in jobs]:
+            break
+    what = f"{CLIENTS} clients, members and pairs mixed, {rounds * len(jobs)} requests"
+    checks.equal(what, got, [wanted[job] for job in jobs])
+    switches = talk.metric("vllm:num_preemptions_total") - before
+    checks.tell("pairs that changed their member", switches >= rounds * 7, int(switches))
+
+
+def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
+    long = "word " * LENGTH
+    bad = "no\n\x1b[31mmember"
+    for what, status, request in (
+        ("an unknown member", 404, {"model": "7b"}),
+        ("a name with an escape sequence", 404, {"model": bad}),
+        ("a pair with an unknown member", 404, {"model": "6b>7b"}),
+        ("vllm_xargs with an unknown member", 400, {"extra_body": {"vllm_xargs": {"member": "7b"}}}),
+        ("vllm_xargs against the model", 400, {"extra_body": {"vllm_xargs": {"member": SMALL}}}),
+        ("a budget of 0", 400, {"model": PAIR, "extra_body": {"thinking_token_budget": 0}}),
+        ("a prompt that is too long", 400, {"model": SMALL, "prompt": long}),
+    ):
+        code, message = talk.error(**request)
+        checks.tell(what, code == status and bool(message), f"{code} {message[:90]!r}")
+    from openai import OpenAI
+
+    other = Talk(talk.address)
+    other.api = OpenAI(base_url=f"{talk.address}/v1", api_key="another", max_retries=0)
+    checks.tell("a wrong key", other.error()[0] == 401, other.error()[0])
+    checks.tell("a wrong key and an unknown member", other.error(model="7b")[0] == 401, other.error(model="7b")[0])
+    checks.tell("no raw escape sequence in the log", b"\x1b[31mmember" not in log.read_bytes(), "none")
+
+
+def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """Clients that go away leave their places to others."""
+    running = "vllm:num_requests_running"
+    streams = [
+        talk.api.completions.create(
+            model=(*MEMBERS, PAIR)[i % 4], prompt=expected.ids[0], max_tokens=400, stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        for i in range(CLIENTS)
+    ]  # fmt: skip
+    for stream in streams:
+        next(iter(stream))
+    most = talk.metric(running)
+    for stream in streams:
+        stream.close()
+    until = time.monotonic() + 60
+    while (left := talk.metric(running) + talk.metric("vllm:num_requests_waiting")) and time.monotonic() < until:
+        time.sleep(0.5)
+    checks.tell("requests that run before all clients go away, and after", most > 4 and left == 0, f"{most:.0f}, {left:.0f}")
+    after = [talk.complete(m, expected.ids[2]) for m in MEMBERS]
+    checks.equal("answers after that", after, [expected.tokens[m][2] for m in MEMBERS])
+    used = talk.metric("vllm:kv_cache_usage_perc")
+    checks.tell("pages in use when nobody asks", used == 0, used)
+
+
+def check_metrics(talk: Talk, checks: Checks) -> None:
+    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR)}
+    checks.tell("requests of each model in /metrics", all(counted.values()), {m: int(n) for m, n in counted.items()})
+    running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
+    checks.tell("nothing counted as running", running == 0, int(running))
+
+
+def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str], seconds: float) -> None:
+    """`nemo-elastic serve`, with a key and an end of thinking."""
+    text, end = expected.ending()
+    command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
+    command += ["--end-of-thinking", text]
+    log = place / "serve.log"
+    # what comes behind -- is vLLM's
+    with serving(place, command, log) if False else serving(place, ["sh", "-c", 'exec "$@" -- ' + " ".join(flags), "sh", *command], log) as address:
+        talk = Talk(address)
+        check_names(talk, checks)
+        check_members(talk, expected, checks)
+        check_errors(talk, log, checks)
+        check_mixed(talk, expected, end, checks, seconds)
+        check_gone(talk, expected, checks)
+        check_metrics(talk, checks)
