@@ -15,7 +15,9 @@ from nemo_elastic.cli.within import within
 __all__ = ["command"]
 
 _KEY = typer.Option("--api-key", help="What clients must send as their key; VLLM_API_KEY does the same.")
-_END = typer.Option("--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token.")
+_END = typer.Option(
+    "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
+)
 
 
 def command(

@@ -55,7 +55,9 @@ class Server:
         read_shapes(self.folder)
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
+        if self.api_key is not None and not (
+            self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()
+        ):
             raise bad("--api-key", "…", "printable ASCII, and not empty")
         if self.flags and not self.flags[0].startswith("-"):
             raise bad("flags", self.flags[0], "flags of vLLM behind --, each beginning with a dash")
@@ -115,7 +117,9 @@ def check_installed(plugins: str | None) -> bool:
     if plugins is not None and PLUGIN not in plugins.split(","):
         raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
     if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
-        raise ElasticError("nemo-elastic is not installed beside vLLM, so that vLLM does not find it: pip install it there")
+        raise ElasticError(
+            "nemo-elastic is not installed beside vLLM, so that vLLM does not find it: pip install it there"
+        )
     return "vllm" in found
 
 

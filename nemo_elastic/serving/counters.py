@@ -6,26 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 #: for requests that name no model of ours: what clients write becomes no label
 NO_MODEL = ""
+
+
+@cache
+def _metrics() -> tuple[Any, Any]:
+    """Made once in a process: they are registered by name."""
+    try:
+        from prometheus_client import Counter, Gauge
+    except ModuleNotFoundError:
+        return None, None
+    total = Counter("nemo_elastic_requests", "Requests by model name and status of HTTP", ["model", "code"])
+    running = Gauge(
+        "nemo_elastic_requests_running", "Requests that are being answered", ["model"], multiprocess_mode="livesum"
+    )
+    return total, running
 
 
 class Counters:
     """Counters of one server; where `prometheus_client` is missing, nothing is counted."""
 
     def __init__(self) -> None:
-        try:
-            from prometheus_client import Counter, Gauge
-        except ModuleNotFoundError:
-            self._total = self._running = None
-            return
-        self._total = Counter(
-            "nemo_elastic_requests", "Requests by model name and status of HTTP", ["model", "code"]
-        )  # fmt: skip
-        self._running = Gauge(
-            "nemo_elastic_requests_running", "Requests that are being answered", ["model"], multiprocess_mode="livesum"
-        )
+        self._total, self._running = _metrics()
 
     @contextmanager
     def asked(self, model: str) -> Iterator[Callable[[int], None]]:

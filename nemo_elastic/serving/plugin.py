@@ -3,8 +3,8 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
 
 Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker. For a family
-two of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so that
-every member becomes a model name, and what makes an engine's settings.
+two of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
+that every member becomes a model name, and what makes an engine's settings.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Three rules, which `tests/serving/test_turns.py` holds:
 
 - A member that has a running request is served at the latest after every other member with work was served once: with
   M members at work it waits for at most M - 1 steps, each of at most `--max-num-batched-tokens` tokens.
-- Requests get a place and memory first come, first served over all members: while one that had its member's turn is
-  left waiting, no request that came after it starts, whosever it is.
+- Requests get a place and memory first come, first served over all members: from the turn in which one was left
+  waiting on, no request that came after it starts before it, whosever it is.
 - A member that only has requests which found no room is passed over until room is made.
 """
 
@@ -92,7 +92,7 @@ def admissible(
 
     Args:
         waiting: in their order.
-        refused: the request that was left waiting, None for none.
+        refused: the first of those that were left waiting in a turn, None for none.
         before: whether the first came before the second.
     """
     if refused is None:

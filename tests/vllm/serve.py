@@ -15,31 +15,24 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
-import os
 import random
-import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
-from .decode_vllm import QUIET
 from .served import MEMBERS, write_served
+from .server import KEY, NEW, Talk, serving
 
-NEW, CLIENTS, LENGTH = 24, 16, 512
-KEY = "a-key-of-a-test"
+CLIENTS, LENGTH = 16, 512
+FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={CLIENTS}", "--enforce-eager"]
+VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
 LARGE, SMALL = "12b", "6b"
 PAIR = f"{SMALL}>{LARGE}"
 
@@ -59,13 +52,13 @@ class Expected:
         self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in MEMBERS}
 
     def ending(self) -> tuple[str, int]:
-        """A token that the small member says in the middle of most answers, which is then taken to end its thinking."""
+        """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
         said = collections.Counter()
         for row in self.tokens[SMALL]:
             said.update({i for i in row[4:16] if i not in row[:4]})
         for token, _ in said.most_common():
             text = self.family.tokenizer.decode([token])
-            if text.strip() and self.family.tokenizer.encode(text, special=False) == [token]:
+            if text.strip().isalnum() and self.family.tokenizer.encode(text, special=False) == [token]:
                 return text, token
         raise SystemExit("the small member repeats no token over the prompts")
 
@@ -77,41 +70,6 @@ class Expected:
         if len(thought) == NEW:
             return thought
         return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
-
-
-@contextlib.contextmanager
-def serving(place: Path, command: list[str], log: Path) -> Iterator[str]:
-    """A server in a process of its own; gives its address once it answers."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    own = {"HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache")}
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VLLM_ENABLE_V1_MULTIPROCESSING")}
-    env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=out, stderr=subprocess.STDOUT, env=env, cwd=place, start_new_session=True
-        )
-        try:
-            yield wait_for(f"http://127.0.0.1:{port}", process, log)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> str:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended:\n{log.read_text(errors='replace')[-4000:]}")
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{address}/health", timeout=5)
-            return address
-        time.sleep(1)
-    raise SystemExit(f"the server does not answer:\n{log.read_text(errors='replace')[-4000:]}")
 
 
 class Checks:
@@ -127,58 +85,17 @@ class Checks:
         if not ok:
             self.faults.append(f"{what}: {seen}")
 
+    def table(self) -> str:
+        """In Markdown."""
+        return (
+            "\n".join(["| Checked | Seen |", "|---|---:|", *(f"| {what} | {seen} |" for what, seen in self.rows)])
+            + "\n"
+        )
+
     def equal(self, what: str, got: list[list[int]], expected: list[list[int]]) -> None:
         pairs = [(a, b) for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=False)]
         right, number = sum(a == b for a, b in pairs), sum(map(len, expected))
         self.tell(what, got == expected, f"{right} of {number}")
-
-
-class Talk:
-    """Requests of one client."""
-
-    def __init__(self, address: str) -> None:
-        from openai import OpenAI
-
-        self.address = address
-        self.api = OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=600)
-
-    def complete(self, model: str, prompt: Any, new: int = NEW, **extra: Any) -> list[int]:
-        """Greedy tokens."""
-        more = {"ignore_eos": True, "return_token_ids": True, **extra}
-        done = self.api.completions.create(model=model, prompt=prompt, max_tokens=new, temperature=0, extra_body=more)
-        return done.choices[0].token_ids
-
-    def stream(self, model: str, prompt: Any, new: int = NEW) -> tuple[list[int], int]:
-        """Greedy tokens as they come, and in how many pieces."""
-        tokens, pieces = [], 0
-        for part in self.api.completions.create(
-            model=model, prompt=prompt, max_tokens=new, temperature=0, stream=True,
-            extra_body={"ignore_eos": True, "return_token_ids": True},
-        ):  # fmt: skip
-            if part.choices and (ids := getattr(part.choices[0], "token_ids", None)):
-                tokens += ids
-                pieces += 1
-        return tokens, pieces
-
-    def error(self, **request: Any) -> tuple[int, str]:
-        """Status and message of a request that fails; 200 where it does not."""
-        from openai import APIStatusError
-
-        try:
-            self.api.completions.create(**{"model": LARGE, "prompt": "a", "max_tokens": 1, **request})
-        except APIStatusError as exc:
-            told = exc.body if isinstance(exc.body, dict) else {}
-            return exc.status_code, str(told.get("message", exc.message))
-        return 200, ""
-
-    def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric over what has these labels."""
-        text = urllib.request.urlopen(f"{self.address}/metrics", timeout=60).read().decode()
-        total = 0.0
-        for line in text.splitlines():
-            if re.match(rf"{re.escape(name)}(\{{|\s)", line) and all(f'{k}="{v}"' in line for k, v in labels.items()):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
 
 
 def check_names(talk: Talk, checks: Checks) -> None:
@@ -220,7 +137,9 @@ def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, second
         return expected.pair(i, end, budget) if model == PAIR else expected.tokens[model][i]
 
     wanted = {job: want(job) for job in jobs}
-    changed = sum(wanted[PAIR, i, None] not in (expected.tokens[SMALL][i], expected.tokens[LARGE][i]) for i in range(7))
+    changed = sum(
+        wanted[PAIR, i, None] not in (expected.tokens[SMALL][i], expected.tokens[LARGE][i]) for i in range(7)
+    )
     checks.tell("pairs whose answer is neither member's own", changed >= 3, changed)
     before, rounds, started = talk.metric("vllm:num_preemptions_total"), 0, time.monotonic()
     while rounds == 0 or time.monotonic() - started < seconds:
@@ -247,13 +166,13 @@ def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
         ("a budget of 0", 400, {"model": PAIR, "extra_body": {"thinking_token_budget": 0}}),
         ("a prompt that is too long", 400, {"model": SMALL, "prompt": long}),
     ):
-        code, message = talk.error(**request)
+        code, message = talk.error(**{"model": LARGE, **request})
         checks.tell(what, code == status and bool(message), f"{code} {message[:90]!r}")
     from openai import OpenAI
 
     other = Talk(talk.address)
     other.api = OpenAI(base_url=f"{talk.address}/v1", api_key="another", max_retries=0)
-    checks.tell("a wrong key", other.error()[0] == 401, other.error()[0])
+    checks.tell("a wrong key", other.error(model=LARGE)[0] == 401, other.error(model=LARGE)[0])
     checks.tell("a wrong key and an unknown member", other.error(model="7b")[0] == 401, other.error(model="7b")[0])
     checks.tell("no raw escape sequence in the log", b"\x1b[31mmember" not in log.read_bytes(), "none")
 
@@ -276,7 +195,9 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
     until = time.monotonic() + 60
     while (left := talk.metric(running) + talk.metric("vllm:num_requests_waiting")) and time.monotonic() < until:
         time.sleep(0.5)
-    checks.tell("requests that run before all clients go away, and after", most > 4 and left == 0, f"{most:.0f}, {left:.0f}")
+    checks.tell(
+        "requests that run before all clients go away, and after", most > 4 and left == 0, f"{most:.0f}, {left:.0f}"
+    )
     after = [talk.complete(m, expected.ids[2]) for m in MEMBERS]
     checks.equal("answers after that", after, [expected.tokens[m][2] for m in MEMBERS])
     used = talk.metric("vllm:kv_cache_usage_perc")
@@ -290,18 +211,79 @@ def check_metrics(talk: Talk, checks: Checks) -> None:
     checks.tell("nothing counted as running", running == 0, int(running))
 
 
-def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str], seconds: float) -> None:
+def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, args: argparse.Namespace) -> None:
     """`nemo-elastic serve`, with a key and an end of thinking."""
     text, end = expected.ending()
     command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
     command += ["--end-of-thinking", text]
     log = place / "serve.log"
-    # what comes behind -- is vLLM's
-    with serving(place, command, log) if False else serving(place, ["sh", "-c", 'exec "$@" -- ' + " ".join(flags), "sh", *command], log) as address:
+    with serving(place, command, ["--", *FLAGS, *args.flags], log) as address:
         talk = Talk(address)
         check_names(talk, checks)
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
-        check_mixed(talk, expected, end, checks, seconds)
+        check_mixed(talk, expected, end, checks, args.seconds)
         check_gone(talk, expected, checks)
         check_metrics(talk, checks)
+
+
+def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:
+    """vLLM's own server finds the family by itself."""
+    with serving(place, [*VLLM, "--model", str(folder)], [*FLAGS, *flags], place / "vllm.log") as address:
+        talk = Talk(address)
+        got = [talk.complete(m, expected.ids[3]) for m in (*MEMBERS, str(folder))]
+        checks.equal("vLLM's own server", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
+        got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
+        checks.equal("its pairs", got, [expected.pair(0, None, 9)])
+        told = talk.error(model=PAIR)
+        checks.tell("a pair without an end or a budget", told[0] == 200, told[0])  # </think> is a token
+
+
+def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:
+    """A folder that is no family is vLLM's own model."""
+    member, log = place / "plain", place / "plain.log"
+    slice_checkpoint(folder, member, member=SMALL)
+    with serving(
+        place, [*VLLM, "--model", str(member)], [*FLAGS, "--no-enable-prefix-caching", *flags], log
+    ) as address:
+        talk = Talk(address)
+        listed = [m.id for m in talk.api.models.list().data]
+        checks.tell("a plain folder's names", listed == [str(member)], len(listed))
+        got = [talk.complete(str(member), ids) for ids in expected.ids]
+        checks.equal("a plain folder, the plugin installed", got, expected.tokens[SMALL])
+    text = log.read_text(errors="replace")
+    stock = "Resolved architecture: NemotronHForCausalLM" in text and "FamilyScheduler" not in text
+    checks.tell("a plain folder has vLLM's own model and scheduler", stock, stock)
+
+
+def main() -> int:
+    own, flags = sys.argv[1:], []
+    if "--" in own:
+        own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
+    parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
+    parser.add_argument("--only", choices=("command", "vllm", "plain"), help="one of the servers")
+    args = parser.parse_args(own, argparse.Namespace(flags=flags))
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = (args.keep or Path(temporary)).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        folder = write_served(place)
+        expected = Expected(folder)
+        if args.only in (None, "command"):
+            check_own_command(place, folder, expected, checks, args)
+        if args.only in (None, "vllm"):
+            check_vllm_alone(place, folder, expected, checks, flags)
+        if args.only in (None, "plain"):
+            check_plain(place, folder, expected, checks, flags)
+    if checks.faults:
+        print("\n".join(checks.faults), file=sys.stderr)
+    elif args.markdown:
+        atomic_write(args.markdown, checks.table())
+    return 1 if checks.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family to serve: members cut on every axis, layers that differ, a chat template, and a token that ends thinking."""
+"""A family to serve: members cut on every axis, layers that differ, a chat template, a token that ends thinking."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from nemo_elastic.core.kinds.mlp import MLP
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.nn.weights import LayerWeights, Weights
 
-from .weights import ViewsConfig
+from .weights import OnViews, ViewsConfig
 
 
 class MambaLayer(NemotronHMambaDecoderLayer):
@@ -33,6 +33,8 @@ class MambaLayer(NemotronHMambaDecoderLayer):
 
     def __init__(self, config: Any, layer_idx: int, *more: Any, **named: Any) -> None:
         super().__init__(config.get_nemotron_h_config_for_layer(layer_idx), layer_idx, *more, **named)
+        # A mixer reads `conv_weights`. On some CPUs vLLM repacks the other copy, and fails on widths of a member.
+        self.mixer.conv1d.quant_method = OnViews()
 
 
 def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
@@ -47,7 +49,9 @@ def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
 
     def config(widths: Subnet) -> dict[str, Any]:
         plain = to_hf_config(parent, widths, base=kept)
-        own = {key: plain[key] for key in plain if key not in ("architectures", "model_type", "auto_map", "torch_dtype")}
+        own = {
+            key: plain[key] for key in plain if key not in ("architectures", "model_type", "auto_map", "torch_dtype")
+        }
         return {**kept, **own}
 
     of_layer = []

@@ -27,6 +27,8 @@ from nemo_elastic.serving.turns import Room, Turns, admissible, at_work
 logger = init_logger(__name__)
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
+#: what a request waits for is room, and nothing else
+_READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
 class FamilyScheduler(Scheduler):
@@ -42,7 +44,7 @@ class FamilyScheduler(Scheduler):
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
         self._member: dict[str, str] = {}
-        self._refused: Request | None = None
+        self._tried: set[Request] = set()  # had their member's turn, and were left waiting
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -76,8 +78,7 @@ class FamilyScheduler(Scheduler):
         self.room.made()
         for kept in (self._member, self._choices, self._budgets):
             kept.pop(request.request_id, None)
-        if self._refused is request:
-            self._refused = None
+        self._tried.discard(request)
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
@@ -92,23 +93,13 @@ class FamilyScheduler(Scheduler):
         member = self.turns.next(at_work(running, waiting, self.room))
         with self._only(member):
             output = super().schedule(*args, **named)
-            left = next(iter(self.waiting), None)
+            self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
             self.turns.served(member)
-            self._remember(member, output, left)
+            if not output.total_num_scheduled_tokens:
+                self.room.none_for(member)
         output.member = member
         return output
-
-    def _remember(self, member: str, output: SchedulerOutput, left: Request | None) -> None:
-        """Learn from a turn what finds no room."""
-        if not output.total_num_scheduled_tokens:
-            self.room.none_for(member)
-        held = self._refused
-        if held is not None and held.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
-            self._refused = held = None
-        waits = left is not None and left.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
-        if left is not None and waits and (held is None or left < held):
-            self._refused = left
 
     def _count(self, requests: Iterable[Request]) -> Counter[str]:
         found = Counter(self._member[r.request_id] for r in requests)
@@ -122,7 +113,8 @@ class FamilyScheduler(Scheduler):
         places = self.max_num_active_reqs
         self.running = [r for r in self.running if self._member[r.request_id] == member]
         self.max_num_active_reqs = places - len(others)
-        self.waiting, waiting = self._split(self.waiting, member, self._refused)
+        self._tried = {r for r in self._tried if r.status in _READY}
+        self.waiting, waiting = self._split(self.waiting, member, min(self._tried, default=None))
         self.kv_holding_waiting, holding = self._split(self.kv_holding_waiting, member, None)
         try:
             yield
