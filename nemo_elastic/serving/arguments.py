@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def prepare_engine(args: Any) -> None:
     else:
         from vllm.config import CUDAGraphMode
 
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
         # a graph of the whole model would be one member's, whoever's turn it is
         args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
 
