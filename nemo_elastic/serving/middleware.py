@@ -16,7 +16,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError
 
 from .arguments import server_names
-from .counters import Counters
+from .counters import Requests
 from .names import Choice, Names
 from .settings import Settings
 from .thinking import BUDGET, check_ends, read_budget
@@ -127,7 +127,7 @@ class MemberMiddleware:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.counters = Counters()
+        self.requests = Requests()
         self._door: Door | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -148,7 +148,7 @@ class MemberMiddleware:
             await self.app(scope, _again(raw, receive), send)
             return
         raw = json.dumps(body).encode()
-        with self.counters.asked(choice.name) as answered:
+        with self.requests.asked(choice.name) as answered:
             await self.app(_of_length(scope, len(raw)), _again(raw, receive), _watched(send, answered))
 
     def _open(self, scope: Message) -> Door:
@@ -179,7 +179,7 @@ class MemberMiddleware:
             return
         body = refused.body()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        self.counters.refused(int(refused.status))
+        self.requests.refused(int(refused.status))
         await send({"type": "http.response.start", "status": int(refused.status), "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -3,8 +3,8 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
 
 Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker. For a family
-two of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
-that every member becomes a model name, and what makes an engine's settings.
+three of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
+that every member becomes a model name; what makes an engine's settings; and what takes its figures in.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     if getattr(EngineArgs, _DONE, False):
         return
@@ -47,6 +48,17 @@ def register() -> None:
         prepare_engine(self)
         return make(self, *more, **named)
 
+    record = PrometheusStatLogger.record
+
+    @wraps(record)
+    def record_with_members(self: Any, scheduler_stats: Any, *more: Any, **named: Any) -> Any:
+        from .counters import count_work
+
+        if scheduler_stats is not None:
+            count_work(scheduler_stats.running_lora_adapters)
+        return record(self, scheduler_stats, *more, **named)
+
+    PrometheusStatLogger.record = record_with_members
     EngineArgs.from_cli_args = from_cli_args
     EngineArgs.create_engine_config = create_engine_config
     setattr(EngineArgs, _DONE, True)

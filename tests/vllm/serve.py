@@ -214,6 +214,15 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
 def check_metrics(talk: Talk, checks: Checks) -> None:
     counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR)}
     checks.tell("requests of each model in /metrics", all(counted.values()), {m: int(n) for m, n in counted.items()})
+    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
+    whole = talk.metric("vllm:generation_tokens_total")
+    checks.tell(
+        "tokens of the members in /metrics, and vLLM's own sum",
+        sum(said.values()) == whole,
+        f"{sum(said.values()):.0f}, {whole:.0f}",
+    )
+    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}
+    checks.tell("steps of each member", all(steps.values()), steps)
     running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
     checks.tell("nothing counted as running", running == 0, int(running))
 

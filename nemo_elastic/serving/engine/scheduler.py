@@ -19,6 +19,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.serving.counters import Work
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.thinking import Thinking, read_budget
@@ -40,7 +41,7 @@ class FamilyScheduler(Scheduler):
         assert names is not None
         self.names = names
         self.thinking = Thinking(Settings.read(self.vllm_config.additional_config).end_ids)
-        self.turns, self.room = Turns(names.members), Room()
+        self.turns, self.room, self.work = Turns(names.members), Room(), Work()
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
         self._member: dict[str, str] = {}
@@ -96,7 +97,9 @@ class FamilyScheduler(Scheduler):
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
             self.turns.served(member)
-            if not output.total_num_scheduled_tokens:
+            if output.total_num_scheduled_tokens:
+                self.work.add("steps", member, 1)
+            else:
                 self.room.none_for(member)
         output.member = member
         return output
@@ -160,3 +163,17 @@ class FamilyScheduler(Scheduler):
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=True)
         self._hand_to(request, choice.then)
+
+    # ------------------------------------------------------------------------------------------------------- figures
+
+    def _update_request_with_output(self, request: Request, new_token_ids: list[int], *more: Any, **named: Any) -> Any:
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *more, **named)
+        self.work.add("tokens", self._member[request.request_id], len(new_token_ids))
+        return new_token_ids, stopped
+
+    def make_stats(self, *args: Any, **named: Any) -> Any:
+        """vLLM's statistics, and in a field for adapters, which a family has none of, what members did."""
+        stats = super().make_stats(*args, **named)
+        if stats is not None:
+            stats.running_lora_adapters = self.work.taken()
+        return stats
