@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's front door: the `model` of a request becomes a member, before vLLM reads it.
 
-An ASGI middleware, which vLLM takes by `--middleware`. It changes JSON bodies of POST requests only, and writes
+An ASGI middleware, which vLLM takes by `--middleware`. It changes JSON in bodies of POST requests only, and writes
 nothing to any log.
 """
 
@@ -131,7 +131,7 @@ class MemberMiddleware:
         self._door: Door | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_json(scope):
+        if scope["type"] != "http" or scope["method"] != "POST" or _is_form(scope):
             await self.app(scope, receive, send)
             return
         raw, path = await _whole(receive), scope["path"].removeprefix(scope.get("root_path", ""))
@@ -184,9 +184,10 @@ class MemberMiddleware:
         await send({"type": "http.response.body", "body": body})
 
 
-def _is_json(scope: Message) -> bool:
-    kind = next((v for k, v in scope["headers"] if k.lower() == b"content-type"), b"application/json")
-    return b"json" in kind.lower()
+def _is_form(scope: Message) -> bool:
+    """A form has no JSON; everything else is looked at, whatever its headers say it is."""
+    kind = next((v for k, v in scope["headers"] if k.lower() == b"content-type"), b"")
+    return kind.lower().startswith((b"multipart/", b"application/x-www-form-urlencoded"))
 
 
 async def _whole(receive: Receive) -> bytes:

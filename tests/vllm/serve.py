@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +33,8 @@ from .cases import ROOT
 from .served import MEMBERS, write_served
 from .server import KEY, NEW, Talk, serving
 
-CLIENTS, LENGTH, PLACES = 32, 512, 16
-FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={PLACES}", "--enforce-eager"]
+CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"
+FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={PLACES}", EAGER]
 #: fewer pages than the clients ask for, so that requests wait for memory
 TIGHT = "--num-gpu-blocks-override=26"
 VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
@@ -272,6 +275,52 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
     checks.tell("a plain folder has vLLM's own model and scheduler", stock, stock)
 
 
+def longest_wait(steps: list[dict]) -> int:
+    """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
+    waits: dict[str, list[str]] = {m: [] for m in MEMBERS}
+    most = 0
+    for step in steps:
+        for member, others in waits.items():
+            if member not in step["running"] or member == step["served"]:
+                others.clear()
+            elif step["tokens"]:
+                others.append(step["served"])
+                if len(set(others)) < len(others):
+                    return -1
+            most = max(most, len(others))
+    return most
+
+
+def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
+    """The engine in a process of its own, watched from inside."""
+    jobs, wanted = [], []
+    for i, ids in enumerate(expected.ids):
+        for member in MEMBERS:
+            jobs.append(({"member": member}, ids))
+            wanted.append(expected.tokens[member][i])
+        jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
+        wanted.append(expected.pair(i, None, 3 + i))
+    (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
+    out, log = place / "engine.out.json", place / "engine.log"
+    with log.open("wb") as said:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.vllm.engine", str(folder), str(out)]
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=900)
+    if done.returncode:
+        checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("the engine without a server", told["tokens"], wanted)
+    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
+    checks.tell("that request", told["refused"] == "error", told["refused"])
+    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
+    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(MEMBERS), wait)
+    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
+    for what, holds in told["salts"].items():
+        checks.tell(f"cached pages: {what}", holds, holds)
+    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
+
+
 def main() -> int:
     own, flags = sys.argv[1:], []
     if "--" in own:
@@ -280,8 +329,11 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--only", choices=("command", "vllm", "plain"), help="one of the servers")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile, which takes minutes")
+    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
+    if args.compiled:
+        FLAGS.remove(EAGER)
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).resolve()
@@ -290,6 +342,8 @@ def main() -> int:
         expected = Expected(folder)
         if args.only in (None, "command"):
             check_own_command(place, folder, expected, checks, args)
+        if args.only in (None, "engine"):
+            check_engine(place, folder, expected, checks)
         if args.only in (None, "vllm"):
             check_vllm_alone(place, folder, expected, checks, flags)
         if args.only in (None, "plain"):
