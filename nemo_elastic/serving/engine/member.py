@@ -85,9 +85,11 @@ class Member(nn.Module):
         config = member_config(model_config.hf_config, parent, subnet)
         model_config.hf_config = model_config.hf_text_config = config
         own.model_config, own.quant_config = model_config, ViewsConfig()
+        # what is compiled is kept by a hash of these settings, which knows no widths: members would read each other's
+        own.additional_config = {**own.additional_config, "nemo_elastic_member": [prefix, subnet.to_json()]}
         self.subnet = subnet
         kinds = {**ALL_DECODER_LAYER_TYPES, "M": MambaLayer}
-        with set_model_tag(prefix):  # compiled members are kept apart by it
+        with set_model_tag(prefix):
             self.model = NemotronHModel(vllm_config=own, prefix=f"{prefix}.model", decoder_layer_types=kinds)
         self.lm_head = ParallelLMHead(
             config.vocab_size, config.hidden_size, quant_config=own.quant_config, prefix=f"{prefix}.lm_head"
