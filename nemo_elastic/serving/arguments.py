@@ -44,11 +44,21 @@ def server_names(args: Any) -> Names | None:
 
 
 def name_members(args: Any) -> None:
-    """Let a server's arguments name every member of the family that they are about."""
-    names = server_names(args)
-    if names is None:
+    """Let a server's arguments name every member of the family that they are about.
+
+    Raises:
+        ElasticError: a front end that our front door is no part of: it would take a member's name for the family's.
+    """
+    names = server_names(args) if hasattr(args, "middleware") else None
+    if names is None:  # another model, or a command of vLLM's that serves nobody
         return
     _check_installed()
+    if getattr(args, "grpc", False):
+        raise bad("--grpc", True, "members are served over HTTP only")
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").lower() not in ("", "0", "false"):
+        raise bad(
+            "VLLM_USE_RUST_FRONTEND", os.environ["VLLM_USE_RUST_FRONTEND"], "members need vLLM's server in Python"
+        )
     args.served_model_name = list(names.listed)
     if MIDDLEWARE not in args.middleware:
         args.middleware = [*args.middleware, MIDDLEWARE]

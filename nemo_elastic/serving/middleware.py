@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 
 from .arguments import server_names
 from .counters import Requests
@@ -105,6 +105,8 @@ class Door:
         return told
 
     def _write(self, choice: Choice, body: dict[str, Any]) -> None:
+        if body.get("use_beam_search") and choice.name != self.names.largest:
+            raise bad("use_beam_search", True, f"only {self.names.largest} searches: vLLM's beams know no member")
         extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then")}
         extra["member"] = choice.member
         if body.get("model") in self.names.unlisted:

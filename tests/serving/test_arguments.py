@@ -70,6 +70,18 @@ def test_other_models_are_left_alone(tmp_path):
     assert vars(made) == before
 
 
+def test_front_ends_without_our_door(folder, vllm, monkeypatch):
+    bench = Namespace(model=str(folder), served_model_name=None)
+    name_members(bench)
+    assert bench.served_model_name is None, "it serves nobody, and members are no names there"
+    fields = {"model": str(folder), "served_model_name": None, "middleware": [], "tokenizer": None}
+    with pytest.raises(ElasticError, match=r"^--grpc: True is not allowed"):
+        name_members(Namespace(**fields, grpc=True))
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(ElasticError, match=r"^VLLM_USE_RUST_FRONTEND: '1' is not allowed"):
+        name_members(Namespace(**fields))
+
+
 def test_an_engine_gets_our_parts(folder, vllm):
     args = engine(folder, hf_overrides={"a": 1})
     prepare_engine(args)

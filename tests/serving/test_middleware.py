@@ -64,6 +64,7 @@ def test_pairs():
         (400, {"model": "6b", "vllm_xargs": {"then": "12b"}}),
         (400, {"vllm_xargs": {"member": "7b"}}),
         (400, {"vllm_xargs": [1]}),
+        (400, {"model": "6b", "use_beam_search": True}),
     ],
 )
 def test_what_is_refused(status, body):
