@@ -33,8 +33,8 @@ from .cases import ROOT
 from .served import MEMBERS, write_served
 from .server import KEY, NEW, Talk, serving
 
-CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"
-FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={PLACES}", EAGER]
+CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"  # compiling takes minutes
+FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={PLACES}"]
 #: fewer pages than the clients ask for, so that requests wait for memory
 TIGHT = "--num-gpu-blocks-override=26"
 VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
@@ -236,7 +236,7 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
     command += ["--end-of-thinking", text]
     log = place / "serve.log"
-    with serving(place, command, ["--", *FLAGS, TIGHT, *args.flags], log) as address:
+    with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
         check_names(talk, checks)
         check_members(talk, expected, checks)
@@ -247,11 +247,11 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
 
 
 def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:
-    """vLLM's own server finds the family by itself."""
+    """vLLM's own server finds the family by itself; compiled, as it is by default."""
     with serving(place, [*VLLM, "--model", str(folder)], [*FLAGS, *flags], place / "vllm.log") as address:
         talk = Talk(address)
         got = [talk.complete(m, expected.ids[3]) for m in (*MEMBERS, str(folder))]
-        checks.equal("vLLM's own server", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
+        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
         got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
         checks.equal("its pairs", got, [expected.pair(0, None, 9)])
         told = talk.error(model=PAIR)
@@ -263,7 +263,7 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
     member, log = place / "plain", place / "plain.log"
     slice_checkpoint(folder, member, member=SMALL)
     with serving(
-        place, [*VLLM, "--model", str(member)], [*FLAGS, "--no-enable-prefix-caching", *flags], log
+        place, [*VLLM, "--model", str(member)], [*FLAGS, EAGER, "--no-enable-prefix-caching", *flags], log
     ) as address:
         talk = Talk(address)
         listed = [m.id for m in talk.api.models.list().data]
@@ -329,11 +329,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--compiled", action="store_true", help="with torch.compile, which takes minutes")
     parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
-    if args.compiled:
-        FLAGS.remove(EAGER)
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).resolve()

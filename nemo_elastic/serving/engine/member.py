@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from vllm.compilation.backends import set_model_tag
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.nemotron_h import (
     ALL_DECODER_LAYER_TYPES,
@@ -89,7 +89,7 @@ class Member(nn.Module):
         own.additional_config = {**own.additional_config, "nemo_elastic_member": [prefix, subnet.to_json()]}
         self.subnet = subnet
         kinds = {**ALL_DECODER_LAYER_TYPES, "M": MambaLayer}
-        with set_model_tag(prefix):
+        with set_model_tag(prefix), set_current_vllm_config(own):
             self.model = NemotronHModel(vllm_config=own, prefix=f"{prefix}.model", decoder_layer_types=kinds)
         self.lm_head = ParallelLMHead(
             config.vocab_size, config.hidden_size, quant_config=own.quant_config, prefix=f"{prefix}.lm_head"
