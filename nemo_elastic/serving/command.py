@@ -118,7 +118,7 @@ def check_installed(plugins: str | None) -> bool:
         raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
     if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
         raise ElasticError(
-            "nemo-elastic is not installed beside vLLM, so that vLLM does not find it: pip install it there"
+            "vLLM: nemo-elastic is not installed beside it, so that vLLM does not find it: pip install it there"
         )
     return "vllm" in found
 

@@ -92,7 +92,7 @@ def test_what_must_be_installed(monkeypatch):
     with pytest.raises(ElasticError, match=r"^VLLM_PLUGINS: 'other' is not allowed"):
         check_installed("other")
     monkeypatch.setattr(command, "entry_points", lambda group: ())
-    with pytest.raises(ElasticError, match="is not installed beside vLLM"):
+    with pytest.raises(ElasticError, match="is not installed beside it"):
         check_installed("other,nemo_elastic")
 
 

@@ -84,18 +84,17 @@ class Checks:
         self.rows: list[tuple[str, str]] = []
         self.faults: list[str] = []
 
-    def tell(self, what: str, ok: bool, seen: object) -> None:
+    def tell(self, what: str, ok: bool, seen: object, more: str = "") -> None:
+        """Note what was seen; `more` is for the screen and not for the table."""
         self.rows.append((what, str(seen)))
-        print(f"{'ok   ' if ok else 'WRONG'} {what}: {seen}", flush=True)
+        print(f"{'ok   ' if ok else 'WRONG'} {what}: {seen} {more}", flush=True)
         if not ok:
-            self.faults.append(f"{what}: {seen}")
+            self.faults.append(f"{what}: {seen} {more}")
 
     def table(self) -> str:
         """In Markdown."""
-        return (
-            "\n".join(["| Checked | Seen |", "|---|---:|", *(f"| {what} | {seen} |" for what, seen in self.rows)])
-            + "\n"
-        )
+        rows = [f"| {what.replace('>', '&gt;')} | {seen.replace('>', '&gt;')} |" for what, seen in self.rows]
+        return "\n".join(["| Checked | Seen |", "|---|---:|", *rows]) + "\n"
 
     def equal(self, what: str, got: list[list[int]], expected: list[list[int]]) -> None:
         pairs = [(a, b) for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=False)]
@@ -106,7 +105,7 @@ class Checks:
 def check_names(talk: Talk, checks: Checks) -> None:
     listed = [m.id for m in talk.api.models.list().data]
     wanted = [*MEMBERS, "9b>12b", "6b>12b", "6b>9b"]
-    checks.tell("models in /v1/models", set(wanted) <= set(listed) and "family" in listed, len(listed))
+    checks.tell("names in `/v1/models`", set(wanted) <= set(listed) and "family" in listed, len(listed))
 
 
 def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
@@ -116,14 +115,11 @@ def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
         checks.equal(f"{member}, streamed one by one", [t for t, _ in got], expected.tokens[member])
         checks.tell(f"{member}, pieces of a stream", all(n > NEW // 2 for _, n in got), min(n for _, n in got))
         messages = [{"role": "user", "content": "The first"}]
-        text = (
-            expected.family.select(member).generate(messages, NEW).rstrip("\ufffd")
-        )  # vLLM waits for whole characters
+        text = expected.family.select(member).generate(messages, NEW)
+        text = text.rstrip("\ufffd")  # vLLM waits for whole characters
         told = talk.api.chat.completions.create(model=member, messages=messages, max_tokens=NEW, temperature=0)
         said = told.choices[0].message.content.rstrip("\ufffd")
-        checks.tell(
-            f"{member}, chat", said == text, f"{len(said)} characters" if said == text else f"{said!r}, {text!r}"
-        )
+        checks.tell(f"{member}, chat", said == text, f"{len(said)} characters", f"{said!r}, {text!r}")
     own = talk.complete("family", expected.ids[0])
     checks.equal("the folder's name is the largest", [own], [expected.tokens[LARGE][0]])
     extra = talk.complete("family", expected.ids[0], vllm_xargs={"member": SMALL})
@@ -177,7 +173,7 @@ def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
         ("a prompt that is too long", 400, {"model": SMALL, "prompt": long}),
     ):
         code, message = talk.error(**{"model": LARGE, **request})
-        checks.tell(what, code == status and bool(message), f"{code} {message[:90]!r}")
+        checks.tell(what, code == status and bool(message), code, repr(message[:90]))
     from openai import OpenAI
 
     other = Talk(talk.address)
@@ -216,18 +212,22 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
 
 def check_metrics(talk: Talk, checks: Checks) -> None:
     counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR)}
-    checks.tell("requests of each model in /metrics", all(counted.values()), {m: int(n) for m, n in counted.items()})
+    checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
     said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
     whole = talk.metric("vllm:generation_tokens_total")
     checks.tell(
-        "tokens of the members in /metrics, and vLLM's own sum",
+        "tokens of the members in `/metrics`, and vLLM's own sum",
         sum(said.values()) == whole,
         f"{sum(said.values()):.0f}, {whole:.0f}",
     )
     steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}
-    checks.tell("steps of each member", all(steps.values()), steps)
+    checks.tell("steps of each member", all(steps.values()), _told(steps))
     running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
     checks.tell("nothing counted as running", running == 0, int(running))
+
+
+def _told(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {figure:.0f}" for name, figure in figures.items())
 
 
 def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, args: argparse.Namespace) -> None:
@@ -272,7 +272,7 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
         checks.equal("a plain folder, the plugin installed", got, expected.tokens[SMALL])
     text = log.read_text(errors="replace")
     stock = "Resolved architecture: NemotronHForCausalLM" in text and "FamilyScheduler" not in text
-    checks.tell("a plain folder has vLLM's own model and scheduler", stock, stock)
+    checks.tell("a plain folder has vLLM's own model and scheduler", stock, "yes" if stock else "no")
 
 
 def longest_wait(steps: list[dict]) -> int:
@@ -317,7 +317,7 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(MEMBERS), wait)
     checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
     for what, holds in told["salts"].items():
-        checks.tell(f"cached pages: {what}", holds, holds)
+        checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
     checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
 
 
