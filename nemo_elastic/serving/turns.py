@@ -101,3 +101,17 @@ def admissible(
     for item in waiting:
         (may if item == refused or before(item, refused) else later).append(item)
     return may, later
+
+
+def left_waiting(tried: set[Item], waits: Callable[[Item], bool], room: Room) -> set[Item]:
+    """Those of `tried` that still wait. Where one no longer does, what was kept behind it may start: room was made.
+
+    Args:
+        tried: requests that were left waiting in a turn of their member.
+        waits: whether a request still does.
+        room: what is known of the room.
+    """
+    left = {item for item in tried if waits(item)}
+    if len(left) < len(tried):
+        room.made()
+    return left

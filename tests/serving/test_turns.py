@@ -10,7 +10,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.serving.turns import Room, Turns, admissible, at_work
+from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
 RING = ("12b", "9b", "6b", "3b")
 
@@ -66,6 +66,18 @@ def test_who_came_later_starts_later():
     assert admissible([5, 3], 5, before) == ([5, 3], [])
 
 
+def test_who_was_kept_behind_another_may_start_when_that_one_has():
+    room, started = Room(), set()
+    tried = left_waiting({3, 5}, lambda r: r not in started, room)
+    room.none_for("12b")  # its request came after 3, so that its turn started nothing
+    assert tried == {3, 5} and at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
+    assert left_waiting(tried, lambda r: r not in started, room) == tried
+    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
+    started.add(3)
+    assert left_waiting(tried, lambda r: r not in started, room) == {5}
+    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b", "12b"], "though nothing was given back"
+
+
 def test_nobody_starves_in_a_server_that_is_always_full():
     """A small engine: four places, members that never stop asking, each request for its own number of steps."""
     dice = random.Random(0)
@@ -78,6 +90,7 @@ def test_nobody_starves_in_a_server_that_is_always_full():
             request = (now, dice.choice(("12b", "12b", "12b", "6b", "9b")), dice.randint(1, 12))
             waiting.append(request)
             room.forget(request[1])
+        tried = left_waiting(tried, lambda r: r in waiting, room)
         counts = Counter(m for _, m, _ in running), Counter(m for _, m, _ in waiting)
         who = turns.next(at_work(*counts, room))
         if who is None:

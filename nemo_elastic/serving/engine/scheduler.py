@@ -23,7 +23,7 @@ from nemo_elastic.serving.counters import Work
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.thinking import Thinking, read_budget
-from nemo_elastic.serving.turns import Room, Turns, admissible, at_work
+from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
 logger = init_logger(__name__)
 #: of a request that names no member of this family: it fails, and is never scheduled
@@ -90,6 +90,7 @@ class FamilyScheduler(Scheduler):
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """One step, of the member whose turn it is. It may be empty; then the next one is another member's."""
+        self._tried = left_waiting(self._tried, lambda r: r.status in _READY, self.room)
         running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
         member = self.turns.next(at_work(running, waiting, self.room))
         with self._only(member):
@@ -116,7 +117,6 @@ class FamilyScheduler(Scheduler):
         places = self.max_num_active_reqs
         self.running = [r for r in self.running if self._member[r.request_id] == member]
         self.max_num_active_reqs = places - len(others)
-        self._tried = {r for r in self._tried if r.status in _READY}
         self.waiting, waiting = self._split(self.waiting, member, min(self._tried, default=None))
         self.kv_holding_waiting, holding = self._split(self.kv_holding_waiting, member, None)
         try:
