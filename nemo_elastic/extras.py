@@ -23,6 +23,7 @@ EXTRAS = {
     "nemo": "nemo",
     "nemo_run": "nemo",
     "reasoning_gym": "nemo",
+    "vllm": "vllm",
     "causal_conv1d": "gpu",
     "mamba_ssm": "gpu",
 }

@@ -133,6 +133,7 @@ NOT_RUN = {
     "data": "tests/data/test_cli.py",
     "report": "tests/report",
     "rehearse": "tests/rehearsal",
+    "serve": "tests/serving and, with vLLM, tests/vllm/serve.py",
 }
 
 

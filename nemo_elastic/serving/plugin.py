@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
+
+Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker. For a family
+three of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
+that every member becomes a model name; what makes an engine's settings; and what takes its figures in.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+#: our own name for the model, so that the one that vLLM has stays as it is
+ARCHITECTURE = "NemotronElasticForCausalLM"
+_DONE = "_nemo_elastic"
+
+
+def register() -> None:
+    """Tell vLLM about families. May be called any number of times."""
+    from vllm import ModelRegistry
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    if getattr(EngineArgs, _DONE, False):
+        return
+    ModelRegistry.register_model(ARCHITECTURE, "nemo_elastic.serving.engine.model:FamilyForCausalLM")
+    MODELS_CONFIG_MAP[ARCHITECTURE] = MODELS_CONFIG_MAP["NemotronHForCausalLM"]
+    read, make = EngineArgs.from_cli_args.__func__, EngineArgs.create_engine_config
+
+    @classmethod
+    @wraps(read)
+    def from_cli_args(cls: Any, args: Any, *more: Any, **named: Any) -> Any:
+        from nemo_elastic.errors import exit_in_one_line
+
+        from .arguments import name_members
+
+        with exit_in_one_line():
+            name_members(args)
+        return read(cls, args, *more, **named)
+
+    @wraps(make)
+    def create_engine_config(self: Any, *more: Any, **named: Any) -> Any:
+        from .arguments import prepare_engine
+
+        prepare_engine(self)
+        return make(self, *more, **named)
+
+    record = PrometheusStatLogger.record
+
+    @wraps(record)
+    def record_with_members(self: Any, scheduler_stats: Any, *more: Any, **named: Any) -> Any:
+        from .counters import count_work
+
+        if scheduler_stats is not None:
+            count_work(scheduler_stats.running_lora_adapters)
+        return record(self, scheduler_stats, *more, **named)
+
+    PrometheusStatLogger.record = record_with_members
+    EngineArgs.from_cli_args = from_cli_args
+    EngineArgs.create_engine_config = create_engine_config
+    setattr(EngineArgs, _DONE, True)

@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Our own settings of a server, as they travel through vLLM's `--additional-config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.values import integer
+
+#: the key in vLLM's `additional_config`
+KEY = "nemo_elastic"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line of a server says to our part of the engine.
+
+    Attributes:
+        end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
+        end_ids: its token ids; found from the text when the server starts.
+    """
+
+    end_of_thinking: str | None = None
+    end_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, additional: Any) -> Settings:
+        """From `additional_config`.
+
+        Raises:
+            ElasticError: an unknown field or a wrong value.
+        """
+        given = additional.get(KEY, {}) if isinstance(additional, Mapping) else {}
+        if not isinstance(given, Mapping):
+            raise bad(f"additional_config.{KEY}", given, "a JSON object")
+        unknown = sorted(set(map(str, given)) - {"end_of_thinking", "end_ids"})
+        if unknown:
+            raise ElasticError(f"additional_config.{KEY}: unknown field {unknown[0]!r}")
+        text = given.get("end_of_thinking")
+        if text is not None and not isinstance(text, str):
+            raise bad(f"additional_config.{KEY}.end_of_thinking", text, "a text")
+        ids = given.get("end_ids", ())
+        if not isinstance(ids, (list, tuple)):
+            raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
+        return cls(text, tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids))
+
+    def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`additional_config` with these settings in it."""
+        own = {k: v for k, v in asdict(self).items() if v}
+        return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}

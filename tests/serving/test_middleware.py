@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The front door: what becomes of a body, in which order it answers, and what it counts; no vLLM behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+
+from nemo_elastic.serving.middleware import ANSWERS, Door, MemberMiddleware, Refused
+from nemo_elastic.serving.names import Choice, Names
+from nemo_elastic.serving.settings import Settings
+from tests.runtime.talking import talking_family
+
+NAMES = Names(("12b", "9b", "6b"), ("family",), ("/place/family",))
+CHAT = ANSWERS[0]
+
+
+@pytest.mark.parametrize("path", [*ANSWERS, "/v1/completions/render"])
+def test_a_member_is_written_where_answers_come_from(path):
+    body = {"model": "6b", "prompt": "a", "vllm_xargs": {"other": 1}}
+    assert Door(NAMES).read(path, body) == Choice("6b")
+    assert body == {"model": "6b", "prompt": "a", "vllm_xargs": {"other": 1, "member": "6b"}}
+
+
+def test_the_family_is_its_largest_member():
+    for model in ({}, {"model": None}, {"model": "family"}, {"model": "12b"}):
+        body = dict(model)
+        assert Door(NAMES).read(CHAT, body) == Choice("12b")
+        assert body == model | {"vllm_xargs": {"member": "12b"}}
+    body = {"model": "/place/family"}
+    Door(NAMES).read(CHAT, body)
+    assert body["model"] == "12b", "vLLM knows the names that are listed"
+
+
+def test_pairs():
+    body = {"model": "6b>12b", "thinking_token_budget": 5}
+    assert Door(NAMES).read(CHAT, body) == Choice("6b", "12b")
+    assert body == {"model": "6b>12b", "vllm_xargs": {"member": "6b", "then": "12b", "thinking_token_budget": 5}}
+    body = {"model": "6b>12b", "thinking_token_budget": 5}
+    Door(NAMES, (7,), enforced=True).read(CHAT, body)
+    assert body == {"model": "6b>12b", "thinking_token_budget": 5, "vllm_xargs": {"member": "6b", "then": "12b"}}
+    body = {"model": "6b>12b"}
+    Door(NAMES, (7,)).read(CHAT, body)
+    assert body["vllm_xargs"] == {"member": "6b", "then": "12b"}
+    body = {"vllm_xargs": {"member": "6b", "then": "9b", "thinking_token_budget": 3}}
+    assert Door(NAMES).read(CHAT, body) == Choice("6b", "9b")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, {"model": "7b"}),
+        (404, {"model": "12b>6b"}),
+        (404, {"model": ["6b"]}),
+        (400, {"model": "6b>12b"}),
+        (400, {"model": "6b>12b", "thinking_token_budget": 0}),
+        (400, {"model": "6b>12b", "thinking_token_budget": "5"}),
+        (400, {"model": "6b", "vllm_xargs": {"member": "9b"}}),
+        (400, {"model": "6b", "vllm_xargs": {"then": "12b"}}),
+        (400, {"vllm_xargs": {"member": "7b"}}),
+        (400, {"vllm_xargs": [1]}),
+        (400, {"model": "6b", "use_beam_search": True}),
+    ],
+)
+def test_what_is_refused(status, body):
+    with pytest.raises(Refused) as caught:
+        Door(NAMES).read(CHAT, body)
+    error = json.loads(caught.value.body())["error"]
+    assert (error["code"], caught.value.status) == (status, status)
+    assert error["message"].isprintable() and error["param"] in ("model", "vllm_xargs")
+
+
+def test_paths_that_answer_as_nobody_in_particular():
+    body = {"model": "6b", "prompt": "a"}
+    assert Door(NAMES).read("/tokenize", body) is None and body == {"model": "6b", "prompt": "a"}
+    assert Door(NAMES).read("/inference/v1/generate", {"model": "family"}) is None
+    assert Door(NAMES).read("/load_lora_adapter", {"name": "x"}) is None
+    with pytest.raises(Refused, match="answers as 12b only"):
+        Door(NAMES).read("/inference/v1/generate", {"model": "6b"})
+
+
+class Server:
+    """What stands behind the door: checks a key, says what it got."""
+
+    def __init__(self, key: str | None = None) -> None:
+        self.key, self.got = key, []
+
+    async def __call__(self, scope, receive, send):
+        headers, raw, more = dict(scope["headers"]), b"", True
+        while more:
+            message = await receive()
+            raw, more = raw + message.get("body", b""), message.get("more_body", False)
+        allowed = self.key is None or headers.get(b"authorization") == self.key.encode()
+        if allowed:
+            self.got.append((scope["path"], raw, headers.get(b"content-length")))
+        await send({"type": "http.response.start", "status": 200 if allowed else 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"fine" if allowed else b"no key"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return talking_family(tmp_path_factory.mktemp("served"))
+
+
+def ask(door, folder, body, path=CHAT, method="POST", headers=(), pieces=2):
+    """One request; gives status and body of the answer."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    args = Namespace(
+        model=str(folder), served_model_name=["mine"], additional_config=Settings(end_ids=(7,)).within({})
+    )
+    scope = {
+        "type": "http", "method": method, "path": path, "app": SimpleNamespace(state=SimpleNamespace(args=args)),
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw)), *headers],
+    }  # fmt: skip
+    parts = [raw[i::pieces] for i in range(1)] if pieces == 1 else [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
+    messages = [{"type": "http.request", "body": p, "more_body": i + 1 < len(parts)} for i, p in enumerate(parts)]
+    sent = []
+
+    async def receive():
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(door(scope, receive, send))
+    return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
+
+
+def test_a_request_goes_through(folder):
+    server = Server()
+    door = MemberMiddleware(server)
+    assert ask(door, folder, {"model": "6b", "prompt": "naïve"}) == (200, b"fine")
+    path, raw, length = server.got[-1]
+    assert (path, json.loads(raw)["vllm_xargs"], int(length)) == (CHAT, {"member": "6b"}, len(raw))
+    for body in (b"no json", b"", b"[1]", b"[" * 100_000, b'"6b"'):
+        assert ask(door, folder, body)[0] == 200
+        assert server.got[-1][1] == body
+    assert ask(door, folder, b"", path="/v1/models", method="GET")[0] == 200
+    assert ask(door, folder, {"model": "mine"})[0] == 200, "a name of the server's own"
+    assert json.loads(server.got[-1][1])["vllm_xargs"] == {"member": "12b"}
+
+
+def test_an_unknown_member_is_not_asked_for(folder):
+    server = Server()
+    status, raw = ask(MemberMiddleware(server), folder, {"model": "7b\x1b[31m", "prompt": "secret"})
+    assert status == 404 and json.loads(raw)["error"]["type"] == "NotFoundError"
+    assert [got for _, got, _ in server.got] == [b"{}"], "only whether the client may come in"
+
+
+def test_who_has_no_key_learns_no_names(folder):
+    door = MemberMiddleware(Server("Bearer key"))
+    assert ask(door, folder, {"model": "7b"}) == (401, b"no key")
+    assert ask(door, folder, {"model": "6b"}) == (401, b"no key")
+    status, raw = ask(door, folder, {"model": "7b"}, headers=[(b"authorization", b"Bearer key")])
+    assert status == 404 and b"12b" in raw

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whose turn a step is: members wait for a bounded number of steps, requests start in their order."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
+
+RING = ("12b", "9b", "6b", "3b")
+
+
+def test_a_ring():
+    turns, seen = Turns(RING), []
+    for _ in range(6):
+        seen.append(turns.next(RING[:3]))
+        turns.served(seen[-1])
+    assert seen == ["12b", "9b", "6b", "12b", "9b", "6b"]
+    assert turns.steps == {"12b": 2, "9b": 2, "6b": 2, "3b": 0}
+    assert turns.next(()) is None
+
+
+@given(st.lists(st.sets(st.sampled_from(RING)), max_size=60))
+def test_nobody_at_work_waits_longer_than_the_others_have_a_turn_each(steps):
+    """Members come and go as they like: one that stays at work is served before anyone is served twice."""
+    turns, since = Turns(RING), {m: Counter() for m in RING}
+    for at in steps:
+        who = turns.next(at)
+        assert (who is None) == (not at)
+        for member in RING:
+            if member not in at or member == who:
+                since[member].clear()
+            elif who is not None:
+                since[member][who] += 1
+                assert since[member][who] == 1, "somebody was served twice meanwhile"
+                assert since[member].total() <= len(RING) - 1
+        if who is not None:
+            turns.served(who)
+
+
+def test_who_is_at_work():
+    room = Room()
+    assert at_work({}, {}, room) == []
+    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
+    room.none_for("12b")
+    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b"], "it is known to find no room"
+    assert at_work({"12b": 1}, {"12b": 1}, room) == ["12b"], "what runs goes on"
+    assert at_work({}, {"12b": 1}, room) == ["12b"], "it may wait for something else"
+    room.made()
+    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
+    room.none_for("12b")
+    room.forget("12b")
+    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
+
+
+def test_who_came_later_starts_later():
+    before = int.__lt__
+    assert admissible([3, 5, 9], None, before) == ([3, 5, 9], [])
+    assert admissible([3, 5, 9], 5, before) == ([3, 5], [9])
+    assert admissible([6, 9], 5, before) == ([], [6, 9])
+    assert admissible([5, 3], 5, before) == ([5, 3], [])
+
+
+def test_who_was_kept_behind_another_may_start_when_that_one_has():
+    room, started = Room(), set()
+    tried = left_waiting({3, 5}, lambda r: r not in started, room)
+    room.none_for("12b")  # its request came after 3, so that its turn started nothing
+    assert tried == {3, 5} and at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
+    assert left_waiting(tried, lambda r: r not in started, room) == tried
+    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
+    started.add(3)
+    assert left_waiting(tried, lambda r: r not in started, room) == {5}
+    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b", "12b"], "though nothing was given back"
+
+
+def test_nobody_starves_in_a_server_that_is_always_full():
+    """A small engine: four places, members that never stop asking, each request for its own number of steps."""
+    dice = random.Random(0)
+    turns, room = Turns(RING), Room()
+    running: list[tuple[int, str, int]] = []  # when it came, whose it is, steps that are left
+    waiting: list[tuple[int, str, int]] = []
+    started, tried, most = {}, set(), 0
+    for now in range(4000):
+        for _ in range(dice.choice((0, 0, 1))):
+            request = (now, dice.choice(("12b", "12b", "12b", "6b", "9b")), dice.randint(1, 12))
+            waiting.append(request)
+            room.forget(request[1])
+        tried = left_waiting(tried, lambda r: r in waiting, room)
+        counts = Counter(m for _, m, _ in running), Counter(m for _, m, _ in waiting)
+        who = turns.next(at_work(*counts, room))
+        if who is None:
+            continue
+        turns.served(who)
+        refused = min((r for r in waiting if r in tried), default=None)
+        may, _ = admissible([r for r in waiting if r[1] == who], refused, lambda a, b: a[0] < b[0])
+        worked = any(m == who for _, m, _ in running)
+        for request in may:
+            if len(running) == 4:
+                break
+            waiting.remove(request)
+            running.append(request)
+            started[request[0]] = now
+            worked = True
+        tried.update(r for r in may if r in waiting)
+        if not worked:
+            room.none_for(who)
+        running = [(t, m, n - (m == who)) for t, m, n in running]
+        if any(not n for _, _, n in running):
+            running = [r for r in running if r[2]]
+            room.made()
+        most = max(most, len(waiting))
+    order = sorted(started)
+    overtaken = max(sum(started[b] < started[a] for b in order[i + 1 :]) for i, a in enumerate(order))
+    assert most > 20, "it was full"
+    assert overtaken <= (len(RING) - 1) * 4, "until its member's turn, then no more"

@@ -1,0 +1,356 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family behind vLLM's server, talked to by PyPI's `openai` client: every member, pairs, streams, errors.
+
+Runs in vLLM's environment, where this project is installed: the server finds the plugin by its entry point. No part of
+the default suite: `make test-vllm` runs
+
+    .venv-vllm/bin/python -m tests.vllm.serve [--keep FOLDER] [--seconds 60] [--markdown FILE] [-- flags of vLLM]
+
+The family has random weights in float32. Every token is compared with what our own runtime gives. The exit code is 1
+unless every check holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+
+from .cases import ROOT
+from .served import MEMBERS, write_served
+from .server import KEY, NEW, Talk, serving
+
+CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"  # compiling takes minutes
+FLAGS = ["--dtype=float32", f"--max-model-len={LENGTH}", f"--max-num-seqs={PLACES}"]
+#: fewer pages than the clients ask for, so that requests wait for memory
+TIGHT = "--num-gpu-blocks-override=26"
+VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+LARGE, SMALL = "12b", "6b"
+PAIR = f"{SMALL}>{LARGE}"
+
+
+def prompts() -> list[str]:
+    """Of several lengths, the longest above a chunk of Mamba's scan."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return ["The first", " of the Work and any", text[:80], text[300:700], text[1000:1900], "def f(", "licence: 42-25"]
+
+
+class Expected:
+    """Greedy tokens of our own runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self.family = load_family(folder)
+        self.ids = [self.family.tokenizer.encode(p) for p in prompts()]
+        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in MEMBERS}
+
+    def ending(self) -> tuple[str, int]:
+        """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
+        said = collections.Counter()
+        for row in self.tokens[SMALL]:
+            said.update({i for i in row[4:16] if i not in row[:4]})
+        for token, _ in said.most_common():
+            text = self.family.tokenizer.decode([token])
+            if text.strip().isalnum() and self.family.tokenizer.encode(text, special=False) == [token]:
+                return text, token
+        raise SystemExit("the small member repeats no token over the prompts")
+
+    def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
+        """What the small member begins and the large one ends."""
+        thought = self.tokens[SMALL][i][: budget or NEW]
+        if end in thought:
+            thought = thought[: thought.index(end) + 1]
+        if len(thought) == NEW:
+            return thought
+        return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
+
+
+class Checks:
+    """What was seen, and what was wrong."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+        self.faults: list[str] = []
+
+    def tell(self, what: str, ok: bool, seen: object, more: str = "") -> None:
+        """Note what was seen; `more` is for the screen and not for the table."""
+        self.rows.append((what, str(seen)))
+        print(f"{'ok   ' if ok else 'WRONG'} {what}: {seen} {more}", flush=True)
+        if not ok:
+            self.faults.append(f"{what}: {seen} {more}")
+
+    def table(self) -> str:
+        """In Markdown."""
+        rows = [f"| {what.replace('>', '&gt;')} | {seen.replace('>', '&gt;')} |" for what, seen in self.rows]
+        return "\n".join(["| Checked | Seen |", "|---|---:|", *rows]) + "\n"
+
+    def equal(self, what: str, got: list[list[int]], expected: list[list[int]]) -> None:
+        pairs = [(a, b) for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=False)]
+        right, number = sum(a == b for a, b in pairs), sum(map(len, expected))
+        self.tell(what, got == expected, f"{right} of {number}")
+
+
+def check_names(talk: Talk, checks: Checks) -> None:
+    listed = [m.id for m in talk.api.models.list().data]
+    wanted = [*MEMBERS, "9b>12b", "6b>12b", "6b>9b"]
+    checks.tell("names in `/v1/models`", set(wanted) <= set(listed) and "family" in listed, len(listed))
+
+
+def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """Each alone, as a stream, and by chat."""
+    for member in MEMBERS:
+        got = [talk.stream(member, ids) for ids in expected.ids]
+        checks.equal(f"{member}, streamed one by one", [t for t, _ in got], expected.tokens[member])
+        checks.tell(f"{member}, pieces of a stream", all(n > NEW // 2 for _, n in got), min(n for _, n in got))
+        messages = [{"role": "user", "content": "The first"}]
+        text = expected.family.select(member).generate(messages, NEW)
+        text = text.rstrip("\ufffd")  # vLLM waits for whole characters
+        told = talk.api.chat.completions.create(model=member, messages=messages, max_tokens=NEW, temperature=0)
+        said = told.choices[0].message.content.rstrip("\ufffd")
+        checks.tell(f"{member}, chat", said == text, f"{len(said)} characters", f"{said!r}, {text!r}")
+    own = talk.complete("family", expected.ids[0])
+    checks.equal("the folder's name is the largest", [own], [expected.tokens[LARGE][0]])
+    extra = talk.complete("family", expected.ids[0], vllm_xargs={"member": SMALL})
+    checks.equal("vllm_xargs.member", [extra], [expected.tokens[SMALL][0]])
+
+
+def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, seconds: float) -> None:
+    """Clients at once, members and pairs mixed."""
+    jobs: list[tuple[str, int, int | None]] = []
+    for i in range(len(expected.ids)):
+        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("9b", i, None)]
+    random.Random(0).shuffle(jobs)
+
+    def run(job: tuple[str, int, int | None]) -> list[int]:
+        model, i, budget = job
+        more = {} if budget is None else {"thinking_token_budget": budget}
+        return talk.complete(model, expected.ids[i], **more)
+
+    def want(job: tuple[str, int, int | None]) -> list[int]:
+        model, i, budget = job
+        return expected.pair(i, end, budget) if model == PAIR else expected.tokens[model][i]
+
+    wanted = {job: want(job) for job in jobs}
+    changed = sum(
+        wanted[PAIR, i, None] not in (expected.tokens[SMALL][i], expected.tokens[LARGE][i]) for i in range(7)
+    )
+    checks.tell("pairs whose answer is neither member's own", changed >= 3, changed)
+    before, rounds, started = talk.metric("vllm:num_preemptions_total"), 0, time.monotonic()
+    while rounds == 0 or time.monotonic() - started < seconds:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            got = list(pool.map(run, jobs))
+        rounds += 1
+        if got != [wanted[job] for job in jobs]:
+            break
+    what = f"{CLIENTS} clients, members and pairs mixed, {rounds * len(jobs)} requests"
+    checks.equal(what, got, [wanted[job] for job in jobs])
+    switches = talk.metric("vllm:num_preemptions_total") - before
+    checks.tell("pairs that changed their member", switches >= rounds * 7, int(switches))
+
+
+def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
+    long = "word " * LENGTH
+    bad = "no\n\x1b[31mmember"
+    for what, status, request in (
+        ("an unknown member", 404, {"model": "7b"}),
+        ("a name with an escape sequence", 404, {"model": bad}),
+        ("a pair with an unknown member", 404, {"model": "6b>7b"}),
+        ("vllm_xargs with an unknown member", 400, {"extra_body": {"vllm_xargs": {"member": "7b"}}}),
+        ("vllm_xargs against the model", 400, {"extra_body": {"vllm_xargs": {"member": SMALL}}}),
+        ("a budget of 0", 400, {"model": PAIR, "extra_body": {"thinking_token_budget": 0}}),
+        ("a prompt that is too long", 400, {"model": SMALL, "prompt": long}),
+    ):
+        code, message = talk.error(**{"model": LARGE, **request})
+        checks.tell(what, code == status and bool(message), code, repr(message[:90]))
+    from openai import OpenAI
+
+    other = Talk(talk.address)
+    other.api = OpenAI(base_url=f"{talk.address}/v1", api_key="another", max_retries=0)
+    checks.tell("a wrong key", other.error(model=LARGE)[0] == 401, other.error(model=LARGE)[0])
+    checks.tell("a wrong key and an unknown member", other.error(model="7b")[0] == 401, other.error(model="7b")[0])
+    checks.tell("no raw escape sequence in the log", b"\x1b[31mmember" not in log.read_bytes(), "none")
+
+
+def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """Clients that go away leave their places to others."""
+    running = "vllm:num_requests_running"
+    streams = [
+        talk.api.completions.create(
+            model=(*MEMBERS, PAIR)[i % 4], prompt=expected.ids[0], max_tokens=400, stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        for i in range(CLIENTS)
+    ]  # fmt: skip
+    until = time.monotonic() + 60
+    while (most := talk.metric(running)) < 4 and time.monotonic() < until:
+        time.sleep(0.5)
+    for stream in streams:
+        stream.close()
+    until = time.monotonic() + 60
+    while (left := talk.metric(running) + talk.metric("vllm:num_requests_waiting")) and time.monotonic() < until:
+        time.sleep(0.5)
+    checks.tell(
+        "requests that run before all clients go away, and after", most >= 4 and left == 0, f"{most:.0f}, {left:.0f}"
+    )
+    after = [talk.complete(m, expected.ids[2]) for m in MEMBERS]
+    checks.equal("answers after that", after, [expected.tokens[m][2] for m in MEMBERS])
+    used = talk.metric("vllm:kv_cache_usage_perc")
+    checks.tell("pages in use when nobody asks", used == 0, used)
+
+
+def check_metrics(talk: Talk, checks: Checks) -> None:
+    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR)}
+    checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
+    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
+    whole = talk.metric("vllm:generation_tokens_total")
+    checks.tell(
+        "tokens of the members in `/metrics`, and vLLM's own sum",
+        sum(said.values()) == whole,
+        f"{sum(said.values()):.0f}, {whole:.0f}",
+    )
+    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}
+    checks.tell("steps of each member", all(steps.values()), _told(steps))
+    running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
+    checks.tell("nothing counted as running", running == 0, int(running))
+
+
+def _told(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {figure:.0f}" for name, figure in figures.items())
+
+
+def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, args: argparse.Namespace) -> None:
+    """`nemo-elastic serve`, with a key and an end of thinking."""
+    text, end = expected.ending()
+    command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
+    command += ["--end-of-thinking", text]
+    log = place / "serve.log"
+    with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
+        talk = Talk(address)
+        check_names(talk, checks)
+        check_members(talk, expected, checks)
+        check_errors(talk, log, checks)
+        check_mixed(talk, expected, end, checks, args.seconds)
+        check_gone(talk, expected, checks)
+        check_metrics(talk, checks)
+
+
+def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:
+    """vLLM's own server finds the family by itself; compiled, as it is by default."""
+    with serving(place, [*VLLM, "--model", str(folder)], [*FLAGS, *flags], place / "vllm.log") as address:
+        talk = Talk(address)
+        got = [talk.complete(m, expected.ids[3]) for m in (*MEMBERS, str(folder))]
+        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
+        got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
+        checks.equal("its pairs", got, [expected.pair(0, None, 9)])
+        told = talk.error(model=PAIR)
+        checks.tell("a pair without an end or a budget", told[0] == 200, told[0])  # </think> is a token
+
+
+def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:
+    """A folder that is no family is vLLM's own model."""
+    member, log = place / "plain", place / "plain.log"
+    slice_checkpoint(folder, member, member=SMALL)
+    with serving(
+        place, [*VLLM, "--model", str(member)], [*FLAGS, EAGER, "--no-enable-prefix-caching", *flags], log
+    ) as address:
+        talk = Talk(address)
+        listed = [m.id for m in talk.api.models.list().data]
+        checks.tell("a plain folder's names", listed == [str(member)], len(listed))
+        got = [talk.complete(str(member), ids) for ids in expected.ids]
+        checks.equal("a plain folder, the plugin installed", got, expected.tokens[SMALL])
+    text = log.read_text(errors="replace")
+    stock = "Resolved architecture: NemotronHForCausalLM" in text and "FamilyScheduler" not in text
+    checks.tell("a plain folder has vLLM's own model and scheduler", stock, "yes" if stock else "no")
+
+
+def longest_wait(steps: list[dict]) -> int:
+    """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
+    waits: dict[str, list[str]] = {m: [] for m in MEMBERS}
+    most = 0
+    for step in steps:
+        for member, others in waits.items():
+            if member not in step["running"] or member == step["served"]:
+                others.clear()
+            elif step["tokens"]:
+                others.append(step["served"])
+                if len(set(others)) < len(others):
+                    return -1
+            most = max(most, len(others))
+    return most
+
+
+def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
+    """The engine in a process of its own, watched from inside."""
+    jobs, wanted = [], []
+    for i, ids in enumerate(expected.ids):
+        for member in MEMBERS:
+            jobs.append(({"member": member}, ids))
+            wanted.append(expected.tokens[member][i])
+        jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
+        wanted.append(expected.pair(i, None, 3 + i))
+    (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
+    out, log = place / "engine.out.json", place / "engine.log"
+    with log.open("wb") as said:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.vllm.engine", str(folder), str(out)]
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=900)
+    if done.returncode:
+        checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("the engine without a server", told["tokens"], wanted)
+    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
+    checks.tell("that request", told["refused"] == "error", told["refused"])
+    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
+    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(MEMBERS), wait)
+    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
+    for what, holds in told["salts"].items():
+        checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
+    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
+
+
+def main() -> int:
+    own, flags = sys.argv[1:], []
+    if "--" in own:
+        own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
+    parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
+    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
+    args = parser.parse_args(own, argparse.Namespace(flags=flags))
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = (args.keep or Path(temporary)).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        folder = write_served(place)
+        expected = Expected(folder)
+        if args.only in (None, "command"):
+            check_own_command(place, folder, expected, checks, args)
+        if args.only in (None, "engine"):
+            check_engine(place, folder, expected, checks)
+        if args.only in (None, "vllm"):
+            check_vllm_alone(place, folder, expected, checks, flags)
+        if args.only in (None, "plain"):
+            check_plain(place, folder, expected, checks, flags)
+    if checks.faults:
+        print("\n".join(checks.faults), file=sys.stderr)
+    elif args.markdown:
+        atomic_write(args.markdown, checks.table())
+    return 1 if checks.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
