@@ -162,7 +162,7 @@ class MemberModel:
         try:
             found = self._select(which)
         except ElasticError as exc:
-            raise exc.of("draft") from None
+            raise (exc.of("draft") if isinstance(which, str) else exc.within("draft")) from None
         return found if found.drafts_for(self) else None
 
     @property
