@@ -16,25 +16,25 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.runtime.companions import Companions
 from nemo_elastic.runtime.sampling import Sampling, probabilities
-from tests.runtime.talking import MEMBERS, PARENT, talking_family
+from tests.runtime.talking import PARENT, talking_family
 from tests.shapes import PARENT as SMALL
 
 LARGE, DRAFTS = "12b", ("9b", "6b")
+#: members that often agree with weights whose layers add little, and often do not
+MEMBERS = {"12b": PARENT.full, "9b": PARENT.uniform(keep=(0, 1, 2, 3)), "6b": PARENT.uniform((0, 1, 2), mamba_heads=4)}
 PROMPTS = ["def f(x):", "The first of 12", "é", "return x + 12  # 日本語 and more of it"]
 DOUBLE = torch.float64
 
 
 @pytest.fixture(scope="module")
-def family() -> FamilyRuntime:
-    """Members that often agree, and often do not, as their layers add little."""
-    return FamilyRuntime(NemotronH.random(PARENT, seed=3, scale=0.4, dtype=DOUBLE), MEMBERS)
-
-
-@pytest.fixture(scope="module")
-def talking(tmp_path_factory) -> FamilyRuntime:
-    return load_family(talking_family(tmp_path_factory.mktemp("talking")), dtype=DOUBLE)
+def family(tmp_path_factory) -> FamilyRuntime:
+    companions = Companions.of(open_source(talking_family(tmp_path_factory.mktemp("talking"))))
+    model = NemotronH.random(PARENT, seed=3, scale=0.5, dtype=DOUBLE)
+    return FamilyRuntime(model, MEMBERS, companions=companions)
 
 
 def streamed(stream, prompts: int) -> list[list[int]]:
@@ -68,7 +68,7 @@ def test_members_of_this_test_agree_now_and_then(family):
     for draft in DRAFTS:
         stream = family.select(LARGE).generate(prompts, 24, (), draft=draft, k=3, stream=True)
         assert streamed(stream, 40) == family.select(LARGE).generate(prompts, 24, ())
-        assert 0.1 < stream.acceptance < 0.95
+        assert 0.2 < stream.acceptance < 0.95
         assert stream.acceptance == sum(stream.accepted) / sum(stream.drafted)
 
 
@@ -97,10 +97,10 @@ def test_more_drafted_than_layers_carry():
 
 
 def test_what_is_drawn_is_distributed_as_without_a_draft():
-    """Chi-squared of the first three tokens of 6,000 answers against the product of the member's probabilities."""
+    """Chi-squared of the first three tokens of 4,000 answers against the product of the member's probabilities."""
     members = {"a": SMALL.full, "b": SMALL.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
     family = FamilyRuntime(NemotronH.random(SMALL, seed=1, scale=0.6, dtype=DOUBLE), members)
-    member, prompt, answers = family.select("a"), [3, 5], 6_000
+    member, prompt, answers = family.select("a"), [3, 5], 4_000
     how = Sampling(1.2, 0.97, 4, seed=7)
     expected: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(3):
@@ -134,14 +134,14 @@ def test_what_is_drawn_does_not_depend_on_the_others_of_a_batch(family, k):
     assert together[0][:5] == member.generate(prompts, [5, 24, 24], (), **how)[0][:4] + together[0][4:5]
 
 
-def test_texts_stops_and_pieces_are_as_without(talking):
+def test_texts_stops_and_pieces_are_as_without(family):
     """Of the tokens that come at once none behind a stop string is seen, and other answers go on."""
-    member, checked = talking.select(LARGE), 0
+    member, checked = family.select(LARGE), 0
     for draft, k in itertools.product(DRAFTS, (2, None)):
         speculation = {"draft": draft, "k": k}
         whole = member.generate(PROMPTS, 24, ())
         assert member.generate(PROMPTS, 24, (), **speculation) == whole
-        for stop in [text[5:8] for text in whole if len(text) > 12]:
+        for stop in [text[at : at + 3] for text, at in zip(whole, (2, 5)) if len(text) > 8]:
             expected = [text.split(stop)[0] for text in whole]
             assert member.generate(PROMPTS, 24, (), stop=stop, **speculation) == expected
             out = [""] * len(PROMPTS)
@@ -153,15 +153,15 @@ def test_texts_stops_and_pieces_are_as_without(talking):
             list(plain)
             assert out == expected and stream.new_tokens == plain.new_tokens
             checked += 1
-    assert checked > 3
+    assert checked == 8
 
 
-def test_pieces_come_while_it_decodes(talking):
-    stream = talking.select(LARGE).generate("def", 10**9, (), stream=True, draft="6b", k=4)
+def test_pieces_come_while_it_decodes(family):
+    stream = family.select(LARGE).generate("def", 10**9, (), stream=True, draft="6b", k=4)
     first = [next(stream) for _ in range(3)]
     assert stream.new_tokens[0] < 40 and sum(stream.drafted) <= 4 * 40
     stream.close()
-    assert list(stream) == [] and talking.select(LARGE).generate("def", 40, ()).startswith("".join(first))
+    assert list(stream) == [] and family.select(LARGE).generate("def", 40, ()).startswith("".join(first))
 
 
 @pytest.mark.parametrize("draft", [None, "12b", "9b"])
