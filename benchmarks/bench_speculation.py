@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-speculation at a size where weights dominate, with the acceptance of a trained family.
 
-    python -m benchmarks.bench_speculation [--family FAMILY --data DATA] [--dtype float32] [--json FILE] [--markdown FILE]
+    python -m benchmarks.bench_speculation [--family FAMILY --data DATA] [--dtype float32] [--json FILE]
 
 Two figures make the gain, and no model that trains on two cores shows both. So they are taken apart:
 

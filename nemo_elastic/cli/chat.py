@@ -29,7 +29,7 @@ HELP = """\
 //…            a text that begins with a slash"""
 
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
-_DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones: the same answers, faster.")
+_DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
 _STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
 _SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
@@ -118,9 +118,11 @@ def _open(
         raise bad("--dtype", dtype, f"one of {', '.join(dtypes)}")
     check_device(device, "--device")
     source = open_source(folder)
-    for option, name in (("--budget", budget), ("--draft", draft)):
-        if name is not None and name not in members_of(source):
-            raise bad(option, name, f"one of {', '.join(members_of(source))}")
+    members = members_of(source)
+    if budget is not None and budget not in members:
+        raise bad("--budget", budget, f"one of {', '.join(members)}")
+    if draft is not None and draft not in members:
+        raise bad("--draft", draft, f"one of {', '.join(members)}")
     family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
     return Conversation(family, budget, system, how, draft)
 

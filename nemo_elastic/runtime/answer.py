@@ -104,7 +104,9 @@ class Stream(Iterator):
         self._numbered = self._run(decoding, answers)
         self._single = single
 
-    def _run(self, decoding: Decoding | Speculation, answers: list[Answer]) -> Generator[tuple[int, str | int], None, None]:
+    def _run(
+        self, decoding: Decoding | Speculation, answers: list[Answer]
+    ) -> Generator[tuple[int, str | int], None, None]:
         for step in decoding:
             for i, token in step.items():
                 self.new_tokens[i] += 1

@@ -26,7 +26,6 @@ from .sampling import Sampler, Sampling
 from .speculation import Speculation
 from .stop import stop_strings
 
-
 #: most tokens that may be drafted at once: each costs both members a state of every Mamba layer
 MOST_DRAFTED = 16
 

@@ -79,7 +79,8 @@ class Speculation:
         large, small = Reader(self._weights, self._known, active), Reader(self._draft, self._known, active)
         logits_bv = large.prefill()
         small.prefill()
-        yield from self._say({i: [token] for i, token in zip(active, self._chooser.first(logits_bv, active))})
+        first = self._chooser.first(logits_bv, active)
+        yield from self._say({i: [token] for i, token in zip(active, first, strict=True)})
         while len(active := [i for i in active if i not in self.ended]):
             for reader in (large, small):
                 reader.narrow(self.ended)

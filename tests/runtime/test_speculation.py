@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.formats.registry import open_source
+from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 from nemo_elastic.runtime.companions import Companions
 from nemo_elastic.runtime.sampling import Sampling, probabilities
