@@ -18,6 +18,7 @@ Ends with exit code 1 if no draft makes decoding 1.2 times as fast.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -69,11 +70,11 @@ class Coin(MostLikely):
     """
 
     def __init__(self, share: float, seed: int) -> None:
-        self._share, self._random = share, torch.Generator().manual_seed(seed)
+        self._share, self._random = share, random.Random(seed)
 
     def settle(self, logits_lv: torch.Tensor, drafted: Sequence[int], prompt: int) -> list[int]:
         said = logits_lv.argmax(-1).tolist()  # as long as it takes without a coin
-        coins = torch.rand(len(drafted), generator=self._random).tolist()
+        coins = [self._random.random() for _ in drafted]
         kept = [d if coin < self._share else d ^ 1 for d, coin in zip(drafted, coins, strict=True)]
         return agreed([*kept, said[-1]], drafted)
 
@@ -121,9 +122,9 @@ def measure(dtype: torch.dtype, share: float, rounds: int) -> dict[str, Any]:
     accepted: dict[Any, list[int]] = {way: [0, 0] for way in ways}
     for number in range(rounds + 1):
         row: dict[Any, float] = {"plain": seconds(Decoding(large, [prompt], [NEW]))}
-        for name, k in ways:
+        for n, (name, k) in enumerate(ways):
             draft = family.select(name).weights
-            run = Speculation(large, draft, [prompt], [NEW], (), Coin(share, number), k)
+            run = Speculation(large, draft, [prompt], [NEW], (), Coin(share, number * len(ways) + n), k)
             row[name, k] = seconds(run)
             accepted[name, k][0] += run.accepted[0]
             accepted[name, k][1] += run.drafted[0]

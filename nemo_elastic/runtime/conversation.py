@@ -42,7 +42,8 @@ class Conversation:
         how: dict[str, Any],
         draft: str | None = None,
     ) -> None:
-        self._family, self._how, self._system = family, how | {"draft": draft}, system
+        self._family, self._system = family, system
+        self._how: dict[str, Any] = {**how, "draft": draft}
         self._member = family.select(budget)
         self._draft = None if draft is None else family.select(draft)
         self.is_chat = family.tokenizer.chat_template is not None
