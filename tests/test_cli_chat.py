@@ -84,6 +84,20 @@ def test_json(folder, plain, chat):
     assert 0 < told["bytes"]["weights"] < told["bytes"]["process"]
 
 
+def test_a_draft_answers_nothing_itself(plain, chat):
+    """The same text; what was drafted is told. For a member of its own size nothing is drafted."""
+    arguments = (plain, "def f(x):", *SHORT)
+    code, out, err = chat(*arguments, "--draft", "6b")
+    assert (code, out) == (0, chat(*arguments)[1])
+    told = re.search(r"tokens/s, (\d+) of (\d+) accepted that 6b drafted; ", err)
+    assert told and int(told[1]) <= int(told[2])
+    draft = json.loads(chat(*arguments, "--draft", "6b", "--json")[1])["draft"]
+    assert draft == {"member": "6b", "drafted_tokens": int(told[2]), "accepted_tokens": int(told[1])}
+    assert json.loads(chat(*arguments, "--draft", "6b", "--budget", "6b", "--json")[1])["draft"] is None
+    _, _, err = chat(plain, "--draft", "9b", stdin="/budget\n/budget 9b\n")
+    assert "[12b], 9b, 6b: " in err and err.count(" parameters answer, 9b drafts\n") == 1
+
+
 def test_lines_of_another_program_are_one_conversation(folder, chat):
     lines = "Hi\n/budget 9b\n\nMore\n//think\n/reset\nHi\n/budget\n/help\n/quit\nnever\n"
     code, out, err = chat(folder, "--budget", "6b", *SHORT, stdin=lines)
@@ -136,6 +150,7 @@ def test_the_runtime_extra_is_enough(folder):
     ("arguments", "stdin", "line"),
     [
         (("{f}", "Hi", "--budget", "7b"), "", "--budget: '7b' is not allowed; one of 12b, 9b, 6b"),
+        (("{f}", "Hi", "--draft", "7b"), "", "--draft: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is drawn; .*"),
         (("{f}", "Hi", "--top-p", "0"), "", "--top-p: 0.0 is not allowed; a number from 1e-06 to 1"),
         (("{f}", "Hi", "--temperature", "-1"), "", "--temperature: -1.0 is not allowed; a number from 0 to 100"),

@@ -29,6 +29,7 @@ HELP = """\
 //…            a text that begins with a slash"""
 
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
+_DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
 _STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
 _SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
@@ -37,6 +38,7 @@ def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     prompt: Annotated[str | None, _PROMPT] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Name of the member; the largest by default.")] = None,
+    draft: Annotated[str | None, _DRAFT] = None,
     max_new_tokens: Annotated[
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
     ] = 512,
@@ -59,7 +61,8 @@ def command(
     """Talk with the members of a family; all of them are in the memory of the largest.
 
     With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
-    and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is.
+    and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
+    that member drafts for larger ones: tokens come faster and stay what they are, or what they are drawn with.
 
     Example: `nemo-elastic chat family/ --budget 6b`, or for one answer
     `nemo-elastic chat family/ --budget 6b "def f(" --temperature 0.7 --top-p 0.9`.
@@ -72,7 +75,7 @@ def command(
     how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, budget, device, dtype, system, how)
+    talk = _open(family, budget, draft, device, dtype, system, how)
     if prompt is None:
         _lines(talk)
         return
@@ -86,7 +89,13 @@ def command(
 
 
 def _open(
-    folder: Path, budget: str | None, device: str, dtype: str | None, system: str | None, how: dict[str, Any]
+    folder: Path,
+    budget: str | None,
+    draft: str | None,
+    device: str,
+    dtype: str | None,
+    system: str | None,
+    how: dict[str, Any],
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.errors import ElasticError, bad
@@ -109,10 +118,13 @@ def _open(
         raise bad("--dtype", dtype, f"one of {', '.join(dtypes)}")
     check_device(device, "--device")
     source = open_source(folder)
-    if budget is not None and budget not in members_of(source):
-        raise bad("--budget", budget, f"one of {', '.join(members_of(source))}")
+    members = members_of(source)
+    if budget is not None and budget not in members:
+        raise bad("--budget", budget, f"one of {', '.join(members)}")
+    if draft is not None and draft not in members:
+        raise bad("--draft", draft, f"one of {', '.join(members)}")
     family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
-    return Conversation(family, budget, system, how)
+    return Conversation(family, budget, system, how, draft)
 
 
 def _lines(talk: Conversation) -> None:

@@ -3,13 +3,16 @@
 """What decoding carries from token to token: Mamba's convolution and SSM states, attention's keys and values.
 
 Its sizes follow the widths of the member that decodes, so a cache belongs to one member.
+
+What was read can be taken back: after `mark` a state keeps what it was after every position, and `rewind` gives each
+sequence the one that it asks for. So the sequences of a batch may be of unequal lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -21,40 +24,133 @@ from nemo_elastic.nn.dtype import work_dtype
 
 @dataclass
 class MambaState:
-    """One Mamba layer: the last inputs of its convolution [b, c, k - 1], and the state of its scan [b, h, p, n]."""
+    """One Mamba layer: the last inputs of its convolution [b, c, k - 1], and the state of its scan [b, h, p, n].
+
+    Attributes:
+        conv_bck, ssm_bhpn: as said.
+        trail: since `mark`: what the convolution has seen [b, c, k - 1 + positions], and the scan's state at the mark
+            and after each position; None where nothing is to be taken back.
+    """
 
     conv_bck: torch.Tensor
     ssm_bhpn: torch.Tensor
+    trail: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these sequences of the batch, in this order."""
         self.conv_bck, self.ssm_bhpn = self.conv_bck[rows], self.ssm_bhpn[rows]
 
+    def join(self, others: Sequence[MambaState]) -> None:
+        """Put the sequences of others behind these."""
+        self.conv_bck = torch.cat([self.conv_bck, *(s.conv_bck for s in others)])
+        self.ssm_bhpn = torch.cat([self.ssm_bhpn, *(s.ssm_bhpn for s in others)])
+
+    def mark(self) -> None:
+        """Keep the state after every position from here on."""
+        self.trail = self.conv_bck, [self.ssm_bhpn]
+
+    def see(self, x_blc: torch.Tensor) -> None:
+        """What enters the convolution next; its states are parts of that."""
+        if self.trail is not None:
+            seen_bcl, states = self.trail
+            self.trail = torch.cat([seen_bcl, x_blc.transpose(1, 2).to(seen_bcl.dtype)], 2), states
+
+    def move(self, ssm_bhpn: torch.Tensor) -> None:
+        """The scan's state after one more position, or after several where nothing is to be taken back."""
+        self.ssm_bhpn = ssm_bhpn
+        if self.trail is not None:
+            self.trail[1].append(ssm_bhpn)
+
+    def rewind(self, kept: Sequence[int]) -> None:
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+        assert self.trail is not None
+        (seen_bcl, states), past, self.trail = self.trail, self.conv_bck.shape[2], None
+        if len(set(kept)) == 1:
+            self.conv_bck, self.ssm_bhpn = seen_bcl[:, :, kept[0] : kept[0] + past].contiguous(), states[kept[0]]
+            return
+        self.conv_bck = torch.stack([seen_bcl[row, :, n : n + past] for row, n in enumerate(kept)])
+        self.ssm_bhpn = torch.stack([states[n][row] for row, n in enumerate(kept)])
+
 
 @dataclass
 class KeyValueState:
-    """One attention layer: keys and values [b, g, capacity, d], of which the first `length` positions are written."""
+    """One attention layer: keys and values [b, g, capacity, d]; what lies behind a sequence's length is not its own.
+
+    Attributes:
+        keys_bgld, values_bgld: as said; all numbers, as 0 times what is no number would be none.
+        length: positions of the longest sequence.
+        lengths: of each sequence, None where all are of the same length.
+        marked: lengths at the mark.
+    """
 
     keys_bgld: torch.Tensor
     values_bgld: torch.Tensor
     length: int = 0
+    lengths: list[int] | None = None
+    marked: list[int] | None = None
+
+    @property
+    def past(self) -> int | list[int]:
+        """Positions before those that come next: one number, or one of each sequence."""
+        return self.length if self.lengths is None else self.lengths
 
     def append(self, k_bgld: torch.Tensor, v_bgld: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write behind what is there; returns views of all keys and values so far."""
-        stop = self.length + k_bgld.shape[2]
+        """Write behind what is there; returns views of all keys and values so far, up to the longest sequence."""
+        new = k_bgld.shape[2]
+        stop = self.length + new
         if stop > self.keys_bgld.shape[2]:  # doubled: a step then costs the copy of one token on average
-            self.keys_bgld, self.values_bgld = (
-                torch.cat([t[:, :, : self.length], t.new_empty(*t.shape[:2], 2 * stop - self.length, t.shape[3])], 2)
-                for t in (self.keys_bgld, self.values_bgld)
-            )
-        self.keys_bgld[:, :, self.length : stop] = k_bgld
-        self.values_bgld[:, :, self.length : stop] = v_bgld
+            self._grow(2 * stop)
+        if self.lengths is None:
+            self.keys_bgld[:, :, self.length : stop] = k_bgld
+            self.values_bgld[:, :, self.length : stop] = v_bgld
+        else:
+            for row, at in enumerate(self.lengths):
+                self.keys_bgld[row, :, at : at + new] = k_bgld[row]
+                self.values_bgld[row, :, at : at + new] = v_bgld[row]
+            self.lengths = [at + new for at in self.lengths]
         self.length = stop
         return self.keys_bgld[:, :, :stop], self.values_bgld[:, :, :stop]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these sequences of the batch, in this order."""
         self.keys_bgld, self.values_bgld = self.keys_bgld[rows], self.values_bgld[rows]
+        if self.lengths is not None:
+            self._set([self.lengths[row] for row in rows.tolist()])
+
+    def join(self, others: Sequence[KeyValueState]) -> None:
+        """Put the sequences of others behind these."""
+        states = [self, *others]
+        lengths = [n for s in states for n in s._all()]
+        room = max(s.keys_bgld.shape[2] for s in states)
+        for state in states:
+            state._grow(room)
+        self.keys_bgld = torch.cat([s.keys_bgld for s in states])
+        self.values_bgld = torch.cat([s.values_bgld for s in states])
+        self._set(lengths)
+
+    def mark(self) -> None:
+        """Remember where each sequence is."""
+        self.marked = self._all()
+
+    def rewind(self, kept: Sequence[int]) -> None:
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+        assert self.marked is not None
+        self._set([at + n for at, n in zip(self.marked, kept, strict=True)])
+        self.marked = None
+
+    def _all(self) -> list[int]:
+        return [self.length] * len(self.keys_bgld) if self.lengths is None else self.lengths
+
+    def _set(self, lengths: list[int]) -> None:
+        self.length = max(lengths)
+        self.lengths = None if min(lengths) == self.length else lengths
+
+    def _grow(self, room: int) -> None:
+        """Make room for so many positions; zeros, as masked positions are multiplied by 0."""
+        self.keys_bgld, self.values_bgld = (
+            torch.cat([t[:, :, : self.length], t.new_zeros(*t.shape[:2], room - self.length, t.shape[3])], 2)
+            for t in (self.keys_bgld, self.values_bgld)
+        )
 
 
 def mamba_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> MambaState:
@@ -80,6 +176,18 @@ class State(Protocol):
         """Keep these sequences of the batch, in this order."""
         ...
 
+    def join(self, others: Sequence[Any]) -> None:
+        """Put the sequences of other states of the layer behind these."""
+        ...
+
+    def mark(self) -> None:
+        """From here on positions may be taken back."""
+        ...
+
+    def rewind(self, kept: Sequence[int]) -> None:
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+        ...
+
 
 #: name of a kind -> its state before the first token; others have none
 STATES: dict[str, Callable[[Parent, Layer, int, torch.Tensor], State]] = {
@@ -90,24 +198,65 @@ STATES: dict[str, Callable[[Parent, Layer, int, torch.Tensor], State]] = {
 
 @dataclass
 class Cache:
-    """Decoding state of `member` for a batch of sequences that are all `length` tokens long."""
+    """Decoding state of `member` for a batch of sequences.
+
+    Attributes:
+        member: that decodes.
+        layers: states by the layer's number in the parent.
+        lengths: how many tokens each sequence has read.
+    """
 
     member: Subnet
-    batch: int
-    layers: dict[int, State] = field(default_factory=dict)
-    length: int = 0
+    layers: dict[int, State]
+    lengths: list[int]
+    _marked: list[int] = field(default_factory=list, repr=False)
 
     @classmethod
     def empty(cls, parent: Parent, member: Subnet, batch: int, like: torch.Tensor) -> Cache:
         """State before the first token, in the dtype and on the device of the weight `like` (SSM states: float32)."""
-        cache = cls(member, batch)
-        for layer in member.layers:
-            if layer.type in STATES:
-                cache.layers[layer.index] = STATES[layer.type](parent, layer, batch, like)
-        return cache
+        stateful = [layer for layer in member.layers if layer.type in STATES]
+        return cls(member, {x.index: STATES[x.type](parent, x, batch, like) for x in stateful}, [0] * batch)
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache]) -> Cache:
+        """The sequences of caches of the same member in one batch, whatever their lengths; the caches are used up."""
+        first, *others = caches
+        for index, state in first.layers.items():
+            state.join([other.layers[index] for other in others])
+        return cls(first.member, first.layers, [n for cache in caches for n in cache.lengths])
+
+    @property
+    def batch(self) -> int:
+        """How many sequences there are."""
+        return len(self.lengths)
+
+    @property
+    def length(self) -> int:
+        """Tokens that the longest sequence has read."""
+        return max(self.lengths)
+
+    def advance(self, positions: int) -> None:
+        """Every sequence has read so many tokens more."""
+        self.lengths = [n + positions for n in self.lengths]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these sequences of the batch, in this order."""
         for state in self.layers.values():
             state.select(rows)
-        self.batch = len(rows)
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
+
+    def mark(self) -> None:
+        """From here on positions may be taken back: every Mamba layer keeps a state for each, until `rewind`."""
+        for state in self.layers.values():
+            state.mark()
+        self._marked = self.lengths
+
+    def rewind(self, kept: Sequence[int]) -> None:
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark.
+
+        Args:
+            kept: for each sequence of the batch, from 0 to the positions that were read since.
+        """
+        for state in self.layers.values():
+            state.rewind(kept)
+        self.lengths = [n + k for n, k in zip(self._marked, kept, strict=True)]

@@ -83,7 +83,7 @@ def _forward(
     for index in model.indices:
         x_bld = model.layer(index, x_bld, probe)
     if cache is not None:
-        cache.length += tokens_bl.shape[1]
+        cache.advance(tokens_bl.shape[1])
     return model.head(model.norm(x_bld[:, -1:] if last else x_bld, probe))
 
 
@@ -94,7 +94,7 @@ class Layers:
 
     Args:
         weights: of the member that runs; of the whole parent where there are gates.
-        gates, cache: as in `forward`; the caller moves the cache's length on.
+        gates, cache: as in `forward`; the caller calls the cache's `advance`.
 
     Attributes:
         indices: the layers there are, by their number in the parent.
@@ -180,10 +180,10 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Grouped-query attention without positions."""
     heads = (-1, run.parent.attention_head_dim)
     q_bhld, k_bgld, v_bgld = (run.w.linear(n, x_bld).unflatten(-1, heads).transpose(1, 2) for n in ("q", "k", "v"))
-    past_len = 0
+    past_len: int | list[int] = 0
     if run.state is not None:
         assert isinstance(run.state, KeyValueState)
-        past_len = run.state.length
+        past_len = run.state.past
         k_bgld, v_bgld = run.state.append(k_bgld, v_bgld)
     y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len).transpose(1, 2)
     run.watch("attention", y_blhd)
@@ -209,6 +209,8 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 
     mamba_state = run.state if isinstance(run.state, MambaState) else None
     conv_bck = None if mamba_state is None else mamba_state.conv_bck
+    if mamba_state is not None:
+        mamba_state.see(xbc_blc)
     xbc_blc, conv_bck = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv_bck, return_state=True)
     if mamba_state is not None:
         mamba_state.conv_bck = conv_bck
@@ -233,14 +235,17 @@ def _scan(
     """The scan over a sequence, from the state that there is and moving it on."""
     a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
     d_h, dt_bias_h = w["d"], w["dt_bias"]
-    if state is not None and x_blhp.shape[1] == 1:
-        x_bhp, dt_bh, b_bgn, c_bgn = (t[:, 0] for t in (x_blhp, dt_blh, b_blgn, c_blgn))
-        y_bhp, state.ssm_bhpn = ssd_step(x_bhp, dt_bh, a_h, b_bgn, c_bgn, d_h, dt_bias_h, state.ssm_bhpn)
-        return y_bhp.unsqueeze(1)
+    if state is not None and (x_blhp.shape[1] == 1 or state.trail is not None):
+        y = []
+        for x_bhp, dt_bh, b_bgn, c_bgn in zip(*(t.unbind(1) for t in (x_blhp, dt_blh, b_blgn, c_blgn)), strict=True):
+            y_bhp, after = ssd_step(x_bhp, dt_bh, a_h, b_bgn, c_bgn, d_h, dt_bias_h, state.ssm_bhpn)
+            state.move(after)
+            y.append(y_bhp)
+        return torch.stack(y, 1)
     before = None if state is None else state.ssm_bhpn
     y_blhp, after = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, d_h, dt_bias_h, None, before, True)
     if state is not None:
-        state.ssm_bhpn = after
+        state.move(after)
     return y_blhp
 
 

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from nemo_elastic.nn.generate import Decoding
 
 from .pieces import Detokenizer
+from .speculation import Speculation
 from .stop import StopFilter
 from .tokenizer import FamilyTokenizer
 
@@ -88,17 +89,24 @@ class Stream(Iterator):
     Attributes:
         prompt_tokens: how many tokens each prompt has.
         new_tokens: how many were decoded for each, so far.
+        drafted: how many a draft has said for each, so far; zeros without one.
+        accepted: how many of these the member would have said too.
     """
 
     def __init__(
-        self, decoding: Decoding, prompts: Sequence[Sequence[int]], answers: list[Answer], single: bool
+        self, decoding: Decoding | Speculation, prompts: Sequence[Sequence[int]], answers: list[Answer], single: bool
     ) -> None:
         self.prompt_tokens = [len(ids) for ids in prompts]
         self.new_tokens = [0] * len(prompts)
+        self.drafted, self.accepted = self.new_tokens[:], self.new_tokens[:]
+        if isinstance(decoding, Speculation):
+            self.drafted, self.accepted = decoding.drafted, decoding.accepted  # which it counts on
         self._numbered = self._run(decoding, answers)
         self._single = single
 
-    def _run(self, decoding: Decoding, answers: list[Answer]) -> Generator[tuple[int, str | int], None, None]:
+    def _run(
+        self, decoding: Decoding | Speculation, answers: list[Answer]
+    ) -> Generator[tuple[int, str | int], None, None]:
         for step in decoding:
             for i, token in step.items():
                 self.new_tokens[i] += 1
@@ -107,6 +115,11 @@ class Stream(Iterator):
                     decoding.end(i)
                 for piece in out:
                     yield i, piece
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of draft tokens that were accepted, of all prompts; None where nothing was drafted."""
+        return sum(self.accepted) / drafted if (drafted := sum(self.drafted)) else None
 
     def numbered(self) -> Iterator[tuple[int, str | int]]:
         """Pieces with the number of their prompt, also where there is one prompt."""

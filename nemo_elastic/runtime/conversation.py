@@ -16,6 +16,7 @@ import torch
 from nemo_elastic.errors import ElasticError, printable
 from nemo_elastic.slicing.card import human_bytes
 
+from .answer import Stream
 from .family import FamilyRuntime
 
 
@@ -27,14 +28,24 @@ class Conversation:
         budget: the member that answers; None for all that is held.
         system: system message; None for none.
         how: options of `MemberModel.generate`.
+        draft: the member that drafts for larger ones; None for none.
 
     Raises:
         ElasticError: there is no such member or no tokenizer, or a system message where there is no chat template.
     """
 
-    def __init__(self, family: FamilyRuntime, budget: str | None, system: str | None, how: dict[str, Any]) -> None:
-        self._family, self._how, self._system = family, how, system
+    def __init__(
+        self,
+        family: FamilyRuntime,
+        budget: str | None,
+        system: str | None,
+        how: dict[str, Any],
+        draft: str | None = None,
+    ) -> None:
+        self._family, self._system = family, system
+        self._how: dict[str, Any] = {**how, "draft": draft}
         self._member = family.select(budget)
+        self._draft = None if draft is None else family.select(draft)
         self.is_chat = family.tokenizer.chat_template is not None
         if system is not None and not self.is_chat:
             raise ElasticError("--system: this family has no chat template that could take it")
@@ -59,7 +70,13 @@ class Conversation:
     def members(self) -> str:
         """The members in a line, the one that answers in brackets."""
         names = [f"[{n}]" if n == self._member.name else n for n in self._family.names]
-        return f"{', '.join(map(printable, names))}: {self._member.parameters:,} parameters answer"
+        drafts = self._drafting()
+        drafting = "" if drafts is None else f", {printable(drafts)} drafts"
+        return f"{', '.join(map(printable, names))}: {self._member.parameters:,} parameters answer{drafting}"
+
+    def _drafting(self) -> str | None:
+        """Name of the member that drafts for the one that answers now."""
+        return self._draft.name if self._draft is not None and self._draft.drafts_for(self._member) else None
 
     def answer(self, text: str, show: Callable[[str], None]) -> None:
         """Answer a text; an answer that is broken off stays in the conversation as far as it came.
@@ -88,9 +105,11 @@ class Conversation:
             self._answers += 1
             self._messages = [*asked, {"role": "assistant", "content": said}] if self.is_chat else []
             self._text = "" if self.is_chat else f"{prompt}{said}"
-            self._last = self._measured(said, stream.prompt_tokens[0], stream.new_tokens[0], seconds)
+            self._last = self._measured(said, stream, seconds)
 
-    def _measured(self, text: str, read: int, new: int, seconds: float) -> dict[str, Any]:
+    def _measured(self, text: str, stream: Stream, seconds: float) -> dict[str, Any]:
+        read, new, drafts = stream.prompt_tokens[0], stream.new_tokens[0], self._drafting()
+        drafted = {"member": drafts, "drafted_tokens": stream.drafted[0], "accepted_tokens": stream.accepted[0]}
         return {
             "member": self._member.name,
             "parameters": self._member.parameters,
@@ -99,6 +118,7 @@ class Conversation:
             "new_tokens": new,
             "seconds": seconds,
             "tokens_per_second": new / seconds,
+            "draft": None if drafts is None else drafted,
             "bytes": {"weights": self._family.nbytes, "members": self._family.slice_bytes, "process": self._process()},
         }
 
@@ -114,9 +134,12 @@ class Conversation:
         if held["members"]:
             weights += f" + {human_bytes(held['members'])} of their own"
         process = "" if held["process"] is None else f", {human_bytes(held['process'])} in all"
+        draft = ""
+        if (d := last["draft"]) is not None:
+            draft = f", {d['accepted_tokens']} of {d['drafted_tokens']} accepted that {printable(d['member'])} drafted"
         return (
             f"({self.name}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
-            f"{last['tokens_per_second']:.1f} tokens/s; {weights}{process})"
+            f"{last['tokens_per_second']:.1f} tokens/s{draft}; {weights}{process})"
         )
 
     def _process(self) -> int | None:

@@ -102,7 +102,7 @@ class FamilyRuntime:
             if which not in self.members:
                 near = get_close_matches(which, self.names, 1, 0.4)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ElasticError(f"member: {which!r} is not in this family; {hint}it has {', '.join(self.names)}")
+                raise ElasticError(f"{which!r} is not in this family; {hint}it has {', '.join(self.names)}", "member")
             subnet = self.members[which]
         elif which is not None and not isinstance(which, Subnet):
             raise bad("member", which, "the name of a member, a Subnet, or None for all that is held")
@@ -113,7 +113,7 @@ class FamilyRuntime:
         return found or self._selected.setdefault(subnet, self._model(name, subnet))
 
     def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
-        return MemberModel(name, self._storage.weights(subnet), self._companions)
+        return MemberModel(name, self._storage.weights(subnet), self._companions, self.select)
 
     @property
     def tokenizer(self) -> FamilyTokenizer:

@@ -4,28 +4,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.errors import bad
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.generate import Decoding, most_likely, token_limits
 from nemo_elastic.nn.weights import Weights
 
+from .acceptance import Drawn, MostLikely
 from .answer import Answer, Stream
 from .companions import Companions
 from .prompts import read_prompts
 from .sampling import Sampler, Sampling
+from .speculation import Speculation
 from .stop import stop_strings
+
+#: most tokens that may be drafted at once: each costs both members a state of every Mamba layer
+MOST_DRAFTED = 16
 
 
 class MemberModel:
     """One member, ready to run; `FamilyRuntime.select` makes it.
+
+    Args:
+        name, weights: see below.
+        companions: files beside the weights, for text.
+        select: of the family, to find a draft.
 
     Attributes:
         name: its name in the family, None for a shape of its own.
@@ -33,10 +44,16 @@ class MemberModel:
         weights: what its forward reads: views of the family's matrices, and gathered vectors.
     """
 
-    def __init__(self, name: str | None, weights: Weights, companions: Companions | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        weights: Weights,
+        companions: Companions | None = None,
+        select: Callable[[str | Subnet], MemberModel] | None = None,
+    ) -> None:
         self.name, self.weights = name, weights
         self.parent, self.subnet = weights.parent, weights.member
-        self._companions = companions or Companions()
+        self._companions, self._select = companions or Companions(), select
 
     def __call__(self, tokens_bl: torch.Tensor, cache: Cache | None = None, last: bool = False) -> torch.Tensor:
         """Logits [b, l, v] of token ids [b, l], without gradients.
@@ -66,6 +83,8 @@ class MemberModel:
         seed: int = 0,
         stop: str | Sequence[str] | None = None,
         stream: bool = False,
+        draft: str | Subnet | None = None,
+        k: int | None = None,
     ) -> Any:
         """What comes after each prompt, without the prompt.
 
@@ -89,6 +108,10 @@ class MemberModel:
             temperature, top_p, top_k, seed: how the next token is drawn, see `Sampling`; temperature 0 draws nothing.
             stop: strings before which an answer ends. Of tokens, those come out whose text is before it.
             stream: give the pieces as they come, see `Stream`.
+            draft: a smaller member of the family that drafts what this one then reads, several tokens at once. What
+                comes out is this member's own: the same tokens, or where tokens are drawn the same distribution (not
+                the same draws). A member that is not smaller than this one drafts nothing.
+            k: how many tokens it drafts at once, 1 to 16; None for as many as pay by what was accepted so far.
 
         Returns:
             For a text or messages the text of the answer, for token ids new token ids, with the one that ended it; for
@@ -96,16 +119,23 @@ class MemberModel:
 
         Raises:
             ElasticError: a value of the wrong type or out of its range, a prompt without tokens, a token that the
-                model does not know, text or messages where the family has no tokenizer or no chat template.
+                model does not know, text or messages where the family has no tokenizer or no chat template, a draft
+                that is not in the family, `k` without a draft.
         """
         how, stops = Sampling(temperature, top_p, top_k, seed), stop_strings(stop)
+        drafts = self._draft(draft, k)
         ends = self._companions.end_ids if stop_ids is None else frozenset(_ids(stop_ids))
         given = read_prompts(prompts, self._companions, self.parent.vocab)
         limits = token_limits(max_new_tokens, len(given.ids), low=1)
         tokenizer = self._companions.tokenizer if given.are_text or stops else None
-        choose = Sampler(how) if how.temperature else most_likely
         answers = [Answer(tokenizer, stops, ends, given.are_text) for _ in given.ids]
-        running = Stream(Decoding(self.weights, given.ids, limits, ends, choose), given.ids, answers, given.single)
+        if drafts is None:
+            choose = Sampler(how) if how.temperature else most_likely
+            decoding = Decoding(self.weights, given.ids, limits, ends, choose)
+        else:
+            chooser = Drawn(how) if how.temperature else MostLikely()
+            decoding = Speculation(self.weights, drafts.weights, given.ids, limits, ends, chooser, k)
+        running = Stream(decoding, given.ids, answers, given.single)
         if stream:
             return running
         out: list[list[Any]] = [[] for _ in given.ids]
@@ -113,6 +143,26 @@ class MemberModel:
             out[i].append(piece)
         told = ["".join(pieces) for pieces in out] if given.are_text else out
         return told[0] if given.single else told
+
+    def drafts_for(self, member: MemberModel) -> bool:
+        """Whether this member drafts for another: only one with fewer parameters can pay."""
+        return self.parameters < member.parameters
+
+    def _draft(self, which: str | Subnet | None, k: int | None) -> MemberModel | None:
+        """The member that drafts; None for plain decoding."""
+        if k is not None:
+            integer("k", k, 1, f"how many tokens are drafted at once, 1 to {MOST_DRAFTED}", MOST_DRAFTED)
+            if which is None:
+                raise bad("k", k, "without a draft nothing is drafted; give a draft as well")
+        if which is None:
+            return None
+        if self._select is None or not isinstance(which, (str, Subnet)):
+            raise bad("draft", which, "the name of a member of the same family, or a Subnet")
+        try:
+            found = self._select(which)
+        except ElasticError as exc:
+            raise (exc.of("draft") if isinstance(which, str) else exc.within("draft")) from None
+        return found if found.drafts_for(self) else None
 
     @property
     def parameters(self) -> int:

@@ -76,6 +76,21 @@ def probabilities(logits_bv: torch.Tensor, how: Sampling) -> torch.Tensor:
     return p_bv
 
 
+def pick(p_bv: torch.Tensor, at: Sequence[float]) -> list[int]:
+    """The token of each row that a number from 0 to 1 falls on, where tokens take up room by what is in `p_bv`.
+
+    Args:
+        p_bv: [b, v], from 0; a row need not sum to 1.
+        at: b numbers from 0 up to 1, exclusive.
+    """
+    reach_bv = p_bv.double().cumsum(-1)
+    at_b1 = torch.tensor([[x] for x in at], dtype=torch.float64, device=p_bv.device)
+    drawn_b1 = torch.searchsorted(reach_bv, at_b1 * reach_bv[:, -1:], right=True)
+    # rounding may lead to the end, behind the last token that can be drawn
+    last_b1 = (p_bv > 0).long().cumsum(-1).argmax(-1, keepdim=True)
+    return torch.minimum(drawn_b1, last_b1).squeeze(1).tolist()
+
+
 class Sampler:
     """Draws tokens; fits `nn.generate.Decoding` as its `choose`.
 
@@ -97,18 +112,21 @@ class Sampler:
         Raises:
             ElasticError: logits are not finite.
         """
+        return pick(self.probabilities(logits_bv), [self.chance(i) for i in prompts])
+
+    def probabilities(self, logits_bv: torch.Tensor) -> torch.Tensor:
+        """What each token is drawn with, [b, v] as the logits.
+
+        Raises:
+            ElasticError: logits are not finite.
+        """
         p_bv = probabilities(logits_bv, self._how)
         if not bool(p_bv.isfinite().all()):
             raise ElasticError("logits: not finite; load the family in a wider dtype, or see whether it is damaged")
-        reach_bv = p_bv.double().cumsum(-1)
-        at_b1 = torch.tensor([[self._next(i)] for i in prompts], dtype=torch.float64, device=p_bv.device)
-        drawn_b1 = torch.searchsorted(reach_bv, at_b1 * reach_bv[:, -1:], right=True)
-        # rounding may lead to the end, behind the last token that can be drawn
-        last_b1 = (p_bv > 0).long().cumsum(-1).argmax(-1, keepdim=True)
-        return torch.minimum(drawn_b1, last_b1).squeeze(1).tolist()
+        return p_bv
 
-    def _next(self, prompt: int) -> float:
-        """A number from 0 up to 1, exclusive."""
+    def chance(self, prompt: int) -> float:
+        """The next number from 0 up to 1, exclusive, of a prompt's stream."""
         if prompt not in self._streams:
             seed = hashlib.sha256(f"{self._how.seed}/{prompt}".encode()).digest()[:8]
             self._streams[prompt] = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Self-speculation: a small member of the family drafts, a larger one reads the draft in one forward and keeps what it
+would have said itself.
+
+A forward of a few tokens takes about as long as one of a single token where reading the weights is what takes the
+time, so a draft that is mostly right makes several tokens of one forward. What comes out is the large member's own:
+the same tokens where the most likely one is taken (up to what rounding makes of ties), the same distribution where
+tokens are drawn. Draft tokens that do not stay are taken back from both members' caches (`nn.cache.Cache.rewind`).
+
+b: sequences of the batch, v: vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.nn.cache import Cache
+from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.weights import Weights
+
+from .acceptance import Chooser
+from .draft_length import DraftLength
+
+#: the batch is made smaller once this share of its sequences has ended
+_COMPACT_AT = 0.125
+
+
+class Speculation:
+    """Prompts that are being decoded with a draft; iterating goes on by one token of each, as `nn.generate.Decoding`.
+
+    Every sequence of a batch goes at its own pace: it keeps as much of its draft as stays, and drafts as much as pays.
+    What it is given does not depend on the others.
+
+    Args:
+        weights: of the member that answers.
+        draft: of a smaller one that drafts; both of the same vocabulary.
+        prompts: token ids, none of them empty.
+        limits: most new tokens of each.
+        stop_ids: tokens that end a sequence.
+        chooser: chooses for both.
+        k: draft tokens at once; None for as many as pay, see `draft_length`.
+
+    Attributes:
+        ended: prompts that get no more tokens.
+        drafted: of each prompt, draft tokens that were read by the member that answers.
+        accepted: how many of them stayed.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        draft: Weights,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        stop_ids: Iterable[int],
+        chooser: Chooser,
+        k: int | None = None,
+    ) -> None:
+        self._weights, self._draft, self._chooser, self._stops = weights, draft, chooser, frozenset(stop_ids)
+        self._known, self._left = [list(ids) for ids in prompts], list(limits)
+        cost = parameters(draft.parent, draft.member) / parameters(weights.parent, weights.member)
+        self._lengths = [DraftLength(cost, k) for _ in prompts]
+        self.ended = {i for i, limit in enumerate(limits) if limit < 1}
+        self.drafted, self.accepted = [0] * len(prompts), [0] * len(prompts)
+
+    def end(self, prompt: int) -> None:
+        """Let a sequence get no more tokens, for a reason that is not seen here."""
+        self.ended.add(prompt)
+
+    def __iter__(self) -> Iterator[dict[int, int]]:
+        """Give new tokens: prompt -> token, the stop token as well."""
+        active = [i for i in range(len(self._known)) if i not in self.ended]
+        if not active:
+            return
+        large, small = Reader(self._weights, self._known, active), Reader(self._draft, self._known, active)
+        logits_bv = large.prefill()
+        small.prefill()
+        first = self._chooser.first(logits_bv, active)
+        yield from self._say({i: [token] for i, token in zip(active, first, strict=True)})
+        while len(active := [i for i in active if i not in self.ended]):
+            for reader in (large, small):
+                reader.narrow(self.ended)
+            yield from self._say(self._round(large, small, active))
+
+    def _round(self, large: Reader, small: Reader, active: Sequence[int]) -> dict[int, list[int]]:
+        """Draft, read and keep: the new tokens of each prompt, at least one."""
+        counts = {i: self._lengths[i].next(self._left[i] - 1) for i in active}
+        drafts = self._drafts(small, {i: n for i, n in counts.items() if n})
+        logits_blv = large.read({i: [self._known[i][-1], *drafts.get(i, [])] for i in active}, mark=bool(drafts))
+        new = {}
+        for i in active:
+            drafted = drafts.get(i, [])
+            new[i] = self._chooser.settle(logits_blv[large.row(i), : len(drafted) + 1], drafted, i)
+            kept = len(new[i]) - 1
+            self.drafted[i] += len(drafted)
+            self.accepted[i] += kept
+            self._lengths[i].learn(len(drafted), kept)
+        if drafts:
+            large.rewind({i: len(said) for i, said in new.items()})
+            # the draft has not read the last token that it said
+            small.rewind({i: min(len(new[i]) - 1, len(said) - 1) for i, said in drafts.items()})
+        return new
+
+    def _drafts(self, small: Reader, counts: Mapping[int, int]) -> dict[int, list[int]]:
+        """So many draft tokens of each prompt; leaves a mark in the cache behind what is known."""
+        drafts: dict[int, list[int]] = {i: [] for i in counts}
+        if not drafts:
+            return drafts
+        unread = {i: self._known[i][small.length(i) :] for i in counts}
+        logits_blv = small.read(unread, mark=True)
+        small.rewind({i: len(tokens) for i, tokens in unread.items()})
+        small.cache.mark()
+        last = {i: logits_blv[small.row(i), len(tokens) - 1] for i, tokens in unread.items()}
+        while True:
+            said = self._chooser.draft(torch.stack([last[i] for i in last]), list(last))
+            for i, token in zip(last, said, strict=True):
+                drafts[i].append(token)
+            going = [i for i in last if len(drafts[i]) < counts[i]]
+            if not going:
+                return drafts
+            logits_blv = small.read({i: drafts[i][-1:] for i in going})
+            last = {i: logits_blv[small.row(i), 0] for i in going}
+
+    def _say(self, new: Mapping[int, Sequence[int]]) -> Iterator[dict[int, int]]:
+        """Give tokens one by one, and none behind the end of a sequence."""
+        for n in range(max(map(len, new.values()))):
+            step = {i: tokens[n] for i, tokens in new.items() if n < len(tokens) and i not in self.ended}
+            for i, token in step.items():
+                self._known[i].append(token)
+                self._left[i] -= 1
+                if token in self._stops or not self._left[i]:
+                    self.ended.add(i)
+            if step:
+                yield step
+
+
+class Reader:
+    """A member that reads along: its cache, and which prompt each row of it belongs to.
+
+    Args:
+        weights: of the member.
+        known: tokens of every prompt.
+        prompts: those that it reads.
+    """
+
+    def __init__(self, weights: Weights, known: Sequence[Sequence[int]], prompts: Sequence[int]) -> None:
+        self._weights, self._known, self._prompts = weights, known, list(prompts)
+        self._rows = {i: row for row, i in enumerate(prompts)}
+        self.cache = self._empty(len(prompts))
+
+    def row(self, prompt: int) -> int:
+        """Row of a prompt."""
+        return self._rows[prompt]
+
+    def length(self, prompt: int) -> int:
+        """How many tokens of a prompt were read."""
+        return self.cache.lengths[self._rows[prompt]]
+
+    def prefill(self) -> torch.Tensor:
+        """Read everything known, prompts of one length at once; the last logits of each prompt, [b, v].
+
+        So there is no padding: a prompt may be much longer than another.
+        """
+        groups: dict[int, list[int]] = {}
+        for i in self._prompts:
+            groups.setdefault(len(self._known[i]), []).append(i)
+        caches, logits = [], []
+        for prompts in groups.values():
+            cache = self._empty(len(prompts))
+            logits.append(self._forward([self._known[i] for i in prompts], cache, last=True)[:, -1])
+            caches.append(cache)
+        self.cache = Cache.joined(caches)
+        order = [i for prompts in groups.values() for i in prompts]
+        rows = torch.tensor([order.index(i) for i in self._prompts], device=self._weights.embedding.device)
+        self.cache.select(rows)
+        return torch.cat(logits)[rows]
+
+    def read(self, tokens: Mapping[int, Sequence[int]], mark: bool = False) -> torch.Tensor:
+        """Logits [b, l, v] of tokens, l as the most that a prompt has; behind a prompt's own they mean nothing.
+
+        Args:
+            tokens: of each prompt; of those that are missing or have fewer, what else is read must be taken back.
+            mark: so that it can be.
+        """
+        width = max(map(len, tokens.values()))
+        if mark:
+            self.cache.mark()
+        rows = [list(tokens.get(i, ())) for i in self._prompts]
+        return self._forward([[*row, *[0] * (width - len(row))] for row in rows], self.cache)
+
+    def rewind(self, kept: Mapping[int, int]) -> None:
+        """Go back to so many tokens behind the mark; of prompts that are missing, to the mark."""
+        self.cache.rewind([kept.get(i, 0) for i in self._prompts])
+
+    def narrow(self, ended: set[int]) -> None:
+        """Leave out prompts that have ended, once there are enough of them."""
+        staying = [i for i in self._prompts if i not in ended]
+        if len(self._prompts) - len(staying) > _COMPACT_AT * len(self._prompts):
+            rows = torch.tensor([self._rows[i] for i in staying], device=self._weights.embedding.device)
+            self.cache.select(rows)
+            self._prompts, self._rows = staying, {i: row for row, i in enumerate(staying)}
+
+    def _empty(self, batch: int) -> Cache:
+        return Cache.empty(self._weights.parent, self._weights.member, batch, self._weights.embedding)
+
+    def _forward(self, tokens: Sequence[Sequence[int]], cache: Cache, last: bool = False) -> torch.Tensor:
+        tokens_bl = torch.tensor(tokens, device=self._weights.embedding.device)
+        with torch.no_grad():
+            return forward(self._weights, tokens_bl, cache=cache, last=last)
