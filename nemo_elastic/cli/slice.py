@@ -126,6 +126,7 @@ def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
     """Shapes of several members by name."""
     from nemo_elastic.errors import ElasticError
 
-    if source.family is None:
+    family = source.origin.family
+    if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
-    return {name: source.family.member(name).subnet for name in names}
+    return {name: family.member(name).subnet for name in names}

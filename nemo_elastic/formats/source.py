@@ -36,11 +36,18 @@ class Origin:
         name: the member's name in its family; None for a shape of its own.
         ranking: digest of the ranking that sorted the parent.
         provenance: of the family, JSON values.
+        family: the whole family, so that the rest of its path can be cut from the member; None where it is not known.
     """
 
     name: str | None = None
     ranking: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    family: Family | None = None
+
+    @classmethod
+    def of(cls, family: Family) -> Origin:
+        """The origin of a family's largest member, and so of the family folder."""
+        return cls(family.members[0].name, family.ranking_digest, family.provenance, family)
 
 
 @dataclass(frozen=True)

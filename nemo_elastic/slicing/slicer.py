@@ -69,7 +69,7 @@ def slice_checkpoint(
     Args:
         source: A Hugging Face folder, or one that `open_source` opened.
         out: The folder to write, whole or not at all.
-        member: Name of the member, where the source is a family.
+        member: Name of the member, where the source is a family or a larger member of one.
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
         force: Replace an existing `out`.
@@ -219,9 +219,10 @@ def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> l
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
+    family = source.origin.family
     if name is not None:
-        if source.family is not None:
-            subnet = source.family.member(name).subnet
+        if family is not None:
+            subnet = family.member(name).subnet
         elif source.origin.name == name:
             subnet = source.held
         else:
@@ -231,8 +232,8 @@ def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Su
     why = why_not_nested(subnet, source.held)
     if why is not None:
         raise ElasticError(f"subnet: not inside {source.folder}: {why}")
-    if name is None and source.family is not None:
-        name = next((m.name for m in source.family if m.subnet == subnet), None)
+    if name is None and family is not None:
+        name = next((m.name for m in family if m.subnet == subnet), None)
     elif name is None and subnet == source.held:
         name = source.origin.name
     return subnet, replace(source.origin, name=name)
