@@ -30,6 +30,7 @@ _MEMORY = typer.Option("--memory", help="Largest shape that is served in so much
 _RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
+_DTYPE = typer.Option("--dtype", help="Store every tensor in bf16, fp16 or fp32, rounded to nearest; format hf only.")
 _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
 
 
@@ -44,6 +45,7 @@ def command(
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
     format: Annotated[str, _FORMAT] = "hf",
+    dtype: Annotated[str | None, _DTYPE] = None,
     max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
@@ -56,6 +58,7 @@ def command(
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
+    from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
@@ -66,11 +69,11 @@ def command(
     _check_ways(
         {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
     )
-    options: dict[str, Any] = {"format": format, "force": force}
+    options: dict[str, Any] = {"format": format, "dtype": dtype, "force": force}
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)
-    spec = serving_spec(opened.dtype, batch=batch, length=length)
+    spec = serving_spec(parse_dtype(dtype) or opened.dtype, batch=batch, length=length)
     shape, found = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)

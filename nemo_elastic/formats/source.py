@@ -20,6 +20,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 
+from .dtypes import Converted
 from .pieces import Pieces
 from .raw import Raw
 
@@ -129,10 +130,10 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
             raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
 
 
-def same_words(a: Raw, b: Raw, part: Pieces | None = None) -> bool:
+def same_words(a: Raw, b: Raw, part: Pieces | Converted | None = None) -> bool:
     """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
     part = part if part is not None else Pieces(b.plain)
-    if a.shape != part.shape or a.dtype != b.dtype:
+    if a.shape != part.shape or a.dtype != part.dtype:
         return False
     flat, at = a.words.reshape(-1), 0
     for piece in part():
