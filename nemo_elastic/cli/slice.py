@@ -31,6 +31,8 @@ _RATIO = typer.Option("--ratio", help="Largest shape of at most this share of th
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
 _DTYPE = typer.Option("--dtype", help="Store every tensor in bf16, fp16 or fp32, rounded to nearest; format hf only.")
+_LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
+_BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
 _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
 
 
@@ -46,6 +48,8 @@ def command(
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
     format: Annotated[str, _FORMAT] = "hf",
     dtype: Annotated[str | None, _DTYPE] = None,
+    license: Annotated[str | None, _LICENSE] = None,
+    base_model: Annotated[str | None, _BASE] = None,
     max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
@@ -69,7 +73,13 @@ def command(
     _check_ways(
         {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
     )
-    options: dict[str, Any] = {"format": format, "dtype": dtype, "force": force}
+    options: dict[str, Any] = {
+        "format": format,
+        "dtype": dtype,
+        "force": force,
+        "license": license,
+        "base_model": base_model,
+    }
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)

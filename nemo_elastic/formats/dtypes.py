@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights in another dtype, a few megabytes at a time, without torch: rounded to nearest, ties to even, as torch does.
 
-What is no number stays none, and an infinity an infinity. A number that would become infinite is an error: float16 ends
-at 65504.
+What is no number stays none, and an infinity an infinity. A number that would become infinite is an error: float16
+ends at 65504.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart
 
 from .card import member_card
+from .lineage import CARD, Lineage, lineage_of
 
 __all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
 
@@ -63,6 +64,8 @@ def slice_checkpoint(
     subnet: Subnet | None = None,
     format: str = "hf",
     dtype: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -76,6 +79,8 @@ def slice_checkpoint(
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
         dtype: Store every tensor in `bf16`, `fp16` or `fp32`; as the source has them when None. For the format `hf`.
+        license: Id of the licence for the card, instead of the source's.
+        base_model: Id of a model on the hub for the card, instead of what the source says.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -91,14 +96,15 @@ def slice_checkpoint(
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
-    write = _writer(format, dtype)
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
     stored = _stored(opened, dtype)
     check_apart(out, opened.folder)
     if write is not None:
         write(opened, target, out, force)
     else:
         with atomic_dir(out, force) as folder:
-            _write_hf(opened, {folder: (target, origin)}, stored, shard_bytes, progress)
+            _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
     return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
 
 
@@ -109,6 +115,8 @@ def slice_members(
     *,
     format: str = "hf",
     dtype: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -119,7 +127,7 @@ def slice_members(
         source: See `slice_checkpoint`.
         out: The folder that gets a folder for each member, all of them or none.
         members: Name of a folder in `out` -> shape. Names are those that members may have.
-        format, dtype, force, shard_bytes, progress: See `slice_checkpoint`.
+        format, dtype, license, base_model, force, shard_bytes, progress: See `slice_checkpoint`.
 
     Returns:
         What was cut, in the order of `members`.
@@ -131,7 +139,8 @@ def slice_members(
     targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    write = _writer(format, dtype)
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
     stored = _stored(opened, dtype)
     check_apart(out, opened.folder)
     with atomic_dir(out, force) as folder:
@@ -141,25 +150,29 @@ def slice_members(
         else:
             for name in targets:
                 (folder / name).mkdir()
-            _write_hf(opened, {folder / name: t for name, t in targets.items()}, stored, shard_bytes, progress)
+            _write_hf(
+                opened, {folder / name: t for name, t in targets.items()}, stored, lineage, shard_bytes, progress
+            )
     return [
         Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
         for name, (target, origin) in targets.items()
     ]
 
 
-def _writer(format: str, dtype: str | None) -> Callable[..., object] | None:
-    """What writes a format; None for Hugging Face folders, which are written here."""
-    if format != HF and dtype is not None:
-        raise bad("dtype", dtype, f"the format {format} keeps the source's; only {HF} takes another")
+def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:
+    """What writes a format; None for Hugging Face folders, which are written here, and alone take what is `own`."""
+    given = next((name for name, value in own.items() if value is not None), None)
+    if format != HF and given is not None:
+        raise bad(given, own[given], f"only the format {HF} takes one, not {format}")
     return None if format == HF else writer(format, HF)
 
 
 def _stored(source: Source, name: str | None) -> str | None:
     """The dtype that every tensor gets, as a safetensors header has it, or None where each keeps its own."""
     dtype = parse_dtype(name)
-    for tensor, raw in source.tensors.items() if name is not None else ():
-        check_convertible(name, tensor, raw.dtype)
+    if name is not None:
+        for tensor, raw in source.tensors.items():
+            check_convertible(name, tensor, raw.dtype)
     return dtype
 
 
@@ -167,13 +180,15 @@ def _write_hf(
     source: Source,
     targets: Mapping[Path, tuple[Subnet, Origin]],
     dtype: str | None,
+    lineage: Lineage,
     shard_bytes: int,
     progress: Progress | None,
 ) -> None:
     tokenizer = find_tokenizer(source.companions) is not None
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        write_text(folder / "README.md", member_card(source.parent, target, origin, dtype or source.dtype, tokenizer))
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage)
+        write_text(folder / CARD, card)
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models = [
         Model(folder, source.parent, target, _entries(source, target, right, dtype), source.config, source.companions)

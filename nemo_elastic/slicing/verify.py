@@ -87,7 +87,8 @@ def verify(
     Args:
         source: The folder.
         parent: For a family the model that it was made from: the full member must compute the same. For a member the
-            family: it must be its cut, byte for byte (in the dtype that it was stored in), and compute what the family computes with masks.
+            family: it must be its cut, byte for byte (in the dtype that it was stored in), and compute what the
+            family computes with masks.
         forward: Run the model: every member cut out must compute what the whole computes with masks. None runs it
             where torch is installed and the model is small enough (`FORWARD_LIMIT`).
         tokens: Length of the random text that it is run on.
