@@ -48,8 +48,10 @@ def command(
 
     check_output(out, force, parent, config, ranking)
     with writing(f"writing {out}", quiet=json) as progress:
-        block, card = ElasticConfig.load(config), {"license": license, "base_model": base_model}
-        init_family(parent, block, out, ranking, **card, force=force, progress=progress)
+        block = ElasticConfig.load(config)
+        init_family(
+            parent, block, out, ranking, license=license, base_model=base_model, force=force, progress=progress
+        )
     shapes = read_shapes(out)
     spec = served_as(shapes.config)
     if json:
