@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-_SOURCE = typer.Argument(help="A family folder, a larger member, or any plain Nemotron-H folder.")
+_SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
 _PARAMS = typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
 _MEMORY = typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
@@ -33,6 +33,7 @@ _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a 
 _DTYPE = typer.Option("--dtype", help="Store every tensor in bf16, fp16 or fp32, rounded to nearest; format hf only.")
 _LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
 _BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
+_PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")
 _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
 
 
@@ -50,6 +51,8 @@ def command(
     dtype: Annotated[str | None, _DTYPE] = None,
     license: Annotated[str | None, _LICENSE] = None,
     base_model: Annotated[str | None, _BASE] = None,
+    push: Annotated[str | None, _PUSH] = None,
+    public: Annotated[bool, typer.Option("--public", help="What --push makes is public.")] = False,
     max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
@@ -62,6 +65,7 @@ def command(
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
+    from nemo_elastic.formats import hub
     from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
@@ -80,6 +84,7 @@ def command(
         "license": license,
         "base_model": base_model,
     }
+    _check_push(push, public, format, names)
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)
@@ -96,7 +101,24 @@ def command(
         else:
             member = names[0] if names else None
             cuts = [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+    address = hub.push(out, push, private=not public) if push is not None else None
     _tell(cuts, opened, spec, found, json)
+    if address is not None and not json:
+        typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
+
+
+def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:
+    """Raise where a result cannot go to the hub, before it is made."""
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.formats.hub import check_push
+
+    if repo is None:
+        if public:
+            raise ElasticError("--public: is for --push")
+        return
+    if format != "hf" or len(names) > 1:
+        raise ElasticError("--push: takes one member in the format hf; push others by themselves")
+    check_push(repo)
 
 
 def _check_ways(ways: Mapping[str, Any]) -> None:
