@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models on the Hugging Face hub: their ids, their files as a folder in its cache, and results on the way there.
 
-What is fetched is data: JSON, safetensors, the tokenizer, cards and licences, and the two files of code of a member whose
-layers differ, which are stored and never run. huggingface_hub is imported only for a name that is no path.
+What is fetched is data: JSON, safetensors, the tokenizer, cards and licences, and the two files of code of a member
+whose layers differ, which are stored and never run. huggingface_hub is imported only for a name that is no path.
 """
 
 from __future__ import annotations
@@ -126,12 +126,11 @@ def _library(what: str) -> Any:
     """huggingface_hub, quiet where nobody watches."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise ElasticError(f"{what}; to ask the hub, pip install huggingface_hub")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # it is read when the library is imported
     import huggingface_hub
     import huggingface_hub.constants
-    import huggingface_hub.utils
 
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
     return huggingface_hub
 
 

@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         parts = self.path.split("?")[0].strip("/").split("/")
         if hub.refuse is not None:
@@ -74,9 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(content, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": SHA})
         return self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = self.path.split("?")[0].strip("/").split("/")

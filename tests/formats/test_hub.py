@@ -114,7 +114,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        ElasticError, match="^owner/name: no such folder; to ask the hub, pip install huggingface_hub$"
+        ElasticError, match=r"^owner/name: no such folder; to ask the hub, pip install huggingface_hub$"
     ):
         local_folder("owner/name")
     for path in ("name", "/owner/name", "a/b/c", "../a", "a--b/c", "owner/name.git", str(tmp_path)):
