@@ -46,7 +46,7 @@ def command(
     if format not in ("hf", "nemo"):
         raise bad("--format", format, "hf or nemo")
     opened = open_source(source)
-    if format == "hf" and (source / "config.json").is_file():
+    if format == "hf" and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
     check_output(out, force, source)
     with writing(f"writing {out}", quiet=json) as progress:

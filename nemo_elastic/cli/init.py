@@ -20,6 +20,14 @@ def command(
     ranking: Annotated[
         Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")
     ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the parent's."),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", help="The parent's id on the hub, owner/name. Else what it says itself."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the members as JSON.")] = False,
 ) -> None:
@@ -40,7 +48,10 @@ def command(
 
     check_output(out, force, parent, config, ranking)
     with writing(f"writing {out}", quiet=json) as progress:
-        init_family(parent, ElasticConfig.load(config), out, ranking, force=force, progress=progress)
+        block = ElasticConfig.load(config)
+        init_family(
+            parent, block, out, ranking, license=license, base_model=base_model, force=force, progress=progress
+        )
     shapes = read_shapes(out)
     spec = served_as(shapes.config)
     if json:

@@ -33,8 +33,8 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
-    from nemo_elastic.core.sizes import path as path_of
-    from nemo_elastic.errors import ElasticError, printable
+    from nemo_elastic.cli.sizes import rest_of_path
+    from nemo_elastic.errors import printable
     from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.runs_in import runs_in
@@ -43,9 +43,7 @@ def command(
     spec = served_as(shapes.config, batch, length)
     between, places = None, []
     if path:
-        if shapes.family is None:
-            raise ElasticError(f"{source}: is one model, not a family; there is nothing between its members")
-        between = path_of(shapes.family)
+        between = rest_of_path(shapes, "there is nothing between its members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
         told = describe(shapes, spec)

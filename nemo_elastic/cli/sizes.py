@@ -13,7 +13,7 @@ from typing import Any
 from nemo_elastic.core import cost
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet, known_fields
-from nemo_elastic.core.sizes import path
+from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.read import read_json
@@ -22,7 +22,7 @@ from nemo_elastic.slicing.card import human_bytes
 
 from .show import parse_count
 
-__all__ = ["Found", "Request", "find", "read_request", "read_subnet"]
+__all__ = ["Found", "Request", "find", "read_request", "read_subnet", "rest_of_path"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Found:
         subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
         between: the members on either side; None where it is one.
         used: what it costs, in the unit of the limit.
-        larger: what the next larger shape costs; None for the parent.
+        larger: what the next larger shape costs; None for the largest that the source has.
+        whole: whether it is the parent.
     """
 
     request: Request
@@ -60,6 +61,7 @@ class Found:
     between: tuple[str, str] | None
     used: float
     larger: float | None
+    whole: bool = False
 
     @property
     def below(self) -> float:
@@ -69,7 +71,7 @@ class Found:
     def __str__(self) -> str:
         start = f"largest shape within {self.request.asked}: {self.name}"
         if self.larger is None:
-            return f"{start}, the parent itself, {self.below:.2%} below"
+            return f"{start}, {'the parent itself' if self.whole else 'the largest here'}, {self.below:.2%} below"
         step = self.larger / self.request.limit - 1
         return f"{start}, {self.below:.2%} below; the next larger one is {step:.2%} above"
 
@@ -118,17 +120,15 @@ def read_request(
 
 
 def find(source: Shapes, request: Request) -> Found:
-    """The largest shape on the family's path within a limit.
+    """The largest shape on the family's path, inside the source, within a limit.
 
     Raises:
         ElasticError: The source is one model, or even the smallest member is too large.
     """
-    if source.family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family; give a shape with --subnet")
-    shapes = path(source.family)
+    shapes = rest_of_path(source, "give a shape with --subnet")
     at = shapes.fit(request.limit, request.price)
     if at is None:
-        least = source.family.members[-1]
+        least = shapes.family.members[-1]
         needed = request.told(request.price(least.subnet))
         raise ElasticError(
             f"{request.option}: {request.asked} is too little; the smallest, {least.name}, takes {needed}"
@@ -142,7 +142,28 @@ def find(source: Shapes, request: Request) -> Found:
         None if above == under else (above, under),
         request.price(subnet),
         request.price(shapes[at - 1]) if at > 0 else None,
+        subnet == source.parent.full,
     )
+
+
+def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
+    """The sizes that can be cut out of a folder: the path of its family, of a member what is left of it.
+
+    Args:
+        source: The folder.
+        instead: What the user can do, or what there is, where it knows of no family.
+
+    Raises:
+        ElasticError: The source is one model, or a shape that holds no size of its family.
+    """
+    family = source.origin.family
+    if family is None:
+        raise ElasticError(f"{source.folder}: is one model, not a family; {instead}")
+    found = path(family, source.held)
+    if not found:
+        least = family.members[-1].name
+        raise ElasticError(f"{source.folder}: not even {least}, the smallest of its family, lies inside it; {instead}")
+    return found
 
 
 @dataclass

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-_SOURCE = typer.Argument(help="A family folder, a larger member, or any plain Nemotron-H folder.")
+_SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
 _PARAMS = typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
 _MEMORY = typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
 _RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint.")
+_DTYPE = typer.Option("--dtype", help="Store every tensor in bf16, fp16 or fp32, rounded to nearest; format hf only.")
+_LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
+_BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
+_PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")
 _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
 
 
@@ -44,6 +48,11 @@ def command(
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
     format: Annotated[str, _FORMAT] = "hf",
+    dtype: Annotated[str | None, _DTYPE] = None,
+    license: Annotated[str | None, _LICENSE] = None,
+    base_model: Annotated[str | None, _BASE] = None,
+    push: Annotated[str | None, _PUSH] = None,
+    public: Annotated[bool, typer.Option("--public", help="What --push makes is public.")] = False,
     max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
@@ -56,6 +65,8 @@ def command(
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
+    from nemo_elastic.formats import hub
+    from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
@@ -66,11 +77,18 @@ def command(
     _check_ways(
         {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
     )
-    options: dict[str, Any] = {"format": format, "force": force}
+    options: dict[str, Any] = {
+        "format": format,
+        "dtype": dtype,
+        "force": force,
+        "license": license,
+        "base_model": base_model,
+    }
+    _check_push(push, public, format, names)
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)
-    spec = serving_spec(opened.dtype, batch=batch, length=length)
+    spec = serving_spec(parse_dtype(dtype) or opened.dtype, batch=batch, length=length)
     shape, found = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
@@ -83,7 +101,24 @@ def command(
         else:
             member = names[0] if names else None
             cuts = [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+    address = hub.push(out, push, private=not public) if push is not None else None
     _tell(cuts, opened, spec, found, json)
+    if address is not None and not json:
+        typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
+
+
+def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:
+    """Raise where a result cannot go to the hub, before it is made."""
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.formats.hub import check_push
+
+    if repo is None:
+        if public:
+            raise ElasticError("--public: is for --push")
+        return
+    if format != "hf" or len(names) > 1:
+        raise ElasticError("--push: takes one member in the format hf; push others by themselves")
+    check_push(repo)
 
 
 def _check_ways(ways: Mapping[str, Any]) -> None:
@@ -126,6 +161,7 @@ def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
     """Shapes of several members by name."""
     from nemo_elastic.errors import ElasticError
 
-    if source.family is None:
+    family = source.origin.family
+    if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
-    return {name: source.family.member(name).subnet for name in names}
+    return {name: family.member(name).subnet for name in names}

@@ -98,16 +98,26 @@ def _moved(layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
 
 
 class SubnetPath(Sequence[Subnet]):
-    """Nested shapes from the parent down to the smallest member, each cheaper than the one before. See `sizes`."""
+    """Nested shapes down to the smallest member, each cheaper than the one before. See `sizes`.
 
-    def __init__(self, family: Family, segments: Iterable[_Segment]) -> None:
+    Args:
+        family: Whose path it is.
+        segments: From each of its members to the next.
+        held: Give the rest of the path that lies inside this shape alone; all of it when None.
+    """
+
+    def __init__(self, family: Family, segments: Iterable[_Segment], held: Subnet | None = None) -> None:
         self.family = family
         self._segments = tuple(segments)
         #: place of each member on the path
         self._starts = (0, *accumulate(len(s) for s in self._segments))
+        #: place of the first shape that is given; each lies inside the one before it, so those inside `held` are last
+        self._first = 0
+        if held is not None:
+            self._first = bisect_left(range(len(self)), True, key=lambda i: self[i] <= held)
 
     def __len__(self) -> int:
-        return self._starts[-1] + 1
+        return self._starts[-1] + 1 - self._first
 
     @overload
     def __getitem__(self, index: int) -> Subnet: ...
@@ -117,7 +127,7 @@ class SubnetPath(Sequence[Subnet]):
         """Give one shape, made when it is asked for, or several."""
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
-        at = range(len(self))[index]  # negative indices and the IndexError
+        at = self._first + range(len(self))[index]  # negative indices and the IndexError
         segment = bisect_right(self._starts, at) - 1
         if segment == len(self._segments):
             return self.family.members[-1].subnet
@@ -125,7 +135,7 @@ class SubnetPath(Sequence[Subnet]):
 
     def between(self, index: int) -> tuple[str, str]:
         """Names of the members above and below a place on the path; the same name twice where it is a member."""
-        at = range(len(self))[index]
+        at = self._first + range(len(self))[index]
         below = bisect_left(self._starts, at)
         above = below if self._starts[below] == at else below - 1
         return self.family.names[above], self.family.names[below]
@@ -152,13 +162,14 @@ class SubnetPath(Sequence[Subnet]):
 
     def members(self) -> dict[int, str]:
         """Place on the path -> name of the member there; of two members of one shape the first."""
-        return dict(reversed(tuple(zip(self._starts, self.family.names, strict=True))))
+        named = zip(self._starts, self.family.names, strict=True)
+        return dict(reversed([(at - self._first, name) for at, name in named if at >= self._first]))
 
     def _parameters(self, subnet: Subnet) -> int:
         return parameters(self.family.parent, subnet)
 
 
-def path(family: Family) -> SubnetPath:
+def path(family: Family, held: Subnet | None = None) -> SubnetPath:
     """The path of a family. The same manifest gives the same path.
 
     Widths move in equal steps that reach every choice of the axis (`Family.axes`) and both members, hold whole blocks,
@@ -168,8 +179,10 @@ def path(family: Family) -> SubnetPath:
 
     Args:
         family: Its axes, members and drop order count.
+        held: A member of the parent, on the path or not: the rest of the path inside it is given. Empty where not even
+            the smallest member lies inside.
     """
-    return SubnetPath(family, (_segment(family, a.subnet, b.subnet) for a, b in pairwise(family.members)))
+    return SubnetPath(family, (_segment(family, a.subnet, b.subnet) for a, b in pairwise(family.members)), held)
 
 
 def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:

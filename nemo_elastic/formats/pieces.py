@@ -40,6 +40,11 @@ class Pieces:
         self.raw, self.selections, self.span, self.right = raw, selections, span, right
 
     @property
+    def dtype(self) -> str:
+        """Dtype of what is kept: the tensor's."""
+        return self.raw.dtype
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of what is kept."""
         return tuple(s.kept_size for s in self.selections) if self.selections else self.raw.shape

@@ -20,6 +20,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
 
 from .hf import folder as hf
+from .hub import local_folder
 from .source import Shapes, Source
 
 __all__ = ["open_source", "read_parent", "read_shapes", "writer"]
@@ -69,6 +70,8 @@ FORMATS = (
 def open_source(folder: str | Path) -> Source:
     """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
 
+    Where there is no such path, it is an id on the hub (`hub.local_folder`).
+
     Raises:
         ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
     """
@@ -78,7 +81,7 @@ def open_source(folder: str | Path) -> Source:
 
 def read_shapes(folder: str | Path) -> Shapes:
     """Read everything that a folder says of itself, without its weights; see `read_parent`."""
-    folder = _readable(folder)
+    folder = _readable(folder, weights=False)
     return _reader(folder).read_shapes(folder)
 
 
@@ -118,7 +121,8 @@ def _reader(folder: Path) -> Reader:
     return next((known for known in FORMATS if known.is_one(folder)), FORMATS[0]).reader()
 
 
-def _readable(folder: str | Path) -> Path:
+def _readable(folder: str | Path, weights: bool = True) -> Path:
+    folder = local_folder(folder, weights)
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):

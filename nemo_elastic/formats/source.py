@@ -20,6 +20,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 
+from .dtypes import Converted
 from .pieces import Pieces
 from .raw import Raw
 
@@ -36,11 +37,18 @@ class Origin:
         name: the member's name in its family; None for a shape of its own.
         ranking: digest of the ranking that sorted the parent.
         provenance: of the family, JSON values.
+        family: the whole family, so that the rest of its path can be cut from the member; None where it is not known.
     """
 
     name: str | None = None
     ranking: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    family: Family | None = None
+
+    @classmethod
+    def of(cls, family: Family) -> Origin:
+        """The origin of a family's largest member, and so of the family folder."""
+        return cls(family.members[0].name, family.ranking_digest, family.provenance, family)
 
 
 @dataclass(frozen=True)
@@ -122,10 +130,10 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
             raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
 
 
-def same_words(a: Raw, b: Raw, part: Pieces | None = None) -> bool:
+def same_words(a: Raw, b: Raw, part: Pieces | Converted | None = None) -> bool:
     """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
     part = part if part is not None else Pieces(b.plain)
-    if a.shape != part.shape or a.dtype != b.dtype:
+    if a.shape != part.shape or a.dtype != part.dtype:
         return False
     flat, at = a.words.reshape(-1), 0
     for piece in part():

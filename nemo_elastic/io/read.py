@@ -18,7 +18,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.io.bounded import read_text
 
-__all__ = ["read_json", "read_plain_yaml", "read_yaml", "resolved", "whole_number"]
+__all__ = ["plain_yaml", "read_json", "read_plain_yaml", "read_yaml", "resolved", "whole_number"]
 
 # Files come from anywhere: what a small one unfolds to, and how much of a large one is read, has a limit.
 _YAML_BYTES = 2**18
@@ -155,9 +155,20 @@ def read_plain_yaml(path: str | os.PathLike[str]) -> Any:
         OSError, UnicodeDecodeError: See `read_text`.
         RecursionError, yaml.YAMLError: It is not YAML.
     """
+    return plain_yaml(read_text(path, _YAML_BYTES))
+
+
+def plain_yaml(text: str) -> Any:
+    """Read YAML as `read_plain_yaml` does.
+
+    Raises:
+        ValueError: It is longer than any such file, or would unfold to too much.
+        RecursionError, yaml.YAMLError: It is not YAML.
+    """
     import yaml
 
-    text = read_text(path, _YAML_BYTES)
+    if len(text) > _YAML_BYTES:
+        raise ValueError("it is too long")
     if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
         raise ValueError("its aliases may stand for too much")
     return yaml.safe_load(text)

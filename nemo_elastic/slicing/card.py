@@ -15,6 +15,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
 
+from .lineage import Lineage
 from .runs_in import runs_in
 
 __all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
@@ -54,7 +55,9 @@ def width(member: Subnet, axis: str) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool) -> str:
+def member_card(
+    parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool, lineage: Lineage = Lineage()
+) -> str:
     """Give the model card of one member.
 
     Args:
@@ -63,6 +66,7 @@ def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, toke
         origin: Where it comes from.
         dtype: Name of the weights' dtype in a safetensors header.
         tokenizer: Whether the folder has one.
+        lineage: Its licence, and what it was made of.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
@@ -73,7 +77,7 @@ def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, toke
         if origin.name is None:
             told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     lines = [
-        _front_matter(),
+        _front_matter(lineage),
         f"# {title}",
         "",
         f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {told[0]}",
@@ -95,11 +99,11 @@ def member_card(parent: Parent, member: Subnet, origin: Origin, dtype: str, toke
     return "\n".join(lines)
 
 
-def family_card(family: Family, dtype: str, tokenizer: bool) -> str:
+def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = Lineage()) -> str:
     """Give the model card of a family folder; see `member_card`."""
     whole = family.members[0]
     lines = [
-        _front_matter(),
+        _front_matter(lineage),
         f"# A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters",
         "",
         f"These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are",
@@ -117,8 +121,9 @@ def family_card(family: Family, dtype: str, tokenizer: bool) -> str:
     return "\n".join(lines)
 
 
-def _front_matter() -> str:
-    return "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [nemotron_h, nemo-elastic]\n---\n"
+def _front_matter(lineage: Lineage) -> str:
+    own = ("library_name: transformers", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
+    return "\n".join(("---", *own, *lineage.lines(), "---", ""))
 
 
 def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:

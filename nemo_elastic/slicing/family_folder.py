@@ -29,6 +29,7 @@ from nemo_elastic.io.outputs import check_output
 from nemo_elastic.io.read import read_json
 
 from .card import family_card
+from .lineage import CARD, Lineage, lineage_of
 
 __all__ = ["init_family", "read_members", "write_family"]
 
@@ -41,6 +42,7 @@ def write_family(
     tokenizer_dir: str | Path | None = None,
     *,
     base: Mapping[str, Any] | None = None,
+    lineage: Lineage | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -54,6 +56,7 @@ def write_family(
         family: Its members.
         tokenizer_dir: Folder whose tokenizer, generation settings and licence are copied.
         base: `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
+        lineage: Licence and base model for the card; what the card in `tokenizer_dir` says when None.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -70,7 +73,8 @@ def write_family(
         raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
     entries = entries_of(parent, parent.full, tensors)
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
-    return _write(out, family, entries, base, files_from, force, shard_bytes, progress)
+    lineage = lineage or lineage_of(files_from)
+    return _write(out, family, entries, base, files_from, lineage, force, shard_bytes, progress)
 
 
 def init_family(
@@ -79,6 +83,8 @@ def init_family(
     out: str | Path,
     ranking: str | Path | None = None,
     *,
+    license: str | None = None,
+    base_model: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -93,6 +99,8 @@ def init_family(
         config: The `elastic:` block; its budgets and axes count, its training settings do not.
         out: The folder to write, whole or not at all.
         ranking: Folder of a ranking (`nemo-elastic rank`), instead of `config.ranking`. Needs torch installed.
+        license: Id of the licence for the card, instead of the parent's.
+        base_model: Id of the parent on the hub for the card, instead of what it says itself.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -105,6 +113,7 @@ def init_family(
             or of fewer layers than the block's smallest depth drops.
     """
     source = open_source(parent_folder)
+    lineage = lineage_of(source.companions, source.config).over(license, base_model)
     check_output(out, force, source.folder, ranking, config.ranking, config.shapes)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
@@ -128,7 +137,7 @@ def init_family(
         },
         drop_order=order,
     )
-    _write(out, family, entries, source.config, source.companions, force, shard_bytes, progress)
+    _write(out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress)
     return family
 
 
@@ -152,6 +161,7 @@ def _write(
     entries: Sequence[NewTensor],
     base: Mapping[str, Any] | None,
     files_from: Path | None,
+    lineage: Lineage,
     force: bool,
     shard_bytes: int,
     progress: Progress | None,
@@ -169,7 +179,8 @@ def _write(
             progress=progress,
         )
         family.save(folder)
-        write_text(folder / "README.md", family_card(family, entries[0].dtype, find_tokenizer(files_from) is not None))
+        tokenizer = find_tokenizer(files_from) is not None
+        write_text(folder / CARD, family_card(family, entries[0].dtype, tokenizer, lineage))
     return Path(out)
 
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting a member out of a folder: bytes that stay are copied, tensor by tensor, and nothing is computed.
+"""Cutting a member out of a folder: bytes that stay are copied, tensor by tensor, and nothing is computed
+(but another dtype, where one is asked for).
 
 A cut out of a cut is the same cut out of the parent, byte for byte, and the full cut is the source.
 """
@@ -17,7 +18,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import check_name, why_not_nested
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import Model, write_models, write_text
@@ -30,6 +32,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart
 
 from .card import member_card
+from .lineage import CARD, Lineage, lineage_of
 
 __all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
 
@@ -60,6 +63,9 @@ def slice_checkpoint(
     member: str | None = None,
     subnet: Subnet | None = None,
     format: str = "hf",
+    dtype: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -69,9 +75,12 @@ def slice_checkpoint(
     Args:
         source: A Hugging Face folder, or one that `open_source` opened.
         out: The folder to write, whole or not at all.
-        member: Name of the member, where the source is a family.
+        member: Name of the member, where the source is a family or a larger member of one.
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
+        dtype: Store every tensor in `bf16`, `fp16` or `fp32`; as the source has them when None. For the format `hf`.
+        license: Id of the licence for the card, instead of the source's.
+        base_model: Id of a model on the hub for the card, instead of what the source says.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -80,19 +89,22 @@ def slice_checkpoint(
         What was cut.
 
     Raises:
-        ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way.
+        ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way, a dtype
+            that it cannot be stored in.
     """
     if (member is None) == (subnet is None):
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
-    write = _writer(format)
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
+    stored = _stored(opened, dtype)
     check_apart(out, opened.folder)
     if write is not None:
         write(opened, target, out, force)
     else:
         with atomic_dir(out, force) as folder:
-            _write_hf(opened, {folder: (target, origin)}, shard_bytes, progress)
+            _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
     return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
 
 
@@ -102,6 +114,9 @@ def slice_members(
     members: Mapping[str, Subnet],
     *,
     format: str = "hf",
+    dtype: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -112,7 +127,7 @@ def slice_members(
         source: See `slice_checkpoint`.
         out: The folder that gets a folder for each member, all of them or none.
         members: Name of a folder in `out` -> shape. Names are those that members may have.
-        format, force, shard_bytes, progress: See `slice_checkpoint`.
+        format, dtype, license, base_model, force, shard_bytes, progress: See `slice_checkpoint`.
 
     Returns:
         What was cut, in the order of `members`.
@@ -124,7 +139,9 @@ def slice_members(
     targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    write = _writer(format)
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
+    stored = _stored(opened, dtype)
     check_apart(out, opened.folder)
     with atomic_dir(out, force) as folder:
         if write is not None:
@@ -133,31 +150,48 @@ def slice_members(
         else:
             for name in targets:
                 (folder / name).mkdir()
-            _write_hf(opened, {folder / name: t for name, t in targets.items()}, shard_bytes, progress)
+            _write_hf(
+                opened, {folder / name: t for name, t in targets.items()}, stored, lineage, shard_bytes, progress
+            )
     return [
         Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
         for name, (target, origin) in targets.items()
     ]
 
 
-def _writer(format: str) -> Callable[..., object] | None:
-    """What writes a format; None for Hugging Face folders, which are written here."""
+def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:
+    """What writes a format; None for Hugging Face folders, which are written here, and alone take what is `own`."""
+    given = next((name for name, value in own.items() if value is not None), None)
+    if format != HF and given is not None:
+        raise bad(given, own[given], f"only the format {HF} takes one, not {format}")
     return None if format == HF else writer(format, HF)
+
+
+def _stored(source: Source, name: str | None) -> str | None:
+    """The dtype that every tensor gets, as a safetensors header has it, or None where each keeps its own."""
+    dtype = parse_dtype(name)
+    if name is not None:
+        for tensor, raw in source.tensors.items():
+            check_convertible(name, tensor, raw.dtype)
+    return dtype
 
 
 def _write_hf(
     source: Source,
     targets: Mapping[Path, tuple[Subnet, Origin]],
+    dtype: str | None,
+    lineage: Lineage,
     shard_bytes: int,
     progress: Progress | None,
 ) -> None:
     tokenizer = find_tokenizer(source.companions) is not None
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        write_text(folder / "README.md", member_card(source.parent, target, origin, source.dtype, tokenizer))
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage)
+        write_text(folder / CARD, card)
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models = [
-        Model(folder, source.parent, target, _entries(source, target, right), source.config, source.companions)
+        Model(folder, source.parent, target, _entries(source, target, right, dtype), source.config, source.companions)
         for folder, (target, _) in targets.items()
     ]
     write_models(models, shard_bytes=shard_bytes, progress=progress)
@@ -211,17 +245,16 @@ def cut_pieces(
     return out
 
 
-def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]]) -> list[NewTensor]:
-    return [
-        NewTensor(name, raw.dtype, pieces.shape, pieces, raw.extent)
-        for name, (raw, pieces) in cut_pieces(source, target, right).items()
-    ]
+def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]], dtype: str | None) -> list[NewTensor]:
+    kept = {name: in_dtype(pieces, dtype, name) for name, (_, pieces) in cut_pieces(source, target, right).items()}
+    return [NewTensor(name, part.dtype, part.shape, part, part.raw.extent) for name, part in kept.items()]
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
+    family = source.origin.family
     if name is not None:
-        if source.family is not None:
-            subnet = source.family.member(name).subnet
+        if family is not None:
+            subnet = family.member(name).subnet
         elif source.origin.name == name:
             subnet = source.held
         else:
@@ -231,8 +264,8 @@ def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Su
     why = why_not_nested(subnet, source.held)
     if why is not None:
         raise ElasticError(f"subnet: not inside {source.folder}: {why}")
-    if name is None and source.family is not None:
-        name = next((m.name for m in source.family if m.subnet == subnet), None)
+    if name is None and family is not None:
+        name = next((m.name for m in family if m.subnet == subnet), None)
     elif name is None and subnet == source.held:
         name = source.origin.name
     return subnet, replace(source.origin, name=name)

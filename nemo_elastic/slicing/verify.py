@@ -19,6 +19,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
+from nemo_elastic.formats.dtypes import DTYPES, FLOATS, convert, in_dtype
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
@@ -86,7 +87,8 @@ def verify(
     Args:
         source: The folder.
         parent: For a family the model that it was made from: the full member must compute the same. For a member the
-            family: it must be its cut, byte for byte, and compute what the family computes with masks.
+            family: it must be its cut, byte for byte (in the dtype that it was stored in), and compute what the
+            family computes with masks.
         forward: Run the model: every member cut out must compute what the whole computes with masks. None runs it
             where torch is installed and the model is small enough (`FORWARD_LIMIT`).
         tokens: Length of the random text that it is run on.
@@ -150,11 +152,32 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
 def _cut_check(source: Source, family: Source) -> Check:
     """Compare a member with the family that it should be cut from, word for word."""
     cut = cut_pieces(family, source.held)
-    wrong = [name for name, (raw, pieces) in cut.items() if not same_words(source.tensors[name], raw, pieces)]
-    figure = (
-        f"{len(wrong)} of its tensors are not, the first is {wrong[0]}" if wrong else "every tensor, byte for byte"
-    )
+    wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, source.tensors[name], raw, pieces)]
+    figure = "every tensor, byte for byte"
+    if wrong:
+        figure = f"{len(wrong)} of its tensors are not, the first is {wrong[0]}"
+    elif source.dtype != family.dtype:
+        figure = f"every tensor, converted from {family.dtype} to {source.dtype}, byte for byte"
     return Check("cut of the parent", not wrong, figure)
+
+
+def _same_cut(name: str, tensor: Raw, raw: Raw, pieces: Pieces) -> bool:
+    """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
+    known = tensor.dtype in DTYPES.values() and raw.dtype in FLOATS
+    try:
+        return same_words(tensor, raw, in_dtype(pieces, tensor.dtype if known else None, name))
+    except ElasticError:  # the family has a number that this dtype cannot hold
+        return False
+
+
+def _stored_like(raw: Raw, dtype: str | None) -> Raw:
+    """A tensor of a parent as a member has it that was stored in another dtype."""
+    if dtype in (None, raw.dtype) or dtype not in DTYPES.values() or raw.dtype not in FLOATS:
+        return raw
+    try:
+        return Raw(dtype, convert(raw.words, raw.dtype, dtype))
+    except OverflowError:  # then it is not its cut, and the logits say so, too
+        return raw
 
 
 def _value_checks(source: Source) -> Iterator[Check]:
@@ -215,9 +238,12 @@ def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed
     from nemo_elastic.nn.gates import Gates
     from nemo_elastic.nn.model import NemotronH
 
+    dtypes = {raw.dtype for raw in source.tensors.values()}
+    stored = dtypes.pop() if len(dtypes) == 1 else None  # `slice --dtype` gives every tensor the same
+
     def model(opened: Source, member: Subnet) -> NemotronH:
-        cut = cut_tensors(opened, member)
-        return NemotronH(opened.parent, {n: to_torch(t).float() for n, t in cut.items()}, member, trainable=False)
+        cut = {n: to_torch(_stored_like(t, stored)).float() for n, t in cut_tensors(opened, member).items()}
+        return NemotronH(opened.parent, cut, member, trainable=False)
 
     random = torch.Generator().manual_seed(seed)
     text_bl = torch.randint(source.parent.vocab, (1, tokens), generator=random)

@@ -174,6 +174,9 @@ class Originals:
     def member(self, path: Path) -> None:
         slice_checkpoint(self.get("family"), path, member="small")
 
+    def thin(self, path: Path) -> None:
+        slice_checkpoint(self.get("family"), path, subnet=replace(SMALL, hidden=4))
+
     def parent(self, path: Path) -> None:
         slice_checkpoint(self.get("family"), path, member="full")
         (path / MEMBER_FILE).unlink()
@@ -195,6 +198,7 @@ MAKERS: dict[str, Callable[[Originals, Path], None]] = {
     "family": Originals.family,
     "sharded": Originals.sharded,
     "member": Originals.member,
+    "thin": Originals.thin,
     "parent": Originals.parent,
     "ranking": Originals.ranking,
     "data": Originals.data,

@@ -275,3 +275,21 @@ def test_odd_parents_have_a_path_too():
     parent = Parent("M*-", hidden=8, vocab=5, ffn=6, attention_heads=2)
     shapes = list(path(Family.of(parent, {"small": parent.uniform([0], hidden=7)})))
     assert {s.widths("ffn") for s in shapes} == {(6,), ()} and shapes[-1].kept == (0,)
+
+
+@settings(max_examples=100)
+@given(families(), st.data())
+def test_the_rest_of_it_inside_a_shape_is_its_end(family, data):
+    """The same shapes and names, counted from the first that lies inside; limits find what they find on the whole."""
+    shapes = path(family)
+    held = data.draw(st.sampled_from(shapes[:]) | subnets(family.parent))
+    rest = path(family, held)
+    assert list(rest) == [s for s in shapes if s <= held]
+    first = len(shapes) - len(rest)
+    assert [rest.between(at) for at in range(len(rest))] == [shapes.between(at) for at in range(first, len(shapes))]
+    assert rest.members() == {at - first: name for at, name in shapes.members().items() if at >= first}
+    if rest:
+        limit = data.draw(st.integers(1, parameters(family.parent, rest[0])))
+        found, whole = rest.fit(limit), shapes.fit(limit)
+        assert found == (None if whole is None else whole - first)
+        assert rest[-1] == shapes[-1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from nemo_elastic.cli import main
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.write import write_text
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
@@ -57,6 +60,14 @@ def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
         return path.read_bytes() if most is None or size <= most else str(size).encode()
 
     return {str(p.relative_to(folder)): content(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def without_family(folder: Path) -> None:
+    """Make a member's folder what version 0.1 wrote: it does not know its family."""
+    file = folder / MEMBER_FILE
+    told = json.loads(file.read_text())
+    del told["family"]
+    write_text(file, json.dumps(told, indent=2))
 
 
 @contextmanager

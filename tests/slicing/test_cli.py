@@ -20,6 +20,8 @@ from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 
+from .helpers import without_family
+
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 COUNT, WHOLE = parameters(PARENT, SMALL), parameters(PARENT, PARENT.full)
 YAML = """
@@ -80,9 +82,21 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
 
     code, _, err = run("inspect", family, "--path", "--sizes", 1)
     assert code == 2 and err == "error: --sizes: 1 is not allowed; a whole number from 2 to 10000\n"
-    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
-    code, _, err = run("inspect", tmp_path / "small", "--path")
-    assert code == 2 and "is one model, not a family" in err and len(err.splitlines()) == 1
+    # of a member what is left below it
+    shape = tmp_path / "shape.json"
+    shape.write_text(json.dumps(listed[1]))
+    run("slice", family, "--subnet", shape, "--out", tmp_path / "cut")
+    code, out, _ = run("inspect", tmp_path / "cut", "--path", "--json", "--batch", 3, "--sizes", 10_000)
+    places = [entry["subnet"] for entry in json.loads(out)["path"]]
+    assert code == 0 and places == [s.to_json() for s in shapes[shapes.spread(12)[1] :]]
+    code, out, _ = run("inspect", tmp_path / "cut", "--path")
+    assert code == 0 and f" of {len(places)} sizes" in out
+    without_family(tmp_path / "cut")
+    code, _, err = run("inspect", tmp_path / "cut", "--path")
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path / 'cut'}: is one model, not a family; there is nothing between its members\n",
+    )
 
 
 def test_init(run, family, tmp_path):

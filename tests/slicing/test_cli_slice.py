@@ -22,7 +22,7 @@ from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.runs_in import runs_in
 from tests.shapes import PARENT
 
-from .helpers import contents
+from .helpers import contents, without_family
 
 MID = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=12)
 SMALL = PARENT.uniform([0, 1, 3], hidden=8, ffn=8, mamba_heads=4)
@@ -84,6 +84,7 @@ def test_several_names_in_one_pass(run, family, tmp_path):
         ("mid", parameters(PARENT, MID)),
     ]
     run("slice", family, "--budget", "small", "--out", tmp_path / "one")
+    without_family(tmp_path / "one")
     code, _, err = run("slice", tmp_path / "one", "--budget", "small", "--budget", "mid", "--out", tmp_path / "x")
     assert code == 2 and "is one model, not a family" in err and not (tmp_path / "x").exists()
 
@@ -227,8 +228,61 @@ def test_what_is_wrong_is_one_line(run, family, tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("at", range(1, len(SHAPES)))
+def test_what_is_left_of_the_path_is_cut_from_any_member_of_it(run, family, tmp_path, at):
+    """Whichever larger shape it is cut from, a shape is the same folder, byte for byte."""
+    larger = tmp_path / "larger.json"
+    larger.write_text(json.dumps(SHAPES[at - 1].to_json()))
+    run("slice", family, "--subnet", larger, "--out", tmp_path / "larger")
+    cut = ("slice", tmp_path / "larger", "--params", parameters(PARENT, SHAPES[at]))
+    code, out, err = run(*cut, "--out", tmp_path / "cut")
+    assert (code, err) == (0, "") and "% above" in out
+    run("slice", family, "--params", parameters(PARENT, SHAPES[at]), "--out", tmp_path / "direct")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "direct")
+    run("slice", tmp_path / "larger", "--budget", "small", "--out", tmp_path / "by-name")
+    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    assert contents(tmp_path / "by-name") == contents(tmp_path / "small")
+
+
+def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
+    run("slice", family, "--budget", "mid", "--out", tmp_path / "mid")
+    count = parameters(PARENT, MID)
+    for request in (("--ratio", 0.4), ("--memory", "8KB", "--length", 64), ("--params", COUNT)):
+        told = [
+            run("slice", source, *request, "--out", tmp_path / "cut", "--force")[1]
+            for source in (family, tmp_path / "mid")
+        ]
+        assert told[0] == told[1] and told[0]
+    code, out, _ = run("slice", tmp_path / "mid", "--ratio", 1, "--out", tmp_path / "same")
+    share = f"{1 - count / WHOLE:.2%}"
+    assert code == 0 and out.startswith(f"largest shape within 1 of the parent ({WHOLE:,} parameters): mid, ")
+    assert f"mid, the largest here, {share} below" in out
+    assert contents(tmp_path / "same") == contents(tmp_path / "mid")
+    code, _, err = run("slice", tmp_path / "mid", "--params", COUNT - 1, "--out", tmp_path / "x")
+    assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err
+    code, _, err = run("slice", tmp_path / "mid", "--budget", "full", "--out", tmp_path / "x")
+    assert code == 2 and f"not inside {tmp_path / 'mid'}: " in err and not (tmp_path / "x").exists()
+
+
+def test_a_shape_of_your_own_has_what_lies_inside_it(run, family, tmp_path):
+    own = replace(SMALL, hidden=16)
+    for shape, name in ((own, "wide"), (replace(SMALL, hidden=4), "thin")):
+        (tmp_path / "shape.json").write_text(json.dumps(shape.to_json()))
+        run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / name)
+    code, out, _ = run("slice", tmp_path / "wide", "--ratio", 1, "--out", tmp_path / "cut")
+    first = next(s for s in SHAPES if s <= own)
+    assert code == 0 and ", the largest here, " in out and open_source(tmp_path / "cut").held == first
+    code, _, err = run("slice", tmp_path / "thin", "--ratio", 1, "--out", tmp_path / "x")
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path / 'thin'}: not even small, the smallest of its family, lies inside it; "
+        "give a shape with --subnet\n",
+    )
+
+
 def test_one_model_has_its_own_name_only(run, family, tmp_path):
     run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    without_family(tmp_path / "small")
     for options in (("--params", "5e9"), ("--memory", "1GiB"), ("--ratio", 0.5)):
         code, _, err = run("slice", tmp_path / "small", *options, "--out", tmp_path / "x")
         assert code == 2 and "is one model, not a family; give a shape with --subnet" in err

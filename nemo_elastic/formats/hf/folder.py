@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def read_shapes(folder: Path) -> Shapes:
     if (folder / FAMILY_FILE).exists():
         family = Family.load(folder)
         wanted, wanted_held, told = family.parent, family.parent.full, FAMILY_FILE
-        origin = Origin(family.members[0].name, family.ranking_digest, family.provenance)
+        origin = Origin.of(family)
     elif (folder / MEMBER_FILE).exists():
         wanted, wanted_held, origin = _read_member_file(folder / MEMBER_FILE)
         told = MEMBER_FILE
@@ -88,6 +88,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 @dataclass
+class _Rest:
+    """What `elastic.json` has of a family beside what `elastic_member.json` says anyway."""
+
+    axes: dict
+    members: dict
+    drop_order: list | None
+
+
+@dataclass
 class _MemberFile:
     version: int
     name: str | None
@@ -96,11 +105,16 @@ class _MemberFile:
     subnet: dict
     ranking: str | None
     provenance: dict
+    family: dict | None = None  # members of version 0.1 have none
 
 
 def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, Any]:
-    """Give the content of `elastic_member.json`."""
-    return {
+    """Give the content of `elastic_member.json`.
+
+    It has the whole family, not what is left below the member: a size between two members depends on both, and the
+    same shape has the same file, whichever larger member it was cut from.
+    """
+    out = {
         "version": VERSION,
         "name": origin.name,
         "parameters": parameters(parent, member),
@@ -109,6 +123,10 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
         "ranking": origin.ranking,
         "provenance": dict(origin.provenance),
     }
+    if origin.family is not None:
+        whole = origin.family.to_json()
+        out["family"] = {f.name: whole[f.name] for f in fields(_Rest)}
+    return out
 
 
 def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
@@ -125,9 +143,23 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
         check_digest("ranking", known["ranking"])
         if not isinstance(known["provenance"], dict):
             raise bad("provenance", known["provenance"], "a mapping")
-        return parent, member, Origin(known["name"], known["ranking"], known["provenance"])
+        family = _read_family(known)
+        if family is not None and known["name"] is not None and family.member(known["name"]).subnet != member:
+            raise bad("name", known["name"], "its family has another shape of that name")
+        return parent, member, Origin(known["name"], known["ranking"], known["provenance"], family)
     except ElasticError as exc:
         raise exc.within(path) from None
+
+
+def _read_family(known: Mapping[str, Any]) -> Family | None:
+    """The family in a member's file, where what both have stands once."""
+    if known.get("family") is None:
+        return None
+    told = known_fields(_Rest, known["family"], "family")
+    try:
+        return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | told)
+    except ElasticError as exc:
+        raise exc.within("family") from None
 
 
 def open_tensors(folder: str | Path) -> Mapping[str, Raw]:

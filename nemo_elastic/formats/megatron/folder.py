@@ -73,7 +73,7 @@ def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str]]:
     if len(model) < len(stored.sizes):
         family = _family(folder, stored, context, parent)
         parent, held = family.parent, family.parent.full
-        origin = Origin(family.members[0].name, family.ranking_digest, family.provenance)
+        origin = Origin.of(family)
     dtype = _name_of(stored.dtypes[names[by_name("embedding").megatron]])
     config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
     shapes = Shapes(folder, parent, held, config, family, origin, files_from=context.tokenizer)

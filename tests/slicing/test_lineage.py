@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Licence and base model go from the parent's card to its family's and every member's, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nemo_elastic import ElasticConfig, slice_checkpoint
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.lineage import Lineage, lineage_of
+from tests.shapes import PARENT
+
+from .helpers import contents, random_values, write
+
+BLOCK = ElasticConfig.from_dict(
+    {"budgets": [{"name": "big"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 12, 8], "ffn": [16, 8]}}
+)
+OTHER = {"license": "other", "license_name": "some-model-license", "license_link": "https://example.com/a#b"}
+
+
+def front(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+def told(folder: Path) -> dict:
+    return {k: v for k, v in front(folder).items() if k not in ("library_name", "pipeline_tag", "tags")}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("plain")
+    write(place / "family", PARENT, tensors=random_values(PARENT))
+    slice_checkpoint(place / "family", place / "parent", member="full")
+    (place / "parent" / MEMBER_FILE).unlink()
+    (place / "parent" / "README.md").unlink()
+    return place / "parent"
+
+
+@pytest.fixture
+def parent(plain: Path, tmp_path: Path) -> Path:
+    for name, content in contents(plain).items():
+        (tmp_path / "parent").mkdir(exist_ok=True)
+        (tmp_path / "parent" / name).write_bytes(content)
+    return tmp_path / "parent"
+
+
+def write_card(folder: Path, **data: object) -> None:
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(data)}---\n# A model\n")
+
+
+def test_from_the_parent_to_the_family_and_every_member(parent: Path, tmp_path: Path) -> None:
+    write_card(parent, **OTHER, base_model=["owner/base", "owner/other_1.5"], tags=["x"], evil="<script>")
+    init_family(parent, BLOCK, tmp_path / "family")
+    slice_checkpoint(tmp_path / "family", tmp_path / "half", member="half")
+    slice_checkpoint(tmp_path / "half", tmp_path / "again", member="half")
+    for name in ("family", "half", "again"):
+        assert told(tmp_path / name) == {**OTHER, "base_model": ["owner/base", "owner/other_1.5"]}
+    assert contents(tmp_path / "again") == contents(tmp_path / "half")
+
+
+def test_what_the_user_says_comes_first(run, parent: Path, tmp_path: Path) -> None:
+    write_card(parent, **OTHER, base_model="owner/base")
+    (tmp_path / "elastic.yaml").write_text(yaml.safe_dump({"elastic": {
+        "budgets": [{"name": "big"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 12, 8], "ffn": [16, 8]},
+    }}))  # fmt: skip
+    made = ("init", parent, "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "family")
+    assert run(*made, "--license", "mit", "--base-model", "me/parent")[0] == 0
+    assert told(tmp_path / "family") == {"license": "mit", "base_model": ["me/parent"]}
+    cut = ("slice", tmp_path / "family", "--budget", "half", "--out")
+    assert run(*cut, tmp_path / "one", "--license", "apache-2.0")[0] == 0
+    assert told(tmp_path / "one") == {"license": "apache-2.0", "base_model": ["me/parent"]}
+    assert run(*cut, tmp_path / "two", "--base-model", "no/no")[0] == 0
+    assert told(tmp_path / "two") == {"license": "mit", "base_model": ["no/no"]}  # `no` alone would be false in YAML
+
+
+def test_the_parent_itself_where_its_id_is_known(parent: Path, tmp_path: Path) -> None:
+    config = json.loads((parent / "config.json").read_text())
+    (parent / "config.json").write_text(json.dumps(config | {"_name_or_path": "owner/config", "license": "mit"}))
+    init_family(parent, BLOCK, tmp_path / "family")
+    assert told(tmp_path / "family") == {"license": "mit", "base_model": ["owner/config"]}
+    cached = tmp_path / "models--owner--its-own" / "snapshots" / "0123"
+    cached.parent.mkdir(parents=True)
+    write_card(parent, base_model="owner/base")
+    parent.rename(cached)
+    init_family(cached, BLOCK, tmp_path / "cached")
+    assert told(tmp_path / "cached") == {"license": "mit", "base_model": ["owner/its-own"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no front matter",
+        "---\nlicense: mit",
+        "---\n- a list\n---\n",
+        "---\nlicense: [mit]\nbase_model: {a: b}\n---\n",
+        "---\nlicense: 'MIT or: worse'\nlicense_name: x\nbase_model: [1, '../etc', 'a/b/c', 'a--b/c', null]\n---\n",
+        "---\nlicense: !!python/object/apply:os.getcwd []\n---\n",
+        "---\n"
+        + "a: &a [x, x]\n"
+        + "".join(f"a{i}: &a{i} [*a{i - 1 or ''}, *a{i - 1 or ''}]\n" for i in range(1, 30)),
+        "---\n{" * 3000,
+        '---\nlicense: "mit\\n---\\nevil: 1"\n---\n',
+    ],
+)
+def test_what_is_no_card_is_left_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(text)
+    assert lineage_of(tmp_path) == Lineage()
+
+
+def test_a_card_that_is_not_read(tmp_path: Path) -> None:
+    write_card(tmp_path, license="mit")
+    assert lineage_of(tmp_path).license == "mit" and lineage_of(None) == Lineage()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "README.md").symlink_to(tmp_path / "README.md")
+    assert lineage_of(tmp_path / "inner") == Lineage()
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
+    assert lineage_of(tmp_path) == Lineage()
+    (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\nlicense_name: x: y\r\n---\r\n")
+    assert lineage_of(tmp_path) == Lineage()  # not YAML
+    (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n")
+    assert lineage_of(tmp_path) == Lineage("mit")
+
+
+@pytest.mark.parametrize(
+    ("license", "base_model"), [("Apache 2.0", None), ("", None), ("a\nb: c", None), (None, "name"), (None, "a/b\n")]
+)
+def test_no_id(license: str | None, base_model: str | None) -> None:
+    with pytest.raises(ElasticError, match="is not allowed"):
+        Lineage().over(license, base_model)
