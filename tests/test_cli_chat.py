@@ -26,7 +26,7 @@ from tests.runtime.talking import MESSAGES, talking_family
 
 SUMMARY = (
     r"\(6b: \d+ tokens after \d+, [\d.]+ tokens/s; "
-    r"[\d.]+ KiB of weights for 3 members( \+ [\d.]+ \w+ of their own)?, [\d.]+ MiB in all\)\n"
+    r"[\d.]+ KiB of weights for 3 members( \+ [\d.]+ \w+ of their own)?, [\d.]+ [MG]iB in all\)\n"
 )
 SHORT = ("--max-new-tokens", "12")
 
