@@ -64,8 +64,8 @@ def test_every_command_with_an_output_is_tested_here(name):
 
 
 def test_every_command_that_prints_a_table_prints_json():
-    """What `train` prints is the run's, and a schema is JSON."""
-    assert {name for name in COMMANDS if "json" not in parameters(name)} == {"train", "schema"}
+    """What `train` and `serve` print is the run's and the server's, and a schema is JSON."""
+    assert {name for name in COMMANDS if "json" not in parameters(name)} == {"train", "schema", "serve"}
 
 
 @pytest.fixture(scope="module")
