@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent
 from nemo_elastic.core.kinds.registry import KINDS, OWN
-from nemo_elastic.core.layout import ends, rows, shape, sizes
+from nemo_elastic.core.layout import ends, row_shape, rows, shape, sizes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import keep_plain
 
@@ -85,9 +85,8 @@ def parameters(parent: Parent, member: Any) -> Any:
 
 
 def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any]) -> Any:
-    layer = ExpectedLayer(0, kind, widths)
-    held = Expected(hidden, (layer,))
-    return sum(_product(shape(parent, row, held, layer)) for row in KINDS[kind].rows)
+    size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
+    return sum(_product(row_shape(row, size)) for row in KINDS[kind].rows)
 
 
 _remembered_parameters: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_parameters)
@@ -135,11 +134,10 @@ def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool 
 
 
 def _layer_flops(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], length: int) -> Any:
-    layer = ExpectedLayer(0, kind, widths)
-    held = Expected(hidden, (layer,))
-    cost = KINDS[kind].flops(sizes(parent, hidden, layer), length)
+    size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
+    cost = KINDS[kind].flops(size, length)
     for row in KINDS[kind].rows:
-        dims = shape(parent, row, held, layer)
+        dims = row_shape(row, size)
         if len(dims) >= 2:
             cost = cost + 2 * _product(dims)
     return cost

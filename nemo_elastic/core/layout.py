@@ -107,7 +107,11 @@ def groups(parent: Parent, row: Row) -> int:
 
 def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tuple[Any, ...]:
     """Shape of a tensor in a member: the sum over parts of the product over terms, per dimension."""
-    size = sizes(parent, member.hidden, layer)
+    return row_shape(row, sizes(parent, member.hidden, layer))
+
+
+def row_shape(row: Row, size: dict[str, Any]) -> tuple[Any, ...]:
+    """The same from `sizes`, for many tensors of one layer."""
     return tuple(sum(_part_sizes(parts, size)) for parts in row.dims)
 
 
@@ -122,7 +126,11 @@ def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
 
 def ends(parent: Parent) -> tuple[Row, ...]:
     """The tensors of the model itself, around its layers; a tied head is none."""
-    return (*FIRST, *(row for row in LAST if not (row.name == "head" and parent.tied)))
+    return (*FIRST, *_last(parent))
+
+
+def _last(parent: Parent) -> tuple[Row, ...]:
+    return tuple(row for row in LAST if not (row.name == "head" and parent.tied))
 
 
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
@@ -132,9 +140,8 @@ def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
     for layer in member.layers:
         for row in KINDS[layer.type].rows:
             yield row, layer
-    for row in LAST:
-        if not (row.name == "head" and parent.tied):
-            yield row, None
+    for row in _last(parent):
+        yield row, None
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,17 @@ from .indexed import write_indexed
 from .reasoning import Problem, long_weights, mixture, short_weights
 from .tokenizer import check_vocab, encode, save_tokenizer, train_tokenizer
 
-__all__ = ["build_data", "split_info"]
+__all__ = ["build_data", "write_splits"]
 
 # This much text settles the merges of a small vocabulary; more only takes longer.
 _TOKENIZER_CHARS = 4_000_000
 
 #: Called with what is being done and how much of it, from 0 to 1.
 Progress = Callable[[str, float], None]
+
+
+def _nobody(what: str, share: float) -> None:
+    """Progress that is not asked for."""
 
 
 def build_data(
@@ -70,7 +74,7 @@ def build_data(
     integer("seed", seed, 0, "an integer from 0")
     integer("held_out_problems", held_out_problems, 0, "an integer from 0")
     number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
-    tell = progress or (lambda _what, _share: None)
+    tell = progress or _nobody
     with atomic_dir(out, force, sources) as folder:  # first of all: an existing output is refused at once
         tell("reading text", 0.0)
         corpus = read_corpus(sources)
@@ -80,7 +84,7 @@ def build_data(
         save_tokenizer(tokenizer, folder / TOKENIZER)
 
         splits, chosen = _mixed(corpus, tokenizer, reasoning, seed, held_out_problems, tell)
-        infos = _write(folder, splits, size, tell)
+        infos = write_splits(folder, splits, size, tell)
         (folder / PROBLEMS).write_text(problem_lines(chosen), encoding="utf-8")
         manifest = DataFolder(
             path=folder, vocab_size=size, seed=seed, reasoning=float(reasoning), held_out_problems=len(chosen),
@@ -127,12 +131,15 @@ def _mixed(
     return splits, mix.choose_problems(pools, held_out_problems)
 
 
-def _write(folder: Path, splits: Mapping[str, mix.Split], vocab: int, tell: Progress) -> dict[str, SplitInfo]:
+def write_splits(
+    folder: Path, splits: Mapping[str, mix.Split], vocab: int, tell: Progress = _nobody
+) -> dict[str, SplitInfo]:
+    """Write the token files of every split; gives what a manifest says of them."""
     infos = {}
     for done, name in enumerate(SPLITS):
         tell("writing", done / len(SPLITS))
         write_indexed(folder / name, splits[name].documents, vocab)
-        infos[name] = split_info(folder / name, splits[name])
+        infos[name] = _split_info(folder / name, splits[name])
     return infos
 
 
@@ -151,7 +158,7 @@ def _tokenizer_texts(corpus: Corpus, reasoning: float, seed: int) -> list[str]:
     return texts
 
 
-def split_info(prefix: Path, split: mix.Split) -> SplitInfo:
+def _split_info(prefix: Path, split: mix.Split) -> SplitInfo:
     """What a manifest says of a split whose files are written."""
     return SplitInfo(
         tokens=sum(map(len, split.documents)),

@@ -17,9 +17,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from nemo_elastic.io.atomic import atomic_dir
 
-from .build import split_info
+from .build import write_splits
 from .folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
-from .indexed import write_indexed
 from .mix import Split, end
 from .tokenizer import EOS, PAD, encode, save_tokenizer
 
@@ -44,13 +43,10 @@ def build_words(out: str | Path, words: Sequence[str], texts: Mapping[str, Seque
         ElasticError: `out` exists.
     """
     tokenizer = word_tokenizer(words)
-    infos = {}
     with atomic_dir(Path(out), force=False) as folder:
         save_tokenizer(tokenizer, folder / TOKENIZER)
-        for split in SPLITS:
-            made = [end(ids) for ids in encode(tokenizer, texts[split])]
-            write_indexed(folder / split, made, tokenizer.get_vocab_size())
-            infos[split] = split_info(folder / split, Split(made, problems=0, problem_tokens=0))
+        splits = {name: Split([end(ids) for ids in encode(tokenizer, texts[name])], 0, 0) for name in SPLITS}
+        infos = write_splits(folder, splits, tokenizer.get_vocab_size())
         (folder / PROBLEMS).write_text("")
         everything = hashlib.sha256("".join(info.sha256 for info in infos.values()).encode()).hexdigest()
         manifest = DataFolder(

@@ -19,7 +19,7 @@ from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.weights import Weights
 
 #: the batch is made smaller once this share of its sequences has ended
-_COMPACT_AT = 0.125
+COMPACT_AT = 0.125
 #: logits [b, v] and the prompts that the rows belong to -> the next token of each row
 Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
 
@@ -29,7 +29,33 @@ def most_likely(logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
     return logits_bv.argmax(-1).tolist()
 
 
-class Decoding:
+class Unfinished:
+    """Which prompts get more tokens, and how many.
+
+    Args:
+        limits: most new tokens of each.
+        stop_ids: tokens that end a sequence.
+
+    Attributes:
+        ended: prompts that get no more tokens.
+    """
+
+    def __init__(self, limits: Sequence[int], stop_ids: Iterable[int]) -> None:
+        self._left, self._stops = list(limits), frozenset(stop_ids)
+        self.ended = {i for i, limit in enumerate(limits) if limit < 1}
+
+    def end(self, prompt: int) -> None:
+        """Let a sequence get no more tokens, for a reason that is not seen here."""
+        self.ended.add(prompt)
+
+    def _got(self, prompt: int, token: int) -> None:
+        """A sequence has got a token, which may be its last."""
+        self._left[prompt] -= 1
+        if token in self._stops or not self._left[prompt]:
+            self.ended.add(prompt)
+
+
+class Decoding(Unfinished):
     """Prompts that are being decoded; iterating goes on by one token of each.
 
     All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
@@ -43,9 +69,6 @@ class Decoding:
         limits: most new tokens of each.
         stop_ids: tokens that end a sequence.
         choose: the next token of each row from its logits.
-
-    Attributes:
-        ended: prompts that get no more tokens.
     """
 
     def __init__(
@@ -56,13 +79,8 @@ class Decoding:
         stop_ids: Iterable[int] = (),
         choose: Choose = most_likely,
     ) -> None:
-        self._weights, self._prompts, self._left = weights, prompts, list(limits)
-        self._stops, self._choose = frozenset(stop_ids), choose
-        self.ended = {i for i, limit in enumerate(limits) if limit < 1}
-
-    def end(self, prompt: int) -> None:
-        """Let a sequence get no more tokens, for a reason that is not seen here."""
-        self.ended.add(prompt)
+        super().__init__(limits, stop_ids)
+        self._weights, self._prompts, self._choose = weights, prompts, choose
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give the new tokens of each step: prompt -> token, the stop token as well."""
@@ -84,7 +102,7 @@ class Decoding:
             gone = len(self.ended.intersection(active))
             if gone == len(active):
                 return
-            if gone > _COMPACT_AT * len(active):
+            if gone > COMPACT_AT * len(active):
                 rows = [row for row, i in enumerate(active) if i not in self.ended]
                 cache.select(torch.tensor(rows, device=device))
                 active = [active[row] for row in rows]
@@ -101,9 +119,7 @@ class Decoding:
         chosen = self._choose(logits_bv if len(rows) == len(active) else logits_bv[rows], speaking)
         new = dict(zip(speaking, chosen, strict=True))
         for i, token in new.items():
-            self._left[i] -= 1
-            if token in self._stops or not self._left[i]:
-                self.ended.add(i)
+            self._got(i, token)
         return new
 
 

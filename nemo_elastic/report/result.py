@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nemo_elastic.io.values import integer
+
 from ..errors import ElasticError, bad
 from ..verdicts import SHARED, wilson
 
@@ -16,6 +18,7 @@ VERSION = 1
 LARGEST = 1e30
 #: members of a run that can be shown; more than this is no family
 MOST_NAMES = 100
+_COUNT = "a count from 1"
 _NUMBERS = (
     "parameters", "ratio", "memory_bytes", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
     "recovered", "hidden", "layers",
@@ -206,14 +209,16 @@ def _context(data: Mapping[str, Any], where: str) -> Context | None:
     """What `demo.context.run_context` gives."""
     if not data:
         return None
-    lengths = {stage: _count(data.get(stage), f"{where}.{stage}") for stage in ("short", "whole")}
+    lengths = {
+        stage: integer(f"{where}.{stage}", data.get(stage), 1, _COUNT, int(LARGEST)) for stage in ("short", "whole")
+    }
     levels, rows = data.get("levels"), data.get("rows")
     if not isinstance(levels, list) or not isinstance(rows, list):
         raise bad(where, data, "lists levels and rows")
     few(rows, f"{where}.rows")
     few(levels, f"{where}.levels")
     return Context(
-        tuple(_count(level, f"{where}.levels") for level in levels),
+        tuple(integer(f"{where}.levels", level, 1, _COUNT, int(LARGEST)) for level in levels),
         tuple(_context_row(row, lengths, len(levels), f"{where}.rows[{i}]") for i, row in enumerate(rows)),
     )
 
@@ -230,12 +235,6 @@ def _context_row(row: Any, lengths: Mapping[str, int], groups: int, where: str) 
         raise bad(f"{where}.answers", counts, f"{groups} pairs of right and asked")
     answers = [_answers({"correct": right, "total": total}, f"{where}.answers") for right, total in counts]
     return ContextRow(name, tuple(lengths[stage] for stage in stages), tuple(a for a in answers if a))
-
-
-def _count(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise bad(where, value, "a count from 1")
-    return value
 
 
 def few(members: Sized, where: str) -> None:

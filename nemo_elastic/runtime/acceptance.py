@@ -15,6 +15,8 @@ from typing import Protocol
 
 import torch
 
+from nemo_elastic.nn.generate import most_likely
+
 from .sampling import Sampler, Sampling, pick
 
 
@@ -88,7 +90,7 @@ class MostLikely:
 
     def first(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
         """See `Chooser`."""
-        return logits_bv.argmax(-1).tolist()
+        return most_likely(logits_bv, prompts)
 
     draft = first
 

@@ -20,16 +20,14 @@ import torch
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.generate import COMPACT_AT, Unfinished
 from nemo_elastic.nn.weights import Weights
 
 from .acceptance import Chooser
 from .draft_length import DraftLength
 
-#: the batch is made smaller once this share of its sequences has ended
-_COMPACT_AT = 0.125
 
-
-class Speculation:
+class Speculation(Unfinished):
     """Prompts that are being decoded with a draft; iterating goes on by one token of each, as `nn.generate.Decoding`.
 
     Every sequence of a batch goes at its own pace: it keeps as much of its draft as stays, and drafts as much as pays.
@@ -45,7 +43,6 @@ class Speculation:
         k: draft tokens at once; None for as many as pay, see `draft_length`.
 
     Attributes:
-        ended: prompts that get no more tokens.
         drafted: of each prompt, draft tokens that were read by the member that answers.
         accepted: how many of them stayed.
     """
@@ -60,16 +57,12 @@ class Speculation:
         chooser: Chooser,
         k: int | None = None,
     ) -> None:
-        self._weights, self._draft, self._chooser, self._stops = weights, draft, chooser, frozenset(stop_ids)
-        self._known, self._left = [list(ids) for ids in prompts], list(limits)
+        super().__init__(limits, stop_ids)
+        self._weights, self._draft, self._chooser = weights, draft, chooser
+        self._known = [list(ids) for ids in prompts]
         cost = parameters(draft.parent, draft.member) / parameters(weights.parent, weights.member)
         self._lengths = [DraftLength(cost, k) for _ in prompts]
-        self.ended = {i for i, limit in enumerate(limits) if limit < 1}
         self.drafted, self.accepted = [0] * len(prompts), [0] * len(prompts)
-
-    def end(self, prompt: int) -> None:
-        """Let a sequence get no more tokens, for a reason that is not seen here."""
-        self.ended.add(prompt)
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give new tokens: prompt -> token, the stop token as well."""
@@ -131,9 +124,7 @@ class Speculation:
             step = {i: tokens[n] for i, tokens in new.items() if n < len(tokens) and i not in self.ended}
             for i, token in step.items():
                 self._known[i].append(token)
-                self._left[i] -= 1
-                if token in self._stops or not self._left[i]:
-                    self.ended.add(i)
+                self._got(i, token)
             if step:
                 yield step
 
@@ -199,7 +190,7 @@ class Reader:
     def narrow(self, ended: set[int]) -> None:
         """Leave out prompts that have ended, once there are enough of them."""
         staying = [i for i in self._prompts if i not in ended]
-        if len(self._prompts) - len(staying) > _COMPACT_AT * len(self._prompts):
+        if len(self._prompts) - len(staying) > COMPACT_AT * len(self._prompts):
             rows = torch.tensor([self._rows[i] for i in staying], device=self._weights.embedding.device)
             self.cache.select(rows)
             self._prompts, self._rows = staying, {i: row for row, i in enumerate(staying)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.core.manifest import FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.registry import read_shapes
 
@@ -108,7 +109,7 @@ def family_names(folder: str | Path) -> Names | None:
     Raises:
         ElasticError: the family is damaged.
     """
-    if not (Path(folder) / "elastic.json").is_file():
+    if not (Path(folder) / FILE).is_file():
         return None
     shapes = read_shapes(folder)
     return Names(tuple(shapes.members), (Path(folder).resolve().name,), (str(folder),))

@@ -96,9 +96,7 @@ def slice_checkpoint(
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
-    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
-    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
-    stored = _stored(opened, dtype)
+    write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
     if write is not None:
         write(opened, target, out, force)
@@ -139,9 +137,7 @@ def slice_members(
     targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
-    lineage = lineage_of(opened.companions, opened.config).over(license, base_model)
-    stored = _stored(opened, dtype)
+    write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
     with atomic_dir(out, force) as folder:
         if write is not None:
@@ -157,6 +153,15 @@ def slice_members(
         Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
         for name, (target, origin) in targets.items()
     ]
+
+
+def _options(
+    source: Source, format: str, dtype: str | None, license: str | None, base_model: str | None
+) -> tuple[Callable[..., object] | None, str | None, Lineage]:
+    """What writes, the dtype that tensors get, and what cards say; see `_writer` and `_stored`."""
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    lineage = lineage_of(source.companions, source.config).over(license, base_model)
+    return write, _stored(source, dtype), lineage
 
 
 def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:

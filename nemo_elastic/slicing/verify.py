@@ -163,16 +163,21 @@ def _cut_check(source: Source, family: Source) -> Check:
 
 def _same_cut(name: str, tensor: Raw, raw: Raw, pieces: Pieces) -> bool:
     """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
-    known = tensor.dtype in DTYPES.values() and raw.dtype in FLOATS
+    dtype = tensor.dtype if _converts(raw, tensor.dtype) else None
     try:
-        return same_words(tensor, raw, in_dtype(pieces, tensor.dtype if known else None, name))
+        return same_words(tensor, raw, in_dtype(pieces, dtype, name))
     except ElasticError:  # the family has a number that this dtype cannot hold
         return False
 
 
+def _converts(raw: Raw, dtype: str) -> bool:
+    """Whether a cut may have a tensor in another dtype."""
+    return dtype in DTYPES.values() and raw.dtype in FLOATS
+
+
 def _stored_like(raw: Raw, dtype: str | None) -> Raw:
     """A tensor of a parent as a member has it that was stored in another dtype."""
-    if dtype in (None, raw.dtype) or dtype not in DTYPES.values() or raw.dtype not in FLOATS:
+    if dtype is None or not _converts(raw, dtype):
         return raw
     try:
         return Raw(dtype, convert(raw.words, raw.dtype, dtype))
