@@ -82,7 +82,7 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figur
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: bench
-bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_step …" runs some)
+bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
 .PHONY: bench-slice

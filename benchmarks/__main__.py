@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_rank": (),
     "bench_start": (),
     "bench_runtime": (),
+    "bench_speculation": (),
     "bench_slice": ("--layers", "8", "--rounds", "1"),
 }
 

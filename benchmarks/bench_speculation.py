@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-speculation at a size where weights dominate, with the acceptance of a trained family.
 
-    python -m benchmarks.bench_speculation [--family FAMILY --data DATA] [--dtype float32] [--json FILE]
+    python -m benchmarks.bench_speculation [--family FAMILY --data DATA] [--dtype bfloat16] [--json FILE]
 
 Two figures make the gain, and no model that trains on two cores shows both. So they are taken apart:
 
 - acceptance: a trained family (`make demo` makes one) decodes held-out text with each smaller member as the draft of
-  the largest. Without --family this part is left out, and the share below is taken for what the demo's family showed.
+  the largest.
 - time: a random family of over 300M parameters, whose largest member decodes plainly and with a draft, in turn. Its
   members know nothing, so every draft token is accepted by a coin that falls as often as tokens were accepted. All
   else is what `generate` runs.
 
-Ends with exit code 1 if no draft makes decoding 1.2 times as fast.
+Ends with exit code 1 if the draft of half the parameters, which is what SHARE was seen of, makes decoding less than
+1.2 times as fast, and with 2 where there is no trained family.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ from nemo_elastic.runtime.acceptance import MostLikely, agreed
 from nemo_elastic.runtime.draft_length import speed_up
 from nemo_elastic.runtime.speculation import Speculation
 
-LENGTHS = (2, 3, 4)
-PROMPT, NEW, ROUNDS, GOAL = 64, 48, 5, 1.2
+#: draft tokens at once; None for as many as pay, which is what users get
+LENGTHS: tuple[int | None, ...] = (2, 3, None)
+PROMPT, NEW, ROUNDS, GOAL = 64, 48, 7, 1.2
+#: where `make demo` writes
+DEMO = Path("runs") / "demo"
 #: of the demo's family: draft tokens of a member with half of the parameters that stay where all before them did
 SHARE = 0.92
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -144,24 +148,29 @@ def measure(dtype: torch.dtype, share: float, rounds: int) -> dict[str, Any]:
             "accepted": accepted[name, k][0] / accepted[name, k][1],
             "tokens_per_second": statistics.median(1 / row[name, k] for row in taken),
             "ratio": statistics.median(row["plain"] / row[name, k] for row in taken),
-            "formula": speed_up(share, k, count[name] / count["large"]),
+            "formula": speed_up(share, k, count[name] / count["large"]) if k else None,
         }
         for name, k in ways
     ]
     return found
 
 
+def named(k: int | None) -> str:
+    """A number of draft tokens in words."""
+    return "k by itself" if k is None else f"k = {k}"
+
+
 def table(found: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
     """The measurements as Markdown."""
-    lines = []
-    if trained:
-        lines += [f"| draft | parameters / largest | {' | '.join(f'accepted, k = {k}' for k in LENGTHS)} "
-                  f"| {' | '.join(f'drawn, k = {k}' for k in LENGTHS)} | greedy tokens equal |",
-                  "|" + "---|" * (3 + 2 * len(LENGTHS))]  # fmt: skip
-        for name, row in trained.items():
-            cells = [f"{row[way, k]:.2f}" for way in ("greedy", "drawn") for k in LENGTHS]
-            lines.append(f"| {name} | {row['cost']:.2f} | {' | '.join(cells)} | {'yes' if row['equal'] else 'no'} |")
-        lines.append("")
+    heads = [f"{way}, {named(k)}" for way in ("accepted", "drawn") for k in LENGTHS]
+    lines = [
+        f"| draft | parameters / largest | {' | '.join(heads)} | greedy tokens equal |",
+        "|" + "---|" * (3 + 2 * len(LENGTHS)),
+    ]
+    for name, row in trained.items():
+        cells = [f"{row[way, k]:.2f}" for way in ("greedy", "drawn") for k in LENGTHS]
+        lines.append(f"| {name} | {row['cost']:.2f} | {' | '.join(cells)} | {'yes' if row['equal'] else 'no'} |")
+    lines.append("")
     size = f"{found['parameters']['large'] / 1e6:.0f}M, {dtype}"
     lines += [
         f"| {size} | parameters / largest | accepted, by coin | tokens/s | of plain decoding | by the formula |",
@@ -169,8 +178,8 @@ def table(found: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
         f"| plain | | | {found['plain']:.1f} | 1.00 | |",
     ]
     lines += [
-        f"| {w['draft']}, k = {w['k']} | {w['cost']:.2f} | {w['accepted']:.2f} | {w['tokens_per_second']:.1f} "
-        f"| {w['ratio']:.2f} | {w['formula']:.2f} |"
+        f"| {w['draft']}, {named(w['k'])} | {w['cost']:.2f} | {w['accepted']:.2f} | {w['tokens_per_second']:.1f} "
+        f"| {w['ratio']:.2f} | {'' if w['k'] is None else format(w['formula'], '.2f')} |"
         for w in found["ways"]
     ]
     return "\n".join(lines) + "\n"
@@ -178,22 +187,22 @@ def table(found: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--family", type=Path, help="a trained family; its acceptance is measured")
-    parser.add_argument("--data", type=Path, help="data of its tokenizer, of which the held-out text is read")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--family", type=Path, default=DEMO / "family", help="trained; its acceptance is measured")
+    parser.add_argument("--data", type=Path, default=DEMO / "data", help="of its tokenizer; held-out text is read")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
     parser.add_argument("--share", type=float, default=SHARE, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    if (args.family is None) != (args.data is None):
-        parser.error("--family and --data belong together")
-    trained = accept(args.family, args.data) if args.family is not None else {}
+    if not args.family.is_dir():
+        parser.error(f"--family: {args.family} is not there; make demo trains it")
+    trained = accept(args.family, args.data)
     found = measure(DTYPES[args.dtype], args.share, args.rounds)
-    best = max(way["ratio"] for way in found["ways"])
+    best = max(way["ratio"] for way in found["ways"] if way["draft"] == "half")
     shown = {
         name: {" ".join(map(str, key)) if isinstance(key, tuple) else key: value for key, value in row.items()}
         for name, row in trained.items()
     }
-    missed = [] if best >= GOAL else [f"{GOAL} x plain decoding: {best:.2f}"]
+    missed = [] if best >= GOAL else [f"{GOAL} x plain decoding with half of the parameters as draft: {best:.2f}"]
     deliver(args, found | {"trained": shown}, table(found, trained, args.dtype), missed)
 
 
