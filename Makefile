@@ -43,7 +43,7 @@ demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report
 .PHONY: test
 test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
 	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-core
 test-core: ## A fresh environment with nothing but `pip install .`: slice, inspect and verify work, and start at once
@@ -89,6 +89,11 @@ bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after
 bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against cp (20 to 65 GB of disk; ARGS="--place DIR")
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/slice_12b.md $(ARGS)
+
+.PHONY: bench-serve
+bench-serve: $(VENV)/.stamp $(VLLM)/.stamp ## One vLLM engine for a family against an engine per member, into docs/tables/bench_serve.md
+	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.serving --vllm $(VLLM)/bin/python \
+		--markdown docs/tables/bench_serve.md $(ARGS)
 
 .PHONY: study
 study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five context router schedule", some of them; goes on where it stopped

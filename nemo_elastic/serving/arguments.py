@@ -18,6 +18,8 @@ from .versions import check_version
 
 MIDDLEWARE = "nemo_elastic.serving.middleware.MemberMiddleware"
 _ENGINE = "nemo_elastic.serving.engine"
+#: most bytes of cache on a CPU unless asked for
+CPU_CACHE = 4 * 2**30
 #: settings of the engine that a family does not go with -> what else to do
 _ALONE = {
     "tensor_parallel_size": "1: members are views of whole matrices",
@@ -91,12 +93,30 @@ def prepare_engine(args: Any) -> None:
     if cpu:
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens
+        if not _asks_for_memory(args):
+            args.kv_cache_memory_bytes = cpu_cache_bytes()
     else:
         from vllm.config import CUDAGraphMode
 
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
         # a graph of the whole model would be one member's, whoever's turn it is
         args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+
+
+def _asks_for_memory(args: Any) -> bool:
+    """Whether somebody has said how much memory an engine takes."""
+    said = args.gpu_memory_utilization != type(args).gpu_memory_utilization
+    return said or args.kv_cache_memory_bytes is not None or bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
+
+
+def cpu_cache_bytes() -> int:
+    """Bytes of cache on a CPU where nobody says how many.
+
+    vLLM takes 92 % of the machine's memory there, whatever else runs, and does not start where less is free.
+    """
+    import psutil
+
+    return min(CPU_CACHE, psutil.virtual_memory().available // 4)
 
 
 def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving.arguments import MIDDLEWARE, name_members, prepare_engine, server_names, with_end
+from nemo_elastic.serving.arguments import CPU_CACHE, MIDDLEWARE, name_members, prepare_engine, server_names, with_end
 from nemo_elastic.serving.settings import KEY, Settings
 from tests.runtime.talking import TOKENIZER, talking_family
 
@@ -37,9 +37,13 @@ def engine(model, **given):
         "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "speculative_config": None, "quantization": None,
         "enable_lora": False, "kv_transfer_config": None, "use_replayssm": False, "async_scheduling": None,
         "scheduler_cls": None, "worker_cls": "auto", "hf_overrides": {}, "additional_config": {}, "tokenizer": None,
-        "enable_prefix_caching": None,
+        "enable_prefix_caching": None, "kv_cache_memory_bytes": None,
     }  # fmt: skip
-    return SimpleNamespace(model=str(model), **(fields | given))
+    return Engine(model=str(model), **(fields | given))
+
+
+class Engine(SimpleNamespace):
+    gpu_memory_utilization = 0.92
 
 
 def test_members_become_names(folder, vllm):
@@ -93,6 +97,21 @@ def test_an_engine_gets_our_parts(folder, vllm):
     asked = engine(folder, enable_prefix_caching=True)
     prepare_engine(asked)
     assert asked.enable_prefix_caching is True
+
+
+def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    args = engine(folder)
+    prepare_engine(args)
+    assert 0 < args.kv_cache_memory_bytes <= CPU_CACHE
+    for asked in ({"gpu_memory_utilization": 0.5}, {"kv_cache_memory_bytes": 77}):
+        args = engine(folder, **asked)
+        prepare_engine(args)
+        assert args.kv_cache_memory_bytes == asked.get("kv_cache_memory_bytes")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    args = engine(folder)
+    prepare_engine(args)
+    assert args.kv_cache_memory_bytes is None
 
 
 @pytest.mark.parametrize(

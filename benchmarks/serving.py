@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family behind one engine of vLLM, against its members' folders in engines of stock vLLM: memory, speed, switching.
+
+    python -m benchmarks.serving [--vllm .venv-vllm/bin/python] [--dtype bfloat16] [--place DIR] [--json FILE]
+
+A random family of 0.3B parameters is written to a temporary folder and its members are cut out. Five engines live at
+the same time, each in a process of its own, and are asked in turn; those that are not asked do nothing.
+
+- memory: anonymous bytes of the engine's process after it has answered, above those before it loads: weights, cache
+  (as many pages in each engine) and what vLLM keeps beside them.
+- throughput: a batch of prompts to a member of the family and to the member's own folder, in turn.
+- mixed load: the prompts of all members at once, against one member's after the other's, in the same engine.
+- switch: two members with one request each take turns with every token. The time of that, less that of both requests
+  alone, by token: what it costs that the next step is another member's. Requests of one member share steps, so this is
+  not what two requests of one member would take.
+
+Nothing is compiled (`enforce_eager`), on either side. Ends with exit code 1 if a target is missed. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.output import arguments, deliver, save_svg
+
+if TYPE_CHECKING:
+    from nemo_elastic.core.family import Parent, Subnet
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = ROOT / "docs" / "images" / "serving.svg"
+NAMES = ("large", "half", "quarter")
+PROMPTS, PROMPT, NEW, ROUNDS, PAGES = 8, 64, 32, 7, 32
+MEMORY, THROUGHPUT = 1.05, 0.95  # targets: at most, at least
+
+
+def shapes() -> tuple[Parent, dict[str, Subnet]]:
+    """Proportions of Nemotron Nano 12B v2 at two fifths of its width and few layers, with three members."""
+    from benchmarks.bench_speculation import members, shape
+
+    parent = shape()
+    return parent, dict(zip(NAMES, members(parent).values(), strict=True))
+
+
+def make(place: Path, dtype: str) -> dict[str, int]:
+    """Write the family and its members; their parameters."""
+    import torch
+
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.manifest import Family
+    from nemo_elastic.nn.weights import random_state
+    from nemo_elastic.slicing.family_folder import write_family
+    from nemo_elastic.slicing.slicer import slice_checkpoint
+
+    parent, members = shapes()
+    state = random_state(parent, parent.full, dtype=getattr(torch, dtype))
+    write_family(place / "family", parent, state, Family.of(parent, members))
+    for name in NAMES:
+        slice_checkpoint(place / "family", place / name, member=name)
+    return {name: parameters(parent, member) for name, member in members.items()}
+
+
+class Engine:
+    """`serving_engine.py` in a process of its own."""
+
+    def __init__(self, python: Path, folder: Path, dtype: str) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONPATH": str(ROOT)}
+        env["VLLM_CACHE_ROOT"] = str(folder.parent / "cache")
+        self._log = folder.with_suffix(".log")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-W", "ignore", "-m", "benchmarks.serving_engine", str(folder), dtype, str(PAGES)],
+                env=env, cwd=folder.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        self.version = self._read()["version"]
+
+    def ask(self, asked: list[tuple[str | None, list[int]]], new: int = NEW) -> dict[str, Any]:
+        """Seconds, tokens and memory of a job."""
+        assert self._process.stdin is not None
+        print(json.dumps({"asked": asked, "new": new}), file=self._process.stdin, flush=True)
+        return self._read()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"an engine ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+        return json.loads(line)
+
+
+def measure(python: Path, place: Path, dtype: str, rounds: int) -> dict[str, Any]:
+    """All measurements."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    found: dict[str, Any] = {"parameters": make(place, dtype), "dtype": dtype}
+    vocab = shapes()[0].vocab
+    prompts = {name: random.integers(vocab, size=(PROMPTS, PROMPT)).tolist() for name in NAMES}
+    engines: dict[str, Engine] = {}
+    try:
+        for name in ("family", *NAMES):
+            engines[name] = Engine(python, place / name, dtype)
+        family = engines["family"]
+        found["version"] = family.version
+        of: dict[str, Any] = {name: [(name, ids) for ids in prompts[name]] for name in NAMES}
+        alone: dict[str, Any] = {name: [(None, ids) for ids in prompts[name]] for name in NAMES}
+        mixed = [of[name][i] for i in range(PROMPTS) for name in NAMES]
+        one, other = of[NAMES[0]][:1], of[NAMES[-1]][:1]
+        taken = []
+        for _ in range(rounds + 1):
+            row: dict[str, Any] = {}
+            for name in NAMES:
+                row[name], row[f"{name} alone"] = family.ask(of[name]), engines[name].ask(alone[name])
+            row["mixed"] = family.ask(mixed)
+            row["one"], row["other"] = family.ask(one), family.ask(other)
+            row["both"] = family.ask(one + other)
+            taken.append(row)
+        taken = taken[1:]  # the first finds everything cold
+        last = taken[-1]
+        found["memory"] = {"family": last["both"]["memory"]} | {n: last[f"{n} alone"]["memory"] for n in NAMES}
+    finally:
+        for engine in engines.values():
+            engine.close()
+    seconds = [{key: told["seconds"] for key, told in row.items()} for row in taken]
+    found["members"] = {
+        name: {
+            "tokens_per_second": statistics.median(PROMPTS * NEW / row[name] for row in seconds),
+            "alone": statistics.median(PROMPTS * NEW / row[f"{name} alone"] for row in seconds),
+            "ratio": statistics.median(row[f"{name} alone"] / row[name] for row in seconds),
+            "equal": _equal(last[name]["tokens"], last[f"{name} alone"]["tokens"]),
+        }
+        for name in NAMES
+    }
+    found["mixed"] = statistics.median(row["mixed"] / sum(row[name] for name in NAMES) for row in seconds)
+    found["switch_ms"] = statistics.median(1e3 * (r["both"] - r["one"] - r["other"]) / (2 * NEW) for r in seconds)
+    found["step_ms"] = statistics.median(1e3 * (r["one"] + r["other"]) / (2 * NEW) for r in seconds)
+    return found
+
+
+def _equal(got: list[list[int]], other: list[list[int]]) -> float:
+    """Share of tokens that are equal, up to the first of each answer that is not."""
+    same = 0
+    for a, b in zip(got, other, strict=True):
+        differs = [x != y for x, y in zip(a, b, strict=True)]
+        same += differs.index(True) if any(differs) else len(a)
+    return same / sum(map(len, other))
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Targets that were not met."""
+    memory = found["memory"]["family"] / found["memory"][NAMES[0]]
+    return [f"memory <= {MEMORY} x the largest alone: {memory:.3f}"] * (memory > MEMORY) + [
+        f"throughput of {name} >= {THROUGHPUT} x its own folder: {member['ratio']:.2f}"
+        for name, member in found["members"].items()
+        if member["ratio"] < THROUGHPUT
+    ]
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measurements as Markdown."""
+    memory = found["memory"]
+    largest, three = memory[NAMES[0]], sum(memory[name] for name in NAMES)
+    size = f"{found['parameters'][NAMES[0]] / 1e6:.0f}M, {found['dtype']}, vLLM {found['version']}"
+    lines = [
+        f"| {size} | measured | target |",
+        "|---|---|---|",
+        f"| memory, the family | {memory['family'] / 2**20:,.0f} MiB, {memory['family'] / largest:.3f} x | {MEMORY} x |",
+        f"| memory, the largest member's folder in stock vLLM | {largest / 2**20:,.0f} MiB | |",
+        f"| memory, three engines of stock vLLM | {three / 2**20:,.0f} MiB, {three / largest:.3f} x | |",
+        f"| mixed load over one member after the other | {found['mixed']:.2f} x | |",
+        f"| a step of one request | {found['step_ms']:.1f} ms | |",
+        f"| a switch between members | {found['switch_ms']:.2f} ms | |",
+        "",
+        "| member | parameters | tokens/s | own folder, stock vLLM | family / own folder | equal tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, member in found["members"].items():
+        lines.append(
+            f"| {name} | {found['parameters'][name]:,} | {member['tokens_per_second']:.1f} | {member['alone']:.1f} "
+            f"| {member['ratio']:.2f} | {member['equal']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: dict[str, Any]) -> Any:
+    """Memory of one engine beside that of three, and each member's speed in both."""
+    from nemo_elastic.report.style import INK, colour, headline, house, new_figure
+
+    memory, members = found["memory"], found["members"]
+    with house():
+        figure = new_figure(9.4, 3.6)
+        left, right = figure.subplots(1, 2)
+        start = 0.0
+        for i, name in enumerate(NAMES):
+            share = memory[name] / 2**20
+            left.barh(1, share, left=start, color=colour(i), height=0.6)
+            left.text(start + share / 2, 1, name, ha="center", va="center", fontsize=9, color="white")
+            start += share
+        left.barh(0, memory["family"] / 2**20, color=INK, height=0.6)
+        left.set_yticks([0, 1], ["one engine,\nthe family", "an engine\nfor each"])
+        left.set_ylim(1.6, -0.6)
+        left.set_xlabel("memory, MiB")
+        places = range(len(NAMES))
+        for shift, key, shade in ((-0.19, "tokens_per_second", INK), (0.19, "alone", colour(0))):
+            right.bar([p + shift for p in places], [members[n][key] for n in NAMES], width=0.36, color=shade)
+        right.set_xticks(places, NAMES)
+        right.set_ylabel("tokens per second")
+        right.text(0.02, 0.97, "dark: in the family\ncoloured: its own folder", va="top", fontsize=9, color=INK,
+                   transform=right.transAxes)  # fmt: skip
+        headline(figure, "One engine for all members", "memory, and the speed of each member")
+    return figure
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm" / "bin" / "python", help="vLLM's Python")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--place", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    args = parser.parse_args()
+    if not args.vllm.is_file():
+        parser.error(f"--vllm: {args.vllm} is missing; make test-vllm makes it")
+    with tempfile.TemporaryDirectory(dir=args.place) as place:
+        found = measure(args.vllm, Path(place).resolve(), args.dtype, args.rounds)
+    if args.markdown:
+        save_svg(draw(found), PICTURE)
+    deliver(args, found, table(found), missed(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
