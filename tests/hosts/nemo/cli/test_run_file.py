@@ -52,6 +52,7 @@ def test_numbers_are_numbers_as_people_write_them(tmp_path: Path) -> None:
         ("elastic.router.lr=3e-3", ("elastic", "router", "lr"), 0.003),
         ("elastic.budgets[1].ratio=0.4", ("elastic", "budgets", 1, "ratio"), 0.4),
         ("elastic.budgets=[{name: small, ratio: 0.2}]", ("elastic", "budgets"), [{"name": "small", "ratio": 0.2}]),
+        ("elastic.axes={hidden: [8, 4]}", ("elastic", "axes"), {"hidden": [8, 4]}),
         ("elastic.router=null", ("elastic", "router"), None),
         ("elastic.router=None", ("elastic", "router"), None),
         ("stage=2", ("stage",), 2),
@@ -80,7 +81,7 @@ def test_other_overrides_are_kept_as_they_were_written() -> None:
 @pytest.mark.parametrize("data", [BLOCK, {"elastic": BLOCK}])
 def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(data))
-    found = RunFile(settings={"elastic": {"budgets": []}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
+    found = RunFile(settings={"elastic": {"seed": 3}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
     assert found.settings == {"elastic": BLOCK}
 
 
