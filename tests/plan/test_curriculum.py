@@ -38,7 +38,7 @@ def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
     ("field", "value"), [("seq_length", 0), ("global_batch_size", 1.5), ("max_steps", -1), ("micro_batch_size", True)]
 )
 def test_sizes_are_positive_integers(field: str, value: Any) -> None:
-    sizes = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2} | {field: value}
+    sizes: dict[str, Any] = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2, field: value}
     with pytest.raises(ElasticError, match=f"stage.{field}: .* at least 1"):
         Stage(**sizes)
 
