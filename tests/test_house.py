@@ -81,10 +81,8 @@ def test_the_map_of_the_house_is_whole_and_true():
 
 def test_each_folder_of_the_package_has_one_in_the_tests():
     inside, _ = map_of_the_house()
-    elsewhere = {"cli/": "."}
     for folder in (name for name in inside if name.endswith("/")):
-        tests = ROOT / "tests" / elsewhere.get(folder, folder)
-        assert list(tests.glob("test_cli_*.py" if folder == "cli/" else "**/test_*.py")), folder
+        assert list((ROOT / "tests" / folder).glob("**/test_*.py")), folder
 
 
 def test_ci_runs_what_the_makefile_offers():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, ranked_checkpoint, stage_checkpoint
 
 from .jobs import watch_dir
+from .report import Finding
 from .transformers import lose_in_transformers
 from .watch import FROM, START
 
@@ -29,24 +30,6 @@ ROUTER, OPTIMIZER = f"{PREFIX}elastic.router.", "optimizer."
 MOVED = 0.003
 #: nats per token by which the loss of a cut in float32 may differ from that of its member in the training's bf16
 SAME = 0.02
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a rehearsal shows.
-
-    Attributes:
-        ok: whether it does; None where this machine cannot tell.
-        told: in words.
-        figures: what was measured.
-    """
-
-    ok: bool | None
-    told: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"ok": self.ok, "told": self.told, **self.figures}
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from .changes import Change
-from .checks import Finding
 
 #: the report's file in a rehearsal's folder
 REPORT = "rehearsal.json"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rehearsal shows.
+
+    Attributes:
+        ok: whether it does; None where this machine cannot tell.
+        told: in words.
+        figures: what was measured.
+    """
+
+    ok: bool | None
+    told: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "told": self.told, **self.figures}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What may be written where; `test_cli_outputs.py` holds every command against it."""
+"""What may be written where; `cli/test_outputs.py` holds every command against it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what a user asks for to a shape: limits, the largest shape within one, shapes in files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.cli.sizes import find, read_request, read_subnet, rest_of_path
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.source import Origin, Shapes
+from tests.shapes import PARENT
+
+MEMBERS = {
+    "12b": PARENT.full,
+    "9b": PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4),
+    "6b": PARENT.uniform(keep=(0, 1, 3), hidden=8, ffn=8, mamba_heads=4),
+}
+FAMILY = Family.of(PARENT, MEMBERS)
+WHOLE = Shapes(Path("family"), PARENT, PARENT.full, {}, FAMILY, Origin.of(FAMILY))
+SPEC = MemorySpec(batch=2, length=64)
+COUNTS = {name: parameters(PARENT, member) for name, member in MEMBERS.items()}
+
+
+def count(limit: float) -> Any:
+    return read_request(PARENT, SPEC, params=str(limit))
+
+
+def test_a_number_of_parameters_has_a_unit_or_none() -> None:
+    request = read_request(PARENT, SPEC, params="6B")
+    assert (request.option, request.limit, request.asked) == ("--params", 6e9, "6,000,000,000 parameters")
+    assert request.price(PARENT.full) == COUNTS["12b"]
+
+
+def test_memory_is_that_of_a_deployment() -> None:
+    request = read_request(PARENT, SPEC, memory="14GiB")
+    assert (request.option, request.limit, request.asked) == ("--memory", 14 * 2**30, "14 GiB")
+    assert request.price(MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
+
+
+def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
+    request = read_request(PARENT, SPEC, ratio="0.5")
+    assert (request.value, request.limit) == (0.5, COUNTS["12b"] / 2)
+    assert request.asked == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
+    assert read_request(PARENT, SPEC, ratio="1").limit == COUNTS["12b"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"ratio": "0"}, {"ratio": "1.01"}, {"ratio": "half"}, {"ratio": "nan"}, {"params": "0"}, {"memory": "14"}],
+)
+def test_what_is_no_size_is_told_with_its_option(asked: dict[str, str]) -> None:
+    (option,) = asked
+    with pytest.raises(ElasticError, match=f"^--{option}: .* is not allowed; "):
+        read_request(PARENT, SPEC, **asked)
+
+
+def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
+    prices = [parameters(PARENT, shape) for shape in path(FAMILY)]
+    for at, price in enumerate(prices):
+        for limit in (price, price + 1):
+            found = find(WHOLE, count(limit))
+            assert (found.subnet, found.used) == (path(FAMILY)[at], price) and found.used <= limit
+            assert found.larger == (None if at == 0 else prices[at - 1])
+            assert found.larger is None or found.larger > limit
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_member_that_fits_exactly_is_found_by_its_name(name: str) -> None:
+    found = find(WHOLE, count(COUNTS[name]))
+    assert (found.name, found.between, found.whole) == (name, None, name == "12b")
+
+
+def test_a_shape_between_members_says_between_which() -> None:
+    found = find(WHOLE, count(COUNTS["9b"] - 1))
+    assert found.name == "between 9b and 6b" and found.between == ("9b", "6b")
+    told = found.to_json()
+    assert told["between"] == ("9b", "6b") and told["below"] == 1 - found.used / (COUNTS["9b"] - 1)
+
+
+def test_what_was_found_is_told_in_a_line() -> None:
+    limit = COUNTS["9b"]
+    above = path(FAMILY)[path(FAMILY).fit(limit) - 1]  # pyright: ignore[reportOptionalOperand]
+    step = parameters(PARENT, above) / limit - 1
+    line = f"largest shape within {limit:,} parameters: 9b, 0.00% below; the next larger one is {step:.2%} above"
+    assert str(find(WHOLE, count(limit))) == line
+    assert str(find(WHOLE, count(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
+
+
+def test_a_limit_below_the_smallest_member_is_told_with_what_that_takes() -> None:
+    with pytest.raises(ElasticError, match=rf"^--params: .* is too little; the smallest, 6b, takes {COUNTS['6b']:,} "):
+        find(WHOLE, count(COUNTS["6b"] - 1))
+
+
+def held(member: Subnet) -> Shapes:
+    return replace(WHOLE, held=member, family=None, origin=replace(Origin.of(FAMILY), name="9b"))
+
+
+def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:
+    rest = rest_of_path(held(MEMBERS["9b"]), "")
+    assert rest[0] == MEMBERS["9b"] and rest[-1] == MEMBERS["6b"] and all(shape <= MEMBERS["9b"] for shape in rest)
+    found = find(held(MEMBERS["9b"]), count(COUNTS["12b"]))
+    assert found.subnet == MEMBERS["9b"] and str(found).endswith(f"9b, the largest here, {found.below:.2%} below")
+
+
+def test_one_model_alone_has_no_path_and_it_says_what_to_do_instead() -> None:
+    alone = replace(WHOLE, family=None, origin=Origin())
+    with pytest.raises(ElasticError, match=r"^family: is one model, not a family; give a shape$"):
+        rest_of_path(alone, "give a shape")
+
+
+def test_a_shape_that_holds_no_size_of_its_family_has_no_path() -> None:
+    with pytest.raises(ElasticError, match=r"^family: not even 6b, the smallest of its family, lies inside it; do$"):
+        rest_of_path(held(PARENT.uniform(hidden=4)), "do")
+
+
+def file(folder: Path, content: Any) -> Path:
+    (folder / "shape.json").write_text(json.dumps(content))
+    return folder / "shape.json"
+
+
+def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
+    shape = MEMBERS["9b"].to_json()
+    assert read_subnet(file(tmp_path, shape), PARENT) == MEMBERS["9b"]
+    printed = {"subnet": shape, "parameters": COUNTS["9b"], "member": "9b", "between": None}
+    assert read_subnet(file(tmp_path, printed), PARENT) == MEMBERS["9b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"subnet": MEMBERS["9b"].to_json(), "parameters": 5}, rf"parameters: 5 is not allowed; .*{COUNTS['9b']}"),
+        ({"subnet": MEMBERS["9b"].to_json(), "parms": 5}, "parms"),
+        ({"hidden": 99, "layers": []}, "hidden"),
+        ([1], ""),
+    ],
+)
+def test_a_file_that_is_no_shape_of_the_parent_is_told_by_its_name(tmp_path: Path, content: Any, told: str) -> None:
+    with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{told}"):
+        read_subnet(file(tmp_path, content), PARENT)

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A data folder of made texts: what was given comes back word by word, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.data.folder import SPLITS, DataFolder
+from nemo_elastic.data.tokenizer import EOS_ID, MIN_VOCAB, PAD_ID
+from nemo_elastic.data.words import build_words, word_tokenizer
+from nemo_elastic.errors import ElasticError
+
+WORDS = [f"w{i}" for i in range(MIN_VOCAB)]
+TEXTS = {"train": ["w0 w1 w2", "w3"], "train_long": ["w2 " * 40], "val": ["w257 w0"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return build_words(tmp_path_factory.mktemp("words") / "data", WORDS, TEXTS)
+
+
+def test_words_between_spaces_are_tokens_behind_the_special_ones() -> None:
+    tokenizer = word_tokenizer(["one", "two"])
+    assert tokenizer.encode("two  one\ntwo").ids == [3, 2, 3]
+    assert tokenizer.encode("three").ids == [PAD_ID] and tokenizer.get_vocab_size() == 4
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_is_its_documents_each_with_its_end(folder: DataFolder, split: str) -> None:
+    expected = [t for text in TEXTS[split] for t in (*(2 + WORDS.index(w) for w in text.split()), EOS_ID)]
+    assert folder.tokens(split).tolist() == expected
+    assert folder.splits[split].documents == len(TEXTS[split])
+
+
+def test_it_is_a_data_folder_that_says_what_is_in_it(folder: DataFolder) -> None:
+    assert DataFolder.open(folder.path) == folder
+    assert folder.vocab_size == len(WORDS) + 2 and folder.problems() == []
+    assert (folder.corpus.documents, folder.corpus.bytes) == (4, sum(len(folder.tokens(s)) for s in SPLITS))
+
+
+def test_the_same_texts_have_the_same_digest_and_others_have_not(folder: DataFolder, tmp_path: Path) -> None:
+    assert build_words(tmp_path / "same", WORDS, TEXTS).corpus == folder.corpus
+    other = build_words(tmp_path / "other", WORDS, TEXTS | {"val": ["w256 w0"]})
+    assert other.corpus.sha256 != folder.corpus.sha256 and other.digest != folder.digest
+
+
+def test_a_folder_that_is_there_stays_as_it_is(folder: DataFolder) -> None:
+    with pytest.raises(ElasticError, match="already exists"):
+        build_words(folder.path, WORDS, TEXTS)
+
+
+def test_texts_that_lack_a_split_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        build_words(tmp_path / "data", WORDS, {"train": ["w0"]})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo runs: blocks that can be trained, and steps of one size."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.demo.settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings
+
+BOTH = pytest.mark.parametrize("settings", [FULL, SHORT])
+
+
+@pytest.mark.parametrize("shape", [PARENT, STAGE1, STAGE2])
+def test_every_step_has_2048_tokens(shape: tuple[int, int]) -> None:
+    sequences, length = shape
+    assert sequences * length == 2048
+
+
+@BOTH
+def test_elastic_tokens_are_those_of_both_stages(settings: Settings) -> None:
+    batches = (settings.stage1_steps * STAGE1[0] * STAGE1[1], settings.stage2_steps * STAGE2[0] * STAGE2[1])
+    assert settings.elastic_tokens == sum(batches)
+
+
+@BOTH
+def test_blocks_of_both_stages_are_blocks(settings: Settings) -> None:
+    one, two = ElasticConfig.from_dict(settings.block), ElasticConfig.from_dict(settings.stage2_block())
+    assert one.weights() == pytest.approx([1 / 3] * 3) and two.weights() == pytest.approx(settings.stage2_sampling)
+    assert two.axes == one.axes and two.budgets == one.budgets
+
+
+@BOTH
+def test_the_second_family_has_a_block_of_its_own(settings: Settings) -> None:
+    recall = ElasticConfig.from_dict(settings.recall.block)
+    assert [budget.name for budget in recall.budgets] == ["whole", "half"] and recall.router is None

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a model from the names and sizes of its tensors alone; with files around them: `test_folder.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.layout import megatron_shape, megatron_tensors
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.infer import infer
+from tests.shapes import PARENT
+from tests.strategies import parents, parents_and_subnets
+
+
+def stored(parent: Parent, member: Subnet | None = None) -> dict[str, tuple[int, ...]]:
+    """Sizes as a checkpoint has them, layers counted in the member."""
+    member = member or parent.full
+    places = {layer.index: at for at, layer in enumerate(member.layers)}
+    out = {}
+    for name, together in megatron_tensors(parent, member).items():
+        layer = together[0].layer
+        if layer is not None:
+            name = name.replace(f"layers.{layer.index}.", f"layers.{places[layer.index]}.")
+        out[name] = megatron_shape(together)
+    return out
+
+
+def context(parent: Parent, **other: Any) -> dict[str, Any]:
+    return {
+        "layernorm_epsilon": parent.norm_eps,
+        "mamba_num_groups": parent.mamba_groups,
+        "kv_channels": parent.attention_head_dim,
+        "share_embeddings_and_output_weights": parent.tied,
+        **other,
+    }
+
+
+def same(found: Parent, parent: Parent) -> bool:
+    """Equal in all that a layer tells; sizes of kinds that the pattern has not got are nobody's."""
+    sizes = {term for kind in parent.kinds for term in (*kind.widths, *kind.rigid)}
+    return found.pattern == parent.pattern and all(
+        found.size(t) == parent.size(t) for t in ("hidden", "vocab", *sizes)
+    )
+
+
+@settings(max_examples=40)
+@given(parent=parents())
+def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
+    found, held, names = infer(stored(parent), context(parent), "here")
+    assert same(found, parent) and held == found.full and all(ours == theirs for ours, theirs in names.items())
+    assert (found.tied, found.norm_eps) == (parent.tied, parent.norm_eps)
+
+
+@settings(max_examples=40)
+@given(case=parents_and_subnets(per_layer=True))
+def test_widths_that_differ_between_layers_are_a_member_of_the_widest(case: tuple[Parent, Subnet]) -> None:
+    parent, member = case
+    if not member.layers:
+        return
+    found, held, _ = infer(stored(parent, member), context(parent), "here")
+    assert found.hidden == held.hidden == member.hidden
+    assert [(layer.type, layer.widths) for layer in held.layers] == [(x.type, x.widths) for x in member.layers]
+    for axis in {axis for layer in member.layers for axis in layer.widths}:
+        assert found.size(axis) == max(x.widths[axis] for x in member.layers if axis in x.widths)
+
+
+def test_layers_that_are_not_numbered_from_zero_on_keep_their_names() -> None:
+    sizes = {name.replace("layers.4.", "layers.9."): size for name, size in stored(PARENT).items()}
+    found, _, names = infer(sizes, context(PARENT), "here")
+    assert found.pattern == PARENT.pattern
+    moved = {ours: theirs for ours, theirs in names.items() if ours != theirs}
+    assert moved and all(theirs == ours.replace("layers.4.", "layers.9.") for ours, theirs in moved.items())
+
+
+@pytest.mark.parametrize(
+    ("told", "kv_heads"),
+    [
+        ({"kv_channels": 2}, 4),
+        ({"kv_channels": None, "num_query_groups": 2}, 2),
+        ({"kv_channels": None, "num_attention_heads": 8}, 4),
+        ({"kv_channels": 3, "num_query_groups": 2}, 2),
+    ],
+)
+def test_how_keys_are_shared_is_asked_of_the_context(told: dict[str, Any], kv_heads: int) -> None:
+    found, _, _ = infer(stored(PARENT), context(PARENT, **told), "here")
+    assert (found.kv_heads, found.kv_heads * found.attention_head_dim) == (kv_heads, 8)
+
+
+def test_groups_of_mamba_follow_from_the_state_where_they_are_not_told() -> None:
+    found, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=8), "here")
+    assert (found.mamba_groups, found.state) == (1, 8)
+
+
+def broken(name: str, size: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
+    sizes = {n: s for n, s in stored(PARENT).items() if n != name}
+    return sizes if size is None else sizes | {name: size}
+
+
+UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_attention.linear_qkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told", "match"),
+    [
+        ({}, {}, "has no tensors of a model"),
+        (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), its context says 7"),
+        (broken(UP, None), {}, rf"tensor {UP} is missing"),
+        (broken(UP, (16, 17)), {}, rf"tensor {UP} has shape \[16, 17\], not \[16, 16\]"),
+        (broken(UP, (16,)), {}, rf"tensor {UP} has shape \[16\]; it needs 2 dimensions"),
+        (broken(QKV, (8, 16)), {}, "does not fit the rest of its layer|heads that fit"),
+        (broken("decoder.layers.1.odd", (3,)), {}, r"tensor decoder\.layers\.1\.odd is no part of it"),
+        (broken("decoder.layers.5.odd", (3,)), {}, "layer 5 is no layer of a Nemotron-H"),
+        (broken("output_layer.weight", None), {}, r"tensor output_layer\.weight is missing"),
+        (stored(PARENT), {"layernorm_epsilon": "small"}, r"layernorm_epsilon: 'small' is not allowed; a number"),
+        (stored(PARENT), {"mamba_num_groups": 3}, r"mamba_num_groups: 3 is not allowed; a divisor of the 8 rows of B"),
+        (stored(PARENT), {"kv_channels": 3}, r"heads that fit 8 rows of keys and \[16\] of queries"),
+        (stored(PARENT), {"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
+    ],
+)
+def test_what_is_no_whole_nemotron_h_is_told_with_where_it_is(sizes: Any, told: dict[str, Any], match: str) -> None:
+    with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
+        infer(sizes, context(PARENT, **told), "here")
+
+
+def test_layers_that_differ_in_what_all_must_share_are_told() -> None:
+    other = replace(PARENT, conv_kernel=PARENT.conv_kernel - 1)
+    mixed = {n: s for n, s in stored(PARENT).items() if "layers.2." not in n}
+    mixed |= {n: s for n, s in stored(other).items() if "layers.2." in n}
+    with pytest.raises(ElasticError, match=r"layers 0 and 2 differ in conv_kernel: 4 and 3"):
+        infer(mixed, context(PARENT), "here")
+
+
+def test_a_head_that_is_the_embedding_is_in_no_checkpoint() -> None:
+    silent = context(PARENT, share_embeddings_and_output_weights=None)
+    assert infer(broken("output_layer.weight", None), silent, "here")[0].tied
+    assert not infer(stored(PARENT), silent, "here")[0].tied
+
+
+def test_the_layer_of_a_member_is_counted_in_the_member() -> None:
+    member = PARENT.uniform(keep=(0, 1, 3))
+    found, held, _ = infer(stored(PARENT, member), context(PARENT), "here")
+    assert found.pattern == "M-*" and held.layers[2] == Layer(2, "attention", {"attention_heads": 4})

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run's file and overrides, taken apart without NeMo; what they make of a recipe is in `test_doors.py`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.nemo.cli.run_file import RunFile, read_mapping, whole_recipe
+
+BLOCK = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": [4, 2]}}
+
+
+def load(folder: Path, data: Any, name: str = "run.yaml") -> RunFile:
+    path = folder / name
+    path.write_text(json.dumps(data) if name.endswith("json") else yaml.safe_dump(data))
+    return RunFile.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_what_is_the_recipes_and_what_is_ours_is_kept_apart(tmp_path: Path, name: str) -> None:
+    data = {"elastic": BLOCK, "teacher": "/t", "stage": 2, "trainer": {"max_steps": 5}, "optim": {"lr": 1}}
+    found = load(tmp_path, data, name)
+    assert found.recipe == {"trainer": {"max_steps": 5}, "optim": {"lr": 1}}
+    assert found.settings == {"elastic": BLOCK, "teacher": "/t", "stage": 2} and found.overrides == []
+
+
+def test_a_block_alone_is_a_run_with_that_block(tmp_path: Path) -> None:
+    assert load(tmp_path, BLOCK) == RunFile(settings={"elastic": BLOCK})
+    assert load(tmp_path, BLOCK | {"trainer": {}}).settings == {}
+
+
+def test_without_a_file_nothing_is_given() -> None:
+    assert RunFile.load(None) == RunFile()
+
+
+def test_numbers_are_numbers_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("elastic: {router: {lr: 3e-3}}")
+    assert RunFile.load(str(tmp_path / "run.yaml")).settings == {"elastic": {"router": {"lr": 0.003}}}
+
+
+@pytest.mark.parametrize(
+    ("override", "at", "value"),
+    [
+        ("elastic.router.lr=3e-3", ("elastic", "router", "lr"), 0.003),
+        ("elastic.budgets[1].ratio=0.4", ("elastic", "budgets", 1, "ratio"), 0.4),
+        ("elastic.budgets=[{name: small, ratio: 0.2}]", ("elastic", "budgets"), [{"name": "small", "ratio": 0.2}]),
+        ("elastic.axes={hidden: [8, 4]}", ("elastic", "axes"), {"hidden": [8, 4]}),
+        ("elastic.router=null", ("elastic", "router"), None),
+        ("elastic.router=None", ("elastic", "router"), None),
+        ("stage=2", ("stage",), 2),
+        ("teacher=12", ("teacher",), "12"),
+        ("teacher=/a=b", ("teacher",), "/a=b"),
+        ("previous=null", ("previous",), None),
+        ("out=", ("out",), None),
+    ],
+)
+def test_an_override_of_ours_is_put_in_its_place(override: str, at: tuple[Any, ...], value: Any) -> None:
+    given = RunFile(settings={"elastic": BLOCK, "teacher": "/t"})
+    found: Any = given.override([override]).settings
+    for key in at:
+        found = found[key]
+    assert found == value and type(found) is type(value)
+    assert given == RunFile(settings={"elastic": BLOCK, "teacher": "/t"}), "the file stays as it was"
+
+
+def test_other_overrides_are_kept_as_they_were_written() -> None:
+    given = RunFile({"trainer": {}}, {"elastic": BLOCK}, ["a=1"])
+    found = given.override(["trainer.max_steps=5", "stage=2", "optim*=double", "elasticity=1", "trainer.plugins+=x"])
+    assert found.overrides == ["a=1", "trainer.max_steps=5", "optim*=double", "elasticity=1", "trainer.plugins+=x"]
+    assert found.recipe == {"trainer": {}} and found.settings == {"elastic": BLOCK, "stage": 2}
+
+
+@pytest.mark.parametrize("data", [BLOCK, {"elastic": BLOCK}])
+def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(data))
+    found = RunFile(settings={"elastic": {"seed": 3}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
+    assert found.settings == {"elastic": BLOCK}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("elastic", r"^override: 'elastic' is not allowed; field=value$"),
+        ("=5", r"^override: '=5' is not allowed"),
+        (
+            "elastic.router.lr+=1",
+            r"^elastic\.router\.lr: '\+=' is not allowed; only `=` changes it: elastic\.router\.lr=V",
+        ),
+        ("elastic.budgets[7].ratio=1", r"^elastic\.budgets\[7\]\.ratio: cannot be set to 1 \("),
+        ("elastic.axes={a: [", r"^elastic\.axes: \{a: \[ is not readable as YAML \("),
+        ("elastic=@gone.yaml", r"^elastic: 'gone\.yaml' is not allowed; an existing YAML file$"),
+        ("elastic.seed=${oc.env:HOME}", r"^elastic"),
+    ],
+)
+def test_an_override_that_cannot_be_is_told_in_one_line(override: str, told: str) -> None:
+    with pytest.raises(ElasticError, match=told) as error:
+        RunFile(settings={"elastic": BLOCK}).override([override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("- 1", "a file with a mapping"), ("a: [", "is not readable"), ("a: ${oc.env:HOME}", "is not readable")],
+)
+def test_a_file_that_is_no_mapping_is_told_by_its_name(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(ElasticError, match=rf"^--yaml: .*run\.yaml.*{told}"):
+        read_mapping("--yaml", str(tmp_path / "run.yaml"))
+
+
+def test_a_recipe_without_a_block_is_not_applied() -> None:
+    with pytest.raises(ElasticError, match=r"^elastic: None is not allowed; a block: `elastic:` in the --yaml file"):
+        RunFile(settings={"teacher": "/t"}).apply(None)
+
+
+@pytest.mark.nemo
+def test_a_toml_file_is_read_like_the_others(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('teacher = "/t"\n[elastic.router]\nlr = 3e-3\n[trainer]\nmax_steps = 5\n')
+    found = RunFile.load(str(tmp_path / "run.toml"))
+    assert found.recipe == {"trainer": {"max_steps": 5}}
+    assert found.settings == {"teacher": "/t", "elastic": {"router": {"lr": 0.003}}}
+
+
+@pytest.mark.nemo
+def test_a_whole_recipe_is_what_its_targets_make() -> None:
+    import nemo_run as run
+
+    data = {
+        "_target_": "fractions.Fraction", "_partial_": True, "numerator": 1,
+        "denominator": {"_target_": "builtins.list", "_call_": False},
+    }  # fmt: skip
+    found = whole_recipe({"steps": 5, "parts": [data, {"_target_": "datetime.timedelta", "hours": 2}]})
+    partial, config = found["parts"]
+    assert found["steps"] == 5 and isinstance(partial, run.Partial) and isinstance(config, run.Config)
+    assert partial.denominator is list and config.hours == 2 and config.__fn_or_cls__ is datetime.timedelta
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"_target_": "nowhere.at.all"}, r"^_target_: nowhere\.at\.all: no such name$"),
+        ({"_target_": "fractions.Fraction", "odd": 1}, r"^_target_: fractions\.Fraction: .*odd"),
+    ],
+)
+def test_a_target_that_cannot_be_made_is_told_by_its_name(data: Any, told: str) -> None:
+    with pytest.raises(ElasticError, match=told):
+        whole_recipe(data)

@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens out of a data module: which sequences each rank looks at, and in which order."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+
+pytestmark = pytest.mark.nemo
+
+
+class Numbered:
+    """A dataset whose i-th sequence is of i, and whose labels are of i + 100."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        self.read.append(i)
+        return {"tokens": torch.full((3,), i, dtype=torch.int32), "labels": [i + 100] * 3, "loss_mask": None}
+
+
+@pytest.fixture
+def rank_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from megatron.core import parallel_state
+
+    def of(rank: int, ranks: int) -> None:
+        monkeypatch.setattr(parallel_state, "get_data_parallel_rank", lambda: rank)
+        monkeypatch.setattr(parallel_state, "get_data_parallel_world_size", lambda: ranks)
+
+    return of
+
+
+def firsts(batches: Any) -> list[list[int]]:
+    return [batch[:, 0].tolist() for batch in batches]
+
+
+def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
+    from nemo_elastic.hosts.nemo.data import dataset_tokens
+
+    tokens, labels = dataset_tokens(Numbered(9), 3, offset=1, step=3)
+    assert tokens.tolist() == [[i] * 3 for i in (1, 4, 7)] and torch.equal(labels, tokens + 100)
+    assert tokens.dtype == labels.dtype == torch.int64
+
+
+def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
+    from nemo_elastic.hosts.nemo.data import dataset_tokens
+
+    assert len(dataset_tokens(Numbered(8), 3, offset=1, step=3)[0]) == 3
+    with pytest.raises(ElasticError, match=r"^data: '7 sequences' is not allowed; at least 8 are needed$"):
+        dataset_tokens(Numbered(7), 3, offset=1, step=3)
+
+
+def test_ranks_share_the_first_sequences_in_turn(rank_of: Any) -> None:
+    from nemo_elastic.hosts.nemo.data import training_batches
+
+    found = []
+    for rank in range(2):
+        rank_of(rank, 2)
+        trainer = SimpleNamespace(datamodule=SimpleNamespace(_train_ds=Numbered(12)))
+        found.append(firsts(training_batches(trainer, 10, 2)))
+    assert found == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7], [9]]]
+
+
+def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:
+    from nemo_elastic.hosts.nemo.data import training_batches
+
+    rank_of(0, 1)
+    dataset = Numbered(8)
+    batches = training_batches(SimpleNamespace(datamodule=SimpleNamespace(_train_ds=dataset)), 8, 2)
+    next(batches)
+    assert dataset.read == [0, 1]
+
+
+def test_too_little_data_is_told_before_any_is_read(rank_of: Any) -> None:
+    from nemo_elastic.hosts.nemo.data import training_batches
+
+    rank_of(1, 2)
+    dataset = Numbered(9)
+    with pytest.raises(ElasticError, match=r"^data: '9 sequences' is not allowed; at least 10 are needed$"):
+        list(training_batches(SimpleNamespace(datamodule=SimpleNamespace(_train_ds=dataset)), 10, 2))
+    assert dataset.read == []
+
+
+@pytest.mark.parametrize(("sequences", "ranks", "share"), [(10, 2, 5), (11, 2, 5), (3, 4, 1)])
+def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any, sequences: int, ranks: int, share: int) -> None:
+    from nemo_elastic.hosts.nemo.data import training_share
+
+    rank_of(0, ranks)
+    assert training_share(sequences) == share

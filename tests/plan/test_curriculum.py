@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The curriculum: the paper's figures, and what a stage makes of a block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan.curriculum import PAPER, Stage
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_the_defaults_are_the_papers() -> None:
+    one, two = PAPER.stage1, PAPER.stage2
+    assert (one.seq_length, one.global_batch_size) == (8192, 1536)
+    assert (two.seq_length, two.global_batch_size) == (49152, 512)
+    assert one.tokens == pytest.approx(65e9, rel=0.01)
+    assert two.tokens == pytest.approx(45e9, rel=0.01)
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    assert one.block(config).weights() == pytest.approx([1 / 3] * 3)
+    assert two.block(config).weights() == pytest.approx([0.5, 0.3, 0.2])
+    assert (PAPER.lr, PAPER.warmup_steps, PAPER.steps) == (9e-5, 60, 6960)
+
+
+def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    assert replace(PAPER.stage2.block(config), sampling=config.sampling) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seq_length", 0), ("global_batch_size", 1.5), ("max_steps", -1), ("micro_batch_size", True)]
+)
+def test_sizes_are_positive_integers(field: str, value: Any) -> None:
+    sizes: dict[str, Any] = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2, field: value}
+    with pytest.raises(ElasticError, match=f"stage.{field}: .* at least 1"):
+        Stage(**sizes)
+
+
+def test_sampling_has_a_weight_for_each_budget() -> None:
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    with pytest.raises(ElasticError, match=r"stage.sampling: \(0.5, 0.5\) .* one weight for each of 12b, 9b, 6b"):
+        Stage(8, 4, 2, sampling=(0.5, 0.5)).block(config)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stage_is_asked_for_by_its_number(number: int) -> None:
+    assert PAPER.stage(number) is (PAPER.stage1, PAPER.stage2)[number - 1]

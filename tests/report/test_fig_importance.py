@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of a ranking: a plot for each axis, and what it says is what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.report.fig_importance import draw
+from nemo_elastic.report.load import RunRecord
+from nemo_elastic.report.style import NARROW, WIDE, house
+from tests.report.fabricate import PARENT, make_ranking, make_subnets
+
+RANKING = make_ranking()
+
+
+@pytest.fixture(autouse=True)
+def in_the_house() -> Iterator[None]:
+    with house():
+        yield
+
+
+def plots(ranking: Ranking, run: RunRecord | None = None, narrow: bool = False) -> dict[str, Axes]:
+    run = run or RunRecord(Path("run"))
+    run.ranking = ranking
+    drawing = draw(run, NARROW if narrow else WIDE)
+    assert drawing is not None and drawing.title == "What matters in the parent"
+    return {axes.get_title(loc="left"): axes for axes in drawing.figure.axes if axes.axison}
+
+
+def test_without_a_ranking_that_measured_anything_there_is_no_picture() -> None:
+    run = RunRecord(Path("run"))
+    assert draw(run, WIDE) is None
+    run.ranking = replace(RANKING, scores={name: np.zeros_like(s) for name, s in RANKING.scores.items()})
+    assert draw(run, WIDE) is None
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_every_axis_of_the_parent_has_a_plot(narrow: bool) -> None:
+    found = set(plots(RANKING, narrow=narrow))
+    assert found == {
+        "hidden channels",
+        "FFN neurons",
+        "depth",
+        "Mamba heads",
+        "Mamba head channels",
+        "attention heads",
+    }
+
+
+def test_the_curve_of_channels_falls_from_the_best() -> None:
+    (line,) = plots(RANKING)["hidden channels"].get_lines()
+    y = np.asarray(line.get_ydata())
+    assert y.tolist() == np.sort(RANKING.scores["hidden"])[::-1].tolist()
+
+
+def test_members_are_marked_where_their_width_is_cut() -> None:
+    run = RunRecord(Path("run"))
+    run.family = Family.of(PARENT, make_subnets(PARENT, RANKING), budgets=(Budget("1.6m"),))
+    axes = plots(RANKING, run)["hidden channels"]
+    told = {text.get_text(): float(text.xy[0]) for text in axes.texts}  # pyright: ignore[reportAttributeAccessIssue]
+    assert told == {"1.1m": 112.5, "0.8m": 96.5}
+
+
+def test_layers_stand_in_the_order_in_which_they_are_dropped() -> None:
+    axes = plots(RANKING)["depth"]
+    assert [int(label.get_text().split("\n")[1]) for label in axes.get_xticklabels()] == list(RANKING.depth)
+    heights = [patch.get_height() for patch in axes.patches]  # pyright: ignore[reportAttributeAccessIssue]
+    assert heights[:-1] == pytest.approx(RANKING.depth_scores[:-1])
+
+
+def test_a_layer_that_was_not_measured_is_hatched() -> None:
+    bars = plots(RANKING)["depth"].patches
+    assert [bool(bar.get_hatch()) for bar in bars] == [score is None for score in RANKING.depth_scores]
+
+
+@pytest.mark.parametrize(("depth", "words"), [("mse", "logit change (MSE)"), ("cosine", "1 − cosine")])
+def test_the_measure_of_depth_is_named(depth: str, words: str) -> None:
+    ranking = replace(RANKING, options=replace(RANKING.options, depth=depth))
+    assert plots(ranking)["depth"].get_ylabel() == words
+
+
+def test_an_axis_that_the_parent_has_not_got_is_said_to_be_none() -> None:
+    parent = Parent(pattern="M", hidden=8, vocab=16, mamba_heads=2, mamba_head_dim=4, mamba_groups=1, state=4)
+    run = RunRecord(Path("run"), ranking=replace(make_ranking(parent), depth_scores=(None,)))
+    drawing = draw(run, WIDE)
+    assert drawing is not None
+    (empty,) = [axes for axes in drawing.figure.axes if axes.get_title(loc="left") == "depth"]
+    assert [text.get_text() for text in empty.texts] == ["none in this parent"]

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `generate` takes: a text, messages, token ids, one or several, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime.chat_template import ChatTemplate
+from nemo_elastic.runtime.companions import Companions
+from nemo_elastic.runtime.prompts import Prompts, read_prompts
+from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TOKENIZER
+
+TEXT = FamilyTokenizer(TOKENIZER, {"bos_token": "<pad>"}, ChatTemplate(TEMPLATE, {"bos_token": "<pad>"}, "here"))
+#: of a family without a tokenizer: reading one would be an error
+SILENT = Companions()
+
+
+def read(given: Any, companions: Companions | None = None) -> Prompts:
+    if companions is None:
+        companions = Companions()
+        companions.__dict__["tokenizer"] = TEXT
+    return read_prompts(given, companions, PARENT.vocab)
+
+
+def test_a_text_is_one_prompt_that_wants_text() -> None:
+    assert read("def f(x):") == Prompts([TEXT.encode("def f(x):")], single=True, are_text=True)
+
+
+def test_texts_are_a_batch() -> None:
+    assert read(["ab", "c"]) == Prompts([TEXT.encode("ab"), TEXT.encode("c")], single=False, are_text=True)
+
+
+def test_messages_are_one_prompt_and_lists_of_them_a_batch() -> None:
+    ids = TEXT.encode_chat(MESSAGES)
+    assert read(MESSAGES) == Prompts([ids], single=True, are_text=True)
+    assert read([MESSAGES, MESSAGES]) == Prompts([ids, ids], single=False, are_text=True)
+
+
+@pytest.mark.parametrize("given", [[5, 6], (5, 6), torch.tensor([5, 6]), np.array([5, 6]), [np.int64(5), 6]])
+def test_token_ids_are_one_prompt_and_need_no_tokenizer(given: Any) -> None:
+    found = read(given, SILENT)
+    assert found == Prompts([[5, 6]], single=True, are_text=False) and type(found.ids[0][0]) is int
+
+
+@pytest.mark.parametrize("given", [[[5, 6], [7, 8]], torch.tensor([[5, 6], [7, 8]]), [torch.tensor([5, 6]), [7, 8]]])
+def test_lists_of_token_ids_are_a_batch(given: Any) -> None:
+    assert read(given, SILENT) == Prompts([[5, 6], [7, 8]], single=False, are_text=False)
+
+
+def test_prompts_of_a_batch_have_any_length_and_one_in_a_list_stays_a_batch() -> None:
+    assert read([[5], [6, 7, 8]], SILENT).ids == [[5], [6, 7, 8]]
+    assert not read([[5]], SILENT).single and not read(["a"]).single
+
+
+@pytest.mark.parametrize("wrong", [None, 5, 2.5, b"ab", {"role": "user", "content": "x"}, {1, 2}, iter("ab")])
+def test_what_is_no_prompt_is_told_what_would_be(wrong: Any) -> None:
+    told = r"^prompts: .* is not allowed; a text, messages, token ids, or a list of one of these$"
+    with pytest.raises(ElasticError, match=told):
+        read(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ([[]], r"^prompts\[0\]: \[\] is not allowed; at least one token"),
+        ([PARENT.vocab], r"^prompts\[0\]: .*tokens are 0 to 299"),
+        ([[1], [-1]], r"^prompts\[1\]: .*tokens are 0 to 299"),
+        ([1.5], r"^prompts\[0\]: 1.5 is not allowed; ids of tokens are whole numbers"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), r"^prompts: .*3 dimensions.* one for the tokens of a prompt"),
+        (torch.tensor(3), r"^prompts: .*0 dimensions"),
+        ([{"role": "user"}], r"^messages\[0\]\.content: None is not allowed"),
+        ([MESSAGES, [{"content": "x"}]], r"^prompts\[1\]\[0\]\.role: None is not allowed"),
+    ],
+)
+def test_a_wrong_one_of_several_is_told_with_its_place(wrong: Any, told: str) -> None:
+    with pytest.raises(ElasticError, match=told):
+        read(wrong)
+
+
+def test_text_without_a_tokenizer_is_told_to_be_token_ids() -> None:
+    with pytest.raises(ElasticError, match=r"^tokenizer: a family that was made in memory has none; give token ids$"):
+        read("ab", SILENT)

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a budget says that members cost; that it says so of every code is in `test_space.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.search.price import Price
+from tests.search.common import SMALL, small_space
+
+SPACE = small_space()
+HALF = Price(SPACE, Budget("half", ratio=0.5))
+FIRST, LAST = np.zeros_like(SPACE.sizes), SPACE.sizes - 1
+
+
+def test_the_target_is_that_of_the_budget_and_the_whole_is_the_parent() -> None:
+    assert HALF.whole == parameters(SMALL, SMALL.full) == HALF(SMALL.full)
+    assert HALF.target == HALF.budget.target(SMALL) == pytest.approx(HALF.whole / 2, abs=1)
+
+
+def test_one_code_or_many_have_the_cost_of_their_members() -> None:
+    found = HALF.codes(np.stack([FIRST, LAST]))
+    assert found.tolist() == [HALF(SPACE.full), HALF(SPACE.smallest)]
+    assert HALF.codes(LAST).tolist() == [HALF(SPACE.smallest)]
+
+
+def test_a_miss_is_relative_to_the_target() -> None:
+    assert [HALF.miss(HALF.target * x) for x in (1.1, 1.0, 0.75)] == pytest.approx([0.1, 0, -0.25])
+
+
+def test_the_weight_of_a_slot_is_what_its_width_rules_of_the_parent() -> None:
+    at = SPACE.slot("hidden")
+    assert at is not None
+    code = FIRST.copy()
+    code[at] = LAST[at]
+    saved = 1 - parameters(SMALL, SPACE.decode(code)) / parameters(SMALL, SMALL.full)
+    narrower = 1 - SPACE.choices["hidden"][-1] / SPACE.choices["hidden"][0]
+    assert HALF.weights[at] == pytest.approx(saved / narrower)
+    assert len(HALF.weights) == len(SPACE.slots) and (HALF.weights > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [({"ratio": 0.01}, "ratio"), ({"params": 1000}, "params"), ({"memory": {"size": 1000}}, "memory")],
+)
+def test_a_budget_below_the_smallest_member_is_told_with_the_nearest_cost(asked: dict[str, Any], field: str) -> None:
+    price = Price(SPACE, Budget("tiny", **asked))
+    nearest = f"{price(SPACE.smallest):.0f}"
+    with pytest.raises(ElasticError, match=rf"^elastic\.budgets\[tiny\]\.{field}: .*nearest cost .* is {nearest} \("):
+        price.check()
+
+
+def test_a_budget_that_the_smallest_member_just_meets_is_fine() -> None:
+    least = parameters(SMALL, SPACE.smallest)
+    Price(SPACE, Budget("least", params=least)).check()
+    with pytest.raises(ElasticError, match="least"):
+        Price(SPACE, Budget("least", params=least - 1)).check()
+
+
+def test_a_cost_that_is_no_sum_over_layers_is_found_out() -> None:
+    class Squared(Budget):
+        def cost(self, parent: Any, member: Any) -> Any:
+            return super().cost(parent, member) ** 2
+
+    with pytest.raises(AssertionError, match="the cost of odd is not a sum over layers"):
+        Price(SPACE, Squared("odd", ratio=0.5))

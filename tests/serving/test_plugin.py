@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM's functions do once the plugin is there, on classes of the same form; `tests/vllm/serve.py` has vLLM's."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.serving import arguments, counters
+from nemo_elastic.serving.plugin import ARCHITECTURE, register
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """As much of vLLM as the plugin takes hold of; it writes down what its own functions were called with."""
+    calls: list[tuple[Any, ...]] = []
+
+    class EngineArgs:
+        @classmethod
+        def from_cli_args(cls, args: Any, *more: Any, **named: Any) -> Any:
+            calls.append(("read", cls, args, more, named))
+            return cls()
+
+        def create_engine_config(self, *more: Any, **named: Any) -> str:
+            calls.append(("make", self, more, named))
+            return "config"
+
+    class AsyncEngineArgs(EngineArgs):
+        pass
+
+    class PrometheusStatLogger:
+        def record(self, scheduler_stats: Any, *more: Any, **named: Any) -> None:
+            calls.append(("record", scheduler_stats, more, named))
+
+    registered: dict[str, str] = {}
+    found = SimpleNamespace(
+        calls=calls, registered=registered, EngineArgs=EngineArgs, AsyncEngineArgs=AsyncEngineArgs,
+        PrometheusStatLogger=PrometheusStatLogger, configs={"NemotronHForCausalLM": object()},
+    )  # fmt: skip
+    has = {
+        "vllm": {"ModelRegistry": SimpleNamespace(register_model=registered.__setitem__)},
+        "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
+        "vllm.model_executor.models.config": {"MODELS_CONFIG_MAP": found.configs},
+        "vllm.v1.metrics.loggers": {"PrometheusStatLogger": PrometheusStatLogger},
+    }
+    for name, content in has.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    register()
+    return found
+
+
+def test_the_family_is_a_model_of_its_own_with_the_settings_of_vllms(vllm: SimpleNamespace) -> None:
+    assert vllm.registered == {ARCHITECTURE: "nemo_elastic.serving.engine.model:FamilyForCausalLM"}
+    assert vllm.configs[ARCHITECTURE] is vllm.configs["NemotronHForCausalLM"]
+
+
+def test_arguments_name_members_before_vllm_reads_them(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "name_members", lambda args: args.append("named"))
+    args = ["given"]
+    made = vllm.AsyncEngineArgs.from_cli_args(args, 1, two=2)
+    assert vllm.calls == [("read", vllm.AsyncEngineArgs, ["given", "named"], (1,), {"two": 2})]
+    assert type(made) is vllm.AsyncEngineArgs
+
+
+def test_what_does_not_go_with_a_family_ends_a_server_in_one_line(
+    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(args: Any) -> None:
+        raise ElasticError("--grpc: no")
+
+    monkeypatch.setattr(arguments, "name_members", refuse)
+    with pytest.raises(SystemExit) as ended:
+        vllm.EngineArgs.from_cli_args([])
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: --grpc: no\n" and vllm.calls == []
+
+
+def test_an_engine_is_prepared_before_its_settings_are_made(
+    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[tuple[Any, int]] = []
+    monkeypatch.setattr(arguments, "prepare_engine", lambda args: prepared.append((args, len(vllm.calls))))
+    engine = vllm.EngineArgs()
+    assert engine.create_engine_config("server", headless=True) == "config"
+    assert prepared == [(engine, 0)] and vllm.calls == [("make", engine, ("server",), {"headless": True})]
+
+
+def test_the_work_of_members_is_counted_and_figures_go_on(
+    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr(counters, "count_work", counted.append)
+    stats = SimpleNamespace(running_lora_adapters={"half": 3})
+    logger = vllm.PrometheusStatLogger()
+    logger.record(stats, "more", engine_idx=1)
+    logger.record(None)
+    assert counted == [{"half": 3}]
+    assert vllm.calls == [("record", stats, ("more",), {"engine_idx": 1}), ("record", None, (), {})]
+
+
+def test_called_again_it_changes_nothing(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "name_members", lambda args: args.append("named"))
+    register()
+    args: list[str] = []
+    vllm.EngineArgs.from_cli_args(args)
+    assert args == ["named"]

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which extra brings a package that is not installed, told in one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.extras import EXTRAS, missing, require
+
+
+def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> None:
+    told = missing(ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core"))
+    assert told == "megatron is not installed; pip install 'nemo-elastic[nemo]' brings it"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])
+def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> None:
+    assert missing(ModuleNotFoundError("", name=name)) is None
+
+
+def test_every_extra_that_is_told_can_be_installed() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    offered = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)
+    assert offered and set(EXTRAS.values()) <= set(re.findall(r"^(\w+) = ", offered[1], re.MULTILINE))
+
+
+def test_a_package_is_required_without_being_imported() -> None:
+    sys.modules.pop("this", None)
+    require("this")
+    assert "this" not in sys.modules
+
+
+def test_a_required_package_that_is_missing_is_told_as_its_import_would() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'nowhere_at_all'$") as raised:
+        require("nowhere_at_all")
+    assert raised.value.name == "nowhere_at_all"
