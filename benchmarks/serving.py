@@ -170,12 +170,13 @@ def missed(found: dict[str, Any]) -> list[str]:
 def table(found: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     memory = found["memory"]
+    family = memory["family"]
     largest, three = memory[NAMES[0]], sum(memory[name] for name in NAMES)
     size = f"{found['parameters'][NAMES[0]] / 1e6:.0f}M, {found['dtype']}, vLLM {found['version']}"
     lines = [
         f"| {size} | measured | target |",
         "|---|---|---|",
-        f"| memory, the family | {memory['family'] / 2**20:,.0f} MiB, {memory['family'] / largest:.3f} x | {MEMORY} x |",
+        f"| memory, the family | {family / 2**20:,.0f} MiB, {family / largest:.3f} x | {MEMORY} x |",
         f"| memory, the largest member's folder in stock vLLM | {largest / 2**20:,.0f} MiB | |",
         f"| memory, three engines of stock vLLM | {three / 2**20:,.0f} MiB, {three / largest:.3f} x | |",
         f"| mixed load over one member after the other | {found['mixed']:.2f} x | |",

@@ -215,9 +215,10 @@ def check_metrics(talk: Talk, checks: Checks) -> None:
     checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
     said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
     whole = talk.metric("vllm:generation_tokens_total")
+    # vLLM counts no token whose client was gone when it came: at most one of each that went away in `check_gone`
     checks.tell(
         "tokens of the members in `/metrics`, and vLLM's own sum",
-        sum(said.values()) == whole,
+        0 <= sum(said.values()) - whole <= CLIENTS,
         f"{sum(said.values()):.0f}, {whole:.0f}",
     )
     steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmark of serving says of what it measured; it runs with `make bench-serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.serving import NAMES, PAGES, _equal, missed, table
+from benchmarks.serving_engine import PLACES
+
+MIB = 2**20
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    ratios = dict(zip(NAMES, (1.0, 0.97, 0.95), strict=True))
+    return {
+        "parameters": dict.fromkeys(NAMES, 1000), "dtype": "bfloat16", "version": "0.32.0",
+        "memory": {"family": 104 * MIB, "large": 100 * MIB, "half": 60 * MIB, "quarter": 40 * MIB},
+        "members": {n: {"tokens_per_second": 9.0, "alone": 9.0, "ratio": r, "equal": 1.0} for n, r in ratios.items()},
+        "mixed": 0.8, "switch_ms": 1.25, "step_ms": 30.0,
+    }  # fmt: skip
+
+
+def test_targets(found: dict[str, Any]) -> None:
+    assert missed(found) == []
+    found["memory"]["family"] = 106 * MIB
+    found["members"]["half"]["ratio"] = 0.94
+    assert missed(found) == [
+        "memory <= 1.05 x the largest alone: 1.060", "throughput of half >= 0.95 x its own folder: 0.94",
+    ]  # fmt: skip
+
+
+def test_the_table_sets_one_engine_beside_three(found: dict[str, Any]) -> None:
+    told = table(found)
+    assert "| memory, the family | 104 MiB, 1.040 x | 1.05 x |" in told
+    assert "| memory, three engines of stock vLLM | 200 MiB, 2.000 x | |" in told
+    assert [line.split(" | ")[0] for line in told.splitlines()[-3:]] == [f"| {name}" for name in NAMES]
+
+
+def test_tokens_are_compared_up_to_the_first_that_differs() -> None:
+    assert _equal([[1, 2, 3, 4], [1, 2]], [[1, 9, 3, 4], [1, 2]]) == pytest.approx(3 / 6)
+
+
+def test_every_request_finds_a_page() -> None:
+    assert PLACES <= PAGES
