@@ -15,7 +15,7 @@ import typer
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.cli.sizes import Found
+    from nemo_elastic.cli.sizes import Found, Request
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.manifest import Family
@@ -66,11 +66,10 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
-    from nemo_elastic.cli.sizes import find, read_request
+    from nemo_elastic.cli.sizes import read_request
     from nemo_elastic.cli.task import read_task
     from nemo_elastic.evaluation import halves_of, specialize
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.devices import check_device
@@ -83,32 +82,25 @@ def command(
     source = open_source(family)
     manifest = _whole_family(source)
     spec = serving_spec(source.dtype, batch=batch, length=length)
-    start = find(source, read_request(source.parent, spec, params, memory, ratio))
-    if start.whole:
-        _refuse_whole(start)
+    start = _start(source, read_request(source.parent, spec, params, memory, ratio))
     budget = start.request.budget(TASK)
     if add is not None:
         _own(family).with_extra(add, start.subnet, budget, force)  # what is refused is refused before the search
     halves = halves_of(read_task(data, source), seq_length, tokens, seed, f"--data: {data}")
-    with _counting(quiet=json) as progress:
-        found = specialize(
-            load_family(source, device=device), manifest, start.subnet, budget, halves, candidates, seed,
-            progress=progress,
-        )  # fmt: skip
-    entry = _entry(source, start, budget, found, spec) | {
-        "specialized": {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
-    }
-    if out is not None:
-        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
+    with _counting(quiet=json) as told:
+        runtime = load_family(source, device=device)
+        found = specialize(runtime, manifest, start.subnet, budget, halves, candidates, seed, progress=told)
+    entry = _entry(source, start, budget, found, spec)
+    entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
+    _write(entry, out, force)
     if add is not None:
         _own(family).with_extra(add, found.shape, budget, force).save(family)
     if json:
         written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
         typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
         return
-    for line in _lines(start, found, halves):
+    for line in (*_lines(start, found, halves), *_places(source, found, spec, out, add)):
         typer.echo(line)
-    _say_where(source, found, spec, out, add)
 
 
 def _check_options(sizes: dict[str, str | None], out: Path | None, add: str | None) -> None:
@@ -143,10 +135,15 @@ def _own(folder: Path) -> Family:
     return Family.load(folder)
 
 
-def _refuse_whole(start: Found) -> None:
+def _start(source: Source, request: Request) -> Found:
+    """The path's shape within a limit, below the parent."""
+    from nemo_elastic.cli.sizes import find
     from nemo_elastic.errors import ElasticError
 
-    raise ElasticError(f"{start.request.option}: {start.request.asked} holds the whole parent; nothing is to choose")
+    found = find(source, request)
+    if found.whole:
+        raise ElasticError(f"{request.option}: {request.asked} holds the whole parent; nothing is to choose")
+    return found
 
 
 @contextmanager
@@ -208,12 +205,20 @@ def _lines(start: Found, found: Specialized, halves: Halves) -> Iterator[str]:
         yield "the found shape is worse there, so the start's shape is kept"
 
 
-def _say_where(source: Source, found: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> None:
+def _write(entry: dict[str, Any], out: Path | None, force: bool) -> None:
+    from nemo_elastic.io.atomic import atomic_write
+
+    if out is not None:
+        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
+
+
+def _places(source: Source, found: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> Iterator[str]:
+    """Where the shape is now."""
     from nemo_elastic.cli.show import size_line
 
     what = "the found shape" if found.wins else "the start's shape"
     told = f"{what}, {size_line(source.parent, found.shape, spec)}"
     if out is not None:
-        typer.echo(f"{out}: {told}")
+        yield f"{out}: {told}"
     if add is not None:
-        typer.echo(f"{source.folder}: {add}, {told}")
+        yield f"{source.folder}: {add}, {told}"

@@ -270,9 +270,15 @@ def test_an_extra_is_replaced_only_by_force():
         (lambda e: [e], r"extras: \[.*a mapping name -> member"),
         (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
         (lambda e: {"a/b": e["code"]}, "extras: 'a/b' is not allowed; letters, digits"),
-        (lambda e: {"code": e["code"] | {"parameters": 7}}, r"extras\.code\.parameters: 7 is not allowed; its shape has"),
+        (
+            lambda e: {"code": e["code"] | {"parameters": 7}},
+            r"extras\.code\.parameters: 7 is not allowed; its shape has",
+        ),
         (lambda e: {"code": e["code"] | {"budget": {"ratio": 7}}}, r"ratio: 7 is not allowed"),
-        (lambda e: {"code": e["code"] | {"budget": {"name": "x"}}}, r"extras\.code\.budget: .* is not allowed; one of"),
+        (
+            lambda e: {"code": e["code"] | {"budget": {"name": "x"}}},
+            r"extras\.code\.budget: .* is not allowed; one of",
+        ),
         (lambda e: {"code": e["code"] | {"loss": 1}}, r"extras\.code: unknown field 'loss'"),
         (lambda e: {"code": e["code"] | {"subnet": {"hidden": 99, "layers": []}}}, "hidden: 99 is not allowed"),
         (lambda e: {"code": e["code"] | {"memory": None}}, r"extras\.code\.memory: None is not allowed"),

@@ -130,10 +130,20 @@ def test_text_is_cut_by_the_familys_own_tokenizer(capsys, folder, tmp_path):
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     code, out, err = run(
-        capsys, "specialize", folder, "--data", tmp_path / "task", "--params", 9000, *QUICK, "--out", tmp_path / "s.json"
+        capsys,
+        "specialize",
+        folder,
+        "--data",
+        tmp_path / "task",
+        "--params",
+        9000,
+        *QUICK,
+        "--out",
+        tmp_path / "s.json",
     )
     assert code == 0, err
-    assert "largest shape within 9,000 parameters" in out and "on the other half" in out or "no shape is better" in out
+    assert "largest shape within 9,000 parameters" in out
+    assert "on the other half" in out or "no shape is better" in out
     assert f"{tmp_path / 's.json'}: the " in out
 
 
@@ -141,8 +151,8 @@ def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):
     spec = MemorySpec(batch=4, length=64, weights="fp32")
     limit = int(0.85 * memory(SHAPE, SHAPE.full, spec))
     code, out, _ = run(
-        capsys, "specialize", folder, "--data", data.path, "--memory", f"{limit}B", "--batch", 4, "--length", 64, *QUICK,
-        "--out", tmp_path / "s.json", "--json",
+        capsys, "specialize", folder, "--data", data.path, "--memory", f"{limit}B", "--batch", 4, "--length", 64,
+        *QUICK, "--out", tmp_path / "s.json", "--json",
     )  # fmt: skip
     assert code == 0 and memory(SHAPE, found_in(out), spec) <= limit
     assert json.loads(out)["budget"]["memory"] == {"size": f"{limit}B", "batch": 4, "length": 64, "weights": "fp32",

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from nemo_elastic.evaluation.halves import PIECE, WIDER, halves_of
 def numbered(lengths: list[int]) -> list[np.ndarray]:
     """Documents of which no two tokens are the same."""
     ends = np.cumsum([0, *lengths])
-    return [np.arange(a, b) for a, b in zip(ends, ends[1:])]
+    return [np.arange(a, b) for a, b in pairwise(ends)]
 
 
 def tokens(sequences_sl: np.ndarray) -> set[int]:
