@@ -90,6 +90,11 @@ bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against c
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/slice_12b.md $(ARGS)
 
+.PHONY: study-specialize
+study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, half an hour after `make demo`, into docs/tables/study_specialize.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
+	mv runs/study_specialize.md docs/tables/study_specialize.md
+
 .PHONY: study
 study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five context router schedule", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
