@@ -20,6 +20,7 @@ from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
+from tests.slicing.helpers import contents
 
 MIDDLE = PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4)
 SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=2, attention_heads=2)
@@ -237,6 +238,10 @@ def test_an_extra_shape_is_selected_by_its_name_and_moves_nothing(tmp_path):
     assert slice_checkpoint(folder, tmp_path / "same", subnet=own).member == "code"
     # a member's folder knows the extras of its family, too; what lies inside of it can be cut out
     inner = Family.of(PARENT, MEMBERS).with_extra("tiny", PARENT.uniform(keep=(0, 3), hidden=8))
+    inner = inner.with_extra("inside", PARENT.uniform(keep=(0, 1), hidden=8, ffn=12, mamba_heads=4))
     slice_checkpoint(write_family(tmp_path / "b", PARENT, model().state_dict(), inner), tmp_path / "9b", member="9b")
     with pytest.raises(ElasticError, match="not inside"):
         slice_checkpoint(tmp_path / "9b", tmp_path / "c", member="tiny")
+    for source in ("9b", "b"):
+        slice_checkpoint(tmp_path / source, tmp_path / f"of-{source}", member="inside")
+    assert contents(tmp_path / "of-9b") == contents(tmp_path / "of-b")
