@@ -95,6 +95,11 @@ bench-serve: $(VENV)/.stamp $(VLLM)/.stamp ## One vLLM engine for a family again
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.serving --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/bench_serve.md $(ARGS)
 
+.PHONY: study-specialize
+study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, half an hour after `make demo`, into docs/tables/study_specialize.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
+	mv runs/study_specialize.md docs/tables/study_specialize.md
+
 .PHONY: study
 study: $(VENV)/.stamp ## A study of some hours: STUDY="rates shapes peers weights five context router schedule", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)

@@ -133,6 +133,7 @@ NOT_RUN = {
     "data": "tests/data/test_cli.py",
     "report": "tests/report",
     "rehearse": "tests/rehearsal",
+    "specialize": "tests/evaluation/test_cli_specialize.py",
     "serve": "tests/serving and, with vLLM, tests/vllm/serve.py",
 }
 
@@ -148,7 +149,10 @@ def runs(words: list[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run."""
+    """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run.
+
+    The family has an extra shape `task`, which is that of task.json: `specialize` is not run here.
+    """
     from nemo_elastic.core.manifest import Family
     from nemo_elastic.data.build import build_data
     from nemo_elastic.nn.model import NemotronH
@@ -166,7 +170,9 @@ def made(tmp_path_factory):
     data = build_data(out / "data", [Path(sysconfig.get_paths()["stdlib"]) / "json"], vocab=400, held_out_problems=8)
     (data.tokenizer_dir / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     state = NemotronH.random(parent).state_dict()
-    write_family(out / "family", parent, state, Family.of(parent, members), data.tokenizer_dir)
+    family = Family.of(parent, members).with_extra("task", parent.uniform(keep=(0, 2, 4), hidden=12))
+    write_family(out / "family", parent, state, family, data.tokenizer_dir)
+    (out / "task.json").write_text(json.dumps({"subnet": family.member("task").subnet.to_json()}))
     slice_checkpoint(out / "family", out / "other-9b", member="9b")
     slice_checkpoint(out / "family", out / "parent", member="12b")
     (out / "conf").symlink_to(ROOT / "conf")

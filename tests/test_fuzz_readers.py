@@ -51,6 +51,7 @@ from tests.shapes import PARENT
 T = TypeVar("T")
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 MADE = Family.of(PARENT, {"full": PARENT.full, "small": SMALL}, provenance={"a": 1}, drop_order=(4, 3, 2, 1, 0))
+MADE = MADE.with_extra("own", PARENT.uniform([0, 2, 4], ffn=8))
 FAMILY, CONFIG = MADE.to_json(), to_hf_config(PARENT, SMALL)
 PUZZLE = to_hf_config(PARENT, Subnet(8, (PARENT.layer(1, ffn=8), PARENT.layer(4, ffn=4))))
 BLOCK = {

@@ -8,7 +8,7 @@ from math import sqrt
 
 import pytest
 
-from nemo_elastic.verdicts import SHARED, TIE, closed, wilson
+from nemo_elastic.verdicts import FEW, SHARED, TIE, closed, mean_interval, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 1), (0, 96), (1, 3), (8, 96), (48, 96), (95, 96), (7, 7)])
@@ -32,3 +32,26 @@ def test_a_share_of_a_gap_is_told_where_there_is_one() -> None:
     assert closed(4.0, 4.5, 3.0) == pytest.approx(-0.5)
     assert closed(3.0 + 0.99 * SHARED, 3.0, 3.0) is None and closed(3.0 - 1e-10, 3.0, 3.0) is None
     assert SHARED == 10 * TIE
+
+
+def test_the_interval_around_a_mean_has_students_quantiles() -> None:
+    # W. S. Gosset's quantiles at 97.5%, as in every table
+    for count, quantile in ((8, 2.3646), (11, 2.2281), (31, 2.0423), (121, 1.9799), (10_001, 1.9602)):
+        values = [float(i) for i in range(count)]
+        mean = (count - 1) / 2
+        error = sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
+        found = mean_interval(values)
+        assert (found.mean, found.count) == (pytest.approx(mean), count)
+        assert (found.high - mean) / error == pytest.approx(quantile, abs=1e-3)
+        assert mean - found.low == pytest.approx(found.high - mean)
+
+
+def test_an_interval_says_whether_there_is_anything() -> None:
+    assert mean_interval([0.5, 1.5] * 8).above_zero
+    assert mean_interval([-1.0, 1.2] * 4).holds_zero
+    below = mean_interval([-0.5, -1.5] * 8)
+    assert not below.above_zero and not below.holds_zero
+    same = mean_interval([0.0] * FEW)
+    assert same.holds_zero and not same.above_zero
+    with pytest.raises(ValueError, match="8 are the fewest"):
+        mean_interval([1.0] * (FEW - 1))

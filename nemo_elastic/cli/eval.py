@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemo_elastic.cli.task import check_tokens
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 from nemo_elastic.errors import ElasticError, printable
 
@@ -62,7 +63,7 @@ def command(
     opened = [open_source(source) for source in sources]
     wanted = _wanted(opened, member or ())
     check_device(device, "--device")
-    _check_tokens(opened, folder)
+    check_tokens(opened, folder)
     harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [None] * len(opened))
 
     def measure(model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
@@ -122,23 +123,6 @@ def _harness(
 
     tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
     return Harness(list(tasks), tasks_from), tokenizers
-
-
-def _check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
-    """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
-    from nemo_elastic.formats.tokenizer import load_tokenizer
-
-    if folder is None:
-        return
-    where = f"--data: {folder.path}"
-    for source in opened:
-        if folder.vocab_size > source.parent.vocab:
-            raise ElasticError(
-                f"{where} has {folder.vocab_size} tokens of vocabulary, {source.folder} knows {source.parent.vocab}"
-            )
-        own = source.folder / "tokenizer.json"
-        if own.is_file() and load_tokenizer(source.folder).get_vocab() != folder.tokenizer().get_vocab():
-            raise ElasticError(f"{where} was made with another tokenizer than that of {source.folder}")
 
 
 def _measure(model: Any, folder: DataFolder, problems: int, tokens: int, length: int, batch: int) -> dict[str, Any]:

@@ -55,8 +55,11 @@ def command(
     if between is not None:
         console.print(path_table(between, places, spec))
         return
-    console.print(members_table(shapes.parent, shapes.members, spec, str(source)))
-    console.print(widths_table(shapes.parent, shapes.members))
-    for name, subnet in shapes.members.items():
+    named = shapes.members | shapes.extras
+    console.print(members_table(shapes.parent, named, spec, str(source)))
+    console.print(widths_table(shapes.parent, named))
+    for name, subnet in named.items():
         typer.echo(f"{printable(name)} runs in {runs_in(subnet)}")
+    for name in shapes.extras:
+        typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

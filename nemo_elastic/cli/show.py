@@ -95,14 +95,20 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
 
 def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
-    budgets = {m.name: m.budget for m in shapes.family} if shapes.family is not None else {}
+    family = shapes.family
+    budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
+
+    def told(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
+        return {
+            name: size(shapes.parent, subnet, spec) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
+            for name, subnet in shapes_of.items()
+        }
+
     return {
         "source": str(shapes.folder),
         "parent": shapes.parent.to_json(),
-        "members": {
-            name: size(shapes.parent, subnet, spec) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
-            for name, subnet in shapes.members.items()
-        },
+        "members": told(shapes.members),
+        "extras": told(shapes.extras),
         "ranking": shapes.origin.ranking,
         "provenance": dict(shapes.origin.provenance),
     }

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core import cost
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.sizes import SubnetPath, path
@@ -33,6 +34,7 @@ class Request:
         option: as the user wrote it; value: what the user gave, as a number; asked: the same in words.
         limit: the limit on `price`, in parameters or bytes.
         told: says an amount of that in words.
+        spec: what a deployment holds in memory, where that is limited.
     """
 
     option: str
@@ -41,6 +43,13 @@ class Request:
     limit: float
     price: Callable[[Subnet], float]
     told: Callable[[float], str]
+    spec: MemorySpec | None = None
+
+    def budget(self, name: str) -> Budget:
+        """The same limit as a search takes it."""
+        if self.spec is not None:
+            return Budget(name, memory={"size": f"{self.limit:.0f}B", **asdict(self.spec)})
+        return Budget(name, ratio=self.value) if self.option == "--ratio" else Budget(name, params=self.value)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def read_request(
     if memory is not None:
         size = parse_size("--memory", memory)
         price = lambda subnet: cost.memory(parent, subnet, spec)  # noqa: E731
-        return Request("--memory", size, human_bytes(size), size, price, human_bytes)
+        return Request("--memory", size, human_bytes(size), size, price, human_bytes, spec)
     if params is not None:
         value = parse_count("--params", params)
         return Request("--params", value, told(value), value, count, told)
@@ -177,6 +186,7 @@ class _Entry:
     budget: dict | None = None
     member: str | None = None
     between: list | None = None
+    specialized: dict | None = None  # what `specialize` measured
 
 
 def read_subnet(file: Path, parent: Parent) -> Subnet:

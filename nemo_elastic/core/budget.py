@@ -61,6 +61,13 @@ class Budget:
     def is_parent(self) -> bool:
         return self.params is None and self.ratio is None and self.memory is None
 
+    def to_json(self) -> dict[str, Any] | None:
+        """What it limits, without its name; None for the parent's."""
+        out = {k: v for k in ("params", "ratio", "memory") if (v := getattr(self, k)) is not None}
+        if "memory" in out:
+            out["memory"] = dict(out["memory"])
+        return out or None
+
     def memory_spec(self) -> MemorySpec:
         rest = {k: v for k, v in (self.memory or {}).items() if k != "size"}
         return MemorySpec(**known_fields(MemorySpec, rest, f"elastic.budgets[{self.name}].memory"))

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family: the named members of one parent, and `elastic.json`, the file that describes them.
 
+Beside its members a family may name extra shapes: any inside the parent, chosen after training, for a task perhaps.
+They lie on no path and need not be nested in each other; a file without any is what it was before there were extras.
+
 The file repeats what can be computed (parameters, memory, blocks) for people and other programs that read it. The
 reader computes all of it again: a number that does not agree is an error, and so is an unknown field.
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,6 +64,7 @@ class Family:
         ranking_digest: digest of the ranking that sorted the parent; None where it was not sorted.
         provenance: where the family comes from, JSON values only.
         drop_order: layers of the parent in the order in which smaller shapes lose them; None where none is known.
+        extras: named shapes beside the members, in any order; none was trained as it is.
     """
 
     parent: Parent
@@ -69,13 +73,16 @@ class Family:
     ranking_digest: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     drop_order: tuple[int, ...] | None = None
+    extras: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "extras", tuple(self.extras))
         # Blocks are the parent's: a family does not keep the stripes of the block that it was made with beside them.
         object.__setattr__(self, "axes", {n: replace(a, stripes=None) for n, a in self.axes.items()})
         self._check_axes()
         self._check_members()
+        self._check_extras()
         check_digest("ranking", self.ranking_digest)
         if not isinstance(self.provenance, Mapping) or not _is_json(dict(self.provenance)):
             raise bad("provenance", self.provenance, "a mapping of JSON values")
@@ -113,7 +120,7 @@ class Family:
             if "full" in named:
                 raise bad("members.full", "a cut", "the name of the parent itself")
             named = {"full": parent.full, **named}
-        made_for = {b.name: _budget_to_json(b) for b in budgets}
+        made_for = {b.name: b.to_json() for b in budgets}
         counts = {n: parameters(parent, s.validate(parent)) for n, s in named.items()}
         members = tuple(Member(n, s, made_for.get(n), counts[n]) for n, s in named.items())
         if axes is None:
@@ -129,42 +136,66 @@ class Family:
         """Member names, the largest first."""
         return tuple(m.name for m in self.members)
 
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """Names of the extra shapes."""
+        return tuple(m.name for m in self.extras)
+
     def member(self, name: str) -> Member:
-        """Give the member of that name.
+        """Give the member, or the extra shape, of that name.
 
         Raises:
             ElasticError: There is none; the message has the nearest name.
         """
-        for m in self.members:
+        for m in (*self.members, *self.extras):
             if m.name == name:
                 return m
-        near = get_close_matches(str(name), self.names, 1, 0.4)
+        names = (*self.names, *self.extra_names)
+        near = get_close_matches(str(name), names, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(self.names)}")
+        raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(names)}")
+
+    def name_of(self, subnet: Subnet) -> str | None:
+        """Name of the member, or else of the extra shape, that is this shape; None where there is none."""
+        return next((m.name for m in (*self.members, *self.extras) if m.subnet == subnet), None)
+
+    def with_extra(self, name: str, subnet: Subnet, budget: Budget | None = None, force: bool = False) -> Family:
+        """The same family with one more named shape.
+
+        Args:
+            name: As a member may have; of no member.
+            subnet: Any shape inside the parent.
+            budget: What it was made for.
+            force: Replace an extra shape of that name.
+
+        Raises:
+            ElasticError: The name is taken, or no name; the shape is not the parent's.
+        """
+        check_name("extras", name)
+        if name in self.names:
+            raise bad("extras", name, f"a name that no member has ({', '.join(self.names)})")
+        if name in self.extra_names and not force:
+            raise ElasticError(f"extras.{name}: already there; --force replaces it")
+        count = parameters(self.parent, subnet.validate(self.parent))
+        extra = Member(name, subnet, budget and budget.to_json(), count)
+        return replace(self, extras=(*(m for m in self.extras if m.name != name), extra))
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of `elastic.json`."""
-        spec = MemorySpec()
-        return {
+        out = {
             "version": VERSION,
             "parent": self.parent.to_json(),
             "axes": {
                 n: {"choices": list(a.choices), "per_layer": a.per_layer, "blocks": _blocks(self.parent, n)}
                 for n, a in self.axes.items()
             },
-            "members": {
-                m.name: {
-                    "parameters": m.parameters,
-                    "memory": asdict(spec) | {"bytes": _bytes(self.parent, m.subnet, spec)},
-                    "budget": dict(m.budget) if m.budget is not None else None,
-                    "subnet": m.subnet.to_json(),
-                }
-                for m in self.members
-            },
+            "members": _members_to_json(self.parent, self.members),
             "ranking": self.ranking_digest,
             "provenance": dict(self.provenance),
             "drop_order": None if self.drop_order is None else list(self.drop_order),
         }
+        # Only where there are some: the file of a family without is the same as ever, byte for byte.
+        return out | ({"extras": _members_to_json(self.parent, self.extras)} if self.extras else {})
 
     @classmethod
     def from_json(cls, data: Any) -> Family:
@@ -183,13 +214,13 @@ class Family:
             if name not in given:
                 raise ElasticError(f"axes.{name}: missing")
         axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
-        if not isinstance(known["members"], Mapping):
-            raise bad("members", known["members"], "a mapping name -> member")
-        members = [_read_member(parent, n, m) for n, m in known["members"].items()]
+        members = _read_members(parent, known["members"], "members")
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
         order = known.get("drop_order")
         order = tuple(order) if isinstance(order, list) else order
-        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order)
+        told = known.get("extras")
+        extras = [] if told is None else _read_members(parent, told, "extras")
+        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order, tuple(extras))
 
     @classmethod
     def load(cls, folder: str | Path) -> Family:
@@ -232,18 +263,29 @@ class Family:
                 raise bad("members", name, "each name once")
         before: Member | None = None
         for m in self.members:
-            m.subnet.validate(self.parent)
-            count = parameters(self.parent, m.subnet)
-            if isinstance(m.parameters, bool) or m.parameters != count:
-                raise bad(f"members.{m.name}.parameters", m.parameters, f"its shape has {count}")
-            if m.budget is not None:
-                _read_budget(m.name, m.budget)
+            self._check_one("members", m)
             if before is None:
                 if m.subnet != self.parent.full:
                     raise bad("members", m.name, "the first, and largest, must be the parent itself")
             elif (why := why_not_nested(m.subnet, before.subnet)) is not None:
                 raise ElasticError(f"members.{m.name}: not nested in {before.name!r}: {why}")
             before = m
+
+    def _check_extras(self) -> None:
+        for name in self.extra_names:
+            check_name("extras", name)
+            if (*self.names, *self.extra_names).count(name) > 1:
+                raise bad("extras", name, "each name once, and none that a member has")
+        for m in self.extras:
+            self._check_one("extras", m)
+
+    def _check_one(self, where: str, m: Member) -> None:
+        m.subnet.validate(self.parent)
+        count = parameters(self.parent, m.subnet)
+        if isinstance(m.parameters, bool) or m.parameters != count:
+            raise bad(f"{where}.{m.name}.parameters", m.parameters, f"its shape has {count}")
+        if m.budget is not None:
+            _read_budget(f"{where}.{m.name}.budget", m.name, m.budget)
 
     def _check_drop_order(self) -> None:
         order, number = self.drop_order, self.parent.num_layers
@@ -298,6 +340,7 @@ class _File:
     ranking: str | None
     provenance: dict
     drop_order: list | None = None  # families of before it was kept have none
+    extras: dict | None = None  # only where there are some
 
 
 @dataclass
@@ -333,8 +376,26 @@ def _read_axis(parent: Parent, name: str, data: Any) -> AxisConfig:
     return AxisConfig.read(name, {"choices": known["choices"], "per_layer": known["per_layer"]})
 
 
-def _read_member(parent: Parent, name: str, data: Any) -> Member:
-    where = f"members.{name}"
+def _members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]:
+    spec = MemorySpec()
+    return {
+        m.name: {
+            "parameters": m.parameters,
+            "memory": asdict(spec) | {"bytes": _bytes(parent, m.subnet, spec)},
+            "budget": dict(m.budget) if m.budget is not None else None,
+            "subnet": m.subnet.to_json(),
+        }
+        for m in members
+    }
+
+
+def _read_members(parent: Parent, data: Any, where: str) -> list[Member]:
+    if not isinstance(data, Mapping):
+        raise bad(where, data, "a mapping name -> member")
+    return [_read_member(parent, name, told, f"{where}.{name}") for name, told in data.items()]
+
+
+def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
     known = known_fields(_Member, data, where)
     subnet = Subnet.from_json(known["subnet"], parent, f"{where}.subnet")
     count = parameters(parent, subnet)
@@ -348,18 +409,10 @@ def _read_member(parent: Parent, name: str, data: Any) -> Member:
     return Member(name, subnet, known["budget"], count)
 
 
-def _read_budget(name: str, data: Any) -> Budget:
-    where = f"members.{name}.budget"
+def _read_budget(where: str, name: str, data: Any) -> Budget:
     if not isinstance(data, Mapping) or "name" in data or not data:
         raise bad(where, data, "one of {params: N}, {ratio: R}, {memory: {size: S}}, or null")
     return Budget(**known_fields(Budget, {"name": name, **data}, where))
-
-
-def _budget_to_json(budget: Budget) -> dict[str, Any] | None:
-    out = {k: v for k in ("params", "ratio", "memory") if (v := getattr(budget, k)) is not None}
-    if "memory" in out:
-        out["memory"] = dict(out["memory"])
-    return out or None
 
 
 def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,12 @@ class DataFolder:
     def tokens(self, split: str) -> np.ndarray:
         """All tokens of a split end to end: a read-only memory map of uint16 or int32."""
         return open_tokens(self.prefix(split))
+
+    def documents(self, split: str) -> list[np.ndarray]:
+        """The tokens of each document of a split, as parts of `tokens`."""
+        index, tokens = self.index(split), self.tokens(split)
+        ends = np.append(0, np.cumsum(index.lengths, dtype=np.int64))[index.documents]
+        return [tokens[start:end] for start, end in pairwise(ends.tolist())]
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, without transformers."""

@@ -4,6 +4,21 @@
 
 from .accuracy import Accuracy, Answer, answer_accuracy
 from .controls import Control, controls
-from .perplexity import Loss, perplexity
+from .halves import Halves, halves_of
+from .perplexity import Loss, perplexity, sequence_losses
+from .specialize import Specialized, specialize
 
-__all__ = ["Accuracy", "Answer", "Control", "Loss", "answer_accuracy", "controls", "perplexity"]
+__all__ = [
+    "Accuracy",
+    "Answer",
+    "Control",
+    "Halves",
+    "Loss",
+    "Specialized",
+    "answer_accuracy",
+    "controls",
+    "halves_of",
+    "perplexity",
+    "sequence_losses",
+    "specialize",
+]

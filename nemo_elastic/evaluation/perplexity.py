@@ -80,13 +80,39 @@ def perplexity(
     total = 0.0
     with torch.no_grad():
         for window_bl in _windows(tokens, count, seq_length, batch):
-            logits_tv = model(window_bl[:, :-1]).flatten(0, 1)
-            labels_t = window_bl[:, 1:].flatten().to(logits_tv.device)
-            for at in range(0, len(labels_t), _CHUNK):
-                rows_tv = logits_tv[at : at + _CHUNK].to(work_dtype(logits_tv))
-                loss_t = F.cross_entropy(rows_tv, labels_t[at : at + _CHUNK], reduction="none")
-                total += loss_t.double().sum().item()
+            total += sum(part_t.sum().item() for part_t in _token_losses(model, window_bl))
     return Loss(total / count, count)
+
+
+def sequence_losses(
+    model: Callable[[torch.Tensor], torch.Tensor], sequences_sl: np.ndarray, batch: int = 8
+) -> np.ndarray:
+    """Mean loss of each of several sequences of one length.
+
+    Args:
+        model: token ids [b, l] to logits [b, l, v].
+        sequences_sl: token ids [s, l + 1]: every token but the first of each is predicted.
+        batch: sequences at once.
+
+    Returns:
+        Nats per token, float64 [s], the same for every `batch`.
+    """
+    out = []
+    with torch.no_grad():
+        for first in range(0, len(sequences_sl), batch):
+            window_bl = torch.from_numpy(sequences_sl[first : first + batch].astype(np.int64))
+            loss_t = torch.cat(list(_token_losses(model, window_bl)))
+            out.append(loss_t.view(len(window_bl), -1).mean(dim=1).cpu().numpy())
+    return np.concatenate(out)
+
+
+def _token_losses(model: Callable[[torch.Tensor], torch.Tensor], window_bl: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Losses of all labels of a batch of windows [b, l + 1], in order, float64, some at a time."""
+    logits_tv = model(window_bl[:, :-1]).flatten(0, 1)
+    labels_t = window_bl[:, 1:].flatten().to(logits_tv.device)
+    for at in range(0, len(labels_t), _CHUNK):
+        rows_tv = logits_tv[at : at + _CHUNK].to(work_dtype(logits_tv))
+        yield F.cross_entropy(rows_tv, labels_t[at : at + _CHUNK], reduction="none").double()
 
 
 def _windows(tokens: np.ndarray, count: int, length: int, batch: int) -> Iterator[torch.Tensor]:

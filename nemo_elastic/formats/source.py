@@ -85,6 +85,11 @@ class Shapes:
             return {m.name: m.subnet for m in self.family}
         return {self.origin.name or "model": self.held}
 
+    @property
+    def extras(self) -> dict[str, Subnet]:
+        """Extra shapes that can be cut by name, too; see `Family.extras`."""
+        return {} if self.family is None else {m.name: m.subnet for m in self.family.extras}
+
 
 @dataclass(frozen=True)
 class Source(Shapes):

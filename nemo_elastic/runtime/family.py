@@ -44,13 +44,15 @@ class FamilyRuntime:
             they must not change while members are in use.
         members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
             selected too, and cost up to as much as the member above them.
+        extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
+            weights are stored is made for the members alone.
         dtype, device, copy: see `Storage`.
         companions: files beside the weights, for text; none by default.
 
     Attributes:
         parent: shape in which layers are counted.
         held: the member whose weights are in memory.
-        members: shapes by name, largest first.
+        members: shapes by name, largest first; extra shapes behind them.
 
     Raises:
         ElasticError: a member is not nested in what the model holds.
@@ -61,6 +63,7 @@ class FamilyRuntime:
         model: NemotronH,
         members: Mapping[str, Subnet] | None = None,
         *,
+        extras: Mapping[str, Subnet] | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         copy: bool = False,
@@ -68,14 +71,15 @@ class FamilyRuntime:
     ) -> None:
         self._companions = companions or Companions()
         self.parent, self.held = model.parent, model.member
-        self.members = dict(members or {FULL: model.member})
+        nested = dict(members or {FULL: model.member})
+        self.members = nested | dict(extras or {})
         for name, subnet in self.members.items():
             try:
                 check_nested(model.parent, model.member, subnet)
             except ElasticError as exc:
                 raise exc.within(f"member {name!r}") from None
         tensors = dict(model.named_parameters())
-        self._storage = Storage(self.parent, self.held, self.members.values(), tensors, dtype, device, copy)
+        self._storage = Storage(self.parent, self.held, nested.values(), tensors, dtype, device, copy)
         self._selected: dict[Subnet, MemberModel] = {}
 
     @property
@@ -85,7 +89,7 @@ class FamilyRuntime:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the members, largest first."""
+        """Names of the members, largest first, and of extra shapes behind them."""
         return tuple(self.members)
 
     def select(self, which: str | Subnet | None = None) -> MemberModel:
@@ -151,9 +155,12 @@ class FamilyRuntime:
 
 
 def members_of(source: Source) -> dict[str, Subnet]:
-    """Names and shapes of what an opened folder has; a folder without `elastic.json` has one member."""
+    """Names and shapes that can be selected of an opened folder: its members, largest first, then extra shapes.
+
+    A folder without `elastic.json` has one member.
+    """
     if source.family is not None:
-        return {m.name: m.subnet for m in source.family}
+        return {m.name: m.subnet for m in source.family} | source.extras
     return {source.origin.name or FULL: source.held}
 
 
@@ -193,6 +200,13 @@ def load_family(
     # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
     mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
     model = NemotronH(source.parent, mapped, source.held, trainable=False)
+    members = {name: subnet for name, subnet in members_of(source).items() if name not in source.extras}
     return FamilyRuntime(
-        model, members_of(source), dtype=dtype, device=device, copy=not mmap, companions=Companions.of(source)
+        model,
+        members,
+        extras=source.extras,
+        dtype=dtype,
+        device=device,
+        copy=not mmap,
+        companions=Companions.of(source),
     )

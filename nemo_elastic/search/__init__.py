@@ -11,6 +11,7 @@ from nemo_elastic.search.finder import SearchResult, search
 from nemo_elastic.search.price import Price
 from nemo_elastic.search.projection import Projection, project, project_family
 from nemo_elastic.search.space import Slot, Space
+from nemo_elastic.search.trained import trained_space
 
 __all__ = [
     "Price",
@@ -22,6 +23,7 @@ __all__ = [
     "project",
     "project_family",
     "search",
+    "trained_space",
     "uniform",
     "uniform_family",
 ]

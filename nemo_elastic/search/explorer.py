@@ -33,7 +33,7 @@ class Trial:
     Attributes:
         number: counts from 1.
         budget: name of the budget that it was tried for.
-        origin: parent, descent, even, depth, mamba, fit or refine.
+        origin: start, parent, descent, even, depth, mamba, fit or refine.
         cost: in the budget's unit; loss: what the callable returned, infinite for NaN.
         member: what was measured.
     """

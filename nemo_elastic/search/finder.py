@@ -11,8 +11,9 @@ Down: for every budget from the largest to the smallest, inside the member befor
 Up: a good large member may shut the small ones in, so from the smallest budget to the largest the same refinement,
 each member free but for having to hold the one before.
 
-Every candidate is fitted to its budget first, so losses compare at equal cost. Of all that was measured, the nested
-chain with the smallest product of losses wins: no member buys a little with a lot of another's.
+A shape that is known already may be the start: it is measured first, and varied like the others where it is good.
+Every other candidate is fitted to its budget first, so losses compare at equal cost. Of all that was measured, the
+nested chain with the smallest product of losses wins: no member buys a little with a lot of another's.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def search(
     candidates: int = 256,
     seed: int = 0,
     progress: Callable[[int, int, Trial], None] | None = None,
+    start: Subnet | None = None,
 ) -> SearchResult:
     """Find members with a low loss, nested in each other, each at most its budget.
 
@@ -86,9 +88,12 @@ def search(
             an even cut, hardly improved.
         seed: of the refinement's draws.
         progress: called after every measurement with (number, candidates, trial).
+        start: a shape of the space to measure before all others. With a single budget that it meets, what is found is
+            never worse.
 
     Raises:
-        ElasticError: a budget that no member meets, or that is not below the one before; nothing was measured then.
+        ElasticError: a budget that no member meets, or that is not below the one before, or a start outside of the
+            space; nothing was measured then.
     """
     integer("elastic.search.candidates", candidates, 1, "at least 1")
     integer("seed", seed, 0, "an integer of at least 0")
@@ -101,6 +106,10 @@ def search(
                 f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent", f"below {before:.4g}, the one before"
             )
     explorer = Explorer(space, loss, candidates, np.random.default_rng(seed), progress)
+    if start is not None and wanted:
+        code, least = space.encode(start), tuple(int(n) - 1 for n in space.sizes)
+        first = Goal(wanted[0], space.price(wanted[0]), (0,) * len(space.slots), least)
+        explorer.measure(code, first, "start")
     chain = _explore(explorer, space, wanted)
     members = {b.name: space.full for b in budgets if b.is_parent}
     members |= {b.name: space.decode(code) for b, code in zip(wanted, chain, strict=True)}

@@ -270,7 +270,7 @@ def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Su
     if why is not None:
         raise ElasticError(f"subnet: not inside {source.folder}: {why}")
     if name is None and family is not None:
-        name = next((m.name for m in family if m.subnet == subnet), None)
+        name = family.name_of(subnet)
     elif name is None and subnet == source.held:
         name = source.origin.name
     return subnet, replace(source.origin, name=name)

@@ -123,7 +123,7 @@ def _shape_checks(source: Source) -> Iterator[Check]:
     # Opening it has compared every name and shape; what is left is whether the members are what they say.
     yield Check("tensors", True, f"{len(source.tensors)}, none missing, none unknown, all shapes right")
     members = source.members
-    for name, subnet in members.items():
+    for name, subnet in (members | source.extras).items():
         # Two ways to the same number: what the cut keeps of every dimension, and the formula of the cost.
         kept = [math.prod(pieces.shape) for _, pieces in cut_pieces(source, subnet).values()]
         size, count = sum(kept), parameters(source.parent, subnet)
@@ -267,7 +267,7 @@ def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed
             return
         if other is not None:
             yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
-        for name, subnet in source.members.items():
+        for name, subnet in (source.members | source.extras).items():
             masked_blv = whole(text_bl, Gates.of(source.parent, subnet))
             yield _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
 

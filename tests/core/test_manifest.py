@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from nemo_elastic import Family as PublicFamily
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import FILE, Family, Member, why_not_nested
+from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from tests.shapes import NANO_12B, PARENT
 from tests.strategies import chains, parents
@@ -228,3 +229,62 @@ def test_the_reason_exists_exactly_where_nesting_fails(data):
     parent: Parent = data.draw(parents())
     a, b = data.draw(chains(parent, 2))[1], data.draw(chains(parent, 2))[1]
     assert (why_not_nested(a, b) is None) == (a <= b)
+
+
+OWN = PARENT.uniform([0, 1, 2, 4], hidden=8, ffn=12)  # in none of the members below the parent
+
+
+def test_extra_shapes_are_kept_beside_the_members(tmp_path):
+    plain = family()
+    made = plain.with_extra("code", OWN, Budget("task", ratio=0.5)).with_extra("maths", SMALL)
+    assert why_not_nested(OWN, SMALL) and why_not_nested(TINY, OWN)
+    made.save(tmp_path)
+    read = Family.load(tmp_path)
+    assert read == made and read.extra_names == ("code", "maths") and read.names == plain.names
+    assert read.member("code") == Member("code", OWN, {"ratio": 0.5}, parameters(PARENT, OWN))
+    assert read.name_of(OWN) == "code" and read.name_of(SMALL) == "mid" and read.name_of(PARENT.uniform([0])) is None
+    assert list(read) == list(plain) and list(path(read)) == list(path(plain))
+    with pytest.raises(ElasticError, match="'cod' is not in this family; did you mean 'code'"):
+        read.member("cod")
+
+
+def test_a_family_without_extras_is_the_file_that_it_was():
+    told = family().to_json()
+    assert "extras" not in told and Family.from_json(told | {"extras": None}) == family()
+    assert json.dumps(Family.from_json(told | {"extras": {}}).to_json()) == json.dumps(told)
+
+
+def test_an_extra_is_replaced_only_by_force():
+    made = family().with_extra("code", OWN)
+    with pytest.raises(ElasticError, match=r"extras\.code: already there; --force replaces it"):
+        made.with_extra("code", SMALL)
+    assert made.with_extra("code", SMALL, force=True).member("code").subnet == SMALL
+    for name, line in (("mid", "a name that no member has"), ("../x", "letters, digits, dots and dashes")):
+        with pytest.raises(ElasticError, match=line):
+            made.with_extra(name, OWN, force=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda e: [e], r"extras: \[.*a mapping name -> member"),
+        (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
+        (lambda e: {"a/b": e["code"]}, "extras: 'a/b' is not allowed; letters, digits"),
+        (
+            lambda e: {"code": e["code"] | {"parameters": 7}},
+            r"extras\.code\.parameters: 7 is not allowed; its shape has",
+        ),
+        (lambda e: {"code": e["code"] | {"budget": {"ratio": 7}}}, r"ratio: 7 is not allowed"),
+        (
+            lambda e: {"code": e["code"] | {"budget": {"name": "x"}}},
+            r"extras\.code\.budget: .* is not allowed; one of",
+        ),
+        (lambda e: {"code": e["code"] | {"loss": 1}}, r"extras\.code: unknown field 'loss'"),
+        (lambda e: {"code": e["code"] | {"subnet": {"hidden": 99, "layers": []}}}, "hidden: 99 is not allowed"),
+        (lambda e: {"code": e["code"] | {"memory": None}}, r"extras\.code\.memory: None is not allowed"),
+    ],
+)
+def test_hostile_extras_are_refused(change, line):
+    told = family().with_extra("code", OWN).to_json()
+    with pytest.raises(ElasticError, match=line):
+        Family.from_json(told | {"extras": change(told["extras"])})

@@ -14,11 +14,13 @@ import torch
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
+from tests.slicing.helpers import contents
 
 MIDDLE = PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4)
 SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=2, attention_heads=2)
@@ -218,3 +220,28 @@ def test_load_family_is_a_public_name():
     import nemo_elastic
 
     assert nemo_elastic.load_family is load_family
+
+
+def test_an_extra_shape_is_selected_by_its_name_and_moves_nothing(tmp_path):
+    own = PARENT.uniform(keep=(0, 2, 4), ffn=12, mamba_heads=2)  # neither in a member nor around one
+    made = Family.of(PARENT, MEMBERS).with_extra("code", own)
+    folder = write_family(tmp_path / "family", PARENT, model(torch.float64).state_dict(), made)
+    family, plain = load_family(folder), load_family(write(tmp_path / "plain", model(torch.float64)))
+    assert family.names == ("12b", "9b", "6b", "code") and members_of(open_source(folder))["code"] == own
+    assert family.select("code").subnet == own and family.select(own).name == "code"
+    assert close(family.select("code")(TOKENS), model(torch.float64)(TOKENS, own))
+    for name in MEMBERS:
+        assert torch.equal(family.select(name)(TOKENS), plain.select(name)(TOKENS))
+    cut = slice_checkpoint(folder, tmp_path / "cut", member="code")
+    assert (cut.member, cut.subnet) == ("code", own)
+    assert close(load_family(tmp_path / "cut").select("code")(TOKENS), family.select("code")(TOKENS))
+    assert slice_checkpoint(folder, tmp_path / "same", subnet=own).member == "code"
+    # a member's folder knows the extras of its family, too; what lies inside of it can be cut out
+    inner = Family.of(PARENT, MEMBERS).with_extra("tiny", PARENT.uniform(keep=(0, 3), hidden=8))
+    inner = inner.with_extra("inside", PARENT.uniform(keep=(0, 1), hidden=8, ffn=12, mamba_heads=4))
+    slice_checkpoint(write_family(tmp_path / "b", PARENT, model().state_dict(), inner), tmp_path / "9b", member="9b")
+    with pytest.raises(ElasticError, match="not inside"):
+        slice_checkpoint(tmp_path / "9b", tmp_path / "c", member="tiny")
+    for source in ("9b", "b"):
+        slice_checkpoint(tmp_path / source, tmp_path / f"of-{source}", member="inside")
+    assert contents(tmp_path / "of-9b") == contents(tmp_path / "of-b")

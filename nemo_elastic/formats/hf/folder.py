@@ -94,6 +94,7 @@ class _Rest:
     axes: dict
     members: dict
     drop_order: list | None
+    extras: dict | None = None  # as in `elastic.json`: only where there are some
 
 
 @dataclass
@@ -125,7 +126,7 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
     }
     if origin.family is not None:
         whole = origin.family.to_json()
-        out["family"] = {f.name: whole[f.name] for f in fields(_Rest)}
+        out["family"] = {f.name: whole[f.name] for f in fields(_Rest) if f.name in whole}
     return out
 
 

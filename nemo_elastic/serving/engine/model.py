@@ -35,7 +35,8 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         self.config = config = self.model_config.hf_config
         self.quant_config, self.scheduler_config = None, vllm_config.scheduler_config
         self.source = open_source(self.model_config.model)
-        shapes = members_of(self.source)
+        # Members that share an answer hand their states over, so they are nested in each other: extra shapes are not.
+        shapes = {n: s for n, s in members_of(self.source).items() if n not in self.source.extras}
         self.names = tuple(shapes)
         members = [
             Member(vllm_config, self.source.parent, subnet, f"member_{i}") for i, subnet in enumerate(shapes.values())

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes inside a family that is trained already: the space that its `elastic.json` says, around its own path.
+
+Training is over, so nothing is ranked here: layers go in the order in which the path loses them, and an axis has the
+choices that the family was trained with. The path has widths between these, and its shape at a budget is what a search
+starts from: its widths are choices, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.search.space import Space
+
+__all__ = ["trained_space"]
+
+
+def trained_space(family: Family, start: Subnet) -> Space:
+    """All shapes inside a family that its axes allow, and one of its path among them.
+
+    Every shape of the space can be cut out of the family: each width is a prefix of blocks, in the order in which the
+    parent was sorted. An axis that was trained with one width for all layers keeps one, unless `start` itself has
+    several.
+
+    Args:
+        family: its axes, members and drop order count.
+        start: a shape of the family's path (`core.sizes.path`).
+
+    Returns:
+        The space, with `start` in it.
+    """
+    axes: dict[str, AxisConfig] = {}
+    for name, axis in family.axes.items():
+        used = _widths(name, start)
+        own = axis.per_layer or (name not in (HIDDEN, DEPTH) and len(used) > 1)
+        choices = tuple(sorted({*axis.choices, *used}, reverse=True))
+        axes[name] = AxisConfig(choices, own, keep_attention=_attention(family) if name == DEPTH else None)
+    return Space(family.parent, axes, tuple(_drop_order(family)))
+
+
+def _widths(axis: str, subnet: Subnet) -> set[int]:
+    if axis == DEPTH:
+        return {len(subnet.layers)}
+    return {subnet.hidden} if axis == HIDDEN else set(subnet.widths(axis))
+
+
+def _attention(family: Family) -> int:
+    """Attention layers that a shape must keep: one, if every member kept one."""
+    return min(1, *(sum(layer.type == ATTENTION for layer in m.subnet.layers) for m in family))
+
+
+def _drop_order(family: Family) -> Iterator[int]:
+    """All layers in the order in which the path loses them: what members lack first, as `core.sizes` drops it."""
+    order = family.drop_order or range(family.parent.num_layers - 1, -1, -1)
+    for upper, lower in pairwise(m.subnet for m in family):
+        yield from (i for i in order if i in upper.by_index and i not in lower.by_index)
+    yield from (i for i in order if i in family.members[-1].subnet.by_index)

@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic specialize`, from its arguments to a shape that `slice` cuts and the family knows by name."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic import load_family
+from nemo_elastic.cli import main
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.core.sizes import path
+from nemo_elastic.data.build import build_data
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.search import trained_space
+from nemo_elastic.slicing.family_folder import write_family
+from tests.shapes import PARENT
+
+SHAPE = replace(PARENT, vocab=400, pattern="-M-*")
+AXES = {
+    "hidden": AxisConfig((16, 12, 8)),
+    "ffn": AxisConfig((16, 8, 4), per_layer=True),
+    "mamba_heads": AxisConfig((6, 4, 2)),
+    "mamba_head_dim": AxisConfig((4,)),
+    "attention_heads": AxisConfig((4, 2)),
+    "depth": AxisConfig((4, 3)),
+}
+MEMBERS = {"big": SHAPE.full, "small": SHAPE.uniform(keep=(0, 1, 3), hidden=8, ffn=4, mamba_heads=2)}
+QUICK = ("--tokens", 600, "--seq-length", 32, "--candidates", 8)
+TOKENS = torch.arange(40).view(2, 20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    """A family of random weights, in a folder of its own: what it says is nothing, but shapes differ in it."""
+    state = NemotronH.random(SHAPE, seed=4).state_dict()
+    made = Family.of(SHAPE, MEMBERS, axes=AXES, drop_order=(2, 1, 0, 3))
+    return write_family(tmp_path / "family", SHAPE, state, made, data.tokenizer_dir)
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as done:
+        main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(done.value.code or 0), captured.out, captured.err
+
+
+def found_in(out: str) -> Subnet:
+    return Subnet.from_json(json.loads(out)["subnet"], SHAPE)
+
+
+def test_the_shape_is_cut_as_the_runtime_runs_it(capsys, folder, data, tmp_path):
+    shape = tmp_path / "task.json"
+    code, out, err = run(
+        capsys, "specialize", folder, "--data", data.path, "--ratio", 0.9, *QUICK, "--out", shape, "--json"
+    )
+    assert code == 0 and not err
+    told, family = json.loads(out), Family.load(folder)
+    subnet, limit = found_in(out), 0.9 * parameters(SHAPE, SHAPE.full)
+    start = path(family)[path(family).fit(limit)]
+    assert told["parameters"] == parameters(SHAPE, subnet) <= limit and told["budget"] == {"ratio": 0.9}
+    assert subnet in trained_space(family, start) and subnet <= SHAPE.full
+    figures = told["specialized"]
+    assert Subnet.from_json(figures["path"]["subnet"], SHAPE) == start
+    assert figures["path"]["searched"] >= figures["found"]["searched"] and figures["trials"] <= 8
+    chosen = figures["found" if figures["wins"] else "path"]["subnet"]
+    assert chosen == told["subnet"] and figures["gain"]["sequences"] * 32 == figures["held_out_tokens"]
+    assert json.loads(shape.read_text()) == {k: v for k, v in told.items() if k not in ("out", "extra", "request")}
+    code, _, _ = run(capsys, "slice", folder, "--subnet", shape, "--out", tmp_path / "cut")
+    cut, own = load_family(tmp_path / "cut").select(), load_family(folder).select(subnet)
+    assert code == 0 and cut.subnet == subnet and torch.allclose(cut(TOKENS), own(TOKENS), atol=1e-5)
+
+
+def test_the_same_seed_is_the_same_file(capsys, folder, data, tmp_path):
+    files = [tmp_path / f"{i}.json" for i in range(2)]
+    for file in files:
+        assert run(capsys, "specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK, "--out", file)[0] == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_name_of_its_own_in_the_family(capsys, folder, data, tmp_path):
+    before = (folder / FILE).read_bytes()
+    line = ("specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK)
+    code, out, _ = run(capsys, *line, "--add", "code", "--json")
+    assert code == 0 and Family.load(folder).member("code").subnet == found_in(out)
+    assert Family.load(folder).member("code").budget == {"ratio": 0.8}
+    told = json.loads((folder / FILE).read_text())
+    del told["extras"]
+    assert told == json.loads(before)
+    # every command that takes a member's name takes it
+    assert run(capsys, "slice", folder, "--budget", "code", "--out", tmp_path / "cut")[0] == 0
+    family = load_family(folder)
+    cut = load_family(tmp_path / "cut").select("code")
+    assert torch.allclose(cut(TOKENS), family.select("code")(TOKENS), atol=1e-5)
+    assert run(capsys, "slice", folder, "--budget", "code", "--budget", "small", "--out", tmp_path / "cuts")[0] == 0
+    code, out, _ = run(capsys, "inspect", folder)
+    assert code == 0 and "code is an extra shape" in out and "small is an extra" not in out
+    told = json.loads(run(capsys, "inspect", folder, "--json")[1])
+    assert list(told["members"]) == ["big", "small"] and list(told["extras"]) == ["code"]
+    code, out, _ = run(
+        capsys, "eval", folder, "--data", data.path, "--member", "code", "--tokens", 64, "--problems", 0, "--json"
+    )
+    assert code == 0 and [row["member"] for row in json.loads(out)] == ["code"]
+    code, out, _ = run(capsys, "verify", folder, "--forward")
+    assert code == 0 and "code: counts" in out and "code: cut = masked" in out and "code: nested" not in out
+    code, _, err = run(capsys, *line, "--add", "code")
+    assert code == 2 and "extras.code: already there; --force replaces it" in err
+    assert run(capsys, *line, "--add", "code", "--force")[0] == 0
+
+
+def test_text_is_cut_by_the_familys_own_tokenizer(capsys, folder, tmp_path):
+    rng, words = np.random.default_rng(0), ("alpha", "beta", "gamma", "delta", "return", "import")
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(40)]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    code, out, err = run(
+        capsys,
+        "specialize",
+        folder,
+        "--data",
+        tmp_path / "task",
+        "--params",
+        9000,
+        *QUICK,
+        "--out",
+        tmp_path / "s.json",
+    )
+    assert code == 0, err
+    assert "largest shape within 9,000 parameters" in out
+    assert "on the other half" in out or "no shape is better" in out
+    assert f"{tmp_path / 's.json'}: the " in out
+
+
+def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):
+    spec = MemorySpec(batch=4, length=64, weights="fp32")
+    limit = int(0.85 * memory(SHAPE, SHAPE.full, spec))
+    code, out, _ = run(
+        capsys, "specialize", folder, "--data", data.path, "--memory", f"{limit}B", "--batch", 4, "--length", 64,
+        *QUICK, "--out", tmp_path / "s.json", "--json",
+    )  # fmt: skip
+    assert code == 0 and memory(SHAPE, found_in(out), spec) <= limit
+    assert json.loads(out)["budget"]["memory"] == {"size": f"{limit}B", "batch": 4, "length": 64, "weights": "fp32",
+                                                   "cache": "bf16", "state": "fp32"}  # fmt: skip
