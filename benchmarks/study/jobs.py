@@ -171,6 +171,23 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def nested(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """A family in one run, kept as a family folder for the jobs that ask its members."""
+    from benchmarks.study.evaluate import family
+    from nemo_elastic.core.manifest import Family
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from nemo_elastic.slicing.family_folder import write_family
+
+    result = elastic(job, runs, out)
+    model, found = family(last_checkpoint(out.with_name("late")), job.block, job.model)
+    write_family(
+        out / "family", model.parent, dict(model.named_parameters()), Family.of(model.parent, found),
+        runs / job.data / "tokenizer",
+    )  # fmt: skip
+    shutil.rmtree(out.with_name("late"))
+    return result
+
+
 def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """The shape of another job's member, from random weights."""
     from benchmarks.study import work
@@ -273,7 +290,7 @@ def parameter_share(shape: Any, whole: Any) -> float:
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
-    "parent": parent, "elastic": elastic, "random": elastic, "scratch": scratch, "pruned": pruned,
+    "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "scratch": scratch, "pruned": pruned,
     "modelopt": modelopt, "schedule": schedule,
 }  # fmt: skip
 

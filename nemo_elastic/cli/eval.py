@@ -62,7 +62,7 @@ def command(
     opened = [open_source(source) for source in sources]
     wanted = _wanted(opened, member or ())
     check_device(device, "--device")
-    _check_tokens(opened, folder)
+    check_tokens(opened, folder)
     harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [None] * len(opened))
 
     def measure(model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _harness(
     return Harness(list(tasks), tasks_from), tokenizers
 
 
-def _check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
+def check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
     """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
     from nemo_elastic.formats.tokenizer import load_tokenizer
 
