@@ -51,7 +51,7 @@ COMMANDS: dict[str, Row] = {
     "chat": Row("nemo_elastic.cli.chat", "Text in, text out: talk with a family's members, switch between them."),
     "serve": Row("nemo_elastic.cli.serve", "Serve a family by vLLM: OpenAI's interface, each member a model."),
     "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
-    "calibrate": Row("nemo_elastic.cli.calibrate", "Find out when the smallest member is not enough, for `chat --auto`."),
+    "calibrate": Row("nemo_elastic.cli.calibrate", "Find out when the smallest member is not enough, for `--auto`."),
     "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
     "plan": Row("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),

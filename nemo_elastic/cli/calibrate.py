@@ -34,10 +34,10 @@ def command(
 ) -> None:
     """Find out from held-out prompts when the smallest member is not enough, for `chat --auto` and `family.auto`.
 
-    Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin, surprise)
-    is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no weights. The
-    table is a check: each half of the prompts is chosen for by the other half, against the best random mixture of
-    members at the same cost. A gain whose interval holds 0 says that this family's auto is no better than chance.
+    Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin,
+    surprise) is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no
+    weights. The table is a check: each half of the prompts is chosen for by the other half, against the best random
+    mixture of members at the same cost. A gain whose interval holds 0 says that auto is no better than chance here.
 
     Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic chat family/ --auto 0.3`.
     """
@@ -49,6 +49,7 @@ def command(
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.calibrate import examples, held_out, measure
     from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.auto.file import FILE, family_digest, write_calibration
     from nemo_elastic.runtime.devices import check_device
@@ -56,8 +57,7 @@ def command(
     # What can be refused is refused before anything is computed.
     source = open_source(family)
     family_digest(source.folder)
-    if (source.folder / FILE).exists() and not force:
-        raise ElasticError("exists; --force replaces it", source.folder / FILE)
+    check_file(source.folder / FILE, force)
     if source.family is None or len(source.family.members) < 2:
         raise ElasticError("calibrate: needs a family of at least two members", family)
     folder = DataFolder.open(data)
@@ -114,9 +114,7 @@ def _tables(measured: Measured, tried: list[Against]) -> list[Any]:
 
     fixed = Table("member", "parameters", "cost", "nats per token")
     for row in _fixed(measured):
-        fixed.add_row(
-            printable(row["member"]), f"{row['parameters']:,}", f"{row['cost']:.2f}", f"{row['nats']:.4f}"
-        )
+        fixed.add_row(printable(row["member"]), f"{row['parameters']:,}", f"{row['cost']:.2f}", f"{row['nats']:.4f}")
     auto = Table("--auto", "cost", "nats per token", "random mixing", "gain")
     for dial, row in zip(DIALS, tried, strict=True):
         gain = f"{row.gain:+.4f} ± {row.wide:.4f}"
