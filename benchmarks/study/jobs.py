@@ -188,6 +188,18 @@ def nested(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     return result
 
 
+def auto(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """Members chosen by themselves, of the family of another job or, where none is named, of the demo."""
+    from benchmarks.study import auto as study
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.runtime import load_family
+
+    if job.after is not None:
+        return study.answers(load_family(runs / job.after / "run" / "family"), runs / job.data, job.seed)
+    demo = runs.parent / "demo"
+    return study.text(load_family(demo / "family"), DataFolder.open(demo / "data"), job.seed)
+
+
 def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """The shape of another job's member, from random weights."""
     from benchmarks.study import work
@@ -290,8 +302,8 @@ def parameter_share(shape: Any, whole: Any) -> float:
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
-    "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "scratch": scratch, "pruned": pruned,
-    "modelopt": modelopt, "schedule": schedule,
+    "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "auto": auto, "scratch": scratch,
+    "pruned": pruned, "modelopt": modelopt, "schedule": schedule,
 }  # fmt: skip
 
 

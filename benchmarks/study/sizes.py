@@ -41,7 +41,6 @@ RECALL_AXES: dict[str, Any] = {
     "mamba_head_dim": [16, 12, 8],
     "depth": [5],
 }
-#: members of the three-size families, of those that answer questions, and of the five-size one: name -> share of the parent's parameters
+#: members of the three-size families, and of the five-size one: name -> share of the parent's parameters
 THREE = {"72": 0.72, "50": 0.50}
-MIXED = {"70": 0.70, "46": 0.46}
 FIVE = {"85": 0.85, "72": 0.72, "60": 0.60, "50": 0.50}

@@ -16,7 +16,7 @@ from benchmarks.study.jobs import Job
 from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, MIXED, RECALL_AXES, THREE
+from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, RECALL_AXES, THREE
 from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
@@ -249,14 +249,17 @@ RECALL_STEPS = (180, 90)
 def mixed(seed: int) -> Job:
     """A family of the parent that answers questions about its text, kept for those that ask its members."""
     first, second = RECALL_STEPS
-    own = block(MIXED, axes=RECALL_AXES, search={"candidates": 32, "tokens": 4096})
+    own = block(axes=RECALL_AXES, search={"candidates": 32, "tokens": 4096})
     return Job(f"auto-family-{seed}", "nested", seed, first, own, batch=RECALL_NEAR, late=(second, RECALL_FAR),
                lr=2e-3, parent=RECALL_PARENT.name, data="data_recall", split="train_long", model="recall")  # fmt: skip
 
 
 def auto() -> list[Job]:
     """Does a family know by itself which member a prompt needs?"""
-    return [RECALL_SHORT_PARENT, RECALL_PARENT, *(mixed(seed) for seed in SEEDS)]
+    asked = [Job(f"auto-answers-{seed}", "auto", seed, after=mixed(seed).name, parent=None, data="data_recall")
+             for seed in SEEDS]  # fmt: skip
+    read = [Job(f"auto-text-{seed}", "auto", seed, parent=None) for seed in SEEDS]
+    return [RECALL_SHORT_PARENT, RECALL_PARENT, *(mixed(seed) for seed in SEEDS), *asked, *read]
 
 
 STUDIES = {

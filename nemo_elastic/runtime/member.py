@@ -15,7 +15,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import Decoding, most_likely, token_limits
+from nemo_elastic.nn.generate import Begun, Decoding, most_likely, token_limits
 from nemo_elastic.nn.weights import Weights
 
 from .acceptance import Drawn, MostLikely
@@ -141,6 +141,7 @@ class MemberModel:
         stop: str | Sequence[str] | None = None,
         draft: str | Subnet | None = None,
         k: int | None = None,
+        begun: Begun | None = None,
     ) -> Stream:
         """`generate` of prompts that were read already, as a stream.
 
@@ -148,6 +149,7 @@ class MemberModel:
             given: the prompts.
             limits: most new tokens of each, at least 1.
             stop_ids, temperature, top_p, top_k, seed, stop, draft, k: as in `generate`.
+            begun: what this member's own reading of the prompts has left; what a draft helps reads them anew.
 
         Raises:
             ElasticError: as in `generate`.
@@ -159,7 +161,7 @@ class MemberModel:
         answers = [Answer(tokenizer, stops, ends, given.are_text) for _ in given.ids]
         if drafts is None:
             choose = Sampler(how) if how.temperature else most_likely
-            decoding = Decoding(self.weights, given.ids, limits, ends, choose)
+            decoding = Decoding(self.weights, given.ids, limits, ends, choose, begun)
         else:
             chooser = Drawn(how) if how.temperature else MostLikely()
             decoding = Speculation(self.weights, drafts.weights, given.ids, limits, ends, chooser, k)

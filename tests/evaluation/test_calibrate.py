@@ -23,7 +23,7 @@ from nemo_elastic.evaluation.calibrate import DIALS, Measured, examples, held_ou
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.auto.file import FILE, read_calibration
-from nemo_elastic.runtime.auto.signals import read_signals
+from nemo_elastic.runtime.auto.signals import read
 from nemo_elastic.slicing.family_folder import write_family
 from tests.runtime.auto.made import NAMES, PARAMETERS, made
 from tests.shapes import PARENT as SHAPE
@@ -107,9 +107,7 @@ def test_what_is_measured_is_the_answer_alone(folder, data):
     assert sum(seen) == 34 * 3 and measured.members == ("6b", "9b", "12b")
     small = family.select("6b")
     for i in (0, 3, 20, 33):
-        assert measured.signals_ns[i] == pytest.approx(
-            read_signals(small.weights, given[i].prompt), rel=1e-3, abs=1e-4
-        )
+        assert measured.signals_ns[i] == pytest.approx(read(small.weights, given[i].prompt)[0], rel=1e-3, abs=1e-4)
         for column, name in enumerate(measured.members):
             logits_lv = family.select(name)(torch.tensor([given[i].prompt + given[i].answer]))[0, :-1]
             loss = F.cross_entropy(logits_lv[len(given[i].prompt) - 1 :], torch.tensor(given[i].answer))

@@ -32,7 +32,7 @@ FAR = 4.0
 #: a line has as many numbers as there are signals, and one; fewer prompts would fit it by chance
 LEAST = 32
 #: halvings of the interval in which a price lies
-_HALVINGS = 50
+_HALVINGS = 30
 
 
 @dataclass(frozen=True)

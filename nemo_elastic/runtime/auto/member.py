@@ -9,14 +9,16 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.generate import token_limits
+from nemo_elastic.nn.cache import Cache
+from nemo_elastic.nn.generate import Begun, token_limits
 
 from ..answer import Stream, gathered
 from ..prompts import Prompts, read_prompts
 from .calibration import Calibration, check_cost
-from .signals import read_signals
+from .signals import read
 
 if TYPE_CHECKING:
     from ..companions import Companions
@@ -54,7 +56,7 @@ class Auto:
             prompts: as in `MemberModel.generate`.
         """
         given = read_prompts(prompts, self._companions, self._members[0].parent.vocab)
-        names = [self._members[i].name for i in self._chosen(given)]
+        names = [self._members[i].name for i in self._chosen(given)[0]]
         return names[0] if given.single else names
 
     def generate(
@@ -68,8 +70,9 @@ class Auto:
     ) -> Any:
         """What comes after each prompt, by the member that it gets.
 
-        The smallest member reads a prompt first, to choose; then the one that was chosen reads it. Each answer is what
-        its member gives; where tokens are drawn, what it draws for those prompts alone that it gets.
+        The smallest member reads a prompt first, to choose. It goes on from there, or the one that was chosen reads
+        the prompt as well. Each answer is what its member gives; where tokens are drawn, what it draws for those
+        prompts alone that it gets.
 
         Args:
             prompts, max_new_tokens, stop_ids, stream: as in `MemberModel.generate`.
@@ -83,7 +86,7 @@ class Auto:
         """
         given = read_prompts(prompts, self._companions, self._members[0].parent.vocab)
         limits = token_limits(max_new_tokens, len(given.ids), low=1)
-        chosen = self._chosen(given)
+        chosen, begun = self._chosen(given)
         groups: dict[int, list[int]] = {}
         for i, member in enumerate(chosen):
             groups.setdefault(member, []).append(i)
@@ -91,16 +94,24 @@ class Auto:
         for member in sorted(groups):
             rows = groups[member]
             part = Prompts([given.ids[i] for i in rows], False, given.are_text)
-            streams.append((rows, self._members[member].start(part, [limits[i] for i in rows], stop_ids, **how)))
+            left = _joined([begun[i] for i in rows]) if member == 0 and begun else None
+            answering = self._members[member].start(part, [limits[i] for i in rows], stop_ids, **how, begun=left)
+            streams.append((rows, answering))
         running = AutoStream(streams, [str(self._members[i].name) for i in chosen], given.single)
         return running if stream else gathered(running, given)
 
-    def _chosen(self, given: Prompts) -> list[int]:
-        """Of each prompt the position of its member; at both ends of the dial nothing is read for it."""
+    def _chosen(self, given: Prompts) -> tuple[list[int], list[Begun]]:
+        """Of each prompt the position of its member, and what its reading has left; nothing is read at the ends."""
         if self.cost in (0, 1):
-            return [0 if self.cost == 0 else len(self._members) - 1] * len(given.ids)
-        signals_ns = np.array([read_signals(self._members[0].weights, ids) for ids in given.ids])
-        return self._calibration.choose(signals_ns, self.cost).tolist()
+            return [0 if self.cost == 0 else len(self._members) - 1] * len(given.ids), []
+        found = [read(self._members[0].weights, ids) for ids in given.ids]
+        signals_ns = np.array([signals for signals, _ in found])
+        return self._calibration.choose(signals_ns, self.cost).tolist(), [begun for _, begun in found]
+
+
+def _joined(parts: Sequence[Begun]) -> Begun:
+    """One batch of prompts that were read one by one."""
+    return Cache.joined([cache for cache, _ in parts]), torch.cat([logits_bv for _, logits_bv in parts])
 
 
 class AutoStream(Iterator):

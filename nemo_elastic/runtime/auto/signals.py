@@ -15,6 +15,7 @@ import torch
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.generate import Begun
 from nemo_elastic.nn.weights import Weights
 
 #: positions at a prompt's end over which a mean is taken
@@ -51,8 +52,8 @@ def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list
     return [float(x) for x in (*last, entropy_t.mean(), margin_t.mean(), surprise)] + [math.log(length)]
 
 
-def read_signals(weights: Weights, prompt: Sequence[int]) -> list[float]:
-    """Signals of a prompt: one reading by the smallest member, of which only the tail's logits are computed.
+def read(weights: Weights, prompt: Sequence[int]) -> tuple[list[float], Begun]:
+    """Signals of a prompt, of whose logits only those of the tail are computed, and what its reading has left.
 
     Args:
         weights: of the smallest member.
@@ -61,8 +62,8 @@ def read_signals(weights: Weights, prompt: Sequence[int]) -> list[float]:
     tail = prompt[-TAIL:]
     cache = Cache.empty(weights.parent, weights.member, 1, weights.embedding)
     with torch.no_grad():
-        for part in (prompt[:-TAIL], tail):
-            if part:
-                tokens_bl = torch.tensor([list(part)], device=weights.embedding.device)
-                logits_blv = forward(weights, tokens_bl, cache=cache, last=part is not tail)
-    return signals(logits_blv[0], tail, len(prompt))
+        if before := prompt[:-TAIL]:
+            forward(weights, torch.tensor([list(before)], device=weights.embedding.device), cache=cache, last=True)
+        tail_bl = torch.tensor([list(tail)], device=weights.embedding.device)
+        logits_tv = forward(weights, tail_bl, cache=cache)[0]
+    return signals(logits_tv, tail, len(prompt)), (cache, logits_tv[-1:])

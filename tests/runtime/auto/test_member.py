@@ -13,7 +13,7 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.runtime.auto.calibration import Calibration, fit
 from nemo_elastic.runtime.auto.file import write_calibration
-from nemo_elastic.runtime.auto.signals import read_signals
+from nemo_elastic.runtime.auto.signals import read
 from tests.runtime.auto.made import calibration_of, made
 from tests.runtime.talking import MEMBERS, MESSAGES, PARENT, talking_family
 
@@ -33,7 +33,7 @@ def by_length(family: FamilyRuntime) -> Calibration:
     signals_ns, quality_nm = made()
     signals_ns[:, [0, -1]] = signals_ns[:, [-1, 0]]
     found = fit(signals_ns, quality_nm, family.names[::-1], [family.select(n).parameters for n in family.names[::-1]])
-    lengths = [read_signals(family.select("6b").weights, p)[-1] for p in PROMPTS]
+    lengths = [read(family.select("6b").weights, p)[0][-1] for p in PROMPTS]
     means = (*found.means[:-1], sum(lengths) / len(lengths))
     climbs = tuple((climb[0], *[0.0] * 5, climb[-1]) for climb in found.climbs)
     return replace(found, means=means, climbs=climbs)

@@ -11,7 +11,7 @@ import torch
 
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
-from nemo_elastic.runtime.auto.signals import SIGNALS, TAIL, read_signals, signals
+from nemo_elastic.runtime.auto.signals import SIGNALS, TAIL, read, signals
 from tests.runtime.talking import MEMBERS, PARENT
 
 
@@ -46,4 +46,6 @@ def test_read_in_two_parts_as_at_once(length):
     small = family.select("6b")
     ids = torch.randint(PARENT.vocab, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     whole_tv = small(torch.tensor([ids]))[0]
-    assert read_signals(small.weights, ids) == pytest.approx(signals(whole_tv[-TAIL:], ids[-TAIL:], length), rel=1e-9)
+    found, (cache, logits_bv) = read(small.weights, ids)
+    assert found == pytest.approx(signals(whole_tv[-TAIL:], ids[-TAIL:], length), rel=1e-9)
+    assert cache.length == length and torch.allclose(logits_bv, whole_tv[-1:], rtol=1e-9)
