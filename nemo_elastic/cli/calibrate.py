@@ -23,8 +23,11 @@ __all__ = ["command"]
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder.")],
     data: Annotated[Path, typer.Option(help="Data folder: held-out text and problems.")],
-    samples: Annotated[int, within(64, 10**6, "--samples", "Held-out prompts, up to half of them problems.")] = 512,
-    prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 96,
+    samples: Annotated[
+        int | None,
+        within(64, 10**6, "--samples", "Held-out prompts, up to half of them problems; 512 by default, if there are."),
+    ] = None,
+    prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 64,
     answer_tokens: Annotated[int, within(1, TOKENS, "--answer-tokens", "With which it goes on.")] = 32,
     seed: Annotated[int, within(0, 2**53, "--seed", "Which pieces are drawn, and the halves of the check.")] = 0,
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences at once.")] = 8,

@@ -25,6 +25,8 @@ from nemo_elastic.runtime.family import FamilyRuntime
 
 from .mixing import Against, against_random
 
+#: prompts, where nobody says how many
+USUAL = 512
 #: of the dial, where a calibration is tried
 DIALS = (0.1, 0.25, 0.5, 0.75)
 
@@ -59,23 +61,25 @@ class Measured:
         return fit(self.signals_ns[take], self.quality_nm[take], self.members, self.parameters)
 
 
-def examples(folder: DataFolder, count: int, prompt: int, answer: int, seed: int = 0) -> list[Example]:
+def examples(folder: DataFolder, count: int | None, prompt: int, answer: int, seed: int = 0) -> list[Example]:
     """Held-out prompts: problems with their worked solutions, up to half of all, and pieces of text.
 
     Args:
         folder: where they are held out.
-        count: how many.
+        count: how many; None for `USUAL`, or as many as there are.
         prompt, answer: tokens of a piece of text before and behind the place where members would take over.
         seed: which pieces are drawn; none overlap.
 
     Raises:
         ElasticError: it has fewer.
     """
-    problems = _problems(folder, count // 2)
     tokens, length = folder.tokens("val"), prompt + answer
     pieces = len(tokens) // length
-    if len(problems) + pieces < count or count < LEAST:
-        most = f"from {LEAST} up to what it has: {len(problems) + pieces} of {prompt} + {answer} tokens"
+    problems = _problems(folder, (count or USUAL) // 2)
+    if count is None:
+        count = min(USUAL, pieces + len(problems))
+    if len(problems) + pieces < count or count < 2 * LEAST:
+        most = f"from {2 * LEAST} up to what it has: {len(problems) + pieces} of {prompt} + {answer} tokens"
         raise bad("samples", count, most)
     drawn = np.random.default_rng(seed).choice(pieces, count - len(problems), replace=False)
     texts = [tokens[at * length : (at + 1) * length].tolist() for at in sorted(drawn.tolist())]

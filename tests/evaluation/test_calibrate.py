@@ -94,17 +94,17 @@ def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
     assert starts == sorted(set(starts))
     assert examples(data, 64, 20, 6) == given != examples(data, 64, 20, 6, seed=1)
     with pytest.raises(
-        ElasticError, match=r"samples: 100000 is not allowed; from 32 up to what it has: \d+ of 20 \+ 6"
+        ElasticError, match=r"samples: 100000 is not allowed; from 64 up to what it has: \d+ of 20 \+ 6"
     ):
         examples(data, 100_000, 20, 6)
 
 
 def test_what_is_measured_is_the_answer_alone(folder, data):
     """Signals as a running family reads them; quality as one forward of each member gives it."""
-    family, given = load_family(folder), examples(data, 34, 20, 6)
+    family, given = load_family(folder), examples(data, 64, 20, 6)
     seen = []
     measured = measure(family, given, batch=5, done=seen.append)
-    assert sum(seen) == 34 * 3 and measured.members == ("6b", "9b", "12b")
+    assert sum(seen) == 64 * 3 and measured.members == ("6b", "9b", "12b")
     small = family.select("6b")
     for i in (0, 3, 20, 33):
         assert measured.signals_ns[i] == pytest.approx(read(small.weights, given[i].prompt)[0], rel=1e-3, abs=1e-4)
