@@ -17,6 +17,9 @@ from nemo_elastic.runtime.auto.signals import SIGNALS
 #: first part of the jobs' names -> how quality is told: its column, a factor, digits
 TOLD = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}
 
+#: of each table, so that prose can name its cells
+TITLES = {"answers": "Questions about a text", "text": "Text and problems of the demo"}
+
 
 def mean(group: Sequence[dict[str, Any]], *path: str) -> float:
     """Of a figure over the seeds."""
@@ -55,8 +58,9 @@ def curve(group: Sequence[dict[str, Any]], what: str) -> str:
             [f"auto {dial}", f"{numbers[0]:.0f}", good[0], good[1], gain(group, abs(scale), digits, *at),
              f"{numbers[1]:.0f}", good[2]]
         )  # fmt: skip
-    head = ["who answers", "size per answer token, %", column, "random mixing", "gain", "size per prompt token, %"]
-    return markdown([*head, "random mixing at that"], rows)
+    unit = column.partition(" ")[0] if what == "text" else "%"
+    head = ["who answers", "size per answer token, %", column, f"random mixing, {unit}", "gain"]
+    return markdown([*head, "size per prompt token, %", f"random mixing at that, {unit}"], rows)
 
 
 def worth(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
@@ -67,6 +71,9 @@ def worth(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
     for title, path in ways if all(groups.values()) else ():
         cells = [gain(group, abs(TOLD[what][1]), TOLD[what][2], *path) for what, group in groups.items()]
         rows.append([f"`{title}`" if title in SIGNALS else title, *cells])
+    if rows:
+        told = [f"{100 * mean(group, 'explained'):.0f}%" for group in groups.values()]
+        rows.append(["variance of the largest's gain that all signals tell", *told])
     return markdown([f"gain at {AT:g} by", "right answers, points", "nats per token"], rows)
 
 
@@ -76,4 +83,5 @@ def auto(found: Results) -> str:
         what: [found[name] for seed in SEEDS if (name := f"auto-{what}-{seed}") in found]
         for what in ("answers", "text")
     }
-    return "\n".join([*(curve(group, what) for what, group in groups.items()), worth(groups)])
+    tables = [f"{TITLES[what]}:\n\n{curve(group, what)}" for what, group in groups.items()]
+    return "\n".join([*tables, f"Single signals:\n\n{worth(groups)}"])
