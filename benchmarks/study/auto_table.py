@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.study.auto import AT, DIALS
@@ -26,7 +26,7 @@ def mean(group: Sequence[dict[str, Any]], *path: str) -> float:
     return statistics.mean(value(result, path) for result in group)
 
 
-def value(result: dict[str, Any], path: Sequence[str]) -> float:
+def value(result: dict[str, Any], path: Sequence[str]) -> Any:
     found: Any = result
     for key in path:
         found = found[key]
@@ -63,8 +63,9 @@ def curve(group: Sequence[dict[str, Any]], what: str) -> str:
     return markdown([*head, "size per prompt token, %", f"random mixing at that, {unit}"], rows)
 
 
-def worth(groups: dict[str, Sequence[dict[str, Any]]]) -> str:
+def worth(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     """What single signals gain over random mixing, all of them, and who would know the answers."""
+    ways: list[tuple[str, tuple[str, ...]]]
     ways = [("all signals", ("auto", f"{AT:g}")), *((name, ("single", name)) for name in SIGNALS)]
     ways.append(("perfect foresight", ("perfect",)))
     rows = []
