@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.study.context import LENGTH, SHORT, WORDS, documents
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.recall import build_recall
 from nemo_elastic.data.words import build_words
 
 #: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
@@ -40,13 +41,25 @@ def context_short(out: Path) -> None:
     context(out, {split: more * count for split, count in DOCUMENTS.items()}, SHORT)
 
 
+#: tokens of a text that asks for what it said, near and far
+RECALL_SHORT, RECALL_LONG = 64, 512
+#: texts of each split and their tokens; the parent learns in short ones first
+RECALL_TEXTS = {"train": (16384, RECALL_SHORT), "train_long": (2048, RECALL_LONG), "val": (384, RECALL_LONG)}
+
+
+def recall(out: Path) -> None:
+    """Texts that state facts and ask for them: a question is answered right or not."""
+    build_recall(out, RECALL_TEXTS)
+
+
 def held_out(data: Path) -> np.ndarray:
     """(documents, tokens of one): the held-out documents as they are trained on."""
     return np.asarray(DataFolder.open(data).tokens("val")).reshape(-1, LENGTH)
 
 
 #: folder below the runs -> what writes it
-FOLDERS = {"data": library, "data_context": context, "data_context_short": context_short}
+FOLDERS = {"data": library, "data_context": context, "data_context_short": context_short,
+           "data_recall": recall}  # fmt: skip
 
 
 def prepare(name: str, runs: Path) -> Path:

@@ -171,6 +171,35 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def nested(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """A family in one run, kept as a family folder for the jobs that ask its members."""
+    from benchmarks.study.evaluate import family
+    from nemo_elastic.core.manifest import Family
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from nemo_elastic.slicing.family_folder import write_family
+
+    result = elastic(job, runs, out)
+    model, found = family(last_checkpoint(out.with_name("late")), job.block, job.model)
+    write_family(
+        out / "family", model.parent, dict(model.named_parameters()), Family.of(model.parent, found),
+        runs / job.data / "tokenizer",
+    )  # fmt: skip
+    shutil.rmtree(out.with_name("late"))
+    return result
+
+
+def auto(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """Members chosen by themselves, of the family of another job or, where none is named, of the demo."""
+    from benchmarks.study import auto as study
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.runtime import load_family
+
+    if job.after is not None:
+        return study.answers(load_family(runs / job.after / "run" / "family"), runs / job.data, job.seed)
+    demo = runs.parent / "demo"
+    return study.text(load_family(demo / "family"), DataFolder.open(demo / "data"), job.seed)
+
+
 def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """The shape of another job's member, from random weights."""
     from benchmarks.study import work
@@ -273,8 +302,8 @@ def parameter_share(shape: Any, whole: Any) -> float:
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
-    "parent": parent, "elastic": elastic, "random": elastic, "scratch": scratch, "pruned": pruned,
-    "modelopt": modelopt, "schedule": schedule,
+    "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "auto": auto, "scratch": scratch,
+    "pruned": pruned, "modelopt": modelopt, "schedule": schedule,
 }  # fmt: skip
 
 

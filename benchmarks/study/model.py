@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' parents: small Nemotron-H models: of ten layers, of twenty-four, and one that reads far.
+"""The studies' parents: small Nemotron-H models: of ten layers, of twenty-four, and two that read far.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
 from dataclasses import dataclass
 
-from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+from nemo_elastic.hosts.nemo.tiny.model import RecallNemotronH, TinyNemotronH
 
 
 @dataclass
@@ -67,4 +67,5 @@ class ContextNemotronH(StudyNemotronH):
 
 
 #: by the name that jobs give
-MODELS = {"study": StudyNemotronH, "deep": DeepNemotronH, "context": ContextNemotronH}
+MODELS = {"study": StudyNemotronH, "deep": DeepNemotronH, "context": ContextNemotronH,
+          "recall": RecallNemotronH}  # fmt: skip

@@ -33,6 +33,14 @@ CONTEXT_AXES: dict[str, Any] = {
     "attention_heads": [8, 6, 4],
     "depth": [5, 4],
 }
+#: of the tiny parent that answers questions about its text
+RECALL_AXES: dict[str, Any] = {
+    "hidden": [64, 56, 48, 40],
+    "ffn": {"choices": [128, 96, 64], "stripes": 8},
+    "mamba_heads": [8, 4],
+    "mamba_head_dim": [16, 12, 8],
+    "depth": [5],
+}
 #: members of the three-size families, and of the five-size one: name -> share of the parent's parameters
 THREE = {"72": 0.72, "50": 0.50}
 FIVE = {"85": 0.85, "72": 0.72, "60": 0.60, "50": 0.50}

@@ -11,11 +11,12 @@ from typing import Any
 
 from benchmarks.study import work
 from benchmarks.study.context import LENGTH, SHORT
+from benchmarks.study.data import RECALL_LONG, RECALL_SHORT
 from benchmarks.study.jobs import Job
 from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import STEPS, TRIED
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, THREE
+from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, RECALL_AXES, THREE
 from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
@@ -236,9 +237,34 @@ def schedule() -> list[Job]:
     return [Job(f"schedule-{name}", "schedule", block=told, parent=None) for name, told in settings().items()]
 
 
+#: 2048 tokens of short texts and of long ones
+RECALL_NEAR, RECALL_FAR = Batch(32, RECALL_SHORT), Batch(4, RECALL_LONG)
+RECALL_SHORT_PARENT = Job("parent-recall-short", "parent", steps=600, batch=RECALL_NEAR, lr=4e-3, data="data_recall",
+                          model="recall")  # fmt: skip
+RECALL_PARENT = Job("parent-recall", "parent", steps=150, batch=RECALL_FAR, lr=4e-3, data="data_recall",
+                    split="train_long", model="recall", after=RECALL_SHORT_PARENT.name)  # fmt: skip
+RECALL_STEPS = (180, 90)
+
+
+def mixed(seed: int) -> Job:
+    """A family of the parent that answers questions about its text, kept for those that ask its members."""
+    first, second = RECALL_STEPS
+    own = block(axes=RECALL_AXES, search={"candidates": 32, "tokens": 4096})
+    return Job(f"auto-family-{seed}", "nested", seed, first, own, batch=RECALL_NEAR, late=(second, RECALL_FAR),
+               lr=2e-3, parent=RECALL_PARENT.name, data="data_recall", split="train_long", model="recall")  # fmt: skip
+
+
+def auto() -> list[Job]:
+    """Does a family know by itself which member a prompt needs?"""
+    asked = [Job(f"auto-answers-{seed}", "auto", seed, after=mixed(seed).name, parent=None, data="data_recall")
+             for seed in SEEDS]  # fmt: skip
+    read = [Job(f"auto-text-{seed}", "auto", seed, parent=None) for seed in SEEDS]
+    return [RECALL_SHORT_PARENT, RECALL_PARENT, *(mixed(seed) for seed in SEEDS), *asked, *read]
+
+
 STUDIES = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
-    "schedule": schedule, "router": router,
+    "schedule": schedule, "router": router, "auto": auto,
 }  # fmt: skip
 
 

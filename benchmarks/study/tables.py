@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import save_svg
+from benchmarks.study.auto_table import auto
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.markdown import markdown
 from benchmarks.study.plots import UNITS, pictures
@@ -259,7 +260,7 @@ def context(found: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
-    "router": router,
+    "router": router, "auto": auto,
     "schedule": schedule,
     "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip

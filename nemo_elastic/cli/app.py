@@ -52,6 +52,7 @@ COMMANDS: dict[str, Row] = {
     "serve": Row("nemo_elastic.cli.serve", "Serve a family by vLLM: OpenAI's interface, each member a model."),
     "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
     "specialize": Row("nemo_elastic.cli.specialize", "Search a trained family for the best shape for a task."),
+    "calibrate": Row("nemo_elastic.cli.calibrate", "Find out when the smallest member is not enough, for `--auto`."),
     "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
     "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
     "plan": Row("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),

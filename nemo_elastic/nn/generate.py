@@ -22,6 +22,8 @@ from nemo_elastic.nn.weights import Weights
 COMPACT_AT = 0.125
 #: logits [b, v] and the prompts that the rows belong to -> the next token of each row
 Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
+#: what prompts that were read have left: their cache, which is used up, and the last logits [b, v], a row for each
+Begun = tuple[Cache, torch.Tensor]
 
 
 def most_likely(logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
@@ -69,6 +71,7 @@ class Decoding(Unfinished):
         limits: most new tokens of each.
         stop_ids: tokens that end a sequence.
         choose: the next token of each row from its logits.
+        begun: prompts that were all read already, and get at least a token each.
     """
 
     def __init__(
@@ -78,9 +81,10 @@ class Decoding(Unfinished):
         limits: Sequence[int],
         stop_ids: Iterable[int] = (),
         choose: Choose = most_likely,
+        begun: Begun | None = None,
     ) -> None:
         super().__init__(limits, stop_ids)
-        self._weights, self._prompts, self._choose = weights, prompts, choose
+        self._weights, self._prompts, self._choose, self._begun = weights, prompts, choose, begun
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give the new tokens of each step: prompt -> token, the stop token as well."""
@@ -89,13 +93,15 @@ class Decoding(Unfinished):
             return
         weights, ids = self._weights, self._prompts
         device = weights.embedding.device
-        at = min(len(ids[i]) for i in active)
-        cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
-        tokens_bl = torch.tensor([list(ids[i][:at]) for i in active], device=device)
+        if self._begun is None:
+            at = min(len(ids[i]) for i in active)
+            cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
+            logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
+        else:
+            at = max(map(len, ids))
+            cache, logits_bv = self._begun
         while True:
-            with torch.no_grad():
-                logits_bv = forward(weights, tokens_bl, cache=cache, last=True)[:, -1]
-                new = self._say(logits_bv, active, at)
+            new = self._say(logits_bv, active, at)
             if new:
                 yield new
             at += 1
@@ -108,7 +114,13 @@ class Decoding(Unfinished):
                 active = [active[row] for row in rows]
             # what an ended sequence is fed is read by nobody
             fed = [ids[i][at - 1] if at <= len(ids[i]) else new.get(i, 0) for i in active]
-            tokens_bl = torch.tensor(fed, device=device).unsqueeze(1)
+            logits_bv = self._read([[token] for token in fed], cache)
+
+    def _read(self, tokens: Sequence[Sequence[int]], cache: Cache) -> torch.Tensor:
+        """The last logits [b, v] behind more tokens of every row."""
+        tokens_bl = torch.tensor(tokens, device=self._weights.embedding.device)
+        with torch.no_grad():
+            return forward(self._weights, tokens_bl, cache=cache, last=True)[:, -1]
 
     def _say(self, logits_bv: torch.Tensor, active: Sequence[int], at: int) -> dict[int, int]:
         """New tokens of the sequences whose prompts are behind them, `at` tokens long."""

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Protocol
 
 from nemo_elastic.nn.generate import Decoding
 
 from .pieces import Detokenizer
+from .prompts import Prompts
 from .speculation import Speculation
 from .stop import StopFilter
 from .tokenizer import FamilyTokenizer
@@ -132,3 +134,18 @@ class Stream(Iterator):
     def __next__(self) -> str | int | tuple[int, str | int]:
         i, piece = next(self._numbered)
         return piece if self._single else (i, piece)
+
+
+class Numbered(Protocol):
+    """What gives pieces with the number of their prompt."""
+
+    def numbered(self) -> Iterator[tuple[int, str | int]]: ...
+
+
+def gathered(running: Numbered, given: Prompts) -> Any:
+    """Whole answers in the form of their prompts: texts or token ids, one or a list."""
+    out: list[list[Any]] = [[] for _ in given.ids]
+    for i, piece in running.numbered():
+        out[i].append(piece)
+    told = ["".join(pieces) for pieces in out] if given.are_text else out
+    return told[0] if given.single else told

@@ -15,6 +15,8 @@ from nemo_elastic.formats.source import Source
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
+from .auto.calibration import Calibration
+from .auto.file import read_calibration
 from .tokenizer import FamilyTokenizer
 
 GENERATION = "generation_config.json"
@@ -47,6 +49,19 @@ class Companions:
         if self.folder is None:
             raise ElasticError("tokenizer: a family that was made in memory has none; give token ids")
         return FamilyTokenizer.read(self.folder)
+
+    def calibration(self, members: Mapping[str, int]) -> Calibration:
+        """What `nemo-elastic calibrate` found.
+
+        Args:
+            members: of the family, with their parameters.
+
+        Raises:
+            ElasticError: there is none, it is damaged, or it was made of another family.
+        """
+        if self.folder is None:
+            raise ElasticError("a family that was made in memory has no calibration; give one", "auto")
+        return read_calibration(self.folder, members)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:

@@ -17,7 +17,11 @@ from nemo_elastic.errors import ElasticError, printable
 from nemo_elastic.slicing.card import human_bytes
 
 from .answer import Stream
+from .auto.member import AutoStream
 from .family import FamilyRuntime
+
+#: as a member's name, it lets the family choose; and at which dial where none is given
+AUTO, COST = "auto", 0.3
 
 
 class Conversation:
@@ -29,9 +33,11 @@ class Conversation:
         system: system message; None for none.
         how: options of `MemberModel.generate`.
         draft: the member that drafts for larger ones; None for none.
+        cost: let the family choose who answers each message, at this dial of `FamilyRuntime.auto`; None for `budget`.
 
     Raises:
-        ElasticError: there is no such member or no tokenizer, or a system message where there is no chat template.
+        ElasticError: there is no such member, no calibration or no tokenizer, or a system message where there is no
+            chat template.
     """
 
     def __init__(
@@ -41,10 +47,12 @@ class Conversation:
         system: str | None,
         how: dict[str, Any],
         draft: str | None = None,
+        cost: float | None = None,
     ) -> None:
         self._family, self._system = family, system
         self._how: dict[str, Any] = {**how, "draft": draft}
         self._member = family.select(budget)
+        self._auto = None if cost is None else family.auto(cost)
         self._draft = None if draft is None else family.select(draft)
         self.is_chat = family.tokenizer.chat_template is not None
         if system is not None and not self.is_chat:
@@ -60,15 +68,29 @@ class Conversation:
 
     @property
     def name(self) -> str:
-        """Name of the member that answers, printable."""
+        """Name of the member that answers, printable; `auto` where each message gets its own."""
+        return AUTO if self._auto is not None else self._answered
+
+    @property
+    def _answered(self) -> str:
         return printable(self._member.name or "full")
 
-    def select(self, budget: str) -> None:
-        """Let another member answer from here on."""
-        self._member = self._family.select(budget)
+    def select(self, budget: str, cost: float = COST) -> None:
+        """Let another member answer from here on.
+
+        Args:
+            budget: its name, or `auto` to let the family choose, where no member has that name.
+            cost: the dial of `auto`.
+        """
+        chooses = budget == AUTO and AUTO not in self._family.names
+        self._auto = self._family.auto(cost) if chooses else None
+        if not chooses:
+            self._member = self._family.select(budget)
 
     def members(self) -> str:
         """The members in a line, the one that answers in brackets."""
+        if self._auto is not None:
+            return f"{', '.join(map(printable, self._family.names))}: [{AUTO}] chooses at cost {self._auto.cost:g}"
         names = [f"[{n}]" if n == self._member.name else n for n in self._family.names]
         drafts = self._drafting()
         drafting = "" if drafts is None else f", {printable(drafts)} drafts"
@@ -94,7 +116,11 @@ class Conversation:
         how = self._how | {"seed": self._how["seed"] + self._answers}
         pieces: list[str] = []
         began = time.perf_counter()
-        stream = self._member.generate(prompt, stream=True, **how)
+        if self._auto is None:
+            stream = self._member.generate(prompt, stream=True, **how)
+        else:
+            stream = self._auto.generate(prompt, stream=True, **how)
+            self._member = self._family.select(stream.members[0])
         try:
             with closing(stream):
                 for piece in stream:
@@ -107,11 +133,12 @@ class Conversation:
             self._text = "" if self.is_chat else f"{prompt}{said}"
             self._last = self._measured(said, stream, seconds)
 
-    def _measured(self, text: str, stream: Stream, seconds: float) -> dict[str, Any]:
+    def _measured(self, text: str, stream: Stream | AutoStream, seconds: float) -> dict[str, Any]:
         read, new, drafts = stream.prompt_tokens[0], stream.new_tokens[0], self._drafting()
         drafted = {"member": drafts, "drafted_tokens": stream.drafted[0], "accepted_tokens": stream.accepted[0]}
         return {
             "member": self._member.name,
+            "auto": None if self._auto is None else self._auto.cost,
             "parameters": self._member.parameters,
             "text": text,
             "prompt_tokens": read,
@@ -138,7 +165,7 @@ class Conversation:
         if (d := last["draft"]) is not None:
             draft = f", {d['accepted_tokens']} of {d['drafted_tokens']} accepted that {printable(d['member'])} drafted"
         return (
-            f"({self.name}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
+            f"({self._answered}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
             f"{last['tokens_per_second']:.1f} tokens/s{draft}; {weights}{process})"
         )
 

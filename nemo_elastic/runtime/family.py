@@ -19,6 +19,8 @@ from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.nn.weights import check_nested
 
+from .auto.calibration import Calibration
+from .auto.member import Auto
 from .companions import Companions
 from .devices import check_device
 from .member import MemberModel
@@ -118,6 +120,21 @@ class FamilyRuntime:
 
     def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
         return MemberModel(name, self._storage.weights(subnet), self._companions, self.select)
+
+    def auto(self, cost: float, calibration: Calibration | None = None) -> Auto:
+        """The members as one model that chooses for every prompt which of them answers.
+
+        Args:
+            cost: the dial: 0 is always the smallest member, 1 always the largest, and between them the mean cost on
+                prompts like those of the calibration.
+            calibration: what says so; by default what `nemo-elastic calibrate` wrote beside the family.
+
+        Raises:
+            ElasticError: no number from 0 to 1, no calibration, or one of another family.
+        """
+        members = [self.select(name) for name in reversed(self.names)]
+        own = {name: self.select(name).parameters for name in self.names}
+        return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
 
     @property
     def tokenizer(self) -> FamilyTokenizer:

@@ -15,13 +15,13 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import Decoding, most_likely, token_limits
+from nemo_elastic.nn.generate import Begun, Decoding, most_likely, token_limits
 from nemo_elastic.nn.weights import Weights
 
 from .acceptance import Drawn, MostLikely
-from .answer import Answer, Stream
+from .answer import Answer, Stream, gathered
 from .companions import Companions
-from .prompts import read_prompts
+from .prompts import Prompts, read_prompts
 from .sampling import Sampler, Sampling
 from .speculation import Speculation
 from .stop import stop_strings
@@ -122,27 +122,50 @@ class MemberModel:
                 model does not know, text or messages where the family has no tokenizer or no chat template, a draft
                 that is not in the family, `k` without a draft.
         """
+        given = read_prompts(prompts, self._companions, self.parent.vocab)
+        limits = token_limits(max_new_tokens, len(given.ids), low=1)
+        how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop": stop}
+        running = self.start(given, limits, stop_ids, **how, draft=draft, k=k)
+        return running if stream else gathered(running, given)
+
+    def start(
+        self,
+        given: Prompts,
+        limits: Sequence[int],
+        stop_ids: Iterable[int] | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        draft: str | Subnet | None = None,
+        k: int | None = None,
+        begun: Begun | None = None,
+    ) -> Stream:
+        """`generate` of prompts that were read already, as a stream.
+
+        Args:
+            given: the prompts.
+            limits: most new tokens of each, at least 1.
+            stop_ids, temperature, top_p, top_k, seed, stop, draft, k: as in `generate`.
+            begun: what this member's own reading of the prompts has left; what a draft helps reads them anew.
+
+        Raises:
+            ElasticError: as in `generate`.
+        """
         how, stops = Sampling(temperature, top_p, top_k, seed), stop_strings(stop)
         drafts = self._draft(draft, k)
         ends = self._companions.end_ids if stop_ids is None else frozenset(_ids(stop_ids))
-        given = read_prompts(prompts, self._companions, self.parent.vocab)
-        limits = token_limits(max_new_tokens, len(given.ids), low=1)
         tokenizer = self._companions.tokenizer if given.are_text or stops else None
         answers = [Answer(tokenizer, stops, ends, given.are_text) for _ in given.ids]
         if drafts is None:
             choose = Sampler(how) if how.temperature else most_likely
-            decoding = Decoding(self.weights, given.ids, limits, ends, choose)
+            decoding = Decoding(self.weights, given.ids, limits, ends, choose, begun)
         else:
             chooser = Drawn(how) if how.temperature else MostLikely()
             decoding = Speculation(self.weights, drafts.weights, given.ids, limits, ends, chooser, k)
-        running = Stream(decoding, given.ids, answers, given.single)
-        if stream:
-            return running
-        out: list[list[Any]] = [[] for _ in given.ids]
-        for i, piece in running.numbered():
-            out[i].append(piece)
-        told = ["".join(pieces) for pieces in out] if given.are_text else out
-        return told[0] if given.single else told
+        return Stream(decoding, given.ids, answers, given.single)
 
     def drafts_for(self, member: MemberModel) -> bool:
         """Whether this member drafts for another: only one with fewer parameters can pay."""

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the study of members that are chosen by themselves: quality over cost, and what each signal is worth."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.study.auto import AT, DIALS
+from benchmarks.study.markdown import markdown
+from benchmarks.study.results import Results
+from benchmarks.study.studies import SEEDS
+from nemo_elastic.runtime.auto.signals import SIGNALS
+
+#: first part of the jobs' names -> how quality is told: its column, a factor, digits
+TOLD = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}
+
+#: of each table, so that prose can name its cells
+TITLES = {"answers": "Questions about a text", "text": "Text and problems of the demo"}
+
+
+def mean(group: Sequence[dict[str, Any]], *path: str) -> float:
+    """Of a figure over the seeds."""
+    return statistics.mean(value(result, path) for result in group)
+
+
+def value(result: dict[str, Any], path: Sequence[str]) -> Any:
+    found: Any = result
+    for key in path:
+        found = found[key]
+    return found
+
+
+def gain(group: Sequence[dict[str, Any]], scale: float, digits: int, *path: str) -> str:
+    """Mean gain over random mixing, and the outermost ends of the seeds' 95 % intervals; more is better."""
+    rows = [value(result, path) for result in group]
+    centre = scale * statistics.mean(row["gain"] for row in rows)
+    low = scale * min(row["gain"] - row["wide"] for row in rows)
+    high = scale * max(row["gain"] + row["wide"] for row in rows)
+    return f"{centre:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def curve(group: Sequence[dict[str, Any]], what: str) -> str:
+    """Fixed members and dials: what they cost and how good they are, beside random mixing."""
+    column, scale, digits = TOLD[what]
+    rows = []
+    for i, name in enumerate(group[0]["members"] if group else ()):
+        size = 100 * statistics.mean(result["sizes"][i] for result in group)
+        quality = scale * statistics.mean(result["quality"][i] for result in group)
+        rows.append([f"always {name}", f"{size:.0f}", f"{quality:.{digits}f}", "", "", f"{size:.0f}", ""])
+    for dial in (f"{dial:g}" for dial in DIALS if group):
+        at = ("auto", dial)
+        numbers = [100 * mean(group, *at, "size"), 100 * mean(group, *at, "read")]
+        good = [f"{scale * mean(group, *at, name):.{digits}f}" for name in ("quality", "random", "random_read")]
+        rows.append(
+            [f"auto {dial}", f"{numbers[0]:.0f}", good[0], good[1], gain(group, abs(scale), digits, *at),
+             f"{numbers[1]:.0f}", good[2]]
+        )  # fmt: skip
+    unit = column.partition(" ")[0] if what == "text" else "%"
+    head = ["who answers", "size per answer token, %", column, f"random mixing, {unit}", "gain"]
+    return markdown([*head, "size per prompt token, %", f"random mixing at that, {unit}"], rows)
+
+
+def worth(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """What single signals gain over random mixing, all of them, and who would know the answers."""
+    ways: list[tuple[str, tuple[str, ...]]]
+    ways = [("all signals", ("auto", f"{AT:g}")), *((name, ("single", name)) for name in SIGNALS)]
+    ways.append(("perfect foresight", ("perfect",)))
+    rows = []
+    for title, path in ways if all(groups.values()) else ():
+        cells = [gain(group, abs(TOLD[what][1]), TOLD[what][2], *path) for what, group in groups.items()]
+        rows.append([f"`{title}`" if title in SIGNALS else title, *cells])
+    if rows:
+        told = [f"{100 * mean(group, 'explained'):.0f}%" for group in groups.values()]
+        rows.append(["variance of the largest's gain that all signals tell", *told])
+    return markdown([f"gain at {AT:g} by", "right answers, points", "nats per token"], rows)
+
+
+def auto(found: Results) -> str:
+    """Questions about a text, then text and problems, then signals."""
+    groups = {
+        what: [found[name] for seed in SEEDS if (name := f"auto-{what}-{seed}") in found]
+        for what in ("answers", "text")
+    }
+    tables = [f"{TITLES[what]}:\n\n{curve(group, what)}" for what, group in groups.items()]
+    return "\n".join([*tables, f"Single signals:\n\n{worth(groups)}"])

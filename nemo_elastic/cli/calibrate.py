@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic calibrate`: find out when a family's smallest member is not enough."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemo_elastic.cli.within import BATCH, TOKENS, within
+
+if TYPE_CHECKING:
+    from nemo_elastic.evaluation.calibrate import Measured
+    from nemo_elastic.evaluation.mixing import Against
+
+__all__ = ["command"]
+
+
+def command(
+    family: Annotated[Path, typer.Argument(help="A family folder.")],
+    data: Annotated[Path, typer.Option(help="Data folder: held-out text and problems.")],
+    samples: Annotated[
+        int | None,
+        within(64, 10**6, "--samples", "Held-out prompts, up to half of them problems; 512 by default, if there are."),
+    ] = None,
+    prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 64,
+    answer_tokens: Annotated[int, within(1, TOKENS, "--answer-tokens", "With which it goes on.")] = 32,
+    seed: Annotated[int, within(0, 2**53, "--seed", "Which pieces are drawn, and the halves of the check.")] = 0,
+    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences at once.")] = 8,
+    device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace an older auto.json.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Find out from held-out prompts when the smallest member is not enough, for `chat --auto` and `family.auto`.
+
+    Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin,
+    surprise) is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no
+    weights. The table is a check: each half of the prompts is chosen for by the other half, against the best random
+    mixture of members at the same cost. A gain whose interval holds 0 says that auto is no better than chance here.
+
+    Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic chat family/ --auto 0.3`.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nemo_elastic.cli.task import check_tokens
+    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.evaluation.calibrate import examples, held_out, measure
+    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.io.outputs import check_file
+    from nemo_elastic.runtime import load_family
+    from nemo_elastic.runtime.auto.file import FILE, family_digest, write_calibration
+    from nemo_elastic.runtime.devices import check_device
+
+    # What can be refused is refused before anything is computed.
+    source = open_source(family)
+    family_digest(source.folder)
+    check_file(source.folder / FILE, force)
+    if source.family is None or len(source.family.members) < 2:
+        raise ElasticError("calibrate: needs a family of at least two members", family)
+    folder = DataFolder.open(data)
+    check_tokens([source], folder)
+    check_device(device, "--device")
+    try:
+        given = examples(folder, samples, prompt_tokens, answer_tokens, seed)
+    except ElasticError as exc:
+        raise exc.of("--samples") from None
+    runtime = load_family(source, device=device)
+    with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
+        task = bars.add_task(str(family), total=len(given) * len(runtime.names))
+        measured = measure(runtime, given, batch, lambda n: bars.advance(task, n))
+    calibration = measured.calibrate()
+    tried = held_out(measured, seed)
+    path = write_calibration(source.folder, calibration, force)
+    if json:
+        typer.echo(json_module.dumps(_told(path, measured, tried), indent=2))
+        return
+    for table in _tables(measured, tried):
+        Console(markup=False).print(table)
+    typer.echo(f"written: {path}", err=True)
+
+
+def _fixed(measured: Measured) -> list[dict[str, Any]]:
+    """Every member alone, from the smallest."""
+    from nemo_elastic.runtime.auto.calibration import shares
+
+    rows = zip(
+        measured.members, measured.parameters, shares(measured.parameters), measured.quality_nm.mean(0), strict=True
+    )
+    return [
+        {"member": name, "parameters": count, "cost": float(cost), "nats": -float(quality)}
+        for name, count, cost, quality in rows
+    ]
+
+
+def _told(path: Path, measured: Measured, tried: list[Against]) -> dict[str, Any]:
+    from nemo_elastic.evaluation.calibrate import DIALS
+
+    rows = [
+        {"dial": dial, "cost": row["cost"], "nats": -row["quality"], "random_nats": -row["random"]}
+        | {"gain": row["gain"], "interval": [row["gain"] - row["wide"], row["gain"] + row["wide"]]}
+        for dial, row in zip(DIALS, map(asdict, tried), strict=True)
+    ]
+    return {"out": str(path), "samples": len(measured.signals_ns), "members": _fixed(measured), "auto": rows}
+
+
+def _tables(measured: Measured, tried: list[Against]) -> list[Any]:
+    from rich.table import Table
+
+    from nemo_elastic.errors import printable
+    from nemo_elastic.evaluation.calibrate import DIALS
+
+    fixed = Table("member", "parameters", "cost", "nats per token")
+    for row in _fixed(measured):
+        fixed.add_row(printable(row["member"]), f"{row['parameters']:,}", f"{row['cost']:.2f}", f"{row['nats']:.4f}")
+    auto = Table("--auto", "cost", "nats per token", "random mixing", "gain")
+    for dial, row in zip(DIALS, tried, strict=True):
+        gain = f"{row.gain:+.4f} ± {row.wide:.4f}"
+        auto.add_row(f"{dial:g}", f"{row.cost:.2f}", f"{-row.quality:.4f}", f"{-row.random:.4f}", gain)
+    return [fixed, auto]

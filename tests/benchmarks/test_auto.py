@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The study of members that are chosen by themselves, on made signals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.study.auto import AT, DIALS, halved, judged
+from benchmarks.study.auto_table import curve, worth
+from nemo_elastic.evaluation.calibrate import Measured
+from nemo_elastic.runtime.auto.signals import SIGNALS
+from tests.runtime.auto.made import NAMES, PARAMETERS, made
+
+
+def test_halves_share_no_document():
+    groups = np.repeat(np.arange(9), 5)
+    first, second = halved(groups, 0)
+    assert sorted([*first, *second]) == list(range(45))
+    assert not set(groups[first]) & set(groups[second]) and len(first) in (20, 25)
+    assert not np.array_equal(first, halved(groups, 3)[0])
+
+
+def test_what_is_told_of_a_choice():
+    signals_ns, quality_nm = made(600)
+    found = judged(Measured(NAMES, PARAMETERS, signals_ns, quality_nm), np.arange(600), 0)
+    assert found["sizes"] == [0.5, 0.75, 1.0] and set(found["auto"]) == {f"{dial:g}" for dial in DIALS}
+    assert found["explained"] > 0.9 and found["prompts"] == 600
+    at = found["auto"][f"{AT:g}"]
+    assert at["size"] == pytest.approx(0.5 + 0.5 * at["cost"])
+    assert 0.5 < at["read"] < 0.5 + at["size"]  # those that stay are read once
+    assert at["gain"] > 10 * at["wide"] and found["perfect"]["gain"] >= at["gain"]
+    assert max(found["single"], key=lambda name: found["single"][name]["gain"]) == SIGNALS[0]
+    table = curve([found, found], "answers")
+    assert table.count("\n") == 2 + len(NAMES) + len(DIALS) and "| always 12b | 100 |" in table
+    assert "perfect foresight" in worth({"answers": [found], "text": [found]})
+    assert "No runs yet" in curve([], "text")

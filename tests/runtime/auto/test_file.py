@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""auto.json: read as it was written, of no other family, and nothing that somebody wrote into it does harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE
+from nemo_elastic.runtime import FamilyRuntime, load_family
+from nemo_elastic.runtime.auto.calibration import Calibration
+from nemo_elastic.runtime.auto.file import FILE, family_digest, read_calibration, write_calibration
+from tests.runtime.auto.made import calibration_of
+from tests.runtime.talking import talking_family
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return talking_family(tmp_path)
+
+
+@pytest.fixture
+def family(folder) -> FamilyRuntime:
+    return load_family(folder)
+
+
+@pytest.fixture
+def calibration(family) -> Calibration:
+    return calibration_of(family)
+
+
+def sizes(calibration: Calibration) -> dict[str, int]:
+    return dict(zip(calibration.members, calibration.parameters, strict=True))
+
+
+def test_there_and_back(folder, calibration):
+    path = write_calibration(folder, calibration)
+    assert path == folder / FILE and read_calibration(folder, sizes(calibration)) == calibration
+    with pytest.raises(ElasticError, match="it is left as it is"):
+        write_calibration(folder, calibration)
+    write_calibration(folder, calibration, replace=True)
+
+
+def test_weights_and_their_checksums_stay_as_they_are(folder, calibration):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    write_calibration(folder, calibration)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != FILE} == before
+
+
+def test_a_family_that_was_trained_on_is_another(folder, calibration):
+    write_calibration(folder, calibration)
+    sums = folder / CHECKSUMS_FILE
+    kept = sums.read_text()
+    sums.write_text(kept.replace("a", "b", 1))
+    with pytest.raises(ElasticError, match=r"auto\.json: was made of another family, or before it was trained on"):
+        read_calibration(folder, sizes(calibration))
+    sums.write_text(kept)
+    with pytest.raises(ElasticError, match="another family"):
+        read_calibration(folder, sizes(calibration) | {"6b": 1})
+
+
+def test_none_yet(tmp_path, folder, family):
+    with pytest.raises(ElasticError, match=r"auto: .*family: was not calibrated; nemo-elastic calibrate .* does it"):
+        family.auto(0.3)
+    with pytest.raises(ElasticError, match=r"no family: it has no elastic\.json"):
+        family_digest(tmp_path)
+
+
+#: field -> a hostile value, and what is said of it
+DAMAGE = {
+    "version": (2, "version: 2 is not allowed; this version"),
+    "members": ([{"name": "6b"}, {"name": "9b"}], "each has name, parameters"),
+    "signals": ([], "signals: .* a list of at least 1"),
+    "climbs": ([[0.0] * 6] * 2, "climbs: .* a list of 7 numbers"),
+    "prices": ([0.0] * 3, "prices: .* a list of 101 numbers"),
+    "more": (1, "unknown field 'more'"),
+}
+
+
+@pytest.mark.parametrize("field", DAMAGE)
+def test_damage_is_one_line(folder, calibration, field):
+    path = write_calibration(folder, calibration)
+    value, says = DAMAGE[field]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ElasticError, match=says) as raised:
+        read_calibration(folder, sizes(calibration))
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_missing_fields_and_other_things(folder, calibration):
+    path = write_calibration(folder, calibration)
+    told = json.loads(path.read_text())
+    cases = [{k: v for k, v in told.items() if k != name} for name in told]
+    cases += [[], 1, None, told | {"prices": told["prices"][::-1]}, told | {"members": told["members"][::-1]}]
+    cases += [told | {"climbs": told["climbs"][:1]}, told | {"climbs": [[1e300] * 7] * 2}, told | {"family": 7}]
+    cases += [told | {"members": [told["members"][0] | {"name": []}] * 2}]
+    cases += [told | {"signals": [s | {"spread": 0} for s in told["signals"]]}]
+    for case in cases:
+        path.write_text(json.dumps(case))
+        with pytest.raises(ElasticError):
+            read_calibration(folder, sizes(calibration))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, folder, calibration):
+    path = write_calibration(folder, calibration)
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ElasticError, match="is a link out of its folder"):
+        read_calibration(folder, sizes(calibration))
