@@ -233,7 +233,7 @@ def main() -> None:
     if not args.vllm.is_file():
         parser.error(f"--vllm: {args.vllm} is missing; make test-vllm makes it")
     with tempfile.TemporaryDirectory(dir=args.place) as place:
-        found = measure(args.vllm, Path(place).resolve(), args.dtype, args.rounds)
+        found = measure(args.vllm.absolute(), Path(place).resolve(), args.dtype, args.rounds)
     if args.markdown:
         save_svg(draw(found), PICTURE)
     deliver(args, found, table(found), missed(found))
