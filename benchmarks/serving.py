@@ -183,13 +183,13 @@ def table(found: dict[str, Any]) -> str:
         f"| a step of one request | {found['step_ms']:.1f} ms | |",
         f"| a switch between members | {found['switch_ms']:.2f} ms | |",
         "",
-        "| member | parameters | tokens/s | own folder, stock vLLM | family / own folder | equal tokens |",
-        "|---|---|---|---|---|---|",
+        "| member | parameters | tokens/s | own folder, stock vLLM | family / own folder | target | equal tokens |",
+        "|" + "---|" * 7,
     ]
     for name, member in found["members"].items():
         lines.append(
             f"| {name} | {found['parameters'][name]:,} | {member['tokens_per_second']:.1f} | {member['alone']:.1f} "
-            f"| {member['ratio']:.2f} | {member['equal']:.0%} |"
+            f"| {member['ratio']:.2f} | {THROUGHPUT} | {member['equal']:.0%} |"
         )
     return "\n".join(lines) + "\n"
 
