@@ -78,11 +78,16 @@ def worth(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     return markdown([f"gain at {AT:g} by", "right answers, points", "nats per token"], rows)
 
 
-def auto(found: Results) -> str:
-    """Questions about a text, then text and problems, then signals."""
-    groups = {
+def groups_of(found: Results) -> dict[str, list[dict[str, Any]]]:
+    """Kind of prompts -> results of its seeds, those that are there."""
+    return {
         what: [found[name] for seed in SEEDS if (name := f"auto-{what}-{seed}") in found]
         for what in ("answers", "text")
     }
+
+
+def auto(found: Results) -> str:
+    """Questions about a text, then text and problems, then signals."""
+    groups = groups_of(found)
     tables = [f"{TITLES[what]}:\n\n{curve(group, what)}" for what, group in groups.items()]
     return "\n".join([*tables, f"Single signals:\n\n{worth(groups)}"])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the study of peers: held-out loss of each size over what all sizes together have cost."""
+"""Pictures of the studies, and that of the peers: held-out loss of each size over what all sizes together cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from benchmarks.study import auto_plot
+from benchmarks.study.auto_table import groups_of
 from benchmarks.study.results import MAKERS, Results, named
 from benchmarks.study.sizes import THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
@@ -54,7 +56,9 @@ def short(value: float) -> str:
 
 def pictures(found: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
-    return {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
+    peers = {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
+    groups = groups_of(found)
+    return peers | ({"study_auto.svg": auto_plot.draw(groups)} if all(groups.values()) else {})
 
 
 def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> str:
