@@ -19,6 +19,8 @@ _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
 
+_AUTO = typer.Option("--auto", help="Dial of the model `auto`, 0 to 1, where a request has none; 0.3 if not given.")
+
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
@@ -29,18 +31,19 @@ def command(
     port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
     api_key: Annotated[str | None, _KEY] = None,
     end_of_thinking: Annotated[str | None, _END] = None,
+    auto: Annotated[float | None, _AUTO] = None,
 ) -> None:
     """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
 
-    A client names the member as its `model`: `6b`, or `6b>12b` for one that thinks and one that answers. Needs vLLM in
-    the same environment, and this package installed there.
+    A client names the member as its `model`: `6b`, `6b>12b` for one that thinks and one that answers, or `auto`, where
+    the family was calibrated. Needs vLLM in the same environment, and this package installed there.
 
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
     from nemo_elastic.serving.command import Server, check_installed
 
-    server = Server(family, host, port, api_key, end_of_thinking, flags or [])
+    server = Server(family, host, port, api_key, end_of_thinking, auto, flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:

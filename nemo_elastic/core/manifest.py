@@ -31,6 +31,8 @@ from nemo_elastic.io.read import read_json
 __all__ = ["FILE", "VERSION", "Family", "Member", "check_digest", "check_name", "why_not_nested"]
 
 FILE = "elastic.json"
+#: beside it where a family chooses its members by itself (`runtime.auto.file` reads and writes it)
+CALIBRATION = "auto.json"
 VERSION = 1
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
 

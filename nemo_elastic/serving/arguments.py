@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ _WITHOUT = {
 
 def server_names(args: Any) -> Names | None:
     """The names of the family that a server's arguments are about; None where they are about another model."""
-    names = family_names(args.model)
+    names = family_names(args.model, Settings.read(getattr(args, "additional_config", None)).auto)
     if names is None:
         return None
     given = getattr(args, "served_model_name", None) or []
     given = [given] if isinstance(given, str) else list(given)
-    own = {*names.members, *names.aliases, *names.pairs}
-    return Names(names.members, [*(n for n in given if n not in own), *names.aliases], names.unlisted)
+    more = [*(n for n in given if n not in names.listed), *names.aliases]
+    return Names(names.members, more, names.unlisted, names.calibration, names.cost)
 
 
 def name_members(args: Any) -> None:
@@ -132,7 +133,7 @@ def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
             raise bad("--end-of-thinking", settings.end_of_thinking, f"nothing where {folder} has no tokenizer.json")
         return settings.within(additional)
     ids = find_end(FamilyTokenizer.read(folder), settings.end_of_thinking)
-    return Settings(settings.end_of_thinking, ids).within(additional)
+    return replace(settings, end_ids=ids).within(additional)
 
 
 def _check_installed() -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.io.values import number
 
-from .settings import Settings
+from .names import calibration
+from .settings import DIAL, Settings
 from .versions import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
@@ -36,6 +38,7 @@ class Server:
         host, port: where it listens.
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
+        auto: the dial of the model `auto` where a request has none, None for the usual.
         flags: more flags, for vLLM.
     """
 
@@ -44,6 +47,7 @@ class Server:
     port: int = 8000
     api_key: str | None = None
     end_of_thinking: str | None = None
+    auto: float | None = None
     flags: Sequence[str] = ()
 
     def check(self) -> None:
@@ -52,7 +56,7 @@ class Server:
         Raises:
             ElasticError: no such folder, or a value that is not allowed.
         """
-        read_shapes(self.folder)
+        shapes = read_shapes(self.folder)
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
         if self.api_key is not None and not (
@@ -65,8 +69,17 @@ class Server:
             name = flag.partition("=")[0].replace("_", "-")
             if name in OURS:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
-            if name.startswith("--additional-config") and self.end_of_thinking is not None:
-                raise bad(name, flag, "not with --end-of-thinking, which is written there")
+            if name.startswith("--additional-config") and self._settings != Settings():
+                ours = "--auto" if self.end_of_thinking is None else "--end-of-thinking"
+                raise bad(name, flag, f"not with {ours}, which is written there")
+        if self.auto is not None:
+            number("--auto", self.auto, 0, 1, DIAL)
+            if calibration(shapes) is None:
+                raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self.end_of_thinking, auto=self.auto)
 
     @property
     def is_open(self) -> bool:
@@ -82,8 +95,8 @@ class Server:
         folder = str(self.folder.absolute())
         start = ["vllm.entrypoints.cli.main", "serve", folder] if cli else [_SERVER, f"--model={folder}"]
         own = [f"--host={self.host}", f"--port={self.port}"]
-        if self.end_of_thinking is not None:
-            own.append(f"--additional-config={json.dumps(Settings(self.end_of_thinking).within(None))}")
+        if self._settings != Settings():
+            own.append(f"--additional-config={json.dumps(self._settings.within(None))}")
         return [sys.executable, "-m", *start, *own, *self.flags]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from nemo_elastic.errors import ElasticError, bad
 
 from .arguments import server_names
 from .counters import Requests
-from .names import Choice, Names
+from .names import AUTO, DIAL, Choice, Names
 from .settings import Settings
 from .thinking import BUDGET, check_ends, read_budget
 
@@ -91,24 +91,24 @@ class Door:
         return choice
 
     def _with_extra(self, choice: Choice, body: dict[str, Any]) -> Choice:
-        """The member that `vllm_xargs` names, where `model` names none but the family."""
+        """The member that `vllm_xargs` names, where `model` names none but the family; or the dial of `auto`."""
         extra = body.get("vllm_xargs")
         if extra is None:
             return choice
         if not isinstance(extra, dict):
             raise ElasticError("vllm_xargs: must be a JSON object")
         if not extra.keys() & {"member", "then"}:
-            return choice
+            return self.names.turned(choice, extra)
         told = self.names.from_extra(extra)
-        if told != choice and body.get("model") in self.names.members:
+        if told != choice and body.get("model") in (*self.names.members, *self.names.autos):
             raise ElasticError(f"vllm_xargs: {told.name!r} is not allowed; model says {choice.name!r}")
         return told
 
     def _write(self, choice: Choice, body: dict[str, Any]) -> None:
         if body.get("use_beam_search") and choice.name != self.names.largest:
             raise bad("use_beam_search", True, f"only {self.names.largest} searches: vLLM's beams know no member")
-        extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then")}
-        extra["member"] = choice.member
+        extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then", DIAL)}
+        extra |= {"member": choice.member} if choice.cost is None else {"member": AUTO, DIAL: choice.cost}
         if body.get("model") in self.names.unlisted:
             body["model"] = choice.name
         if choice.then is not None:

@@ -1,20 +1,29 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may write for `model`: a member, the family, or a pair of members that share an answer."""
+"""What a client may write for `model`: a member, the family, a pair of members that share an answer, or `auto`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nemo_elastic.core.manifest import FILE
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.manifest import CALIBRATION, FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.registry import read_shapes
 
+if TYPE_CHECKING:
+    from nemo_elastic.formats.source import Shapes
+    from nemo_elastic.runtime.auto.calibration import Calibration
+
 #: between the member that thinks and the one that answers
 THEN = ">"
+#: the name under which a calibrated family chooses by itself; in `vllm_xargs` the dial of that is `cost`
+AUTO, DIAL = "auto", "cost"
+#: the dial where neither the server nor the request turns it
+COST = 0.3
 
 
 @dataclass(frozen=True)
@@ -24,14 +33,18 @@ class Choice:
     Attributes:
         member: who answers, or who thinks where there is a `then`.
         then: who takes over when the thinking ends; None where one member does everything.
+        cost: the dial where the family chooses: `member` then reads the prompt first. None where a client has chosen.
     """
 
     member: str
     then: str | None = None
+    cost: float | None = None
 
     @property
     def name(self) -> str:
         """As a client writes it."""
+        if self.cost is not None:
+            return AUTO
         return self.member if self.then is None else f"{self.member}{THEN}{self.then}"
 
 
@@ -42,17 +55,32 @@ class Names:
         members: names, largest first.
         family: other names of the largest member, such as that of the folder. A member's own name goes first.
         unlisted: names of it that are taken, but told to nobody: its path.
+        calibration: says when the smallest member is not enough; None where the family was not calibrated.
+        cost: the dial of `auto` where a request has none.
     """
 
-    def __init__(self, members: Sequence[str], family: Sequence[str] = (), unlisted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        members: Sequence[str],
+        family: Sequence[str] = (),
+        unlisted: Sequence[str] = (),
+        calibration: Calibration | None = None,
+        cost: float = COST,
+    ) -> None:
         self.members, self.unlisted = tuple(members), tuple(unlisted)
-        taken = {*self.members, *self.pairs, ""}
+        self.calibration, self.cost = calibration, cost
+        taken = {*self.members, *self.pairs, *self.autos, ""}
         self.aliases = tuple(dict.fromkeys(name for name in family if name not in taken))
 
     @property
     def largest(self) -> str:
         """Who answers where nobody is named."""
         return self.members[0]
+
+    @property
+    def autos(self) -> tuple[str, ...]:
+        """The name under which the family chooses by itself, if it can; a member of that name goes first."""
+        return () if self.calibration is None or AUTO in self.members else (AUTO,)
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -62,8 +90,8 @@ class Names:
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """What `/v1/models` lists: members, largest first, then other names of the largest, then pairs."""
-        return (*self.members, *self.aliases, *self.pairs)
+        """What `/v1/models` lists: members, largest first, other names of the largest, `auto`, then pairs."""
+        return (*self.members, *self.aliases, *self.autos, *self.pairs)
 
     def read(self, model: Any) -> Choice:
         """What a client wrote as the name of a model; nothing is the largest member.
@@ -79,17 +107,21 @@ class Names:
             return Choice(model)
         if model in (*self.aliases, *self.unlisted):
             return Choice(self.largest)
+        if model in self.autos:
+            return self._auto(self.cost)
         if model in self.pairs:
             return Choice(*model.split(THEN))
         raise bad("model", model, f"one of {self._told()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
-        """What a request brings as `vllm_xargs`: `member` and `then`.
+        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`.
 
         Raises:
-            ElasticError: no such member.
+            ElasticError: no such member, or a cost that is none or of no use.
         """
         given = extra or {}
+        if given.get("member") in self.autos:
+            return self.turned(self._auto(self.cost), given)
         found = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
         for key, name in found.items():
             if name not in self.members:
@@ -99,17 +131,48 @@ class Names:
             raise bad("vllm_xargs.then", choice.then, f"a member that is larger than {choice.member}")
         return choice
 
+    def turned(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
+        """The same choice with the dial that a request brings.
+
+        Raises:
+            ElasticError: no number from 0 to 1, or a client has named who answers.
+        """
+        if extra.get(DIAL) is None:
+            return choice
+        if choice.cost is None:
+            raise bad(f"vllm_xargs.{DIAL}", extra[DIAL], f"only with the model {AUTO}, in a family that is calibrated")
+        from nemo_elastic.runtime.auto.calibration import check_cost
+
+        return self._auto(check_cost(extra[DIAL]))
+
+    def _auto(self, cost: float) -> Choice:
+        return Choice(self.members[-1], cost=cost)
+
     def _told(self) -> str:
-        return ", ".join((*self.members, *self.aliases))
+        return ", ".join((*self.members, *self.aliases, *self.autos))
 
 
-def family_names(folder: str | Path) -> Names | None:
+def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
     """The names of a family folder; None for a folder that is no family.
 
+    Args:
+        folder: the family.
+        cost: the dial of `auto` where a request has none; None for `COST`.
+
     Raises:
-        ElasticError: the family is damaged.
+        ElasticError: the family or its calibration is damaged, or the calibration is that of another family.
     """
     if not (Path(folder) / FILE).is_file():
         return None
     shapes = read_shapes(folder)
-    return Names(tuple(shapes.members), (Path(folder).resolve().name,), (str(folder),))
+    dial = COST if cost is None else cost
+    return Names(tuple(shapes.members), (Path(folder).resolve().name,), (str(folder),), calibration(shapes), dial)
+
+
+def calibration(shapes: Shapes) -> Calibration | None:
+    """How a family chooses by itself; None where it was not calibrated."""
+    if not (shapes.folder / CALIBRATION).is_file():
+        return None
+    from nemo_elastic.runtime.auto.file import read_calibration
+
+    return read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.values import integer
+from nemo_elastic.io.values import integer, number
 
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
+DIAL = "a number from 0, always the smallest member, to 1, always the largest"
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class Settings:
     Attributes:
         end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
         end_ids: its token ids; found from the text when the server starts.
+        auto: the dial of the model `auto` where a request has none; None for the usual.
     """
 
     end_of_thinking: str | None = None
     end_ids: tuple[int, ...] = ()
+    auto: float | None = None
 
     @classmethod
     def read(cls, additional: Any) -> Settings:
@@ -37,7 +40,7 @@ class Settings:
         given = additional.get(KEY, {}) if isinstance(additional, Mapping) else {}
         if not isinstance(given, Mapping):
             raise bad(f"additional_config.{KEY}", given, "a JSON object")
-        unknown = sorted(set(map(str, given)) - {"end_of_thinking", "end_ids"})
+        unknown = sorted(set(map(str, given)) - {field.name for field in fields(cls)})
         if unknown:
             raise ElasticError(f"additional_config.{KEY}: unknown field {unknown[0]!r}")
         text = given.get("end_of_thinking")
@@ -46,9 +49,11 @@ class Settings:
         ids = given.get("end_ids", ())
         if not isinstance(ids, (list, tuple)):
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
-        return cls(text, tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids))
+        ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
+        auto = given.get("auto")
+        return cls(text, ends, None if auto is None else number(f"additional_config.{KEY}.auto", auto, 0, 1, DIAL))
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""
-        own = {k: v for k, v in asdict(self).items() if v}
+        own = {k: v for k, v in asdict(self).items() if v not in (None, ())}
         return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}

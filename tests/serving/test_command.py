@@ -10,9 +10,13 @@ import sys
 import pytest
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.auto.file import write_calibration
 from nemo_elastic.serving import command
 from nemo_elastic.serving.command import Server, check_installed
+from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.versions import check_version
+from tests.runtime.auto.made import calibration_of
 from tests.runtime.talking import talking_family
 from tests.slicing.helpers import call
 
@@ -32,6 +36,21 @@ def test_arguments_of_the_server(folder):
     assert other[2:4] == ["vllm.entrypoints.launchers.api_server.entry", f"--model={folder}"]
     own = next(a for a in other if a.startswith("--additional-config="))
     assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"end_of_thinking": "</mind>"}}
+
+
+def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
+    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; first nemo-elastic calibrate"):
+        Server(folder, auto=0.5).check()
+    with pytest.raises(ElasticError, match=r"^--auto: 1.5 is not allowed; a number from 0"):
+        Server(folder, auto=1.5).check()
+    calibrated = talking_family(tmp_path)
+    write_calibration(calibrated, calibration_of(load_family(calibrated)))
+    server = Server(calibrated, auto=0.0)
+    server.check()
+    own = next(a for a in server.argv(cli=True) if a.startswith("--additional-config="))
+    assert Settings.read(json.loads(own.partition("=")[2])).auto == 0.0, "a dial of 0 is a dial"
+    with pytest.raises(ElasticError, match="not with --auto, which is written there"):
+        Server(calibrated, auto=0.5, flags=["--additional-config={}"]).check()
 
 
 def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):

@@ -15,6 +15,7 @@ from nemo_elastic.serving.middleware import ANSWERS, Door, MemberMiddleware, Ref
 from nemo_elastic.serving.names import Choice, Names
 from nemo_elastic.serving.settings import Settings
 from tests.runtime.talking import talking_family
+from tests.serving.test_names import CALIBRATED
 
 NAMES = Names(("12b", "9b", "6b"), ("family",), ("/place/family",))
 CHAT = ANSWERS[0]
@@ -49,6 +50,26 @@ def test_pairs():
     assert body["vllm_xargs"] == {"member": "6b", "then": "12b"}
     body = {"vllm_xargs": {"member": "6b", "then": "9b", "thinking_token_budget": 3}}
     assert Door(NAMES).read(CHAT, body) == Choice("6b", "9b")
+
+
+def test_the_family_chooses():
+    body = {"model": "auto", "vllm_xargs": {"other": 1}}
+    assert Door(CALIBRATED).read(CHAT, body) == Choice("6b", cost=0.4)
+    assert body == {"model": "auto", "vllm_xargs": {"other": 1, "member": "auto", "cost": 0.4}}
+    body = {"model": "auto", "vllm_xargs": {"cost": 0.9}}
+    assert Door(CALIBRATED).read(CHAT, body).cost == 0.9
+    assert body["vllm_xargs"] == {"member": "auto", "cost": 0.9}
+    body = {"model": "family", "vllm_xargs": {"member": "auto"}}
+    assert Door(CALIBRATED).read(CHAT, body).name == "auto"
+    for wrong in (
+        {"model": "6b", "vllm_xargs": {"cost": 0.5}},
+        {"model": "auto", "vllm_xargs": {"cost": 2}},
+        {"model": "auto", "vllm_xargs": {"member": "6b"}},
+        {"model": "auto", "use_beam_search": True},
+    ):
+        with pytest.raises(Refused) as caught:
+            Door(CALIBRATED).read(CHAT, wrong)
+        assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import pytest
 
+from nemo_elastic.core.manifest import CALIBRATION, Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.auto.calibration import fit
+from nemo_elastic.runtime.auto.file import write_calibration
 from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.runtime.auto.made import NAMES as RISING
+from tests.runtime.auto.made import PARAMETERS, calibration_of, made
 from tests.runtime.talking import talking_family
 
 NAMES = Names(("12b", "9b", "6b"), ("family", "12b", "6b>12b", ""), ("/place/family",))
@@ -82,3 +88,53 @@ def test_a_folder_has_its_members(tmp_path):
     assert names.read(str(folder)) == Choice("12b")
     slice_checkpoint(folder, tmp_path / "6b", member="6b")
     assert family_names(tmp_path / "6b") is None and family_names("a/hub-id") is None
+
+
+CALIBRATED = Names(("12b", "9b", "6b"), ("family", "auto"), (), fit(*made(), RISING, PARAMETERS), 0.4)
+
+
+def test_a_calibrated_family_chooses_by_itself():
+    assert CALIBRATED.listed == ("12b", "9b", "6b", "family", "auto", "9b>12b", "6b>12b", "6b>9b")
+    assert CALIBRATED.read("auto") == Choice("6b", cost=0.4)
+    assert CALIBRATED.read("auto").name == "auto"
+    with pytest.raises(ElasticError, match=r"^model: 'auto' is not allowed"):
+        NAMES.read("auto")
+
+
+@pytest.mark.parametrize(
+    ("extra", "cost"), [({}, 0.4), ({"cost": 0}, 0), ({"cost": 0.75}, 0.75), ({"cost": None}, 0.4)]
+)
+def test_a_request_turns_the_dial(extra, cost):
+    assert CALIBRATED.from_extra({"member": "auto", **extra}) == Choice("6b", cost=cost)
+    assert CALIBRATED.turned(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
+
+
+@pytest.mark.parametrize("cost", [-0.1, 1.1, "0.5", True, [0.5], float("nan")])
+def test_a_cost_that_is_none(cost):
+    with pytest.raises(ElasticError, match=r"^cost: "):
+        CALIBRATED.from_extra({"member": "auto", "cost": cost})
+
+
+def test_a_cost_of_no_use():
+    with pytest.raises(ElasticError, match=r"^vllm_xargs.cost: 0.5 is not allowed; only with the model auto"):
+        CALIBRATED.turned(CALIBRATED.read("6b"), {"cost": 0.5})
+
+
+def test_a_member_of_that_name_goes_first():
+    names = Names(("auto", "small"), calibration=CALIBRATED.calibration)
+    assert names.listed == ("auto", "small", "small>auto") and names.read("auto") == Choice("auto")
+
+
+def test_a_folder_chooses_by_its_own_calibration_and_extra_shapes_leave_it(tmp_path):
+    folder = talking_family(tmp_path)
+    assert "auto" not in family_names(folder).listed
+    own = calibration_of(load_family(folder))
+    write_calibration(folder, own)
+    names = family_names(folder, 0.6)
+    assert names.read("auto").cost == 0.6 and names.calibration == own
+    family = Family.load(folder)
+    family.with_extra("task", family.members[-1].subnet).save(folder)
+    assert family_names(folder).calibration == own
+    (folder / CALIBRATION).write_text("{}")
+    with pytest.raises(ElasticError, match=r"auto\.json"):
+        family_names(folder)

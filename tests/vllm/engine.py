@@ -90,10 +90,10 @@ def main(folder: Path, out: Path) -> None:
     wrong = vllm.SamplingParams(max_tokens=2, extra_args={"member": "7b"})
     refused = llm.generate([prompts[0]], wrong, use_tqdm=False)[0].outputs[0]
     again = [list(o.outputs[0].token_ids) for o in llm.generate(prompts[:3], sampling[:3], use_tqdm=False)]
+    kept = (scheduler.requests, scheduler._member, scheduler._choices, scheduler._tried, scheduler._costs)
     told = {
         "tokens": got, "again": again, "steps": steps, "salts": salts(), "refused": refused.finish_reason,
-        "left": len(scheduler.requests) + len(scheduler._member) + len(scheduler._choices) + len(scheduler._tried),
-        "pages": scheduler.kv_cache_manager.usage,
+        "left": sum(map(len, kept)), "pages": scheduler.kv_cache_manager.usage,
     }  # fmt: skip
     out.write_text(json.dumps(told), encoding="utf-8")
 

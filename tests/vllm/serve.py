@@ -40,6 +40,7 @@ TIGHT = "--num-gpu-blocks-override=26"
 VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
 LARGE, SMALL = "12b", "6b"
 PAIR = f"{SMALL}>{LARGE}"
+DIAL = 0.4  # of `auto`, where a request has none
 
 
 def prompts() -> list[str]:
@@ -66,6 +67,11 @@ class Expected:
             if text.strip().isalnum() and self.family.tokenizer.encode(text, special=False) == [token]:
                 return text, token
         raise SystemExit("the small member repeats no token over the prompts")
+
+    def auto(self, cost: float) -> tuple[list[str], list[list[int]]]:
+        """Who answers each prompt, and what it says."""
+        chosen = self.family.auto(cost=cost).choose(self.ids)
+        return chosen, [self.tokens[member][i] for i, member in enumerate(chosen)]
 
     def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
         """What the small member begins and the large one ends."""
@@ -104,7 +110,7 @@ class Checks:
 
 def check_names(talk: Talk, checks: Checks) -> None:
     listed = [m.id for m in talk.api.models.list().data]
-    wanted = [*MEMBERS, "9b>12b", "6b>12b", "6b>9b"]
+    wanted = [*MEMBERS, "auto", "9b>12b", "6b>12b", "6b>9b"]
     checks.tell("names in `/v1/models`", set(wanted) <= set(listed) and "family" in listed, len(listed))
 
 
@@ -126,11 +132,27 @@ def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
     checks.equal("vllm_xargs.member", [extra], [expected.tokens[SMALL][0]])
 
 
+def check_auto(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """The family chooses as the runtime does, and the chosen member says what it says alone."""
+    chosen: list[str] = []
+    for cost in (0, 0.25, 0.5, 0.75, 1):
+        members, wanted = expected.auto(cost)
+        got = [talk.complete("auto", ids, vllm_xargs={"cost": cost}) for ids in expected.ids]
+        checks.equal(f"auto at {cost}", got, wanted)
+        chosen += members if cost not in (0, 1) else []
+    counts = collections.Counter(chosen)
+    checks.tell("members that auto has chosen between the ends", len(counts) > 1, _told(counts))
+    got = [talk.complete("auto", ids) for ids in expected.ids]
+    checks.equal("auto at the server's own dial", got, expected.auto(DIAL)[1])
+    extra = [talk.complete("family", ids, vllm_xargs={"member": "auto", "cost": 0.5}) for ids in expected.ids]
+    checks.equal("vllm_xargs.member auto", extra, expected.auto(0.5)[1])
+
+
 def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, seconds: float) -> None:
     """Clients at once, members and pairs mixed."""
     jobs: list[tuple[str, int, int | None]] = []
     for i in range(len(expected.ids)):
-        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("9b", i, None)]
+        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("auto", i, None)]
     random.Random(0).shuffle(jobs)
 
     def run(job: tuple[str, int, int | None]) -> list[int]:
@@ -140,8 +162,11 @@ def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, second
 
     def want(job: tuple[str, int, int | None]) -> list[int]:
         model, i, budget = job
+        if model == "auto":
+            return autos[i]
         return expected.pair(i, end, budget) if model == PAIR else expected.tokens[model][i]
 
+    autos = expected.auto(DIAL)[1]
     wanted = {job: want(job) for job in jobs}
     changed = sum(
         wanted[PAIR, i, None] not in (expected.tokens[SMALL][i], expected.tokens[LARGE][i]) for i in range(7)
@@ -169,6 +194,8 @@ def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
         ("a pair with an unknown member", 404, {"model": "6b>7b"}),
         ("vllm_xargs with an unknown member", 400, {"extra_body": {"vllm_xargs": {"member": "7b"}}}),
         ("vllm_xargs against the model", 400, {"extra_body": {"vllm_xargs": {"member": SMALL}}}),
+        ("a cost without auto", 400, {"extra_body": {"vllm_xargs": {"cost": 0.5}}}),
+        ("a cost above 1", 400, {"model": "auto", "extra_body": {"vllm_xargs": {"cost": 1.5}}}),
         ("a budget of 0", 400, {"model": PAIR, "extra_body": {"thinking_token_budget": 0}}),
         ("a prompt that is too long", 400, {"model": SMALL, "prompt": long}),
     ):
@@ -211,7 +238,7 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
 
 
 def check_metrics(talk: Talk, checks: Checks) -> None:
-    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR)}
+    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR, "auto")}
     checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
     said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
     whole = talk.metric("vllm:generation_tokens_total")
@@ -235,13 +262,14 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     """`nemo-elastic serve`, with a key and an end of thinking."""
     text, end = expected.ending()
     command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
-    command += ["--end-of-thinking", text]
+    command += ["--end-of-thinking", text, "--auto", str(DIAL)]
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
         check_names(talk, checks)
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
+        check_auto(talk, expected, checks)
         check_mixed(talk, expected, end, checks, args.seconds)
         check_gone(talk, expected, checks)
         check_metrics(talk, checks)
@@ -301,6 +329,8 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
             wanted.append(expected.tokens[member][i])
         jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
         wanted.append(expected.pair(i, None, 3 + i))
+        jobs.append(({"member": "auto", "cost": 0.5}, ids))
+        wanted.append(expected.auto(0.5)[1][i])
     (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
     out, log = place / "engine.out.json", place / "engine.log"

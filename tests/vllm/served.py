@@ -6,10 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.nn.weights import random_state
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.auto.calibration import fit
+from nemo_elastic.runtime.auto.file import write_calibration
+from nemo_elastic.runtime.auto.signals import read
 from nemo_elastic.slicing.family_folder import write_family
 
 from .cases import PARENT, ROOT, with_widths
@@ -52,4 +58,20 @@ def write_served(place: Path) -> Path:
     (place / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     ids = {"bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     state = random_state(PARENT, PARENT.full, seed=0)
-    return write_family(place / "family", PARENT, state, Family.of(PARENT, MEMBERS), place / "tokenizer", base=ids)
+    family = Family.of(PARENT, MEMBERS)
+    folder = write_family(place / "family", PARENT, state, family, place / "tokenizer", base=ids)
+    _calibrate(folder, text)
+    return folder
+
+
+def _calibrate(folder: Path, text: str) -> None:
+    """Let it choose by itself. Random members are equally good, so what a larger one gains is made up of signals."""
+    family, random = load_family(folder), np.random.default_rng(0)
+    starts, lengths = random.integers(len(text) - 900, size=64), random.integers(4, 900, size=64)
+    prompts = [family.tokenizer.encode(text[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
+    names = family.names[::-1]
+    signals_ns = np.array([read(family.select(names[0]).weights, ids)[0] for ids in prompts])
+    z_ns = (signals_ns - signals_ns.mean(0)) / signals_ns.std(0)
+    quality_nm = np.stack([0 * z_ns[:, 0], z_ns[:, 0], z_ns[:, 0] + z_ns[:, 2]], 1)
+    sizes = [family.select(name).parameters for name in names]
+    write_calibration(folder, fit(signals_ns, quality_nm, names, sizes))

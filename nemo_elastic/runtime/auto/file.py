@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core.family import known_names
+from nemo_elastic.core.manifest import CALIBRATION as FILE
 from nemo_elastic.core.manifest import FILE as FAMILY
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.io.atomic import atomic_write
@@ -23,7 +26,6 @@ from nemo_elastic.io.values import integer, number
 from .calibration import STEPS, Calibration
 from .signals import SIGNALS
 
-FILE = "auto.json"
 VERSION = 1
 #: no weight, mean or price of real signals is near it; sums of such numbers stay finite
 MOST = 1e12
@@ -34,16 +36,17 @@ _BYTES = 2**28
 def family_digest(folder: Path) -> str:
     """SHA-256 over a family's shapes and the checksums of its tensors: another training is another family.
 
+    Extra shapes are none of its members, and may come and go.
+
     Raises:
         ElasticError: the folder is no family.
     """
     if not (folder / FAMILY).is_file():
         raise ElasticError(f"no family: it has no {FAMILY}", folder)
-    digest = hashlib.sha256()
-    for name in (FAMILY, CHECKSUMS_FILE):
-        if (folder / name).is_file():
-            digest.update(read_bytes(check_inside(folder / name), _BYTES))
-        digest.update(b"\0")
+    path = dataclasses.replace(Family.load(folder), extras=()).to_json()
+    digest = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
+    if (folder / CHECKSUMS_FILE).is_file():
+        digest.update(read_bytes(check_inside(folder / CHECKSUMS_FILE), _BYTES))
     return digest.hexdigest()
 
 

@@ -76,7 +76,8 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         **more: Any,
     ) -> torch.Tensor:
         share_metadata(self._states)
-        return self.active.model(input_ids, positions, intermediate_tensors, inputs_embeds)
+        self.hidden = self.active.model(input_ids, positions, intermediate_tensors, inputs_embeds)
+        return self.hidden
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         return self.logits_processor(self.active.lm_head, hidden_states)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from operator import lt
 from typing import Any
 
+import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
@@ -19,6 +20,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime.auto.signals import TAIL
 from nemo_elastic.serving.counters import Work
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.settings import Settings
@@ -33,17 +35,22 @@ _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
 class FamilyScheduler(Scheduler):
-    """Every step is of one member; members take turns. A pair's request changes its member when its thinking ends."""
+    """Every step is of one member; members take turns. A pair's request changes its member when its thinking ends.
+
+    One for `auto` is read by the smallest member; what that makes of it says who answers, which may be itself.
+    """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        names = family_names(self.vllm_config.model_config.model)
+        settings = Settings.read(self.vllm_config.additional_config)
+        names = family_names(self.vllm_config.model_config.model, settings.auto)
         assert names is not None
         self.names = names
-        self.thinking = Thinking(Settings.read(self.vllm_config.additional_config).end_ids)
+        self.thinking = Thinking(settings.end_ids)
         self.turns, self.room, self.work = Turns(names.members), Room(), Work()
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
+        self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
         self._member: dict[str, str] = {}
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
 
@@ -60,10 +67,19 @@ class FamilyScheduler(Scheduler):
                 logger.warning("A request was refused: %s", exc)
                 choice, budget = Choice(_NOBODY), None
                 self.grammar_compile_error_reqs.add(request.request_id)
-            self._hand_to(request, choice.member)
+            self._hand_to(request, self._first(request, choice))
             if choice.then is not None:
                 self._choices[request.request_id], self._budgets[request.request_id] = choice, budget
         super().add_request(request)
+
+    def _first(self, request: Request, choice: Choice) -> str:
+        """Who reads a request. Nothing is to be chosen at the dial's ends."""
+        if choice.cost is None:
+            return choice.member
+        if choice.cost in (0, 1):
+            return self.names.largest if choice.cost else choice.member
+        self._costs[request.request_id] = choice.cost
+        return choice.member
 
     def _hand_to(self, request: Request, member: str) -> None:
         """Let a member answer from here on. What another member has cached of the same text is not for it."""
@@ -77,7 +93,7 @@ class FamilyScheduler(Scheduler):
 
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
         self.room.made()
-        for kept in (self._member, self._choices, self._budgets):
+        for kept in (self._member, self._choices, self._budgets, self._costs):
             kept.pop(request.request_id, None)
         self._tried.discard(request)
         return super()._free_request(request, *more, **named)
@@ -102,8 +118,19 @@ class FamilyScheduler(Scheduler):
                 self.work.add("steps", member, 1)
             else:
                 self.room.none_for(member)
-        output.member = member
+        output.member, output.undecided = member, self._undecided(output)
         return output
+
+    def _undecided(self, output: SchedulerOutput) -> dict[str, tuple[list[int], int]]:
+        """Prompts of `auto` that are read to their end in this step: what it reads of their tail, and their length."""
+        found = {}
+        for request_id in self._costs.keys() & output.num_scheduled_tokens.keys():
+            request = self.requests[request_id]
+            ids = request.prompt_token_ids
+            if ids is not None and request.num_computed_tokens >= len(ids):
+                tail = min(TAIL, output.num_scheduled_tokens[request_id])
+                found[request_id] = (list(ids[-tail:]), len(ids))
+        return found
 
     def _count(self, requests: Iterable[Request]) -> Counter[str]:
         found = Counter(self._member[r.request_id] for r in requests)
@@ -140,10 +167,11 @@ class FamilyScheduler(Scheduler):
             seen.add_request(request)
         return seen, [*later, *(r for r in queue if self._member[r.request_id] != member)]
 
-    # ------------------------------------------------------------------------------------------------------- pairs
+    # ------------------------------------------------------------------------------------------- pairs, and auto
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-        """Take a step's tokens in; where the thinking of a pair has ended, the other member goes on."""
+        """Take a step's tokens in. Behind a pair's thoughts, or a prompt of `auto`, another member may go on."""
+        climbing = self._climbing(model_runner_output)
         before = {i: len(r.output_token_ids) for i in self._choices if (r := self.requests.get(i)) is not None}
         out = super().update_from_output(scheduler_output, model_runner_output)
         for request_id, length in before.items():
@@ -152,17 +180,36 @@ class FamilyScheduler(Scheduler):
                 continue
             new = len(request.output_token_ids) - length
             if new and self.thinking.over(request.output_token_ids, new, self._budgets[request_id]):
-                self._answer(request)
+                self._budgets.pop(request_id)
+                self._give(request, self._choices.pop(request_id).then)
+        for request_id, member in climbing.items():
+            request = self.requests.get(request_id)
+            if request is not None and request.status == RequestStatus.RUNNING:
+                self._give(request, member)
         return out
 
-    def _answer(self, request: Request) -> None:
-        """Give a request to its second member, which reads everything again."""
-        choice = self._choices.pop(request.request_id)
-        self._budgets.pop(request.request_id)
-        assert choice.then is not None
+    def _climbing(self, output: ModelRunnerOutput) -> dict[str, str]:
+        """Requests of `auto` for which the smallest member is not enough, and who answers; what it said is dropped."""
+        found = {}
+        for request_id, signals in getattr(output, "signals", {}).items():
+            cost = self._costs.pop(request_id, None)
+            if cost is None or self.names.calibration is None:  # it is gone
+                continue
+            at = self.names.calibration.choose(np.array([signals]), cost)[0]
+            member = self.names.calibration.members[at]
+            if member != self._member[request_id]:
+                found[request_id] = member
+                output.sampled_token_ids[output.req_id_to_index[request_id]] = []
+                if request_id in output.prompt_logprobs_dict:
+                    output.prompt_logprobs_dict[request_id] = None
+        return found
+
+    def _give(self, request: Request, member: str | None) -> None:
+        """Give a request to another member, which reads everything again."""
+        assert member is not None
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=True)
-        self._hand_to(request, choice.then)
+        self._hand_to(request, member)
 
     # ------------------------------------------------------------------------------------------------------- figures
 
