@@ -72,6 +72,6 @@ def _calibrate(folder: Path, text: str) -> None:
     names = family.names[::-1]
     signals_ns = np.array([read(family.select(names[0]).weights, ids)[0] for ids in prompts])
     z_ns = (signals_ns - signals_ns.mean(0)) / signals_ns.std(0)
-    quality_nm = np.stack([0 * z_ns[:, 0], z_ns[:, 0], z_ns[:, 0] + z_ns[:, 2]], 1)
+    quality_nm = np.stack([0 * z_ns[:, 0], 2 * z_ns[:, 0], 2 * z_ns[:, 0] + z_ns[:, 2]], 1)
     sizes = [family.select(name).parameters for name in names]
     write_calibration(folder, fit(signals_ns, quality_nm, names, sizes))
