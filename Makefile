@@ -43,7 +43,7 @@ demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report
 .PHONY: test
 test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
 	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-core
 test-core: ## A fresh environment with nothing but `pip install .`: slice, inspect and verify work, and start at once

@@ -14,13 +14,6 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: workers take whole files (`--dist loadfile`), and one that begins last is waited for alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    nemo = {item.path for item in items if item.get_closest_marker("nemo")}
-    items.sort(key=lambda item: 2 - (item.path in slow) - (item.path in nemo))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none, and forget the attention backend of the last test's model.

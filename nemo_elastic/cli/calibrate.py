@@ -72,7 +72,7 @@ def command(
         raise exc.of("--samples") from None
     runtime = load_family(source, device=device)
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
-        task = bars.add_task(str(family), total=len(given) * len(runtime.names))
+        task = bars.add_task(str(family), total=len(given) * len(runtime.path))
         measured = measure(runtime, given, batch, lambda n: bars.advance(task, n))
     calibration = measured.calibrate()
     tried = held_out(measured, seed)

@@ -133,7 +133,8 @@ def _open(
     if auto is not None:
         if budget is not None:
             raise bad("--auto", auto, "it chooses the member itself; give it or --budget")
-        read_calibration(source.companions, {name: parameters(source.parent, m) for name, m in members.items()})
+        path = {name: parameters(source.parent, m) for name, m in members.items() if name not in source.extras}
+        read_calibration(source.companions, path)
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
     family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)

@@ -105,7 +105,7 @@ def measure(
         batch: of the same length at once.
         done: told how many readings were done.
     """
-    members = [family.select(name) for name in reversed(family.names)]
+    members = [family.select(name) for name in reversed(family.path)]
     signals_ns: list[list[float]] = [[] for _ in given]
     quality_nm = np.zeros((len(given), len(members)))
     for rows in _of_one_length(given, batch):

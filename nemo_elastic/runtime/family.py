@@ -55,6 +55,7 @@ class FamilyRuntime:
         parent: shape in which layers are counted.
         held: the member whose weights are in memory.
         members: shapes by name, largest first; extra shapes behind them.
+        path: names of the members alone, largest first.
 
     Raises:
         ElasticError: a member is not nested in what the model holds.
@@ -75,6 +76,7 @@ class FamilyRuntime:
         self.parent, self.held = model.parent, model.member
         nested = dict(members or {FULL: model.member})
         self.members = nested | dict(extras or {})
+        self.path = tuple(nested)
         for name, subnet in self.members.items():
             try:
                 check_nested(model.parent, model.member, subnet)
@@ -132,8 +134,8 @@ class FamilyRuntime:
         Raises:
             ElasticError: no number from 0 to 1, no calibration, or one of another family.
         """
-        members = [self.select(name) for name in reversed(self.names)]
-        own = {name: self.select(name).parameters for name in self.names}
+        members = [self.select(name) for name in reversed(self.path)]
+        own = {name: self.select(name).parameters for name in self.path}
         return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
@@ -70,6 +71,17 @@ def test_the_ends_of_the_dial(family):
     for cost, name in ((0, "6b"), (1.0, "12b")):
         assert family.auto(cost).choose(PROMPTS) == [name] * 6
         assert family.auto(cost).generate(PROMPTS, 4) == family.select(name).generate(PROMPTS, 4)
+
+
+def test_extra_shapes_are_not_chosen(tmp_path):
+    folder = talking_family(tmp_path)
+    write_calibration(folder, by_length(load_family(folder)))
+    before = load_family(folder).auto(0.4).choose(PROMPTS)
+    manifest = Family.load(folder)
+    manifest.with_extra("task", manifest.members[1].subnet).with_extra("whole", manifest.parent.full).save(folder)
+    family = load_family(folder)
+    assert family.names == (*MEMBERS, "task", "whole") and family.path == tuple(MEMBERS)
+    assert family.auto(0.4).choose(PROMPTS) == before
 
 
 def test_text_and_messages(family):
