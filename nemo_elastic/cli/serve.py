@@ -19,7 +19,7 @@ _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
 
-_AUTO = typer.Option("--auto", help="Dial of the model `auto`, 0 to 1, where a request has none; 0.3 if not given.")
+_AUTO = "Dial of the model `auto` where a request has none; 0.3 if not given."
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
     port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
     api_key: Annotated[str | None, _KEY] = None,
     end_of_thinking: Annotated[str | None, _END] = None,
-    auto: Annotated[float | None, _AUTO] = None,
+    auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
 ) -> None:
     """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
 
