@@ -110,7 +110,8 @@ class Names:
         if model in self.autos:
             return self._auto(self.cost)
         if model in self.pairs:
-            return Choice(*model.split(THEN))
+            member, _, then = model.partition(THEN)
+            return Choice(member, then)
         raise bad("model", model, f"one of {self._told()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
