@@ -86,13 +86,13 @@ class Coin(MostLikely):
 def accept(folder: Path, data: Path) -> dict[str, Any]:
     """What the largest member of a trained family accepts of each smaller one, greedily and drawn."""
     family, tokens = load_family(folder), DataFolder.open(data).tokens("val")
-    large, prompts, new = family.select(family.names[0]), 24, 96
+    large, prompts, new = family.select(family.path[0]), 24, 96
     starts = [int(i * (len(tokens) - new) / prompts) for i in range(prompts)]
     texts = [tokens[start : start + new].astype(int).tolist() for start in starts]
     found: dict[str, Any] = {}
     for how in ({}, {"temperature": 1.0}):
         plain = large.generate(texts, new, (), **how)
-        for name in family.names[1:]:
+        for name in family.path[1:]:
             for k in LENGTHS:
                 stream = large.generate(texts, new, (), draft=name, k=k, stream=True, **how)
                 out: list[list[int]] = [[] for _ in texts]

@@ -4,7 +4,7 @@
 
     python -m benchmarks.serving [--vllm .venv-vllm/bin/python] [--dtype bfloat16] [--place DIR] [--json FILE]
 
-A random family of 0.3B parameters is written to a temporary folder and its members are cut out. Five engines live at
+A random family of 0.3B parameters is written to a temporary folder and its members are cut out. Four engines live at
 the same time, each in a process of its own, and are asked in turn; those that are not asked do nothing.
 
 - memory: anonymous bytes of the engine's process after it has answered, above those before it loads: weights, cache

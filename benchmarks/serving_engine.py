@@ -14,7 +14,8 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
+
+from benchmarks.bench_runtime import anonymous
 
 PLACES, LENGTH = 24, 512
 #: as a server has it, but for the process of its own
@@ -23,14 +24,6 @@ SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
 }  # fmt: skip
-
-
-def anonymous() -> int:
-    """Bytes of this process that no file backs."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    raise OSError("/proc/self/status has no RssAnon")
 
 
 def main(folder: str, dtype: str, pages: int) -> None:

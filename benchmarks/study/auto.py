@@ -44,7 +44,7 @@ def answers(family: FamilyRuntime, data: Path, seed: int) -> dict[str, Any]:
     tokens_bl = torch.as_tensor(np.asarray(DataFolder.open(data).tokens("val"), dtype=np.int64))
     tokens_bl = tokens_bl.reshape(-1, RECALL_LONG)[:TEXTS]
     asked = [document.questions for document in islice(documents("val", RECALL_LONG), len(tokens_bl))]
-    members = [family.select(name) for name in reversed(family.names)]
+    members = [family.select(name) for name in reversed(family.path)]
     found, quality, groups = [], [], []
     for at in range(0, len(tokens_bl), 8):
         rows_bl = tokens_bl[at : at + 8]

@@ -112,7 +112,7 @@ def _open(
     from nemo_elastic.runtime.auto.file import read_calibration
     from nemo_elastic.runtime.conversation import Conversation
     from nemo_elastic.runtime.devices import check_device
-    from nemo_elastic.runtime.family import members_of
+    from nemo_elastic.runtime.family import members_of, path_of
     from nemo_elastic.runtime.sampling import Sampling
     from nemo_elastic.runtime.stop import stop_strings
     from nemo_elastic.runtime.storage import DTYPES
@@ -133,8 +133,8 @@ def _open(
     if auto is not None:
         if budget is not None:
             raise bad("--auto", auto, "it chooses the member itself; give it or --budget")
-        path = {name: parameters(source.parent, m) for name, m in members.items() if name not in source.extras}
-        read_calibration(source.companions, path)
+        sizes = {name: parameters(source.parent, subnet) for name, subnet in path_of(source).items()}
+        read_calibration(source.companions, sizes)
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
     family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
@@ -181,9 +181,9 @@ def _turn(talk: Conversation, text: str, typing: bool) -> None:
 
 def _obey(talk: Conversation, words: list[str]) -> str:
     """What a line that begins with a slash does; gives what to show."""
+    from nemo_elastic.core.dial import check_cost
     from nemo_elastic.errors import bad
     from nemo_elastic.io.values import parse_float
-    from nemo_elastic.runtime.auto.calibration import check_cost
 
     if words[0] == "/help" and len(words) == 1:
         return HELP

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from nemo_elastic.nn.generate import Decoding
 
@@ -82,7 +82,31 @@ class Answer:
         return out
 
 
-class Stream(Iterator):
+class Pieces(Iterator):
+    """Answers as they come, by whoever gives them.
+
+    Args:
+        numbered: pieces with the number of their prompt.
+        single: one prompt was given, not a batch.
+    """
+
+    def __init__(self, numbered: Generator[tuple[int, str | int], None, None], single: bool) -> None:
+        self._numbered, self._single = numbered, single
+
+    def numbered(self) -> Iterator[tuple[int, str | int]]:
+        """Pieces with the number of their prompt, also where there is one prompt."""
+        return self._numbered
+
+    def close(self) -> None:
+        """Let the answers go no further."""
+        self._numbered.close()
+
+    def __next__(self) -> str | int | tuple[int, str | int]:
+        i, piece = next(self._numbered)
+        return piece if self._single else (i, piece)
+
+
+class Stream(Pieces):
     """Answers as they come.
 
     Of one prompt it gives pieces of text, or tokens where tokens were given; of a batch (number of the prompt, piece).
@@ -103,8 +127,7 @@ class Stream(Iterator):
         self.drafted, self.accepted = self.new_tokens[:], self.new_tokens[:]
         if isinstance(decoding, Speculation):
             self.drafted, self.accepted = decoding.drafted, decoding.accepted  # which it counts on
-        self._numbered = self._run(decoding, answers)
-        self._single = single
+        super().__init__(self._run(decoding, answers), single)
 
     def _run(
         self, decoding: Decoding | Speculation, answers: list[Answer]
@@ -123,26 +146,8 @@ class Stream(Iterator):
         """The share of draft tokens that were accepted, of all prompts; None where nothing was drafted."""
         return sum(self.accepted) / drafted if (drafted := sum(self.drafted)) else None
 
-    def numbered(self) -> Iterator[tuple[int, str | int]]:
-        """Pieces with the number of their prompt, also where there is one prompt."""
-        return self._numbered
 
-    def close(self) -> None:
-        """Let the answers go no further."""
-        self._numbered.close()
-
-    def __next__(self) -> str | int | tuple[int, str | int]:
-        i, piece = next(self._numbered)
-        return piece if self._single else (i, piece)
-
-
-class Numbered(Protocol):
-    """What gives pieces with the number of their prompt."""
-
-    def numbered(self) -> Iterator[tuple[int, str | int]]: ...
-
-
-def gathered(running: Numbered, given: Prompts) -> Any:
+def gathered(running: Pieces, given: Prompts) -> Any:
     """Whole answers in the form of their prompts: texts or token ids, one or a list."""
     out: list[list[Any]] = [[] for _ in given.ids]
     for i, piece in running.numbered():

@@ -135,7 +135,7 @@ class FamilyRuntime:
             ElasticError: no number from 0 to 1, no calibration, or one of another family.
         """
         members = [self.select(name) for name in reversed(self.path)]
-        own = {name: self.select(name).parameters for name in self.path}
+        own = dict(zip(reversed(self.path), (member.parameters for member in members), strict=True))
         return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
 
     @property
@@ -173,14 +173,16 @@ class FamilyRuntime:
         return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-def members_of(source: Source) -> dict[str, Subnet]:
-    """Names and shapes that can be selected of an opened folder: its members, largest first, then extra shapes.
-
-    A folder without `elastic.json` has one member.
-    """
+def path_of(source: Source) -> dict[str, Subnet]:
+    """Names and shapes of an opened folder's members, largest first; it has one where there is no `elastic.json`."""
     if source.family is not None:
-        return {m.name: m.subnet for m in source.family} | source.extras
+        return source.members
     return {source.origin.name or FULL: source.held}
+
+
+def members_of(source: Source) -> dict[str, Subnet]:
+    """Names and shapes that can be selected of an opened folder: its members, then extra shapes."""
+    return path_of(source) | source.extras
 
 
 def load_family(
@@ -219,13 +221,7 @@ def load_family(
     # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
     mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
     model = NemotronH(source.parent, mapped, source.held, trainable=False)
-    members = {name: subnet for name, subnet in members_of(source).items() if name not in source.extras}
     return FamilyRuntime(
-        model,
-        members,
-        extras=source.extras,
-        dtype=dtype,
-        device=device,
-        copy=not mmap,
+        model, path_of(source), extras=source.extras, dtype=dtype, device=device, copy=not mmap,
         companions=Companions.of(source),
-    )
+    )  # fmt: skip

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from nemo_elastic.core.dial import check_cost
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
-from nemo_elastic.io.values import number
 
 from .names import calibration
-from .settings import DIAL, Settings
+from .settings import Settings
 from .versions import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
@@ -73,7 +73,7 @@ class Server:
                 ours = "--auto" if self.end_of_thinking is None else "--end-of-thinking"
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
-            number("--auto", self.auto, 0, 1, DIAL)
+            check_cost(self.auto, "--auto")
             if calibration(shapes) is None:
                 raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
 

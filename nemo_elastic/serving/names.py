@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.dial import check_cost
 from nemo_elastic.core.manifest import CALIBRATION, FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.registry import read_shapes
@@ -142,8 +143,6 @@ class Names:
             return choice
         if choice.cost is None:
             raise bad(f"vllm_xargs.{DIAL}", extra[DIAL], f"only with the model {AUTO}, in a family that is calibrated")
-        from nemo_elastic.runtime.auto.calibration import check_cost
-
         return self._auto(check_cost(extra[DIAL]))
 
     def _auto(self, cost: float) -> Choice:

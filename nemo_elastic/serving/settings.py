@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from nemo_elastic.core.dial import check_cost
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.values import integer, number
+from nemo_elastic.io.values import integer
 
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
-DIAL = "a number from 0, always the smallest member, to 1, always the largest"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
         ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
         auto = given.get("auto")
-        return cls(text, ends, None if auto is None else number(f"additional_config.{KEY}.auto", auto, 0, 1, DIAL))
+        return cls(text, ends, None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto"))
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""

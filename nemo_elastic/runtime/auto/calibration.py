@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nemo_elastic.core.dial import check_cost
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.values import number
 
 #: of the dial: prices are kept for its hundredths
 STEPS = 100
@@ -83,15 +82,6 @@ class Calibration:
             return np.full(len(signals_ns), int(cost) * (len(self.members) - 1))
         price = float(np.interp(cost, np.linspace(0, 1, STEPS + 1), self.prices))
         return worthiest(self.gains(signals_ns), self.costs, price)
-
-
-def check_cost(cost: Any) -> float:
-    """The dial, if it is one.
-
-    Raises:
-        ElasticError: it is no number from 0 to 1.
-    """
-    return number("cost", cost, 0, 1, "a number from 0, always the smallest member, to 1, always the largest")
 
 
 def shares(parameters: Sequence[int]) -> np.ndarray:

@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from nemo_elastic.core.dial import check_cost
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.generate import Begun, token_limits
 
-from ..answer import Stream, gathered
+from ..answer import Pieces, Stream, gathered
 from ..prompts import Prompts, read_prompts
-from .calibration import Calibration, check_cost
+from .calibration import Calibration
 from .signals import read
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _joined(parts: Sequence[Begun]) -> Begun:
     return Cache.joined([cache for cache, _ in parts]), torch.cat([logits_bv for _, logits_bv in parts])
 
 
-class AutoStream(Iterator):
+class AutoStream(Pieces):
     """Answers of several members as they come: pieces as of `Stream`.
 
     Args:
@@ -128,8 +129,8 @@ class AutoStream(Iterator):
 
     def __init__(self, streams: Sequence[tuple[Sequence[int], Stream]], members: list[str], single: bool) -> None:
         self.members = members
-        self._streams, self._single = streams, single
-        self._numbered = self._run()
+        self._streams = streams
+        super().__init__(self._run(), single)
 
     def _run(self) -> Generator[tuple[int, str | int], None, None]:
         with ExitStack() as open_ones:
@@ -165,15 +166,3 @@ class AutoStream(Iterator):
     def accepted(self) -> list[int]:
         """How many of these the member would have said too."""
         return self._of_each("accepted")
-
-    def numbered(self) -> Iterator[tuple[int, str | int]]:
-        """Pieces with the number of their prompt, also where there is one prompt."""
-        return self._numbered
-
-    def close(self) -> None:
-        """Let the answers go no further."""
-        self._numbered.close()
-
-    def __next__(self) -> str | int | tuple[int, str | int]:
-        i, piece = next(self._numbered)
-        return piece if self._single else (i, piece)

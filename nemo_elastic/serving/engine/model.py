@@ -18,7 +18,8 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.runtime import load_family, members_of
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.family import path_of
 
 from .member import Member
 from .shared_cache import share_attention, share_mamba, share_metadata
@@ -36,7 +37,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         self.quant_config, self.scheduler_config = None, vllm_config.scheduler_config
         self.source = open_source(self.model_config.model)
         # Members that share an answer hand their states over, so they are nested in each other: extra shapes are not.
-        shapes = {n: s for n, s in members_of(self.source).items() if n not in self.source.extras}
+        shapes = path_of(self.source)
         self.names = tuple(shapes)
         members = [
             Member(vllm_config, self.source.parent, subnet, f"member_{i}") for i, subnet in enumerate(shapes.values())
