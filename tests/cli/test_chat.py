@@ -230,22 +230,18 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         master, slave = pty.openpty()
         env = os.environ | {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
+        # In a session of its own it takes the terminal, so that Ctrl-C on it is a signal. Not in a `preexec_fn`: a
+        # process with threads, as a worker of the tests is, may for ever wait there for a lock of one of them.
+        take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-W", "ignore", "-m", "nemo_elastic", "chat", *arguments]
-
-        def take_the_terminal() -> None:
-            import fcntl
-            import termios
-
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on it is a signal
-
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=env, preexec_fn=take_the_terminal, close_fds=True
-        )
+            [sys.executable, "-S", "-c", take, *command],
+            stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+        )  # fmt: skip
         os.close(slave)
         self.master, self.read = master, ""
 
-    def until(self, words: str, seconds: float = 90) -> str:
+    def until(self, words: str, seconds: float = 300) -> str:
         """Read up to some words; gives what came before them."""
         ends = time.monotonic() + seconds
         while words not in self.read:
