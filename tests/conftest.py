@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +15,14 @@ from hypothesis import settings
 # how long an example takes is up to what else the machine does
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the socket of the process whose forks need not import NeMo; who is the first to need it starts it."""
+    if hasattr(os, "pidfd_open") and "NEMO_ELASTIC_WARM" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="nemo-elastic-")
+        os.environ["NEMO_ELASTIC_WARM"] = f"{folder}/socket:{os.getpid()}"
+        config.add_cleanup(lambda: shutil.rmtree(Path(folder), ignore_errors=True))
 
 
 @pytest.hookimpl(tryfirst=True)

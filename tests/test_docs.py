@@ -9,7 +9,6 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import re
 import runpy
 import shutil
@@ -28,6 +27,7 @@ from nemo_elastic.cli import main
 from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
+from tests.workers import environment
 from tools import plan_table
 from tools.pictures import IMAGES, PICTURES
 
@@ -255,7 +255,7 @@ def test_training_commands_are_accepted(page: Path, tmp_path: Path) -> None:
     for name, text in named_files(page).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    env = environment(COLUMNS="200")
     ran = 0
     for block in blocks(*SHELL, page=page):
         for words in block.commands():

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Modules that run in a process of their own, for NeMo's global state, and leave files with what they saw."""
+"""Modules that run in a process of their own, for NeMo's global state, and leave files with what they saw.
+
+Such processes are forks of one that has NeMo imported: see `tests/warm/sitecustomize.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WARM = ROOT / "tests" / "warm"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process with one thread that finds this checkout, and whose import of NeMo has been done."""
+    return os.environ | {"PYTHONPATH": f"{WARM}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
+                         "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"} | more  # fmt: skip
 
 
 def work(module: str, *args: object, timeout: float = 1800) -> str:
@@ -18,11 +28,9 @@ def work(module: str, *args: object, timeout: float = 1800) -> str:
     Raises:
         AssertionError: it failed; with the end of what it said.
     """
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
-                        "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", module, *map(str, args)],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout,
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout

@@ -232,7 +232,9 @@ class Terminal:
         env = os.environ | {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
         # In a session of its own it takes the terminal, so that Ctrl-C on it is a signal. Not in a `preexec_fn`: a
         # process with threads, as a worker of the tests is, may for ever wait there for a lock of one of them.
-        take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        take = (
+            "import fcntl, os, sys, termios as t; fcntl.ioctl(0, t.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
         command = [sys.executable, "-W", "ignore", "-m", "nemo_elastic", "chat", *arguments]
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-c", take, *command],

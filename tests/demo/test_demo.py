@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,27 +15,17 @@ import pytest
 
 from nemo_elastic.history import METRICS
 from tests.slicing.helpers import call
+from tests.workers import environment
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
-#: the demo with almost no steps: every part of it, and nothing learned
-BRIEF = """
-import sys
-from dataclasses import replace
-from nemo_elastic.cli import main
-from nemo_elastic.demo import settings
-settings.SHORT = replace(settings.SHORT, parent_steps=int(sys.argv[1]), stage1_steps=4, stage2_steps=2, vocab=300,
-                         eval_every=0, eval_tokens=1024, problems=2)
-main(sys.argv[2:])
-"""
 
 
 def start(out: Path, steps: int, *options: str) -> subprocess.Popen[bytes]:
     """Start a demo; what it says goes to files beside `out`: a pipe that nobody reads would stop it."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-W", "ignore", "-c", BRIEF, str(steps), "demo", "--short", "--out", str(out), *options]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.demo.brief", str(steps)]
+    command += ["demo", "--short", "--out", str(out), *options]
     with open(out.with_suffix(".out"), "w") as told, open(out.with_suffix(".err"), "w") as errors:
-        return subprocess.Popen(command, cwd=out.parent, env=env, stdout=told, stderr=errors)
+        return subprocess.Popen(command, cwd=out.parent, env=environment(), stdout=told, stderr=errors)
 
 
 def test_ctrl_c_in_training_ends_it_with_130_and_leaves_what_there_is(tmp_path: Path) -> None:

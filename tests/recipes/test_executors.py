@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers import environment
+
 pytestmark = pytest.mark.nemo
 ROOT = Path(__file__).parents[2]
 RECIPE = ["--recipe", "nemotron_elastic_12b", "--parent", "/checkpoints/12b", "--dir", "/runs/12b"]
@@ -64,7 +66,7 @@ def script(name: str, args: list[str], home: Path, monkeypatch: pytest.MonkeyPat
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     """What the script prints and writes, run as a user runs it, on a narrow screen."""
     home = tmp_path_factory.mktemp("slurm")
-    env = os.environ | {"NEMORUN_HOME": str(home / "home"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    env = environment(NEMORUN_HOME=str(home / "home"), COLUMNS="80")
     command = [sys.executable, ROOT / "recipes" / "run_slurm.py", *RECIPE, *DATA, *SLURM, *SSH]
     command += ["--jobs", "2", "--dryrun", "dry"]
     done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=900)
@@ -167,10 +169,8 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
     sbatch.parent.mkdir()
     sbatch.write_text(SBATCH)
     sbatch.chmod(0o755)
-    env = os.environ | {
-        "NEMORUN_HOME": str(tmp_path / "home"), "SUBMITTED": str(submitted),
-        "PATH": f"{sbatch.parent}:{os.environ['PATH']}",
-    }  # fmt: skip
+    path = f"{sbatch.parent}:{os.environ['PATH']}"
+    env = environment(NEMORUN_HOME=str(tmp_path / "home"), SUBMITTED=str(submitted), PATH=path)
     script = ROOT / "recipes" / "run_slurm.py"
     command = [sys.executable, script, *RECIPE, *DATA, *SLURM, "--job-dir", tmp_path / "jobs", "--jobs", "3"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)

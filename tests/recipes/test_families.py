@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, layouts, preset
 from nemo_elastic.plan.work import members
+from tests.workers import work
 
 pytestmark = pytest.mark.nemo
 ROOT = Path(__file__).parents[2]
@@ -44,11 +42,7 @@ def stages(module: Any) -> dict[int, Any]:
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, Any]:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.recipes.meta_worker", *PARAMETERS]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(work("tests.recipes.meta_worker", *PARAMETERS).splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ It runs once; every test reads what the jobs left and what `recorder.StateRecord
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.texts import library_text
+from tests.workers import environment
 
 from .tiny_worker import STEPS
 
@@ -34,7 +34,7 @@ def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Seq
 
     Returns what it says on stderr.
     """
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMORUN_HOME": str(folder / "home")}
+    env = environment(NEMORUN_HOME=str(folder / "home"))
     command = [sys.executable, "-m", *launcher, f"tests.recipes.{name}", str(folder), *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == code, done.stdout[-5000:] + done.stderr[-3000:]

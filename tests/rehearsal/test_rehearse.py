@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers import work
+from tests.workers import environment, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -36,10 +36,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The 9B recipe, as the README's reader rehearses it: torchrun; two processes, not four."""
     folder = tmp_path_factory.mktemp("rehearse")
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT), "NEMORUN_HOME": str(folder / "home"),
-        "NEMO_ELASTIC_HF_PYTHON": str(python if python.is_absolute() else ROOT / python),
-    }  # fmt: skip
+    env = environment(
+        NEMORUN_HOME=str(folder / "home"),
+        NEMO_ELASTIC_HF_PYTHON=str(python if python.is_absolute() else ROOT / python),
+    )
     arguments = ["rehearse", "nemotron_elastic_9b", "--out", str(folder / "out"), "--ranks", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "nemo_elastic", *arguments], cwd=ROOT, env=env, capture_output=True, text=True,

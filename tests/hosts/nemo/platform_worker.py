@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -161,3 +162,7 @@ def main(folder: str, keep: str) -> None:
         "adam_is_itself": mcore.Adam is torch.optim.AdamW and mcore.USING_PYTORCH_OPTIMIZER,
     }
     (Path(folder) / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+from tests.workers import environment
 
 ROOT = pathlib.Path(__file__).parents[3]
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the mode does nothing where CUDA exists")
@@ -219,10 +219,8 @@ def test_the_tiny_config_captures_its_arguments_even_after_a_stock_one():
 
 def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
     folder.mkdir(parents=True, exist_ok=True)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEMO_LOG_MEMORY_USAGE": "0"}
-    # not as a script: the checkpoint writer starts a process that would import the script, and NeMo, again (10 s)
-    code = "import sys; from tests.hosts.nemo.platform_worker import main; main(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, folder, keep]
+    env = environment(NEMO_LOG_MEMORY_USAGE="0")
+    command = [sys.executable, "-m", "tests.hosts.nemo.platform_worker", folder, keep]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text()) | {"log": done.stdout + done.stderr}

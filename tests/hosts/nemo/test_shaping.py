@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,15 +12,14 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.ranking import Ranking
+from tests.workers import environment
 
 from .rank_worker import BLOCK
 
-ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
 
 def run(folder: Path, name: str, *save: str) -> tuple[int, str]:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
         "-W",
@@ -32,7 +30,7 @@ def run(folder: Path, name: str, *save: str) -> tuple[int, str]:
         str(folder / name),
         *save,
     ]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=1800)
     return done.returncode, done.stdout + done.stderr
 
 

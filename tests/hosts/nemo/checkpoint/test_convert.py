@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -41,9 +40,9 @@ from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, random_t
 from tests.hosts.nemo.elastic_worker import BLOCK
 from tests.slicing.helpers import contents, scratch
 from tests.strategies import parents
+from tests.workers import ROOT, environment
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
-ROOT = Path(__file__).parents[4]
 #: what a card says of where it was cut from may differ; what a loader reads may not
 LOADED = ("config.json", "elastic_member.json", "generation_config.json", "model.safetensors")
 
@@ -54,12 +53,11 @@ PRUNED_AXES = {"hidden": [64, 32], "ffn": [96, 24]}
 
 class Worker:
     def __init__(self, name: str, folder: Path) -> None:
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
         self.folder, self.log = folder, folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", f"tests.hosts.nemo.{name}", str(folder / "out")],
-                cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT,
+                cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def result(self) -> Path:
