@@ -76,7 +76,7 @@ def _end_labels(axes: Axes, x: float, items: Sequence[tuple[float, str, str]]) -
     low, high = sorted(axes.get_ylim())
     height = axes.get_position().height * float(axes.get_figure().get_size_inches()[1])  # pyright: ignore
     gap = (high - low) * 0.19 / max(height, 0.5)
-    places = spread([y for y, _, _ in items], gap)
+    places = spread([min(max(y, low), high) for y, _, _ in items], gap)  # a line may end outside of the picture
     if places:  # all inside the axes, if there is room
         shift = min(0.0, high - gap / 2 - max(places))
         shift = max(shift, low + gap / 2 - min(places))

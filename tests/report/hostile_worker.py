@@ -7,6 +7,7 @@ python -m tests.report.hostile_worker FOLDER RUN: prints a JSON line for each ca
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import resource
@@ -36,6 +37,7 @@ HUGE = {
     "large": 9e29, "small": -9e29, "tiny": 2e-30, "largest": 1e308, "smallest": -1e308, "denormal": 5e-324,
     "nan": float("nan"), "integer": 10**400, "text": "1", "list": [1.0], "nothing": None, "yes": True,
 }  # fmt: skip
+NUMBERS = ("large", "small", "tiny", "largest", "smallest", "denormal", "nan")
 
 
 def deep(levels: int, value: Any = 1) -> Any:
@@ -58,26 +60,27 @@ def renamed(run: Path, name: str) -> None:
         path.write_text(path.read_text().replace('"1.1m"', json.dumps(name)).replace('"router"', json.dumps(name)))
 
 
-def valued(run: Path, value: Any) -> None:
-    """A value in the place of numbers, each in a few of its lines."""
+def valued(run: Path, *values: Any) -> None:
+    """Values in the place of numbers, in turn, each in a few of its lines."""
+    turn = itertools.cycle(values)
     for stage in ("parent", "stage1", "stage2"):
         path = run / stage / "metrics.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for i, line in enumerate(lines):
             for key in [k for k in line if i % 7 == 0 and k.startswith(("cost_", "entropy_", "router_", "seconds"))]:
-                line[key] = value
+                line[key] = next(turn)
             if line["kind"] == "heldout" and i % 2:
-                line["losses"] = dict.fromkeys(line["losses"], value)
+                line["losses"] = {name: next(turn) for name in line["losses"]}
         path.write_text("\n".join(map(json.dumps, lines)))
     for path in (run / "stage1" / "elastic" / "members.json", run / "metrics.json"):
         data = json.loads(path.read_text())
         if "report" in data:
-            data["report"] |= {"step": value}
+            data["report"] |= {"step": next(turn)}
             for budget in data["report"]["projection"].values():
-                budget |= {"target": value, "raw_cost": value}
+                budget |= {"target": next(turn), "raw_cost": next(turn)}
         else:
-            data["members"][1] |= {"loss": value, "parameters": value, "recovered": value}
-            data |= {"bigram_loss": value, "seconds": {"a": value}}
+            data["members"][1] |= {"loss": next(turn), "parameters": next(turn), "recovered": next(turn)}
+            data |= {"bigram_loss": next(turn), "seconds": {"a": next(turn)}}
         path.write_text(json.dumps(data))
 
 
@@ -107,7 +110,8 @@ SHAPES, MEMBERS = "stage1/elastic/shapes.json", "stage1/elastic/members.json"
 #: case -> what makes it of a whole run
 CASES: dict[str, Callable[[Path], None]] = {
     **{f"name: {what}": (lambda run, name=name: renamed(run, name)) for what, name in NAMES.items()},
-    **{f"value: {what}": (lambda run, value=value: valued(run, value)) for what, value in HUGE.items()},
+    "values: numbers": lambda run: valued(run, *(HUGE[what] for what in NUMBERS)),
+    "values: of other types": lambda run: valued(run, *(HUGE[what] for what in HUGE if what not in NUMBERS)),
     "many results": edited("metrics.json", lambda d: d | {"members": [{"name": "a"}] * MANY}),
     "many shapes": edited(SHAPES, lambda d: d | {"members": {str(i): {} for i in range(MANY)}}),
     "many projections": edited(

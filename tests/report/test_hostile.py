@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.report.hostile_worker import CASES, HUGE, NAMES
+from nemo_elastic.report import load_run
+from tests.report.hostile_worker import CASES, HUGE, NAMES, valued
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -44,9 +46,11 @@ def test_a_strange_name_is_a_name(told: dict[str, dict[str, Any]], what: str) ->
 
 
 @pytest.mark.parametrize("what", ["largest", "smallest", "integer", "text", "list", "yes", "nan"])
-def test_results_that_are_no_measurements_are_told(told: dict[str, dict[str, Any]], what: str) -> None:
-    assert what in HUGE
-    assert any("metrics.json" in note for note in told[f"value: {what}"]["notes"])
+def test_results_that_are_no_measurements_are_told(demo_run: Path, tmp_path: Path, what: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(demo_run, run)
+    valued(run, HUGE[what])
+    assert any("metrics.json" in note for note in load_run(run).notes)
 
 
 @pytest.mark.parametrize(
