@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import gc
+import importlib
 import json
 import multiprocessing.util
 import os
@@ -27,6 +28,10 @@ from typing import Any
 
 #: of a Python without options
 FILTERS = [*warnings.filters]
+IMPORTED = (
+    "nemo.collections.llm", "nemo_run.cli", "nemo_run.core.runners.fdl_runner", "torch.distributed.run",
+    "reasoning_gym", "nemo_elastic.hosts.nemo.curriculum.jobs", "nemo_elastic.hosts.nemo.tiny.recipe",
+)  # fmt: skip
 
 
 def serve(address: str, pid: str) -> None:
@@ -139,14 +144,11 @@ def _follow_environment() -> None:
     fabric.rank_zero_module.rank_zero_only.rank = fabric.rank_zero_only.rank = fabric._get_rank() or 0
 
 
-def _import() -> None:
-    from nemo.collections import llm  # noqa: F401
-
-
 if __name__ == "__main__":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _import()
+        for name in IMPORTED:
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a fork shares what no collection touches
     serve(*sys.argv[1:])
