@@ -12,47 +12,36 @@ reader computes all of it again: a number that does not agree is an error, and s
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields, known_names
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, per_layer_axes
+from nemo_elastic.core.member import (
+    Member,
+    check_digest,
+    check_name,
+    members_to_json,
+    read_budget,
+    read_members,
+    why_not_nested,
+)
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
-__all__ = ["FILE", "VERSION", "Family", "Member", "check_digest", "check_name", "why_not_nested"]
+__all__ = ["CALIBRATION", "FILE", "VERSION", "Family", "Member"]
 
 FILE = "elastic.json"
 #: beside it where a family chooses its members by itself (`runtime.auto.file` reads and writes it)
 CALIBRATION = "auto.json"
 VERSION = 1
-_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
-
-
-@dataclass(frozen=True)
-class Member:
-    """One named member of a family.
-
-    Attributes:
-        name: letters, digits, dots and dashes; it becomes part of file names.
-        subnet: its shape.
-        budget: what it was made for, as in the `elastic:` block without the name, e.g. {"params": 6e9}; None for the
-            parent and for members with a shape of their own.
-        parameters: exact count.
-    """
-
-    name: str
-    subnet: Subnet
-    budget: Mapping[str, Any] | None
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -191,13 +180,13 @@ class Family:
                 n: {"choices": list(a.choices), "per_layer": a.per_layer, "blocks": _blocks(self.parent, n)}
                 for n, a in self.axes.items()
             },
-            "members": _members_to_json(self.parent, self.members),
+            "members": members_to_json(self.parent, self.members),
             "ranking": self.ranking_digest,
             "provenance": dict(self.provenance),
             "drop_order": None if self.drop_order is None else list(self.drop_order),
         }
         # Only where there are some: the file of a family without is the same as ever, byte for byte.
-        return out | ({"extras": _members_to_json(self.parent, self.extras)} if self.extras else {})
+        return out | ({"extras": members_to_json(self.parent, self.extras)} if self.extras else {})
 
     @classmethod
     def from_json(cls, data: Any) -> Family:
@@ -216,12 +205,12 @@ class Family:
             if name not in given:
                 raise ElasticError(f"axes.{name}: missing")
         axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
-        members = _read_members(parent, known["members"], "members")
+        members = read_members(parent, known["members"], "members")
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
         order = known.get("drop_order")
         order = tuple(order) if isinstance(order, list) else order
         told = known.get("extras")
-        extras = [] if told is None else _read_members(parent, told, "extras")
+        extras = [] if told is None else read_members(parent, told, "extras")
         return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order, tuple(extras))
 
     @classmethod
@@ -287,7 +276,7 @@ class Family:
         if isinstance(m.parameters, bool) or m.parameters != count:
             raise bad(f"{where}.{m.name}.parameters", m.parameters, f"its shape has {count}")
         if m.budget is not None:
-            _read_budget(f"{where}.{m.name}.budget", m.name, m.budget)
+            read_budget(f"{where}.{m.name}.budget", m.name, m.budget)
 
     def _check_drop_order(self) -> None:
         order, number = self.drop_order, self.parent.num_layers
@@ -297,39 +286,6 @@ class Family:
         if not whole or sorted(order) != list(range(number)):
             told = list(order) if isinstance(order, tuple) else order
             raise bad("drop_order", told, f"each of the parent's layers 0 to {number - 1} once, or null")
-
-
-def check_name(where: str, name: Any) -> str:
-    """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
-    try:
-        return Budget(name).name
-    except ElasticError:
-        raise bad(where, name, "letters, digits, dots and dashes, at most 100") from None
-
-
-def check_digest(where: str, digest: Any) -> str | None:
-    """Give a ranking's digest, or None where there is none; it is shown on pages and in terminals.
-
-    Raises:
-        ElasticError: It is something else.
-    """
-    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
-    return digest
-
-
-def why_not_nested(small: Subnet, large: Subnet) -> str | None:
-    """Say in words what keeps `small` from being cut out of `large`; None if nothing does."""
-    if small.hidden > large.hidden:
-        return f"hidden {small.hidden} is above {large.hidden}"
-    for layer in small.layers:
-        other = large.by_index.get(layer.index)
-        if other is None:
-            return f"layer {layer.index} was dropped there"
-        for axis, width in layer.widths.items():
-            if width > other.widths[axis]:
-                return f"layer {layer.index} has {axis} {width}, above {other.widths[axis]}"
-    return None
 
 
 # The file, as dataclasses: `known_fields` takes the names and what is mandatory from them.
@@ -352,69 +308,12 @@ class _Axis:
     blocks: int
 
 
-@dataclass
-class _Member:
-    parameters: int
-    memory: dict
-    budget: dict | None
-    subnet: dict
-
-
-@dataclass
-class _Memory:
-    batch: int
-    length: int
-    weights: str
-    cache: str
-    state: str
-    bytes: int
-
-
 def _read_axis(parent: Parent, name: str, data: Any) -> AxisConfig:
     known = known_fields(_Axis, data, f"axes.{name}")
     blocks = _blocks(parent, name)
     if isinstance(known["blocks"], bool) or known["blocks"] != blocks:
         raise bad(f"axes.{name}.blocks", known["blocks"], f"the parent's shape has {blocks}")
     return AxisConfig.read(name, {"choices": known["choices"], "per_layer": known["per_layer"]})
-
-
-def _members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]:
-    spec = MemorySpec()
-    return {
-        m.name: {
-            "parameters": m.parameters,
-            "memory": asdict(spec) | {"bytes": _bytes(parent, m.subnet, spec)},
-            "budget": dict(m.budget) if m.budget is not None else None,
-            "subnet": m.subnet.to_json(),
-        }
-        for m in members
-    }
-
-
-def _read_members(parent: Parent, data: Any, where: str) -> list[Member]:
-    if not isinstance(data, Mapping):
-        raise bad(where, data, "a mapping name -> member")
-    return [_read_member(parent, name, told, f"{where}.{name}") for name, told in data.items()]
-
-
-def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
-    known = known_fields(_Member, data, where)
-    subnet = Subnet.from_json(known["subnet"], parent, f"{where}.subnet")
-    count = parameters(parent, subnet)
-    if isinstance(known["parameters"], bool) or known["parameters"] != count:
-        raise bad(f"{where}.parameters", known["parameters"], f"its shape has {count}")
-    told = known_fields(_Memory, known["memory"], f"{where}.memory")
-    held = told.pop("bytes")
-    size = _bytes(parent, subnet, MemorySpec(**told))
-    if isinstance(held, bool) or held != size:
-        raise bad(f"{where}.memory.bytes", held, f"its shape takes {size}")
-    return Member(name, subnet, known["budget"], count)
-
-
-def _read_budget(where: str, name: str, data: Any) -> Budget:
-    if not isinstance(data, Mapping) or "name" in data or not data:
-        raise bad(where, data, "one of {params: N}, {ratio: R}, {memory: {size: S}}, or null")
-    return Budget(**known_fields(Budget, {"name": name, **data}, where))
 
 
 def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig:
@@ -429,10 +328,6 @@ def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig
 
 def _blocks(parent: Parent, axis: str) -> int:
     return 1 if axis == DEPTH else parent.axis(axis).blocks
-
-
-def _bytes(parent: Parent, subnet: Subnet, spec: MemorySpec) -> int:
-    return int(memory(parent, subnet, spec))
 
 
 def _is_json(value: Any) -> bool:

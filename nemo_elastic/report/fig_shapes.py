@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.manifest import why_not_nested
+from nemo_elastic.core.member import why_not_nested
 
 from .load import RunRecord
 from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour

@@ -15,7 +15,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.manifest import Family, why_not_nested
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import entries_of, write_model, write_text

@@ -17,7 +17,7 @@ from pathlib import Path
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.manifest import check_name, why_not_nested
+from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json

@@ -17,7 +17,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.manifest import FILE, Family, Member, why_not_nested
+from nemo_elastic.core.manifest import FILE, Family, Member
+from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from tests.shapes import NANO_12B, PARENT

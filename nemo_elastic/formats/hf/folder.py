@@ -13,7 +13,8 @@ from typing import Any
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
-from nemo_elastic.core.manifest import VERSION, Family, check_digest, check_name
+from nemo_elastic.core.manifest import VERSION, Family
+from nemo_elastic.core.member import check_digest, check_name
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
 from nemo_elastic.formats.raw import Raw

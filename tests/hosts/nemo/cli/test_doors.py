@@ -25,6 +25,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.texts import library_text
+from tests.workers import WARM, environment
 
 pytestmark = pytest.mark.nemo
 TINY: dict[str, Any] = {
@@ -355,9 +356,8 @@ def script(name: str) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe trained through every door, from a folder that is not ours, with the installed package."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "NEMORUN_HOME": str(folder / "home")}
-    env["PATH"] = sysconfig.get_path("scripts") + os.pathsep + env["PATH"]  # LocalExecutor starts `python`
+    path = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # LocalExecutor starts `python`
+    env = environment(PYTHONPATH=str(WARM), NEMORUN_HOME=str(folder / "home"), PATH=path)
 
     def call(*args: str) -> str:
         done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
