@@ -43,7 +43,7 @@ def server_names(args: Any) -> Names | None:
     given = getattr(args, "served_model_name", None) or []
     given = [given] if isinstance(given, str) else list(given)
     more = [*(n for n in given if n not in names.listed), *names.aliases]
-    return Names(names.members, more, names.unlisted, names.calibration, names.cost)
+    return Names(names.members, more, names.unlisted, names.calibration, names.cost, names.extras)
 
 
 def name_members(args: Any) -> None:

@@ -30,7 +30,7 @@ from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
-from .served import MEMBERS, write_served
+from .served import MEMBERS, SHAPES, write_served
 from .server import KEY, NEW, Talk, serving
 
 CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"  # compiling takes minutes
@@ -55,7 +55,7 @@ class Expected:
     def __init__(self, folder: Path) -> None:
         self.family = load_family(folder)
         self.ids = [self.family.tokenizer.encode(p) for p in prompts()]
-        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in MEMBERS}
+        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in SHAPES}
 
     def ending(self) -> tuple[str, int]:
         """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
@@ -110,13 +110,13 @@ class Checks:
 
 def check_names(talk: Talk, checks: Checks) -> None:
     listed = [m.id for m in talk.api.models.list().data]
-    wanted = [*MEMBERS, "auto", "9b>12b", "6b>12b", "6b>9b"]
+    wanted = [*SHAPES, "auto", "9b>12b", "6b>12b", "6b>9b"]
     checks.tell("names in `/v1/models`", set(wanted) <= set(listed) and "family" in listed, len(listed))
 
 
 def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
     """Each alone, as a stream, and by chat."""
-    for member in MEMBERS:
+    for member in SHAPES:
         got = [talk.stream(member, ids) for ids in expected.ids]
         checks.equal(f"{member}, streamed one by one", [t for t, _ in got], expected.tokens[member])
         checks.tell(f"{member}, pieces of a stream", all(n > NEW // 2 for _, n in got), min(n for _, n in got))
@@ -152,7 +152,7 @@ def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, second
     """Clients at once, members and pairs mixed."""
     jobs: list[tuple[str, int, int | None]] = []
     for i in range(len(expected.ids)):
-        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("auto", i, None)]
+        jobs += [(m, i, None) for m in SHAPES] + [(PAIR, i, None), (PAIR, i, 5), ("auto", i, None)]
     random.Random(0).shuffle(jobs)
 
     def run(job: tuple[str, int, int | None]) -> list[int]:
@@ -192,6 +192,7 @@ def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
         ("an unknown member", 404, {"model": "7b"}),
         ("a name with an escape sequence", 404, {"model": bad}),
         ("a pair with an unknown member", 404, {"model": "6b>7b"}),
+        ("a pair with an extra shape", 404, {"model": "code>12b"}),
         ("vllm_xargs with an unknown member", 400, {"extra_body": {"vllm_xargs": {"member": "7b"}}}),
         ("vllm_xargs against the model", 400, {"extra_body": {"vllm_xargs": {"member": SMALL}}}),
         ("a cost without auto", 400, {"extra_body": {"vllm_xargs": {"cost": 0.5}}}),
@@ -238,9 +239,9 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
 
 
 def check_metrics(talk: Talk, checks: Checks) -> None:
-    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR, "auto")}
+    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*SHAPES, PAIR, "auto")}
     checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
-    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
+    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in SHAPES}
     whole = talk.metric("vllm:generation_tokens_total")
     # vLLM counts no token whose client was gone when it came: at most one of each that went away in `check_gone`
     checks.tell(
@@ -248,7 +249,7 @@ def check_metrics(talk: Talk, checks: Checks) -> None:
         0 <= sum(said.values()) - whole <= CLIENTS,
         f"{sum(said.values()):.0f}, {whole:.0f}",
     )
-    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}
+    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in SHAPES}
     checks.tell("steps of each member", all(steps.values()), _told(steps))
     running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
     checks.tell("nothing counted as running", running == 0, int(running))
@@ -279,8 +280,8 @@ def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Chec
     """vLLM's own server finds the family by itself; compiled, as it is by default."""
     with serving(place, [*VLLM, "--model", str(folder)], [*FLAGS, *flags], place / "vllm.log") as address:
         talk = Talk(address)
-        got = [talk.complete(m, expected.ids[3]) for m in (*MEMBERS, str(folder))]
-        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
+        got = [talk.complete(m, expected.ids[3]) for m in (*SHAPES, str(folder))]
+        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*SHAPES, LARGE)])
         got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
         checks.equal("its pairs", got, [expected.pair(0, None, 9)])
         told = talk.error(model=PAIR)
@@ -306,7 +307,7 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
 
 def longest_wait(steps: list[dict]) -> int:
     """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
-    waits: dict[str, list[str]] = {m: [] for m in MEMBERS}
+    waits: dict[str, list[str]] = {m: [] for m in SHAPES}
     most = 0
     for step in steps:
         for member, others in waits.items():
@@ -324,7 +325,7 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     """The engine in a process of its own, watched from inside."""
     jobs, wanted = [], []
     for i, ids in enumerate(expected.ids):
-        for member in MEMBERS:
+        for member in SHAPES:
             jobs.append(({"member": member}, ids))
             wanted.append(expected.tokens[member][i])
         jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
@@ -345,7 +346,7 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
     checks.tell("that request", told["refused"] == "error", told["refused"])
     wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
-    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(MEMBERS), wait)
+    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(SHAPES), wait)
     checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
     for what, holds in told["salts"].items():
         checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")

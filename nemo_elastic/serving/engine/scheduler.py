@@ -47,7 +47,7 @@ class FamilyScheduler(Scheduler):
         assert names is not None
         self.names = names
         self.thinking = Thinking(settings.end_ids)
-        self.turns, self.room, self.work = Turns(names.members), Room(), Work()
+        self.turns, self.room, self.work = Turns(names.shapes), Room(), Work()
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
         self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
@@ -144,7 +144,8 @@ class FamilyScheduler(Scheduler):
         places = self.max_num_active_reqs
         self.running = [r for r in self.running if self._member[r.request_id] == member]
         self.max_num_active_reqs = places - len(others)
-        self.waiting, waiting = self._split(self.waiting, member, min(self._tried, default=None))
+        refused = min((r for r in self._tried if self._member[r.request_id] != member), default=None)
+        self.waiting, waiting = self._split(self.waiting, member, refused)
         self.kv_holding_waiting, holding = self._split(self.kv_holding_waiting, member, None)
         try:
             yield
