@@ -91,6 +91,10 @@ def prepare_engine(args: Any) -> None:
     args.worker_cls = f"{_ENGINE}.{'cpu_worker.FamilyCpuWorker' if cpu else 'gpu_worker.FamilyGpuWorker'}"
     args.async_scheduling = False
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+    if Settings.read(args.additional_config).carry_cache:
+        if args.enable_prefix_caching:
+            raise bad("--enable-prefix-caching", True, "not with --carry-cache: its pages are not what a member reads")
+        args.enable_prefix_caching = False
     if cpu:
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens

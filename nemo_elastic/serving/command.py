@@ -39,6 +39,7 @@ class Server:
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
         auto: the dial of the model `auto` where a request has none, None for the usual.
+        carry_cache: the second member of a pair goes on from what the first has read.
         flags: more flags, for vLLM.
     """
 
@@ -48,6 +49,7 @@ class Server:
     api_key: str | None = None
     end_of_thinking: str | None = None
     auto: float | None = None
+    carry_cache: bool = False
     flags: Sequence[str] = ()
 
     def check(self) -> None:
@@ -70,7 +72,8 @@ class Server:
             if name in OURS:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self._settings != Settings():
-                ours = "--auto" if self.end_of_thinking is None else "--end-of-thinking"
+                ours = "--auto" if self.auto is not None else "--carry-cache"
+                ours = ours if self.end_of_thinking is None else "--end-of-thinking"
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
             check_cost(self.auto, "--auto")
@@ -79,7 +82,7 @@ class Server:
 
     @property
     def _settings(self) -> Settings:
-        return Settings(self.end_of_thinking, auto=self.auto)
+        return Settings(self.end_of_thinking, auto=self.auto, carry_cache=self.carry_cache)
 
     @property
     def is_open(self) -> bool:

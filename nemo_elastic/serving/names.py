@@ -97,6 +97,12 @@ class Names:
         smaller = {large: self.members[i + 1 :] for i, large in enumerate(self.members)}
         return tuple(Choice(small, large).name for large in self.members for small in smaller[large])
 
+    @staticmethod
+    def parts(pair: str) -> tuple[str, str]:
+        """Who thinks and who answers in a pair of that name."""
+        member, _, then = pair.partition(THEN)
+        return member, then
+
     @property
     def listed(self) -> tuple[str, ...]:
         """What `/v1/models` lists: members, largest first, extra shapes, other names of the largest, `auto`, pairs."""
@@ -119,8 +125,7 @@ class Names:
         if model in self.autos:
             return self._auto(self.cost)
         if model in self.pairs:
-            member, _, then = model.partition(THEN)
-            return Choice(member, then)
+            return Choice(*self.parts(model))
         raise bad("model", model, f"one of {self._told()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:

@@ -24,11 +24,13 @@ class Settings:
         end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
         end_ids: its token ids; found from the text when the server starts.
         auto: the dial of the model `auto` where a request has none; None for the usual.
+        carry_cache: the second member of a pair goes on from what the first has read, instead of reading all again.
     """
 
     end_of_thinking: str | None = None
     end_ids: tuple[int, ...] = ()
     auto: float | None = None
+    carry_cache: bool = False
 
     @classmethod
     def read(cls, additional: Any) -> Settings:
@@ -50,10 +52,12 @@ class Settings:
         if not isinstance(ids, (list, tuple)):
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
         ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
-        auto = given.get("auto")
-        return cls(text, ends, None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto"))
+        auto, carry = given.get("auto"), given.get("carry_cache", False)
+        if not isinstance(carry, bool):
+            raise bad(f"additional_config.{KEY}.carry_cache", carry, "true or false")
+        return cls(text, ends, None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto"), carry)
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""
-        own = {k: v for k, v in asdict(self).items() if v not in (None, ())}
+        own = {k: v for k, v in asdict(self).items() if v not in (None, ()) and v is not False}
         return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}

@@ -99,6 +99,15 @@ def test_an_engine_gets_our_parts(folder, vllm):
     assert asked.enable_prefix_caching is True
 
 
+def test_a_server_that_carries_the_cache_shares_no_prefixes(folder, vllm):
+    carries = {KEY: {"carry_cache": True}}
+    args = engine(folder, additional_config=carries)
+    prepare_engine(args)
+    assert args.enable_prefix_caching is False and Settings.read(args.additional_config).carry_cache
+    with pytest.raises(ElasticError, match=r"^--enable-prefix-caching: True is not allowed; not with --carry-cache"):
+        prepare_engine(engine(folder, additional_config=carries, enable_prefix_caching=True))
+
+
 def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     args = engine(folder)
@@ -148,7 +157,8 @@ def test_the_end_of_thinking(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [{KEY: 1}, {KEY: {"end": 1}}, {KEY: {"end_of_thinking": 1}}, {KEY: {"end_ids": [-1]}}]
+    "given",
+    [{KEY: 1}, {KEY: {"end": 1}}, {KEY: {"end_of_thinking": 1}}, {KEY: {"end_ids": [-1]}}, {KEY: {"carry_cache": 1}}],
 )
 def test_damaged_settings(given):
     with pytest.raises(ElasticError, match=rf"^additional_config\.{KEY}"):

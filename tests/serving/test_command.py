@@ -53,6 +53,14 @@ def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
         Server(calibrated, auto=0.5, flags=["--additional-config={}"]).check()
 
 
+def test_the_cache_is_carried_only_where_that_is_asked_for(folder):
+    assert not any("additional" in a for a in Server(folder).argv(cli=True))
+    own = next(a for a in Server(folder, carry_cache=True).argv(cli=True) if a.startswith("--additional-config="))
+    assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"carry_cache": True}}
+    with pytest.raises(ElasticError, match="not with --carry-cache, which is written there"):
+        Server(folder, carry_cache=True, flags=["--additional-config={}"]).check()
+
+
 def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):
     server = Server(folder, api_key="a secret")
     assert not any("secret" in a for a in server.argv(cli=True))

@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.nn.carry import carried
+from nemo_elastic.nn.generate import Decoding
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
+from .engines import check_carried, check_engine
 from .served import MEMBERS, SHAPES, write_served
 from .server import KEY, NEW, Talk, serving
 
@@ -73,14 +75,25 @@ class Expected:
         chosen = self.family.auto(cost=cost).choose(self.ids)
         return chosen, [self.tokens[member][i] for i, member in enumerate(chosen)]
 
-    def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
+    def pair(self, i: int, end: int | None, budget: int | None, small: str = SMALL, large: str = LARGE) -> list[int]:
         """What the small member begins and the large one ends."""
-        thought = self.tokens[SMALL][i][: budget or NEW]
+        thought = self.tokens[small][i][: budget or NEW]
         if end in thought:
             thought = thought[: thought.index(end) + 1]
         if len(thought) == NEW:
             return thought
-        return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
+        return thought + self.family.select(large).generate(self.ids[i] + thought, NEW - len(thought), ())
+
+    def carried(self, i: int, small: str, large: str, budget: int) -> list[int]:
+        """What the larger member says behind the first one's thoughts from the first one's cache."""
+        thought = self.tokens[small][i][:budget]
+        one, other = self.family.select(small), self.family.select(large)
+        cache = one.init_cache(1)
+        one(torch.tensor([self.ids[i] + thought[:-1]]), cache=cache)
+        cache = carried(cache, self.family.parent, other.subnet, other.weights.embedding)
+        logits_bv = other(torch.tensor([thought[-1:]]), cache=cache)[:, -1]
+        behind = Decoding(other.weights, [self.ids[i] + thought], [NEW - budget], (), begun=(cache, logits_bv))
+        return thought + [said[0] for said in behind]
 
 
 class Checks:
@@ -305,54 +318,6 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
     checks.tell("a plain folder has vLLM's own model and scheduler", stock, "yes" if stock else "no")
 
 
-def longest_wait(steps: list[dict]) -> int:
-    """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
-    waits: dict[str, list[str]] = {m: [] for m in SHAPES}
-    most = 0
-    for step in steps:
-        for member, others in waits.items():
-            if member not in step["running"] or member == step["served"]:
-                others.clear()
-            elif step["tokens"]:
-                others.append(step["served"])
-                if len(set(others)) < len(others):
-                    return -1
-            most = max(most, len(others))
-    return most
-
-
-def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
-    """The engine in a process of its own, watched from inside."""
-    jobs, wanted = [], []
-    for i, ids in enumerate(expected.ids):
-        for member in SHAPES:
-            jobs.append(({"member": member}, ids))
-            wanted.append(expected.tokens[member][i])
-        jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
-        wanted.append(expected.pair(i, None, 3 + i))
-        jobs.append(({"member": "auto", "cost": 0.5}, ids))
-        wanted.append(expected.auto(0.5)[1][i])
-    (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
-    out, log = place / "engine.out.json", place / "engine.log"
-    with log.open("wb") as said:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.vllm.engine", str(folder), str(out)]
-        done = subprocess.run(command, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=900)
-    if done.returncode:
-        checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
-        return
-    told = json.loads(out.read_text(encoding="utf-8"))
-    checks.equal("the engine without a server", told["tokens"], wanted)
-    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
-    checks.tell("that request", told["refused"] == "error", told["refused"])
-    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
-    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(SHAPES), wait)
-    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
-    for what, holds in told["salts"].items():
-        checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
-    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
-
-
 def main() -> int:
     own, flags = sys.argv[1:], []
     if "--" in own:
@@ -361,7 +326,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
+    parser.add_argument("--only", choices=("command", "engine", "carried", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
@@ -373,6 +338,8 @@ def main() -> int:
             check_own_command(place, folder, expected, checks, args)
         if args.only in (None, "engine"):
             check_engine(place, folder, expected, checks)
+        if args.only in (None, "carried"):
+            check_carried(place, folder, expected, checks)
         if args.only in (None, "vllm"):
             check_vllm_alone(place, folder, expected, checks, flags)
         if args.only in (None, "plain"):

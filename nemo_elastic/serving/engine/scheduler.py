@@ -20,12 +20,16 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.runtime.auto.signals import TAIL
 from nemo_elastic.serving.counters import Work
-from nemo_elastic.serving.names import Choice, family_names
+from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.thinking import Thinking, read_budget
 from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
+
+from .carrying import carriable
+from .worker import TailPart
 
 logger = init_logger(__name__)
 #: of a request that names no member of this family: it fails, and is never scheduled
@@ -52,7 +56,13 @@ class FamilyScheduler(Scheduler):
         self._budgets: dict[str, int | None] = {}
         self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
         self._member: dict[str, str] = {}
+        shapes = read_shapes(self.vllm_config.model_config.model)
+        self._carriable = carriable(shapes.members) if settings.carry_cache else set()
+        self._carrying: dict[str, tuple[str, str]] = {}  # of pairs whose second member has not run since the change
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
+        if settings.carry_cache:
+            told = [name for name in names.pairs if Names.parts(name) not in self._carriable]
+            logger.info("Pairs that read everything again, as attention needs it: %s", ", ".join(told) or "none")
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -93,13 +103,14 @@ class FamilyScheduler(Scheduler):
 
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
         self.room.made()
-        for kept in (self._member, self._choices, self._budgets, self._costs):
+        for kept in (self._member, self._choices, self._budgets, self._costs, self._carrying):
             kept.pop(request.request_id, None)
         self._tried.discard(request)
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
         self.room.made()
+        self._carrying.pop(request.request_id, None)
         super()._preempt_request(request, *more, **named)
 
     # ------------------------------------------------------------------------------------------------------ turns
@@ -119,17 +130,18 @@ class FamilyScheduler(Scheduler):
             else:
                 self.room.none_for(member)
         output.member, output.undecided = member, self._undecided(output)
+        output.carried = {i: self._carrying.pop(i) for i in self._carrying.keys() & output.num_scheduled_tokens.keys()}
         return output
 
-    def _undecided(self, output: SchedulerOutput) -> dict[str, tuple[list[int], int]]:
-        """Prompts of `auto` that are read to their end in this step: what it reads of their tail, and their length."""
+    def _undecided(self, output: SchedulerOutput) -> dict[str, TailPart]:
+        """Prompts of `auto` of whose tail this step reads something."""
         found = {}
         for request_id in self._costs.keys() & output.num_scheduled_tokens.keys():
             request = self.requests[request_id]
-            ids = request.prompt_token_ids
-            if ids is not None and request.num_computed_tokens >= len(ids):
-                tail = min(TAIL, output.num_scheduled_tokens[request_id])
-                found[request_id] = (list(ids[-tail:]), len(ids))
+            ids, stop = request.prompt_token_ids, request.num_computed_tokens
+            if ids is not None and stop > (tail := max(0, len(ids) - TAIL)):
+                start = max(tail, stop - output.num_scheduled_tokens[request_id])
+                found[request_id] = TailPart(list(ids[tail:]), len(ids), start - tail, stop - start)
         return found
 
     def _count(self, requests: Iterable[Request]) -> Counter[str]:
@@ -182,7 +194,7 @@ class FamilyScheduler(Scheduler):
             new = len(request.output_token_ids) - length
             if new and self.thinking.over(request.output_token_ids, new, self._budgets[request_id]):
                 self._budgets.pop(request_id)
-                self._give(request, self._choices.pop(request_id).then)
+                self._answer(request, self._choices.pop(request_id))
         for request_id, member in climbing.items():
             request = self.requests.get(request_id)
             if request is not None and request.status == RequestStatus.RUNNING:
@@ -205,9 +217,18 @@ class FamilyScheduler(Scheduler):
                     output.prompt_logprobs_dict[request_id] = None
         return found
 
-    def _give(self, request: Request, member: str | None) -> None:
+    def _answer(self, request: Request, choice: Choice) -> None:
+        """Let a pair's second member go on: it reads everything again, or a server carries the cache over to it."""
+        assert choice.then is not None
+        if (choice.member, choice.then) in self._carriable:
+            self._carrying[request.request_id] = choice.member, choice.then
+            self._member[request.request_id] = choice.then
+            self.room.forget(choice.then)
+        else:
+            self._give(request, choice.then)
+
+    def _give(self, request: Request, member: str) -> None:
         """Give a request to another member, which reads everything again."""
-        assert member is not None
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=True)
         self._hand_to(request, member)
