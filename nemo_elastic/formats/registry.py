@@ -117,8 +117,8 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
     """
     found = {point.name: point for point in entry_points(group=WRITERS)}
     if name not in found:
-        told = f"one of {', '.join((*known, *sorted(found)))}"
-        raise bad("format", name, f"{told}; {_ELSEWHERE[name]}" if name in _ELSEWHERE else told)
+        elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise bad("format", name, f"one of {', '.join((*known, *sorted(found)))}{elsewhere}")
     return found[name].load()
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engine without a server, in processes of their own: `engine.py` and `carried.py`, judged."""
+"""The engine without a server, in processes of their own: `engine.py` and `set.py`, judged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from nemo_elastic.nn.carry import why_not_carried
 
 from .cases import ROOT
 from .served import MEMBERS, SHAPES
+from .server import NEW
+from .set import BESIDE
 
 if TYPE_CHECKING:
     from .serve import Checks, Expected
@@ -84,7 +86,7 @@ def check_carried(place: Path, folder: Path, expected: Expected, checks: Checks)
         exact.append(wanted[-1])
     job, out, log = (place / f"carried.{end}" for end in ("job.json", "out.json", "log"))
     job.write_text(json.dumps(jobs), encoding="utf-8")
-    if not run_engine("carried", log, place, folder, job, out):
+    if not run_engine("set", log, place, folder, job, out, '{"carry_cache": true}'):
         checks.tell("an engine that carries the cache", False, log.read_text(errors="replace")[-3000:])
         return
     told = json.loads(out.read_text(encoding="utf-8"))
@@ -95,7 +97,38 @@ def check_carried(place: Path, folder: Path, expected: Expected, checks: Checks)
     checks.tell("what the scheduler then keeps", told["left"] == 0, told["left"])
 
 
-def run_engine(module: str, log: Path, place: Path, *arguments: Path) -> bool:
+def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) -> None:
+    """An engine in which a member drafts says what the runtime says, also where drafts stay in part."""
+    draft, larger = expected.family.path[1], expected.family.path[0]
+    jobs, wanted = [], []
+    for i, ids in enumerate(expected.ids):
+        for member in expected.family.path:
+            jobs.append(({"member": member}, ids))
+            wanted.append(expected.tokens[member][i])
+        jobs.append(({"member": SMALL, "then": larger, "thinking_token_budget": 3 + i}, ids))
+        wanted.append(expected.pair(i, None, 3 + i, SMALL, larger))
+        jobs.append(({"member": "auto", "cost": 0.5}, ids))
+        wanted.append(expected.auto(0.5)[1][i])
+    job, out, log = (place / f"drafted.{end}" for end in ("job.json", "out.json", "log"))
+    job.write_text(json.dumps(jobs), encoding="utf-8")
+    if not run_engine("set", log, place, close, job, out, json.dumps({"draft": draft})):
+        checks.tell("an engine in which a member drafts", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("answers for which a member drafts", told["tokens"], wanted)
+    checks.tell("members that were drafted for", list(told["drafts"]) == [larger], ", ".join(told["drafts"]))
+    *greedy, drawn = told["beside"]
+    checks.equal("answers into which a request comes that draws its tokens", greedy, wanted[::BESIDE])
+    checks.tell("tokens that it draws", len(drawn) == NEW, len(drawn))
+    drafted, stayed = told["drafts"].get(larger, (0, 0))
+    checks.tell(
+        "tokens drafted, and those that stayed",
+        drafted > 400 and drafted > stayed > drafted / 4,
+        f"{drafted}, {stayed}",
+    )
+
+
+def run_engine(module: str, log: Path, place: Path, *arguments: Path | str) -> bool:
     """Run a module of these tests in a process of its own; whether it went well."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
     with log.open("wb") as said:

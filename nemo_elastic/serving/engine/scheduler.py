@@ -59,6 +59,8 @@ class FamilyScheduler(Scheduler):
         shapes = read_shapes(self.vllm_config.model_config.model)
         self._carriable = carriable(shapes.members) if settings.carry_cache else set()
         self._carrying: dict[str, tuple[str, str]] = {}  # of pairs whose second member has not run since the change
+        at = names.members.index(settings.draft) if settings.draft is not None else 0
+        self._drafted_for = frozenset(names.members[:at])
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
         if settings.carry_cache:
             told = [name for name in names.pairs if Names.parts(name) not in self._carriable]
@@ -121,6 +123,7 @@ class FamilyScheduler(Scheduler):
         running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
         member = self.turns.next(at_work(running, waiting, self.room))
         with self._only(member):
+            drafting = self._may_draft(member)
             output = super().schedule(*args, **named)
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
@@ -131,7 +134,25 @@ class FamilyScheduler(Scheduler):
                 self.room.none_for(member)
         output.member, output.undecided = member, self._undecided(output)
         output.carried = {i: self._carrying.pop(i) for i in self._carrying.keys() & output.num_scheduled_tokens.keys()}
+        output.drafting = self._drafting(output) if drafting else []
         return output
+
+    def _may_draft(self, member: str | None) -> bool:
+        """Whether a member is drafted for in this step: not beside requests that draw their tokens.
+
+        vLLM 0.32 on a CPU then takes other tokens than the most likely ones for the greedy requests of the step.
+        """
+        if member not in self._drafted_for:
+            return False
+        if all(_is_greedy(r) for r in (*self.running, *self.waiting)):
+            return True
+        for request in self.running:
+            request.spec_token_ids = []
+        return False
+
+    def _drafting(self, output: SchedulerOutput) -> list[str]:
+        """Requests for which a member drafts: not while it is open who answers, nor while thoughts may end."""
+        return [i for i in output.num_scheduled_tokens if i not in self._costs and i not in self._choices]
 
     def _undecided(self, output: SchedulerOutput) -> dict[str, TailPart]:
         """Prompts of `auto` of whose tail this step reads something."""
@@ -246,3 +267,7 @@ class FamilyScheduler(Scheduler):
         if stats is not None:
             stats.running_lora_adapters = self.work.taken()
         return stats
+
+
+def _is_greedy(request: Request) -> bool:
+    return request.sampling_params is not None and request.sampling_params.temperature == 0

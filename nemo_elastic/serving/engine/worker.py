@@ -12,6 +12,8 @@ from vllm.config import CompilationMode, set_current_vllm_config
 
 from nemo_elastic.runtime.auto.signals import signals
 
+from .accepted import patch_cpu, remember_accepted
+
 
 class TailPart(NamedTuple):
     """What a step reads of the end of a prompt that nobody has chosen a member for. A long prompt comes in parts.
@@ -58,11 +60,23 @@ class RunsMembers:
         member = getattr(scheduler_output, "member", None)
         if member is not None:
             self.get_model().use(member)  # type: ignore[attr-defined]
+        self._prepare_draft(scheduler_output)
         output = super().execute_model(scheduler_output)  # type: ignore[misc]
         for gone in getattr(scheduler_output, "finished_req_ids", ()):
             self._tails.pop(gone, None)
         self._signals = self._read(getattr(scheduler_output, "undecided", None) or {})
         return self._told(output)
+
+    def _prepare_draft(self: Any, scheduler_output: Any) -> None:
+        """Where a member drafts, tell it for whom."""
+        if self.vllm_config.speculative_config is None:
+            return
+        runner = self.model_runner
+        remember_accepted(runner)
+        if runner.device.type == "cpu":
+            patch_cpu()
+        drafter = runner.drafter
+        drafter.tell(runner.input_batch, scheduler_output.drafting, scheduler_output.finished_req_ids)
 
     def _carry(self: Any, carried: Mapping[str, tuple[str, str]]) -> None:
         """Let requests that another member goes on with in this step keep what was read."""

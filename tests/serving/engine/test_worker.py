@@ -37,7 +37,7 @@ class Worker:
 
     def __init__(self, mode: int = 0, runner: tuple[str, ...] = ("profile_run",)) -> None:
         self.seen: list[str] = []
-        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode))
+        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode), speculative_config=None)
         self.model_runner = SimpleNamespace(**{name: lambda name=name: self.seen.append(name) for name in runner})
 
     def get_model(self) -> Any:
@@ -155,3 +155,14 @@ def test_of_a_prompt_that_is_gone_nothing_is_kept(runs_members: Any) -> None:
     assert list(one._tails) == ["a"]
     one.execute_model(SimpleNamespace(member=None, positions=(7, 7), undecided={}, finished_req_ids={"a"}))
     assert one._tails == {}
+
+
+def test_a_member_that_drafts_is_told_for_whom(runs_members: Any) -> None:
+    one, told = worker(runs_members), []
+    one.vllm_config.speculative_config = object()
+    runner = one.model_runner
+    runner.device, runner.input_batch = SimpleNamespace(type="cuda"), "batch"
+    runner._update_states = runner._update_states_after_model_execute = lambda *_: None
+    runner.drafter = SimpleNamespace(tell=lambda *what: told.append((list(one.seen), *what)))
+    one.execute_model(SimpleNamespace(member="full", drafting=["a"], finished_req_ids={"b"}))
+    assert told == [(["use full"], "batch", ["a"], {"b"})]
