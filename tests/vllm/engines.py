@@ -90,6 +90,9 @@ def check_carried(place: Path, folder: Path, expected: Expected, checks: Checks)
         checks.tell("an engine that carries the cache", False, log.read_text(errors="replace")[-3000:])
         return
     told = json.loads(out.read_text(encoding="utf-8"))
+    line = "Pairs that read everything again, as attention needs it: 6b>12b, 6b>9b"
+    others = line in log.read_text(errors="replace")
+    checks.tell("the log names the other pairs", others, "yes" if others else "no")
     checks.tell("pairs whose cache is carried", told["carriable"] == ["9b>12b"], ", ".join(told["carriable"]))
     checks.equal("pairs, the cache carried, as in the runtime", told["tokens"], wanted)
     differ = sum(a != b for a, b in zip(wanted, exact, strict=True))

@@ -280,6 +280,8 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
+        told = "MiB of weights" in log.read_text(errors="replace")
+        checks.tell("the log says what the weights take", told, "yes" if told else "no")
         check_names(talk, checks)
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)

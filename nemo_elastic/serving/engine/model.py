@@ -25,7 +25,7 @@ from .carrying import Pages, carry
 from .member import Member
 from .shared_cache import share_attention, share_mamba, share_metadata
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 
 
 class FamilyForCausalLM(NemotronHForCausalLM):

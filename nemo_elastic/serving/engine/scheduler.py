@@ -31,7 +31,7 @@ from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_wa
 from .carrying import carriable
 from .worker import TailPart
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
 #: what a request waits for is room, and nothing else
