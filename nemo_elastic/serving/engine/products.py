@@ -61,4 +61,5 @@ def _compiled(x_mc: torch.Tensor, weight_rc: torch.Tensor, rows: torch.Tensor | 
 
 @_compiled.register_fake
 def _(x_mc: torch.Tensor, weight_rc: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    return x_mc.new_empty(len(x_mc), len(weight_rc) if rows is None else len(rows))
+    # no `len`: it would make one number of a length that is any
+    return x_mc.new_empty(x_mc.shape[0], (weight_rc if rows is None else rows).shape[0])

@@ -53,6 +53,8 @@ def test_float32_is_to_the_last_bit_what_the_runtime_computes(at: Places | None)
 def test_what_is_compiled_is_right_for_every_number_of_rows() -> None:
     at, view = Places(rows=ROWS), STORED[:, :5].bfloat16()
     compiled = torch.compile(lambda x: product(x, view, at), backend="aot_eager", fullgraph=True, dynamic=True)
-    for number in (2, 1, FEW + 1, 5):
+    for number in (2, 3, FEW + 1, 5):
         x = case((number,), at)[0].bfloat16()
+        if number == 2:
+            torch._dynamo.mark_dynamic(x, 0)  # as vLLM does: what takes the first number for the only one is an error
         torch.testing.assert_close(compiled(x), F.linear(x, of_its_own(at).bfloat16()))
