@@ -9,7 +9,7 @@ the same time, each in a process of its own, and are asked in turn; those that a
 
 - memory: anonymous bytes of the engine's process after it has answered, above those before it loads: weights, cache
   (as many pages in each engine) and what vLLM keeps beside them.
-- throughput: a batch of prompts to a member of the family and to the member's own folder, in turn.
+- throughput: a batch of prompts, with room for all at once, to a member of the family and to its own folder, in turn.
 - mixed load: the prompts of all members at once, against one member's after the other's, in the same engine.
 - switch: two members with one request each take turns with every token. The time of that, less that of both requests
   alone, by token: what it costs that the next step is another member's. Requests of one member share steps, so this is
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "serving.svg"
 NAMES = ("large", "half", "quarter")
-PROMPTS, PROMPT, NEW, ROUNDS, PAGES = 8, 64, 32, 7, 32
+PROMPTS, PROMPT, NEW, ROUNDS, PAGES = 8, 64, 32, 7, 48
 MEMORY, THROUGHPUT = 1.05, 0.95  # targets: at most, at least
 
 

@@ -74,6 +74,8 @@ def command(
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.devices import check_device
     from nemo_elastic.slicing.card import serving_spec
+    from nemo_elastic.slicing.extra_shapes import update_card
+    from nemo_elastic.slicing.lineage import CARD
 
     _check_options({"--params": params, "--ratio": ratio, "--memory": memory}, out, add)
     if out is not None:
@@ -94,7 +96,9 @@ def command(
     entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
     _write(entry, out, force)
     if add is not None:
-        _own(family).with_extra(add, found.shape, budget, force).save(family)
+        whole = _own(family).with_extra(add, found.shape, budget, force)
+        whole.save(family)
+        update_card(family / CARD, whole)
     if json:
         written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
         typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))

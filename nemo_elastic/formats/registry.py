@@ -101,6 +101,10 @@ def read_parent(folder: str | Path) -> tuple[Parent, Subnet, dict[str, Any]]:
     return shapes.parent, shapes.held, dict(shapes.config)
 
 
+#: formats that another program makes of a folder of ours
+_ELSEWHERE = {"gguf": "llama.cpp's convert_hf_to_gguf.py makes it of the folder that hf writes"}
+
+
 def writer(name: str, *known: str) -> Callable[..., Any]:
     """Find what writes a format.
 
@@ -113,7 +117,8 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
     """
     found = {point.name: point for point in entry_points(group=WRITERS)}
     if name not in found:
-        raise bad("format", name, f"one of {', '.join((*known, *sorted(found)))}")
+        elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise bad("format", name, f"one of {', '.join((*known, *sorted(found)))}{elsewhere}")
     return found[name].load()
 
 

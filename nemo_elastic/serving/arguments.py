@@ -19,6 +19,9 @@ from .versions import check_version
 
 MIDDLEWARE = "nemo_elastic.serving.middleware.MemberMiddleware"
 _ENGINE = "nemo_elastic.serving.engine"
+PROPOSER = f"{_ENGINE}.draft.MemberProposer"
+#: most tokens that a member drafts at once: each costs a request a page of Mamba states
+MOST_DRAFTED = 4
 #: most bytes of cache on a CPU unless asked for
 CPU_CACHE = 4 * 2**30
 #: settings of the engine that a family does not go with -> what else to do
@@ -27,7 +30,7 @@ _ALONE = {
     "pipeline_parallel_size": "1: members have layers of their own",
 }
 _WITHOUT = {
-    "speculative_config": "speculation is not made for members",
+    "speculative_config": "members draft for each other by --draft",
     "quantization": "members are views of the weights as they are stored",
     "enable_lora": "adapters are not made for members",
     "kv_transfer_config": "members share the pages of the largest",
@@ -43,7 +46,7 @@ def server_names(args: Any) -> Names | None:
     given = getattr(args, "served_model_name", None) or []
     given = [given] if isinstance(given, str) else list(given)
     more = [*(n for n in given if n not in names.listed), *names.aliases]
-    return Names(names.members, more, names.unlisted, names.calibration, names.cost)
+    return Names(names.members, more, names.unlisted, names.calibration, names.cost, names.extras)
 
 
 def name_members(args: Any) -> None:
@@ -74,7 +77,8 @@ def prepare_engine(args: Any) -> None:
     Raises:
         ElasticError: a setting that does not go with a family.
     """
-    if family_names(args.model) is None:
+    names = family_names(args.model)
+    if names is None:
         return
     from vllm.platforms import current_platform
 
@@ -82,6 +86,7 @@ def prepare_engine(args: Any) -> None:
 
     _check_installed()
     _check_settings(args)
+    _set_draft(args, names)
     if isinstance(args.hf_overrides, Mapping):
         args.hf_overrides = {**args.hf_overrides, "architectures": [ARCHITECTURE]}
     elif args.hf_overrides:
@@ -91,6 +96,11 @@ def prepare_engine(args: Any) -> None:
     args.worker_cls = f"{_ENGINE}.{'cpu_worker.FamilyCpuWorker' if cpu else 'gpu_worker.FamilyGpuWorker'}"
     args.async_scheduling = False
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+    settings = Settings.read(args.additional_config)
+    if settings.carry_cache or settings.draft:
+        if args.enable_prefix_caching:
+            raise bad("--enable-prefix-caching", True, "not with --carry-cache or --draft")
+        args.enable_prefix_caching = False
     if cpu:
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens
@@ -102,6 +112,21 @@ def prepare_engine(args: Any) -> None:
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
         # a graph of the whole model would be one member's, whoever's turn it is
         args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+
+
+def _set_draft(args: Any, names: Names) -> None:
+    """Let a member draft, where one is to."""
+    settings = Settings.read(args.additional_config)
+    if settings.draft is None:
+        return
+    smaller = names.members[1:]
+    if settings.draft not in smaller:
+        raise bad("--draft", settings.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
+    if settings.carry_cache:
+        raise bad("--draft", settings.draft, "not with --carry-cache")
+    if not args.enforce_eager:
+        raise bad("--draft", settings.draft, "only with --enforce-eager, behind --")
+    args.speculative_config = {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": MOST_DRAFTED}
 
 
 def _asks_for_memory(args: Any) -> bool:
@@ -142,12 +167,17 @@ def _check_installed() -> None:
     check_version(__version__)
 
 
+def _is_ours(value: Any) -> bool:
+    """Whether it is what `_set_draft` has set; an engine's arguments may be prepared twice."""
+    return isinstance(value, Mapping) and value.get("model") == PROPOSER
+
+
 def _check_settings(args: Any) -> None:
     for name, only in _ALONE.items():
         if getattr(args, name, 1) != 1:
             raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family takes {only}")
     for name, why in _WITHOUT.items():
-        if getattr(args, name, None):
+        if getattr(args, name, None) and not _is_ours(getattr(args, name)):
             raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family is served without it: {why}")
     if args.async_scheduling:
         raise bad("--async-scheduling", True, "a family is served without it: one member runs at a time")

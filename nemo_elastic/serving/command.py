@@ -39,6 +39,8 @@ class Server:
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
         auto: the dial of the model `auto` where a request has none, None for the usual.
+        carry_cache: the second member of a pair goes on from what the first has read.
+        draft: the member that drafts for larger ones, None for none.
         flags: more flags, for vLLM.
     """
 
@@ -48,6 +50,8 @@ class Server:
     api_key: str | None = None
     end_of_thinking: str | None = None
     auto: float | None = None
+    carry_cache: bool = False
+    draft: str | None = None
     flags: Sequence[str] = ()
 
     def check(self) -> None:
@@ -70,16 +74,24 @@ class Server:
             if name in OURS:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self._settings != Settings():
-                ours = "--auto" if self.end_of_thinking is None else "--end-of-thinking"
+                given = {"--end-of-thinking": self.end_of_thinking, "--auto": self.auto, "--draft": self.draft}
+                ours = next((option for option, value in given.items() if value is not None), "--carry-cache")
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
             check_cost(self.auto, "--auto")
             if calibration(shapes) is None:
                 raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
 
+        if self.draft is not None:
+            smaller = list(shapes.members)[1:]
+            if self.draft not in smaller:
+                raise bad("--draft", self.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
+            if self.carry_cache:
+                raise bad("--draft", self.draft, "not with --carry-cache")
+
     @property
     def _settings(self) -> Settings:
-        return Settings(self.end_of_thinking, auto=self.auto)
+        return Settings(self.end_of_thinking, auto=self.auto, carry_cache=self.carry_cache, draft=self.draft)
 
     @property
     def is_open(self) -> bool:

@@ -100,7 +100,7 @@ class Door:
         if not extra.keys() & {"member", "then"}:
             return self.names.turned(choice, extra)
         told = self.names.from_extra(extra)
-        if told != choice and body.get("model") in (*self.names.members, *self.names.autos):
+        if told != choice and body.get("model") in (*self.names.shapes, *self.names.autos):
             raise ElasticError(f"vllm_xargs: {told.name!r} is not allowed; model says {choice.name!r}")
         return told
 

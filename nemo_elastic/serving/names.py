@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may write for `model`: a member, the family, a pair of members that share an answer, or `auto`."""
+"""What a client may write for `model`: a member or an extra shape, the family, a pair of members, or `auto`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ class Names:
         unlisted: names of it that are taken, but told to nobody: its path.
         calibration: says when the smallest member is not enough; None where the family was not calibrated.
         cost: the dial of `auto` where a request has none.
+        extras: names of shapes beside the members. They answer alone: none is larger or smaller than another, so that
+            they are in no pair, and `auto` does not choose them.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Names:
         unlisted: Sequence[str] = (),
         calibration: Calibration | None = None,
         cost: float = COST,
+        extras: Sequence[str] = (),
     ) -> None:
-        self.members, self.unlisted = tuple(members), tuple(unlisted)
+        self.members, self.unlisted, self.extras = tuple(members), tuple(unlisted), tuple(extras)
         self.calibration, self.cost = calibration, cost
-        taken = {*self.members, *self.pairs, *self.autos, ""}
+        taken = {*self.shapes, *self.pairs, *self.autos, ""}
         self.aliases = tuple(dict.fromkeys(name for name in family if name not in taken))
 
     @property
@@ -79,9 +82,14 @@ class Names:
         return self.members[0]
 
     @property
+    def shapes(self) -> tuple[str, ...]:
+        """All that can run: members, largest first, then extra shapes."""
+        return (*self.members, *self.extras)
+
+    @property
     def autos(self) -> tuple[str, ...]:
-        """The name under which the family chooses by itself, if it can; a member of that name goes first."""
-        return () if self.calibration is None or AUTO in self.members else (AUTO,)
+        """The name under which the family chooses by itself, if it can; a shape of that name goes first."""
+        return () if self.calibration is None or AUTO in self.shapes else (AUTO,)
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -89,10 +97,16 @@ class Names:
         smaller = {large: self.members[i + 1 :] for i, large in enumerate(self.members)}
         return tuple(Choice(small, large).name for large in self.members for small in smaller[large])
 
+    @staticmethod
+    def parts(pair: str) -> tuple[str, str]:
+        """Who thinks and who answers in a pair of that name."""
+        member, _, then = pair.partition(THEN)
+        return member, then
+
     @property
     def listed(self) -> tuple[str, ...]:
-        """What `/v1/models` lists: members, largest first, other names of the largest, `auto`, then pairs."""
-        return (*self.members, *self.aliases, *self.autos, *self.pairs)
+        """What `/v1/models` lists: members, largest first, extra shapes, other names of the largest, `auto`, pairs."""
+        return (*self.shapes, *self.aliases, *self.autos, *self.pairs)
 
     def read(self, model: Any) -> Choice:
         """What a client wrote as the name of a model; nothing is the largest member.
@@ -104,15 +118,14 @@ class Names:
             return Choice(self.largest)
         if not isinstance(model, str):
             raise bad("model", model, f"one of {self._told()}")
-        if model in self.members:
+        if model in self.shapes:
             return Choice(model)
         if model in (*self.aliases, *self.unlisted):
             return Choice(self.largest)
         if model in self.autos:
             return self._auto(self.cost)
         if model in self.pairs:
-            member, _, then = model.partition(THEN)
-            return Choice(member, then)
+            return Choice(*self.parts(model))
         raise bad("model", model, f"one of {self._told()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
@@ -126,7 +139,7 @@ class Names:
             return self.turned(self._auto(self.cost), given)
         found = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
         for key, name in found.items():
-            if name not in self.members:
+            if name not in self.shapes:
                 raise bad(f"vllm_xargs.{key}", name, f"one of {self._told()}")
         choice = Choice(found.get("member", self.largest), found.get("then"))
         if choice.then is not None and choice.name not in self.pairs:
@@ -149,7 +162,7 @@ class Names:
         return Choice(self.members[-1], cost=cost)
 
     def _told(self) -> str:
-        return ", ".join((*self.members, *self.aliases, *self.autos))
+        return ", ".join((*self.shapes, *self.aliases, *self.autos))
 
 
 def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
@@ -165,8 +178,8 @@ def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
     if not (Path(folder) / FILE).is_file():
         return None
     shapes = read_shapes(folder)
-    dial = COST if cost is None else cost
-    return Names(tuple(shapes.members), (Path(folder).resolve().name,), (str(folder),), calibration(shapes), dial)
+    dial, own = COST if cost is None else cost, (Path(folder).resolve().name,)
+    return Names(tuple(shapes.members), own, (str(folder),), calibration(shapes), dial, tuple(shapes.extras))
 
 
 def calibration(shapes: Shapes) -> Calibration | None:

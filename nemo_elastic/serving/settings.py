@@ -24,11 +24,15 @@ class Settings:
         end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
         end_ids: its token ids; found from the text when the server starts.
         auto: the dial of the model `auto` where a request has none; None for the usual.
+        carry_cache: the second member of a pair goes on from what the first has read, instead of reading all again.
+        draft: the member that drafts for larger ones; None for none.
     """
 
     end_of_thinking: str | None = None
     end_ids: tuple[int, ...] = ()
     auto: float | None = None
+    carry_cache: bool = False
+    draft: str | None = None
 
     @classmethod
     def read(cls, additional: Any) -> Settings:
@@ -43,17 +47,20 @@ class Settings:
         unknown = sorted(set(map(str, given)) - {field.name for field in fields(cls)})
         if unknown:
             raise ElasticError(f"additional_config.{KEY}: unknown field {unknown[0]!r}")
-        text = given.get("end_of_thinking")
-        if text is not None and not isinstance(text, str):
-            raise bad(f"additional_config.{KEY}.end_of_thinking", text, "a text")
+        for name in ("end_of_thinking", "draft"):
+            if given.get(name) is not None and not isinstance(given[name], str):
+                raise bad(f"additional_config.{KEY}.{name}", given[name], "a text")
         ids = given.get("end_ids", ())
         if not isinstance(ids, (list, tuple)):
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
         ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
-        auto = given.get("auto")
-        return cls(text, ends, None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto"))
+        auto, carry = given.get("auto"), given.get("carry_cache", False)
+        if not isinstance(carry, bool):
+            raise bad(f"additional_config.{KEY}.carry_cache", carry, "true or false")
+        dial = None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto")
+        return cls(given.get("end_of_thinking"), ends, dial, carry, given.get("draft"))
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""
-        own = {k: v for k, v in asdict(self).items() if v not in (None, ())}
+        own = {k: v for k, v in asdict(self).items() if v not in (None, ()) and v is not False}
         return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}

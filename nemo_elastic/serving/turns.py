@@ -91,15 +91,15 @@ def admissible(
     """Split one member's waiting requests into those that may start now, and those that came after a refused one.
 
     Args:
-        waiting: in their order.
-        refused: the first of those that were left waiting in a turn, None for none.
+        waiting: in their order, in which they are tried until one finds no room.
+        refused: the first of other members' requests that were left waiting in a turn, None for none.
         before: whether the first came before the second.
     """
     if refused is None:
         return list(waiting), []
     may, later = [], []
     for item in waiting:
-        (may if item == refused or before(item, refused) else later).append(item)
+        (may if before(item, refused) else later).append(item)
     return may, later
 
 

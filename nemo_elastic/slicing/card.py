@@ -15,6 +15,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
 
+from .extra_shapes import extras_inside, extras_section
 from .lineage import Lineage
 from .runs_in import runs_in
 
@@ -74,7 +75,7 @@ def member_card(
         told = ["It is the parent itself."]
     else:
         told = ["Its weights are a subset of the parent's; no training followed."]
-        if origin.name is None:
+        if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
             told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     lines = [
         _front_matter(lineage),
@@ -94,6 +95,7 @@ def member_card(
         "from this folder):",
         "",
         *_json(member.to_json()),
+        *extras_section(parent, extras_inside(origin.family, member)),
         *_provenance(origin.ranking, origin.provenance),
     ]
     return "\n".join(lines)
@@ -116,6 +118,7 @@ def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = 
         *_table(family.parent, {m.name: m.subnet for m in family.members}, dtype),
         "",
         *_usage(whole.subnet, tokenizer),
+        *extras_section(family.parent, extras_inside(family, whole.subnet)),
         *_provenance(family.ranking_digest, family.provenance),
     ]
     return "\n".join(lines)

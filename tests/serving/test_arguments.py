@@ -10,8 +10,18 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving.arguments import CPU_CACHE, MIDDLEWARE, name_members, prepare_engine, server_names, with_end
+from nemo_elastic.serving.arguments import (
+    CPU_CACHE,
+    MIDDLEWARE,
+    MOST_DRAFTED,
+    PROPOSER,
+    name_members,
+    prepare_engine,
+    server_names,
+    with_end,
+)  # fmt: skip
 from nemo_elastic.serving.settings import KEY, Settings
 from tests.runtime.talking import TOKENIZER, talking_family
 
@@ -37,7 +47,7 @@ def engine(model, **given):
         "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "speculative_config": None, "quantization": None,
         "enable_lora": False, "kv_transfer_config": None, "use_replayssm": False, "async_scheduling": None,
         "scheduler_cls": None, "worker_cls": "auto", "hf_overrides": {}, "additional_config": {}, "tokenizer": None,
-        "enable_prefix_caching": None, "kv_cache_memory_bytes": None,
+        "enforce_eager": False, "enable_prefix_caching": None, "kv_cache_memory_bytes": None,
     }  # fmt: skip
     return Engine(model=str(model), **(fields | given))
 
@@ -99,6 +109,34 @@ def test_an_engine_gets_our_parts(folder, vllm):
     assert asked.enable_prefix_caching is True
 
 
+def test_a_server_that_carries_the_cache_shares_no_prefixes(folder, vllm):
+    carries = {KEY: {"carry_cache": True}}
+    args = engine(folder, additional_config=carries)
+    prepare_engine(args)
+    assert args.enable_prefix_caching is False and Settings.read(args.additional_config).carry_cache
+    with pytest.raises(ElasticError, match=r"^--enable-prefix-caching: True is not allowed; not with --carry-cache"):
+        prepare_engine(engine(folder, additional_config=carries, enable_prefix_caching=True))
+
+
+def test_a_member_that_drafts(folder, vllm):
+    names = list(Family.load(folder).names)
+    drafts = {KEY: {"draft": names[-1]}}
+    args = engine(folder, additional_config=drafts, enforce_eager=True)
+    for _ in range(2):
+        prepare_engine(args)
+        assert args.speculative_config["model"] == PROPOSER and args.enable_prefix_caching is False
+        assert args.speculative_config["num_speculative_tokens"] == MOST_DRAFTED
+    for settings, more, says in (
+        ({"draft": names[0]}, {}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
+        ({"draft": names[-1]}, {"enforce_eager": False}, "only with --enforce-eager"),
+        ({"draft": names[-1], "carry_cache": True}, {}, "not with --carry-cache"),
+        ({"draft": names[-1]}, {"enable_prefix_caching": True}, "^--enable-prefix-caching: True"),
+        ({"draft": names[-1]}, {"speculative_config": {"method": "ngram"}}, "^--speculative-config: "),
+    ):
+        with pytest.raises(ElasticError, match=says):
+            prepare_engine(engine(folder, additional_config={KEY: settings}, **{"enforce_eager": True, **more}))
+
+
 def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     args = engine(folder)
@@ -148,7 +186,15 @@ def test_the_end_of_thinking(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [{KEY: 1}, {KEY: {"end": 1}}, {KEY: {"end_of_thinking": 1}}, {KEY: {"end_ids": [-1]}}]
+    "given",
+    [
+        {KEY: 1},
+        {KEY: {"end": 1}},
+        {KEY: {"end_of_thinking": 1}},
+        {KEY: {"end_ids": [-1]}},
+        {KEY: {"carry_cache": 1}},
+        {KEY: {"draft": 6}},
+    ],
 )
 def test_damaged_settings(given):
     with pytest.raises(ElasticError, match=rf"^additional_config\.{KEY}"):

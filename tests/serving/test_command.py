@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.auto.file import write_calibration
@@ -51,6 +52,29 @@ def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
     assert Settings.read(json.loads(own.partition("=")[2])).auto == 0.0, "a dial of 0 is a dial"
     with pytest.raises(ElasticError, match="not with --auto, which is written there"):
         Server(calibrated, auto=0.5, flags=["--additional-config={}"]).check()
+
+
+def test_the_cache_is_carried_only_where_that_is_asked_for(folder):
+    assert not any("additional" in a for a in Server(folder).argv(cli=True))
+    own = next(a for a in Server(folder, carry_cache=True).argv(cli=True) if a.startswith("--additional-config="))
+    assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"carry_cache": True}}
+    with pytest.raises(ElasticError, match="not with --carry-cache, which is written there"):
+        Server(folder, carry_cache=True, flags=["--additional-config={}"]).check()
+
+
+def test_who_drafts(folder):
+    names = list(Family.load(folder).names)
+    server = Server(folder, draft=names[-1])
+    server.check()
+    own = next(a for a in server.argv(cli=True) if a.startswith("--additional-config="))
+    assert Settings.read(json.loads(own.partition("=")[2])).draft == names[-1]
+    for given, says in (
+        ({"draft": names[0]}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
+        ({"draft": names[-1], "carry_cache": True}, "not with --carry-cache"),
+        ({"draft": names[-1], "flags": ["--additional-config={}"]}, "not with --draft, which is written there"),
+    ):
+        with pytest.raises(ElasticError, match=says):
+            Server(folder, **given).check()
 
 
 def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):

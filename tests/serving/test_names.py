@@ -125,6 +125,19 @@ def test_a_member_of_that_name_goes_first():
     assert names.listed == ("auto", "small", "small>auto") and names.read("auto") == Choice("auto")
 
 
+def test_extra_shapes_answer_alone():
+    names = Names(("12b", "6b"), ("code", "family"), calibration=CALIBRATED.calibration, extras=("code", "prose"))
+    assert names.listed == ("12b", "6b", "code", "prose", "family", "auto", "6b>12b")
+    assert names.read("prose") == names.from_extra({"member": "prose"}) == Choice("prose")
+    assert names.largest == "12b" and names.read("auto").member == "6b"
+    for pair in ("code>12b", "6b>code", "prose>code"):
+        with pytest.raises(ElasticError, match="one of 12b, 6b, code, prose, family, auto, or two members"):
+            names.read(pair)
+    with pytest.raises(ElasticError, match=r"^vllm_xargs.then: 'code' is not allowed; a member that is larger"):
+        names.from_extra({"member": "6b", "then": "code"})
+    assert Names(("12b",), calibration=CALIBRATED.calibration, extras=("auto",)).autos == ()
+
+
 def test_a_folder_chooses_by_its_own_calibration_and_extra_shapes_leave_it(tmp_path):
     folder = talking_family(tmp_path)
     assert "auto" not in family_names(folder).listed
@@ -134,7 +147,7 @@ def test_a_folder_chooses_by_its_own_calibration_and_extra_shapes_leave_it(tmp_p
     assert names.read("auto").cost == 0.6 and names.calibration == own
     family = Family.load(folder)
     family.with_extra("task", family.members[-1].subnet).save(folder)
-    assert family_names(folder).calibration == own
+    assert family_names(folder).calibration == own and family_names(folder).extras == ("task",)
     (folder / CALIBRATION).write_text("{}")
     with pytest.raises(ElasticError, match=r"auto\.json"):
         family_names(folder)

@@ -17,6 +17,8 @@ from typing import Any
 from .decode_vllm import QUIET
 
 PLACES, PAGES, NEW = 6, 26, 24
+#: most tokens of a step: long prompts come in parts
+STEP = 100
 
 
 def watched(scheduler: Any) -> list[dict[str, Any]]:
@@ -30,6 +32,7 @@ def watched(scheduler: Any) -> list[dict[str, Any]]:
         output = schedule(*args, **named)
         started = [waiting[i] for i in output.num_scheduled_tokens if i in waiting]
         steps.append({
+            "parts": sum(part.is_last and part.before > 0 for part in output.undecided.values()),
             "running": running, "served": output.member, "tokens": output.total_num_scheduled_tokens,
             "started": started, "left": sorted(t for i, t in waiting.items() if i not in output.num_scheduled_tokens),
         })  # fmt: skip
@@ -77,7 +80,7 @@ def main(folder: Path, out: Path) -> None:
 
     llm = vllm.LLM(
         model=str(folder), dtype="float32", max_model_len=512, max_num_seqs=PLACES, enforce_eager=True,
-        num_gpu_blocks_override=PAGES,
+        num_gpu_blocks_override=PAGES, max_num_batched_tokens=STEP,
     )  # fmt: skip
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     steps = watched(scheduler)

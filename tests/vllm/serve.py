@@ -15,22 +15,24 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.nn.carry import carried
+from nemo_elastic.nn.generate import Decoding
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
-from .served import MEMBERS, write_served
+from .engines import check_carried, check_drafted, check_engine
+from .served import CLOSE, MEMBERS, SHAPES, write_served
 from .server import KEY, NEW, Talk, serving
 
 CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"  # compiling takes minutes
@@ -55,7 +57,7 @@ class Expected:
     def __init__(self, folder: Path) -> None:
         self.family = load_family(folder)
         self.ids = [self.family.tokenizer.encode(p) for p in prompts()]
-        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in MEMBERS}
+        self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in self.family.names}
 
     def ending(self) -> tuple[str, int]:
         """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
@@ -73,14 +75,25 @@ class Expected:
         chosen = self.family.auto(cost=cost).choose(self.ids)
         return chosen, [self.tokens[member][i] for i, member in enumerate(chosen)]
 
-    def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
+    def pair(self, i: int, end: int | None, budget: int | None, small: str = SMALL, large: str = LARGE) -> list[int]:
         """What the small member begins and the large one ends."""
-        thought = self.tokens[SMALL][i][: budget or NEW]
+        thought = self.tokens[small][i][: budget or NEW]
         if end in thought:
             thought = thought[: thought.index(end) + 1]
         if len(thought) == NEW:
             return thought
-        return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
+        return thought + self.family.select(large).generate(self.ids[i] + thought, NEW - len(thought), ())
+
+    def carried(self, i: int, small: str, large: str, budget: int) -> list[int]:
+        """What the larger member says behind the first one's thoughts from the first one's cache."""
+        thought = self.tokens[small][i][:budget]
+        one, other = self.family.select(small), self.family.select(large)
+        cache = one.init_cache(1)
+        one(torch.tensor([self.ids[i] + thought[:-1]]), cache=cache)
+        cache = carried(cache, self.family.parent, other.subnet, other.weights.embedding)
+        logits_bv = other(torch.tensor([thought[-1:]]), cache=cache)[:, -1]
+        behind = Decoding(other.weights, [self.ids[i] + thought], [NEW - budget], (), begun=(cache, logits_bv))
+        return thought + [said[0] for said in behind]
 
 
 class Checks:
@@ -110,16 +123,16 @@ class Checks:
 
 def check_names(talk: Talk, checks: Checks) -> None:
     listed = [m.id for m in talk.api.models.list().data]
-    wanted = [*MEMBERS, "auto", "9b>12b", "6b>12b", "6b>9b"]
+    wanted = [*SHAPES, "auto", "9b>12b", "6b>12b", "6b>9b"]
     checks.tell("names in `/v1/models`", set(wanted) <= set(listed) and "family" in listed, len(listed))
 
 
 def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
     """Each alone, as a stream, and by chat."""
-    for member in MEMBERS:
+    for member in SHAPES:
         got = [talk.stream(member, ids) for ids in expected.ids]
         checks.equal(f"{member}, streamed one by one", [t for t, _ in got], expected.tokens[member])
-        checks.tell(f"{member}, pieces of a stream", all(n > NEW // 2 for _, n in got), min(n for _, n in got))
+        checks.tell(f"{member}, pieces of a stream", all(n > 1 for _, n in got), min(n for _, n in got))
         messages = [{"role": "user", "content": "The first"}]
         text = expected.family.select(member).generate(messages, NEW)
         text = text.rstrip("\ufffd")  # vLLM waits for whole characters
@@ -152,7 +165,7 @@ def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, second
     """Clients at once, members and pairs mixed."""
     jobs: list[tuple[str, int, int | None]] = []
     for i in range(len(expected.ids)):
-        jobs += [(m, i, None) for m in MEMBERS] + [(PAIR, i, None), (PAIR, i, 5), ("auto", i, None)]
+        jobs += [(m, i, None) for m in SHAPES] + [(PAIR, i, None), (PAIR, i, 5), ("auto", i, None)]
     random.Random(0).shuffle(jobs)
 
     def run(job: tuple[str, int, int | None]) -> list[int]:
@@ -192,6 +205,7 @@ def check_errors(talk: Talk, log: Path, checks: Checks) -> None:
         ("an unknown member", 404, {"model": "7b"}),
         ("a name with an escape sequence", 404, {"model": bad}),
         ("a pair with an unknown member", 404, {"model": "6b>7b"}),
+        ("a pair with an extra shape", 404, {"model": "code>12b"}),
         ("vllm_xargs with an unknown member", 400, {"extra_body": {"vllm_xargs": {"member": "7b"}}}),
         ("vllm_xargs against the model", 400, {"extra_body": {"vllm_xargs": {"member": SMALL}}}),
         ("a cost without auto", 400, {"extra_body": {"vllm_xargs": {"cost": 0.5}}}),
@@ -238,9 +252,9 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
 
 
 def check_metrics(talk: Talk, checks: Checks) -> None:
-    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*MEMBERS, PAIR, "auto")}
+    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*SHAPES, PAIR, "auto")}
     checks.tell("requests of each model in `/metrics`", all(counted.values()), _told(counted))
-    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in MEMBERS}
+    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in SHAPES}
     whole = talk.metric("vllm:generation_tokens_total")
     # vLLM counts no token whose client was gone when it came: at most one of each that went away in `check_gone`
     checks.tell(
@@ -248,7 +262,7 @@ def check_metrics(talk: Talk, checks: Checks) -> None:
         0 <= sum(said.values()) - whole <= CLIENTS,
         f"{sum(said.values()):.0f}, {whole:.0f}",
     )
-    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in MEMBERS}
+    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in SHAPES}
     checks.tell("steps of each member", all(steps.values()), _told(steps))
     running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
     checks.tell("nothing counted as running", running == 0, int(running))
@@ -266,6 +280,8 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
+        told = "MiB of weights" in log.read_text(errors="replace")
+        checks.tell("the log says what the weights take", told, "yes" if told else "no")
         check_names(talk, checks)
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
@@ -279,8 +295,8 @@ def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Chec
     """vLLM's own server finds the family by itself; compiled, as it is by default."""
     with serving(place, [*VLLM, "--model", str(folder)], [*FLAGS, *flags], place / "vllm.log") as address:
         talk = Talk(address)
-        got = [talk.complete(m, expected.ids[3]) for m in (*MEMBERS, str(folder))]
-        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*MEMBERS, LARGE)])
+        got = [talk.complete(m, expected.ids[3]) for m in (*SHAPES, str(folder))]
+        checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*SHAPES, LARGE)])
         got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
         checks.equal("its pairs", got, [expected.pair(0, None, 9)])
         told = talk.error(model=PAIR)
@@ -304,54 +320,6 @@ def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, f
     checks.tell("a plain folder has vLLM's own model and scheduler", stock, "yes" if stock else "no")
 
 
-def longest_wait(steps: list[dict]) -> int:
-    """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
-    waits: dict[str, list[str]] = {m: [] for m in MEMBERS}
-    most = 0
-    for step in steps:
-        for member, others in waits.items():
-            if member not in step["running"] or member == step["served"]:
-                others.clear()
-            elif step["tokens"]:
-                others.append(step["served"])
-                if len(set(others)) < len(others):
-                    return -1
-            most = max(most, len(others))
-    return most
-
-
-def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
-    """The engine in a process of its own, watched from inside."""
-    jobs, wanted = [], []
-    for i, ids in enumerate(expected.ids):
-        for member in MEMBERS:
-            jobs.append(({"member": member}, ids))
-            wanted.append(expected.tokens[member][i])
-        jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
-        wanted.append(expected.pair(i, None, 3 + i))
-        jobs.append(({"member": "auto", "cost": 0.5}, ids))
-        wanted.append(expected.auto(0.5)[1][i])
-    (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
-    out, log = place / "engine.out.json", place / "engine.log"
-    with log.open("wb") as said:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.vllm.engine", str(folder), str(out)]
-        done = subprocess.run(command, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=900)
-    if done.returncode:
-        checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
-        return
-    told = json.loads(out.read_text(encoding="utf-8"))
-    checks.equal("the engine without a server", told["tokens"], wanted)
-    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
-    checks.tell("that request", told["refused"] == "error", told["refused"])
-    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
-    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(MEMBERS), wait)
-    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
-    for what, holds in told["salts"].items():
-        checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
-    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
-
-
 def main() -> int:
     own, flags = sys.argv[1:], []
     if "--" in own:
@@ -360,7 +328,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
+    parser.add_argument(
+        "--only", choices=("command", "engine", "carried", "drafted", "vllm", "plain"), help="one of the servers"
+    )
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
@@ -372,6 +342,11 @@ def main() -> int:
             check_own_command(place, folder, expected, checks, args)
         if args.only in (None, "engine"):
             check_engine(place, folder, expected, checks)
+        if args.only in (None, "carried"):
+            check_carried(place, folder, expected, checks)
+        if args.only in (None, "drafted"):
+            close = write_served(place / "close", CLOSE, {})
+            check_drafted(place, close, Expected(close), checks)
         if args.only in (None, "vllm"):
             check_vllm_alone(place, folder, expected, checks, flags)
         if args.only in (None, "plain"):

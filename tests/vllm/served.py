@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,16 @@ MEMBERS = {
         [0, 1, 2, 3, 4, 5, 6, 8], hidden=96, ffn=160, mamba_heads=6, mamba_head_dim=12, attention_heads=4
     ),
 }
+#: beside the path: neither inside of `9b` nor around `6b`, and without attention
+EXTRAS = {"code": with_widths(PARENT.uniform([0, 1, 2, 4, 5, 6], hidden=112, ffn=192), "mamba_head_dim", {2: 8})}
+SHAPES = MEMBERS | EXTRAS
+#: a member that mostly says what the largest says, so that it may draft for it
+CLOSE = {"12b": PARENT.full, "11b": with_widths(PARENT.full, "ffn", {1: 240}), "6b": MEMBERS["6b"]}
 
 
-def write_served(place: Path) -> Path:
+def write_served(place: Path, members: Mapping[str, Subnet] = MEMBERS, extras: Mapping[str, Subnet] = EXTRAS) -> Path:
     """Write the family into `place`."""
+    place.mkdir(parents=True, exist_ok=True)
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     tokenizer = train_tokenizer([text], PARENT.vocab - 2)
     tokenizer.add_tokens(["<think>", "</think>"])
@@ -58,7 +65,9 @@ def write_served(place: Path) -> Path:
     (place / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     ids = {"bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     state = random_state(PARENT, PARENT.full, seed=0)
-    family = Family.of(PARENT, MEMBERS)
+    family = Family.of(PARENT, members)
+    for name, shape in extras.items():
+        family = family.with_extra(name, shape)
     folder = write_family(place / "family", PARENT, state, family, place / "tokenizer", base=ids)
     _calibrate(folder, text)
     return folder
@@ -69,7 +78,7 @@ def _calibrate(folder: Path, text: str) -> None:
     family, random = load_family(folder), np.random.default_rng(0)
     starts, lengths = random.integers(len(text) - 900, size=64), random.integers(4, 900, size=64)
     prompts = [family.tokenizer.encode(text[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
-    names = family.names[::-1]
+    names = family.path[::-1]
     signals_ns = np.array([read(family.select(names[0]).weights, ids)[0] for ids in prompts])
     z_ns = (signals_ns - signals_ns.mean(0)) / signals_ns.std(0)
     quality_nm = np.stack([0 * z_ns[:, 0], 2 * z_ns[:, 0], 2 * z_ns[:, 0] + z_ns[:, 2]], 1)

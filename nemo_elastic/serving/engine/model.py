@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""All members of a family as one model of vLLM: one copy of the weights, one cache; one member runs at a time."""
+"""All members and extra shapes of a family as one model of vLLM: one copy of the weights, one cache, one at a time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.family import path_of
+from nemo_elastic.runtime.family import members_of
 
+from .carrying import Pages, carry
 from .member import Member
 from .shared_cache import share_attention, share_mamba, share_metadata
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 
 
 class FamilyForCausalLM(NemotronHForCausalLM):
@@ -36,8 +37,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         self.config = config = self.model_config.hf_config
         self.quant_config, self.scheduler_config = None, vllm_config.scheduler_config
         self.source = open_source(self.model_config.model)
-        # Members that share an answer hand their states over, so they are nested in each other: extra shapes are not.
-        shapes = path_of(self.source)
+        shapes = members_of(self.source)
         self.names = tuple(shapes)
         members = [
             Member(vllm_config, self.source.parent, subnet, f"member_{i}") for i, subnet in enumerate(shapes.values())
@@ -51,6 +51,11 @@ class FamilyForCausalLM(NemotronHForCausalLM):
     def use(self, name: str) -> None:
         """Let this member run until told otherwise."""
         self._active = self.names.index(name)
+
+    def carry(self, small: str, large: str, page_of: Pages) -> None:
+        """Let a request of one member go on with another from what was read."""
+        one, other = (self.members[self.names.index(name)] for name in (small, large))
+        carry(self.source.parent, one, other, self.members[0], page_of)
 
     @property
     def active(self) -> Member:
@@ -90,7 +95,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         for name, member in zip(self.names, self.members, strict=True):
             member.read(self.family.select(name).weights)
         logger.info(
-            "Family of %d members: %.1f MiB of weights, %.1f MiB beside them",
+            "Family of %d models: %.1f MiB of weights, %.1f MiB beside them",
             len(self.names), self.family.nbytes / 2**20, self.family.slice_bytes / 2**20,
         )  # fmt: skip
         return {name for name, _ in self.named_parameters()}

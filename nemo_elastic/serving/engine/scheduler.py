@@ -20,14 +20,18 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.runtime.auto.signals import TAIL
 from nemo_elastic.serving.counters import Work
-from nemo_elastic.serving.names import Choice, family_names
+from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.thinking import Thinking, read_budget
 from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
-logger = init_logger(__name__)
+from .carrying import carriable
+from .worker import TailPart
+
+logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
 #: what a request waits for is room, and nothing else
@@ -47,12 +51,20 @@ class FamilyScheduler(Scheduler):
         assert names is not None
         self.names = names
         self.thinking = Thinking(settings.end_ids)
-        self.turns, self.room, self.work = Turns(names.members), Room(), Work()
+        self.turns, self.room, self.work = Turns(names.shapes), Room(), Work()
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
         self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
         self._member: dict[str, str] = {}
+        shapes = read_shapes(self.vllm_config.model_config.model)
+        self._carriable = carriable(shapes.members) if settings.carry_cache else set()
+        self._carrying: dict[str, tuple[str, str]] = {}  # of pairs whose second member has not run since the change
+        at = names.members.index(settings.draft) if settings.draft is not None else 0
+        self._drafted_for = frozenset(names.members[:at])
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
+        if settings.carry_cache:
+            told = [name for name in names.pairs if Names.parts(name) not in self._carriable]
+            logger.info("Pairs that read everything again, as attention needs it: %s", ", ".join(told) or "none")
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -93,13 +105,14 @@ class FamilyScheduler(Scheduler):
 
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
         self.room.made()
-        for kept in (self._member, self._choices, self._budgets, self._costs):
+        for kept in (self._member, self._choices, self._budgets, self._costs, self._carrying):
             kept.pop(request.request_id, None)
         self._tried.discard(request)
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
         self.room.made()
+        self._carrying.pop(request.request_id, None)
         super()._preempt_request(request, *more, **named)
 
     # ------------------------------------------------------------------------------------------------------ turns
@@ -110,6 +123,7 @@ class FamilyScheduler(Scheduler):
         running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
         member = self.turns.next(at_work(running, waiting, self.room))
         with self._only(member):
+            drafting = self._may_draft(member)
             output = super().schedule(*args, **named)
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
@@ -119,17 +133,36 @@ class FamilyScheduler(Scheduler):
             else:
                 self.room.none_for(member)
         output.member, output.undecided = member, self._undecided(output)
+        output.carried = {i: self._carrying.pop(i) for i in self._carrying.keys() & output.num_scheduled_tokens.keys()}
+        output.drafting = self._drafting(output) if drafting else []
         return output
 
-    def _undecided(self, output: SchedulerOutput) -> dict[str, tuple[list[int], int]]:
-        """Prompts of `auto` that are read to their end in this step: what it reads of their tail, and their length."""
+    def _may_draft(self, member: str | None) -> bool:
+        """Whether a member is drafted for in this step: not beside requests that draw their tokens.
+
+        vLLM 0.32 on a CPU then takes other tokens than the most likely ones for the greedy requests of the step.
+        """
+        if member not in self._drafted_for:
+            return False
+        if all(_is_greedy(r) for r in (*self.running, *self.waiting)):
+            return True
+        for request in self.running:
+            request.spec_token_ids = []
+        return False
+
+    def _drafting(self, output: SchedulerOutput) -> list[str]:
+        """Requests for which a member drafts: not while it is open who answers, nor while thoughts may end."""
+        return [i for i in output.num_scheduled_tokens if i not in self._costs and i not in self._choices]
+
+    def _undecided(self, output: SchedulerOutput) -> dict[str, TailPart]:
+        """Prompts of `auto` of whose tail this step reads something."""
         found = {}
         for request_id in self._costs.keys() & output.num_scheduled_tokens.keys():
             request = self.requests[request_id]
-            ids = request.prompt_token_ids
-            if ids is not None and request.num_computed_tokens >= len(ids):
-                tail = min(TAIL, output.num_scheduled_tokens[request_id])
-                found[request_id] = (list(ids[-tail:]), len(ids))
+            ids, stop = request.prompt_token_ids, request.num_computed_tokens
+            if ids is not None and stop > (tail := max(0, len(ids) - TAIL)):
+                start = max(tail, stop - output.num_scheduled_tokens[request_id])
+                found[request_id] = TailPart(list(ids[tail:]), len(ids), start - tail, stop - start)
         return found
 
     def _count(self, requests: Iterable[Request]) -> Counter[str]:
@@ -144,7 +177,8 @@ class FamilyScheduler(Scheduler):
         places = self.max_num_active_reqs
         self.running = [r for r in self.running if self._member[r.request_id] == member]
         self.max_num_active_reqs = places - len(others)
-        self.waiting, waiting = self._split(self.waiting, member, min(self._tried, default=None))
+        refused = min((r for r in self._tried if self._member[r.request_id] != member), default=None)
+        self.waiting, waiting = self._split(self.waiting, member, refused)
         self.kv_holding_waiting, holding = self._split(self.kv_holding_waiting, member, None)
         try:
             yield
@@ -181,7 +215,7 @@ class FamilyScheduler(Scheduler):
             new = len(request.output_token_ids) - length
             if new and self.thinking.over(request.output_token_ids, new, self._budgets[request_id]):
                 self._budgets.pop(request_id)
-                self._give(request, self._choices.pop(request_id).then)
+                self._answer(request, self._choices.pop(request_id))
         for request_id, member in climbing.items():
             request = self.requests.get(request_id)
             if request is not None and request.status == RequestStatus.RUNNING:
@@ -204,9 +238,18 @@ class FamilyScheduler(Scheduler):
                     output.prompt_logprobs_dict[request_id] = None
         return found
 
-    def _give(self, request: Request, member: str | None) -> None:
+    def _answer(self, request: Request, choice: Choice) -> None:
+        """Let a pair's second member go on: it reads everything again, or a server carries the cache over to it."""
+        assert choice.then is not None
+        if (choice.member, choice.then) in self._carriable:
+            self._carrying[request.request_id] = choice.member, choice.then
+            self._member[request.request_id] = choice.then
+            self.room.forget(choice.then)
+        else:
+            self._give(request, choice.then)
+
+    def _give(self, request: Request, member: str) -> None:
         """Give a request to another member, which reads everything again."""
-        assert member is not None
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=True)
         self._hand_to(request, member)
@@ -224,3 +267,7 @@ class FamilyScheduler(Scheduler):
         if stats is not None:
             stats.running_lora_adapters = self.work.taken()
         return stats
+
+
+def _is_greedy(request: Request) -> bool:
+    return request.sampling_params is not None and request.sampling_params.temperature == 0

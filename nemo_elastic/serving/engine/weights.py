@@ -16,6 +16,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 
 from nemo_elastic.nn.weights import Places
 
+from .products import product
+
 #: a matrix and where it has the member's channels
 Part = tuple[torch.Tensor, Places | None]
 
@@ -38,21 +40,12 @@ class OnViews(QuantizeMethodBase):
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ W.T``; activations are moved to where a matrix has their channels, and back."""
-        out = [_product(x, weight, at) for weight, at in self.parts]
+        out = [product(x, weight, at) for weight, at in self.parts]
         return out[0] if len(out) == 1 else torch.cat(out, -1)
 
     def embedding(self, layer: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the only part."""
         return F.embedding(ids, self.parts[0][0])
-
-
-def _product(x: torch.Tensor, weight: torch.Tensor, at: Places | None) -> torch.Tensor:
-    if at is None:
-        return F.linear(x, weight)
-    if at.columns is not None:
-        x = x.new_zeros(*x.shape[:-1], weight.shape[1]).scatter_(-1, at.columns.expand_as(x), x)
-    y = F.linear(x, weight)
-    return y if at.rows is None else y.index_select(-1, at.rows)
 
 
 class ViewsConfig(QuantizationConfig):

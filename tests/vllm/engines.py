@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine without a server, in processes of their own: `engine.py` and `set.py`, judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_elastic.nn.carry import why_not_carried
+
+from .cases import ROOT
+from .served import MEMBERS, SHAPES
+from .server import NEW
+from .set import BESIDE
+
+if TYPE_CHECKING:
+    from .serve import Checks, Expected
+
+LARGE, MIDDLE, SMALL = MEMBERS
+#: the smallest has lost a layer of attention, so that only the first carries its cache
+PAIRS = ((MIDDLE, LARGE), (SMALL, LARGE), (SMALL, MIDDLE))
+
+
+def longest_wait(steps: list[dict]) -> int:
+    """The most steps of others that a member with a running request waited for; -1 where one was served twice."""
+    waits: dict[str, list[str]] = {m: [] for m in SHAPES}
+    most = 0
+    for step in steps:
+        for member, others in waits.items():
+            if member not in step["running"] or member == step["served"]:
+                others.clear()
+            elif step["tokens"]:
+                others.append(step["served"])
+                if len(set(others)) < len(others):
+                    return -1
+            most = max(most, len(others))
+    return most
+
+
+def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
+    """The engine in a process of its own, watched from inside."""
+    jobs, wanted = [], []
+    for i, ids in enumerate(expected.ids):
+        for member in SHAPES:
+            jobs.append(({"member": member}, ids))
+            wanted.append(expected.tokens[member][i])
+        jobs.append(({"member": SMALL, "then": LARGE, "thinking_token_budget": 3 + i}, ids))
+        wanted.append(expected.pair(i, None, 3 + i))
+        jobs.append(({"member": "auto", "cost": 0.5}, ids))
+        wanted.append(expected.auto(0.5)[1][i])
+    (place / "engine.json").write_text(json.dumps(jobs), encoding="utf-8")
+    out, log = place / "engine.out.json", place / "engine.log"
+    if not run_engine("engine", log, place, folder, out):
+        checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("the engine without a server", told["tokens"], wanted)
+    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
+    checks.tell("that request", told["refused"] == "error", told["refused"])
+    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
+    checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(SHAPES), wait)
+    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
+    parts = sum(s["parts"] for s in told["steps"])
+    checks.tell("prompts of auto whose last tokens came in several steps", parts > 0, parts)
+    for what, holds in told["salts"].items():
+        checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
+    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
+
+
+def check_carried(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
+    """An engine that carries the cache over goes on as the runtime does, where it can; where not, it reads again."""
+    jobs, wanted, exact = [], [], []
+    for i, ids in enumerate(expected.ids):
+        for small, large in PAIRS:
+            jobs.append(({"member": small, "then": large, "thinking_token_budget": 3 + i}, ids))
+            exact.append(expected.pair(i, None, 3 + i, small, large))
+            goes = why_not_carried(SHAPES[small], SHAPES[large]) is None
+            wanted.append(expected.carried(i, small, large, 3 + i) if goes else exact[-1])
+        jobs.append(({"member": LARGE}, ids))  # others run between
+        wanted.append(expected.tokens[LARGE][i])
+        exact.append(wanted[-1])
+    job, out, log = (place / f"carried.{end}" for end in ("job.json", "out.json", "log"))
+    job.write_text(json.dumps(jobs), encoding="utf-8")
+    if not run_engine("set", log, place, folder, job, out, '{"carry_cache": true}'):
+        checks.tell("an engine that carries the cache", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    line = "Pairs that read everything again, as attention needs it: 6b>12b, 6b>9b"
+    others = line in log.read_text(errors="replace")
+    checks.tell("the log names the other pairs", others, "yes" if others else "no")
+    checks.tell("pairs whose cache is carried", told["carriable"] == ["9b>12b"], ", ".join(told["carriable"]))
+    checks.equal("pairs, the cache carried, as in the runtime", told["tokens"], wanted)
+    differ = sum(a != b for a, b in zip(wanted, exact, strict=True))
+    checks.tell("of them other answers than by reading again", differ > 0, differ)
+    checks.tell("what the scheduler then keeps", told["left"] == 0, told["left"])
+
+
+def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) -> None:
+    """An engine in which a member drafts says what the runtime says, also where drafts stay in part."""
+    draft, larger = expected.family.path[1], expected.family.path[0]
+    jobs, wanted = [], []
+    for i, ids in enumerate(expected.ids):
+        for member in expected.family.path:
+            jobs.append(({"member": member}, ids))
+            wanted.append(expected.tokens[member][i])
+        jobs.append(({"member": SMALL, "then": larger, "thinking_token_budget": 3 + i}, ids))
+        wanted.append(expected.pair(i, None, 3 + i, SMALL, larger))
+        jobs.append(({"member": "auto", "cost": 0.5}, ids))
+        wanted.append(expected.auto(0.5)[1][i])
+    job, out, log = (place / f"drafted.{end}" for end in ("job.json", "out.json", "log"))
+    job.write_text(json.dumps(jobs), encoding="utf-8")
+    if not run_engine("set", log, place, close, job, out, json.dumps({"draft": draft})):
+        checks.tell("an engine in which a member drafts", False, log.read_text(errors="replace")[-3000:])
+        return
+    told = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("answers for which a member drafts", told["tokens"], wanted)
+    checks.tell("members that were drafted for", list(told["drafts"]) == [larger], ", ".join(told["drafts"]))
+    *greedy, drawn = told["beside"]
+    checks.equal("answers into which a request comes that draws its tokens", greedy, wanted[::BESIDE])
+    checks.tell("tokens that it draws", len(drawn) == NEW, len(drawn))
+    drafted, stayed = told["drafts"].get(larger, (0, 0))
+    checks.tell(
+        "tokens drafted, and those that stayed",
+        drafted > 400 and drafted > stayed > drafted / 4,
+        f"{drafted}, {stayed}",
+    )
+
+
+def run_engine(module: str, log: Path, place: Path, *arguments: Path | str) -> bool:
+    """Run a module of these tests in a process of its own; whether it went well."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"VLLM_CACHE_ROOT": str(place / "cache")}
+    with log.open("wb") as said:
+        command = [sys.executable, "-W", "ignore", "-m", f"tests.vllm.{module}", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=1800).returncode == 0
