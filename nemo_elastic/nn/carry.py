@@ -21,7 +21,7 @@ from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import selection
-from nemo_elastic.core.manifest import why_not_nested
+from nemo_elastic.core.member import why_not_nested
 
 from .cache import Cache, KeyValueState, MambaState
 

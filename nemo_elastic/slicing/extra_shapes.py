@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.manifest import Family, why_not_nested
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.io.atomic import atomic_write
 
 __all__ = ["extras_inside", "extras_section", "update_card"]
