@@ -66,10 +66,19 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
 	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md
 
+.PHONY: has-bridge
+has-bridge:
+	@test -n "$(PYTHON312)"
+
 .PHONY: test-bridge
 test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
 		-p no:logging tests/megatron tests/hosts/bridge $(ARGS)
+
+.PHONY: parity-bridge
+parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md
+	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \
+		$(BRIDGE)/bin/python -W ignore -m tests.hosts.bridge.table "$$place" --nemo $(BIN)/python --markdown docs/tables/hosts.md
 
 .PHONY: demo-bridge
 demo-bridge: $(BRIDGE)/.stamp ## The tiny family on Megatron-Bridge, on this CPU, in runs/bridge (Python 3.12)

@@ -85,6 +85,8 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     values["norm_eps"] = float(values["norm_eps"])
     if values["mamba_heads"] is None:
         values["mamba_heads"] = 2 * config.hidden_size // config.mamba_head_dim
+    if values["attention_head_dim"] is None:
+        values["attention_head_dim"] = config.hidden_size // config.num_attention_heads
     if values["kv_heads"] is None:
         values["kv_heads"] = values["attention_heads"]
     return Parent(vocab=vocab, **values)

@@ -60,7 +60,7 @@ def check_architecture(config: Any) -> None:
         for part in name.split("."):
             value = getattr(value, part, None)
         if value not in allowed:
-            raise bad(f"recipe.{name}", value, why)
+            raise bad(f"recipe.{name}", value, f"for a family {why}")
 
 
 def check_parallel(config: Any, block: ElasticConfig, parent: Parent) -> None:

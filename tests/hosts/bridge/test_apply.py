@@ -14,6 +14,7 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
+from tests.documentation import blocks
 from tests.parallel.runs import BLOCK
 from tests.workers import ROOT
 
@@ -88,7 +89,11 @@ def test_a_recipe_of_a_12b_becomes_elastic() -> None:
 @pytest.mark.parametrize(
     "name, value, told",
     [
-        ("model.context_parallel_size", 2, "recipe.model.context_parallel_size: 2 is not allowed; 1 in this version"),
+        (
+            "model.context_parallel_size",
+            2,
+            "recipe.model.context_parallel_size: 2 is not allowed; for a family 1 in this",
+        ),
         ("model.tensor_model_parallel_size", 3, "recipe.model.tensor_model_parallel_size: 3 is not allowed"),
         ("model.pipeline_model_parallel_size", 3, "a size that divides the 8 layers of recipe.model"),
         ("model.gated_linear_unit", True, "recipe.model.gated_linear_unit: True is not allowed"),
@@ -167,3 +172,14 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
         assert line in capsys.readouterr().err
     with pytest.raises(ElasticError, match=r"^--factory: .* did you mean 'nemotron_nano_12b_v2_pretrain_config'\?$"):
         find_recipe("nemotron_nano_12b_v2_pretrain_confg")
+
+
+def test_the_lines_of_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = (b.text for b in blocks("python", page=ROOT / "docs" / "quickstart.md") if "megatron.bridge" in b.text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elastic.yaml").write_text((ROOT / "conf" / "elastic_12b.yaml").read_text())
+    assert len(lines.splitlines()) == 10
+    names: dict[str, Any] = {"__name__": "train"}
+    exec(lines, names)
+    assert [b.name for b in names["run"].forward_step.family.config.budgets] == ["12b", "9b", "6b"]
+    assert names["config"].checkpoint.load == "/runs/12b/checkpoints"

@@ -159,19 +159,6 @@ def check_data(recipe: Any) -> None:
                     raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
 
 
-class _Shape:
-    """Fields of an SSMConfig that is not built yet, with those that megatron-core fills in when it is."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._config, name)
-        if name == "kv_channels" and value is None:
-            return self._config.hidden_size // self._config.num_attention_heads
-        return value
-
-
 def vocabulary(recipe: Any) -> int | None:
     """Rows of the embedding: the tokenizer's size, padded as NeMo pads it; the config's where that needs a download.
 
@@ -204,7 +191,7 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
     vocab = vocabulary(recipe)
     where = "recipe.model.config"
     try:
-        parent = parent_of(_Shape(recipe.model.config), vocab or 1, where)
+        parent = parent_of(recipe.model.config, vocab or 1, where)
     except ElasticError as error:
         raise error.within(where) from None
     return check_family(config, parent, vocab is not None)
