@@ -13,6 +13,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_elastic.formats.registry import open_source
@@ -76,7 +77,9 @@ def same_bytes(both: Path) -> int:
     assert source.family is not None
     member = list(source.family)[-1].subnet
     write_cut(source, source.parent.full, both / "megatron", force=True)
-    for name, origin in (("a", source), ("b", open_source(both / "megatron"))):
+    # a stock checkpoint does not say how many stripes the FFN was sorted in
+    other = replace(open_source(both / "megatron"), parent=source.parent, held=source.parent.full)
+    for name, origin in (("a", source), ("b", other)):
         slice_checkpoint(origin, both / f"cut-{name}", subnet=member, force=True)
     first, second = ((both / f"cut-{name}" / "model.safetensors").read_bytes() for name in "ab")
     assert first == second
