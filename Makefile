@@ -4,6 +4,7 @@
 # A fresh clone needs Python 3.10-3.12, make and gcc; everything else lands in .venv and .venv-hf beside this file.
 # No virtual environment has to be active. Variables:
 #   PYTHON    the interpreter that the environments are made with (found by itself otherwise)
+#   PYTHON312 the interpreter of .venv-bridge, which takes no other (found by itself otherwise)
 #   PIP_ARGS  more arguments for pip, e.g. an index with CPU builds of torch
 #   OUT       where `make demo` writes
 #   STUDY     which study `make study` runs, RUNS where it keeps its runs
@@ -22,12 +23,18 @@ VENV := .venv
 HF := .venv-hf
 VLLM := .venv-vllm
 KERNELS := .venv-kernels
+BRIDGE := .venv-bridge
 BIN := $(VENV)/bin
 
 # The first interpreter that fits; `?=` keeps it lazy, so nothing is searched while the environments are up to date.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	"$$p" -c '$(FITS)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+# Megatron-Bridge takes no older Python than 3.12. Where pyenv has one and no version of it is active, it is in its folder.
+FITS_BRIDGE := import sys; sys.exit(sys.version_info[:2] != (3, 12))
+PYTHON312 ?= $(shell for p in python3.12 python3 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python; do \
+	"$$p" -c '$(FITS_BRIDGE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
 # Spinning threads beside another busy process make a training step many times slower.
 QUIET_THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
@@ -58,6 +65,25 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 .PHONY: test-kernels
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
 	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md
+
+.PHONY: has-bridge
+has-bridge:
+	@test -n "$(PYTHON312)"
+
+.PHONY: test-bridge
+test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
+	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
+		-p no:logging tests/megatron tests/hosts/bridge $(ARGS)
+
+.PHONY: parity-bridge
+parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md
+	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \
+		$(BRIDGE)/bin/python -W ignore -m tests.hosts.bridge.table "$$place" --nemo $(BIN)/python --markdown docs/tables/hosts.md
+
+.PHONY: demo-bridge
+demo-bridge: $(BRIDGE)/.stamp ## The tiny family on Megatron-Bridge, on this CPU, in runs/bridge (Python 3.12)
+	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m tests.support.bridge \
+		recipes/bridge/nemotron_elastic_tiny.py --dir runs/bridge $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show
@@ -130,16 +156,16 @@ venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments
 clean: ## Remove what was built; the environments stay
 	rm -rf site runs build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-# $(call make-venv,FOLDER): a working virtual environment with a working pip; an environment whose Python is gone is made again.
+# $(call make-venv,FOLDER[,PYTHON]): a working virtual environment with a working pip; an environment whose Python is gone is made again.
 define make-venv
-	@if [ -z "$(PYTHON)" ]; then \
+	@if [ -z "$(or $(2),$(PYTHON))" ]; then \
 		echo "error: python3 is $$(python3 -V 2>/dev/null || echo missing); Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
-	@"$(PYTHON)" -c '$(FITS)' || { \
-		echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1); Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(or $(2),$(PYTHON))" -c '$(FITS)' || { \
+		echo "error: $(or $(2),$(PYTHON)) is $$("$(or $(2),$(PYTHON))" -V 2>&1); Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(1)/bin/python -c '$(FITS)' 2>/dev/null && $(1)/bin/python -m pip -V >/dev/null 2>&1 || { \
-		echo "== $(1): made with $$("$(PYTHON)" -V)"; \
-		"$(PYTHON)" -m venv --clear $(1) || { \
-			echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu the package python3-venv is missing" >&2; exit 2; }; }
+		echo "== $(1): made with $$("$(or $(2),$(PYTHON))" -V)"; \
+		"$(or $(2),$(PYTHON))" -m venv --clear $(1) || { \
+			echo "error: $(or $(2),$(PYTHON)) cannot make a virtual environment; on Debian and Ubuntu the package python3-venv is missing" >&2; exit 2; }; }
 endef
 
 $(VENV)/.stamp: pyproject.toml constraints-cpu.txt
@@ -167,6 +193,25 @@ $(VLLM)/.stamp: Makefile pyproject.toml
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[runtime]' openai
 	# It asks for any torchaudio, and text needs none: one built for CUDA keeps transformers from being imported.
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
+	@touch $@
+
+# megatron-core and Megatron-Bridge ask for TransformerEngine, mamba-ssm and energon, which a CPU cannot have: they are
+# installed alone, and what they import beside those is named here. PyPI's transformer-engine is an empty shell that
+# megatron-core would take for the real one. triton, which megatron-core imports, comes with the CUDA build of torch only.
+$(BRIDGE)/.stamp: Makefile pyproject.toml constraints-bridge.txt
+	@if [ -z "$(PYTHON312)" ]; then \
+		echo "error: python3.12 is missing: Megatron-Bridge needs Python 3.12: make $(MAKECMDGOALS) PYTHON312=/path/to/python3.12" >&2; exit 2; fi
+	@"$(PYTHON312)" -c '$(FITS_BRIDGE)' || { \
+		echo "error: $(PYTHON312) is $$("$(PYTHON312)" -V 2>&1); Megatron-Bridge needs Python 3.12" >&2; exit 2; }
+	$(call make-venv,$(BRIDGE),$(PYTHON312))
+	@echo "== $(BRIDGE): installing Megatron-Bridge's CPU stack, about 6 GB with the CUDA build of torch"
+	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt 'torch>=2.13,<2.14' triton
+	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt --no-deps \
+		megatron-core megatron-bridge
+	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt \
+		transformers einops psutil regex hydra-core pyyaml tqdm datasets nvidia-resiliency-ext nvidia-modelopt pillow requests \
+		tensorboard diffusers reasoning-gym matplotlib hypothesis pytest pytest-xdist
+	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt -e '.[runtime]'
 	@touch $@
 
 # mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler. Not

@@ -27,13 +27,15 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 
 #: what training needs, beside torch: distributions
 TRAINING = ("nemo-toolkit", "megatron-core", "nemo-run", "nvidia-modelopt", "lightning", "transformers")
+#: the same on Megatron-Bridge, the other host, which has an environment of its own
+BRIDGE = ("megatron-bridge", "megatron-core", "transformers")
 #: CUDA kernels that break a CPU environment: distribution -> module that holds them
 KERNELS = {
     "mamba-ssm": "mamba_ssm.ops.triton.ssd_combined",
     "causal-conv1d": "causal_conv1d",
     "transformer-engine": "transformer_engine",
 }
-PACKAGES = ("nemo-elastic", "torch", *TRAINING, *KERNELS, "triton", "numpy")
+PACKAGES = ("nemo-elastic", "torch", *TRAINING, "megatron-bridge", *KERNELS, "triton", "numpy")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Facts:
         unsure: torch finds CUDA's compiler and not for which GPU it should compile.
         llm: NeMo's collection of language models is there.
         broken: module -> what importing it said.
-        unmet: requirements of nemo-elastic[nemo] that installed releases do not meet.
+        unmet: requirements of the host's extra, nemo or bridge, that installed releases do not meet.
     """
 
     python: tuple[int, int, int]
@@ -81,7 +83,12 @@ class Facts:
     @property
     def trains(self) -> bool:
         """Something of the training stack is installed, so it is meant to work."""
-        return self.has("nemo-toolkit") or self.has("megatron-core")
+        return self.has("nemo-toolkit") or self.has("megatron-core") or self.has("megatron-bridge")
+
+    @property
+    def host(self) -> str:
+        """Who trains here, as `nemo-elastic train --host` says it."""
+        return "bridge" if self.has("megatron-bridge") else "nemo"
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
         facts: what was found.
         training: this machine is to train, so that nothing installed that could is an error, too.
     """
-    sections = (_python(facts), _training(facts, training), _kernels(facts), _torch(facts))
+    host = _bridge(facts) if facts.host == "bridge" else _training(facts, training)
+    sections = (_python(facts), host, _kernels(facts), _torch(facts))
     found = [Finding(*told) for section in sections for told in section]
     return sorted(found, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
 
@@ -139,6 +147,29 @@ def _training(facts: Facts, wanted: bool) -> _Told:
         yield ERROR, "megatron-core", told, "pip install 'megatron-core~=0.15.3'"
     if facts.release("transformers") >= (5,):
         yield ERROR, "transformers", "NeMo 2.7 does not work with 5", "pip install 'transformers>=4.57,<5'"
+    yield from _untested(facts)
+
+
+def _bridge(facts: Facts) -> _Told:
+    if facts.python < (3, 12):
+        yield ERROR, "python", "Megatron-Bridge takes 3.12 and newer", "make an environment with 3.12"
+    for name in ("torch", *BRIDGE):
+        if not facts.has(name):
+            yield ERROR, name, "missing, and Megatron-Bridge needs it", "pip install 'nemo-elastic[bridge]'"
+    if facts.has("nemo-toolkit"):
+        told = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
+        yield ERROR, "nemo-toolkit", told, "pip uninstall nemo-toolkit, or megatron-bridge"
+    if facts.has("megatron-core") and not (0, 19) <= facts.release("megatron-core") < (0, 20):
+        told = "this package is tested on 0.19 with Megatron-Bridge"
+        yield ERROR, "megatron-core", told, "pip install 'megatron-core>=0.19.2,<0.20'"
+    if not facts.has("transformer-engine"):
+        told = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
+        fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host in small"
+        yield ERROR if facts.gpus else WARNING, "transformer-engine", told, fix
+    yield from _untested(facts)
+
+
+def _untested(facts: Facts) -> _Told:
     for line in facts.unmet:
         told = f"{line} is what this package is tested with"
         yield WARNING, re.split(r"[^\w.-]", line)[0], told, f"pip install '{line}' if something fails"
@@ -153,7 +184,7 @@ def _kernels(facts: Facts) -> _Told:
         if facts.unsure and facts.trains:
             told = "is built for CUDA, finds its compiler and no GPU: importing megatron-core ends in an IndexError"
             yield ERROR, "torch", told, "export TORCH_CUDA_ARCH_LIST=8.0, or install torch's CPU build"
-        if facts.has("triton") and facts.trains:
+        if facts.has("triton") and facts.trains and facts.host == "nemo":  # today's megatron-core imports it
             told = "without a GPU megatron-core takes its presence for kernels"
             yield WARNING, "triton", told, "pip uninstall triton, or install torch's CPU build"
         return
@@ -191,7 +222,8 @@ def paths(facts: Facts) -> dict[str, str]:
     elif errors:
         training = f"will not work: see {', '.join(dict.fromkeys(f.about for f in errors))}"
     else:
-        training = f"on {device}, " + ("MegatronStrategy" if facts.gpus else "gloo, with CUDA's names redirected")
+        by = "Megatron-Bridge" if facts.host == "bridge" else "MegatronStrategy"
+        training = f"on {device}, " + (by if facts.gpus else "gloo, with CUDA's names redirected")
     fused = facts.gpus and facts.has("mamba-ssm") and facts.has("causal-conv1d")
     fused = fused and not {KERNELS["mamba-ssm"], KERNELS["causal-conv1d"]} & set(facts.broken)
     return {
@@ -230,7 +262,7 @@ def collect() -> Facts:
         unsure=bool(cuda) and not gpus and _compiler() and not os.environ.get("TORCH_CUDA_ARCH_LIST"),
         llm=_has_llm(),
         broken=broken,
-        unmet=_unmet(),
+        unmet=_unmet("bridge" if versions["megatron-bridge"] is not None else "nemo"),
     )
 
 
@@ -261,8 +293,8 @@ def _has_llm() -> bool:
     return any(Path(folder, "collections", "llm").is_dir() for folder in folders)
 
 
-def _unmet() -> tuple[str, ...]:
-    """Requirements of the extra [nemo] that an installed release does not meet; missing ones are told elsewhere."""
+def _unmet(extra: str) -> tuple[str, ...]:
+    """Requirements of an extra that an installed release does not meet; missing ones are told elsewhere."""
     try:
         from packaging.requirements import Requirement
 
@@ -272,7 +304,7 @@ def _unmet() -> tuple[str, ...]:
     out = []
     for line in lines:
         needed: Any = Requirement(line)
-        if needed.marker is None or not needed.marker.evaluate({"extra": "nemo"}):
+        if needed.marker is None or not needed.marker.evaluate({"extra": extra}):
             continue
         held = _version(needed.name)
         if held is not None and not needed.specifier.contains(held, prereleases=True):

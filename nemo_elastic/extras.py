@@ -8,7 +8,7 @@ import importlib.util
 
 __all__ = ["EXTRAS", "missing", "require"]
 
-#: top-level package -> the extra of ours that installs it
+#: package, a top-level one or by its whole name, -> the extra of ours that installs it
 EXTRAS = {
     "torch": "runtime",
     "jinja2": "runtime",
@@ -24,6 +24,8 @@ EXTRAS = {
     "nemo_run": "nemo",
     "reasoning_gym": "nemo",
     "vllm": "vllm",
+    "megatron.bridge": "bridge",
+    "transformer_engine": "bridge",
     "causal_conv1d": "gpu",
     "mamba_ssm": "gpu",
 }
@@ -31,7 +33,8 @@ EXTRAS = {
 
 def missing(error: ModuleNotFoundError) -> str | None:
     """What to install where an import failed; None for a package that no extra brings."""
-    package = (error.name or "").partition(".")[0]
+    name = error.name or ""
+    package = name if name in EXTRAS else name.partition(".")[0]
     if package not in EXTRAS:
         return None
     return f"{package} is not installed; pip install 'nemo-elastic[{EXTRAS[package]}]' brings it"
@@ -43,5 +46,9 @@ def require(package: str) -> None:
     Raises:
         ModuleNotFoundError: as its import would.
     """
-    if importlib.util.find_spec(package) is None:
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # it lies in one that is missing
+        found = None
+    if found is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

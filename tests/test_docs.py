@@ -273,6 +273,8 @@ def test_training_commands_are_accepted(page: Path, tmp_path: Path) -> None:
 
 PYTHON = blocks("python", "py")
 #: names and attributes of code that would start something, or load a model that is not there
+#: of blocks that need the other host
+OTHER_HOST = "megatron.bridge"
 STARTS = ("run.run(", "Experiment(", "Executor(", "AutoModel", ".generate(", "family_experiment(")
 
 
@@ -323,6 +325,8 @@ def test_python_with_nemo_runs(page: Path, made: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "recipes")
     names: dict[str, Any] = {}
     for block in blocks("python", "py", page=page):
+        if OTHER_HOST in block.text:  # tests/hosts/bridge/test_apply.py runs it, in its own environment
+            continue
         check_names(block)
         if not any(word in block.text for word in STARTS):
             exec(compile(block.text, block.place, "exec"), names)

@@ -29,6 +29,15 @@ CPU = Facts(
 )  # fmt: skip
 KERNELS = {"mamba-ssm": "2.2.5", "causal-conv1d": "1.5.2", "transformer-engine": "2.9.0", "triton": "3.5.0"}
 CUDA = replace(CPU, versions={**CPU.versions, **KERNELS, "torch": "2.9.0"}, gpus=(H100,) * 8, driver=True, cuda="13.0")
+BRIDGE = Facts(
+    python=(3, 12, 1),
+    versions={
+        "nemo-elastic": "0.1.0", "torch": "2.13.0", "megatron-bridge": "0.6.2", "megatron-core": "0.19.2",
+        "transformers": "5.12.1", "transformer-engine": "2.9.0", "triton": "3.7.1", "mamba-ssm": "2.3.2",
+        "causal-conv1d": "1.6.2",
+    },
+    gpus=(H100,) * 8, driver=True, cuda="13.0",
+)  # fmt: skip
 DEPLOYER = Facts(python=(3, 12, 1), versions={"nemo-elastic": "0.1.0", "numpy": "2.1.0"})
 
 
@@ -36,7 +45,7 @@ def with_versions(facts: Facts, **changes: str | None) -> Facts:
     return replace(facts, versions={**facts.versions, **{k.replace("_", "-"): v for k, v in changes.items()}})
 
 
-@pytest.mark.parametrize("facts", [CPU, CUDA], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("facts", [CPU, CUDA, BRIDGE], ids=["cpu", "cuda", "bridge"])
 def test_a_fit_machine_has_no_findings(facts: Facts) -> None:
     assert diagnose(facts) == []
 
@@ -57,6 +66,11 @@ SICK = {
     "triton on a CPU": (with_versions(CPU, triton="3.5.0"), WARNING, "triton", "CPU build"),
     "no kernels": (with_versions(CUDA, mamba_ssm=None), WARNING, "mamba-ssm", "nemo-elastic[gpu]"),
     "half the kernels": (with_versions(CUDA, causal_conv1d=None), ERROR, "causal-conv1d", "causal-conv1d~=1.5"),
+    "both hosts": (with_versions(BRIDGE, nemo_toolkit="2.7.3"), ERROR, "nemo-toolkit", "pip uninstall"),
+    "an old core of Bridge's": (with_versions(BRIDGE, megatron_core="0.16.1"), ERROR, "megatron-core", ">=0.19.2"),
+    "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "demo-bridge"),
+    "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
+    "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
     "broken kernels": (
         replace(CUDA, broken={"causal_conv1d": "undefined symbol: _ZN3c10"}), ERROR, "causal-conv1d", "build it",
     ),

@@ -16,6 +16,7 @@ BUILT = {
     ".venv-hf",
     ".venv-vllm",
     ".venv-kernels",
+    ".venv-bridge",
     "runs",
     "site",
     "build",

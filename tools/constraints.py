@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Print constraints-cpu.txt from the environment that runs this: `.venv/bin/python tools/constraints.py`.
+"""Print constraints-cpu.txt, or constraints-bridge.txt, from the environment that runs this.
+
+    .venv/bin/python tools/constraints.py > constraints-cpu.txt
+    .venv-bridge/bin/python tools/constraints.py > constraints-bridge.txt
 
 torch and what comes with its builds stay free, since the CPU and the CUDA build are the same release with other
 neighbours; so does nvidia-resiliency-ext, whose newer wheels need a newer glibc. A release that does not exist for one
@@ -9,6 +12,7 @@ of our Pythons gets a marker, so that pip chooses there by itself.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import re
@@ -16,9 +20,17 @@ from importlib.metadata import Distribution, distributions
 
 from packaging.specifiers import SpecifierSet
 
-PYTHONS = ("3.10", "3.11", "3.12")
+#: the one that has Megatron-Bridge is made with 3.12 alone
+BRIDGE = importlib.util.find_spec("megatron.bridge") is not None
+PYTHONS = ("3.12",) if BRIDGE else ("3.10", "3.11", "3.12")
 FREE = re.compile(r"torch|torchvision|torchaudio|triton|cuda-.*|nvidia-(?!ml-py|modelopt).*|pip|setuptools|wheel")
 
+HEAD_BRIDGE = f"""\
+# One set of releases with which the Megatron-Bridge host works on a CPU (Linux x86_64). `make .venv-bridge/.stamp`
+# installs it; made by `.venv-bridge/bin/python tools/constraints.py > constraints-bridge.txt` on Python
+# {platform.python_version()}, in an environment that passes `make test-bridge`. megatron-core and megatron-bridge are
+# installed without what they ask for, which a CPU cannot have (TransformerEngine, mamba-ssm, energon).
+"""
 HEAD = f"""\
 # One set of releases that `pip install -e '.[nemo,dev,docs]' -c constraints-cpu.txt` is known to work with on a CPU
 # (Linux x86_64). Made by `.venv/bin/python tools/constraints.py > constraints-cpu.txt` on Python
@@ -59,7 +71,7 @@ def main() -> None:
             continue
         version = dist.version.partition("+")[0]
         lines[name] = f"{name}=={version}{marker(dist.metadata.get('Requires-Python'))}"
-    print(HEAD + "\n".join(lines[name] for name in sorted(lines)))
+    print((HEAD_BRIDGE if BRIDGE else HEAD) + "\n".join(lines[name] for name in sorted(lines)))
 
 
 if __name__ == "__main__":

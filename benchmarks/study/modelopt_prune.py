@@ -35,8 +35,8 @@ def main(job: dict[str, Any]) -> None:
 
     from benchmarks.study.modelopt_targets import DIVISORS
     from nemo_elastic.data.megatron import pretraining_data
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.io.atomic import atomic_dir
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
     batch = min(BATCH, job["samples"])
@@ -85,8 +85,8 @@ def _load(checkpoint: str, steps: int) -> tuple[Any, Any]:
     from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
 
     from benchmarks.study.modelopt_layers import prunable_stack_spec
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     strategy = strategy_class()(
         ckpt_load_optimizer=False,

@@ -19,20 +19,23 @@ __all__ = ["command"]
 
 
 def command(
-    source: Annotated[Path, typer.Argument(help="A NeMo checkpoint, or any folder of a Nemotron-H.")],
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint of NeMo's or Megatron-Bridge's, or any folder of a Nemotron-H.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     format: Annotated[
-        str, typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint of stock classes.")
+        str,
+        typer.Option("--format", help="hf: for transformers and vLLM; nemo: stock classes; megatron: Bridge's."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Convert a whole model between Hugging Face's format and NeMo's, offline; its weights stay as they are.
+    """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline; its weights stay.
 
     Shapes come from config.json or from the checkpoint's own tensors, so any will do, pruned ones included. A trained
     elastic checkpoint becomes a family folder with all its members in Hugging Face's format, and the parent alone in
-    NeMo's. NeMo to NeMo rewrites a checkpoint with stock classes and a layer pattern that fits: ModelOpt leaves one
-    that does not.
+    the others. NeMo to NeMo rewrites a checkpoint with stock classes and a layer pattern that fits: ModelOpt leaves
+    one that does not.
 
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
     `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need `nemo-elastic[nemo]`.
@@ -43,14 +46,14 @@ def command(
     from nemo_elastic.formats.registry import open_source, writer
     from nemo_elastic.io.outputs import check_output
 
-    if format not in ("hf", "nemo"):
-        raise bad("--format", format, "hf or nemo")
+    if format not in ("hf", "nemo", "megatron"):
+        raise bad("--format", format, "hf, megatron or nemo")
     opened = open_source(source)
     if format == "hf" and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
     check_output(out, force, source)
     with writing(f"writing {out}", quiet=json) as progress:
-        if format == "nemo":
+        if format != "hf":
             writer(format, "hf")(opened, opened.held, out, force)
             members = {"model": opened.held}
         else:

@@ -4,11 +4,22 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
 
+from nemo_elastic.errors import bad
+
 __all__ = ["command"]
+
+
+class Host(str, Enum):
+    """Who trains."""
+
+    nemo = "nemo"
+    bridge = "bridge"
+
 
 command = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -34,6 +45,7 @@ def train(
     ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print what would run; start nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking.")] = False,
+    host: Annotated[Host, typer.Option("--host", help="Who trains: NeMo 2.7, or Megatron-Bridge.")] = Host.nemo,
 ) -> None:
     """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
 
@@ -42,10 +54,20 @@ def train(
 
     Example: `nemo-elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b`, or on a
     CPU: `nemo-elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=parent/ trainer.max_steps=20`.
+    On Megatron-Bridge, one process per GPU: `torchrun --nproc-per-node 8 -m nemo_elastic train --host bridge
+    --factory nemotron_nano_12b_v2_pretrain_config --yaml elastic.yaml teacher=/checkpoints/12b train.train_iters=100`.
     """
     from nemo_elastic.extras import require
 
     _check_block(yaml, overrides or [])
+    if host is Host.bridge:
+        require("megatron.bridge")
+        from nemo_elastic.hosts.bridge.cli import main as train_on_bridge
+
+        if to_yaml is not None:
+            raise bad("--to-yaml", to_yaml, "absent with --host bridge, whose checkpoints hold their run's settings")
+        train_on_bridge(overrides or [], factory, yaml, dryrun)
+        return
     require("nemo")
     from nemo_elastic.hosts.nemo.cli.entry import main
 
@@ -59,7 +81,7 @@ def train(
 def _check_block(yaml: str | None, overrides: list[str]) -> None:
     """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.nemo.cli.run_file import RunFile
+    from nemo_elastic.hosts.run_file import RunFile
 
     ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]
     block = RunFile.load(yaml).override(ours).settings.get("elastic")

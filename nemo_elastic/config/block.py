@@ -141,6 +141,13 @@ class ElasticConfig:
         return cls(**known)
 
     @classmethod
+    def of(cls, block: ElasticConfig | Mapping[str, Any] | str | Path) -> ElasticConfig:
+        """A block as it is, as JSON values, or in a YAML file."""
+        if isinstance(block, ElasticConfig):
+            return block
+        return cls.load(block) if isinstance(block, (str, Path)) else cls.from_dict(block)
+
+    @classmethod
     def load(cls, path: str | Path) -> ElasticConfig:
         """Read a YAML file that is a block or holds one under `elastic:`."""
         try:

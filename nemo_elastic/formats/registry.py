@@ -60,10 +60,13 @@ def _megatron() -> Reader:
     return folder
 
 
+#: files of which Megatron-Bridge leaves one: in the folder of a run's checkpoints, and in each of them
+BRIDGE = ("latest_checkpointed_iteration.txt", "run_config.yaml")
 #: in the order in which a folder is asked; what is none of them is read as the first
 FORMATS = (
     Format(lambda folder: (folder / "config.json").exists(), lambda: hf),
     Format(lambda folder: any((folder / part).is_dir() for part in ("weights", "context")), _megatron),
+    Format(lambda folder: any((folder / part).is_file() for part in BRIDGE), _megatron),
 )
 
 

@@ -57,6 +57,13 @@ _NOTHING = {".DS_Store"}
 _Path = str | os.PathLike[str]
 
 
+def at_hand(path: str | os.PathLike[str] | None) -> str | None:
+    """A path that is here, from the root: jobs start in other working directories. Another may be a cluster's."""
+    if path is None:
+        return None
+    return os.path.abspath(path) if os.path.exists(path) else str(path)
+
+
 def absolute(path: _Path) -> Path:
     """Make a path absolute, without following links.
 

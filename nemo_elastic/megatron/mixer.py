@@ -15,6 +15,7 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
+from .compat import convolution
 from .norm import GatedNormWeight
 from .run import WHOLE, Run
 
@@ -73,9 +74,10 @@ class ElasticMambaMixer(MambaMixer):
             kept = run.select(row, 0, index)
             return t if kept is None else kept.take(t, 0)
 
+        conv_weight, conv_bias = convolution(self)
         weights = MixerWeights(
-            conv_weight=cut("mamba.conv_weight", self.conv1d.weight),
-            conv_bias=cut("mamba.conv_bias", self.conv1d.bias),
+            conv_weight=cut("mamba.conv_weight", conv_weight),
+            conv_bias=cut("mamba.conv_bias", conv_bias),
             a=-torch.exp(cut("mamba.a_log", self.A_log).float()),
             d=cut("mamba.d", self.D).float(),
             dt_bias=cut("mamba.dt_bias", self.dt_bias).float(),
@@ -87,8 +89,8 @@ class ElasticMambaMixer(MambaMixer):
 
 
 def have_kernels() -> bool:
-    """megatron-core could import mamba_ssm's Mamba-2; it has no such name where it could not."""
-    return hasattr(mamba_mixer, "mamba_split_conv1d_scan_combined")
+    """megatron-core could import mamba_ssm's Mamba-2; it has no such name where it could not, or None."""
+    return getattr(mamba_mixer, "mamba_split_conv1d_scan_combined", None) is not None
 
 
 def kernels_for(x: torch.Tensor, chunk_size: int) -> Kernels | None:

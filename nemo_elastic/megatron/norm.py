@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from nemo_elastic.nn.norm import rms_norm
 
+from .compat import shard
 from .run import WHOLE, Run
 
 
@@ -40,6 +40,4 @@ class GatedNormWeight(torch.nn.Module):
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: Any = None) -> dict:
         """Sharded along dimension 0, as mamba_ssm's norm is in megatron-core."""
-        return make_sharded_tensors_for_checkpoint(
-            self.state_dict(prefix="", keep_vars=True), prefix, {"weight": 0}, sharded_offsets
-        )
+        return shard(self.state_dict(prefix="", keep_vars=True), prefix, {"weight": 0}, sharded_offsets)

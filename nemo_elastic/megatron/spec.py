@@ -1,14 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The stack spec: elastic modules under the parameter names of NeMo's default spec, on CPU and GPU alike.
+"""The stack spec: elastic modules under the parameter names of the default spec, on CPU and GPU alike.
 
-Stock NeMo checkpoints load into the elastic model and back. TransformerEngine is not needed.
+Stock checkpoints load into the elastic model and back. TransformerEngine is not needed.
 """
 
 from __future__ import annotations
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.ssm.mamba_block import MambaStackSubmodules
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.ssm.mamba_mixer import MambaMixerSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
@@ -20,6 +19,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from .attention import ElasticSelfAttention
+from .compat import StackSubmodules, mlp_entry
 from .linear import ElasticColumnLinear, ElasticRowLinear
 from .mixer import ElasticMambaMixer
 from .mlp import ElasticMLP
@@ -27,7 +27,7 @@ from .stack import ElasticMambaStack
 
 
 def elastic_stack_spec() -> ModuleSpec:
-    """Spec of an `ElasticMambaStack` for `SSMConfig.mamba_stack_spec`."""
+    """Spec of an `ElasticMambaStack` for `SSMConfig.mamba_stack_spec` and `HybridModelProvider.hybrid_stack_spec`."""
     mamba = ModuleSpec(
         module=ElasticMambaMixer,
         submodules=MambaMixerSubmodules(in_proj=ElasticColumnLinear, out_proj=ElasticRowLinear),
@@ -41,13 +41,10 @@ def elastic_stack_spec() -> ModuleSpec:
             linear_proj=ElasticRowLinear,  # pyright: ignore[reportArgumentType]
         ),
     )
-    mlp = ModuleSpec(
-        module=ElasticMLP,
-        submodules=MLPSubmodules(linear_fc1=ElasticColumnLinear, linear_fc2=ElasticRowLinear),  # pyright: ignore
-    )
+    mlp = mlp_entry(ElasticMLP, MLPSubmodules(linear_fc1=ElasticColumnLinear, linear_fc2=ElasticRowLinear))  # pyright: ignore
     return ModuleSpec(
         module=ElasticMambaStack,
-        submodules=MambaStackSubmodules(
+        submodules=StackSubmodules(
             mamba_layer=ModuleSpec(
                 module=MambaLayer, submodules=MambaLayerSubmodules(mixer=mamba, mamba_bda=get_bias_dropout_add)
             ),

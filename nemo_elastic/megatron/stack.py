@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.ssm.mamba_block import MambaStack
 from torch.utils.checkpoint import checkpoint
 
 from nemo_elastic.errors import bad
 
+from .compat import Stack
 from .norm import ElasticRMSNorm
 from .run import WHOLE, ElasticState, Run
 
 
-class ElasticMambaStack(MambaStack):
-    """MambaStack with slicing, gates, a final norm of our own and activation recomputation (which it lacks).
+class ElasticMambaStack(Stack):
+    """megatron-core's stack with slicing, gates, a final norm of our own and recomputation of activations.
 
     Attributes:
         elastic: the model's state; None in a model that only ever runs whole (a stock parent, the teacher).

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from megatron.core.models.mamba import MambaModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
@@ -22,6 +21,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.loss.head import Head, head_loss
 
+from .compat import Model
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
 from .run import WHOLE, ElasticState, Run
 from .stack import ElasticMambaStack
@@ -112,7 +112,7 @@ def _snapshot(module: Any) -> Run:
     return Run(state.parent, state.choice if isinstance(state.choice, Subnet) else None)
 
 
-def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:
+def make_elastic(model: Model, state: ElasticState) -> Model:
     """Let a MambaModel built with `spec.elastic_stack_spec` obey `state`; the model's own type stays exact."""
     assert isinstance(model.decoder, ElasticMambaStack)
     model.decoder.elastic = state
@@ -129,7 +129,7 @@ def make_elastic(model: MambaModel, state: ElasticState) -> MambaModel:
     return model
 
 
-def hidden_states(model: MambaModel, tokens_bs: torch.Tensor | None) -> torch.Tensor:
+def hidden_states(model: Model, tokens_bs: torch.Tensor | None) -> torch.Tensor:
     """Output [s, b, d] of a pipeline stage's layers, on the last stage of the final norm; no logits are made.
 
     What MambaModel's forward does before its head. Only the first stage looks at the tokens. Under sequence
@@ -140,8 +140,8 @@ def hidden_states(model: MambaModel, tokens_bs: torch.Tensor | None) -> torch.Te
 
 
 def vocabulary_loss(
-    student: tuple[MambaModel, torch.Tensor],
-    teacher: tuple[MambaModel, torch.Tensor] | None,
+    student: tuple[Model, torch.Tensor],
+    teacher: tuple[Model, torch.Tensor] | None,
     labels_bs: torch.Tensor,
     weights_bs: torch.Tensor | None = None,
     **how: Any,
@@ -175,7 +175,7 @@ def vocabulary_loss(
     return loss, losses_t.view(length, batch).t()
 
 
-def _head(model: MambaModel, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | None = None) -> Head:
+def _head(model: Model, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | None = None) -> Head:
     """Hidden states as this rank has them, and the head's weight. With a group, whose ranks all have the same hidden
     states, the gradients that their vocabulary shards give are summed.
     """

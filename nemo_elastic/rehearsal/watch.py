@@ -17,12 +17,12 @@ from nemo.lightning import io
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.hosts.nemo.checkpoint.saved import folder_of
-from nemo_elastic.hosts.nemo.data import dataset_tokens
-from nemo_elastic.hosts.nemo.loss import Output, distill_loss
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.streams import evaluate
-from nemo_elastic.hosts.nemo.validation import from_last_stage
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.megatron.data import dataset_tokens
+from nemo_elastic.megatron.loss import Output, distill_loss
+from nemo_elastic.megatron.validation import from_last_stage
 
 #: files of a start: the state it began with, and the checkpoint that it was to begin with
 START, FROM = "start", "from"

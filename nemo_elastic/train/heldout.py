@@ -107,6 +107,12 @@ class HeldOut:
             kl, _ = host.loss(self._kl, student, self._teacher, labels, mask)
         return torch.stack([ce.double(), kl.double(), mask.sum().double()])
 
+    def row(self, batch: dict[str, Any], sums: torch.Tensor) -> torch.Tensor:
+        """What `measure` gave of a micro-batch, in its member's row of [members, 3]."""
+        rows = sums.new_zeros(len(self.names), 3)
+        rows[batch["member"]] = sums
+        return rows
+
     def add(self, sums: torch.Tensor) -> None:
         """Add sums [members, 3] of some micro-batches, of all ranks together."""
         self.sums = self.sums.to(sums.device) + sums

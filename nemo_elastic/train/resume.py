@@ -12,7 +12,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, shown
 
-__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "within"]
+__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "may_change", "within"]
 
 #: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
 STEERING = (
@@ -58,6 +58,20 @@ def check_same_family(
             "take the old values, or another log directory"
         )
     return [f"{text}, from here on" for _, text in changes]
+
+
+def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
+    """Which settings may have another value where a training goes on, by their dotted names.
+
+    Args:
+        stage: 1 or 2.
+        resumed: from a checkpoint of its own; else from what the ranking or the stage before left.
+    """
+    if resumed:
+        return lambda name: within(name, STEERING)
+    if stage == 2:
+        return lambda name: not within(name, FAMILY)
+    return lambda name: name != "router" and not within(name, RANKED)
 
 
 def _today(old: Mapping[str, Any]) -> dict[str, Any]:

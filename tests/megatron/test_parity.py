@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS, layer_axes, per_layer_axes
 from nemo_elastic.core.layout import megatron_selection, tensors
+from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.gates import Gates
 
 from .models import build, logits_and_grads, randomise, start
@@ -116,15 +117,15 @@ def test_cut_weights_do_not_matter(models: dict, drawn: tuple) -> None:
     parent, member = drawn
     model, tokens = models[parent], tokens_of(parent)
     before, _ = logits_and_grads(model, tokens, member, objective)
-    saved = {n: p.detach().clone() for n, p in model.named_parameters()}
+    saved = {n: p.detach().clone() for n, p in named_parameters(model)}
     try:
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for name, p in named_parameters(model):
                 p.copy_(torch.where(kept_mask(parent, member, name), p, torch.full_like(p, 1e6)))
         after, _ = logits_and_grads(model, tokens, member, objective)
     finally:
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for name, p in named_parameters(model):
                 p.copy_(saved[name])
     assert torch.equal(before, after)
 
@@ -168,7 +169,7 @@ def test_the_full_member_is_the_stock_model_bit_for_bit(models: dict) -> None:
 
 def test_parameter_names_are_those_of_the_layout_table(models: dict) -> None:
     for parent, model in models.items():
-        assert {n for n, _ in model.named_parameters()} == {t.megatron for t in tensors(parent, parent.full)}
+        assert {n for n, _ in named_parameters(model)} == {t.megatron for t in tensors(parent, parent.full)}
 
 
 def test_gradients_go_into_the_window_of_main_grad(models: dict) -> None:
@@ -176,19 +177,20 @@ def test_gradients_go_into_the_window_of_main_grad(models: dict) -> None:
     parent = PARENTS[0]
     model, tokens = models[parent], tokens_of(parent)
     member = parent.uniform(keep=[0, 1, 3, 4], hidden=12, ffn=12, mamba_heads=8, mamba_head_dim=2, attention_heads=4)
+    before = 2.0**-10  # of the size of the gradients: more would round them
     _, want = logits_and_grads(model, tokens, member, objective)
     try:
         for p in model.parameters():
-            p.main_grad = torch.full_like(p, 0.5)
+            p.main_grad = torch.full_like(p, before)
             p.grad_added_to_main_grad = False
         _, _ = logits_and_grads(model, tokens, member, objective)
         through_window = 0
-        for name, p in model.named_parameters():
+        for name, p in named_parameters(model):
             if p.grad_added_to_main_grad:
                 through_window += 1
-                close(p.main_grad - 0.5, want[name], name)
+                close(p.main_grad - before, want[name], name)
             else:
-                assert torch.equal(p.main_grad, torch.full_like(p, 0.5)), name
+                assert torch.equal(p.main_grad, torch.full_like(p, before)), name
                 if p.grad is not None:
                     close(p.grad, want[name], name)
         # embedding, head, and two linears in each of the four kept layers
@@ -219,7 +221,7 @@ def test_recomputation_uses_the_choice_of_its_own_micro_batch_pitfall_10(models:
         model.state.choice = None
         model(tokens, None, None)
         loss.backward()
-        for name, p in model.named_parameters():
+        for name, p in named_parameters(model):
             got = torch.zeros_like(p) if p.grad is None else p.grad
             close(got, want[name], name)
     finally:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.nemo
 
 @pytest.mark.parametrize("parent", PARENTS, ids=lambda p: p.pattern)
 def test_same_logits_whole_sliced_and_gated(parent: object) -> None:
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     start()
     model = build(parent)
     randomise(model)
-    state = {n: p.detach() for n, p in model.named_parameters()}
+    state = {n: p.detach() for n, p in named_parameters(model)}
     hf = from_megatron(parent, parent.full, state)
     assert {n: t.shape for n, t in to_megatron(parent, parent.full, hf).items()} == {
         n: t.shape for n, t in state.items()

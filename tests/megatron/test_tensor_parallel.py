@@ -14,9 +14,10 @@ import torch.multiprocessing as mp
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import selection, tensors
+from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.gates import Gates, LayerGates
 
-from .models import build, logits_and_grads, randomise, start
+from .models import build, load, logits_and_grads, randomise, start
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist]
 PARENT = Parent("M-M*-", 24, 32, 32, 8, 4, 4, 6, 4, 8, 4, 4, ffn_stripes=4)
@@ -80,12 +81,12 @@ def run(model: object, tokens: torch.Tensor) -> dict:
 
 
 def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: bool) -> None:
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     start(rank, world, tensor=world, port=port)
     model = build(PARENT, sequence_parallel=sequence_parallel)
     saved = torch.load(Path(folder) / "state.pt")
-    model.load_state_dict(shard(PARENT, saved["state"], rank, world))
+    load(model, shard(PARENT, saved["state"], rank, world))
     with cuda_as_cpu():
         torch.save(run(model, saved["tokens"]), Path(folder) / f"rank{rank}.pt")
 
@@ -103,7 +104,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     randomise(model)
     tokens = torch.randint(0, PARENT.vocab, (2, 8), generator=torch.Generator().manual_seed(0))
     want = run(model, tokens)
-    state = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state = {n: p.detach().clone() for n, p in named_parameters(model)}
     torch.save({"state": state, "tokens": tokens}, tmp_path / "state.pt")
     mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]

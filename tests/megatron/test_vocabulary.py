@@ -13,8 +13,9 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from nemo_elastic.core.layout import tensors
+from nemo_elastic.megatron.compat import named_parameters
 
-from .models import build, randomise, start
+from .models import build, load, randomise, start
 from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates, shard
 
 pytestmark = pytest.mark.nemo
@@ -48,14 +49,14 @@ def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, t
 
 def step(way: Any, model: Any, teacher: Any, choice: Any, data: dict[str, torch.Tensor], **how: Any) -> dict[str, Any]:
     """Loss, losses, and every gradient, of a loss that is divided as megatron-core does it."""
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     model.zero_grad(set_to_none=True)
     model.state.choice = choice
     with cuda_as_cpu():
         loss, each = way(model, teacher, **data, **how)
         (loss / 7).backward()
-    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named_parameters(model)}
     leaves = [t.grad for t in gate_leaves(choice)] if hasattr(choice, "hidden") and choice is not MEMBER else []
     return {"loss": loss.detach(), "each": each.detach(), "grads": grads, "gates": leaves}
 
@@ -109,7 +110,7 @@ def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, ti
 
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=tied))
     student, teacher = models()
@@ -122,7 +123,7 @@ def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, ti
         ddp.zero_grad_buffer()
     for _ in range(2):
         step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
-    for name, p in student.named_parameters():
+    for name, p in named_parameters(student):
         torch.testing.assert_close(p.main_grad, 2 * want[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
@@ -151,7 +152,7 @@ def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: boo
     pair = build(PARENT, sequence_parallel=sequence_parallel), build(PARENT, False, sequence_parallel)
     saved = torch.load(Path(folder) / "state.pt")
     for model, state in zip(pair, saved["states"]):
-        model.load_state_dict(shard(PARENT, state, rank, world))
+        load(model, shard(PARENT, state, rank, world))
     torch.save(run(*pair, saved["batch"]), Path(folder) / f"rank{rank}.pt")
 
 
@@ -201,7 +202,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     for seed, model in enumerate(pair):
         randomise(model, seed)
     want = run(*pair, batch())
-    states = [{n: p.detach().clone() for n, p in m.named_parameters()} for m in pair]
+    states = [{n: p.detach().clone() for n, p in named_parameters(m)} for m in pair]
     torch.save({"states": states, "batch": batch()}, tmp_path / "state.pt")
     mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]

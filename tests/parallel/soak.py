@@ -29,8 +29,8 @@ EACH = 4
 
 def whole(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     """Both stages, then the family and its members as folders; what is done already is passed by."""
-    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_family
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from nemo_elastic.slicing.all_members import slice_family
     from tests.parallel.faults import curriculum
 
     facts = curriculum(place, out, layout)

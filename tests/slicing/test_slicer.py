@@ -185,7 +185,7 @@ def test_force_replaces_and_never_the_source(tmp_path):
         ({"member": "small", "subnet": SMALL}, "give either"),
         ({"member": "smallish"}, "'smallish' is not in this family; did you mean 'small'"),
         ({"member": "../small"}, "is not in this family"),
-        ({"member": "small", "format": "gguf"}, "format: 'gguf' is not allowed; one of hf, nemo"),
+        ({"member": "small", "format": "gguf"}, "format: 'gguf' is not allowed; one of hf, megatron, nemo"),
         ({"subnet": replace(PARENT.full, hidden=17)}, "hidden: 17 is not allowed; allowed are 1 to 16"),
         ({"subnet": Subnet(16, (PARENT.layer(0, mamba_heads=3),))}, "heads: 3 .* in multiples of 2"),
         ({"subnet": Subnet(16, (Layer(0, "mlp", {"ffn": 4}),))}, "layer 0 of the parent is 'mamba'"),

@@ -32,13 +32,13 @@ def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0) -> None
 
 
 def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False, seed: int = 0, **config: Any) -> Any:
-    """A float32 MambaModel of `parent`'s shape; `model.state` is its ElasticState."""
+    """A float32 megatron-core model of `parent`'s shape; `model.state` is its ElasticState."""
     from megatron.core import parallel_state
     from megatron.core.activations import squared_relu
-    from megatron.core.models.mamba import MambaModel
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.compat import new_model
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
     from nemo_elastic.megatron.spec import elastic_stack_spec
     from nemo_elastic.megatron.vocabulary import make_elastic
 
@@ -55,15 +55,7 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
     )  # fmt: skip
     torch.manual_seed(seed)
     with cuda_as_cpu():
-        model = MambaModel(
-            settings,
-            mamba_stack_spec=elastic_stack_spec(),
-            vocab_size=parent.vocab,
-            max_sequence_length=64,
-            hybrid_override_pattern=parent.pattern,
-            position_embedding_type="none",
-            share_embeddings_and_output_weights=parent.tied,
-        )
+        model = new_model(settings, elastic_stack_spec(), parent.vocab, 64, parent.pattern, parent.tied)
     if elastic:
         model.state = ElasticState(parent)  # pyright: ignore
         make_elastic(model, model.state)
@@ -74,7 +66,7 @@ def distributed(core: Any) -> Any:
     """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run."""
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     with cuda_as_cpu():

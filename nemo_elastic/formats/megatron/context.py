@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `context/` of a NeMo checkpoint says beside the weights: settings, elastic block, tokenizer.
+"""What a checkpoint says beside the weights: settings, elastic block, tokenizer.
+
+NeMo's has a folder `context/` for it, Megatron-Bridge's a file `run_config.yaml` among the weights.
 
 No model is built, and nothing is unpickled. `model.yaml` has every setting; where it is absent, `io.json` has those
 that were given, and the config's class the rest.
@@ -21,6 +23,7 @@ from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_plain_yaml
 
 from .io_json import read_io_json
+from .stored import RUN_CONFIG, last_iteration
 
 #: settings of a tokenizer that name its files
 _TOKENIZER_PATHS = ("pretrained_model_name", "pretrained_model_name_or_path", "model_path", "vocab_file")
@@ -33,8 +36,8 @@ class Context:
 
     Attributes:
         file: what was read, for errors.
-        settings: fields of its SSMConfig; values that are no plain data are absent or mappings with `_target_`.
-        elastic: the elastic block of an `ElasticMambaModel`.
+        settings: fields of the model's config; values that are no plain data are absent or mappings with `_target_`.
+        elastic: the elastic block that it was trained with.
         tokenizer: folder with a Hugging Face tokenizer, if it has one.
     """
 
@@ -45,14 +48,20 @@ class Context:
 
 
 def read_context(checkpoint: Path) -> Context:
-    """Read the context of a NeMo checkpoint.
+    """Read the context of a checkpoint.
 
     Raises:
         ElasticError: there is none, or it does not describe a model.
     """
     folder = checkpoint / "context"
     file = folder / "model.yaml"
-    if file.is_file():
+    iteration = last_iteration(checkpoint)
+    if iteration is not None:
+        folder, file = iteration, iteration / RUN_CONFIG
+        whole = _read_yaml(file)
+        told = whole.get("optimizer_config_override_provider")
+        model = {"config": whole.get("model"), "elastic": told.get("elastic") if isinstance(told, Mapping) else None}
+    elif file.is_file():
         model = _read_yaml(file)
     elif (folder / "io.json").is_file():
         file = folder / "io.json"

@@ -14,11 +14,16 @@ from nemo_elastic.errors import ElasticError, bad
 
 from .items import STORAGES, TENSOR, Item
 from .metadata import NAMES, ByteRange, Metadata, read_metadata, regular_size
-from .pickled import PickleError, read_pickle
+from .pickled import ARRAY, PickleError, read_pickle
 from .stored import check_format, weights_folder
 
 #: what common.pt and the objects of a checkpoint may name beside what its metadata does: values, all of them
-OBJECTS = NAMES | STORAGES | {TENSOR, ("torch", "device"), ("_io", "BytesIO"), ("_codecs", "encode")}
+OBJECTS = NAMES | STORAGES | {
+    TENSOR, ("torch", "device"), ("_io", "BytesIO"), ("_codecs", "encode"),
+    *ARRAY, ("numpy", "ndarray"),  # as numpy's random state has one
+}  # fmt: skip
+#: the object in which today's megatron-core keeps what is not sharded
+_COMMON = "common_state/"
 #: in a folder of weights: what NeMo's classes, not ours, would run or follow
 _FORBIDDEN = {
     "modelopt_state": "NeMo would run what it holds",
@@ -47,10 +52,19 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
     metadata = read_metadata(folder)
     for name in metadata.needed:
         metadata.file(name)
-    _check_object(folder / "common.pt", ByteRange("common.pt", 0, regular_size(folder / "common.pt")), "")
+    for name in _files(folder, metadata):
+        _check_object(folder / name, ByteRange(name, 0, regular_size(folder / name)), "")
     for name, place in metadata.objects.items():
         _check_object(folder / place.file, place, f"{name}: ")
     return metadata
+
+
+def _files(folder: Path, metadata: Metadata) -> list[str]:
+    """Pickles beside the weights: what is not sharded, which today's megatron-core keeps among them.
+
+    Bridge's own train_state.pt is none of these: it is read as tensors alone.
+    """
+    return [] if any(name.startswith(_COMMON) for name in metadata.objects) else ["common.pt"]
 
 
 def _check_object(path: Path, place: ByteRange, name: str) -> None:

@@ -13,7 +13,7 @@ import itertools
 import math
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from nemo_elastic.errors import ElasticError, shown
 
 from .pickled import Made, Name, Named, PickleError, read_pickle
 
-#: what NeMo puts before the names of a model's tensors; the optimizer's have other prefixes
+#: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
+#: what both put before those of the optimizer's
+_OPTIMIZER = "optimizer."
 
 _TORCH = "torch.distributed.checkpoint."
 _CORE = "megatron.core.dist_checkpointing.strategies.torch"
@@ -52,6 +54,16 @@ NAMES: frozenset[Name] = frozenset({
 _BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
 #: a file of so many bytes is no checkpoint's if fewer than one in so many are on the disk: holes read as zeros
 _LARGE, _HOLES = 2**30, 4
+
+
+def model_prefix(names: Iterable[str]) -> str:
+    """What stands before the names of a model's tensors in a checkpoint."""
+    return PREFIX if any(name.startswith(PREFIX) for name in names) else ""
+
+
+def of_model(name: str, prefix: str) -> bool:
+    """Whether a tensor's name is one of the model's, in a checkpoint with this prefix."""
+    return name.startswith(prefix) and not name.startswith(_OPTIMIZER) and "_extra_state" not in name
 
 
 @dataclass(frozen=True)
@@ -233,7 +245,7 @@ def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[P
             raise PickleError(
                 f"a piece of {name} of shape {list(piece.sizes)} does not fit into {piece.place.length} bytes"
             )
-    if name.startswith(PREFIX) and not _covered(size, pieces):
+    if not name.startswith(_OPTIMIZER) and not _covered(size, pieces):
         raise PickleError(f"the pieces of {name} do not make up its shape {list(size)}")
     return StoredTensor(dtype, size, pieces)
 

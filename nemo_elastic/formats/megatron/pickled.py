@@ -26,8 +26,12 @@ MOST = 2**24
 STORED: Name = ("", "stored beside the pickle")
 #: bytes of an integer: sizes of files fit
 _LONG = 9
-#: classes whose state is a tuple, for they set it themselves: torch's now and before 2.3, and a file in memory
-_OWN_STATE = {
+#: what makes an array of numbers anew, whatever its arguments are: numpy's now and before 2.0
+ARRAY: frozenset[Name] = frozenset({
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"), ("numpy", "dtype"),
+})  # fmt: skip
+#: classes whose state is a tuple, for they set it themselves: torch's now and before 2.3, a file in memory, arrays
+_OWN_STATE = ARRAY | {
     ("torch.distributed.checkpoint.metadata", "TensorProperties"),
     ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
     ("_io", "BytesIO"),
@@ -249,7 +253,7 @@ class _Machine:
             raise PickleError("it calls what is no name")
         if named.kind == _ENCODE and arguments[1:] != ("latin1",):
             raise PickleError("it encodes a text in another way than bytes of old protocols are")
-        self.stack.append(Made(named.kind, arguments))
+        self.stack.append(Made(named.kind, arguments, new=named.kind in ARRAY))
 
     def new(self) -> None:
         self.call()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parent ⇄ NeMo's SSMConfig."""
+"""Parent ⇄ NeMo's SSMConfig, or Megatron-Bridge's HybridModelProvider."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ FIXED = {
     "num_moe_experts": None,
     "mtp_num_layers": None,
 }
+#: of these, what Megatron-Bridge says 0 for
+COUNTS = ("num_moe_experts", "mtp_num_layers")
 #: names of the squared ReLU: megatron-core's own, and NeMo's in `NemotronHConfigBase`, which has no name
 _ACTIVATIONS = ("squared_relu", "relu2", "<lambda>")
 
@@ -49,7 +51,7 @@ def check_config(get: Callable[[str, Any], Any], where: str) -> None:
     """
     for name, wanted in FIXED.items():
         value = get(name, wanted)
-        if value != wanted:
+        if value != wanted and not (name in COUNTS and value == 0):
             raise bad(f"{where}.{name}", value, f"Nemotron-H has {wanted!r}")
     activation = get("activation_func", None)
     told = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
@@ -57,25 +59,34 @@ def check_config(get: Callable[[str, Any], Any], where: str) -> None:
         raise bad(f"{where}.activation_func", told, "Nemotron-H has the squared ReLU")
 
 
+def layer_pattern(config: Any) -> str | None:
+    """A symbol per layer, as a config has it under one of two names, without marks of pipeline stages."""
+    pattern = getattr(config, "hybrid_override_pattern", None) or getattr(config, "hybrid_layer_pattern", None)
+    return pattern.replace("|", "") if isinstance(pattern, str) else None
+
+
 def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     """Shape of the model that an SSMConfig describes.
 
     Args:
-        config: NeMo's SSMConfig or a subclass.
+        config: NeMo's SSMConfig or a subclass, or Bridge's HybridModelProvider.
         vocab: rows of the embedding, padding included.
         where: the config, for errors.
 
     Raises:
         ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm).
     """
-    pattern = getattr(config, "hybrid_override_pattern", None)
+    pattern = layer_pattern(config)
     if not pattern:
         raise bad(where, type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
     check_config(lambda name, default: getattr(config, name, default), where)
-    values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items()}
+    values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
+    values["pattern"] = pattern
     values["norm_eps"] = float(values["norm_eps"])
     if values["mamba_heads"] is None:
         values["mamba_heads"] = 2 * config.hidden_size // config.mamba_head_dim
+    if values["attention_head_dim"] is None:
+        values["attention_head_dim"] = config.hidden_size // config.num_attention_heads
     if values["kv_heads"] is None:
         values["kv_heads"] = values["attention_heads"]
     return Parent(vocab=vocab, **values)

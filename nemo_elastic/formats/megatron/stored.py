@@ -18,22 +18,47 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_json
 
 from .items import read_piece
-from .metadata import PREFIX, StoredTensor, read_metadata
+from .metadata import PREFIX, StoredTensor, model_prefix, of_model, read_metadata
 from .pickled import PickleError
 
-__all__ = ["PREFIX", "Stored", "differing", "first_line", "weights_folder"]
+__all__ = ["PREFIX", "RUN_CONFIG", "Stored", "differing", "first_line", "last_iteration", "weights_folder"]
+
+#: of Megatron-Bridge: a run's last checkpoint, what their names begin with, and what each says of its run
+TRACKER, ITERATION, RUN_CONFIG = "latest_checkpointed_iteration.txt", "iter_", "run_config.yaml"
+#: the name of one that has weights alone, and no step of a training
+RELEASE = "release"
 
 
 def weights_folder(path: str | Path) -> Path:
-    """The folder of sharded weights inside a NeMo checkpoint.
+    """The folder of sharded weights inside a checkpoint: NeMo's, Megatron-Bridge's, or the last of a run of Bridge's.
 
     Raises:
         ElasticError: there is no distributed checkpoint at `path`.
     """
-    for candidate in (Path(path) / "weights", Path(path)):
+    last = last_iteration(path)
+    for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
         if (candidate / "metadata.json").is_file():
             return candidate
     raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
+
+
+def last_iteration(path: str | Path | None) -> Path | None:
+    """The last checkpoint in a folder of Megatron-Bridge's or Megatron-LM's, or the one that it is; None without one.
+
+    Both write its number down after all ranks have written all of it: one that a kill cut short is not found.
+    """
+    if path is None:
+        return None
+    folder = Path(path)
+    if (folder.name.startswith(ITERATION) or folder.name == RELEASE) and (folder / RUN_CONFIG).is_file():
+        return folder
+    try:
+        told = (folder / TRACKER).read_text()[:20].strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    number = told.isdecimal() and told.isascii()
+    found = folder / (f"{ITERATION}{int(told):07d}" if number else told) if number or told == RELEASE else None
+    return found if found is not None and found.is_dir() else None
 
 
 def check_format(folder: Path) -> None:
@@ -51,12 +76,13 @@ class Stored:
     """The model's tensors of a checkpoint; the optimizer's and TransformerEngine's extra states are left out.
 
     Args:
-        path: a NeMo checkpoint, or its folder of weights.
+        path: a checkpoint of NeMo's or Megatron-Bridge's, or a folder of weights.
 
     Attributes:
         folder: the folder of weights.
         metadata: all that it holds.
-        sizes: name (without the prefix `module.`) -> shape.
+        prefix: what stands before the names of the model's tensors.
+        sizes: name (without the prefix) -> shape.
         dtypes: name -> dtype.
 
     Raises:
@@ -67,10 +93,11 @@ class Stored:
         self.folder = weights_folder(path)
         check_format(self.folder)
         self.metadata = read_metadata(self.folder)
+        self.prefix = model_prefix(self.metadata.tensors)
         found = {
-            name.removeprefix(PREFIX): entry
+            name.removeprefix(self.prefix): entry
             for name, entry in self.metadata.tensors.items()
-            if name.startswith(PREFIX) and "_extra_state" not in name
+            if of_model(name, self.prefix)
         }
         self.sizes = {name: entry.size for name, entry in found.items()}
         self.dtypes = {name: entry.dtype for name, entry in found.items()}
@@ -81,7 +108,7 @@ class Stored:
         Raises:
             ElasticError: a file is missing or broken.
         """
-        return [self._read(name, self.metadata.tensors[PREFIX + name]) for name in names]
+        return [self._read(name, self.metadata.tensors[self.prefix + name]) for name in names]
 
     def held(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them.

@@ -5,9 +5,7 @@
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,18 @@ from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.history import METRICS, read_history, up_to
+from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.temporary import is_temporary
-from nemo_elastic.router import Router
+from nemo_elastic.megatron.host import check_pipeline
+from nemo_elastic.megatron.validation import from_last_stage, losses_of_last_stage
+from nemo_elastic.train.facts import step_facts_of
+from nemo_elastic.train.metrics import Progress, append, start_again
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 
-from .host import check_pipeline
 from .model import ElasticMambaModel
 from .streams import with_teacher
-from .validation import due, every_member, from_last_stage, validate, validate_by_steps
+from .validation import due, every_member, validate, validate_by_steps
 
 #: metrics of a stock run that are kept beside our own
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
@@ -86,30 +85,13 @@ def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float
     All ranks ask after every step; whoever asks again gets the same.
     """
     if model.facts[0] != trainer.global_step:
-        model.facts = (trainer.global_step, _facts(model))
+        model.facts = (trainer.global_step, step_facts_of(model.family, budget_losses(model)))
     return model.facts[1]
 
 
-def _facts(model: ElasticMambaModel) -> dict[str, float]:
-    names = [b.name for b in model.elastic_config.budgets]
-    facts = {f"loss_{names[i]}": loss for i, loss in budget_losses(model).items()}
-    router = model.family.last_router
-    if router and not model.members.is_frozen:
-        budget = router["budget"]
-        cost = float(model.elastic_config.budgets[budget].cost(model.parent, router["routed"].expected))
-        target = model.elastic_config.targets(model.parent)[names[budget]]
-        facts |= {f"cost_{names[budget]}": cost / target, "router_tau": router["tau"], "router_scale": router["scale"]}
-        entropies = Router.entropy(router["routed"].probabilities)
-        facts |= {f"entropy_{axis}": float(entropy) for axis, entropy in entropies.items()}
-    return facts
-
-
 def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
-    """Budget index -> mean loss of the last step, on every rank: only the last pipeline stage has seen them."""
-    seen = torch.zeros(model.training_loss_reduction.budgets, 2, dtype=torch.float64)
-    for i, loss in model.training_loss_reduction.by_budget.items():
-        seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
-    return {i: loss for i, (drawn, loss) in enumerate(from_last_stage(seen).tolist()) if drawn}
+    """Budget index -> mean loss of the last step, on every rank."""
+    return losses_of_last_stage(model.training_loss_reduction.by_budget, model.training_loss_reduction.budgets)
 
 
 class MetricsWriter(pl.Callback, io.IOMixin):
@@ -128,11 +110,8 @@ class MetricsWriter(pl.Callback, io.IOMixin):
     def __init__(self, path: str | None = None, label: str = "", total: int = 0) -> None:
         self.path = path
         self.label, self.total = label, total
-        self._began = self._printed = 0.0  # this start
-        self._first, self._before = 0, 0.0  # the step from which it goes on, and the seconds until then
-        self._measured = -1
+        self._before, self._measured = 0.0, -1  # seconds until this start; step of the last validation
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
-        self._losses: dict[str, float] = {}  # the last of each budget, for the progress
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory.
@@ -147,14 +126,9 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._first = trainer.global_step
-        self._began = self._printed = time.monotonic()
+        self._progress = Progress(self.label, self.total, trainer.global_step)
         if trainer.is_global_zero:
-            lines = up_to(read_history(self._file).lines, self._first)
-            self._before = max((line.get("seconds", 0) for line in lines), default=0)
-            atomic_write(self._file, "".join(json.dumps(line) + "\n" for line in lines))
-            validated = [line["step"] for line in lines if line["kind"] == "heldout"]
-            self._measured = validated[-1] if validated else -1
+            self._before, self._measured = start_again(self._file, trainer.global_step)
         validate_by_steps(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -167,8 +141,8 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
         if isinstance(pl_module, ElasticMambaModel):
             line |= step_facts(trainer, pl_module)
-        self._write(trainer, line | {"kind": "step", "seconds": self._before + time.monotonic() - self._began})
-        self._progress(trainer, line)
+        self._write(trainer, line | {"kind": "step", "seconds": self._before + self._progress.seconds})
+        self._progress.show(trainer.global_step, line, trainer.is_global_zero)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._steps = []
@@ -200,20 +174,5 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         if trainer.is_global_zero:
             sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
             samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
-            line = {
-                "phase": self.label, "step": trainer.global_step, "tokens": samples * sampler.seq_len, **line
-            }  # fmt: skip
-            with self._file.open("a") as f:
-                f.write(json.dumps(line) + "\n")
-
-    def _progress(self, trainer: pl.Trainer, line: dict[str, float]) -> None:
-        now = time.monotonic()
-        done = trainer.global_step
-        self._losses |= {k.removeprefix("loss_"): v for k, v in line.items() if k.startswith("loss_")}
-        if not trainer.is_global_zero or (now - self._printed < 2.0 and done != self.total):
-            return
-        self._printed = now
-        left = (now - self._began) / max(1, done - self._first) * (self.total - done)
-        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
-        losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
-        print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)
+            told = {"phase": self.label, "step": trainer.global_step, "tokens": samples * sampler.seq_len}
+            append(self._file, told | line)

@@ -8,28 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from nemo.collections import llm
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
-from nemo_elastic.hosts.nemo.checkpoint.load import load_model_weights
-from nemo_elastic.kernels import check_widths
-from nemo_elastic.megatron.mixer import have_kernels
-from nemo_elastic.megatron.run import ElasticState
+from nemo_elastic.megatron.build import check_ranks, make_family
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.megatron.vocabulary import make_elastic
-from nemo_elastic.nn.gates import Choice
+from nemo_elastic.megatron.stages import FamilyStep
+from nemo_elastic.megatron.teacher import build_teacher
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import Draw, FamilyTraining
 
 from .host import NemoHost
-from .loss import ElasticLossReduction, Output
-from .members import SavedMembers
-from .streams import join
-from .teacher import build_teacher
+from .loss import ElasticLossReduction
 from .validation import HeldOutReduction
 
 
@@ -49,6 +42,7 @@ class ElasticMambaModel(llm.MambaModel):
     """
 
     host: NemoHost
+    steps: FamilyStep
 
     def __init__(
         self,
@@ -81,35 +75,24 @@ class ElasticMambaModel(llm.MambaModel):
         """Build the elastic module, the router, and the teacher; load the parent's weights into both."""
         if hasattr(self, "module"):
             return
-        if parallel_state.get_context_parallel_world_size() > 1:
-            raise bad("context_parallel_size", parallel_state.get_context_parallel_world_size(), "1 in this version")
-        distill, several = self.elastic_config.distill, self.elastic_config.budgets_per_batch
-        stages = parallel_state.get_pipeline_model_parallel_world_size()
-        if stages > 1 and several > 1:
-            raise bad("pipeline_model_parallel_size", stages, f"1 while elastic.budgets_per_batch is {several}")
+        check_ranks(self.family)
+        distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
         teacher = None
         if distill.teacher == "frozen":
-            teacher = build_teacher(self.config, self.tokenizer, self.teacher_path, distill.teacher_precision)
+            teacher = build_teacher(
+                lambda config: config.configure_model(self.tokenizer),
+                self.config,
+                self.teacher_path,
+                distill.teacher_precision,
+            )
         super().configure_model(vp_stage)
         core = self.module
-        vocab = core.vocab_size
-        parent = self.elastic_config.parent_shape(parent_of(self.config, vocab))
-        world = parallel_state.get_tensor_model_parallel_world_size()
-        check_tensor_parallel(parent, world)
-        axes = self.elastic_config.resolve_axes(parent)
-        if have_kernels():
-            check_widths(parent, axes, world)
-        router = self.family.new_router(parent)
-        members = SavedMembers(parent, len(self.elastic_config.budgets), router).to(next(core.parameters()).device)
-        core.add_module("elastic", members)
-        self.family.members = members
-        if self.stage == 1 and self.teacher_path is not None:
-            load_model_weights(core, self.teacher_path)
-        state = ElasticState(parent)
-        make_elastic(core, state)
+        start = self.teacher_path if self.stage == 1 else None
+        state = make_family(core, self.family, parent_of(self.config, core.vocab_size), start)
         # nn.Module.__setattr__ is not asked: nothing in it must be registered
         object.__setattr__(self, "host", NemoHost(self, state, core, teacher))
+        object.__setattr__(self, "steps", FamilyStep(self.family, self.host, self.heldout))
 
     @property
     def elastic_config(self) -> ElasticConfig:
@@ -136,13 +119,12 @@ class ElasticMambaModel(llm.MambaModel):
     @property
     def teaches_in_stages(self) -> bool:
         """Whether pipeline stages pass on a teacher's hidden states beside the student's, see `streams`."""
-        stages = parallel_state.get_pipeline_model_parallel_world_size()
-        return stages > 1 and self.elastic_config.distill.taught
+        return self.steps.teaches_in_stages
 
     @property
     def validates_in_stages(self) -> bool:
         """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last stage."""
-        return self.teaches_in_stages and self.host.frozen is not None
+        return self.steps.validates_in_stages
 
     def set_input_tensor(self, received: list[torch.Tensor | None]) -> None:
         """Take what the pipeline stage before this one has given; megatron-core's schedule calls it."""
@@ -150,20 +132,11 @@ class ElasticMambaModel(llm.MambaModel):
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
-        tokens, draws = batch["tokens"], self.next_draws()
-        (draw,) = draws
-        self.family.remember(draw, tokens)
-        teacher = self.family.teacher_of(self.host, tokens, draws)
-        hidden = self.host.student(tokens, draw.choice)[1]
-        if not self.teaches_in_stages:
-            return hidden
-        return join(hidden, hidden if teacher is None else teacher[1])
+        return self.steps.pass_on(batch["tokens"], self.next_draws())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
-        loss, parts = self.family.loss(
-            self.host, self.next_draws(), batch["tokens"], batch["labels"], batch["loss_mask"]
-        )
+        loss, parts = self.steps.loss(self.next_draws(), batch["tokens"], batch["labels"], batch["loss_mask"])
         batch["elastic"] = parts
         return loss
 
@@ -180,9 +153,7 @@ class ElasticMambaModel(llm.MambaModel):
 
     def on_validation_start(self) -> None:
         """All members run, as they are now; the whole model alone before there are any."""
-        names = [b.name for b in self.elastic_config.budgets]
-        choices: list[Choice] = [None, *self.members.get()[1:]]
-        self.heldout.begin(names[: len(choices)], choices, taught=self.host.frozen is not None)
+        self.steps.begin_validation()
 
     def validation_data_step(self, dataloader_iter: Any) -> dict[str, Any]:
         """The next micro-batch of a validation, with the member that it runs."""
@@ -190,20 +161,11 @@ class ElasticMambaModel(llm.MambaModel):
 
     def validation_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on for a member, on all but the last; the teacher runs beside the first one."""
-        tokens = batch["tokens"]
-        hidden = self.host.student(tokens, batch["choice"])[1]
-        if not self.validates_in_stages:
-            return hidden
-        return join(hidden, self.host.teacher(tokens)[1] if batch["member"] == 0 else hidden)
+        return self.steps.pass_on_member(batch)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Sums of a member's losses over a micro-batch, see `HeldOut.measure`."""
-        tokens = batch["tokens"]
-
-        def teach() -> Output | None:
-            return None if self.host.frozen is None else self.host.teacher(tokens)
-
-        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"]), teach)
+        return self.steps.measure(batch)
 
     @property
     def validation_loss_reduction(self) -> HeldOutReduction:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -218,11 +180,3 @@ class ElasticMambaModel(llm.MambaModel):
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
             self._random_state = None
-
-
-def check_tensor_parallel(parent: Parent, world: int) -> None:
-    """Raise where a tensor-parallel size does not divide the blocks of an axis that it shards."""
-    for kind in parent.kinds:
-        for axis in kind.axes:
-            if axis.blocks is not None:
-                parent.axis(axis.name).shard(world)

@@ -1,11 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two streams through a pipeline: the teacher is cut as the student is, and runs beside it on every stage.
-
-A stage passes on both hidden states as one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for
-Megatron does: megatron-core's schedule knows one tensor per micro-batch and asks how its shape differs from the
-model's. Gradients come back in the same shape; the teacher's half of them is zero and ends where it came from.
-"""
+"""Both streams of `megatron.streams` through NeMo's pipeline: its steps make room for them."""
 
 from __future__ import annotations
 
@@ -18,21 +13,13 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from nemo.lightning.megatron_parallel import MegatronStep
 
-from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.loss import Output
+from nemo_elastic.megatron.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.streams import join, twice_as_wide
 from nemo_elastic.nn.gates import Choice
-
-from .loss import Output
 
 if TYPE_CHECKING:
     from .model import ElasticMambaModel
-
-Shapes = list[tuple[int, ...]]
-
-
-def twice_as_wide(received: Shapes, sent: Shapes) -> tuple[Shapes, Shapes]:
-    """The shapes of what a stage receives and sends, with room for both streams."""
-    both = [[(*shape[:-1], 2 * shape[-1]) for shape in shapes] for shapes in (received, sent)]
-    return both[0], both[1]
 
 
 class TwoStreams(MegatronStep):
@@ -48,18 +35,6 @@ def with_teacher(step: MegatronStep, model: Any) -> MegatronStep:
     if not getattr(model, "validates_in_stages" if step.forward_only else "teaches_in_stages", False):
         return step
     return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
-
-
-def join(student_sbd: torch.Tensor, teacher_sbd: torch.Tensor) -> torch.Tensor:
-    """What a stage passes on, [s, b, 2D]."""
-    return torch.cat([student_sbd, teacher_sbd.detach().to(student_sbd.dtype)], -1)
-
-
-def part(received: torch.Tensor | None, width: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The student's and the teacher's half of what a stage has received; None where there is none."""
-    if received is None or received.shape[-1] == width:
-        return received, None
-    return received[..., :width], received[..., width:].detach()
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 
+from nemo_elastic.megatron.validation import all_ranks, from_last_stage
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 
 
@@ -23,14 +23,11 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
 
     def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:  # pyright: ignore
         """(loss sum, tokens, report) of a micro-batch."""
-        report = forward_out.new_zeros(len(self.names), 3)
-        report[batch["member"]] = forward_out
-        return forward_out[CE_SUM].clone(), forward_out[TOKENS].to(torch.int), report
+        return forward_out[CE_SUM].clone(), forward_out[TOKENS].to(torch.int), self.row(batch, forward_out)
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[torch.Tensor]) -> torch.Tensor:  # pyright: ignore
         """The mean over members of their cross-entropy on all data-parallel ranks: what NeMo logs as `val_loss`."""
-        sums = torch.stack(list(losses_reduced_per_micro_batch)).sum(0)
-        torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        sums = all_ranks(losses_reduced_per_micro_batch)
         self.add(sums)
         ran = sums[sums[:, TOKENS] > 0]
         return (ran[:, CE_SUM] / ran[:, TOKENS]).mean().float()
@@ -38,18 +35,6 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
     def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
         """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
         return super().end(from_last_stage(self.sums) if sums is None else sums)
-
-
-def from_last_stage(t: torch.Tensor) -> torch.Tensor:
-    """A tensor as the last pipeline stage has it, on all stages."""
-    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-        t = t.to(torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
-        torch.distributed.broadcast(
-            t,
-            parallel_state.get_pipeline_model_parallel_last_rank(),
-            parallel_state.get_pipeline_model_parallel_group(),
-        )
-    return t
 
 
 def every_member(step: Any, members: int) -> None:

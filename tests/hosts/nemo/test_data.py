@@ -46,7 +46,7 @@ def firsts(batches: Any) -> list[list[int]]:
 
 
 def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
-    from nemo_elastic.hosts.nemo.data import dataset_tokens
+    from nemo_elastic.megatron.data import dataset_tokens
 
     tokens, labels = dataset_tokens(Numbered(9), 3, offset=1, step=3)
     assert tokens.tolist() == [[i] * 3 for i in (1, 4, 7)] and torch.equal(labels, tokens + 100)
@@ -54,7 +54,7 @@ def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
 
 
 def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
-    from nemo_elastic.hosts.nemo.data import dataset_tokens
+    from nemo_elastic.megatron.data import dataset_tokens
 
     assert len(dataset_tokens(Numbered(8), 3, offset=1, step=3)[0]) == 3
     with pytest.raises(ElasticError, match=r"^data: '7 sequences' is not allowed; at least 8 are needed$"):
@@ -94,7 +94,7 @@ def test_too_little_data_is_told_before_any_is_read(rank_of: Any) -> None:
 
 @pytest.mark.parametrize(("sequences", "ranks", "share"), [(10, 2, 5), (11, 2, 5), (3, 4, 1)])
 def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any, sequences: int, ranks: int, share: int) -> None:
-    from nemo_elastic.hosts.nemo.data import training_share
+    from nemo_elastic.megatron.data import training_share
 
     rank_of(0, ranks)
     assert training_share(sequences) == share

@@ -23,11 +23,11 @@ BLOCK: dict[str, Any] = {
 @pytest.mark.parametrize("kernels", [True, False])
 def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo import model as module
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     start()
-    monkeypatch.setattr(module, "have_kernels", lambda: kernels)
+    monkeypatch.setattr("nemo_elastic.megatron.build.have_kernels", lambda: kernels)
     model = module.ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
     with cuda_as_cpu():
         if kernels:

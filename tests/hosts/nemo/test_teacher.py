@@ -39,12 +39,13 @@ def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def teacher(checkpoint: Path, precision: str | None, given: Any = None) -> Any:
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.hosts.nemo.teacher import build_teacher
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.teacher import build_teacher
 
     with cuda_as_cpu():
+        tokenizer = SimpleNamespace(vocab_size=PARENT.vocab)
         return build_teacher(
-            given or settings(PARENT), SimpleNamespace(vocab_size=PARENT.vocab), str(checkpoint), precision
+            lambda c: c.configure_model(tokenizer), given or settings(PARENT), str(checkpoint), precision
         )
 
 
@@ -99,8 +100,8 @@ def test_it_computes_with_the_rounded_weights(checkpoint: Path, precision: str) 
 
 def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
     """Compares on one of two tensor-parallel ranks."""
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
-    from nemo_elastic.hosts.nemo.teacher import quantize
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.teacher import quantize
     from tests.support.models import build, start
 
     start(rank, 2, tensor=2, port=port)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.train.resume import FAMILY, RANKED, STEERING, check_same_family, within
+from nemo_elastic.train.resume import check_same_family, may_change
 
 from .best import best, drop_dangling, name_best
 from .saved import (
@@ -95,13 +95,9 @@ class ElasticResume(nl.AutoResume):
         before = read_context(start).elastic
         if before is None and not trainer.ckpt_path and model.stage == 1:
             return  # a parent as it was: ranked in this run
-
-        def may_change(name: str) -> bool:
-            if trainer.ckpt_path:
-                return within(name, STEERING)
-            return not within(name, FAMILY) if model.stage == 2 else name != "router" and not within(name, RANKED)
-
-        changes = check_same_family(before, block.to_dict(), start, may_change)
+        changes = check_same_family(
+            before, block.to_dict(), start, may_change(model.stage, resumed=bool(trainer.ckpt_path))
+        )
         for line in changes if is_global_rank_zero() else ():
             print(f"  resume: {line}", flush=True)
 

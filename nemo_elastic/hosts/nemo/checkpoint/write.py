@@ -13,7 +13,6 @@ state, and no random number is drawn. All it takes is a process group of one, ma
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import tempfile
 from collections import OrderedDict
@@ -21,21 +20,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.formats.megatron.stored import PREFIX
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.outputs import check_room, sign
+from nemo_elastic.megatron.write import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.slicer import cut_tensors
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def write_nemo_checkpoint(
@@ -77,11 +74,11 @@ def write_nemo_checkpoint(
     with atomic_dir(out, force, [tokenizer_dir]) as folder:
         state = to_megatron(parent, member, tensors_hf)
         check_room(folder, sum(t.nbytes for t in state.values()))
-        config_args = sizes | _dtype_args(state["embedding.word_embeddings.weight"].dtype)
+        config_args = sizes | dtype_args(state["embedding.word_embeddings.weight"].dtype)
         config_args |= {"seq_length": seq_length}
-        with _process_group(), _tokenizer(tokenizer_dir) as tokenizer:
+        with process_group(), _tokenizer(tokenizer_dir) as tokenizer:
             context, common, io = _stock(config_args, parent.vocab, tokenizer)
-            _save(folder, io, common, _sharded(parent, member, state))
+            _save(folder, io, common, sharded(parent, member, state, PREFIX))
             context.io_dump(folder / "context", yaml_attrs=["model"])
         sign(folder)
     return Path(out)
@@ -108,12 +105,6 @@ def divisor(vocab: int, tokens: int) -> int:
     if not 0 < tokens <= vocab:
         raise bad("tokenizer", tokens, f"the model has rows for {vocab} tokens")
     return next(d for d in range(vocab - tokens + 1, vocab + 1) if vocab % d == 0)
-
-
-def _dtype_args(dtype: torch.dtype) -> dict[str, Any]:
-    if dtype not in _DTYPES:
-        raise bad("tensors.backbone.embeddings.weight", str(dtype), "float32, bfloat16 or float16")
-    return {"params_dtype": dtype, "bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
 
 
 def _stock(config_args: dict[str, Any], vocab: int, tokenizer: Any) -> tuple[Any, dict[str, Any], Any]:
@@ -182,55 +173,15 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
         yield tokenizer
 
 
-def _sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all."""
-    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
-
-    stored = to_parts(parent, member, state)
-    out: dict[str, Any] = {f"module.{k}": ShardedTensor.from_rank_offsets(f"module.{k}", v) for k, v in stored.items()}
-    for name in extra_states(member):
-        out[f"module.{name}"] = ShardedObject(f"module.{name}", None, (1,), (0,))
-    return out
-
-
 def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]) -> None:
     from nemo.utils import logging as nemo_logging
 
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     # what MegatronStrategy.sharded_state_dict_metadata says of weights without an optimizer
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     checkpoint = {**common, "sharded_state_dict": sharded}
     # The writer synchronises with a GPU whether or not there is one, and tells on stdout how long it took. What its
     # processes cannot write is told on stderr and raised.
-    with cuda_as_cpu(), nemo_logging.temp_verbosity(nemo_logging.WARNING), _quiet("megatron.core.dist_checkpointing"):
+    with cuda_as_cpu(), nemo_logging.temp_verbosity(nemo_logging.WARNING), quiet("megatron.core.dist_checkpointing"):
         io.save_checkpoint(checkpoint, folder, storage_options={"content_metadata": metadata})
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _process_group() -> Iterator[None]:
-    """A process group of one: the one that is there, or one that lasts as long as the body."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        if dist.get_world_size() > 1:
-            raise bad("world size", dist.get_world_size(), "a checkpoint of a member is written by a single process")
-        yield
-        return
-    # a store in memory: no port, no environment variables
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

@@ -28,12 +28,14 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, made_by
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
+from nemo_elastic.hosts.run_file import SETTINGS, RunFile
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
 
-from .run_file import SETTINGS, RunFile, whole_recipe
+from .run_file import whole_recipe
 
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
 TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)
@@ -87,7 +89,7 @@ class ElasticContext(run.cli.RunContext):
     def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
         """The elastic recipe; prints what was changed."""
         recipe, file = self.read(args)
-        return file.apply(recipe)
+        return file.apply(recipe, apply_elastic)
 
     def export(self, args: Sequence[str]) -> None:
         """Write the recipe and the elastic settings as one file that --yaml reads back, once they are seen to fit."""
@@ -100,7 +102,7 @@ class ElasticContext(run.cli.RunContext):
         for path in wanted.values():
             check_apart(path.partition(":")[0], *(file.settings.get(key) for key in ("teacher", "previous")))
         whole = yaml.safe_load(YamlSerializer().serialize(recipe))
-        file.apply(recipe)
+        file.apply(recipe, apply_elastic)
         settings = file.settings | {"elastic": ElasticConfig.from_dict(file.settings["elastic"]).to_dict()}
         for kind, path in wanted.items():
             name, _, section = path.partition(":")
@@ -223,8 +225,6 @@ def train(
         $ nemo elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b
         $ nemo elastic train --yaml run.yaml elastic.router.lr=3e-3 trainer.max_steps=1000 --to-yaml changed.yaml
     """
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     task = apply_elastic(
         recipe,
         elastic,

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -31,13 +29,14 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.preview import Estimate, show, write
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
-from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import absolute, sign
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
+from nemo_elastic.slicing.all_members import slice_family
+from nemo_elastic.train.stage import StageOptions
 
 from .local_jobs import jobs_end_with_this
 from .rank import rank_only
@@ -151,35 +150,6 @@ def stage_recipe(
         )
     print(changes.text(recipe), flush=True)
     return recipe
-
-
-def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
-    """Write a trained checkpoint as a family folder, and every member of it as a folder of its own.
-
-    Args:
-        checkpoint: what stage 2 left.
-        out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
-        ranking: folder of the ranking that sorted the weights, for the family's record.
-    """
-    from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.ranking import Ranking
-    from nemo_elastic.slicing.family_folder import write_family
-    from nemo_elastic.slicing.slicer import slice_members
-
-    for name in ("family", "members"):
-        check_output(Path(out, name), True, checkpoint, ranking)
-    source = open_source(checkpoint)
-    if source.family is None:
-        raise bad("checkpoint", checkpoint, "an elastic checkpoint")
-    family, folder = source.family, Path(out)
-    if ranking is not None:
-        family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
-    write_family(folder / "family", family.parent, source.tensors, family, source.companions,
-                 base=source.config, force=True)  # fmt: skip
-    members = {member.name: member.subnet for member in family}
-    for cut in slice_members(folder / "family", folder / "members", members, force=True):
-        print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)
 
 
 def slice_step(curriculum: Curriculum, config: ElasticConfig, *, dir: str) -> run.Partial:

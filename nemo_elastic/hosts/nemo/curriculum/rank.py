@@ -25,15 +25,15 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.hosts.nemo.checkpoint.saved import write_list
-from nemo_elastic.hosts.nemo.host import check_pipeline
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
-from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
 from nemo_elastic.io.atomic import explained, flush
 from nemo_elastic.io.outputs import check_output, sign
 from nemo_elastic.io.temporary import put_in_place, remove
+from nemo_elastic.megatron.host import check_pipeline
 from nemo_elastic.train.shaping import prepare_members
+from nemo_elastic.train.stage import StageOptions
 
 
 class RankCallback(pl.Callback, io.IOMixin):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +17,24 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule, is_router, no_weight_decay, router_ratio
+from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
+from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
+from nemo_elastic.train.agreement import check_files, check_teacher
+from nemo_elastic.train.stage import StageOptions
 
 from .checks import (
+    NAMES,
     check_architecture,
     check_data,
-    check_files,
     check_folders,
     check_kernels,
     check_parallel,
     check_shape,
-    check_teacher,
     made_by,
     warnings,
 )
 from .settings import Changes
-from .stage import StageOptions
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
@@ -94,21 +95,18 @@ def change(
     changes: Changes | None = None,
 ) -> Changes:
     """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
-    if isinstance(elastic, ElasticConfig):
-        config = elastic
-    else:
-        config = ElasticConfig.load(elastic) if isinstance(elastic, (str, Path)) else ElasticConfig.from_dict(elastic)
-    config = replace(config, ranking=absolute(config.ranking), shapes=absolute(config.shapes))
-    teacher, previous = absolute(options.teacher), absolute(options.previous)
+    config = ElasticConfig.of(elastic)
+    config = replace(config, ranking=at_hand(config.ranking), shapes=at_hand(config.shapes))
+    teacher, previous = at_hand(options.teacher), at_hand(options.previous)
     stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
     steps = recipe.trainer.max_steps
-    options.check(config, steps)
+    options.check(config, steps, "trainer.max_steps", "NeMo checkpoint")
     parent = check_shape(recipe, config)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
     check_data(recipe)
-    check_teacher(teacher, parent)
+    check_teacher(teacher, parent, NAMES)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)
@@ -123,13 +121,6 @@ def change(
     _start(recipe, previous if stage == 2 else None)
     _going_on(recipe)
     return changes
-
-
-def absolute(path: str | Path | None) -> str | None:
-    """A path that is here, from the root: jobs start in other working directories. Another may be a cluster's."""
-    if path is None:
-        return None
-    return os.path.abspath(path) if os.path.exists(path) else str(path)
 
 
 def _model(recipe: Any, config: ElasticConfig, *, teacher: str | None, stage: int, steps: int) -> None:

@@ -9,9 +9,7 @@ that names the recipe's field as an override would spell it, after `recipe.`.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,24 +22,21 @@ from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.layout import tensors
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.infer import infer
-from nemo_elastic.formats.megatron.read import ELASTIC
-from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.ranking import Ranking
-from nemo_elastic.search import Space
-from nemo_elastic.slicing.family_folder import read_members
+from nemo_elastic.train.agreement import Names, check_family, check_no_file, check_ranks
 
 STRATEGY = "recipe.trainer.strategy"
+#: how a recipe of NeMo's spells what a check may refuse
+NAMES = Names(
+    tensor=f"{STRATEGY}.tensor_model_parallel_size",
+    pipeline=f"{STRATEGY}.pipeline_model_parallel_size",
+    model="recipe.model.config",
+)
 
 
 def made_by(value: Any) -> Any:
@@ -120,20 +115,7 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
         value = getattr(strategy, name, None)
         if value not in (None, 1):
             raise bad(f"{STRATEGY}.{name}", value, allowed)
-    if pipeline > 1 and config.budgets_per_batch > 1:
-        allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
-        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
-    if parent.num_layers % pipeline:
-        allowed = f"a size that divides the {parent.num_layers} layers of recipe.model.config"
-        raise bad(f"{STRATEGY}.pipeline_model_parallel_size", pipeline, allowed)
-    for kind in parent.kinds:
-        for axis in kind.axes:
-            blocks = parent.axis(axis.name).blocks
-            if axis.blocks is not None and blocks % tensor:
-                what = f"{axis.block_words} (recipe.model.config.{kind.megatron.get(axis.blocks)})"
-                if axis.name == FFN:
-                    what = f"{axis.block_words} of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
-                raise bad(f"{STRATEGY}.tensor_model_parallel_size", tensor, f"a size that divides the {blocks} {what}")
+    check_ranks(config, parent, tensor, pipeline, NAMES)
     devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
     if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
         allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"
@@ -177,19 +159,6 @@ def check_data(recipe: Any) -> None:
                     raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
 
 
-class _Shape:
-    """Fields of an SSMConfig that is not built yet, with those that megatron-core fills in when it is."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._config, name)
-        if name == "kv_channels" and value is None:
-            return self._config.hidden_size // self._config.num_attention_heads
-        return value
-
-
 def vocabulary(recipe: Any) -> int | None:
     """Rows of the embedding: the tokenizer's size, padded as NeMo pads it; the config's where that needs a download.
 
@@ -222,42 +191,17 @@ def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
     vocab = vocabulary(recipe)
     where = "recipe.model.config"
     try:
-        parent = parent_of(_Shape(recipe.model.config), vocab or 1, where)
+        parent = parent_of(recipe.model.config, vocab or 1, where)
     except ElasticError as error:
         raise error.within(where) from None
-    parent = config.parent_shape(parent)
-    axes = config.resolve_axes(parent)
-    if vocab is not None:  # a budget says nothing without it
-        config.targets(parent)
-        for budget in config.budgets:
-            Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
-    return parent
-
-
-def check_files(config: ElasticConfig, parent: Parent) -> None:
-    """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
-
-    Args:
-        config: the elastic block.
-        parent: what `check_shape` returned; without a vocabulary nothing can be compared.
-    """
-    if parent.vocab == 1:
-        return
-    if config.ranking is not None and Path(config.ranking).exists():
-        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
-        Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
-    if config.shapes is not None and Path(config.shapes).exists():
-        read_members(config.shapes, parent, config)
+    return check_family(config, parent, vocab is not None)
 
 
 def check_folders(recipe: Any, out: str | None) -> None:
     """Raise where a file lies in the way of what the run writes: it would be found after the ranking."""
     log = getattr(recipe, "log", None)
-    for where, folder in (("out", out), ("recipe.log.explicit_log_dir", getattr(log, "explicit_log_dir", None))):
-        place = Path(folder) if folder is not None else Path()
-        file = next((part for part in (place, *place.parents) if os.path.isfile(part)), None)
-        if file is not None:
-            raise bad(where, folder, f"a folder; {file} is a file")
+    check_no_file("out", out)
+    check_no_file("recipe.log.explicit_log_dir", getattr(log, "explicit_log_dir", None))
 
 
 def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -> list[str]:
@@ -287,36 +231,3 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
         out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
                    "no more, ranking is refused when it starts")  # fmt: skip
     return out
-
-
-def check_teacher(teacher: str | None, parent: Parent) -> None:
-    """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
-    if teacher is None or not Path(teacher).exists():
-        return
-    try:
-        stored = Stored(teacher)
-    except ElasticError as error:
-        raise error.of("teacher") from None
-    sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
-    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
-    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
-    if held != found.full:
-        raise bad("teacher", teacher, "a whole parent: its layers differ in width")
-    if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
-        name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
-        told = f"its {name} is {getattr(found, name)!r}, that of recipe.model.config {getattr(parent, name)!r}"
-        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
-
-
-def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budget) -> list[int]:
-    """Layers by falling cost at their smallest widths.
-
-    The order in which layers go is not known before they are ranked. This one reaches the smallest member that any
-    order could: a budget that it misses, every ranking misses.
-    """
-    layers = range(parent.num_layers)
-    if len(axes[DEPTH].choices) == 1:
-        return list(layers)
-    widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
-    alone = {i: budget.cost(parent, parent.uniform([i], **widths)) for i in layers}
-    return sorted(layers, key=lambda i: -alone[i])

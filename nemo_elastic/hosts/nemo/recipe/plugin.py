@@ -13,9 +13,9 @@ import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
+from nemo_elastic.train.stage import STAGE_OPTIONS, StageOptions
 
 from .apply import apply_elastic
-from .stage import STAGE_OPTIONS, StageOptions
 
 
 @dataclass

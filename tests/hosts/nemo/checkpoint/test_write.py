@@ -160,8 +160,8 @@ def elastic_model(full: dict[str, torch.Tensor]):
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
     from nemo_elastic.formats.megatron.shape import stock_sizes
-    from nemo_elastic.hosts.nemo.platform.device import cuda_as_cpu
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
     from nemo_elastic.megatron.run import ElasticState
     from nemo_elastic.megatron.vocabulary import make_elastic
 

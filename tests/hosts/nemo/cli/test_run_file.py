@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.nemo.cli.run_file import RunFile, read_mapping, whole_recipe
+from nemo_elastic.hosts.nemo.cli.run_file import whole_recipe
+from nemo_elastic.hosts.run_file import RunFile, read_mapping
 
 BLOCK = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": [4, 2]}}
 
@@ -118,7 +119,7 @@ def test_a_file_that_is_no_mapping_is_told_by_its_name(tmp_path: Path, content: 
 
 def test_a_recipe_without_a_block_is_not_applied() -> None:
     with pytest.raises(ElasticError, match=r"^elastic: None is not allowed; a block: `elastic:` in the --yaml file"):
-        RunFile(settings={"teacher": "/t"}).apply(None)
+        RunFile(settings={"teacher": "/t"}).apply(None, print)
 
 
 @pytest.mark.nemo

@@ -210,15 +210,16 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.recipe.checks import check_teacher
+    from nemo_elastic.hosts.nemo.recipe.checks import NAMES
+    from nemo_elastic.train.agreement import check_teacher
     from tests.hosts.nemo.checkpoints import store
     from tests.hosts.nemo.cutting import PARENT, random_tensors
 
     path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
-    check_teacher(path, replace(PARENT, vocab=1, ffn_stripes=1))
-    check_teacher("/cluster/12b", PARENT)
+    check_teacher(path, replace(PARENT, vocab=1, ffn_stripes=1), NAMES)
+    check_teacher("/cluster/12b", PARENT, NAMES)
     with pytest.raises(ElasticError) as caught:
-        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden))
+        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), NAMES)
     told = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
     assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {told}"
     assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)

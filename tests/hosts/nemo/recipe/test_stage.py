@@ -14,7 +14,7 @@ import pytest
 from nemo_elastic import apply_elastic
 from nemo_elastic.hosts.nemo.cli.entry import train
 from nemo_elastic.hosts.nemo.recipe.plugin import ElasticPlugin
-from nemo_elastic.hosts.nemo.recipe.stage import StageOptions
+from nemo_elastic.train.stage import StageOptions
 
 
 @pytest.mark.parametrize("door", [apply_elastic, ElasticPlugin, train])

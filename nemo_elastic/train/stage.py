@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says beside its recipe and its elastic block: which stage it is, and what it starts from.
 
-No NeMo here: a run's file is read, and refused, without it.
+No host here: a run's file is read, and refused, without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class StageOptions:
     """The arguments that `apply_elastic`, `ElasticPlugin`, `nemo elastic train` and a run's file share.
 
     Attributes:
-        teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
+        teacher: checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum.
         previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.
@@ -38,8 +38,14 @@ class StageOptions:
         """Steps of all stages, of a recipe that has so many."""
         return self.total_steps or self.done_steps + steps
 
-    def check(self, config: ElasticConfig, steps: Any) -> None:
+    def check(self, config: ElasticConfig, steps: Any, name: str, checkpoint: str = "checkpoint") -> None:
         """Hold them against each other, the block, and the steps of the recipe.
+
+        Args:
+            config: the elastic block.
+            steps: optimizer steps of the recipe.
+            name: how it spells them.
+            checkpoint: what the host calls a checkpoint of its own.
 
         Raises:
             ElasticError: the stage, its steps, or what it starts from does not make sense.
@@ -53,15 +59,15 @@ class StageOptions:
             raise bad("previous", self.previous, "only stage 2 goes on from one; stage 1 starts from the teacher")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
-            raise bad("recipe.trainer.max_steps", steps, allowed)
+            raise bad(f"recipe.{name}", steps, allowed)
         if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage == 2):
             raise bad("done_steps", done, "the steps of stage 1, at least 1, so that the learning rate goes on")
         if self.stage == 1 and done:
             raise bad("done_steps", done, "0 in stage 1; a broken run resumes by itself")
         if total is not None and (not isinstance(total, int) or total < done + steps):
-            raise bad("total_steps", total, f"at least done_steps + trainer.max_steps = {done + steps}")
+            raise bad("total_steps", total, f"at least done_steps + {name} = {done + steps}")
         if config.distill.teacher == "frozen" and self.teacher is None:
-            allowed = "the parent's NeMo checkpoint (teacher=PATH): elastic.distill.teacher is frozen"
+            allowed = f"the parent's {checkpoint} (teacher=PATH): elastic.distill.teacher is frozen"
             raise bad("teacher", self.teacher, allowed)
 
 

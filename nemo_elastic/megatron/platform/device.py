@@ -122,4 +122,6 @@ _REPLACED: dict[str, Any] = {
     "stream": lambda stream=None: contextlib.nullcontext(stream),
     "current_stream": lambda device=None: _Stream(),
     "default_stream": lambda device=None: _Stream(),
+    "get_rng_state": lambda device="cuda": torch.get_rng_state(),  # of which a checkpoint keeps one
+    "set_rng_state": lambda state, device="cuda": None,  # it is the CPU's, which is set beside it
 }

@@ -7,9 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from megatron.core import parallel_state
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from nemo_elastic.train.members import Members
+
+from .compat import shard
 
 
 class SavedMembers(Members):
@@ -22,7 +23,7 @@ class SavedMembers(Members):
 
         megatron-core takes a module of its own to lie on one pipeline stage; this one lies on all.
         """
-        state = make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+        state = shard(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
         for tensor in state.values():
             tensor.replica_id = (parallel_state.get_pipeline_model_parallel_rank(), *tensor.replica_id[1:])
         return state

@@ -13,20 +13,21 @@ import contextlib
 import copy
 import io
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 
-from nemo_elastic.hosts.nemo.checkpoint.load import load_model_weights
-from nemo_elastic.megatron.linear import ElasticColumnLinear, ElasticRowLinear
+from .linear import ElasticColumnLinear, ElasticRowLinear
+from .load import load_model_weights
 
 LINEAR = (ElasticColumnLinear, ElasticRowLinear)
 #: elastic.distill.teacher_precision -> ModelOpt's format of a weight: type of an element, one scale per row (axis 0)
 FORMATS = {"fp8": {"num_bits": (4, 3), "axis": 0}, "int8": {"num_bits": 8, "axis": 0}}
 
 
-def build_teacher(config: Any, tokenizer: Any, path: str | None, precision: str | None = None) -> Any:
+def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, precision: str | None = None) -> Any:
     """The parent as a frozen megatron-core model, sharded like the student.
 
     In bf16 the model is allocated as such, whatever the checkpoint holds. To be quantised it exists once in the
@@ -34,16 +35,16 @@ def build_teacher(config: Any, tokenizer: Any, path: str | None, precision: str 
     layer) is below what training takes later.
 
     Args:
-        config: NeMo's SSMConfig of the parent, with the elastic stack spec.
-        tokenizer: of the model; decides about the vocabulary.
-        path: NeMo checkpoint of the parent.
+        build: makes a model of a config.
+        config: of the parent, with the elastic stack spec.
+        path: checkpoint of the parent.
         precision: `elastic.distill.teacher_precision`.
     """
     if precision == "bf16":
         # the student keeps its own: a copy, not a change
         config = copy.copy(config)
         config.bf16, config.params_dtype = True, torch.bfloat16
-    teacher = config.configure_model(tokenizer).eval().requires_grad_(False)
+    teacher = build(config).eval().requires_grad_(False)
     if config.bf16:
         teacher = teacher.bfloat16()  # as megatron-core's Float16Module does with the student
     load_model_weights(teacher, path)

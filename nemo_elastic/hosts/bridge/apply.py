@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""apply_elastic for Megatron-Bridge: a stock `ConfigContainer` becomes a training of a nested family.
+
+>>> from megatron.bridge.recipes.nemotronh.nemotron_nano_v2 import nemotron_nano_12b_v2_pretrain_config
+>>> from nemo_elastic.hosts.bridge.apply import apply_elastic
+>>> config = nemotron_nano_12b_v2_pretrain_config()
+>>> apply_elastic(config, "elastic.yaml", teacher="/checkpoints/12b").pretrain()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.bridge.training.pretrain import pretrain
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.megatron.spec import elastic_stack_spec
+from nemo_elastic.train.agreement import check_files, check_teacher
+from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.stage import StageOptions
+
+from .callbacks import ElasticCallback
+from .checkpoint import check_start
+from .checks import (
+    NAMES,
+    check_architecture,
+    check_data,
+    check_folders,
+    check_parallel,
+    check_shape,
+    warnings,
+)
+from .optim import ElasticOverrides
+from .platform import bridge_on_this_machine
+from .settings import ConfigChanges
+from .step import ElasticStep
+
+#: settings of data parallelism and of the optimizer that count on every micro-batch using every weight
+OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
+#: of the model, that need layers of one shape, or TransformerEngine's: name -> what we set
+MODEL_SETTINGS = {"fp8": None, "fp4": None, "tp_comm_overlap": False, "cuda_graph_impl": "none"}
+
+
+@dataclass
+class ElasticRun:
+    """What `megatron.bridge.training.pretrain.pretrain` is called with.
+
+    Attributes:
+        config: the container, changed.
+        forward_step: of the family.
+        callbacks: one, to which others may be added.
+        changes: what has become of the container, in words.
+    """
+
+    config: Any
+    forward_step: ElasticStep
+    callbacks: list[Any]
+    changes: str = ""
+
+    def pretrain(self) -> None:
+        """Train on this machine; a run whose folder has a checkpoint goes on from it."""
+        with bridge_on_this_machine(self.config):
+            pretrain(self.config, self.forward_step, callbacks=self.callbacks)
+
+
+def apply_elastic(
+    recipe: Any,
+    elastic: ElasticConfig | Mapping[str, Any] | str | Path,
+    *,
+    teacher: str | None = None,
+    stage: int = 1,
+    previous: str | None = None,
+    done_steps: int = 0,
+    total_steps: int | None = None,
+    out: str | None = None,
+    ranked: str | None = None,
+    rank_only: bool = False,
+    verbose: bool = True,
+) -> ElasticRun:
+    """Turn a recipe of Megatron-Bridge's into one that trains a nested family. The container is changed in place.
+
+    What the recipe and the block must agree on is checked first; a recipe that is refused is left as it was.
+
+    Args:
+        recipe: a `ConfigContainer` with a `HybridModelProvider`.
+        elastic: the elastic block, or a YAML file with one.
+        teacher, stage, previous, done_steps, total_steps, out: see `StageOptions`.
+        ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members, the router's start.
+        rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
+        verbose: print every setting that has another value afterwards, and warn of what makes no sense.
+
+    Returns:
+        What `pretrain` takes.
+
+    Raises:
+        ElasticError: the recipe trains something else than a Nemotron-H, a stage lacks what it starts from, or
+            recipe and block do not fit.
+    """
+    options = StageOptions(
+        teacher=at_hand(teacher), stage=stage, previous=at_hand(previous), done_steps=done_steps,
+        total_steps=total_steps, out=out,
+    )  # fmt: skip
+    block = ElasticConfig.of(elastic)
+    block = replace(block, ranking=at_hand(block.ranking), shapes=at_hand(block.shapes))
+    check_architecture(recipe)
+    steps = recipe.train.train_iters
+    options.check(block, steps, "train.train_iters")
+    parent = check_shape(recipe, block)
+    check_parallel(recipe, block, parent)
+    check_data(recipe)
+    check_teacher(options.teacher, parent, NAMES)
+    check_folders(recipe, out)
+    if stage == 1:
+        check_files(block, parent)
+    changes = ConfigChanges(recipe)
+    total = options.total(steps)
+    changes.warnings = warnings(recipe, block, stage, total, ranked)
+    changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
+    _model(recipe, block)
+    _precision(recipe, block)
+    _checkpoints(recipe, at_hand(ranked))
+    recipe.optimizer_config_override_provider = ElasticOverrides(elastic=block.to_dict(), stage=stage)
+    recipe.validation.eval_iters = (recipe.validation.eval_iters or 0) * len(block.budgets)
+    if rank_only:
+        recipe.checkpoint.save_optim, recipe.validation.eval_iters = False, 0
+    run = _run(recipe, block, options, total, rank_only)
+    run.changes = changes.text(recipe)
+    if verbose and int(os.environ.get("RANK", 0)) == 0:
+        print(run.changes, flush=True)
+    return run
+
+
+def _model(recipe: Any, block: ElasticConfig) -> None:
+    model = recipe.model
+    model.hybrid_stack_spec = elastic_stack_spec
+    model.seq_length = recipe.dataset.seq_length
+    for name, value in MODEL_SETTINGS.items():
+        if getattr(model, name, None) not in (None, value):
+            setattr(model, name, value)
+    if model.recompute_granularity == "selective":
+        model.recompute_granularity = None  # our layers recompute whole or not at all
+        model.recompute_modules = None
+    if model.pipeline_model_parallel_size > 1 and block.distill.taught:
+        model.variable_seq_lengths = True
+        model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
+
+
+def _precision(recipe: Any, block: ElasticConfig) -> None:
+    """Turn off overlaps of gradients and 8-bit formats: a micro-batch uses only a part of the weights."""
+    recipe.comm_overlap = None  # it would turn them on again
+    for owner in (recipe.ddp, recipe.optimizer):
+        for name in OVERLAPS:
+            if getattr(owner, name, False):
+                setattr(owner, name, False)
+    if not recipe.optimizer.fp16:  # whose infinities are no mistakes
+        recipe.ddp.check_for_nan_in_grad = False
+    low = recipe.mixed_precision
+    if low is not None and (any(word in str(low) for word in ("fp8", "fp4")) if isinstance(low, str) else low.fp8):
+        recipe.mixed_precision = "bf16_mixed"
+    half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
+    if half and block.router is not None and not recipe.optimizer.use_distributed_optimizer:
+        # megatron-core's other one cannot save the router, which is float32 among half-precision weights
+        recipe.optimizer.use_distributed_optimizer = recipe.ddp.use_distributed_optimizer = True
+    if recipe.optimizer.use_distributed_optimizer:
+        # by default its state goes on in the layout that wrote it alone; the next stage has another
+        recipe.checkpoint.dist_ckpt_optim_fully_reshardable = True
+
+
+def _checkpoints(recipe: Any, ranked: str | None) -> None:
+    if recipe.checkpoint.load is None:
+        recipe.checkpoint.load = recipe.checkpoint.save
+    # a parent's holds no router, and would be read over the sorted weights
+    recipe.checkpoint.pretrained_checkpoint = ranked
+    if recipe.checkpoint.ckpt_format != "torch_dist":
+        recipe.checkpoint.ckpt_format = "torch_dist"
+
+
+def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, rank_only: bool) -> ElasticRun:
+    stage, steps, done = options.stage, recipe.train.train_iters, options.done_steps
+    freeze = 0 if block.router is None else block.router.freeze_step(done if stage == 2 else steps)
+    peak, lowest = recipe.optimizer.lr, recipe.optimizer.min_lr
+    rates = Rates(
+        total,
+        recipe.scheduler.lr_warmup_iters,
+        0.1 if lowest is None else lowest / peak,
+        start_step=done,
+        freeze_step=freeze,
+    )
+    folder = recipe.checkpoint.save or "."
+    previous = options.previous if stage == 2 else None
+
+    def before() -> None:
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        check_start(recipe.checkpoint, block, stage, previous, first)
+
+    step = ElasticStep(recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before)
+    recipe.model.register_pre_wrap_hook(step.build)
+    callback = ElasticCallback(
+        step, rates, options.out or os.path.join(folder, "elastic"), folder, previous,
+        label="rank" if rank_only else f"stage{stage}", rank_only=rank_only,
+    )  # fmt: skip
+    return ElasticRun(recipe, step, [callback])

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One callback: shapes when they are due, rates, every member's validation, the run's metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.bridge.training.callbacks import Callback
+from megatron.bridge.training.checkpointing import save_checkpoint
+from megatron.core import parallel_state
+
+from nemo_elastic.history import METRICS
+from nemo_elastic.megatron.host import check_pipeline
+from nemo_elastic.megatron.loss import mean_by_budget
+from nemo_elastic.megatron.validation import all_ranks, from_last_stage, losses_of_last_stage
+from nemo_elastic.train.facts import step_facts_of
+from nemo_elastic.train.guard import Guard
+from nemo_elastic.train.metrics import Progress, append, start_again
+from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+
+from .checkpoint import go_on_from
+from .optim import ElasticScheduler, watch_optimizer
+from .step import LOSS, ElasticStep
+
+
+class ElasticCallback(Callback):
+    """Prepares, freezes and refreshes the shapes, sets the rates, measures members, writes the run's metrics.
+
+    Args:
+        step: of the run.
+        rates: learning rates over the curriculum.
+        out: folder of the ranking, the search's trace and the frozen members.
+        folder: of the run, for `metrics.jsonl`.
+        previous: stage 2: what stage 1 left.
+        label: of the phase, in every line.
+        rank_only: write down what was found, and train nothing.
+    """
+
+    def __init__(
+        self,
+        step: ElasticStep,
+        rates: Rates,
+        out: str,
+        folder: str,
+        previous: str | None = None,
+        label: str = "",
+        rank_only: bool = False,
+    ) -> None:
+        self.step, self.rates, self.previous, self.label = step, rates, previous, label
+        self.rank_only = rank_only
+        self.out, self.file = Path(out), Path(folder) / METRICS
+        self._before = 0.0  # seconds until this start
+
+    # ------------------------------------------------------------------ a training
+
+    def on_data_init_start(self, context: Any) -> None:
+        """Model, optimizer and Bridge's own checkpoint are there; a second stage goes on from the first."""
+        host, family = self.step.host, self.step.family
+        host.enter(context.state, context.optimizer)
+        if self.previous is not None and host.step == 0:
+            go_on_from(self.previous, context.state, context.model, context.optimizer)
+        guard = None if context.state.cfg.optimizer.fp16 else Guard(family, host)
+        watch_optimizer(context.model, context.optimizer, guard, clip=family.config.router is not None)
+        ElasticScheduler.follow(context.scheduler, self.rates, host)
+
+    def on_train_start(self, context: Any) -> None:
+        family, host = self.step.family, self.step.host
+        self._progress = Progress(self.label, context.state.cfg.train.train_iters, host.step)
+        if host.first:
+            self._before, _ = start_again(self.file, host.step)
+        if not family.members.found:
+            check_pipeline(parallel_state.get_pipeline_model_parallel_world_size(), "model.")
+            prepare_members(family, host, self.out)
+        if self.rank_only:
+            save_checkpoint(context.state, context.model, context.optimizer, context.scheduler, 0)
+            context.state.cfg.train.train_iters = host.step  # Bridge asks before each step
+            return
+        self._freeze_when_due()
+
+    def on_train_step_start(self, context: Any) -> None:
+        self._freeze_when_due()
+        refresh_members(self.step.family, self.step.host)
+        self.step.each = []
+        context.scheduler.step(0)
+
+    def on_train_step_end(self, context: Any) -> None:
+        """Bridge counts the step after this."""
+        step, config = self.step, context.state.cfg
+        by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
+        losses = losses_of_last_stage(by_budget, len(step.family.config.budgets))
+        line = step_facts_of(step.family, losses)
+        loss = (context.loss_dict or {}).get(LOSS)
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None:
+            loss = from_last_stage(torch.zeros(1) if loss is None else loss.detach().float().reshape(1).cpu())
+            line["reduced_train_loss"] = float(loss)
+        line |= {"lr": next(g["lr"] for g in context.optimizer.param_groups if g["params"])}
+        if context.grad_norm is not None:
+            line["grad_norm"] = float(context.grad_norm)
+        seconds = self._before + self._progress.seconds
+        self._write(step.host.step + 1, config, line | {"kind": "step", "seconds": seconds})
+        self._progress.show(step.host.step + 1, line, step.host.first)
+
+    # ------------------------------------------------------------------ a validation
+
+    def on_eval_start(self, context: Any) -> None:
+        self.step.begin_validation("validation")
+
+    def on_eval_end(self, context: Any) -> None:
+        """Bridge's iterator starts at the first sample of the data again where the run goes on after a stop."""
+        heldout = self.step.heldout
+        if self.step.rows:
+            heldout.add(all_ranks(self.step.rows).cpu())
+        measured = heldout.end(from_last_stage(heldout.sums))
+        context.state.train_state.consumed_valid_samples = 0
+        found = {"losses": measured.losses, "kl": measured.kl}
+        self._write(self.step.host.step, context.state.cfg, {"kind": "heldout", **found})
+
+    def on_test_start(self, context: Any) -> None:
+        self.step.begin_validation("test")
+
+    # ------------------------------------------------------------------ helpers
+
+    def _freeze_when_due(self) -> None:
+        family, host = self.step.family, self.step.host
+        if not family.members.is_frozen and host.step >= family.freeze_step:
+            freeze_members(family, host, self.out)
+
+    def _write(self, step: int, config: Any, line: dict[str, Any]) -> None:
+        if self.step.host.first:
+            tokens = step * config.train.global_batch_size * config.dataset.seq_length
+            append(self.file, {"phase": self.label, "step": step, "tokens": tokens} | line)

@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a `ConfigContainer` and an elastic block must agree on, seen from the configuration alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
+from megatron.bridge.training.config import ConfigContainer, MockGPTDatasetConfig
+from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.megatron.shape import layer_pattern, parent_of
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.train.agreement import Names, check_family, check_no_file, check_ranks
+
+from .optim import ElasticOverrides
+
+#: how a config of Bridge's spells what a check may refuse
+NAMES = Names(
+    tensor="recipe.model.tensor_model_parallel_size",
+    pipeline="recipe.model.pipeline_model_parallel_size",
+    model="recipe.model",
+)
+#: setting -> the values that a family can have, and why
+REFUSED = {
+    "model.context_parallel_size": (
+        (None, 1),
+        "1 in this version; long sequences take sequence parallelism",
+    ),
+    "model.virtual_pipeline_model_parallel_size": ((None, 1), "null: hybrid models have no virtual stages"),
+    "model.calculate_per_token_loss": ((False,), "false: a micro-batch's loss is the mean over its own tokens"),
+    "ddp.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
+    "dist.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
+    "dist.use_torch_fsdp2": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
+    "dist.use_decentralized_pg": ((False,), "false: ranks are found by megatron-core's parallel state"),
+    "rerun_state_machine.rerun_mode": (("disabled",), "disabled: a step that runs twice would draw its budgets twice"),
+    "peft": ((None,), "null: every weight of the family is trained"),
+}
+
+
+def check_architecture(config: Any) -> None:
+    """Raise unless the config trains a Nemotron-H that is not elastic yet, in a way that a family can be trained."""
+    if not isinstance(config, ConfigContainer):
+        raise bad("recipe", type(config).__name__, "a ConfigContainer of Megatron-Bridge")
+    if not isinstance(config.model, HybridModelProvider):
+        raise bad("recipe.model", type(config.model).__name__, "a HybridModelProvider (Nemotron-H)")
+    if isinstance(config.optimizer_config_override_provider, ElasticOverrides):
+        raise bad("recipe", "ElasticOverrides", "a stock recipe; this one is elastic already")
+    if not layer_pattern(config.model):
+        raise bad("recipe.model.hybrid_layer_pattern", None, "a pattern such as M-M*-, one symbol per layer")
+    if config.optimizer.lr is None:
+        raise bad("recipe.optimizer.lr", None, "a peak learning rate")
+    for name, (allowed, why) in REFUSED.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if value not in allowed:
+            raise bad(f"recipe.{name}", value, f"for a family {why}")
+
+
+def check_parallel(config: Any, block: ElasticConfig, parent: Parent) -> None:
+    """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
+    tensor, pipeline = config.model.tensor_model_parallel_size, config.model.pipeline_model_parallel_size
+    check_ranks(block, parent, tensor, pipeline, NAMES)
+    if config.dist.distributed_backend != "gloo":
+        names = {TENSOR: f"recipe.model.{TENSOR}", SHAPE: f"recipe.model.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
+        check_widths(parent, block.resolve_axes(parent), tensor, names)
+
+
+def check_data(config: Any) -> None:
+    """Raise where the data gives no sequences of one length, or none that the ranks can share."""
+    length = getattr(config.dataset, "seq_length", None)
+    if not isinstance(length, int):
+        raise bad("recipe.dataset.seq_length", length, "a number of tokens")
+    tensor = config.model.tensor_model_parallel_size
+    if config.model.sequence_parallel and length % tensor:
+        allowed = f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on"
+        raise bad("recipe.dataset.seq_length", length, allowed)
+
+
+def vocabulary(config: Any) -> int | None:
+    """Rows of the embedding, padded as Bridge pads them; None where a tokenizer would have to be downloaded."""
+    model, tokenizer = config.model, config.tokenizer
+    if isinstance(model.vocab_size, int) and not model.should_pad_vocab:
+        return model.vocab_size
+    size = model.vocab_size
+    if size is None and tokenizer.tokenizer_type == "NullTokenizer" and isinstance(tokenizer.vocab_size, int):
+        size = tokenizer.vocab_size
+    if not isinstance(size, int):
+        return None
+    return calculate_padded_vocab_size(size, model.make_vocab_size_divisible_by, model.tensor_model_parallel_size)
+
+
+def check_shape(config: Any, block: ElasticConfig) -> Parent:
+    """Hold axes and budgets against the parent that the provider describes.
+
+    Returns:
+        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
+
+    Raises:
+        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
+    """
+    vocab = vocabulary(config)
+    try:
+        parent = parent_of(config.model, vocab or 1, NAMES.model)
+    except ElasticError as error:
+        raise error.within(NAMES.model) from None
+    return check_family(block, parent, vocab is not None)
+
+
+def check_folders(config: Any, out: str | None) -> None:
+    """Raise where a file lies in the way of what the run writes."""
+    check_no_file("out", out)
+    check_no_file("recipe.checkpoint.save", config.checkpoint.save)
+
+
+def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ranked: str | None) -> list[str]:
+    """What can run and makes no sense, a line for each."""
+    out = []
+    blended = getattr(config.dataset, "blend", None) or getattr(config.dataset, "blend_per_split", None)
+    if isinstance(config.dataset, MockGPTDatasetConfig) or not (blended or getattr(config.dataset, "data_path", 1)):
+        out.append("recipe.dataset: random tokens: ranking, shapes and weights will be of noise")
+    stages = config.model.pipeline_model_parallel_size
+    own = config.checkpoint.load is not None and Path(config.checkpoint.load).exists()
+    if stage == 1 and stages > 1 and ranked is None and not own:
+        out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
+                   "or the run is refused when it starts")  # fmt: skip
+    warmup = config.scheduler.lr_warmup_iters
+    if warmup >= total_steps:
+        out.append(f"recipe.scheduler.lr_warmup_iters: {warmup} of {total_steps} steps in all: "
+                   "the learning rate never reaches its peak")  # fmt: skip
+    samples, has = block.importance.samples, config.train.train_iters * config.train.global_batch_size
+    if stage == 1 and block.ranking is None and ranked is None and has < samples:
+        out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
+                   "no more, ranking is refused when it starts")  # fmt: skip
+    return out

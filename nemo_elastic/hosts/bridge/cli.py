@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic train --host bridge`: a recipe of Megatron-Bridge's by its name, overrides, and the elastic block.
+
+A container is plain dataclasses, so an override is a dotted name of one of their fields and a YAML value; each rank of
+`torchrun` reads the same line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.hosts.run_file import RunFile
+from nemo_elastic.io.read import resolved
+
+__all__ = ["find_recipe", "main", "override"]
+
+#: modules in which a recipe is looked up by its name
+RECIPES = (
+    "nemo_elastic.hosts.bridge.tiny",
+    "megatron.bridge.recipes.nemotronh.nemotron_nano_v2",
+    "megatron.bridge.recipes.nemotronh",
+    "megatron.bridge.recipes",
+)
+
+
+def find_recipe(factory: str) -> Callable[..., Any]:
+    """A recipe of Bridge's by its name, or by its import path, `package.module.function`.
+
+    Raises:
+        ElasticError: there is none.
+    """
+    module, _, name = factory.rpartition(".")
+    known: list[str] = []
+    for place in (module,) if module else RECIPES:
+        try:
+            found = importlib.import_module(place)
+        except ImportError as error:
+            raise ElasticError(f"--factory {factory}: {error}") from None
+        if callable(getattr(found, name, None)):
+            return getattr(found, name)
+        known += [n for n in dir(found) if n.endswith("config")]
+    raise bad("--factory", factory, "the name of a recipe" + _near(name, known))
+
+
+def override(config: Any, name: str, value: Any) -> None:
+    """Set a field of a container by its dotted name.
+
+    Raises:
+        ElasticError: a part of the name is no field.
+    """
+    owner, parts = config, name.split(".")
+    for i, part in enumerate(parts):
+        known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
+        if part not in known:
+            raise ElasticError(f"{'.'.join(parts[:i]) or 'recipe'}: unknown field {part!r}{_near(part, known)}")
+        if i + 1 < len(parts):
+            owner = getattr(owner, part)
+    setattr(owner, parts[-1], value)
+
+
+def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: bool) -> None:
+    """Train, or with `dryrun` print what would be changed.
+
+    Raises:
+        SystemExit: a mistake of the user's, in one line, with exit code 2.
+    """
+    with exit_in_one_line():
+        file = RunFile.load(yaml).override(argv)
+        name = factory or file.recipe.pop("_factory_", None)
+        if name is None:
+            raise bad("--factory", None, "a recipe of Megatron-Bridge's, e.g. nemotron_nano_12b_v2_pretrain_config")
+        recipe = find_recipe(name)
+        given, rest = _arguments(recipe, file.overrides)
+        config = recipe(**given)
+        for field, value in [*_flat(file.recipe), *rest]:
+            override(config, field, value)
+        from .apply import apply_elastic
+
+        run = file.apply(config, apply_elastic)
+        if dryrun:
+            if int(os.environ.get("RANK", 0)) == 0:
+                print("nothing was started", flush=True)
+            return
+        run.pretrain()
+
+
+def _arguments(recipe: Callable[..., Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """Overrides that are arguments of a recipe's function, as those of the tiny one; and the others, of its fields."""
+    known, given, rest = inspect.signature(recipe).parameters, {}, []
+    for text in overrides:
+        name, operator, value = text.partition("=")
+        if not operator or name.endswith(("+", "-", "*", "/", "|")):
+            raise bad("override", text, "field=value")
+        try:
+            read = resolved(f"value: {value}")["value"]
+        except Exception as error:  # PyYAML's errors
+            raise ElasticError(f"{name}: {value} is not readable as YAML ({str(error).splitlines()[0]})") from None
+        if name in known:
+            given[name] = read
+        else:
+            rest.append((name, read))
+    for name, parameter in known.items():
+        wanted = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if wanted and name not in given:
+            raise bad(name, None, f"an argument of {recipe.__name__}: {name}=VALUE")
+    return given, rest
+
+
+def _flat(data: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Fields of a YAML file by dotted names."""
+    if not isinstance(data, dict) or (name and not data):
+        return [(name, data)]
+    return [pair for key, value in data.items() for pair in _flat(value, f"{name}.{key}" if name else str(key))]
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

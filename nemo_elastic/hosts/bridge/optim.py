@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The router's own group of parameters, and the schedule of both, in Bridge's optimizer and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from megatron.bridge.training.config import OptimizerConfigOverrideProvider
+from megatron.core.optimizer import ParamKey
+from megatron.core.optimizer.optimizer_config import ParamWithNamePredicate
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.utils import get_model_config
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.megatron.host import trained
+from nemo_elastic.megatron.optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
+from nemo_elastic.train.guard import Guard
+from nemo_elastic.train.schedule import Rates
+
+from .host import BridgeHost
+
+
+def _is_router(param: torch.Tensor, name: str) -> bool:
+    return is_router(name, param)
+
+
+@dataclass
+class ElasticOverrides(OptimizerConfigOverrideProvider):
+    """Bridge's overrides of groups of parameters, and the router's: its own rate, and no weight decay.
+
+    It is the part of the config that says what the family is, so that a checkpoint's run_config.yaml tells it.
+
+    Attributes:
+        elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
+        stage: 1 or 2.
+    """
+
+    elastic: dict[str, Any] = field(default_factory=dict)
+    stage: int = 1
+
+    def build_config_overrides(self, context: Any) -> Mapping[Any, Any] | None:
+        """What each group of parameters has of its own; Bridge calls it when it builds the optimizer."""
+        overrides = dict(super().build_config_overrides(context) or {})
+        router = ElasticConfig.from_dict(self.elastic).router
+        if router is not None:
+            key = ParamKey(with_name_predicate=ParamWithNamePredicate(name="elastic_router", fn=_is_router))
+            ratio = router_ratio(router.lr, context.optimizer_config.lr)
+            overrides[key] = {"lr_mult": ratio, "wd_mult": 0.0}
+        return overrides
+
+
+class ElasticScheduler(OptimizerParamScheduler):
+    """Bridge's scheduler with the rates of `train.schedule.Rates`; weight decay stays the recipe's.
+
+    megatron-core offers no schedule of one's own, so the one that Bridge built is given this class (`follow`).
+    """
+
+    rates: Rates
+    host: BridgeHost
+
+    @classmethod
+    def follow(cls, scheduler: OptimizerParamScheduler, rates: Rates, host: BridgeHost) -> None:
+        """Let a scheduler follow these rates from here on."""
+        scheduler.__class__ = cls
+        scheduler.rates, scheduler.host = rates, host  # pyright: ignore
+        scheduler.step(0)
+
+    def get_lr(self, param_group: dict[str, Any]) -> float:
+        """Rate of a group in the step that is about to run, or has just run."""
+        share = (self.rates.router if is_router_group(param_group) else self.rates.model)(self.host.step)
+        return self.max_lr * param_group.get("lr_mult", 1.0) * share
+
+
+def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip: bool) -> None:
+    """Reduce and clip the router's gradients apart, and take no step that is not finite.
+
+    Args:
+        model: Bridge's chunks.
+        optimizer: of them; wrapped.
+        guard: None for fp16, whose optimizer finds infinities by itself: it is how its loss scale is found.
+        clip: whether there is a router.
+    """
+    if clip:
+        RouterClip.install(optimizer)
+    if guard is not None:
+        optimizer.step = guard.guarded(optimizer.step, skipped=(False, None, None))
+    config = get_model_config(model[0])
+    finalize: Callable[..., Any] = config.finalize_model_grads_func
+
+    def finalize_model_grads(chunks: list[Any], *args: Any, **kwargs: Any) -> Any:
+        reduce_router(chunks)
+        out = finalize(chunks, *args, **kwargs)
+        if guard is not None:
+            guard.look(list(trained(chunks)))
+        return out
+
+    config.finalize_model_grads_func = finalize_model_grads

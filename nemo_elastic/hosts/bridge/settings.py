@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a `ConfigContainer` by their dotted names, and every one that has another value than before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from nemo_elastic.train.changes import Changes
+
+__all__ = ["ConfigChanges", "settings"]
+
+#: why a setting that a user knows gets another value
+REASONS = {
+    "checkpoint.load": "a run that was stopped goes on",
+    "checkpoint.pretrained_checkpoint": "the teacher is the start",
+    "ddp.check_for_nan_in_grad": "elastic.nonfinite looks at them",
+    "model.seq_length": "that of the data",
+    "model.variable_seq_lengths": "stages pass on the teacher's hidden states beside the student's",
+    "validation.eval_iters": "every member is validated",
+}
+#: what is one line, however many values it has
+WHOLE = {"optimizer_config_override_provider": "the elastic block"}
+
+
+class MadeName(str):
+    """The name of the class of something that has settings of its own."""
+
+
+class ConfigChanges(Changes):
+    """`train.changes.Changes` of a `ConfigContainer`."""
+
+    reasons = REASONS
+    whole = WHOLE
+
+    def settings(self, recipe: Any) -> dict[str, Any]:
+        return settings(recipe)
+
+    def made(self, value: Any) -> bool:
+        return isinstance(value, MadeName)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """Every setting of a config by its dotted name: plain values as they are, classes and functions by their names."""
+    return dict(_settings(config, ""))
+
+
+def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if is_dataclass(value) and not isinstance(value, type):
+        yield name, MadeName(type(value).__qualname__)
+        for field in fields(value):
+            if not field.name.startswith("_") and hasattr(value, field.name):
+                yield from _settings(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _settings(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for key, inner in enumerate(value):
+            yield from _settings(inner, f"{name}[{key}]")
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield name, value
+    else:
+        yield name, getattr(value, "__qualname__", None) or str(value)

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What Megatron-Bridge calls for every micro-batch, and the hook that makes its model one of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from megatron.bridge.training.gpt_step import get_batch
+from megatron.bridge.training.state import GlobalState
+from megatron.bridge.training.utils.pg_utils import get_pg_collection
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import bad
+from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.megatron.build import check_ranks, make_family
+from nemo_elastic.megatron.loss import report_parts
+from nemo_elastic.megatron.stages import FamilyStep
+from nemo_elastic.megatron.teacher import build_teacher
+from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
+from nemo_elastic.train.training import FamilyTraining
+
+from .host import BridgeHost
+
+#: what Bridge's log calls the loss
+LOSS = "lm loss"
+
+
+class ElasticStep:
+    """Bridge's forward step of a family: `pretrain(config, step, callbacks=…)`.
+
+    Args:
+        provider: Bridge's model provider, which calls `build` before it wraps the model.
+        config: the elastic block.
+        teacher: checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
+        stage: 1 or 2.
+        steps: optimizer steps of this stage.
+        before: called with the model's provider before anything is built: looks at what the run starts from.
+
+    Attributes:
+        family, host, steps: of the training; the latter two since `build`.
+        each: what this rank's micro-batches of the present step reported of the budgets.
+        rows: the same of a validation's.
+    """
+
+    host: BridgeHost
+    steps: FamilyStep
+
+    def __init__(
+        self,
+        provider: Any,
+        config: ElasticConfig,
+        *,
+        teacher: str | None,
+        stage: int,
+        steps: int,
+        before: Callable[[], None],
+    ) -> None:
+        self.provider, self.teacher, self.before = provider, teacher, before
+        self.family = FamilyTraining(config, stage, steps)
+        self.heldout = HeldOut(config.distill)
+        self.each: list[torch.Tensor] = []
+        self.rows: list[torch.Tensor] = []
+        self._kept: dict[str, list[dict[str, Any]]] = {}  # data of a validation, by what is validated
+        self._which, self._at = "", 0
+
+    def __deepcopy__(self, memo: Any) -> ElasticStep:
+        """megatron-core copies a model's config for every layer, and the config knows its hook: there is one of it."""
+        return self
+
+    # ------------------------------------------------------------------ building
+
+    def build(self, model: list[Any]) -> list[Any]:
+        """Make the model one of a family; Bridge calls it before data parallelism and the optimizer exist."""
+        self.before()
+        if len(model) > 1:
+            raise bad("virtual_pipeline_model_parallel_size", len(model), "null: hybrid models have no virtual stages")
+        check_ranks(self.family)
+        core, distill = model[0], self.family.config.distill
+        teacher = None
+        if distill.teacher == "frozen":
+            teacher = build_teacher(
+                lambda config: config.provide(core.pre_process, core.post_process),
+                self.provider,
+                self.teacher,
+                distill.teacher_precision,
+            )
+        start = self.teacher if self.family.stage == 1 else None
+        state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), start)
+        self.host = BridgeHost(state, core, teacher)
+        self.steps = FamilyStep(self.family, self.host, self.heldout)
+        return model
+
+    # ------------------------------------------------------------------ a micro-batch
+
+    def __call__(self, state: GlobalState, data_iterator: Iterator[Any], model: Any) -> tuple[torch.Tensor, Any]:
+        """What this pipeline stage gives of the next micro-batch, and what makes a loss of it on the last."""
+        core = self.host.core
+        if not core.pre_process:
+            self.host.receive(core.decoder.input_tensor)
+        read = lambda: _read(state, data_iterator, model)  # noqa: E731
+        return self._train(read()) if core.training else self._validate(read)
+
+    def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        draws = self.family.next_draws(self.host.step)
+        if not self.host.core.post_process:
+            return self.steps.pass_on(batch["tokens"], draws), None
+        loss, parts = self.steps.loss(draws, batch["tokens"], batch["labels"], batch["loss_mask"])
+        tokens = batch["loss_mask"].sum().to(torch.int)
+
+        def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            total, each = report_parts(parts, tokens, len(self.family.config.budgets))
+            self.each.append(each)
+            return loss, tokens, {LOSS: total}
+
+        return loss, report
+
+    # ------------------------------------------------------------------ validating
+
+    def begin_validation(self, which: str) -> None:
+        """Start a validation, each time on the same data: what Bridge's iterator gave the first time is kept."""
+        self._which, self._at, self.rows = which, 0, []
+        self.steps.begin_validation()
+
+    def _validate(self, read: Callable[[], dict[str, Any]]) -> tuple[torch.Tensor, Any]:
+        batch = self.heldout.next(lambda: self._again(read))
+        if not self.host.core.post_process:
+            return self.steps.pass_on_member(batch), None
+        sums = self.steps.measure(batch)
+
+        def report(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            self.rows.append(self.heldout.row(batch, sums))
+            tokens = sums[TOKENS].to(torch.int)
+            return sums[CE_SUM].clone(), tokens, {LOSS: sums[[CE_SUM, TOKENS]].float()}
+
+        return sums, report
+
+    def _again(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        kept = self._kept.setdefault(self._which, [])
+        if self._at == len(kept):
+            kept.append(read())
+        self._at += 1
+        return kept[self._at - 1]
+
+
+def _read(state: GlobalState, data_iterator: Iterator[Any], model: Any) -> dict[str, Any]:
+    """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere."""
+    tokens, labels, mask, *_ = get_batch(data_iterator, state.cfg, pg_collection=get_pg_collection(model))
+    return {"tokens": tokens, "labels": labels, "loss_mask": None if mask is None else mask.float()}

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run's YAML file and overrides, taken apart: what is the recipe's, and what is `apply_elastic`'s.
+
+A host takes ten seconds to import: reading a file, and refusing it, needs none of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.read import read_yaml, resolved
+from nemo_elastic.train.stage import STAGE_OPTIONS
+
+#: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
+SETTINGS = ("elastic", *STAGE_OPTIONS)
+#: settings that are text, whatever YAML makes of it
+TEXT = ("teacher", "previous", "out")
+_OVERRIDE = re.compile(r"([^=]+?)([*+|/-]?=)(.*)", re.DOTALL)
+
+
+@dataclass
+class RunFile:
+    """Parts of a run.
+
+    Attributes:
+        recipe: the file's fields that are the recipe's.
+        settings: those of `SETTINGS` that were given, with the overrides in them.
+        overrides: overrides that are the recipe's, as they were written.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | None) -> RunFile:
+        """Read a YAML, JSON or TOML file; one that is an elastic block alone serves too."""
+        if path is None:
+            return cls()
+        data = read_mapping("--yaml", path)
+        if data and "elastic" not in data and set(data) <= {f.name for f in fields(ElasticConfig)}:
+            return cls(settings={"elastic": data})
+        given = {k: v for k, v in data.items() if k in SETTINGS}
+        return cls({k: v for k, v in data.items() if k not in SETTINGS}, given)
+
+    def override(self, args: Sequence[str]) -> RunFile:
+        """The same with `key=value` overrides: ours are put in place, the recipe's are kept for NeMo-Run.
+
+        `elastic.router.lr=3e-3`, `elastic.budgets[1].ratio=0.5`, `elastic.budgets=[{name: small, ratio: 0.5}]`,
+        `elastic=@elastic.yaml`, `teacher=PATH`; values are YAML.
+        """
+        ours = OmegaConf.create(self.settings)
+        rest = []
+        for arg in args:
+            match = _OVERRIDE.fullmatch(arg)
+            if match is None:
+                raise bad("override", arg, "field=value")
+            key, operator, text = match.groups()
+            root = re.split(r"[.\[]", key, maxsplit=1)[0]
+            if root not in SETTINGS:
+                rest.append(arg)
+                continue
+            if operator != "=":
+                raise bad(key, operator, f"only `=` changes it: {key}=VALUE")
+            if key == "elastic" and text.startswith("@"):
+                data = read_mapping(key, text[1:])
+                value = data.get("elastic", data)
+            else:
+                value = _value(key, text)
+            try:
+                OmegaConf.update(ours, key, value, merge=False)
+            except Exception as error:  # OmegaConf's errors share no base class with Python's that it lets through
+                raise ElasticError(f"{key}: cannot be set to {text} ({str(error).splitlines()[0]})") from None
+        try:
+            plain = resolved(ours)
+        except Exception as error:  # as above
+            raise ElasticError(f"elastic: cannot be read ({str(error).splitlines()[0]})") from None
+        assert isinstance(plain, dict)
+        return RunFile(dict(self.recipe), {str(k): v for k, v in plain.items()}, [*self.overrides, *rest])
+
+    def apply(self, recipe: Any, apply_elastic: Callable[..., Any]) -> Any:
+        """A host's `apply_elastic` with these settings.
+
+        Raises:
+            ElasticError: no block was given, or `apply_elastic` refuses it.
+        """
+        if self.settings.get("elastic") is None:
+            raise bad("elastic", None, "a block: `elastic:` in the --yaml file, or elastic=@elastic.yaml")
+        return apply_elastic(recipe, **self.settings)
+
+
+def read_mapping(name: str, path: str) -> dict[str, Any]:
+    """A YAML, JSON or TOML file that is a mapping; numbers such as 3e-3 are numbers."""
+    if not Path(path).is_file():
+        raise bad(name, path, "an existing YAML file")
+    try:
+        if Path(path).suffix == ".toml":
+            data = resolved(_toml(path))
+        else:
+            data = read_yaml(path)
+    except Exception as error:  # YAML, TOML and OmegaConf errors share no base class
+        raise ElasticError(f"{name}: {path} is not readable ({str(error).splitlines()[0]})") from None
+    if not isinstance(data, dict):
+        raise bad(name, path, "a file with a mapping such as `elastic: {budgets: …}`")
+    return {str(k): v for k, v in data.items()}
+
+
+def _toml(path: str) -> dict[str, Any]:
+    from nemo_run.cli.config import toml_to_yaml, yaml_to_dict
+
+    return yaml_to_dict(toml_to_yaml(read_text(path)))
+
+
+def _value(key: str, text: str) -> Any:
+    if key in TEXT:
+        return None if text in ("null", "None", "") else text
+    try:
+        value = resolved(f"value: {text}")["value"]
+    except Exception as error:  # PyYAML's errors
+        raise ElasticError(f"{key}: {text} is not readable as YAML ({str(error).splitlines()[0]})") from None
+    return None if value == "None" else value

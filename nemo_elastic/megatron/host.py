@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A megatron-core model in training, whoever trains it: what the hosts on megatron-core share of `train.host.Host`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.num_microbatches_calculator import get_num_microbatches
+
+from nemo_elastic.errors import bad
+from nemo_elastic.formats.megatron.read import ELASTIC
+from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking.layered import Shards
+
+from .compat import named_parameters
+from .layers import MegatronLayers
+from .loss import Output, distill_loss
+from .run import ElasticState
+from .sorting import sort_in_place
+from .streams import part
+from .unfinished import UnfinishedTogether, unfinished_file
+from .vocabulary import hidden_states
+
+
+@dataclass
+class MegatronHost:
+    """A megatron-core model in training, and the ranks around it.
+
+    Whoever trains it adds what only it knows: `micro_batch_size`, `seq_length`, `sequences`, `weights_changed` and
+    `step`.
+
+    Attributes:
+        state: what the elastic layers run.
+        core: the megatron-core model.
+        frozen: the frozen teacher, a megatron-core model too; None where the block has none.
+    """
+
+    state: ElasticState
+    core: Any
+    frozen: Any = None
+
+    def __post_init__(self) -> None:
+        #: what the pipeline stage before this one gave of student and teacher
+        self.received: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+
+    # ------------------------------------------------------------------ a micro-batch
+
+    def student(self, tokens_bs: torch.Tensor | None, choice: Choice = None) -> Output:
+        """The core module and what enters its head for a choice: what a loss needs, without logits."""
+        self.state.choice = choice
+        try:
+            return self.core, hidden_states(self.core, tokens_bs)
+        finally:
+            self.state.choice = None
+
+    @torch.no_grad()
+    def teacher(self, tokens_bs: torch.Tensor | None) -> Output:
+        """The teacher and what enters its head, or on all pipeline stages but the last what its layers here give.
+
+        It is a model of its own, or in mode `trainable` the whole student.
+        """
+        core, given = self.frozen or self.core, self.received
+        if given[1] is None:  # the first stage, or no pipeline
+            return (core, hidden_states(core, tokens_bs)) if self.frozen is not None else self.student(tokens_bs)
+        core.set_input_tensor([given[1].to(core.config.params_dtype)])
+        try:
+            return (core, hidden_states(core, None)) if self.frozen is not None else self.student(None)
+        finally:
+            core.set_input_tensor([given[0] if core is self.core else None])
+
+    def receive(self, tensor: torch.Tensor | None) -> None:
+        """Take what the pipeline stage before this one has given."""
+        self.received = part(tensor, self.core.config.hidden_size)
+        self.core.set_input_tensor([self.received[0]])
+
+    def detached(self, output: Output) -> Output:
+        return output[0], output[1].detach()
+
+    loss = staticmethod(distill_loss)
+
+    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.
+
+        `forward_step_calc_loss` divides it by the tokens of the micro-batch and the number of micro-batches, unless
+        the model's config says `calculate_per_token_loss`; `backward_step` scales it for fp16.
+        """
+        config, factor = self.core.config, torch.ones((), device=tokens.device)
+        if not config.calculate_per_token_loss:
+            factor = factor / tokens.clamp(min=1) / get_num_microbatches()
+        return factor if config.grad_scale_func is None else config.grad_scale_func(factor)
+
+    # ------------------------------------------------------------------ shapes
+
+    def layers(self) -> MegatronLayers:
+        return MegatronLayers(self.core)
+
+    def shards(self) -> Shards | None:
+        return self.layers().shards
+
+    def unfinished(self, out: Path) -> UnfinishedTogether:
+        """Where this rank's tensor-parallel group writes down what it has measured, until members are found.
+
+        Raises:
+            OtherRanking: an earlier run was killed that ran on other ranks.
+        """
+        group, rank = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_rank()
+        assert group is not None
+        path = unfinished_file(out, group.size(), parallel_state.get_data_parallel_world_size(), rank)
+        say = None if rank else lambda line: print(f"  {line}", flush=True)
+        return UnfinishedTogether(path, lambda: self.weights().values(), group, say=say)
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """This rank's shards of the parent's tensors, by megatron-core's name."""
+        return {k: p for k, p in named_parameters(self.core) if not k.startswith(ELASTIC)}
+
+    def sort(self, ranking: Ranking) -> None:
+        assert self.state.parent is not None
+        sort_in_place(self.weights(), ranking, self.state.parent, parallel_state.get_tensor_model_parallel_group())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self.core.eval()
+        with torch.no_grad():
+            yield
+        self.core.train()
+
+    # ------------------------------------------------------------------ ranks
+
+    @property
+    def first(self) -> bool:
+        return torch.distributed.get_rank() == 0
+
+    def agree(self, t: torch.Tensor) -> torch.Tensor:
+        """The sum over data-parallel ranks, on all ranks as rank 0 has it.
+
+        Layers go and members are chosen by such sums: a rank with another last bit would go on alone.
+        """
+        torch.distributed.all_reduce(t, group=parallel_state.get_data_parallel_group())
+        torch.distributed.broadcast(t, 0)
+        return t
+
+    def anywhere(self, here: torch.Tensor) -> bool:
+        torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
+        return bool(here.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        every: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(every, value)
+        return every
+
+    # ------------------------------------------------------------------ looking for what is not finite
+
+    @property
+    def stage(self) -> int | None:
+        staged = parallel_state.get_pipeline_model_parallel_world_size() > 1
+        return parallel_state.get_pipeline_model_parallel_rank() if staged else None
+
+    def gradient(self, parameter: Any) -> torch.Tensor:
+        """Where megatron-core's data parallelism keeps it."""
+        grad = getattr(parameter, "main_grad", None)
+        grad = parameter.grad if grad is None else grad
+        return torch.zeros((), device=parameter.device) if grad is None else grad
+
+    def whole_name(self, name: str) -> str:
+        """A pipeline stage counts its own layers from 0."""
+        layers = self.core.decoder.layers
+        return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])].layer_number - 1), name)
+
+    def watched(self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe) -> torch.Tensor:
+        self.state.probe = probe
+        try:
+            return self.student(tokens_bs, choice)[1]
+        finally:
+            self.state.probe = None
+
+
+def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
+    """Trained parameters of a model as data parallelism wraps it, with their megatron-core names."""
+    for chunk in chunks:
+        for name, param in named_parameters(chunk):
+            if param.requires_grad:
+                yield name.rpartition("module.")[2], param
+
+
+def check_pipeline(stages: int, where: str = "") -> None:
+    """Raise for pipeline stages, of which none has all layers; `where` stands before the setting's name."""
+    if stages > 1:
+        allowed = "1 for ranking and search; start runs in pipeline stages from a checkpoint with members"
+        raise bad(f"{where}pipeline_model_parallel_size", stages, allowed)

@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Members as megatron-core's distributed checkpoints, without a model and without ranks.
+
+The layout table knows every tensor's name, shape and parts, so tensors go to megatron-core's writer as they are. It
+starts a process that imports the caller's `__main__` again, so a script has to guard its work by its `__name__`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.errors import bad
+from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
+from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.formats.megatron.stored import RELEASE, RUN_CONFIG, TRACKER
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.atomic import atomic_dir, atomic_write
+from nemo_elastic.io.outputs import check_room, sign
+from nemo_elastic.slicing.slicer import cut_tensors
+
+from .platform.device import cuda_as_cpu
+
+__all__ = ["dtype_args", "process_group", "quiet", "sharded", "write_cut", "write_megatron_checkpoint"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def write_megatron_checkpoint(
+    out: str | os.PathLike[str],
+    parent: Parent,
+    member: Subnet,
+    tensors_hf: Mapping[str, Any],
+    force: bool = False,
+    seq_length: int = 8192,
+) -> Path:
+    """Write a uniform member as Megatron-Bridge's `checkpoint.pretrained_checkpoint` and our `teacher` take it.
+
+    The folder holds `release/`, a torch_dist checkpoint with `run_config.yaml`, whose `model` are the sizes of a
+    HybridModelProvider, and the file that names it.
+
+    Args:
+        out: the folder; written whole or not at all.
+        parent: shape the member was cut from.
+        member: the member. Its vocabulary is the parent's: nothing is padded.
+        tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member.
+        force: replace an existing `out`.
+        seq_length: written into the sizes; it bounds no weight.
+
+    Raises:
+        ElasticError: `out` exists; widths differ between the layers of a type (no stock model can say that); tensors
+            do not fit the member; this process is one of several.
+    """
+    from megatron.core import dist_checkpointing
+
+    sizes = stock_sizes(parent, member.validate(parent))
+    with atomic_dir(out, force, []) as folder:
+        state = to_megatron(parent, member, tensors_hf)
+        check_room(folder, sum(t.nbytes for t in state.values()))
+        dtype = dtype_args(state["embedding.word_embeddings.weight"].dtype)
+        release = folder / RELEASE
+        release.mkdir()
+        content = {"checkpoint_version": 3.0, "iteration": 0, "model": sharded(parent, member, state)}
+        with process_group(), cuda_as_cpu(), quiet("megatron.core.dist_checkpointing"):
+            dist_checkpointing.save(content, str(release), ("torch_dist", 1), content_metadata={})
+        atomic_write(release / RUN_CONFIG, yaml.safe_dump(_run_config(sizes, dtype, seq_length)))
+        atomic_write(folder / TRACKER, RELEASE)
+        sign(folder)
+    return Path(out)
+
+
+def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Cut a member out of what was opened: the writer of `slice --format megatron`.
+
+    Raises:
+        ElasticError: see `write_megatron_checkpoint`.
+    """
+    return write_megatron_checkpoint(out, source.parent, target, cut_tensors(source, target), force)
+
+
+def _run_config(sizes: Mapping[str, Any], dtype: Mapping[str, Any], seq_length: int) -> dict[str, Any]:
+    """What Bridge's reader asks of a checkpoint's run, and the model's sizes under its provider's names."""
+    model = {k: v for k, v in sizes.items() if k != "hybrid_override_pattern"} | {
+        "_target_": "megatron.bridge.models.hybrid.hybrid_provider.HybridModelProvider",
+        "hybrid_layer_pattern": sizes["hybrid_override_pattern"],
+        "activation_func": {"_target_": "megatron.core.activations.squared_relu", "_call_": False},
+        "params_dtype": {"_target_": str(dtype["params_dtype"]), "_call_": False},
+        "bf16": dtype["bf16"],
+        "fp16": dtype["fp16"],
+        "seq_length": seq_length,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+    }
+    return {"model": model, "checkpoint": {"save_optim": False, "save_rng": False, "fully_parallel_save": False}}
+
+
+def dtype_args(dtype: torch.dtype) -> dict[str, Any]:
+    """How a config says of which type its weights are."""
+    if dtype not in _DTYPES:
+        raise bad("tensors.backbone.embeddings.weight", str(dtype), "float32, bfloat16 or float16")
+    return {"params_dtype": dtype, "bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+
+
+def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, Any]:
+    """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all."""
+    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
+
+    stored = to_parts(parent, member, state)
+    out: dict[str, Any] = {
+        f"{prefix}{k}": ShardedTensor.from_rank_offsets(f"{prefix}{k}", v) for k, v in stored.items()
+    }
+    for name in extra_states(member):
+        out[f"{prefix}{name}"] = ShardedObject(f"{prefix}{name}", None, (1,), (0,))
+    return out
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Let a logger say nothing while it lasts."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """A process group of one: the one that is there, or one that lasts as long as the body."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        if dist.get_world_size() > 1:
+            raise bad("world size", dist.get_world_size(), "a checkpoint of a member is written by a single process")
+        yield
+        return
+    # a store in memory: no port, no environment variables
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

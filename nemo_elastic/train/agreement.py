@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe and an elastic block must agree on, whatever the recipe is one of; before anything starts.
+
+Each check raises one line that names the recipe's field as an override would spell it, after `recipe.`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.layout import tensors
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.megatron.infer import infer
+from nemo_elastic.formats.megatron.read import ELASTIC
+from nemo_elastic.formats.megatron.shape import FIELDS
+from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.search import Space
+from nemo_elastic.slicing.family_folder import read_members
+
+__all__ = ["Names", "check_family", "check_files", "check_no_file", "check_ranks", "check_teacher"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a host's recipes spell what a check may refuse.
+
+    Attributes:
+        tensor, pipeline: sizes of these kinds of parallelism.
+        model: the model's config.
+    """
+
+    tensor: str
+    pipeline: str
+    model: str
+
+
+def check_ranks(config: ElasticConfig, parent: Parent, tensor: int, pipeline: int, names: Names) -> None:
+    """Raise for pipeline stages and tensor-parallel ranks that the family cannot have."""
+    if pipeline > 1 and config.budgets_per_batch > 1:
+        allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
+        raise bad(names.pipeline, pipeline, allowed)
+    if parent.num_layers % pipeline:
+        raise bad(names.pipeline, pipeline, f"a size that divides the {parent.num_layers} layers of {names.model}")
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            blocks = parent.axis(axis.name).blocks
+            if axis.blocks is not None and blocks % tensor:
+                what = f"{axis.block_words} ({names.model}.{kind.megatron.get(axis.blocks)})"
+                if axis.name == FFN:
+                    what = f"{axis.block_words} of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
+                raise bad(names.tensor, tensor, f"a size that divides the {blocks} {what}")
+
+
+def check_family(config: ElasticConfig, parent: Parent, vocabulary: bool) -> Parent:
+    """Hold axes and budgets against a parent.
+
+    Args:
+        config: the elastic block.
+        parent: as the recipe describes it.
+        vocabulary: whether its size is known; a budget says nothing without it.
+
+    Returns:
+        The parent, with the stripes of the block.
+
+    Raises:
+        ElasticError: a width that the parent has not, a budget that no member meets.
+    """
+    parent = config.parent_shape(parent)
+    axes = config.resolve_axes(parent)
+    if vocabulary:
+        config.targets(parent)
+        for budget in config.budgets:
+            Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
+    return parent
+
+
+def check_files(config: ElasticConfig, parent: Parent) -> None:
+    """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
+
+    Args:
+        config: the elastic block.
+        parent: what `check_shape` returned; without a vocabulary nothing can be compared.
+    """
+    if parent.vocab == 1:
+        return
+    if config.ranking is not None and Path(config.ranking).exists():
+        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
+        Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+    if config.shapes is not None and Path(config.shapes).exists():
+        read_members(config.shapes, parent, config)
+
+
+def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
+    """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
+    if teacher is None or not Path(teacher).exists():
+        return
+    try:
+        stored = Stored(teacher)
+    except ElasticError as error:
+        raise error.of("teacher") from None
+    sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
+    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
+    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
+    if held != found.full:
+        raise bad("teacher", teacher, "a whole parent: its layers differ in width")
+    if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
+        name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
+        told = f"its {name} is {getattr(found, name)!r}, that of {names.model} {getattr(parent, name)!r}"
+        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
+
+
+def check_no_file(where: str, folder: str | None) -> None:
+    """Raise where a file lies in the way of a folder that a run writes."""
+    place = Path(folder) if folder is not None else Path()
+    file = next((part for part in (place, *place.parents) if os.path.isfile(part)), None)
+    if file is not None:
+        raise bad(where, folder, f"a folder; {file} is a file")
+
+
+def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budget) -> list[int]:
+    """Layers by falling cost at their smallest widths.
+
+    The order in which layers go is not known before they are ranked. This one reaches the smallest member that any
+    order could: a budget that it misses, every ranking misses.
+    """
+    layers = range(parent.num_layers)
+    if len(axes[DEPTH].choices) == 1:
+        return list(layers)
+    widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
+    alone = {i: budget.cost(parent, parent.uniform([i], **widths)) for i in layers}
+    return sorted(layers, key=lambda i: -alone[i])

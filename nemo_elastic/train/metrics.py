@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The file of a run's steps while it is written, and its progress on the screen: see `history`, which reads it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.history import read_history, up_to
+from nemo_elastic.io.atomic import atomic_write
+
+__all__ = ["Progress", "append", "start_again"]
+
+
+def start_again(file: Path, step: int) -> tuple[float, int]:
+    """Cut a run's file to what a checkpoint of `step` has seen; a new run's file is empty then.
+
+    Returns:
+        Seconds that the run has taken so far, and the step of its last validation, -1 for none.
+    """
+    lines = up_to(read_history(file).lines, step)
+    atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
+    validated = [line["step"] for line in lines if line["kind"] == "heldout"]
+    return max((line.get("seconds", 0) for line in lines), default=0), validated[-1] if validated else -1
+
+
+def append(file: Path, line: Mapping[str, Any]) -> None:
+    """Write one line more."""
+    with file.open("a") as f:
+        f.write(json.dumps(dict(line)) + "\n")
+
+
+class Progress:
+    """Prints how far a training is, about every two seconds.
+
+    Args:
+        label: of the phase.
+        total: its steps.
+        first: step from which this process goes on.
+    """
+
+    def __init__(self, label: str, total: int, first: int) -> None:
+        self.label, self.total, self.first = label, total, first
+        self._began = self._printed = time.monotonic()
+        self._losses: dict[str, float] = {}  # the last of each budget
+
+    @property
+    def seconds(self) -> float:
+        """Since this process began."""
+        return time.monotonic() - self._began
+
+    def show(self, done: int, line: Mapping[str, Any], prints: bool) -> None:
+        """Note a step's losses; print them where it is time to, on a rank that prints."""
+        now = time.monotonic()
+        self._losses |= {k.removeprefix("loss_"): v for k, v in line.items() if k.startswith("loss_")}
+        if not prints or (now - self._printed < 2.0 and done != self.total):
+            return
+        self._printed = now
+        left = (now - self._began) / max(1, done - self.first) * (self.total - done)
+        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
+        losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
+        print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)

@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the large recipes on Megatron-Bridge."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nemo_elastic.errors import exit_in_one_line
+from nemo_elastic.hosts.bridge.curriculum import JOBS, BridgeFamily, slice_job
+
+
+def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
+    """One job of a curriculum, on every rank of it."""
+    parser = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--job", choices=JOBS, required=True, help="what is done")
+    parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
+    parser.add_argument("--parent", help="checkpoint of the parent, NeMo's or Megatron-Bridge's")
+    parser.add_argument("--data", nargs="+", default=[], help="prefixes of token files, or weights and prefixes")
+    parser.add_argument("--gpus", type=int, default=128, help="all of the job; 8 for the ranking")
+    parser.add_argument("--gpu", default="h100", help="their kind")
+    parser.add_argument("--tokenizer", help="of the parent, a folder or a hub name")
+    args = parser.parse_args(argv)
+    with exit_in_one_line():
+        if args.job == "slice":
+            return slice_job(args.dir)
+        data = [part if not part.replace(".", "", 1).isdigit() else float(part) for part in args.data]
+        run = family.job(args.job, args.parent, data, args.dir, args.gpus, args.gpu, tokenizer=args.tokenizer)
+        return run.pretrain()

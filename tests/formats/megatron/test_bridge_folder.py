@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints as Megatron-Bridge lays them out: no prefix, no context, a run's settings among the weights."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.distributed.checkpoint import FileSystemWriter, save
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.adapter import to_megatron, to_parts
+from nemo_elastic.formats.megatron.codes import encode
+from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.stored import Stored, last_iteration
+from nemo_elastic.formats.registry import open_source
+from tests.hosts.nemo.checkpoints import settings_of
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+BLOCK = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
+         "axes": {"hidden": [PARENT.hidden, PARENT.hidden // 2]}}  # fmt: skip
+
+
+def store(folder: Path, step: int = 7, elastic: dict[str, Any] | None = None, more: Any = None) -> dict[str, Any]:
+    """A run's folder with one checkpoint of the parent; its tensors by HF name."""
+    own = random_tensors(PARENT)
+    tensors = to_parts(PARENT, PARENT.full, to_megatron(PARENT, PARENT.full, own))
+    iteration = folder / f"iter_{step:07d}"
+    found = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        save(found, storage_writer=FileSystemWriter(iteration), no_dist=True)
+    (iteration / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    settings = settings_of(PARENT, PARENT.full) | {"mtp_num_layers": 0}
+    settings["hybrid_layer_pattern"] = settings.pop("hybrid_override_pattern")
+    told = {"model": settings, "optimizer_config_override_provider": {"_target_": "o.O"}}
+    if elastic is not None:
+        told["optimizer_config_override_provider"]["elastic"] = elastic
+    (iteration / "run_config.yaml").write_text(yaml.safe_dump(told))
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+    return own
+
+
+@pytest.mark.parametrize("which", ["", "iter_0000007"], ids=["a run's folder", "one checkpoint"])
+def test_a_stock_one_is_opened_as_any_other(tmp_path: Path, which: str) -> None:
+    own = store(tmp_path / "run")
+    source = open_source(tmp_path / "run" / which)
+    assert (source.parent.pattern, source.family) == (PARENT.pattern, None)
+    assert source.tensors.keys() == own.keys()
+    stored = Stored(tmp_path / "run" / which)
+    assert stored.prefix == "" and "optimizer.state.exp_avg.decoder.final_norm.weight" not in stored.sizes
+
+
+def test_an_elastic_one_is_a_family(tmp_path: Path) -> None:
+    members = [PARENT.full, PARENT.uniform(hidden=PARENT.hidden // 2)]
+    codes = {"elastic.codes": torch.tensor([encode(PARENT, m) for m in members]),
+             "elastic.drop_order": torch.arange(PARENT.num_layers)}  # fmt: skip
+    store(tmp_path, elastic=BLOCK, more=codes)
+    family = open_source(tmp_path).family
+    assert family is not None and [m.subnet for m in family] == members
+    assert read_context(tmp_path).elastic == BLOCK
+
+
+def test_the_last_one_counts_that_was_written_whole(tmp_path: Path) -> None:
+    store(tmp_path)
+    shutil.copytree(tmp_path / "iter_0000007", tmp_path / "iter_0000009")  # whose run was killed before the tracker
+    assert last_iteration(tmp_path) == tmp_path / "iter_0000007"
+    for text in ("10", "", "x", "-7", "७"):
+        (tmp_path / "latest_checkpointed_iteration.txt").write_text(text)
+        assert last_iteration(tmp_path) is None
+    assert last_iteration(None) is None and last_iteration(tmp_path / "nothing") is None
+
+
+def test_settings_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    store(tmp_path)
+    (tmp_path / "iter_0000007" / "run_config.yaml").write_text("model: [")
+    with pytest.raises(ElasticError, match=r"run_config\.yaml"):
+        open_source(tmp_path)

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of the tiny family on Megatron-Bridge in every layout of one and two ranks, and what they left, compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.formats.megatron.stored import Stored
+from tests.hosts.bridge.runs import Job, dump
+from tests.parallel.runs import PEAK, Layout
+from tests.workers import ROOT
+
+#: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
+LOSS, WEIGHT = 1e-4, 1e-3
+STEPS = 2
+PAIRS = {
+    "dp2": Layout(data=2, micro_batches=2),
+    "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
+    "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2),
+    "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
+    "pp2": Layout(pipeline=2, micro_batches=4),
+    "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
+}
+
+
+def ranks(place: Path, name: str, jobs: list[Job], world: int = 1) -> list[int]:
+    """Do jobs in one process per rank; their exit codes. What they said is in PLACE/name.log."""
+    ports = " ".join(map(str, free_ports(len(jobs))))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
+                        "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "PORTS": ports}  # fmt: skip
+    listed = dump(jobs, place / f"{name}.json")
+    module = ["tests.support.bridge", "-m", "tests.hosts.bridge.runs"]
+    with (place / f"{name}.log").open("w") as log:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", *module, str(place), str(listed)],
+                cwd=ROOT, env=env | {"RANK": str(i), "LOCAL_RANK": str(i)}, stdout=log, stderr=log,
+            )
+            for i in range(world)
+        ]  # fmt: skip
+        try:
+            return [process.wait(timeout=1500) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def train_all(place: Path) -> None:
+    """Train in `place`, in three processes or pairs of them: importing Bridge takes longer than any run.
+
+    One process of one rank does what one rank is for, until it is killed; two ranks do all layouts; a third process
+    goes on where the first was killed.
+
+    Raises:
+        AssertionError: one failed, with the end of what it said.
+    """
+
+    def done(name: str, jobs: list[Job], world: int = 1, code: int = 0) -> None:
+        left = ranks(place, name, jobs, world)
+        assert left == [code] * world, (place / f"{name}.log").read_text()[-4000:]
+
+    parent = str(place / "parent" / "checkpoints")
+
+    def ranked(layout: Layout) -> str:
+        return str(place / f"rank-{layout.soft}" / "checkpoints")
+
+    def stage(name: str, layout: Layout, **more: Any) -> Job:
+        more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout)} | more
+        return Job(str(place / name), layout=layout, **more)
+
+    alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}
+    one = [
+        Job(str(place / "parent"), kind="parent", steps=2),
+        *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), teacher=parent, steps=2)
+          for soft in (False, True)),
+        *(stage(name, layout) for name, layout in alone.items()),
+        stage("whole", Layout(soft=True), steps=4),
+        stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
+    ]  # fmt: skip
+    done("one", one, code=-signal.SIGKILL)
+    end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
+    two = [stage(name, layout) for name, layout in PAIRS.items()]
+    two += [stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end)]
+    done("two", two, world=2)
+    again = [
+        stage("killed", Layout(soft=True), steps=4, save_every=1),
+        stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
+    ]
+    done("again", again)
+
+
+def lines(run: Path, kind: str = "step") -> list[dict[str, Any]]:
+    """What a run of either host wrote down."""
+    nemo = run / "metrics.jsonl"
+    text = (nemo if nemo.exists() else run / "checkpoints" / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if "loss" in k} for line in lines(run)]
+
+
+def apart(found: Path, wanted: Path) -> tuple[float, float]:
+    """How far two runs are apart that drew the same budgets: losses, relative, and weights, in steps of the optimizer.
+
+    Raises:
+        AssertionError: other budgets, members or tensors.
+    """
+    loss = weight = 0.0
+    for one, other in zip(losses(found), losses(wanted), strict=True):
+        assert one.keys() == other.keys()
+        loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
+    ours, theirs = (
+        dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
+        for stored in map(Stored, map(checkpoint, (found, wanted)))
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        difference = float((value.double() - theirs[name].double()).abs().max())
+        assert value.is_floating_point() or difference == 0, name
+        weight = max(weight, difference / PEAK)
+    return loss, weight
+
+
+def checkpoint(run: Path) -> Path:
+    """The last checkpoint of a run of either host."""
+    nemo = sorted((run / "checkpoints").glob("*last"))
+    return nemo[-1] if nemo else run / "checkpoints"
+
+
+def same(found: Path, wanted: Path) -> None:
+    """The same budgets were drawn, lost the same, and left the same weights, router and members."""
+    loss, weight = apart(found, wanted)
+    assert loss <= LOSS and weight <= WEIGHT

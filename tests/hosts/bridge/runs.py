@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny family of tests/parallel on Megatron-Bridge: one process of a training in any layout of ranks.
+
+    python -m tests.support.bridge -m tests.hosts.bridge.runs PLACE JOBS
+
+JOBS is a JSON list of `Job`s, done one after the other: importing Bridge takes longer than any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of
+from tests.texts import FEW, library_text
+
+SIZES = {
+    k: v
+    for k, v in SHAPE.items()
+    if k not in ("hybrid_override_pattern", "num_layers", "make_vocab_size_divisible_by")
+}
+SIZES["hybrid_layer_pattern"] = SHAPE["hybrid_override_pattern"]
+
+
+@dataclass
+class Job:
+    """One run.
+
+    Attributes:
+        out: its folder.
+        kind: parent, rank, stage1 or stage2.
+        layout: of ranks, and what is trained.
+        steps: of the run; done: of stage 1, for stage 2.
+        teacher, ranked, previous: what it starts from.
+        until: step before which the process kills itself.
+        save_every: steps between checkpoints.
+        longer: stage 2's sequences are twice as long, and twice as many of them make a step.
+        changes: of the elastic block.
+    """
+
+    out: str
+    kind: str = "stage1"
+    layout: Layout = field(default_factory=Layout)
+    steps: int = 4
+    done: int = 0
+    teacher: str | None = None
+    ranked: str | None = None
+    previous: str | None = None
+    until: int | None = None
+    save_every: int | None = None
+    longer: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Job:
+        return cls(**{**data, "layout": Layout(**data["layout"])})
+
+
+def dump(jobs: list[Job], path: Path) -> Path:
+    path.write_text(json.dumps([asdict(job) for job in jobs]))
+    return path
+
+
+def config(place: Path, job: Job) -> Any:
+    """A stock container of the tiny parent in a layout."""
+    from nemo_elastic.hosts.bridge.tiny import tiny_config
+
+    layout, times = job.layout, 2 if job.longer else 1
+    made = tiny_config(
+        place / "data", job.out, steps=job.steps, seq_length=LENGTH * times, micro_batch_size=BATCH // layout.data,
+        global_batch_size=BATCH * layout.micro_batches * times, warmup_steps=1, lr=PEAK, eval_iters=1,
+        save_every=job.save_every, tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
+        sequence_parallel=layout.sequence, sizes=SIZES,
+    )  # fmt: skip
+    made.optimizer.adam_eps, made.optimizer.clip_grad = 1e-3, layout.clip  # as in tests/parallel
+    made.optimizer.use_distributed_optimizer = made.ddp.use_distributed_optimizer = layout.sharded
+    if layout.recompute:
+        made.model.recompute_granularity, made.model.recompute_method = layout.recompute, "uniform"
+        made.model.recompute_num_layers = 1
+    return made
+
+
+def run(place: Path, job: Job) -> None:
+    from megatron.bridge.training.gpt_step import forward_step
+    from megatron.bridge.training.pretrain import pretrain
+
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
+    from nemo_elastic.hosts.bridge.step import ElasticStep
+
+    container = config(place, job)
+    if job.kind == "parent":
+        with bridge_on_this_machine(container):
+            pretrain(container, forward_step)
+        return
+    second = job.kind == "stage2"
+    elastic = apply_elastic(
+        container, block_of(job.layout, **job.changes), teacher=job.teacher, stage=2 if second else 1,
+        previous=job.previous, done_steps=job.done, total_steps=job.done + job.steps if second else None,
+        ranked=job.ranked, rank_only=job.kind == "rank", verbose=False,
+    )  # fmt: skip
+    assert type(elastic.forward_step) is ElasticStep
+    if job.until is not None:
+        elastic.callbacks.append(killer(job.until))
+    elastic.pretrain()
+
+
+def killer(step: int) -> Any:
+    """A callback by which the process is killed before a step."""
+    from megatron.bridge.training.callbacks import Callback
+
+    class Killer(Callback):
+        def on_train_step_start(self, context: Any) -> None:
+            if context.state.train_state.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return Killer()
+
+
+def prepare_data(place: Path) -> None:
+    from nemo_elastic.data.build import build_data
+
+    if not (place / "data").exists():
+        build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
+
+
+def main(place: Path, jobs: Path) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        prepare_data(place)
+    ports = os.environ.get("PORTS", "").split()
+    for i, data in enumerate(json.loads(jobs.read_text())):
+        if ports:
+            os.environ["MASTER_PORT"] = ports[i]  # a store for each process group
+        run(place, Job.load(data))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

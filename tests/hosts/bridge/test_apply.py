@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""apply_elastic on a ConfigContainer: what it changes and says, what it refuses, and the command in front of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.errors import ElasticError
+from tests.documentation import blocks
+from tests.parallel.runs import BLOCK
+from tests.workers import ROOT
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+from tests.support.bridge import import_bridge
+
+import_bridge()
+
+from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
+from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
+from nemo_elastic.hosts.bridge.settings import settings  # noqa: E402
+from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
+from tests.hosts.bridge.runs import SIZES, prepare_data  # noqa: E402
+
+BLOCK = BLOCK | {"distill": {"mode": "ce"}, "router": {"freeze_at": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("apply")
+    prepare_data(place)
+    return place
+
+
+@pytest.fixture
+def recipe(place: Path) -> Any:
+    return tiny_config(place / "data", place / "run", steps=10, seq_length=64, warmup_steps=2, sizes=SIZES)
+
+
+def large() -> Any:
+    """Bridge's own recipe of a 12B."""
+    return find_recipe("nemotron_nano_12b_v2_pretrain_config")()
+
+
+def refused(recipe: Any, block: Any = BLOCK, **more: Any) -> str:
+    """What is said, and that nothing was changed."""
+    before = settings(recipe)
+    with pytest.raises(ElasticError) as caught:
+        apply_elastic(recipe, block, verbose=False, **more)
+    assert settings(recipe) == before
+    return str(caught.value)
+
+
+def test_every_setting_that_has_another_value_is_told(recipe: Any) -> None:
+    recipe.model.recompute_granularity = "selective"
+    recipe.ddp.overlap_grad_reduce = recipe.ddp.check_for_nan_in_grad = True
+    before = settings(recipe)
+    run = apply_elastic(recipe, BLOCK, verbose=False)
+    after = settings(recipe)
+    block = "optimizer_config_override_provider"
+    changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and not k.startswith(block)}
+    told = {line.split(":")[0].strip() for line in run.changes.splitlines() if " -> " in line}
+    assert told == changed | {block}
+    assert "ddp.check_for_nan_in_grad: True -> False (elastic.nonfinite looks at them)" in run.changes
+    assert "validation.eval_iters: 2 -> 6 (every member is validated)" in run.changes
+    assert recipe.optimizer_config_override_provider.elastic["budgets"][1]["name"] == "large"
+
+
+def test_a_recipe_of_a_12b_becomes_elastic() -> None:
+    recipe = large()
+    block = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
+    run = apply_elastic(recipe, block, verbose=False)
+    for told in (
+        "nanov2_bf16_with_fp8_current_scaling_mixed -> bf16_mixed", "ddp.overlap_grad_reduce: True -> False",
+        "model.seq_length: 131072 -> 8192 (that of the data)",
+        "recipe.dataset: random tokens: ranking, shapes and weights will be of noise",
+    ):  # fmt: skip
+        assert told in run.changes, run.changes
+    assert run.forward_step.family.config.budgets[1].name == "9b"
+
+
+@pytest.mark.parametrize(
+    "name, value, told",
+    [
+        (
+            "model.context_parallel_size",
+            2,
+            "recipe.model.context_parallel_size: 2 is not allowed; for a family 1 in this",
+        ),
+        ("model.tensor_model_parallel_size", 3, "recipe.model.tensor_model_parallel_size: 3 is not allowed"),
+        ("model.pipeline_model_parallel_size", 3, "a size that divides the 8 layers of recipe.model"),
+        ("model.gated_linear_unit", True, "recipe.model.gated_linear_unit: True is not allowed"),
+        ("train.train_iters", 0, "recipe.train.train_iters: 0 is not allowed; at least 1"),
+        ("optimizer.lr", None, "recipe.optimizer.lr: None is not allowed; a peak learning rate"),
+        ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
+        ("rerun_state_machine.rerun_mode", "validate_results", "would draw its budgets twice"),
+        ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
+    ],
+)
+def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, told: str) -> None:
+    override(recipe, name, value)
+    assert told in refused(recipe)
+
+
+def test_what_is_no_recipe_of_a_nemotron_h(recipe: Any) -> None:
+    assert "recipe: 'dict' is not allowed; a ConfigContainer" in refused({})
+    other = copy.copy(recipe)
+    other.model = recipe.ddp
+    assert "a HybridModelProvider (Nemotron-H)" in refused(other)
+    apply_elastic(recipe, BLOCK, verbose=False)
+    assert "this one is elastic already" in refused(recipe)
+
+
+def test_what_stages_start_from(recipe: Any) -> None:
+    frozen = BLOCK | {"distill": {"mode": "frozen"}}
+    assert "teacher: None is not allowed; the parent's checkpoint (teacher=PATH)" in refused(recipe, frozen)
+    assert "previous: None is not allowed" in refused(recipe, stage=2, done_steps=4)
+    assert "total_steps: 3 is not allowed; at least done_steps + train.train_iters = 10" in refused(
+        recipe, total_steps=3
+    )
+
+
+def test_rates_go_on_over_both_stages(recipe: Any, place: Path) -> None:
+    run = apply_elastic(recipe, BLOCK, stage=2, previous=str(place), done_steps=6, total_steps=16, verbose=False)
+    rates = run.callbacks[0].rates
+    assert (rates.total_steps, rates.start_step, rates.warmup_steps) == (16, 6, 2)
+    assert rates.freeze_step == 3 and rates.router(0) == 0.0
+    assert rates == replace(rates, min_ratio=pytest.approx(0.1))  # pyright: ignore
+
+
+def test_a_stopped_run_goes_on_and_a_ranking_is_a_start(recipe: Any) -> None:
+    recipe.checkpoint.load, recipe.checkpoint.pretrained_checkpoint = None, "/a/parent"
+    run = apply_elastic(recipe, BLOCK, ranked="/a/ranking", verbose=False)
+    assert recipe.checkpoint.load == recipe.checkpoint.save
+    assert recipe.checkpoint.pretrained_checkpoint == "/a/ranking"
+    assert "checkpoint.load: None -> " in run.changes
+
+
+def test_overrides_name_fields(recipe: Any) -> None:
+    override(recipe, "train.train_iters", 3)
+    assert recipe.train.train_iters == 3
+    with pytest.raises(ElasticError, match=r"^train: unknown field 'train_iter'; did you mean 'train_iters'\?$"):
+        override(recipe, "train.train_iter", 3)
+
+
+def test_the_command_reads_a_recipe_its_arguments_and_fields(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elastic.yaml").write_text(
+        "elastic:\n  budgets: [{name: full}, {name: small, ratio: 0.8}]\n"
+        "  axes: {hidden: [128, 96]}\n  distill: {mode: ce}\n"
+        "validation: {eval_iters: 3}\n"
+    )
+    given = [f"data={place / 'data'}", f"dir={tmp_path / 'run'}", "steps=5", "seq_length=64", "train.train_iters=7"]
+    main(given, "tiny_config", str(tmp_path / "elastic.yaml"), True)
+    told = capsys.readouterr().out
+    assert "validation.eval_iters: 3 -> 6 (every member is validated)" in told and "nothing was started" in told
+    for arguments, line in (
+        (["steps=5"], "error: data: None is not allowed; an argument of tiny_config: data=VALUE"),
+        ([*given, "train.iters=3"], "error: train: unknown field 'iters'"),
+        ([*given, "train"], "error: override: 'train' is not allowed; field=value"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments, "tiny_config", str(tmp_path / "elastic.yaml"), True)
+        assert line in capsys.readouterr().err
+    with pytest.raises(ElasticError, match=r"^--factory: .* did you mean 'nemotron_nano_12b_v2_pretrain_config'\?$"):
+        find_recipe("nemotron_nano_12b_v2_pretrain_confg")
+
+
+def test_the_lines_of_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = (b.text for b in blocks("python", page=ROOT / "docs" / "quickstart.md") if "megatron.bridge" in b.text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elastic.yaml").write_text((ROOT / "conf" / "elastic_12b.yaml").read_text())
+    assert len(lines.splitlines()) == 10
+    names: dict[str, Any] = {"__name__": "train"}
+    exec(lines, names)
+    assert [b.name for b in names["run"].forward_step.family.config.budgets] == ["12b", "9b", "6b"]
+    assert names["config"].checkpoint.load == "/runs/12b/checkpoints"

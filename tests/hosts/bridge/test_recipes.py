@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes on Megatron-Bridge: the large ones as they are configured, the tiny one from parent to members."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.registry import open_source
+from tests.workers import ROOT, work
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+from tests.support.bridge import import_bridge
+
+import_bridge()
+
+
+@pytest.fixture(scope="module", params=["12b", "9b", "8b"])
+def family(request: pytest.FixtureRequest) -> Any:
+    sys.path.insert(0, str(ROOT / "recipes" / "bridge"))
+    try:
+        yield importlib.import_module(f"nemotron_elastic_{request.param}").FAMILY
+    finally:
+        sys.path.remove(str(ROOT / "recipes" / "bridge"))
+
+
+def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: Any, tmp_path: Path) -> None:
+    from nemo_elastic.hosts.bridge.curriculum import JOBS
+    from nemo_elastic.plan.curriculum import PAPER
+
+    dir, data = str(tmp_path), [0.7, "/data/code", 0.3, "/data/web"]
+    for number, job in ((1, "stage1"), (2, "stage2")):
+        run = family.job(job, "/checkpoints/parent", data, dir)
+        config, stage, layout = run.config, PAPER.stage(number), family.layout(number, PAPER, 128, "h100")
+        assert (config.train.train_iters, config.train.global_batch_size) == (stage.max_steps, stage.global_batch_size)
+        assert config.dataset.seq_length == config.model.seq_length == stage.seq_length
+        assert config.dataset.blend == (["/data/code", "/data/web"], [0.7, 0.3])
+        assert config.model.tensor_model_parallel_size == layout.tensor
+        assert (config.model.recompute_granularity == "full") == layout.recompute
+        rates = run.callbacks[0].rates
+        assert (rates.total_steps, rates.start_step) == (PAPER.steps, 0 if number == 1 else PAPER.stage1.max_steps)
+        assert config.optimizer.lr == PAPER.lr
+        left = str(tmp_path / "rank" / "checkpoints") if number == 1 else None
+        assert config.checkpoint.pretrained_checkpoint == left
+        assert run.callbacks[0].previous == (None if number == 1 else str(tmp_path / "stage1" / "checkpoints"))
+    assert JOBS == ("rank", "stage1", "stage2", "slice")
+    rank = family.job("rank", "/checkpoints/parent", data, dir, gpus=8)
+    assert rank.callbacks[0].rank_only and rank.config.model.tensor_model_parallel_size == 1
+
+
+def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match=r"^dir: 'runs' is not allowed; an absolute path"):
+        family.job("rank", "/p", ["/data/a"], "runs", gpus=8)
+    with pytest.raises(ElasticError, match=r"^data: .* a weight before each prefix, or before none"):
+        family.job("rank", "/p", [0.5, "/data/a", "/data/b"], str(tmp_path), gpus=8)
+    with pytest.raises(ElasticError, match=r"^data: .* a list of prefixes"):
+        family.job("rank", "/p", [], str(tmp_path), gpus=8)
+
+
+@pytest.mark.slow
+def test_the_tiny_family_is_trained_and_cut(tmp_path: Path) -> None:
+    said = work(
+        "tests.support.bridge", ROOT / "recipes" / "bridge" / "nemotron_elastic_tiny.py",
+        "--dir", tmp_path, "--scale", "0.05",
+    )  # fmt: skip
+    family = open_source(tmp_path / "family").family
+    assert family is not None and [m.name for m in family] == ["1.6m", "1.1m", "0.8m"]
+    for member in family:
+        cut = open_source(tmp_path / "members" / member.name)
+        assert cut.held.pattern == member.subnet.pattern, said[-2000:]
+    steps = [json.loads(x) for x in (tmp_path / "stage2" / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if line["kind"] == "step"] == [1, 2]

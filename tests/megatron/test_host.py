@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the hosts on megatron-core share, without either of them: ranked, sorted, drawn and lost as in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.adapter import from_megatron
+from nemo_elastic.train.heldout import HeldOut
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.shaping import freeze_members, prepare_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.train.torch_host import TorchHost
+
+from .models import build, named_parameters, randomise, start
+
+pytestmark = pytest.mark.nemo
+PARENT = Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4)
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
+    "axes": {"hidden": [24, 20, 16], "ffn": {"choices": [24, 16], "stripes": 4}, "depth": [6, 5]},
+    "importance": {"samples": 4, "depth_samples": 2},
+    "search": None,
+    "router": {"freeze_at": 0.5, "soft_share": 1.0},
+}
+STEPS = 4
+
+
+def data() -> torch.Tensor:
+    return torch.randint(0, PARENT.vocab, (8, 12), generator=torch.Generator().manual_seed(4))
+
+
+def host_class() -> Any:
+    from nemo_elastic.megatron.host import MegatronHost
+
+    class Host(MegatronHost):
+        """Data in memory, and no optimizer."""
+
+        micro_batch_size, seq_length, step = 2, 12, 0
+
+        def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
+            return iter(data()[:count].split(size))
+
+        def weights_changed(self) -> None:
+            self.asked = True
+
+        def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+            return 1 / tokens
+
+    return Host
+
+
+def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -> list[Any]:
+    """Some steps of plain gradient descent; what each lost of each budget."""
+    prepare_members(family, host, out)
+    lost: list[Any] = [[m.to_json() for m in family.members.get()]]
+    for host.step in range(STEPS):
+        if not family.members.is_frozen and host.step >= family.freeze_step:
+            freeze_members(family, host, out)
+        tokens = data()[2 * host.step :][:2]
+        loss, parts = family.loss(host, family.next_draws(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
+        (loss * host.factor(torch.tensor(24.0))).backward()
+        lost.append([[p.budget, float(p.loss_sum)] for p in parts])
+        with torch.no_grad():
+            for p in parameters:
+                if p.grad is not None:
+                    p -= 0.05 * p.grad
+                    p.grad = None
+    return lost
+
+
+def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
+    from nemo_elastic.megatron.build import check_ranks, make_family
+    from nemo_elastic.megatron.members import SavedMembers
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.stages import FamilyStep
+
+    start()
+    config = ElasticConfig.from_dict(BLOCK)
+    core = build(PARENT, elastic=False)
+    randomise(core)
+    state = from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(core)})
+
+    plain, family = FamilyTraining(config, steps=STEPS), FamilyTraining(config, steps=STEPS)
+    torch.manual_seed(0)
+    router = plain.new_router(PARENT)
+    plain.members = Members(PARENT, len(config.budgets), router)
+    other = TorchHost(PARENT, state, data(), micro_batch_size=2)
+    wanted = train(plain, other, [*other.model.parameters(), *router.parameters()], tmp_path / "torch")
+
+    check_ranks(family)
+    torch.manual_seed(0)
+    frozen = build(PARENT, elastic=False)
+    frozen.load_state_dict(core.state_dict())
+    elastic = make_family(core, family, PARENT)
+    assert type(core.elastic) is SavedMembers is type(family.members)
+    with cuda_as_cpu():
+        host = host_class()(elastic, core, frozen)
+        found = train(family, host, list(core.parameters()), tmp_path / "megatron")
+        assert host.asked
+        assert found[0] == wanted[0]
+        for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+            assert ours == [[b, pytest.approx(loss, rel=2e-4, abs=2e-4)] for b, loss in theirs]
+        steps = FamilyStep(family, host, HeldOut(config.distill))
+        steps.begin_validation()
+        assert not steps.teaches_in_stages and steps.heldout.names == ["full", "small"]
+        read = {"tokens": data()[:2], "labels": data()[:2], "loss_mask": torch.ones(2, 12)}
+        for _ in steps.heldout.names:
+            batch = steps.heldout.next(lambda: read)
+            steps.heldout.add(steps.heldout.row(batch, steps.measure(batch)).detach())
+    assert 2 < steps.heldout.end().losses["small"] < 6
+
+
+def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:
+    from nemo_elastic.megatron.build import make_family
+    from nemo_elastic.megatron.compat import content
+
+    start()
+    family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)
+    make_family(core, family, PARENT)
+    held = {name: tensor for name, tensor in content(core).items() if name.startswith("elastic.")}
+    assert {"elastic.codes", "elastic.frozen"} <= held.keys()
+    assert all(tensor.key == name and tensor.replica_id == (0, 0, 0) for name, tensor in held.items())
+
+
+def test_ranks_that_cannot_share_a_parent_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron.core import parallel_state
+
+    from nemo_elastic.megatron.build import check_ranks, make_family
+
+    start()
+    family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)
+    monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 3)
+    with pytest.raises(ElasticError):
+        make_family(core, family, PARENT)
+    monkeypatch.setattr(parallel_state, "get_context_parallel_world_size", lambda: 2)
+    with pytest.raises(ElasticError, match="context_parallel_size: 2 is not allowed; 1 in this version"):
+        check_ranks(family)

@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A member as a checkpoint of Megatron's: what is opened again, and what megatron-core itself reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_elastic.core.family import Parent
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.adapter import from_megatron
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.torch_io import to_torch
+
+from .models import build, named_parameters, randomise, start
+
+pytestmark = pytest.mark.nemo
+PARENT = Parent("M-M*-M", 24, 40, 24, 16, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=1)
+
+
+def weights(model: object) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in named_parameters(model)}
+
+
+def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> None:
+    from nemo_elastic.megatron.load import load_model_weights
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.write import write_megatron_checkpoint
+
+    start()
+    model = build(PARENT)
+    randomise(model)
+    own = from_megatron(PARENT, PARENT.full, weights(model))
+    write_megatron_checkpoint(tmp_path / "out", PARENT, PARENT.full, own)
+    source = open_source(tmp_path / "out")
+    assert (source.parent, source.family) == (PARENT, None)
+    assert all(torch.equal(to_torch(raw), own[name]) for name, raw in source.tensors.items())
+    other = build(PARENT, seed=1)
+    with cuda_as_cpu():
+        load_model_weights(other, tmp_path / "out")
+    assert all(torch.equal(value, weights(model)[name]) for name, value in weights(other).items())
+
+
+def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
+    from nemo_elastic.megatron.write import write_megatron_checkpoint
+
+    layers = PARENT.full.layers
+    narrow = PARENT.uniform(ffn=12).layers[1]
+    member = type(PARENT.full)(PARENT.hidden, (layers[0], narrow, *layers[2:]))
+    with pytest.raises(ElasticError, match="widths that are the same in all layers"):
+        write_megatron_checkpoint(tmp_path / "out", PARENT, member, {})
+    assert not (tmp_path / "out").exists()
