@@ -8,12 +8,13 @@ whoever wrote it: `.metadata`, `common.pt` and the objects among the weights may
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
 
 from .items import STORAGES, TENSOR, Item
-from .metadata import NAMES, ByteRange, Metadata, read_metadata, regular_size
+from .metadata import NAMES, ByteRange, Metadata, read_metadata, regular_size, signature
 from .pickled import ARRAY, PickleError, read_pickle
 from .stored import check_format, weights_folder
 
@@ -69,12 +70,17 @@ def _files(folder: Path, metadata: Metadata) -> list[str]:
 
 def _check_object(path: Path, place: ByteRange, name: str) -> None:
     try:
-        with path.open("rb") as file:
-            item = Item(file, place)
-            read_pickle(item.pickle(), OBJECTS)
-            if not item.is_the_same_to_torch():
-                raise PickleError("torch.load would find something else in it")
+        _check_values(path, place, signature(path))
     except PickleError as exc:
         raise ElasticError(f"{name}not what NeMo writes ({exc})", path) from None
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
+
+
+@lru_cache(maxsize=2**14)
+def _check_values(path: Path, place: ByteRange, _: tuple[int, ...]) -> None:
+    with path.open("rb") as file:
+        item = Item(file, place)
+        read_pickle(item.pickle(), OBJECTS)
+        if not item.is_the_same_to_torch():
+            raise PickleError("torch.load would find something else in it")

@@ -15,6 +15,7 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,7 @@ def read_metadata(folder: Path) -> Metadata:
     """
     path = folder / ".metadata"
     try:
-        told = read_pickle(read_bytes(path, _BYTES), NAMES)
-        return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
+        return _read(folder, signature(path))
     except FileNotFoundError:
         raise ElasticError("missing; it says which tensor lies where", path) from None
     except OSError as exc:
@@ -143,6 +143,18 @@ def read_metadata(folder: Path) -> Metadata:
     except (PickleError, KeyError) as exc:
         why = f"it has no {exc}" if isinstance(exc, KeyError) else exc
         raise ElasticError(f"not a checkpoint's metadata ({why})", path) from None
+
+
+def signature(path: Path) -> tuple[int, ...]:
+    """What a file that was looked at has as long as it is the same: a start looks at its checkpoint several times."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
+def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
+    told = read_pickle(read_bytes(folder / ".metadata", _BYTES), NAMES)
+    return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -83,6 +83,19 @@ def test_common_may_name_values_alone(checkpoint: Path, tmp_path: Path, zipped: 
     assert (tmp_path / "ran").is_dir(), "so the test can fail"
 
 
+@pytest.mark.parametrize("name", ["common.pt", ".metadata"])
+def test_what_has_changed_is_looked_at_again(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """Looks are remembered; a file of the same size with the old times is none that was looked at."""
+    path = checkpoint / "weights" / name
+    check_harmless(checkpoint)
+    before, length = path.stat(), path.stat().st_size
+    new = pickle.dumps(Runs(tmp_path / "ran"))
+    path.write_bytes(new.ljust(length, b"."))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (length, before.st_mtime_ns)
+    refused(name, lambda: check_harmless(checkpoint))
+
+
 def test_common_may_be_no_bare_pickle(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "weights" / "common.pt").write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
     refused("common.pt: not what NeMo writes", lambda: check_harmless(checkpoint))
