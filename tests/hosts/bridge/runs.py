@@ -37,7 +37,7 @@ class Job:
         kind: parent, rank, stage1 or stage2.
         layout: of ranks, and what is trained.
         steps: of the run; done: of stage 1, for stage 2.
-        teacher, ranked, previous: what it starts from.
+        teacher, ranked, previous: what it starts from; a parent from weights alone, as `ranked`.
         until: step before which the process kills itself.
         save_every: steps between checkpoints.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
@@ -96,6 +96,7 @@ def run(place: Path, job: Job) -> None:
 
     container = config(place, job)
     if job.kind == "parent":
+        container.checkpoint.pretrained_checkpoint = job.ranked
         with bridge_on_this_machine(container):
             pretrain(container, forward_step)
         return

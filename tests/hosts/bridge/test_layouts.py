@@ -12,8 +12,10 @@ import torch
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
-from tests.hosts.bridge.layouts import PAIRS, lines, losses, same, train_all
+from tests.hosts.bridge.layouts import PAIRS, lines, losses, ranks, same, train_all
+from tests.hosts.bridge.runs import Job
 from tests.parallel.runs import PEAK
+from tests.workers import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -62,3 +64,12 @@ def test_a_checkpoint_is_a_family_with_its_block(place: Path) -> None:
     assert block is not None and block["budgets"][2] == {"name": "small", "ratio": 0.65} | {
         k: v for k, v in block["budgets"][2].items() if k not in ("name", "ratio")
     }
+
+
+def test_a_stock_run_starts_from_what_convert_writes(place: Path) -> None:
+    work(
+        "nemo_elastic", "convert", place / "whole" / "checkpoints", "--format", "megatron", "--out", place / "release"
+    )
+    job = Job(str(place / "started"), kind="parent", steps=1, ranked=str(place / "release"))
+    assert ranks(place, "started", [job]) == [0]
+    assert f"successfully loaded checkpoint from {place / 'release'}" in (place / "started.log").read_text()
