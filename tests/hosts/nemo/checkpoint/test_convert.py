@@ -54,10 +54,12 @@ PRUNED_AXES = {"hidden": [64, 32], "ffn": [96, 24]}
 class Worker:
     def __init__(self, name: str, folder: Path) -> None:
         self.folder, self.log = folder, folder / "log"
+        # ModelOpt has to be imported behind a mamba_ssm that is none: not in a fork of a process that has done so
+        more = {"PYTHONPATH": str(ROOT)} if name == "prune_worker" else {}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", f"tests.hosts.nemo.{name}", str(folder / "out")],
-                cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT,
+                cwd=ROOT, env=environment(**more), stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def result(self) -> Path:
