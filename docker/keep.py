@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 
-#: what a container must have, or it is no NeMo container
-NEEDED = ("torch", "megatron-core", "transformer-engine", "nemo-toolkit")
+#: what a container must have, or it is no NeMo container; of alternatives, which "or" parts, at least one
+NEEDED = ("torch", "megatron-core", "transformer-engine", "nemo-toolkit or megatron-bridge")
 #: what must stay as it is: all that is built against torch's binaries, and what NeMo was tested with
 KEPT = re.compile(
     r"torch|torchvision|torchaudio|triton|pytorch-triton|megatron-.*|transformer-engine.*|mamba-ssm|causal-conv1d"
@@ -35,7 +35,7 @@ def kept(installed: Iterable[tuple[str, str]]) -> dict[str, str]:
         SystemExit: one of `NEEDED` is missing.
     """
     out = {normal(n): v for n, v in installed if KEPT.fullmatch(normal(n)) and normal(n) != "nemo-elastic"}
-    missing = [n for n in NEEDED if n not in out]
+    missing = [names for names in NEEDED if not any(n in out for n in names.split(" or "))]
     if missing:
         raise SystemExit(f"error: not a NeMo container: {', '.join(missing)} not installed")
     return dict(sorted(out.items()))

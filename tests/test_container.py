@@ -77,7 +77,7 @@ def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
     pages = [ROOT / "Dockerfile", *PAGES, *sorted((ROOT / "recipes").glob("*.py"))]
     text = {p.name: p.read_text(encoding="utf-8") for p in pages}
     built = dict.fromkeys(re.findall(r"docker build .*-t (\S+)", "\n".join(text.values())))
-    assert list(built) == [f"nemo-elastic:{tag}", "nemo-elastic:25.09"], "one to train in, one that only cuts"
+    assert list(built) == [f"nemo-elastic:{tag}", "nemo-elastic:26.08", "nemo-elastic:25.09"], "two to train in"
     for line in re.findall(r"docker build .*", "\n".join(text.values())):
         base = re.search(r"BASE=\S+:(\S+)", line)
         assert f"-t nemo-elastic:{base[1] if base else tag} " in line
@@ -118,6 +118,13 @@ def test_what_is_kept(keep: ModuleType) -> None:
     assert "torch==2.9.0a0+145a3a7.nv25.10\n" in keep.constraints(found)
     with pytest.raises(SystemExit, match="not a NeMo container: megatron-core not installed"):
         keep.kept([x for x in INSTALLED if x[0] != "megatron_core"])
+
+
+def test_either_host_makes_a_container_of_nemo(keep: ModuleType) -> None:
+    without = [x for x in INSTALLED if x[0] != "nemo_toolkit"]
+    assert keep.kept([*without, ("megatron-bridge", "0.6.0")])["megatron-bridge"] == "0.6.0"
+    with pytest.raises(SystemExit, match="not a NeMo container: nemo-toolkit or megatron-bridge not installed"):
+        keep.kept(without)
 
 
 def test_every_change_is_told(keep: ModuleType) -> None:
