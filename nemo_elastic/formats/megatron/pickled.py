@@ -12,6 +12,7 @@ what has passed here.
 from __future__ import annotations
 
 import pickletools
+import re
 import struct
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _OWN_STATE = ARRAY | {
 }
 #: how bytes are written before protocol 3
 _ENCODE: Name = ("_codecs", "encode")
+#: numpy's codes of numbers and truth values
+_NUMBERS = re.compile("b1|[iu][1248]|f[248]")
 _CODE = {op.name: ord(op.code) for op in pickletools.opcodes}
 _STOP = _CODE["STOP"]
 
@@ -99,6 +102,13 @@ def read_pickle(data: bytes, names: Container[Name], most: int = MOST) -> Any:
 
 #: what keys of a mapping may be, or be flat tuples of, and of how many
 _KEYS, _PARTS = (str, int, bool, type(None), Named, Made), 4
+
+
+def _makes_numbers(kind: Name, arguments: tuple[Any, ...]) -> bool:
+    """Whether a call is one by which numpy writes arrays of numbers: others make what is large, or objects."""
+    if kind == ("numpy", "dtype"):
+        return bool(arguments) and type(arguments[0]) is str and _NUMBERS.fullmatch(arguments[0]) is not None
+    return kind in ARRAY and arguments[:2] == (Named(("numpy", "ndarray")), (0,))
 
 
 class _Machine:
@@ -253,6 +263,8 @@ class _Machine:
             raise PickleError("it calls what is no name")
         if named.kind == _ENCODE and arguments[1:] != ("latin1",):
             raise PickleError("it encodes a text in another way than bytes of old protocols are")
+        if named.kind[0].partition(".")[0] == "numpy" and not _makes_numbers(named.kind, arguments):
+            raise PickleError("it makes another array than one of numbers, empty as numpy begins one")
         self.stack.append(Made(named.kind, arguments, new=named.kind in ARRAY))
 
     def new(self) -> None:

@@ -92,8 +92,8 @@ def test_every_name_on_a_list_stays_a_name(names: frozenset[Name]) -> None:
         for text in (f"c{module}\n{name}\n".encode(), _stack_global(module, name)):
             assert read_pickle(b"\x80\x04" + text + b".", names) == Named((module, name))
             for call in (b")\x81", b"\x8c\x00\x8c\x06latin1\x86R", b"\x8c\x00\x8c\x06latin1\x86\x81"):
-                if call == b")\x81" and name == "encode":
-                    continue
+                if call == b")\x81" and name == "encode" or module.startswith("numpy"):
+                    continue  # not called in any way: see below
                 found = read_pickle(b"\x80\x04" + text + call + b".", names)
                 assert type(found) is Made and found.kind == (module, name)
 
@@ -224,6 +224,35 @@ def test_every_opcode_that_is_not_known_is_refused() -> None:
 def test_what_python_would_take_otherwise_is_refused(content: bytes, match: str) -> None:
     with pytest.raises(PickleError, match=match):
         read_pickle(content, Anything())
+
+
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+
+
+class Calls:
+    """Unpickled, it is a call."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        function, *arguments = self.call
+        return function, tuple(arguments)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "call",
+    [
+        (_RECONSTRUCT, np.ndarray, (10**12,), b"b"), (_RECONSTRUCT, np.dtype, (0,), b"b"), (_RECONSTRUCT,),
+        (np.dtype, "O8", False, True), (np.dtype,), (np.dtype, 8), (np.ndarray, (9,)),
+    ],
+)  # fmt: skip
+def test_an_array_is_one_of_numbers_and_begins_empty(call: tuple[Any, ...], protocol: int) -> None:
+    """Else it takes what memory there is, or holds objects."""
+    assert read_pickle(pickle.dumps(np.arange(3, dtype=np.uint32), protocol), Anything())
+    with pytest.raises(PickleError, match="another array"):
+        read_pickle(pickle.dumps(Calls(*call), protocol), Anything())
 
 
 def test_a_state_is_what_it_was_when_it_was_set() -> None:
