@@ -92,7 +92,7 @@ def test_every_name_on_a_list_stays_a_name(names: frozenset[Name]) -> None:
         for text in (f"c{module}\n{name}\n".encode(), _stack_global(module, name)):
             assert read_pickle(b"\x80\x04" + text + b".", names) == Named((module, name))
             for call in (b")\x81", b"\x8c\x00\x8c\x06latin1\x86R", b"\x8c\x00\x8c\x06latin1\x86\x81"):
-                if call == b")\x81" and name == "encode" or module.startswith("numpy"):
+                if (call == b")\x81" and name == "encode") or module.startswith("numpy"):
                     continue  # not called in any way: see below
                 found = read_pickle(b"\x80\x04" + text + call + b".", names)
                 assert type(found) is Made and found.kind == (module, name)
