@@ -27,6 +27,7 @@ from nemo_elastic.gpu_checks.compare import compare, faults
 from nemo_elastic.nn.conv import causal_conv1d
 from nemo_elastic.nn.mixing import Kernels
 from nemo_elastic.nn.ssd import ssd_chunked
+from tests.workers import environment
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {False: (1e-5, 2e-4), True: (8e-3, 3e-2)}
@@ -142,9 +143,13 @@ def test_attention_makes_no_matrix_of_all_pairs_and_one_that_does_is_found() -> 
 @pytest.mark.nemo
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(tmp_path: Path) -> None:
+def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from nemo_elastic.gpu_checks import training
 
+    for name, value in environment().items():  # the ranks are forks of a process that has NeMo
+        monkeypatch.setenv(name, value)
     for name in ("saved", "ranks"):
         (tmp_path / name).mkdir()
     result = training.save_and_load("cpu", tmp_path / "saved")
