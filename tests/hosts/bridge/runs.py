@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,18 @@ def prepare_data(place: Path) -> None:
         build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
 
 
+def port_of(file: Path, rank: int) -> str:
+    """A port that is free now, the same on all ranks: the first writes it down."""
+    if rank == 0:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            file.with_suffix(".new").write_text(str(one.getsockname()[1]))
+        file.with_suffix(".new").rename(file)
+    while not file.exists():
+        time.sleep(0.02)
+    return file.read_text()
+
+
 def main(place: Path, jobs: Path) -> None:
     import logging
     import warnings
@@ -142,10 +156,9 @@ def main(place: Path, jobs: Path) -> None:
     torch.set_num_threads(1)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         prepare_data(place)
-    ports = os.environ.get("PORTS", "").split()
+    rank = int(os.environ.get("RANK", 0))
     for i, data in enumerate(json.loads(jobs.read_text())):
-        if ports:
-            os.environ["MASTER_PORT"] = ports[i]  # a store for each process group
+        os.environ["MASTER_PORT"] = port_of(jobs.with_suffix(f".port{i}"), rank)  # a store for each process group
         run(place, Job.load(data))
 
 
