@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ settings.load_profile("suite")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the socket of the process whose forks need not import NeMo; who is the first to need it starts it."""
-    if hasattr(os, "pidfd_open") and "NEMO_ELASTIC_WARM" not in os.environ:
+    if hasattr(os, "pidfd_open") and find_spec("nemo") is not None and "NEMO_ELASTIC_WARM" not in os.environ:
         folder = tempfile.mkdtemp(prefix="nemo-elastic-")
         os.environ["NEMO_ELASTIC_WARM"] = f"{folder}/socket:{os.getpid()}"
         config.add_cleanup(lambda: shutil.rmtree(Path(folder), ignore_errors=True))

@@ -18,7 +18,7 @@ from tests.workers import ROOT, environment
 
 pytestmark = [
     pytest.mark.nemo,
-    pytest.mark.skipif("NEMO_ELASTIC_WARM" not in os.environ, reason="forks need Linux"),
+    pytest.mark.skipif("NEMO_ELASTIC_WARM" not in os.environ, reason="forks need Linux and NeMo"),
 ]
 BOTH = pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 
