@@ -337,12 +337,12 @@ def test_what_does_not_fit_is_refused_by_every_door_in_the_same_line(
 
 
 def test_a_bug_keeps_its_traceback(run_yaml: Path, monkeypatch: Any, capfd: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe import apply
+    from nemo_elastic.hosts.nemo.cli import entry
 
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(apply, "apply_elastic", broken)
+    monkeypatch.setattr(entry, "apply_elastic", broken)
     with pytest.raises(ZeroDivisionError):
         command_line([], FACTORY, run_yaml, dryrun=True)
     assert "Traceback" in capfd.readouterr().err
