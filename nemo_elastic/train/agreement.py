@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
@@ -21,13 +22,13 @@ from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
-from nemo_elastic.formats.megatron.shape import FIELDS
+from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 
-__all__ = ["Names", "check_family", "check_files", "check_no_file", "check_ranks", "check_teacher"]
+__all__ = ["Names", "check_files", "check_length", "check_model", "check_no_file", "check_ranks", "check_teacher"]
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,34 @@ def check_ranks(config: ElasticConfig, parent: Parent, tensor: int, pipeline: in
                 raise bad(names.tensor, tensor, f"a size that divides the {blocks} {what}")
 
 
-def check_family(config: ElasticConfig, parent: Parent, vocabulary: bool) -> Parent:
-    """Hold axes and budgets against a parent.
+def check_length(length: int, tensor: int, sequence_parallel: bool, where: str) -> None:
+    """Raise for sequences that tensor-parallel ranks cannot share."""
+    if sequence_parallel and length % tensor:
+        raise bad(where, length, f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
+
+
+def check_model(config: ElasticConfig, model: Any, vocabulary: int | None, where: str) -> Parent:
+    """Hold axes and budgets against the parent that a recipe describes.
 
     Args:
         config: the elastic block.
-        parent: as the recipe describes it.
-        vocabulary: whether its size is known; a budget says nothing without it.
+        model: the config of the recipe's model.
+        vocabulary: rows of its embedding, None where they are not known: a budget says nothing without them.
+        where: the model's config, for errors.
 
     Returns:
-        The parent, with the stripes of the block.
+        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
 
     Raises:
-        ElasticError: a width that the parent has not, a budget that no member meets.
+        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
     """
+    try:
+        parent = parent_of(model, vocabulary or 1, where)
+    except ElasticError as error:
+        raise error.within(where) from None
     parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
-    if vocabulary:
+    if vocabulary is not None:
         config.targets(parent)
         for budget in config.budgets:
             Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])

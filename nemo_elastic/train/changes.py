@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ABSENT", "Changes"]
+__all__ = ["ABSENT", "Changes", "MadeName"]
 
 
 class _Absent:
@@ -20,6 +20,10 @@ class _Absent:
 ABSENT = _Absent()
 
 
+class MadeName(str):
+    """The name of the class of something that has settings of its own, as the setting that it is itself."""
+
+
 class Changes:
     """What a recipe was, to be told with what has become of it. A host says how its recipes are read.
 
@@ -27,12 +31,15 @@ class Changes:
         recipe: as it is now.
 
     Attributes:
+        settings: gives every setting of a recipe by its dotted name: plain values as they are, the rest by their
+            names, a `MadeName` where it has settings of its own.
         reasons: why a setting that a user knows gets another value.
         whole: what is one line, however many values it has, and what that says.
         notes: what the settings alone do not show, a line each.
         warnings: what makes no sense in it, a line each.
     """
 
+    settings: Callable[[Any], dict[str, Any]]
     reasons: Mapping[str, str] = {}
     whole: Mapping[str, str] = {}
 
@@ -41,17 +48,9 @@ class Changes:
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
-    def settings(self, recipe: Any) -> dict[str, Any]:
-        """Every setting of a recipe by its dotted name: plain values as they are, the rest by their names."""
-        raise NotImplementedError
-
     def value(self, name: str, held: Mapping[str, Any]) -> Any:
         """A setting of a recipe; what it is where it is not written down."""
         return held.get(name, ABSENT)
-
-    def made(self, value: Any) -> bool:
-        """Whether a value is the name of something that has settings of its own."""
-        return False
 
     def lines(self, recipe: Any) -> list[str]:
         """A line for every setting that has another value in `recipe`.
@@ -86,7 +85,7 @@ class Changes:
         if name in after:
             return False
         around = [name[: m.start()] for m in re.finditer(r"[.\[]", name)]
-        return any(self.made(before.get(a)) and not self.made(after.get(a)) for a in around)
+        return any(isinstance(before.get(a), MadeName) and not isinstance(after.get(a), MadeName) for a in around)
 
 
 def _short(value: Any) -> str:

@@ -13,10 +13,10 @@ from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.shape import layer_pattern, parent_of
+from nemo_elastic.errors import bad
+from nemo_elastic.formats.megatron.shape import layer_pattern
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.train.agreement import Names, check_family, check_no_file, check_ranks
+from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
 
 from .optim import ElasticOverrides
 
@@ -77,10 +77,8 @@ def check_data(config: Any) -> None:
     length = getattr(config.dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
-    tensor = config.model.tensor_model_parallel_size
-    if config.model.sequence_parallel and length % tensor:
-        allowed = f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on"
-        raise bad("recipe.dataset.seq_length", length, allowed)
+    model = config.model
+    check_length(length, model.tensor_model_parallel_size, model.sequence_parallel, "recipe.dataset.seq_length")
 
 
 def vocabulary(config: Any) -> int | None:
@@ -97,20 +95,8 @@ def vocabulary(config: Any) -> int | None:
 
 
 def check_shape(config: Any, block: ElasticConfig) -> Parent:
-    """Hold axes and budgets against the parent that the provider describes.
-
-    Returns:
-        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
-
-    Raises:
-        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
-    """
-    vocab = vocabulary(config)
-    try:
-        parent = parent_of(config.model, vocab or 1, NAMES.model)
-    except ElasticError as error:
-        raise error.within(NAMES.model) from None
-    return check_family(block, parent, vocab is not None)
+    """The parent's shape, see `train.agreement.check_model`."""
+    return check_model(block, config.model, vocabulary(config), NAMES.model)
 
 
 def check_folders(config: Any, out: str | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from nemo_elastic.train.changes import Changes
+from nemo_elastic.train.changes import Changes, MadeName
 
 __all__ = ["ConfigChanges", "settings"]
 
@@ -23,23 +23,6 @@ REASONS = {
 }
 #: what is one line, however many values it has
 WHOLE = {"optimizer_config_override_provider": "the elastic block"}
-
-
-class MadeName(str):
-    """The name of the class of something that has settings of its own."""
-
-
-class ConfigChanges(Changes):
-    """`train.changes.Changes` of a `ConfigContainer`."""
-
-    reasons = REASONS
-    whole = WHOLE
-
-    def settings(self, recipe: Any) -> dict[str, Any]:
-        return settings(recipe)
-
-    def made(self, value: Any) -> bool:
-        return isinstance(value, MadeName)
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -63,3 +46,11 @@ def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
     else:
         yield name, getattr(value, "__qualname__", None) or str(value)
+
+
+class ConfigChanges(Changes):
+    """`train.changes.Changes` of a `ConfigContainer`."""
+
+    settings = staticmethod(settings)
+    reasons = REASONS
+    whole = WHOLE

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.bridge.runs import Job, dump
 from tests.parallel.runs import PEAK, Layout
-from tests.workers import ROOT
+from tests.workers import ROOT, environment
 
 #: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
 LOSS, WEIGHT = 1e-4, 1e-3
@@ -33,8 +32,7 @@ PAIRS = {
 
 def ranks(place: Path, name: str, jobs: list[Job], world: int = 1) -> list[int]:
     """Do jobs in one process per rank; their exit codes. What they said is in PLACE/name.log."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
-                        "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
+    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
     listed = dump(jobs, place / f"{name}.json")
     for old in place.glob(f"{name}.port*"):
         old.unlink()

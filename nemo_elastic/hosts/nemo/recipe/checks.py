@@ -25,10 +25,9 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.train.agreement import Names, check_family, check_no_file, check_ranks
+from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
 
 STRATEGY = "recipe.trainer.strategy"
 #: how a recipe of NeMo's spells what a check may refuse
@@ -141,9 +140,8 @@ def check_data(recipe: Any) -> None:
         raise bad("recipe.data.seq_length", length, f"recipe.model.config.seq_length says {config.seq_length}; "
                   "set both to the same number of tokens")  # fmt: skip
     tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
-    if getattr(recipe.trainer.strategy, "sequence_parallel", False) and length % tensor:
-        raise bad("recipe.data.seq_length", length, f"a multiple of the tensor-parallel size ({tensor}): "
-                  "sequence_parallel is on")  # fmt: skip
+    sequence_parallel = getattr(recipe.trainer.strategy, "sequence_parallel", False)
+    check_length(length, tensor, sequence_parallel, "recipe.data.seq_length")
     steps, batch = recipe.trainer.max_steps, getattr(recipe.data, "global_batch_size", None)
     samples = getattr(recipe.data, "num_train_samples", None)
     if isinstance(samples, int) and isinstance(batch, int) and samples < steps * batch:
@@ -180,21 +178,8 @@ def vocabulary(recipe: Any) -> int | None:
 
 
 def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
-    """Hold axes and budgets against the parent that the recipe's config describes.
-
-    Returns:
-        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
-
-    Raises:
-        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
-    """
-    vocab = vocabulary(recipe)
-    where = "recipe.model.config"
-    try:
-        parent = parent_of(recipe.model.config, vocab or 1, where)
-    except ElasticError as error:
-        raise error.within(where) from None
-    return check_family(config, parent, vocab is not None)
+    """The parent's shape, see `train.agreement.check_model`."""
+    return check_model(config, recipe.model.config, vocabulary(recipe), NAMES.model)
 
 
 def check_folders(recipe: Any, out: str | None) -> None:

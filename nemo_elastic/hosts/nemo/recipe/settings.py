@@ -10,7 +10,7 @@ from typing import Any
 
 import fiddle
 
-from nemo_elastic.train.changes import ABSENT
+from nemo_elastic.train.changes import ABSENT, MadeName
 from nemo_elastic.train.changes import Changes as RecipeChanges
 
 __all__ = ["Changes", "settings"]
@@ -25,8 +25,8 @@ REASONS = {
 WHOLE = {"model.elastic": "the elastic block"}
 
 
-class MadeName(str):
-    """The name of what a `run.Config` makes."""
+class Maker(MadeName):
+    """The name of what a `run.Config` makes, and that itself."""
 
     made: Callable[..., Any]
 
@@ -42,7 +42,7 @@ def settings(value: Any) -> dict[str, Any]:
 
 def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, fiddle.Buildable):
-        made = MadeName(_called(value.__fn_or_cls__))
+        made = Maker(_called(value.__fn_or_cls__))
         made.made = value.__fn_or_cls__
         yield name, made
         for key, inner in value.__arguments__.items():
@@ -70,14 +70,9 @@ def _called(value: Any) -> str:
 class Changes(RecipeChanges):
     """`train.changes.Changes` of a recipe of NeMo-Run."""
 
+    settings = staticmethod(settings)
     reasons = REASONS
     whole = WHOLE
-
-    def settings(self, recipe: Any) -> dict[str, Any]:
-        return settings(recipe)
-
-    def made(self, value: Any) -> bool:
-        return isinstance(value, MadeName)
 
     def value(self, name: str, held: Mapping[str, Any]) -> Any:
         """A setting; where it is not written down, the default of what is made with it."""
@@ -85,7 +80,7 @@ class Changes(RecipeChanges):
             return held[name]
         owner, _, argument = name.rpartition(".")
         made = held.get(owner)
-        if not isinstance(made, MadeName):
+        if not isinstance(made, Maker):
             return ABSENT
         try:
             default = inspect.signature(made.made).parameters[argument].default
