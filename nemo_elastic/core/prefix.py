@@ -235,14 +235,16 @@ Chain = tuple[Selection, ...]
 def nested_order(chain: Chain) -> np.ndarray | None:
     """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
 
-    Within what one selection adds to the next, channels are sorted along the first axis that is cut, so that the
-    widths of that axis which no selection has are prefixes too.
+    The smallest selection has its channels in the order in which it has them by itself. Within what one selection adds
+    to the next, channels are sorted along the first axis that is cut, so that the widths of that axis which no
+    selection has are prefixes too.
     """
     if all(part.is_full or part.is_prefix for part in chain):
         return None
     kept_by = np.sum([part.mask() for part in chain], axis=0)
     grids = zip(*(part.parts for part in chain), strict=True)
     steps = np.concatenate([_steps(cuts) for cuts in grids])
+    steps[kept_by == len(chain)] = 0
     return np.lexsort((steps, -kept_by))
 
 

@@ -32,7 +32,7 @@ from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 
 #: in which a model computes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-Made = dict[tuple[Selection, Chain | None], torch.Tensor]
+Made = dict[tuple[Selection, Chain | None], torch.Tensor | None]
 Device = str | torch.device | None
 
 
@@ -137,17 +137,18 @@ class Storage:
                 t, at = part.take(t, dim), None
             else:
                 at = self._find(part, chain, {} if made is None else made, t.device)
-                t = t.narrow(dim, 0, int(at.max()) + 1)
+                t = t.narrow(dim, 0, part.kept_size if at is None else int(at.max()) + 1)
             places.append(at)
         return t, Places(*places) if any(at is not None for at in places) else None
 
-    def _find(self, part: Selection, chain: Chain | None, made: Made, device: torch.device) -> torch.Tensor:
-        """Where the channels of `part` are stored."""
+    def _find(self, part: Selection, chain: Chain | None, made: Made, device: torch.device) -> torch.Tensor | None:
+        """Where the channels of `part` are stored; None if they are the first, in order."""
         if chain is not None and part.is_full:
             return self._places[chain]
         if (part, chain) not in made:
             kept = torch.from_numpy(part.indices).to(device)
-            made[part, chain] = kept if chain is None else self._places[chain][kept]
+            at = kept if chain is None else self._places[chain][kept]
+            made[part, chain] = None if torch.equal(at, torch.arange(len(at), device=device)) else at
         return made[part, chain]
 
 

@@ -134,6 +134,14 @@ def test_the_order_has_every_channel_once_and_members_first(data):
             assert sorted(order) == list(range(chain[0].size))
             for part in chain:
                 assert sorted(order[: part.kept_size]) == list(part.indices)
+            assert list(order[: chain[-1].kept_size]) == list(chain[-1].indices)
+
+
+def test_nothing_is_moved_for_the_smallest():
+    members = {"a": PARENT.full, "b": PARENT.uniform(mamba_heads=2, mamba_head_dim=3, attention_heads=2, ffn=8)}
+    family = FamilyRuntime(NemotronH.random(PARENT), members)
+    assert not any(layer.places for layer in family.select("b").weights.layers)
+    assert any(layer.places for layer in family.select("a").weights.layers)
 
 
 def test_members_that_are_not_nested_in_each_other_run_too():

@@ -111,8 +111,8 @@ class Member(nn.Module):
             _READ[own.layer.type](layer.mixer, own)
 
 
-def _place(layer: Any, own: LayerWeights, *names: str) -> None:
-    layer.quant_method.place([(own[name], own.places.get(name)) for name in names])
+def _place(layer: Any, own: LayerWeights, *names: str, turned: bool = True) -> None:
+    layer.quant_method.place([(own[name], own.places.get(name)) for name in names], turned)
 
 
 def _read_mamba(mixer: Any, own: LayerWeights) -> None:
@@ -126,7 +126,7 @@ def _read_mamba(mixer: Any, own: LayerWeights) -> None:
 
 
 def _read_mlp(mixer: Any, own: LayerWeights) -> None:
-    _place(mixer.up_proj, own, "up")
+    _place(mixer.up_proj, own, "up", turned=False)  # its activation is of single numbers
     _place(mixer.down_proj, own, "down")
 
 

@@ -30,17 +30,18 @@ class OnViews(QuantizeMethodBase):
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
+        self.turned = True
 
     def create_weights(self, layer: nn.Module, *sizes: Any, **more: Any) -> None:
         """Nothing: the storage is there already, or will be."""
 
-    def place(self, parts: Sequence[Part]) -> None:
-        """Let the layer read these."""
-        self.parts = list(parts)
+    def place(self, parts: Sequence[Part], turned: bool = True) -> None:
+        """Let the layer read these; `turned` as `product` takes it."""
+        self.parts, self.turned = list(parts), turned
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """``x @ W.T``; activations are moved to where a matrix has their channels, and back."""
-        out = [product(x, weight, at) for weight, at in self.parts]
+        out = [product(x, weight, at, self.turned) for weight, at in self.parts]
         return out[0] if len(out) == 1 else torch.cat(out, -1)
 
     def embedding(self, layer: nn.Module, ids: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.nn.weights import Places
-from nemo_elastic.serving.engine.products import FEW, product
+from nemo_elastic.serving.engine.products import FEW, FEW_MOVED, FEW_TURNED, product
 
 STORED = torch.randn(48, 40, generator=torch.Generator().manual_seed(1))
 ROWS, COLUMNS = torch.tensor([40, 0, 3, 47]), torch.tensor([36, 1, 0, 30, 7])
@@ -30,13 +30,14 @@ def case(shape: tuple[int, ...], at: Places | None) -> tuple[torch.Tensor, torch
 
 
 @pytest.mark.parametrize("at", PLACES)
-@pytest.mark.parametrize("shape", [(1,), (2,), (FEW,), (FEW + 1,), (2, 3), (1, 1), (0,)])
+@pytest.mark.parametrize("shape", [(1,), (2,), (FEW_TURNED + 1,), (FEW,), (FEW + 1,), (FEW_MOVED + 1,), (2, 3), (1, 1), (0,)])
 def test_products_are_those_of_the_matrix(shape: tuple[int, ...], at: Places | None) -> None:
     x, view = case(shape, at)
     torch.testing.assert_close(product(x, view, at), F.linear(x, of_its_own(at)))
     half = product(x.bfloat16(), view.bfloat16(), at)
     assert half.is_contiguous() and half.dtype == torch.bfloat16
     torch.testing.assert_close(half, F.linear(x.bfloat16(), of_its_own(at).bfloat16()))
+    assert torch.equal(product(x.bfloat16(), view.bfloat16(), at, turned=False), half)
 
 
 @pytest.mark.parametrize("at", PLACES)
@@ -53,7 +54,7 @@ def test_float32_is_to_the_last_bit_what_the_runtime_computes(at: Places | None)
 def test_what_is_compiled_is_right_for_every_number_of_rows() -> None:
     at, view = Places(rows=ROWS), STORED[:, :5].bfloat16()
     compiled = torch.compile(lambda x: product(x, view, at), backend="aot_eager", fullgraph=True, dynamic=True)
-    for number in (2, 3, FEW + 1, 5):
+    for number in (2, 3, FEW + 1, FEW_MOVED + 1, 5):
         x = case((number,), at)[0].bfloat16()
         if number == 2:
             torch._dynamo.mark_dynamic(x, 0)  # as vLLM does: what takes the first number for the only one is an error
