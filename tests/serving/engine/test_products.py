@@ -12,6 +12,7 @@ from nemo_elastic.nn.weights import Places
 from nemo_elastic.serving.engine.products import FEW, FEW_MOVED, FEW_TURNED, product
 
 STORED = torch.randn(48, 40, generator=torch.Generator().manual_seed(1))
+NUMBERS = (1, 2, FEW_TURNED + 1, FEW, FEW + 1, FEW_MOVED + 1, 0)
 ROWS, COLUMNS = torch.tensor([40, 0, 3, 47]), torch.tensor([36, 1, 0, 30, 7])
 PLACES = [None, Places(rows=ROWS), Places(columns=COLUMNS), Places(ROWS, COLUMNS)]
 
@@ -30,7 +31,7 @@ def case(shape: tuple[int, ...], at: Places | None) -> tuple[torch.Tensor, torch
 
 
 @pytest.mark.parametrize("at", PLACES)
-@pytest.mark.parametrize("shape", [(1,), (2,), (FEW_TURNED + 1,), (FEW,), (FEW + 1,), (FEW_MOVED + 1,), (2, 3), (1, 1), (0,)])
+@pytest.mark.parametrize("shape", [*((number,) for number in NUMBERS), (2, 3), (1, 1)])
 def test_products_are_those_of_the_matrix(shape: tuple[int, ...], at: Places | None) -> None:
     x, view = case(shape, at)
     torch.testing.assert_close(product(x, view, at), F.linear(x, of_its_own(at)))
