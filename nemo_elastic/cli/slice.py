@@ -145,6 +145,7 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
         told = [
             {"out": str(cut.out), "member": cut.member}
             | size(opened.parent, cut.subnet, spec)
+            | ({"left_out": cut.left_out} if cut.left_out is not None else {})
             | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
             for cut in cuts
         ]
@@ -155,6 +156,8 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
     for cut in cuts:
         name = cut.member or (found.name if found is not None else "a shape of your own")
         typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
+        if cut.left_out is not None:
+            typer.echo(f"{cut.out}: without {cut.left_out}")
 
 
 def _members(source: Source, names: list[str]) -> dict[str, Subnet]:

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, memory, parameters
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, OWN, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
@@ -57,7 +57,13 @@ def width(member: Subnet, axis: str) -> str:
 
 
 def member_card(
-    parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool, lineage: Lineage = Lineage()
+    parent: Parent,
+    member: Subnet,
+    origin: Origin,
+    dtype: str,
+    tokenizer: bool,
+    lineage: Lineage = Lineage(),
+    left_out: str | None = None,
 ) -> str:
     """Give the model card of one member.
 
@@ -68,6 +74,7 @@ def member_card(
         dtype: Name of the weights' dtype in a safetensors header.
         tokenizer: Whether the folder has one.
         lineage: Its licence, and what it was made of.
+        left_out: What its source has and it has not, in words.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
@@ -77,6 +84,10 @@ def member_card(
         told = ["Its weights are a subset of the parent's; no training followed."]
         if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
             told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
+    if left_out is not None:
+        told += ["", f"It is without its source's {left_out}."]
+    kinds = [kind for kind in KINDS.values() if kind.name in OWN or kind.symbol in parent.pattern]
+    kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
         _front_matter(lineage),
         f"# {title}",
@@ -86,7 +97,7 @@ def member_card(
         "",
         *_table(parent, {"this model": member, "parent": parent.full}, dtype),
         "",
-        f"Layers (M Mamba-2, - MLP, * attention): `{member.pattern}`",
+        f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
         *_usage(member, tokenizer),
         "## Configuration",
@@ -132,6 +143,8 @@ def _front_matter(lineage: Lineage) -> str:
 def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:
     spec = serving_spec(dtype)
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
+    if has_inactive(parent):
+        rows["active parameters"] = [f"{active_parameters(parent, m):,}" for m in members.values()]
     sizes = [human_bytes(memory(parent, m, spec)) for m in members.values()]
     rows[f"memory ({spec.weights}, {spec.batch} x {spec.length} tokens)"] = sizes
     axes = (DEPTH, *(axis for axis in parent.axes if axis != DEPTH))
