@@ -17,7 +17,7 @@ from nemo_elastic.formats.source import Origin
 
 from .extra_shapes import extras_inside, extras_section
 from .lineage import Lineage
-from .runs_in import runs_in
+from .runs_in import needs_eager_experts, runs_in
 
 __all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
@@ -173,7 +173,8 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
-    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})'
+    eager = ', experts_implementation="eager"' if needs_eager_experts(member) else ""
+    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust}{eager})'
     with_text = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
