@@ -193,7 +193,8 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
     name = "backbone.layers.4.mixer.experts.7.down_proj.weight"
     np.testing.assert_array_equal(open_tensors(cut.out)[name].words, open_tensors(folder)[name].words[:12, :7])
     # named, it is a family like any other
-    block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}], "axes": {"hidden": [16, 12], "expert_ffn": [12, 7]},
+    block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}],
+             "axes": {"hidden": [16, 12], "expert_ffn": [12, 7]},
              "shapes": str(tmp_path / "shapes.json"), "search": None, "router": None}  # fmt: skip
     shape = {"members": {"30b": parent.full.to_json(), "23b": member.to_json()}}
     (tmp_path / "shapes.json").write_text(json.dumps(shape))
