@@ -50,6 +50,7 @@ WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
     (ImportanceConfig, "aggregation"): ("l2_mean", "mean"),
+    (ImportanceConfig, "experts"): ("mean", "l2"),
     (ImportanceConfig, "depth"): ("mse", "cosine"),
     (MemorySpec, "weights"): tuple(DTYPE_BYTES),
     (MemorySpec, "cache"): tuple(DTYPE_BYTES),
