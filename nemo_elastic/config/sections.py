@@ -33,8 +33,8 @@ class ImportanceConfig:
             together.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
-        experts: mean (of an expert's weight times the norm of what it puts out, over the tokens that are sent to it) or
-            l2 (the root of the mean square).
+        experts: mean (of an expert's weight times the norm of what it puts out, over the tokens sent to it) or l2 (the
+            root of the mean square).
         depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
         depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
             together; rounded up, so that each rank measures as many.

@@ -49,7 +49,7 @@ class Budget:
         where = f"elastic.budgets[{self.name}]"
         given = [f for f in TARGETS if getattr(self, f) is not None]
         if len(given) > 1:
-            raise bad(where, " and ".join(given), f"one of {', '.join(TARGETS[:-1])} and {TARGETS[-1]}")
+            raise bad(where, " and ".join(given), "one of params, active_params, ratio and memory")
         for name in ("params", "active_params"):
             value = getattr(self, name)
             if isinstance(value, str):  # YAML 1.1 reads 8.9e9 as text

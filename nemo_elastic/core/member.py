@@ -122,8 +122,7 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
         raise bad(f"{where}.parameters", known["parameters"], f"its shape has {count}")
     active = known.get("active_parameters")
     if active is not None and (isinstance(active, bool) or active != active_parameters(parent, subnet)):
-        allowed = f"its shape has {active_parameters(parent, subnet)}"
-        raise bad(f"{where}.active_parameters", active, allowed)
+        raise bad(f"{where}.active_parameters", active, f"its shape has {active_parameters(parent, subnet)}")
     told = known_fields(_Memory, known["memory"], f"{where}.memory")
     held = told.pop("bytes")
     size = _bytes(parent, subnet, MemorySpec(**told))

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.nn.forward import LayerRun
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.moe import route
 from tests.shapes import LATENT, MOE
 
 ONE = {"latent": replace(LATENT, pattern="E"), "plain": replace(MOE, pattern="E")}
@@ -79,6 +81,17 @@ def test_each_token_goes_to_its_experts(name: str, gated: bool) -> None:
         assert set(np.flatnonzero(seen["routed"][b, t])) == set(norms) and len(norms) == 2
         used |= set(norms)
     assert len(used) > 4 and not (gated and used & {1, 6})
+
+
+def test_weights_add_up_to_the_scaling_whatever_the_gates_are() -> None:
+    parent = ONE["plain"]
+    model = NemotronH.random(parent, seed=4, dtype=torch.float64)
+    x_td = torch.randn(30, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for gates in (None, soft(parent).layers[0]):
+        run = LayerRun(parent, model.weights().layers[0], gates, None, None)
+        chosen_tk, weight_tk = route(x_td, run)
+        assert torch.allclose(weight_tk.sum(1), torch.full((30,), 2.5, dtype=torch.float64))
+        assert all(len(set(row)) == 2 for row in chosen_tk.tolist())
 
 
 @pytest.mark.parametrize("name", ONE)

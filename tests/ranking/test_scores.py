@@ -60,7 +60,7 @@ def test_scores_follow_the_formulas_of_the_method():
 @pytest.mark.parametrize("experts", ["mean", "l2"])
 @pytest.mark.parametrize("parent", [MOE, LATENT])
 def test_experts_are_scored_over_their_own_tokens(parent, experts):
-    """The mean of weight times norm over the tokens that an expert sees, not over all: a rare one is not a weak one."""
+    """The mean of weight times norm over the tokens that an expert sees: a rare one is not a weak one."""
     options = RankOptions(experts=experts, aggregation="mean")
     statistics, recorder = collect(options, parent=parent)
     scores, power = statistics.scores(), {"mean": 1, "l2": 2}[experts]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family with experts goes the whole way in plain torch: ranked, sorted, searched, routed, frozen, trained on slices."""
+"""A family with experts in plain torch, the whole way: ranked, sorted, searched, routed, frozen, trained on slices."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def check_kinds(pattern: str, where: str) -> None:
     """
     known = [KINDS[name].symbol for name in OWN]
     if set(pattern) - set(known):
-        allowed = f"layers of {', '.join(known)} alone: experts are cut from and into Hugging Face folders"
-        raise bad(where, pattern, allowed)
+        told = ", ".join(known)
+        raise bad(where, pattern, f"layers of {told} alone: experts are cut from and into Hugging Face folders")
 
 
 def check_config(get: Callable[[str, Any], Any], where: str) -> None:
