@@ -49,7 +49,8 @@ class Request:
         """The same limit as a search takes it."""
         if self.spec is not None:
             return Budget(name, memory={"size": f"{self.limit:.0f}B", **asdict(self.spec)})
-        return Budget(name, **{self.option.removeprefix("--").replace("-", "_"): self.value})
+        limit: dict[str, Any] = {self.option.removeprefix("--").replace("-", "_"): self.value}
+        return Budget(name, **limit)
 
 
 @dataclass(frozen=True)

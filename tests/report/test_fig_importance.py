@@ -18,7 +18,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.ranking import RankOptions, Ranking, rank
+from nemo_elastic.ranking import Ranking, RankOptions, rank
 from nemo_elastic.report.fig_importance import _of, draw
 from nemo_elastic.report.load import RunRecord
 from nemo_elastic.report.style import NARROW, WIDE, house

@@ -48,13 +48,21 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
-_SCALES = {
+_HF = {
     EXPERTS: ("n_routed_experts", "num_local_experts"),
     EXPERT_FFN: ("moe_intermediate_size",),
     SHARED_FFN: ("moe_shared_expert_intermediate_size",),
     TOP_K: ("num_experts_per_tok",),
     SCALING: ("routed_scaling_factor",),
 }
+_MEGATRON = {
+    EXPERTS: "num_moe_experts",
+    EXPERT_FFN: "moe_ffn_hidden_size",
+    SHARED_FFN: "moe_shared_expert_intermediate_size",
+    TOP_K: "moe_router_topk",
+    SCALING: "moe_router_topk_scaling_factor",
+}
+_SITES: dict[str, Part] = {"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN}
 _AXES = (
     Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, striped=True, least=TOP_K),
     Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, striped=True,
@@ -73,18 +81,12 @@ PLAIN = Kind(
     rows=_rows(_HIDDEN),
     site="experts",
     shape=_EXPERTS,
-    more_sites={"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN},
+    more_sites=_SITES,
     counted={"experts": "routed"},
-    hf=_SCALES,
+    hf=_HF,
     hf_types=("moe",),
     hf_fixed={"n_shared_experts": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
-    megatron={
-        EXPERTS: "num_moe_experts",
-        EXPERT_FFN: "moe_ffn_hidden_size",
-        SHARED_FFN: "moe_shared_expert_intermediate_size",
-        TOP_K: "moe_router_topk",
-        SCALING: "moe_router_topk_scaling_factor",
-    },
+    megatron=_MEGATRON,
     defaults=dict.fromkeys(_STRIPES, 1),
     reals=(SCALING,),
 )
@@ -99,8 +101,8 @@ KIND = replace(
         Row("moe.latent_out", MOE, _H + "mixer.fc2_latent_proj.weight", _M + "mlp.fc2_latent_proj.weight",
             ((_HIDDEN,), (_LATENT,))),
     ),
-    more_sites=PLAIN.more_sites | {"latent": _LATENT},
-    hf=_SCALES | {LATENT: ("moe_latent_size",)},
-    megatron=PLAIN.megatron | {LATENT: "moe_latent_size"},
+    more_sites=_SITES | {"latent": _LATENT},
+    hf=_HF | {LATENT: ("moe_latent_size",)},
+    megatron=_MEGATRON | {LATENT: "moe_latent_size"},
     lacking={LATENT: PLAIN},
 )  # fmt: skip
