@@ -78,9 +78,8 @@ def command(
     from nemo_elastic.runtime import load_family
 
     check_output(out, force, parent, data)
-    ImportanceConfig(
-        samples=samples, ffn=ffn, experts=experts, depth=depth
-    )  # refuses what the elastic block would refuse
+    # refuses what the elastic block would refuse
+    ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
     model = load_family(parent).model
     _check_shape(model.parent, min_depth, min_head_dim)
     folder = DataFolder.open(data)

@@ -163,13 +163,16 @@ def original(
     return originals(parent, row, source, target, index)[number]
 
 
-@lru_cache(maxsize=4096)
 def originals(parent: Parent, row: Row, source: Subnet, target: Subnet, index: int) -> tuple[int, ...]:
     """Numbers in `source` of all tensors of a row with several that `target` (<= `source`) has in layer `index`."""
     assert row.each is not None
-    axis, kept = parent.axis(row.each), target.by_index[index].widths[row.each]
-    large = BlockedPrefix(source.by_index[index].widths[row.each], axis.blocks)
-    return tuple(large.grid(kept).indices().tolist())
+    size, kept = (member.by_index[index].widths[row.each] for member in (source, target))
+    return _first(size, parent.axis(row.each).blocks, kept)
+
+
+@lru_cache(maxsize=4096)
+def _first(size: int, blocks: int, kept: int) -> tuple[int, ...]:
+    return tuple(BlockedPrefix(size, blocks).grid(kept).indices().tolist())
 
 
 def named(template: str, index: int | None = None, number: int | None = None) -> str:

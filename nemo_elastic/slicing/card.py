@@ -10,6 +10,7 @@ from typing import Any
 
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, OWN, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
@@ -196,7 +197,9 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
         lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
         flag += " --tokenizer PARENT"
     lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
-    if all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
+    if member.widths(EXPERTS):
+        lines += ["vLLM knows experts of this kind; no member was tried there.", ""]
+    elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:
         lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]

@@ -14,7 +14,7 @@ __all__ = ["needs_eager_experts", "runs_in"]
 
 #: axes that vLLM keeps one width of for all layers
 _ONE_STATE = ("mamba_heads", "mamba_head_dim")
-#: symbols of layers that llama.cpp and NeMo were tried with
+#: symbols of layers that vLLM, llama.cpp and NeMo were tried with
 _TRIED = set("M-*")
 
 
@@ -33,9 +33,10 @@ def runs_in(member: Subnet) -> str:
     slow = "" if attention else "no cache, so slow"
     eager = "eager experts" if needs_eager_experts(member) else ""
     told = [_with("transformers", code, slow, eager)]
-    if served:
+    tried = set(member.pattern) <= _TRIED
+    if served and tried:
         told.append(_with("vLLM", code))
-    if member.is_uniform and set(member.pattern) <= _TRIED:
+    if member.is_uniform and tried:
         told += ["llama.cpp", "NeMo"] if attention else ["NeMo"]
     return ", ".join(told)
 

@@ -117,7 +117,7 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     assert cut["active_parameters"] <= 6000 and cut["request"]["option"] == "--active-params"
     card = (small / "README.md").read_text()
     assert f"| active parameters | {cut['active_parameters']:,} |" in card and "E experts" in card
-    assert "transformers, vLLM" in cut["runs_in"] and "NeMo" not in cut["runs_in"]
+    assert cut["runs_in"].startswith("transformers") and "NeMo" not in cut["runs_in"]
     assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
 
 
