@@ -22,7 +22,7 @@ from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import Expected, ExpectedLayer
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.search.projection import Projection, project_family
@@ -241,7 +241,7 @@ class Router(nn.Module):
         gate = {axis: self._gate(axis, p, picked[axis] if straight else None) for axis, p in pi.items()}
         layers = []
         for i, kind in enumerate(self._space.parent.types):
-            own = {axis: gate[axis][self._row(axis, i)] for axis in KINDS[kind].widths}
+            own = {axis: gate[axis][self._row(axis, i)] for axis in self._space.parent.kind(kind).widths}
             layers.append(LayerGates(gate[DEPTH][0, i], own))
         return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice, self)
 
@@ -265,7 +265,7 @@ class Router(nn.Module):
         keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
         layers = []
         for i, kind in enumerate(space.parent.types):
-            own = {axis: width[axis][self._row(axis, i)] for axis in KINDS[kind].widths}
+            own = {axis: width[axis][self._row(axis, i)] for axis in space.parent.kind(kind).widths}
             layers.append(ExpectedLayer(i, kind, own, keep[i]))
         return Expected(width[HIDDEN][0], tuple(layers))
 
@@ -283,7 +283,7 @@ class Router(nn.Module):
         for kind in self.prices[i].tables:
             table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, kind).double())
             layers = [j for j, t in enumerate(space.parent.types) if t == kind]
-            each = _mean(table, [pi[axis] for axis in KINDS[kind].widths])
+            each = _mean(table, [pi[axis] for axis in space.parent.kind(kind).widths])
             total = total + (keep[layers] * each).sum()
         return total
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 Tensors = dict[str, np.ndarray]
-_TYPES = {"M": "mamba", "-": "mlp", "*": "attention"}
+_TYPES = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
 
 
 @dataclass
@@ -34,8 +34,10 @@ class Model:
     kv_heads: int
     attention_head_dim: int
     least_dt: float
-    layers: list[dict[str, Any]]  # as in a Subnet's JSON: type, and ffn, heads, head_dim where the type has them
+    layers: list[dict[str, Any]]  # as in a Subnet's JSON: type, and the widths that the type has
     tensors: Tensors
+    top_k: int = 0
+    scaling: float = 1.0
 
 
 def read(folder: Path) -> Model:
@@ -45,6 +47,12 @@ def read(folder: Path) -> Model:
         "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
         "mlp": {"ffn": "intermediate_size"},
         "attention": {"heads": "num_attention_heads"},
+        "moe": {
+            "experts": "n_routed_experts",
+            "ffn": "moe_intermediate_size",
+            "shared_ffn": "moe_shared_expert_intermediate_size",
+        }
+        | ({"latent": "moe_latent_size"} if config.get("moe_latent_size") else {}),
     }
     own = config.get("block_configs") or [{}] * config["num_hidden_layers"]
     layers = []
@@ -63,6 +71,8 @@ def read(folder: Path) -> Model:
         least_dt=config["time_step_min"],
         layers=layers,
         tensors={name: values.astype(np.float64) for name, values in read_tensors(folder).items()},
+        top_k=config.get("num_experts_per_tok", 0),
+        scaling=config.get("routed_scaling_factor", 1.0),
     )
 
 
@@ -85,13 +95,14 @@ def _values(dtype: str, data: bytes) -> np.ndarray:
     return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
 
 
-def cut(whole: Model, subnet: Mapping[str, Any], stripes: int) -> Model:
+def cut(whole: Model, subnet: Mapping[str, Any], stripes: int, moe_stripes: Mapping[str, int] | None = None) -> Model:
     """Cut a member out of a parent.
 
     Args:
         whole: The parent.
         subnet: The member, as in `elastic.json`.
         stripes: Number of blocks of the FFN.
+        moe_stripes: Of `experts`, `ffn` and `shared_ffn` of layers with experts.
     """
     rows = list(range(subnet["hidden"]))
     tensors = {
@@ -106,7 +117,11 @@ def cut(whole: Model, subnet: Mapping[str, Any], stripes: int) -> Model:
             for name, values in whole.tensors.items()
             if name.startswith(f"backbone.layers.{small['index']}.")
         }
-        kept = {"norm.weight": old["norm.weight"][rows]} | _cut_layer(whole, old, large, small, rows, stripes)
+        if small["type"] == "moe":
+            own = _cut_experts(old, large, small, rows, moe_stripes or {})
+        else:
+            own = _cut_layer(whole, old, large, small, rows, stripes)
+        kept = {"norm.weight": old["norm.weight"][rows]} | own
         tensors |= {f"backbone.layers.{now}.{name}": values for name, values in kept.items()}
     layers = [dict(layer, index=i) for i, layer in enumerate(subnet["layers"])]
     return Model(**vars(whole) | {"hidden": subnet["hidden"], "layers": layers, "tensors": tensors})
@@ -115,6 +130,29 @@ def cut(whole: Model, subnet: Mapping[str, Any], stripes: int) -> Model:
 def _first(size: int, kept: int, blocks: int) -> list[int]:
     """The first kept/blocks of each of `blocks` equal blocks of `size`."""
     return [b * (size // blocks) + j for b in range(blocks) for j in range(kept // blocks)]
+
+
+def _cut_experts(
+    old: Tensors, large: Mapping[str, Any], small: Mapping[str, Any], rows: list[int], stripes: Mapping[str, int]
+) -> Tensors:
+    experts, neurons, shared = (
+        _first(large[name], small[name], stripes.get(name, 1)) for name in ("experts", "ffn", "shared_ffn")
+    )
+    inner = list(range(small["latent"])) if "latent" in small else rows
+    out = {
+        "mixer.gate.weight": old["mixer.gate.weight"][experts][:, rows],
+        "mixer.gate.e_score_correction_bias": old["mixer.gate.e_score_correction_bias"][experts],
+        "mixer.shared_experts.up_proj.weight": old["mixer.shared_experts.up_proj.weight"][shared][:, rows],
+        "mixer.shared_experts.down_proj.weight": old["mixer.shared_experts.down_proj.weight"][rows][:, shared],
+    }
+    for now, before in enumerate(experts):
+        up, down = (old[f"mixer.experts.{before}.{name}_proj.weight"] for name in ("up", "down"))
+        out[f"mixer.experts.{now}.up_proj.weight"] = up[neurons][:, inner]
+        out[f"mixer.experts.{now}.down_proj.weight"] = down[inner][:, neurons]
+    if "latent" in small:
+        out["mixer.fc1_latent_proj.weight"] = old["mixer.fc1_latent_proj.weight"][inner][:, rows]
+        out["mixer.fc2_latent_proj.weight"] = old["mixer.fc2_latent_proj.weight"][rows][:, inner]
+    return out
 
 
 def _cut_layer(
@@ -154,7 +192,7 @@ def logits(model: Model, tokens: np.ndarray) -> np.ndarray:
 
 
 def _logits(model: Model, tokens_l: np.ndarray) -> np.ndarray:
-    mixers = {"mamba": _mamba, "mlp": _mlp, "attention": _attention}
+    mixers = {"mamba": _mamba, "mlp": _mlp, "attention": _attention, "moe": _moe}
     x_ld = model.tensors["backbone.embeddings.weight"][tokens_l]
     for i, layer in enumerate(model.layers):
         prefix = f"backbone.layers.{i}."
@@ -174,6 +212,23 @@ def _silu(x: np.ndarray) -> np.ndarray:
 
 def _mlp(model: Model, layer: Mapping[str, Any], w: Tensors, x_ld: np.ndarray) -> np.ndarray:
     return np.maximum(x_ld @ w["mixer.up_proj.weight"].T, 0) ** 2 @ w["mixer.down_proj.weight"].T
+
+
+def _moe(model: Model, layer: Mapping[str, Any], w: Tensors, x_ld: np.ndarray) -> np.ndarray:
+    out_ld = np.zeros_like(x_ld)
+    for t, x_d in enumerate(x_ld):
+        scores_e = 1 / (1 + np.exp(-w["mixer.gate.weight"] @ x_d))
+        best = np.argsort(-(scores_e + w["mixer.gate.e_score_correction_bias"]), kind="stable")[: model.top_k]
+        x_i = w["mixer.fc1_latent_proj.weight"] @ x_d if "latent" in layer else x_d
+        y_i = np.zeros_like(x_i)
+        for e in best:
+            h_f = np.maximum(w[f"mixer.experts.{e}.up_proj.weight"] @ x_i, 0) ** 2
+            weight = scores_e[e] / scores_e[best].sum() * model.scaling
+            y_i = y_i + weight * (w[f"mixer.experts.{e}.down_proj.weight"] @ h_f)
+        y_d = w["mixer.fc2_latent_proj.weight"] @ y_i if "latent" in layer else y_i
+        shared_f = np.maximum(w["mixer.shared_experts.up_proj.weight"] @ x_d, 0) ** 2
+        out_ld[t] = y_d + w["mixer.shared_experts.down_proj.weight"] @ shared_f
+    return out_ld
 
 
 def _attention(model: Model, layer: Mapping[str, Any], w: Tensors, x_ld: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 
@@ -20,6 +22,45 @@ PARENT = Parent(
     kv_heads=2,
     attention_head_dim=4,
     ffn_stripes=4,
+)
+#: with experts, in a latent width and without; a chain of choices fits the stripes
+LATENT = Parent(
+    pattern="MEM*E",
+    hidden=16,
+    vocab=32,
+    mamba_heads=6,
+    mamba_head_dim=4,
+    mamba_groups=2,
+    state=4,
+    attention_heads=4,
+    kv_heads=2,
+    attention_head_dim=4,
+    more={
+        "experts": 8,
+        "expert_ffn": 12,
+        "shared_ffn": 20,
+        "latent": 10,
+        "top_k": 2,
+        "routed_scaling": 2.5,
+        "experts_stripes": 2,
+        "expert_ffn_stripes": 2,
+        "shared_ffn_stripes": 4,
+    },
+)
+MOE = replace(LATENT, more={size: n for size, n in LATENT.more.items() if size != "latent"})
+#: Nemotron-3 Nano 30B-A3B
+NANO_30B = Parent(
+    pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    hidden=2688,
+    vocab=131072,
+    mamba_heads=64,
+    mamba_head_dim=64,
+    mamba_groups=8,
+    state=128,
+    attention_heads=32,
+    kv_heads=2,
+    attention_head_dim=128,
+    more={"experts": 128, "expert_ffn": 1856, "shared_ffn": 3712, "top_k": 6, "routed_scaling": 2.5},
 )
 #: tests/plan/test_presets.py holds these against NeMo's classes
 NANO_12B, NANO_9B = (preset(f"nemotron-nano-{size}-v2").with_stripes(8) for size in ("12b", "9b"))

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, all_axes, layer_axes
 
 
 @st.composite
@@ -24,6 +24,7 @@ def parents(
     max_layers: int = 5,
     tied: bool | None = None,
     max_stripes: int = 3,
+    kinds: str = "M-*E",
 ) -> Parent:
     """A small parent.
 
@@ -33,11 +34,13 @@ def parents(
         max_layers: longest default pattern.
         tied: whether head and embedding are one; drawn by default.
         max_stripes: largest number of blocks of the FFN axis.
+        kinds: symbols that the default pattern has; megatron-core of NeMo has no experts in a hybrid.
     """
     upto = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     stripes, groups, kv_heads = upto(1, max_stripes), upto(1, 3), upto(1, 3)
+    symbols = draw(pattern if pattern is not None else st.text(kinds, min_size=1, max_size=max_layers))
     return Parent(
-        pattern=draw(pattern if pattern is not None else st.text("M-*", min_size=1, max_size=max_layers)),
+        pattern=symbols,
         hidden=upto(2, 12),
         vocab=upto(3, 17),
         ffn=stripes * upto(1, 5),
@@ -52,7 +55,19 @@ def parents(
         tied=draw(st.booleans()) if tied is None else tied,
         norm_eps=draw(st.sampled_from([1e-5, 1e-2])),  # a large one shows where an epsilon is scaled wrongly
         ffn_stripes=stripes,
+        more=draw(_experts(max_stripes)) if "E" in symbols else {},
     )
+
+
+@st.composite
+def _experts(draw: st.DrawFn, max_stripes: int) -> dict[str, float]:
+    """Sizes of experts, with a latent width or without."""
+    upto = lambda low, high: draw(st.integers(low, high))  # noqa: E731
+    stripes = {axis: upto(1, max_stripes) for axis in ("experts", "expert_ffn", "shared_ffn")}
+    sizes: dict[str, float] = {axis: blocks * upto(1, 4) for axis, blocks in stripes.items()}
+    sizes |= {f"{axis}_stripes": blocks for axis, blocks in stripes.items()}
+    sizes |= {"top_k": upto(1, min(3, int(sizes["experts"]))), "routed_scaling": draw(st.sampled_from([1.0, 2.5]))}
+    return sizes | ({"latent": upto(1, 6)} if draw(st.booleans()) else {})
 
 
 @st.composite
@@ -60,7 +75,7 @@ def subnets(
     draw: st.DrawFn,
     parent: Parent,
     *,
-    axes: Collection[str] = AXES,
+    axes: Collection[str] = all_axes(),
     upper: Subnet | None = None,
     per_layer: bool | None = None,
 ) -> Subnet:
@@ -100,8 +115,8 @@ def subnets(
 
 
 def _widths(parent: Parent, axis: str, at_most: int) -> st.SearchStrategy[int]:
-    blocks = parent.axis(axis).blocks
-    return st.integers(1, at_most // blocks).map(lambda k: k * blocks)
+    blocks, least = parent.axis(axis).blocks, parent.axis(axis).least
+    return st.integers(-(-least // blocks), at_most // blocks).map(lambda k: k * blocks)
 
 
 @st.composite
@@ -117,11 +132,12 @@ def chains(draw: st.DrawFn, parent: Parent, length: int = 3) -> list[Subnet]:
 def parents_and_subnets(
     draw: st.DrawFn,
     *,
-    axes: Collection[str] = AXES,
+    axes: Collection[str] = all_axes(),
     per_layer: bool | None = None,
     pattern: st.SearchStrategy[str] | None = None,
     max_layers: int = 5,
+    kinds: str = "M-*E",
 ) -> tuple[Parent, Subnet]:
     """A parent and one member of it; see `parents` and `subnets`."""
-    parent = draw(parents(pattern=pattern, max_layers=max_layers))
+    parent = draw(parents(pattern=pattern, max_layers=max_layers, kinds=kinds))
     return parent, draw(subnets(parent, axes=axes, per_layer=per_layer))

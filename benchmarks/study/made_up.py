@@ -56,7 +56,7 @@ class MadeUp:
 
         kept = space.kept[chosen(DEPTH)[:, 0]]
         total = (~kept) @ self.dropped + self.table(HIDDEN)[0, chosen(HIDDEN)[:, 0]]
-        for axis in layer_axes():
+        for axis in (axis for axis in layer_axes() if axis in self.lost):
             layers = space.layers_of(axis)
             if layers:
                 each = self.table(axis)[np.arange(len(layers)), chosen(axis)]
@@ -100,13 +100,14 @@ def make_up(
 
     worth: dict[str, np.ndarray] = {}
     curve: dict[str, np.ndarray] = {}
-    for axis in (HIDDEN, *layer_axes()):
+    own = [axis for axis in layer_axes() if axis in parent.axes]
+    for axis in (HIDDEN, *own):
         rows = 1 if axis == HIDDEN else len(plain.layers_of(axis))
         mixed = (factors(1) + factors(rows)) * SPREAD / np.sqrt(2)
         worth[axis] = _cost(price, axis) * np.exp(mixed)
         curve[axis] = rng.uniform(*CURVES, size=rows)
     dropped = np.zeros((2, parent.num_layers))
-    for axis in layer_axes():
+    for axis in own:
         dropped[:, list(plain.layers_of(axis))] += worth[axis]
     space = Space(parent, axes, [int(i) for i in np.argsort(dropped[1], kind="stable")])
     return tuple(  # type: ignore[return-value]

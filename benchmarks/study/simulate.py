@@ -114,7 +114,7 @@ class Routers(torch.nn.Module):
         """Tables of the losses [R, rows, C], and what noise each row's gradients have."""
         self.dropped = _stack(torch.from_numpy(m.dropped) for m in losses).data
         self.lost = {a: _stack(torch.from_numpy(m.lost[a]) for m in losses).data
-                     for a in (HIDDEN, *layer_axes()) if len(losses[0].lost[a])}  # fmt: skip
+                     for a in (HIDDEN, *layer_axes()) if len(losses[0].lost.get(a, ()))}  # fmt: skip
         self.deviation = torch.zeros(len(losses), len(self), 1)
         for axis in self.axes:
             for r, made in enumerate(losses):

@@ -58,3 +58,5 @@ def command(
         typer.echo(json_module.dumps(describe(shapes, spec), indent=2))
         return
     Console(markup=False).print(members_table(shapes.parent, shapes.members, spec, str(out)))
+    if (left_out := shapes.origin.provenance.get("left_out")) is not None:
+        typer.echo(f"{out}: without {left_out}")

@@ -31,6 +31,7 @@ BATCH = 8
 
 _DEPTH = typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")
 _FFN = typer.Option(help="activation: what enters the second linear; first: the first's output.")
+_EXPERTS = typer.Option(help="Of weight times output, over its tokens. mean: REAP; l2: root of the mean square.")
 _MIN_DEPTH = within(
     1, MOST, "--min-depth", "Fewest layers a member will keep, as in axes.depth: drops beyond are not measured."
 )
@@ -54,6 +55,7 @@ def command(
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
     depth: Annotated[str, _DEPTH] = "mse",
     ffn: Annotated[str, _FFN] = "activation",
+    experts: Annotated[str, _EXPERTS] = "mean",
     min_depth: Annotated[int | None, _MIN_DEPTH] = None,
     min_head_dim: Annotated[int | None, _MIN_HEAD_DIM] = None,
     save_every: Annotated[float, _SAVE_EVERY] = 60.0,
@@ -76,7 +78,8 @@ def command(
     from nemo_elastic.runtime import load_family
 
     check_output(out, force, parent, data)
-    ImportanceConfig(samples=samples, ffn=ffn, depth=depth)  # refuses what the elastic block would refuse
+    # refuses what the elastic block would refuse
+    ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
     model = load_family(parent).model
     _check_shape(model.parent, min_depth, min_head_dim)
     folder = DataFolder.open(data)
@@ -89,6 +92,7 @@ def command(
     unfinished = Unfinished(f"{out}.unfinished.safetensors", model.parameters, save_every, None if json else say)
     options = RankOptions(
         ffn=ffn,
+        experts=experts,
         depth=depth,
         depth_samples=min(8, samples),
         depth_exact=None if min_depth is None else model.parent.num_layers - min_depth,

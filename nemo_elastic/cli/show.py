@@ -76,11 +76,12 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     """Exact parameters, bytes in service with what they are counted for, and where it runs."""
-    from nemo_elastic.core.cost import memory, parameters
+    from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
     from nemo_elastic.slicing.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    return {"parameters": parameters(parent, subnet), "memory": held, "runs_in": runs_in(subnet)}
+    active = {"active_parameters": active_parameters(parent, subnet)} if has_inactive(parent) else {}
+    return {"parameters": parameters(parent, subnet), **active, "memory": held, "runs_in": runs_in(subnet)}
 
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
@@ -90,7 +91,8 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
     told = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
     held = f"{human_bytes(told['memory']['bytes'])} in service ({place})"
-    return f"{told['parameters']:,} parameters, {held}; runs in {told['runs_in']}"
+    active = f" ({told['active_parameters']:,} active)" if "active_parameters" in told else ""
+    return f"{told['parameters']:,} parameters{active}, {held}; runs in {told['runs_in']}"
 
 
 def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
 
 def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
     """Give a table with a column per member: parameters, memory, widths."""
-    from nemo_elastic.core.cost import memory, parameters
+    from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
     from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
     table = _table(title, "", members)
@@ -134,6 +136,8 @@ def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpe
     counts = {n: parameters(parent, s) for n, s in members.items()}
     table.add_row("parameters", *(f"{c:,}" for c in counts.values()))
     table.add_row("of the parent", *(f"{c / whole:.1%}" for c in counts.values()))
+    if has_inactive(parent):
+        table.add_row("active", *(f"{active_parameters(parent, s):,}" for s in members.values()))
     told = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
     table.add_row(told, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
     for axis in parent.axes:

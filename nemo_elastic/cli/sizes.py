@@ -49,7 +49,8 @@ class Request:
         """The same limit as a search takes it."""
         if self.spec is not None:
             return Budget(name, memory={"size": f"{self.limit:.0f}B", **asdict(self.spec)})
-        return Budget(name, ratio=self.value) if self.option == "--ratio" else Budget(name, params=self.value)
+        limit: dict[str, Any] = {self.option.removeprefix("--").replace("-", "_"): self.value}
+        return Budget(name, **limit)
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,14 @@ class Found:
 
 
 def read_request(
-    parent: Parent, spec: MemorySpec, params: str | None = None, memory: str | None = None, ratio: str | None = None
+    parent: Parent,
+    spec: MemorySpec,
+    params: str | None = None,
+    memory: str | None = None,
+    ratio: str | None = None,
+    active: str | None = None,
 ) -> Request:
-    """Read the one of `--params`, `--memory` and `--ratio` that is given.
+    """Read the one of `--params`, `--active-params`, `--memory` and `--ratio` that is given.
 
     Args:
         parent: Shape of the parent.
@@ -107,6 +113,7 @@ def read_request(
         params: A number of parameters: 6e9, 6B.
         memory: Bytes in service: 14GiB.
         ratio: Share of the parent's parameters.
+        active: A number of parameters that one token meets.
     """
 
     def count(subnet: Subnet) -> float:
@@ -119,6 +126,11 @@ def read_request(
         size = parse_size("--memory", memory)
         price = lambda subnet: cost.memory(parent, subnet, spec)  # noqa: E731
         return Request("--memory", size, human_bytes(size), size, price, human_bytes, spec)
+    if active is not None:
+        value = parse_count("--active-params", active)
+        price = lambda subnet: cost.active_parameters(parent, subnet)  # noqa: E731
+        told_active = lambda value: f"{value:,.0f} active parameters"  # noqa: E731
+        return Request("--active-params", value, told_active(value), value, price, told_active)
     if params is not None:
         value = parse_count("--params", params)
         return Request("--params", value, told(value), value, count, told)
@@ -181,6 +193,7 @@ class _Entry:
 
     subnet: dict
     parameters: int | None = None
+    active_parameters: int | None = None
     memory: dict | None = None
     runs_in: str | None = None
     budget: dict | None = None

@@ -26,6 +26,7 @@ __all__ = ["command"]
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
 _PARAMS = typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
+_ACTIVE = typer.Option("--active-params", help="Largest shape in which a token meets at most so many: 2.8e9, 2.8B.")
 _MEMORY = typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
 _RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
@@ -42,6 +43,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     budget: Annotated[list[str] | None, _BUDGET] = None,
     params: Annotated[str | None, _PARAMS] = None,
+    active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
     ratio: Annotated[str | None, _RATIO] = None,
     subnet: Annotated[Path | None, _SUBNET] = None,
@@ -74,9 +76,8 @@ def command(
     from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 
     names = budget or []
-    _check_ways(
-        {"--budget": budget or None, "--params": params, "--memory": memory, "--ratio": ratio, "--subnet": subnet}
-    )
+    ways = {"--budget": budget or None, "--params": params, "--active-params": active_params, "--memory": memory}
+    _check_ways(ways | {"--ratio": ratio, "--subnet": subnet})
     options: dict[str, Any] = {
         "format": format,
         "dtype": dtype,
@@ -93,7 +94,7 @@ def command(
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
     elif not names:
-        found = find(opened, read_request(opened.parent, spec, params, memory, ratio))
+        found = find(opened, read_request(opened.parent, spec, params, memory, ratio, active_params))
         shape = found.subnet
     with writing(f"writing {out}", quiet=json) as progress:
         if len(names) > 1:
@@ -145,6 +146,7 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
         told = [
             {"out": str(cut.out), "member": cut.member}
             | size(opened.parent, cut.subnet, spec)
+            | ({"left_out": cut.left_out} if cut.left_out is not None else {})
             | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
             for cut in cuts
         ]
@@ -155,6 +157,8 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
     for cut in cuts:
         name = cut.member or (found.name if found is not None else "a shape of your own")
         typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
+        if cut.left_out is not None:
+            typer.echo(f"{cut.out}: without {cut.left_out}")
 
 
 def _members(source: Source, names: list[str]) -> dict[str, Subnet]:

@@ -34,6 +34,7 @@ _DATA = typer.Option(
 _OUT = typer.Option("--out", help="File to write the shape to, for `slice --subnet`.")
 _ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --budget`.")
 _PARAMS = typer.Option("--params", help="Shapes of at most so many parameters: 7e9, 7B.")
+_ACTIVE = typer.Option("--active-params", help="Shapes in which a token meets at most so many: 2.8e9, 2.8B.")
 _RATIO = typer.Option("--ratio", help="Shapes of at most this share of the parent's parameters: 0.6.")
 _MEMORY = typer.Option("--memory", help="Shapes that are served in so much memory: 14GiB.")
 _TOKENS = "Most tokens of the half that is searched on; the other half is read to four times as many."
@@ -46,6 +47,7 @@ def command(
     add: Annotated[str | None, _ADD] = None,
     params: Annotated[str | None, _PARAMS] = None,
     ratio: Annotated[str | None, _RATIO] = None,
+    active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
@@ -77,14 +79,15 @@ def command(
     from nemo_elastic.slicing.extra_shapes import update_card
     from nemo_elastic.slicing.lineage import CARD
 
-    _check_options({"--params": params, "--ratio": ratio, "--memory": memory}, out, add)
+    sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
+    _check_options(sizes, out, add)
     if out is not None:
         check_file(out, force, family, data)
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
     spec = serving_spec(source.dtype, batch=batch, length=length)
-    start = _start(source, read_request(source.parent, spec, params, memory, ratio))
+    start = _start(source, read_request(source.parent, spec, params, memory, ratio, active_params))
     budget = start.request.budget(TASK)
     if add is not None:
         _own(family).with_extra(add, start.subnet, budget, force)  # what is refused is refused before the search

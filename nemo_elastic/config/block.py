@@ -9,7 +9,7 @@ Every error names the field, the value and what is allowed. `ElasticConfig.from_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from nemo_elastic.config.sections import (
 )
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent, known_fields, known_names
-from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
@@ -174,12 +173,16 @@ class ElasticConfig:
         return out
 
     def parent_shape(self, parent: Parent) -> Parent:
-        """`parent` with the FFN stripes of this block: 8 unless given, fewer where 8 does not divide every width.
+        """`parent` with the stripes of this block: 8 unless given, fewer where 8 does not divide every width.
 
-        A whole FFN has stripes too: they say which tensor-parallel sizes share it equally.
+        A whole axis has stripes too: they say which parallel sizes share it equally.
         """
-        ffn = self.axes.get(FFN, AxisConfig((parent.ffn,)))
-        return parent.with_stripes(ffn.stripes if ffn.stripes is not None else default_stripes(ffn.choices))
+        found = {}
+        for axis, stripes in striped_axes().items():
+            if axis in parent.axes:
+                own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
+                found[stripes] = own.stripes if own.stripes is not None else default_stripes(own.choices)
+        return parent.with_stripes(found.pop("ffn_stripes"), **found)
 
     def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:
         """Every axis with its choices for `parent` (rigid axes have the one full choice), all checked.
@@ -190,8 +193,10 @@ class ElasticConfig:
         out = {}
         for name, axis in self.axes.items():
             kind = layer_axes()[name][0] if name in layer_axes() else None
-            if kind is not None and kind not in parent.kinds:
+            if kind is not None and kind.symbol not in parent.pattern:
                 raise bad(f"elastic.axes.{name}", list(axis.choices), f"this parent has no {kind.name} layer")
+            if name not in parent.axes:
+                raise bad(f"elastic.axes.{name}", list(axis.choices), "this parent has no such width")
         for name in parent.axes:
             full = parent.num_layers if name == DEPTH else parent.axis(name).size
             axis = self.axes.get(name)
@@ -200,8 +205,7 @@ class ElasticConfig:
                 continue
             for c in axis.choices:
                 if name != DEPTH:
-                    prefix = parent.axis(name)
-                    type(prefix)(prefix.size, prefix.blocks, f"elastic.axes.{name}").check(c)
+                    replace(parent.axis(name), name=f"elastic.axes.{name}").check(c)
                 elif c > full:
                     raise bad("elastic.axes.depth", c, f"at most the parent's {full} layers")
             axis.check_attention(parent)
@@ -236,5 +240,5 @@ class ElasticConfig:
 
 
 def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:
-    """The largest number of stripes up to `wanted` that divides every FFN choice."""
+    """The largest number of stripes up to `wanted` that divides every choice of an axis."""
     return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

@@ -31,8 +31,7 @@ from nemo_elastic.config.sections import (
 )
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec
-from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.registry import DEPTH, all_axes, per_layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, all_axes, per_layer_axes, striped_axes
 from nemo_elastic.io.values import UNITS
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
@@ -51,6 +50,7 @@ WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
     (ImportanceConfig, "aggregation"): ("l2_mean", "mean"),
+    (ImportanceConfig, "experts"): ("mean", "l2"),
     (ImportanceConfig, "depth"): ("mse", "cosine"),
     (MemorySpec, "weights"): tuple(DTYPE_BYTES),
     (MemorySpec, "cache"): tuple(DTYPE_BYTES),
@@ -188,7 +188,7 @@ def _axis(name: str) -> dict[str, Any]:
     settings = {"choices": told["properties"]["choices"] | _CHOICES}
     one = {} if name in per_layer_axes() else {"const": False}
     settings["per_layer"] = told["properties"]["per_layer"] | one
-    for axis, setting in ((FFN, "stripes"), (DEPTH, "keep_attention")):
-        if name == axis:
+    for axes, setting in ((striped_axes(), "stripes"), ((DEPTH,), "keep_attention")):
+        if name in axes:
             settings[setting] = told["properties"][setting]
     return {"anyOf": [_CHOICES, told | {"properties": settings}]}

@@ -33,6 +33,8 @@ class ImportanceConfig:
             together.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
+        experts: mean (of an expert's weight times the norm of what it puts out, over the tokens sent to it) or l2 (the
+            root of the mean square).
         depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
         depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
             together; rounded up, so that each rank measures as many.
@@ -41,6 +43,7 @@ class ImportanceConfig:
     samples: int = 1024
     ffn: str = "activation"
     aggregation: str = "l2_mean"
+    experts: str = "mean"
     depth: str = "mse"
     depth_samples: int = 8
 
@@ -49,7 +52,7 @@ class ImportanceConfig:
         integer("elastic.importance.samples", self.samples, 1, "at least 1")
         integer("elastic.importance.depth_samples", self.depth_samples, 1, "at least 1")
         for name, allowed in (("ffn", ("activation", "first")), ("aggregation", ("l2_mean", "mean")),
-                              ("depth", ("mse", "cosine"))):  # fmt: skip
+                              ("experts", ("mean", "l2")), ("depth", ("mse", "cosine"))):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise bad(f"elastic.importance.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
 from nemo_elastic.core.family import Parent, known_fields
 from nemo_elastic.core.kinds.attention import ATTENTION
-from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, number, parse_float, parse_size
+
+#: fields of a budget of which it has at most one
+TARGETS = ("params", "active_params", "ratio", "memory")
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class Budget:
     Attributes:
         name: name of the member, used in sampling, files and reports.
         params: number of parameters.
+        active_params: number of parameters that one token meets: those of the experts that it is sent to, and all that
+            are no experts'.
         ratio: share of the parent's parameters, between 0 and 1.
         memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
     """
 
     name: str
     params: float | None = None
+    active_params: float | None = None
     ratio: float | None = None
     memory: Mapping[str, Any] | None = None
 
@@ -42,13 +47,15 @@ class Budget:
         ):
             raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes, at most 100")
         where = f"elastic.budgets[{self.name}]"
-        given = [f for f in ("params", "ratio", "memory") if getattr(self, f) is not None]
+        given = [f for f in TARGETS if getattr(self, f) is not None]
         if len(given) > 1:
-            raise bad(where, " and ".join(given), "one of params, ratio and memory")
-        if self.params is not None:
-            if isinstance(self.params, str):  # YAML 1.1 reads 8.9e9 as text
-                object.__setattr__(self, "params", parse_float(self.params))
-            number(f"{where}.params", self.params, 1, 1e15, "a number of parameters, at least 1")
+            raise bad(where, " and ".join(given), "one of params, active_params, ratio and memory")
+        for name in ("params", "active_params"):
+            value = getattr(self, name)
+            if isinstance(value, str):  # YAML 1.1 reads 8.9e9 as text
+                object.__setattr__(self, name, parse_float(value))
+            if value is not None:
+                number(f"{where}.{name}", getattr(self, name), 1, 1e15, "a number of parameters, at least 1")
         if self.ratio is not None:
             number(f"{where}.ratio", self.ratio, 1e-6, 1, "a share of the parent's parameters in (0, 1]")
         if self.memory is not None:
@@ -59,11 +66,11 @@ class Budget:
 
     @property
     def is_parent(self) -> bool:
-        return self.params is None and self.ratio is None and self.memory is None
+        return all(getattr(self, name) is None for name in TARGETS)
 
     def to_json(self) -> dict[str, Any] | None:
         """What it limits, without its name; None for the parent's."""
-        out = {k: v for k in ("params", "ratio", "memory") if (v := getattr(self, k)) is not None}
+        out = {k: v for k in TARGETS if (v := getattr(self, k)) is not None}
         if "memory" in out:
             out["memory"] = dict(out["memory"])
         return out or None
@@ -76,6 +83,8 @@ class Budget:
         """The quantity this budget limits, of a `Subnet` or an `Expected` member: parameters or bytes."""
         if self.memory is not None:
             return memory(parent, member, self.memory_spec())
+        if self.active_params is not None:
+            return active_parameters(parent, member)
         return parameters(parent, member)
 
     def target(self, parent: Parent) -> float:
@@ -90,6 +99,8 @@ class Budget:
         where, limit = f"elastic.budgets[{self.name}]", whole
         if self.params is not None:
             where, limit = f"{where}.params", float(self.params)
+        elif self.active_params is not None:
+            where, limit = f"{where}.active_params", float(self.active_params)
         elif self.ratio is not None:
             return self.ratio * whole
         elif self.memory is not None:
@@ -107,7 +118,8 @@ class AxisConfig:
         choices: widths a member may have; for depth the number of layers it keeps.
         per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model. Such
             members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
-        stripes: FFN only: blocks of the axis. Any tensor-parallel size that divides it keeps equal shares.
+        stripes: FFN and axes of experts only: blocks of the axis. Any tensor-parallel size (for experts any
+            expert-parallel size) that divides it keeps equal shares.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
             context rests on the Mamba state alone; 0 allows it.
@@ -148,8 +160,8 @@ class AxisConfig:
         if per_layer and name not in per_layer_axes():
             raise bad(f"{where}.per_layer", per_layer, "false: this axis has one choice for the whole model")
         if stripes is not None:
-            if name != FFN:
-                raise bad(f"{where}.stripes", stripes, "only ffn has stripes")
+            if name not in striped_axes():
+                raise bad(f"{where}.stripes", stripes, f"only {', '.join(striped_axes())} have stripes")
             stripes = integer(f"{where}.stripes", stripes, 1, "a positive integer")
         attention = raw.get("keep_attention")
         if attention is not None:

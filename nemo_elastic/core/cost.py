@@ -8,14 +8,14 @@ Every function reads the layout table through duck-typed widths, so it takes a `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent
 from nemo_elastic.core.kinds.registry import KINDS, OWN
-from nemo_elastic.core.layout import ends, row_shape, rows, shape, sizes
+from nemo_elastic.core.layout import elements, ends, rows, sizes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import keep_plain
 
@@ -76,28 +76,38 @@ class MemorySpec:
 
 def parameters(parent: Parent, member: Any) -> Any:
     """Number of parameters of a member, summed over the layout table (a tied head counts once)."""
-    total = sum(_product(shape(parent, row, member)) for row in ends(parent))
+    return _count(parent, member, False)
+
+
+def active_parameters(parent: Parent, member: Any) -> Any:
+    """Number of parameters that one token meets: all but those of the experts that it is not sent to.
+
+    The same as `parameters` where there are no experts.
+    """
+    return _count(parent, member, True)
+
+
+def has_inactive(parent: Parent) -> bool:
+    """Whether a token meets fewer parameters than there are."""
+    return any(row.used is not None for kind in parent.kinds for row in kind.rows)
+
+
+def _count(parent: Parent, member: Any, used: bool) -> Any:
+    size = sizes(parent, member.hidden, None)
+    total = sum(elements(row, size) for row in ends(parent))
     for layer in member.layers:
         # a search asks for the same layers thousands of times
         count = _remembered_parameters if isinstance(layer, Layer) else _layer_parameters
-        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths)
+        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths, used)
     return total
 
 
-def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any]) -> Any:
+def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], used: bool) -> Any:
     size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
-    return sum(_product(row_shape(row, size)) for row in KINDS[kind].rows)
+    return sum(elements(row, size, used) for row in parent.kind(kind).rows)
 
 
 _remembered_parameters: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_parameters)
-
-
-def _product(dims: Iterable[Any]) -> Any:
-    """Of integers or tensors."""
-    product = 1
-    for n in dims:
-        product = product * n
-    return product
 
 
 def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict[str, Any]:
@@ -105,8 +115,8 @@ def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict
     out: dict[str, Any] = {"kv": 0, "conv": 0, "ssm": 0}
     for layer in member.layers:
         held = KINDS[layer.type].cache(sizes(parent, member.hidden, layer), batch, length)
-        for name, elements in held.items():
-            out[name] = out[name] + layer.keep * elements
+        for name, count in held.items():
+            out[name] = out[name] + layer.keep * count
     return out
 
 
@@ -135,11 +145,10 @@ def flops_per_token(parent: Parent, member: Any, length: int = 1, *, head: bool 
 
 def _layer_flops(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], length: int) -> Any:
     size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
-    cost = KINDS[kind].flops(size, length)
-    for row in KINDS[kind].rows:
-        dims = row_shape(row, size)
-        if len(dims) >= 2:
-            cost = cost + 2 * _product(dims)
+    cost = parent.kind(kind).flops(size, length)
+    for row in parent.kind(kind).rows:
+        if len(row.dims) >= 2:
+            cost = cost + 2 * elements(row, size, used=True)
     return cost
 
 
@@ -150,7 +159,6 @@ def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
     """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
     out: dict[str, Any] = dict.fromkeys(("embedding", "head", *OWN, *(kind.name for kind in parent.kinds)), 0)
     for row, layer in rows(parent, member):
-        product = _product(shape(parent, row, member, layer))
         key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
-        out[key] = out[key] + product
+        out[key] = out[key] + elements(row, sizes(parent, member.hidden, layer))
     return out | {"total": sum(out.values())}

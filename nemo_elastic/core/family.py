@@ -8,13 +8,24 @@ a is a blocked prefix of b's. `manifest.py` holds the named collection of member
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from nemo_elastic.core.kinds.record import Kind, Widths
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, OWN, by_symbol, layer_axes, symbols
+from nemo_elastic.core.kinds.registry import (
+    AXES,
+    DEPTH,
+    HIDDEN,
+    KINDS,
+    OWN,
+    by_symbol,
+    layer_axes,
+    striped_axes,
+    symbols,
+)
 from nemo_elastic.core.prefix import BlockedPrefix
 from nemo_elastic.errors import ElasticError, bad, shown
 from nemo_elastic.io.values import keep_plain
@@ -29,12 +40,20 @@ def _positive(field: str, value: Any) -> int:
     return value
 
 
+def positive_real(field: str, value: Any) -> float:
+    """Return `value` if it is a positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise bad(field, value, "must be a positive number")
+    return value
+
+
 @dataclass(frozen=True)
 class Parent:
     """Shape of a hybrid model; every size in channels, heads or tokens.
 
     Attributes:
-        pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), or that of a registered kind.
+        pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), E (experts), or that of a
+            registered kind.
         hidden: residual width.
         vocab: rows of the embedding and of the head.
         ffn: MLP width; mamba_heads x mamba_head_dim: Mamba inner width; mamba_groups: groups that share B and C.
@@ -42,7 +61,7 @@ class Parent:
         attention_heads, kv_heads, attention_head_dim: grouped-query attention.
         tied: the head shares the embedding.
         ffn_stripes: blocks of the FFN axis, so that any tensor-parallel size that divides them has equal shares.
-        more: sizes of registered kinds by name; in files they stand beside the others.
+        more: sizes of other kinds than the first three by name; in files they stand beside the others.
     """
 
     pattern: str
@@ -60,11 +79,10 @@ class Parent:
     tied: bool = False
     norm_eps: float = 1e-5
     ffn_stripes: int = 1
-    more: Mapping[str, int] = field(default_factory=Widths)
+    more: Mapping[str, Any] = field(default_factory=Widths)
 
     def __post_init__(self) -> None:
         keep_plain(self)
-        object.__setattr__(self, "more", Widths(self.more))
         unknown = sorted(set(self.pattern) - set(symbols())) if isinstance(self.pattern, str) else [self.pattern]
         if unknown or not self.pattern:
             raise bad("parent.pattern", self.pattern, f"a pattern has one of {_listed(symbols())} per layer")
@@ -77,14 +95,18 @@ class Parent:
             raise bad("parent.tied", self.tied, "true or false")
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
             raise bad("parent.norm_eps", self.norm_eps, "a number between 0 and 1")
-        wanted = {size for kind in self.kinds if kind.name not in OWN for size in kind.sizes}
+        others = [kind for kind in self.kinds if kind.name not in OWN]
+        defaults = {size: value for kind in others for size, value in kind.defaults.items()}
+        object.__setattr__(self, "more", Widths(defaults | dict(self.more)))
+        wanted = {size for kind in others for size in kind.sizes}
         if wanted != set(self.more):
             name = min(wanted ^ set(self.more))
             if name in wanted:
                 raise ElasticError(f"parent.{name}: missing")
             raise ElasticError(f"parent.{name}: no layer has it")
+        reals = {size for kind in others for size in kind.reals}
         for name, value in self.more.items():
-            _positive(f"parent.{name}", value)
+            (positive_real if name in reals else _positive)(f"parent.{name}", value)
         for axis in self.axes:
             if axis != DEPTH:
                 self.axis(axis)  # raises where blocks do not divide
@@ -97,12 +119,20 @@ class Parent:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds that its layers are of, each once, in the registry's order."""
-        return tuple(kind for kind in KINDS.values() if kind.symbol in self.pattern)
+        """The kinds that its layers are of, each once, in the registry's order; its own record of each."""
+        return tuple(kind.of(self.more) for kind in KINDS.values() if kind.symbol in self.pattern)
+
+    def has(self, size: str) -> bool:
+        """Whether it has a size that parents with the same kinds of layers may lack."""
+        return size in self.more
+
+    def kind(self, name: str) -> Kind:
+        """Its own record of a kind: with the axes and rows that its layers have."""
+        return KINDS[name].of(self.more)
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Axes of its families: Nemotron-H's, and those of the registered kinds that it has."""
+        """Axes of its families: Nemotron-H's first three kinds', and those of the others that it has."""
         return (*AXES, *(axis for kind in self.kinds if kind.name not in OWN for axis in kind.widths))
 
     @property
@@ -115,8 +145,11 @@ class Parent:
 
     def axis(self, name: str) -> BlockedPrefix:
         """The blocked prefix of an axis (depth has none: it keeps layers, not channels)."""
-        blocks = None if name == HIDDEN else layer_axes()[name][1].blocks
-        return BlockedPrefix(self.size(name), 1 if blocks is None else self.size(blocks), name)
+        if name == HIDDEN:
+            return BlockedPrefix(self.hidden, 1, name)
+        axis = layer_axes()[name][1]
+        blocks = 1 if axis.blocks is None else self.size(axis.blocks)
+        return BlockedPrefix(self.size(name), blocks, name, 1 if axis.least is None else self.size(axis.least))
 
     @cached_property
     def full(self) -> Subnet:
@@ -125,7 +158,7 @@ class Parent:
 
     def layer(self, index: int, **widths: int) -> Layer:
         """Layer `index` at full width, except for the `widths` given by axis name."""
-        kind = KINDS[self.types[index]]
+        kind = self.kind(self.types[index])
         for axis in widths:
             if axis not in kind.widths:
                 raise bad("axis", axis, f"a {kind.name} layer has {', '.join(kind.widths)}")
@@ -142,7 +175,7 @@ class Parent:
             if axis not in self.axes or axis == DEPTH:
                 raise bad("axis", axis, f"one of {', '.join(a for a in self.axes if a != DEPTH)}")
         layers = tuple(
-            self.layer(i, **{axis: widths[axis] for axis in KINDS[self.types[i]].widths if axis in widths})
+            self.layer(i, **{axis: widths[axis] for axis in self.kind(self.types[i]).widths if axis in widths})
             for i in (range(self.num_layers) if keep is None else sorted(keep))
         )
         return Subnet(widths.get(HIDDEN, self.hidden), layers).validate(self)
@@ -161,8 +194,14 @@ class Parent:
         known_names([f.name for f in fields(cls) if f.name != "more"], rest, field)
         return cls(**known_fields(cls, rest, field), more=Widths(more))
 
-    def with_stripes(self, stripes: int) -> Parent:
-        return replace(self, ffn_stripes=stripes)
+    def with_stripes(self, ffn: int, **more: int) -> Parent:
+        """The same shape with so many stripes of the FFN; of other axes by the names of their sizes."""
+        return replace(self, ffn_stripes=ffn, more=dict(self.more) | more)
+
+    def striped_as(self, other: Parent) -> Parent:
+        """The same shape with the stripes of another parent: a layout of the same channels."""
+        own = {size: other.more[size] for size in striped_axes().values() if size in self.more and size in other.more}
+        return self.with_stripes(other.ffn_stripes, **own)
 
 
 def _listed(letters: str) -> str:
@@ -221,7 +260,7 @@ class Layer:
         )
 
     def to_json(self) -> dict[str, Any]:
-        own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes}
+        own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
         return {"index": self.index, "type": self.type, **own}
 
     @classmethod
@@ -237,10 +276,10 @@ class Layer:
             raise bad(f"{field}.type", data["type"], f"one of {', '.join(KINDS)}")
         named = {axis.field: axis.name for axis in kind.axes}
         known_names(("index", "type", *named), data, field)
-        for key in named:
-            if key not in data:
+        for key, axis in named.items():
+            if key not in data and axis not in kind.lacking:
                 raise ElasticError(f"{field}.{key}: missing")
-        return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items()})
+        return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
 
 
 @dataclass(frozen=True)
@@ -266,12 +305,12 @@ class Subnet:
                 raise bad(f"{where}.index", index, f"ascending indices below {parent.num_layers}")
             if layer.type != parent.types[index]:
                 raise bad(f"{where}.type", layer.type, f"layer {index} of the parent is {parent.types[index]!r}")
-            kind = KINDS[layer.type]
+            kind = parent.kind(layer.type)
             if set(layer.widths) != set(kind.widths):
                 raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
             for axis in kind.axes:
-                prefix = parent.axis(axis.name)
-                BlockedPrefix(prefix.size, prefix.blocks, f"{where}.{axis.field}").check(layer.widths[axis.name])
+                prefix = replace(parent.axis(axis.name), name=f"{where}.{axis.field}")
+                prefix.check(layer.widths[axis.name])
             last = index
         return self
 

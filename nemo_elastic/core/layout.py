@@ -18,7 +18,7 @@ from typing import Any
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.record import Part, Row
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
-from nemo_elastic.core.prefix import Grid, Selection
+from nemo_elastic.core.prefix import BlockedPrefix, Grid, Selection
 
 _VOCAB, _HIDDEN = ("vocab",), (HIDDEN,)
 #: the model's own tensors: before its layers, and behind them
@@ -34,7 +34,7 @@ LAST = (
 
 
 def table() -> tuple[Row, ...]:
-    """Every row: the model's first, each kind's, the model's last."""
+    """Every row: the model's first, each kind's, the model's last; of a kind with several records the one with all."""
     return (*FIRST, *(row for kind in KINDS.values() for row in kind.rows), *LAST)
 
 
@@ -47,7 +47,7 @@ def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
     """Size of every term in a layer of a member: integers, or expected widths (tensors) for a router's choice."""
     out: dict[str, Any] = {"vocab": parent.vocab, "one": 1, HIDDEN: hidden}
     if layer is not None:
-        out |= {name: parent.size(name) for name in KINDS[layer.type].rigid}
+        out |= {name: parent.size(name) for name in parent.kind(layer.type).rigid}
         out |= layer.widths
     return out
 
@@ -82,7 +82,9 @@ def _selection(parent: Parent, row: Row, dim: int, source: tuple, target: tuple)
 
 def fused(row: Row) -> tuple[Row, ...]:
     """The rows that the Megatron tensor of `row` holds, in the order in which they lie there."""
-    own = (*FIRST, *LAST) if row.layer is None else KINDS[row.layer].rows
+    own = (*FIRST, *LAST)
+    if row.layer is not None:
+        own = next(kind.rows for kind in KINDS[row.layer].records if row in kind.rows)
     return tuple(r for r in own if r.megatron == row.megatron)
 
 
@@ -133,12 +135,64 @@ def _last(parent: Parent) -> tuple[Row, ...]:
     return tuple(row for row in LAST if not (row.name == "head" and parent.tied))
 
 
+def elements(row: Row, size: dict[str, Any], used: bool = False) -> Any:
+    """Numbers in all tensors of a row, from `sizes`; with `used` in those that one token meets."""
+    total = _number(row, size, used)
+    for n in row_shape(row, size):
+        total = total * n
+    return total
+
+
+def _number(row: Row, size: dict[str, Any], used: bool) -> Any:
+    if row.each is None:
+        return 1
+    return size[row.used] if used and row.used is not None else size[row.each]
+
+
+def numbers(row: Row, layer: Layer | None) -> Sequence[int | None]:
+    """Numbers {e} in the names of a row's tensors in a layer of a member; a row of one tensor has none."""
+    return range(layer.widths[row.each]) if row.each is not None and layer is not None else (None,)
+
+
+def original(
+    parent: Parent, row: Row, number: int | None, source: Subnet, target: Subnet, index: int | None = None
+) -> int | None:
+    """Number that a tensor of `target` (<= `source`) has in `source`; see `numbers`."""
+    if number is None or index is None:
+        return None
+    return originals(parent, row, source, target, index)[number]
+
+
+def originals(parent: Parent, row: Row, source: Subnet, target: Subnet, index: int) -> tuple[int, ...]:
+    """Numbers in `source` of all tensors of a row with several that `target` (<= `source`) has in layer `index`."""
+    assert row.each is not None
+    size, kept = (member.by_index[index].widths[row.each] for member in (source, target))
+    return _first(size, parent.axis(row.each).blocks, kept)
+
+
+@lru_cache(maxsize=4096)
+def _first(size: int, blocks: int, kept: int) -> tuple[int, ...]:
+    return tuple(BlockedPrefix(size, blocks).grid(kept).indices().tolist())
+
+
+def named(template: str, index: int | None = None, number: int | None = None) -> str:
+    """The name of a tensor: `Row.hf` or `Row.megatron` of a layer, and of one of several tensors of its row."""
+    return template.format(i="" if index is None else index, e="" if number is None else number)
+
+
+def keys(row: Row, layer: Layer) -> Iterator[tuple[str, int | None]]:
+    """Names without the kind's own of a row's tensors in one layer, each with its number: `up.3`, 3."""
+    name = row.name.partition(".")[2]
+    for number in numbers(row, layer):
+        yield (name if number is None else f"{name}.{number}"), number
+
+
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
-    """Every tensor of a member in storage order: (row, layer), layer None for the model's own tensors."""
+    """Every row of a member in storage order: (row, layer), layer None for the model's own tensors."""
     for row in FIRST:
         yield row, None
     for layer in member.layers:
-        for row in KINDS[layer.type].rows:
+        for row in parent.kind(layer.type).rows:
             yield row, layer
     for row in _last(parent):
         yield row, None
@@ -146,22 +200,36 @@ def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a concrete member: its names (numbered within the member), shape, and row."""
+    """One tensor of a concrete member: its names (numbered within the member), shape, row, and number in its row."""
 
     row: Row
     layer: Layer | None
     hf: str
     megatron: str
     shape: tuple[int, ...]
+    number: int | None = None
+
+    @property
+    def index(self) -> int | None:
+        """Its layer's, in the parent."""
+        return None if self.layer is None else self.layer.index
 
 
-def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
-    """All tensors of a member, layers renumbered from zero as in its checkpoint."""
+def tensors(parent: Parent, member: Subnet, grouped: bool = False) -> list[Tensor]:
+    """All tensors of a member, layers renumbered from zero as in its checkpoint.
+
+    Args:
+        parent: shape the member was cut from.
+        member: the member.
+        grouped: Megatron names of tensors that one module holds together (`Row.grouped`).
+    """
     position = {layer.index: i for i, layer in enumerate(member.layers)}
     out = []
     for row, layer in rows(parent, member):
-        i = position[layer.index] if layer is not None else ""
-        out.append(Tensor(row, layer, row.hf.format(i=i), row.megatron.format(i=i), shape(parent, row, member, layer)))
+        i = position[layer.index] if layer is not None else None
+        megatron, size = (row.grouped if grouped and row.grouped else row.megatron), shape(parent, row, member, layer)
+        for e in numbers(row, layer):
+            out.append(Tensor(row, layer, named(row.hf, i, e), named(megatron, i, e), size, e))
     return out
 
 
@@ -170,9 +238,12 @@ def megatron_shape(together: Sequence[Tensor]) -> tuple[int, ...]:
     return (sum(t.shape[0] for t in together), *together[0].shape[1:])
 
 
-def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
-    """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there."""
+def megatron_tensors(parent: Parent, member: Subnet, grouped: bool = False) -> dict[str, list[Tensor]]:
+    """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there.
+
+    See `tensors` for the arguments.
+    """
     out: dict[str, list[Tensor]] = {}
-    for t in tensors(parent, member):
+    for t in tensors(parent, member, grouped):
         out.setdefault(t.megatron, []).append(t)
     return out

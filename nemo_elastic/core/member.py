@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.errors import ElasticError, bad
 
@@ -75,6 +75,7 @@ class _Member:
     memory: dict
     budget: dict | None
     subnet: dict
+    active_parameters: int | None = None  # only where there are experts
 
 
 @dataclass
@@ -93,6 +94,7 @@ def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]
     return {
         m.name: {
             "parameters": m.parameters,
+            **({"active_parameters": active_parameters(parent, m.subnet)} if has_inactive(parent) else {}),
             "memory": asdict(spec) | {"bytes": _bytes(parent, m.subnet, spec)},
             "budget": dict(m.budget) if m.budget is not None else None,
             "subnet": m.subnet.to_json(),
@@ -118,6 +120,9 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
     count = parameters(parent, subnet)
     if isinstance(known["parameters"], bool) or known["parameters"] != count:
         raise bad(f"{where}.parameters", known["parameters"], f"its shape has {count}")
+    active = known.get("active_parameters")
+    if active is not None and (isinstance(active, bool) or active != active_parameters(parent, subnet)):
+        raise bad(f"{where}.active_parameters", active, f"its shape has {active_parameters(parent, subnet)}")
     told = known_fields(_Memory, known["memory"], f"{where}.memory")
     held = told.pop("bytes")
     size = _bytes(parent, subnet, MemorySpec(**told))
@@ -133,7 +138,7 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
         ElasticError: It is no budget.
     """
     if not isinstance(data, Mapping) or "name" in data or not data:
-        raise bad(where, data, "one of {params: N}, {ratio: R}, {memory: {size: S}}, or null")
+        raise bad(where, data, "one of {params: N}, {active_params: N}, {ratio: R}, {memory: {size: S}}, or null")
     return Budget(**known_fields(Budget, {"name": name, **data}, where))
 
 

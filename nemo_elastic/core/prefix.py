@@ -25,22 +25,32 @@ Array = Any  # numpy.ndarray or torch.Tensor: only reshape, slicing and assignme
 
 @dataclass(frozen=True)
 class BlockedPrefix:
-    """An axis of `size` channels in `blocks` equal blocks; a width k keeps the first k/blocks of each block."""
+    """An axis of `size` channels in `blocks` equal blocks; a width k keeps the first k/blocks of each block.
+
+    Attributes:
+        size, blocks: as said.
+        name: of the axis, for errors.
+        least: no width is below it.
+    """
 
     size: int
     blocks: int = 1
     name: str = "width"
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.size < 1 or self.size % self.blocks:
             raise bad(self.name, self.size, f"must be a positive multiple of its {self.blocks} blocks")
+        if self.least > self.size:
+            raise bad(self.name, self.size, f"must be at least {self.least}")
 
     def check(self, k: int) -> int:
         """Return `k` if it is a width of this axis, else raise `ElasticError`."""
         k = plain(k)
-        if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= self.size or k % self.blocks:
+        if isinstance(k, bool) or not isinstance(k, int) or not self.least <= k <= self.size or k % self.blocks:
             step = f" in multiples of {self.blocks}" if self.blocks > 1 else ""
-            raise bad(self.name, k, f"allowed are {self.blocks} to {self.size}{step}")
+            first = -(-self.least // self.blocks) * self.blocks
+            raise bad(self.name, k, f"allowed are {first} to {self.size}{step}")
         return k
 
     def grid(self, k: int) -> Grid:

@@ -109,7 +109,7 @@ def _as_parent(family: FamilyRuntime, trained: FamilyRuntime) -> FamilyRuntime:
     """The same weights, counted in stripes as in the trained family: a plain folder does not know of any."""
     if family.parent == trained.parent:
         return family
-    if family.parent.with_stripes(trained.parent.ffn_stripes) != trained.parent or family.held != family.parent.full:
+    if family.parent.striped_as(trained.parent) != trained.parent or family.held != family.parent.full:
         raise ElasticError("controls: the families do not have the same parent")
     model = NemotronH(trained.parent, family.model.state_dict(), trainable=False)  # shares the memory
     return FamilyRuntime(model, trained.members)

@@ -25,6 +25,7 @@ from nemo_elastic.core.layout import (
     groups,
     megatron_shape,
     megatron_tensors,
+    named,
     part_sizes,
     table,
     tensors,
@@ -49,7 +50,9 @@ __all__ = [
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
 
 
-def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def to_megatron(
+    parent: Parent, member: Subnet, state: Mapping[str, Any], grouped: bool = False
+) -> dict[str, torch.Tensor]:
     """Give a member's whole tensors megatron-core's names and layout.
 
     Args:
@@ -57,6 +60,7 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
         member: any member, uniform or not; layers of `state` are numbered from zero within it.
         state: torch tensors, numpy arrays or `Raw` words of a safetensors file, by HF name. A tied model may bring
             `lm_head.weight` or not.
+        grouped: with the names of experts that one module holds together, instead of those of one module each.
 
     Returns:
         Tensors by name in `MambaModel.state_dict()`, on the CPU; views of the input where nothing had to be fused.
@@ -64,7 +68,7 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
     Raises:
         ElasticError: a tensor is missing, has another shape, or does not belong to the member.
     """
-    held = megatron_tensors(parent, member)
+    held = megatron_tensors(parent, member, grouped)
     allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
     unknown = sorted(set(state) - allowed)
     if unknown:
@@ -78,7 +82,7 @@ def from_megatron(parent: Parent, member: Subnet, state: Mapping[str, torch.Tens
     Args:
         parent: shape the member was cut from.
         member: the member.
-        state: whole Megatron tensors by name; others may be among them.
+        state: whole Megatron tensors by name; others may be among them. Experts may have either name.
 
     Returns:
         Tensors by HF name.
@@ -87,7 +91,10 @@ def from_megatron(parent: Parent, member: Subnet, state: Mapping[str, torch.Tens
         ElasticError: a tensor is missing, or has another shape.
     """
     out: dict[str, torch.Tensor] = {}
-    for name, together in megatron_tensors(parent, member).items():
+    others = megatron_tensors(parent, member, grouped=True)
+    for (name, together), other in zip(megatron_tensors(parent, member).items(), others, strict=True):
+        if name not in state and other in state:
+            name = other
         if name not in state:
             raise missing(name)
         out |= zip((t.hf for t in together), apart(parent, together, state[name]), strict=True)
@@ -185,7 +192,7 @@ def extra_states(member: Subnet) -> list[str]:
     """Names of the (empty) `_extra_state` objects of a member's checkpoint."""
     places = [(row, i) for i, layer in enumerate(member.layers) for row in KINDS[layer.type].rows]
     places += [(row, 0) for row in (*FIRST, *LAST)]
-    return [f"{module.format(i=i)}._extra_state" for row, i in places for module in row.extra]
+    return [f"{named(module, i)}._extra_state" for row, i in places for module in row.extra]
 
 
 def missing(name: str) -> ElasticError:

@@ -97,9 +97,12 @@ class Source(Shapes):
 
     Attributes:
         tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor.
+        prediction: tensors of layers that predict more than one token. They lie behind the whole model and read its
+            stream, so they are kept with it, and no member has them.
     """
 
     tensors: Mapping[str, Raw]
+    prediction: Mapping[str, Raw] = field(default_factory=dict, kw_only=True)
 
     @property
     def dtype(self) -> str:

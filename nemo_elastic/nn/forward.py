@@ -21,6 +21,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN, MLP
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.attention import causal_attention
@@ -28,6 +29,7 @@ from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.conv import causal_conv1d
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates, Probe
+from nemo_elastic.nn.moe import moe
 from nemo_elastic.nn.norm import gated_rms_norm, rms_norm
 from nemo_elastic.nn.ssd import ssd_chunked, ssd_step
 from nemo_elastic.nn.weights import LayerWeights, Weights
@@ -252,4 +254,4 @@ def _scan(
 #: (normalised stream [b, l, d], run) -> what the layer adds [b, l, d]
 Mixer = Callable[[torch.Tensor, LayerRun], torch.Tensor]
 #: name of a kind -> its forward
-MIXERS: dict[str, Mixer] = {MAMBA: mamba, MLP: mlp, ATTENTION: attention}
+MIXERS: dict[str, Mixer] = {MAMBA: mamba, MLP: mlp, ATTENTION: attention, MOE: moe}

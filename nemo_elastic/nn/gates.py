@@ -20,8 +20,11 @@ from nemo_elastic.core.kinds.registry import HIDDEN
 #: probe(site, layer index, activation): called by a model at the points whose importance is scored.
 #: Sites: "hidden" every norm's output (layer index -1: the final norm) [..., D]; "mamba_x" the x part of in_proj's
 #: output [..., heads, head_dim]; "ffn" the activation that enters the second linear, "ffn_pre" the first linear's
-#: output [..., F]; "attention" the input of the output projection [..., heads, head_dim]; "layer_in"/"layer_out" the
-#: residual stream before and after a layer [..., D]. Leading dimensions are (batch, length).
+#: output [..., F]; "attention" the input of the output projection [..., heads, head_dim]; "experts" the weight of each
+#: expert times the norm of what it puts out, 0 where a token is not sent to it, and "routed" whether it is [..., E];
+#: "expert_ffn" the mean over a sequence of the magnitudes that enter the second linear of each expert [b, 1, E, F];
+#: "shared_ffn" what enters that of the shared expert [..., F]; "latent" what experts read [..., L]; "layer_in" and
+#: "layer_out" the residual stream before and after a layer [..., D]. Leading dimensions are (batch, length).
 Probe = Callable[[str, int, torch.Tensor], None]
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.core.layout import rows, selection, tensors
+from nemo_elastic.core.layout import keys, named, original, rows, selection, tensors
 from nemo_elastic.errors import ElasticError, bad
 
 
@@ -38,6 +38,8 @@ class Places:
 class LayerWeights:
     """Weights of one layer at the widths of `layer`; the names are those of the layout table without their prefix.
 
+    Of a row with several tensors each has its number in the member behind the name: `up.3`.
+
     Attributes:
         layer: its widths.
         tensors: by name. Vectors have the channels of `layer` in order; a matrix has them at its `places`.
@@ -52,13 +54,16 @@ class LayerWeights:
         return self.tensors[name]
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """``x @ W.T``: channels [..., in] to channels [..., out], both in order wherever the matrix has them."""
+        """``x @ W.T``: channels [..., in] to channels [..., out], both in order wherever the matrix has them.
+
+        It is computed in the dtype of `x`.
+        """
         weight, at = self.tensors[name], self.places.get(name)
         if at is None:
-            return F.linear(x, weight)
+            return F.linear(x, weight.to(x.dtype))
         if at.columns is not None:
             x = x.new_zeros(*x.shape[:-1], weight.shape[1]).scatter_(-1, at.columns.expand_as(x), x)
-        y = F.linear(x, weight)
+        y = F.linear(x, weight.to(x.dtype))
         return y if at.rows is None else y.gather(-1, at.rows.expand(*y.shape[:-1], -1))
 
 
@@ -100,7 +105,11 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
     model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
     layers = []
     for layer in member.layers:
-        own = {n: _take(parent, held, state, member, row, layer) for n, row in KINDS[layer.type].tensors.items()}
+        own = {
+            key: _take(parent, held, state, member, row, layer, number)
+            for row in parent.kind(layer.type).rows
+            for key, number in keys(row, layer)
+        }
         layers.append(LayerWeights(layer, own))
     return Weights(
         parent,
@@ -124,10 +133,17 @@ def check_nested(parent: Parent, held: Subnet, member: Subnet) -> Subnet:
 
 
 def _take(
-    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet, row: Row, layer: Layer | None
+    parent: Parent,
+    held: Subnet,
+    state: Mapping[str, torch.Tensor],
+    member: Subnet,
+    row: Row,
+    layer: Layer | None,
+    number: int | None = None,
 ) -> torch.Tensor:
     index = None if layer is None else layer.index
-    t = state[row.hf.format(i="" if index is None else held.kept.index(index))]
+    own = original(parent, row, number, held, member, index)
+    t = state[named(row.hf, None if index is None else held.kept.index(index), own)]
     if member is held:
         return t
     kept = [(dim, selection(parent, row, dim, held, member, index)) for dim in range(t.dim())]
@@ -142,7 +158,9 @@ def cut_state(
     """State dict of `member` alone: HF names with the layers renumbered, tensors that share no memory with `state`."""
     check_nested(parent, held, member)
     return {
-        t.hf: _take(parent, held, state, member, t.row, t.layer).detach().clone(memory_format=torch.contiguous_format)
+        t.hf: _take(parent, held, state, member, t.row, t.layer, t.number)
+        .detach()
+        .clone(memory_format=torch.contiguous_format)
         for t in tensors(parent, member)
     }
 
@@ -194,7 +212,7 @@ def random_state(
             value = normal(t.shape, 0.3, 1.0)
         elif name == f"{MAMBA}.conv_weight":
             value = uniform(t.shape, -1, 1) / math.sqrt(parent.conv_kernel)
-        elif name == f"{MAMBA}.conv_bias":
+        elif name in (f"{MAMBA}.conv_bias", f"{MOE}.gate_bias"):
             value = normal(t.shape, 0.1)
         elif t.layer is None:  # embedding and head
             value = normal(t.shape, 1.0 if name == "embedding" and not parent.tied else 1 / math.sqrt(t.shape[1]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .options import RankOptions
 from .ranking import Ranking
-from .sorting import permutation, sort
+from .sorting import moved_from, permutation, sort
 
 if TYPE_CHECKING:
     from .layered import Layered, Shards
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
-    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished", "permutation",
-    "rank", "sort",
+    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished", "moved_from",
+    "permutation", "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it

@@ -13,6 +13,7 @@ from nemo_elastic.io.values import integer, keep_plain
 
 FFN = ("activation", "first")
 AGGREGATIONS = ("l2_mean", "mean")
+EXPERTS = ("mean", "l2")
 DEPTH_SCORES = ("mse", "cosine")
 
 
@@ -30,6 +31,8 @@ class RankOptions:
         depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
         head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
             None: all.
+        experts: of an expert's weight times the norm of what it puts out, over the tokens that are sent to it: the
+            "mean" (REAP), or "l2", the root of the mean square.
     """
 
     ffn: str = "activation"
@@ -38,10 +41,16 @@ class RankOptions:
     depth_samples: int = 8
     depth_exact: int | None = None
     head_channels: int | None = None
+    experts: str = "mean"
 
     def __post_init__(self) -> None:
         keep_plain(self)
-        for name, allowed in (("ffn", FFN), ("aggregation", AGGREGATIONS), ("depth", DEPTH_SCORES)):
+        for name, allowed in (
+            ("ffn", FFN),
+            ("aggregation", AGGREGATIONS),
+            ("experts", EXPERTS),
+            ("depth", DEPTH_SCORES),
+        ):
             if getattr(self, name) not in allowed:
                 raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
         integer("rank.depth_samples", self.depth_samples, 1, "at least 1")
@@ -50,7 +59,10 @@ class RankOptions:
                 integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        if self.experts == EXPERTS[0]:  # rankings of before there were experts say nothing of them
+            del told["experts"]
+        return told
 
     @classmethod
     def from_json(cls, data: Any, field: str = "rank") -> RankOptions:

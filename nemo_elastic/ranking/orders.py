@@ -5,6 +5,7 @@
 An order is a list of channel numbers. Where an axis has groups that channels may not leave (Mamba heads share the B
 and C of their group, query heads the key and value of theirs), the list alternates over the groups: best of group 0,
 best of group 1, ..., second of group 0, ... `BlockedPrefix.order_to_layout` turns any order into the storage order.
+Where each channel of one axis has an order of its own on another (neurons of each expert), there is a row for each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
+from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
 from nemo_elastic.errors import ElasticError
 
 Orders = Mapping[str, np.ndarray]
@@ -24,7 +25,7 @@ def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
     """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None."""
     yield HIDDEN, HIDDEN, None
     for i, kind in enumerate(parent.types):
-        for axis in KINDS[kind].widths:
+        for axis in parent.kind(kind).widths:
             yield f"{axis}.{i}", axis, i
 
 
@@ -45,12 +46,24 @@ def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
 
 def make_orders(parent: Parent, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Orders of all axes from the `Statistics.scores` of a parent."""
-    return {name: order(scores[name], _groups(parent, axis)) for name, axis, _ in names(parent)}
+    return {name: _each(scores[name], _groups(parent, axis)) for name, axis, _ in names(parent)}
+
+
+def _each(scores: np.ndarray, groups: int) -> np.ndarray:
+    """An order, or one for each row of scores."""
+    return order(scores, groups) if scores.ndim == 1 else np.stack([order(row, groups) for row in scores])
+
+
+def shape(parent: Parent, axis: str) -> tuple[int, ...]:
+    """Shape of the orders of an axis in one layer: [size], or a row for each channel that has its own."""
+    size = parent.axis(axis).size
+    each = None if axis == HIDDEN else layer_axes()[axis][1].each
+    return (size,) if each is None else (parent.axis(each).size, size)
 
 
 def identity(parent: Parent) -> dict[str, np.ndarray]:
     """Orders that leave heads where they are, and with one FFN stripe everything else, too."""
-    return {name: order(np.zeros(parent.axis(axis).size), _groups(parent, axis)) for name, axis, _ in names(parent)}
+    return {name: _each(np.zeros(shape(parent, axis)), _groups(parent, axis)) for name, axis, _ in names(parent)}
 
 
 def check_orders(parent: Parent, orders: Orders) -> None:
@@ -60,8 +73,8 @@ def check_orders(parent: Parent, orders: Orders) -> None:
         raise ElasticError(f"ranking: order {name!r} is {'missing' if name in expected else 'not of this parent'}")
     for name, axis in expected.items():
         size, groups = parent.axis(axis).size, _groups(parent, axis)
-        given = np.asarray(orders[name])
-        if given.shape != (size,) or given.dtype.kind != "i" or not np.array_equal(np.sort(given), np.arange(size)):
+        given, wanted = np.asarray(orders[name]), shape(parent, axis)
+        if given.shape != wanted or given.dtype.kind != "i" or np.any(np.sort(given) != np.arange(size)):
             raise ElasticError(f"ranking: order {name!r} is not a permutation of its {size} channels")
         if np.any(given // (size // groups) != np.tile(np.arange(groups), size // groups)):
             raise ElasticError(f"ranking: order {name!r} moves a head out of its group of {size // groups}")

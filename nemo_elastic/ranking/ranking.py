@@ -38,7 +38,8 @@ class Ranking:
     Attributes:
         parent: shape of the model that was ranked.
         orders: channels from most to least important by name, see `ranking.orders`: "hidden", "ffn.3",
-            "mamba_heads.0", "mamba_head_dim.0", "attention_heads.7" (number: layer).
+            "mamba_heads.0", "mamba_head_dim.0", "attention_heads.7" (number: layer); "expert_ffn.1" has a row for each
+            expert.
         scores: the importances behind them, same names.
         depth: layers from least to most important; a depth of k keeps the last k of them.
         depth_scores: each layer's score when it was dropped; None where it had none.
@@ -65,7 +66,7 @@ class Ranking:
         """Storage order as importance, last layers dropped first: what an unranked parent amounts to."""
         depth = tuple(range(parent.num_layers - 1, -1, -1))
         orders = identity(parent)
-        scores = {name: np.zeros(len(o)) for name, o in orders.items()}
+        scores = {name: np.zeros(o.shape) for name, o in orders.items()}
         return cls(parent, orders, scores, depth, (None,) * len(depth), provenance={"trivial": True})
 
     @cached_property
@@ -80,14 +81,15 @@ class Ranking:
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
-        """Return self if it ranks `parent`; FFN stripes may differ, for they are a layout of the same channels.
+        """Return self if it ranks `parent`; stripes may differ, for they are a layout of the same channels.
 
         Raises:
             ElasticError: it ranks another parent; the message has the first field that differs.
         """
+        own = self.parent.striped_as(parent)
         for f in fields(Parent):
-            ours, theirs = getattr(self.parent, f.name), getattr(parent, f.name)
-            if f.name != "ffn_stripes" and ours != theirs:
+            ours, theirs = getattr(own, f.name), getattr(parent, f.name)
+            if ours != theirs:
                 raise ElasticError(
                     f"{where}: made for another parent ({f.name} is {ours!r} there, {theirs!r} in this parent); "
                     "rank this parent"

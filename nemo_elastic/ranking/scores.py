@@ -17,7 +17,6 @@ import torch
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.record import Kind
-from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking.layered import Shards
 from nemo_elastic.ranking.options import RankOptions
@@ -45,9 +44,10 @@ class Statistics:
         self.sums: dict[str, torch.Tensor] = {}
         for i in (*range(parent.num_layers), -1):
             self.sums[f"hidden.{i}"] = torch.zeros(parent.hidden, dtype=torch.float64)
-        for i, kind in enumerate(parent.types):
-            shape = tuple(parent.size(term) for term in KINDS[kind].shape)
-            self.sums[f"{self._site(kind)}.{i}"] = torch.zeros(shape, dtype=torch.float64)
+        for i, kind in enumerate(map(parent.kind, parent.types)):
+            for site, terms in {self._site(kind): kind.shape, **kind.more_sites}.items():
+                shape = tuple(parent.size(term) for term in terms)
+                self.sums[f"{site}.{i}"] = torch.zeros(shape, dtype=torch.float64)
             if self.options.depth == "cosine":
                 self.sums[f"cosine.{i}"] = torch.zeros(1, dtype=torch.float64)
         self.samples = dict.fromkeys(self.sums, 0)
@@ -62,12 +62,22 @@ class Statistics:
         if name not in self.sums:
             return
         # |a| in fp32: a bf16 mean over thousands of tokens would lose the small channels.
-        mean_over_tokens = self._whole(site, activation.detach().float().abs().mean(dim=1))
-        power = 2 if self.options.aggregation == "l2_mean" else 1
+        magnitudes = activation.detach().float().abs()
+        counts = self._counts(site, layer)
+        if counts == site or counts is None:
+            power = 2 if self.options.aggregation == "l2_mean" and counts is None else 1
+        else:
+            magnitudes, power = magnitudes.pow(2 if self.options.experts == "l2" else 1), 1
+        mean_over_tokens = self._whole(site, magnitudes.mean(dim=1))
         self._add(name, mean_over_tokens.double().pow(power).sum(dim=0), len(activation))
 
-    def _site(self, kind: str) -> str:
-        return KINDS[kind].sites.get(self.options.ffn, KINDS[kind].site)
+    def _site(self, kind: Kind) -> str:
+        return kind.sites.get(self.options.ffn, kind.site)
+
+    def _counts(self, site: str, layer: int) -> str | None:
+        """The site that says how often the channels of a site were in use, itself for such a one; None for others."""
+        counted = self.parent.kind(self.parent.types[layer]).counted if layer >= 0 else {}
+        return site if site in counted.values() else counted.get(site)
 
     def _residual(self, site: str, layer: int, activation: torch.Tensor) -> None:
         name = f"cosine.{layer}"
@@ -127,7 +137,8 @@ class Statistics:
 
         Returns:
             "hidden" [hidden]; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads], "mamba_head_dim.i" [head_dim],
-            "attention_heads.i" [heads]; with depth "cosine" also "depth" [layers].
+            "attention_heads.i" [heads], "experts.i" [experts], "expert_ffn.i" [experts, ffn], "shared_ffn.i" [ffn],
+            "latent.i" [latent]; with depth "cosine" also "depth" [layers].
 
         Raises:
             ElasticError: no samples, or an activation was not finite.
@@ -136,8 +147,9 @@ class Statistics:
         out: dict[str, np.ndarray] = {}
         # Added over norms after the root, as each norm is its own measurement of the same channels.
         out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
-        for i, kind in enumerate(self.parent.types):
-            found = axis_scores(KINDS[kind], done[f"{self._site(kind)}.{i}"], self.options.head_channels)
+        for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
+            found = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
+            found |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.counted.values()}
             out |= {f"{axis}.{i}": scores for axis, scores in found.items()}
         if self.options.depth == "cosine":
             out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])
@@ -149,7 +161,13 @@ class Statistics:
             raise ElasticError(f"ranking: no activation was seen at {name}; give at least one batch")
         if not np.isfinite(total).all():
             raise ElasticError(f"ranking: activations at {name} are not finite; the parent or its precision is broken")
-        if self.options.aggregation == "l2_mean" and not name.startswith("cosine"):
+        site, _, layer = name.rpartition(".")
+        counts = self._counts(site, int(layer))
+        if counts is not None:
+            used = self.sums[f"{counts}.{layer}"].cpu().numpy()
+            mean = np.divide(total, used, out=np.zeros_like(total), where=used > 0)
+            return np.sqrt(mean) if self.options.experts == "l2" else mean
+        if self.options.aggregation == "l2_mean" and site != "cosine":
             return np.sqrt(total)
         return total / samples
 

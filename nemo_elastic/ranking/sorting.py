@@ -17,12 +17,14 @@ import numpy as np
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
-from nemo_elastic.core.layout import sizes, tensors
+from nemo_elastic.core.layout import Tensor, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking.ranking import Ranking
 
 
-def permutation(ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int | None) -> np.ndarray | None:
+def permutation(
+    ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int | None, number: int | None = None
+) -> np.ndarray | None:
     """Storage order of one dimension of a tensor: position i of the sorted tensor holds position p[i].
 
     Args:
@@ -31,27 +33,43 @@ def permutation(ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int
         row: the tensor's row of the layout table.
         dim: the dimension.
         layer: index of its layer, None for the model's own tensors.
+        number: of a row with several tensors the one in the sorted model.
 
     Returns:
         int64 [size of the dimension], or None where nothing moves.
     """
     size = sizes(parent, parent.hidden, parent.layer(layer) if layer is not None else None)
+    was = number if number is None else _was(ranking, parent, row, layer, number)
     parts, at = [], 0
     for terms in row.dims[dim]:
         part = np.zeros(1, dtype=np.int64)
         for term in terms:
-            part = (part[:, None] * size[term] + _term(ranking, parent, term, size[term], layer)).reshape(-1)
+            part = (part[:, None] * size[term] + _term(ranking, parent, term, size[term], layer, was)).reshape(-1)
         parts.append(part + at)
         at += len(part)
     whole = np.concatenate(parts)
     return None if np.array_equal(whole, np.arange(at)) else whole
 
 
-def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None) -> np.ndarray:
+def _was(ranking: Ranking, parent: Parent, row: Row, layer: int | None, number: int) -> int:
+    """Number that one of several tensors of a row had before it was sorted."""
+    assert row.each is not None
+    return int(parent.axis(row.each).order_to_layout(ranking.orders[f"{row.each}.{layer}"])[number])
+
+
+def moved_from(ranking: Ranking, parent: Parent, tensor: Tensor) -> str:
+    """Name that a tensor of the whole parent had before it was sorted; see `permutation`."""
+    if tensor.number is None:
+        return tensor.hf
+    return named(tensor.row.hf, tensor.index, _was(ranking, parent, tensor.row, tensor.index, tensor.number))
+
+
+def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None, was: int | None) -> np.ndarray:
     if term == HIDDEN:
         return parent.axis(term).order_to_layout(ranking.orders[HIDDEN])
     if term in layer_axes():
-        return parent.axis(term).order_to_layout(ranking.orders[f"{term}.{layer}"])
+        order = ranking.orders[f"{term}.{layer}"]
+        return parent.axis(term).order_to_layout(order if order.ndim == 1 else order[was])
     return np.arange(size)
 
 
@@ -82,9 +100,9 @@ def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = Non
         tensor = table[name]
         if tuple(value.shape) != tensor.shape:
             raise ElasticError(f"sort: {name!r} has shape {tuple(value.shape)}, this parent's is {tensor.shape}")
-        layer = tensor.layer.index if tensor.layer is not None else None
+        value = state[moved_from(ranking, parent, tensor)]
         for dim in range(len(tensor.shape)):
-            p = permutation(ranking, parent, tensor.row, dim, layer)
+            p = permutation(ranking, parent, tensor.row, dim, tensor.index, tensor.number)
             if p is not None:
                 value = _take(value, p, dim)
         out[name] = value

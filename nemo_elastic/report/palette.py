@@ -56,7 +56,7 @@ PARENT = LIGHT["parent"]
 MEMBERS = tuple(LIGHT[f"m{i}"] for i in range(1, 9))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 #: kinds of layer, and the axes of a family; those of registered kinds take a colour that is left
-_KINDS = {"mamba": LIGHT["m1"], "mlp": LIGHT["m6"], "attention": LIGHT["m3"]}
+_KINDS = {"mamba": LIGHT["m1"], "mlp": LIGHT["m6"], "attention": LIGHT["m3"], "moe": LIGHT["m2"]}
 _AXES = {
     "hidden": INK,
     "ffn": LIGHT["m6"],
@@ -64,6 +64,8 @@ _AXES = {
     "mamba_head_dim": LIGHT["m5"],
     "attention_heads": LIGHT["m3"],
     "depth": LIGHT["m4"],
+    "experts": LIGHT["m2"],
+    "expert_ffn": LIGHT["m8"],
 }
 SHARES = tuple(LIGHT[f"s{i}"] for i in range(11))
 

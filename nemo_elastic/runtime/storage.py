@@ -24,8 +24,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.core.layout import by_name, selection
+from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights
@@ -89,6 +88,9 @@ class Storage:
         """`stored` with dimension `dim` in nested order, which is remembered; itself where it is so already."""
         index = None if t.layer is None else t.layer.index
         users = [m for m in members if index is None or index in m.by_index]
+        if t.row.each is not None:  # of members that have this one
+            assert index is not None
+            users = [m for m in users if t.number in originals(self.parent, t.row, self.held, m, index)]
         chain = tuple(dict.fromkeys(selection(self.parent, t.row, dim, self.held, m, index) for m in users))
         order = nested_order(chain)
         if order is None:
@@ -117,7 +119,12 @@ class Storage:
         return Weights(self.parent, member, embedding, CutLayers(self, member), norm, head)
 
     def cut(
-        self, member: Subnet, row: Row, layer: Layer | None = None, made: Made | None = None
+        self,
+        member: Subnet,
+        row: Row,
+        layer: Layer | None = None,
+        number: int | None = None,
+        made: Made | None = None,
     ) -> tuple[torch.Tensor, Places | None]:
         """One tensor of `member`: a matrix is a view, with its places if it is not in order; a vector may be a copy.
 
@@ -125,10 +132,12 @@ class Storage:
             member: nested in `held`.
             row: of the layout table.
             layer: of `member`, None for the model's own tensors.
+            number: of a row with several tensors the one in `member`.
             made: places that layers of the member share.
         """
         index = None if layer is None else layer.index
-        name = row.hf.format(i="" if index is None else self._position[index])
+        own = original(self.parent, row, number, self.held, member, index)
+        name = named(row.hf, None if index is None else self._position[index], own)
         t, places = self.tensors[name], []
         for dim in range(t.dim()):
             part = selection(self.parent, row, dim, self.held, member, index)
@@ -181,7 +190,9 @@ class CutLayers(Sequence[LayerWeights]):
 
     def _cut(self, layer: Layer) -> LayerWeights:
         own = {
-            n: self._storage.cut(self._member, row, layer, self._made) for n, row in KINDS[layer.type].tensors.items()
+            key: self._storage.cut(self._member, row, layer, number, self._made)
+            for row in self._storage.parent.kind(layer.type).rows
+            for key, number in keys(row, layer)
         }
         tensors = {name: t for name, (t, _) in own.items()}
         places = {name: at for name, (_, at) in own.items() if at is not None}

@@ -10,7 +10,7 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.search.space import Space
 
 #: A miss below this is not worth an uneven cut; above it, one percent of cost outweighs 0.2 of spread.
@@ -81,7 +81,7 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
         for k, d in enumerate(allowed[DEPTH]):
             cost = np.full((1,) * len(inner), price.base[h])
             for kind, table in price.tables.items():
-                axes = KINDS[kind].widths
+                axes = space.parent.kind(kind).widths
                 part = table[h][np.ix_(*(allowed[a] for a in axes))]
                 shape = [len(allowed[a]) if a in axes else 1 for a in inner]
                 number = sum(bool(space.kept[d, i]) for i, t in enumerate(space.parent.types) if t == kind)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.budget import TARGETS, Budget
 from nemo_elastic.core.family import Layer, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Price:
         self.base = np.array(bare, dtype=np.float64)
         self.tables: dict[str, np.ndarray] = {}
         for kind in dict.fromkeys(parent.types):
-            axes = KINDS[kind].widths
+            axes = parent.kind(kind).widths
             table = np.zeros((len(bare), *(len(choices[axis]) for axis in axes)))
             for at in np.ndindex(table.shape):
                 widths = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
@@ -75,7 +75,7 @@ class Price:
         h, kept = chosen(HIDDEN), self.space.kept[chosen(DEPTH)[:, 0]]
         total = self.base[h[:, 0]]
         for kind, table in self.tables.items():
-            each = table[(h, *(chosen(axis) for axis in KINDS[kind].widths))]
+            each = table[(h, *(chosen(axis) for axis in self.space.parent.kind(kind).widths))]
             kept_n = kept[:, self._layers[kind]]
             # One width for all layers: their number is all that matters.
             total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))
@@ -92,7 +92,7 @@ class Price:
         """Raise `ElasticError` unless the smallest member meets the budget."""
         least = self(self.space.smallest)
         if least > self.target:
-            field = next((f for f in ("params", "ratio", "memory") if getattr(self.budget, f) is not None), "target")
+            field = next((f for f in TARGETS if getattr(self.budget, f) is not None), "target")
             given = getattr(self.budget, field, None)
             raise bad(
                 f"elastic.budgets[{self.budget.name}].{field}",

@@ -18,7 +18,7 @@ import numpy as np
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.search.price import Price
 
@@ -114,7 +114,7 @@ class Space:
 
     def layers_of(self, axis: str) -> tuple[int, ...]:
         """Parent indices of the layers that have a per-layer axis."""
-        return tuple(i for i, kind in enumerate(self.parent.types) if axis in KINDS[kind].widths)
+        return tuple(i for i, kind in enumerate(self.parent.types) if axis in self.parent.kind(kind).widths)
 
     def slot(self, axis: str, layer: int | None = None) -> int | None:
         """Position in a code of the decision on `axis` that concerns `layer`; None where the axis is rigid."""
@@ -161,7 +161,7 @@ class Space:
 
     def _layer(self, code: Sequence[int] | np.ndarray, i: int) -> Layer:
         kind = self.parent.types[i]
-        widths = {axis: self.choices[axis][self.index(code, axis, i)] for axis in KINDS[kind].widths}
+        widths = {axis: self.choices[axis][self.index(code, axis, i)] for axis in self.parent.kind(kind).widths}
         key = (i, tuple(widths.values()))
         if key not in self._layers:
             self._layers[key] = Layer(i, kind, widths)

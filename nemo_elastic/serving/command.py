@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nemo_elastic.core.dial import check_cost
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
 
@@ -61,6 +62,8 @@ class Server:
             ElasticError: no such folder, or a value that is not allowed.
         """
         shapes = read_shapes(self.folder)
+        if MOE in shapes.parent.types:
+            raise bad("folder", str(self.folder), "a family without experts; serve its members one by one")
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
         if self.api_key is not None and not (

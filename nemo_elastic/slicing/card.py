@@ -8,16 +8,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, memory, parameters
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
+from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, OWN, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
 
 from .extra_shapes import extras_inside, extras_section
 from .lineage import Lineage
-from .runs_in import runs_in
+from .runs_in import needs_eager_experts, runs_in
 
 __all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
@@ -57,7 +58,13 @@ def width(member: Subnet, axis: str) -> str:
 
 
 def member_card(
-    parent: Parent, member: Subnet, origin: Origin, dtype: str, tokenizer: bool, lineage: Lineage = Lineage()
+    parent: Parent,
+    member: Subnet,
+    origin: Origin,
+    dtype: str,
+    tokenizer: bool,
+    lineage: Lineage = Lineage(),
+    left_out: str | None = None,
 ) -> str:
     """Give the model card of one member.
 
@@ -68,6 +75,7 @@ def member_card(
         dtype: Name of the weights' dtype in a safetensors header.
         tokenizer: Whether the folder has one.
         lineage: Its licence, and what it was made of.
+        left_out: What its source has and it has not, in words.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
@@ -77,6 +85,10 @@ def member_card(
         told = ["Its weights are a subset of the parent's; no training followed."]
         if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
             told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
+    if left_out is not None:
+        told += ["", f"It is without its source's {left_out}."]
+    kinds = [kind for kind in KINDS.values() if kind.name in OWN or kind.symbol in parent.pattern]
+    kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
         _front_matter(lineage),
         f"# {title}",
@@ -86,7 +98,7 @@ def member_card(
         "",
         *_table(parent, {"this model": member, "parent": parent.full}, dtype),
         "",
-        f"Layers (M Mamba-2, - MLP, * attention): `{member.pattern}`",
+        f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
         *_usage(member, tokenizer),
         "## Configuration",
@@ -132,6 +144,8 @@ def _front_matter(lineage: Lineage) -> str:
 def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:
     spec = serving_spec(dtype)
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
+    if has_inactive(parent):
+        rows["active parameters"] = [f"{active_parameters(parent, m):,}" for m in members.values()]
     sizes = [human_bytes(memory(parent, m, spec)) for m in members.values()]
     rows[f"memory ({spec.weights}, {spec.batch} x {spec.length} tokens)"] = sizes
     axes = (DEPTH, *(axis for axis in parent.axes if axis != DEPTH))
@@ -160,7 +174,8 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
-    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust})'
+    eager = ', experts_implementation="eager"' if needs_eager_experts(member) else ""
+    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust}{eager})'
     with_text = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
@@ -182,7 +197,9 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
         lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
         flag += " --tokenizer PARENT"
     lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
-    if all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
+    if member.widths(EXPERTS):
+        lines += ["vLLM knows experts of this kind; no member was tried there.", ""]
+    elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:
         lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]

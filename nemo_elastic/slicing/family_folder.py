@@ -135,10 +135,12 @@ def init_family(
             "made_by": f"nemo-elastic {__version__}",
             "training": None,
             "parent": source.folder.resolve().name,
-        },
+        }
+        | _left_out(source, digest),
         drop_order=order,
     )
-    _write(out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress)
+    kept = source.prediction if digest is None else {}
+    _write(out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, kept)
     return family
 
 
@@ -166,6 +168,7 @@ def _write(
     force: bool,
     shard_bytes: int,
     progress: Progress | None,
+    prediction: Mapping[str, Raw] | None = None,
 ) -> Path:
     parent = family.parent
     with atomic_dir(out, force, [files_from]) as folder:
@@ -176,6 +179,7 @@ def _write(
             entries,
             base=base,
             files_from=files_from,
+            prediction=[NewTensor(n, t.dtype, t.shape, Pieces(t), t.extent) for n, t in (prediction or {}).items()],
             shard_bytes=shard_bytes,
             progress=progress,
         )
@@ -191,16 +195,22 @@ def _ranked(
     """Order in which layers go, digest, and the parent's tensors in sorted order."""
     if ranking is None:
         return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
-    from nemo_elastic.ranking import Ranking, permutation
+    from nemo_elastic.ranking import Ranking, moved_from, permutation
 
     read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
     entries = []
     for t in layout.tensors(parent, parent.full):
-        index = t.layer.index if t.layer is not None else None
-        orders = [permutation(read, parent, t.row, dim, index) for dim in range(len(t.shape))]
-        raw = source.tensors[t.hf]
+        orders = [permutation(read, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
+        raw = source.tensors[moved_from(read, parent, t)]
         entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
     return tuple(read.depth), read.digest, entries
+
+
+def _left_out(source: Source, digest: str | None) -> dict[str, str]:
+    """What a family of a sorted parent is without, for its provenance: layers behind it read the stream as it was."""
+    if digest is None or not source.prediction:
+        return {}
+    return {"left_out": f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"}
 
 
 class _Sorted:

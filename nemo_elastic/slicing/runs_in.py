@@ -8,11 +8,14 @@ docs/deploy.md has the table of what was tried.
 from __future__ import annotations
 
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 
-__all__ = ["runs_in"]
+__all__ = ["needs_eager_experts", "runs_in"]
 
 #: axes that vLLM keeps one width of for all layers
 _ONE_STATE = ("mamba_heads", "mamba_head_dim")
+#: symbols of layers that vLLM, llama.cpp and NeMo were tried with
+_TRIED = set("M-*")
 
 
 def runs_in(member: Subnet) -> str:
@@ -28,12 +31,25 @@ def runs_in(member: Subnet) -> str:
     attention = bool(member.widths("attention_heads"))
     served = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
     slow = "" if attention else "no cache, so slow"
-    told = [_with("transformers", code, slow)]
-    if served:
+    eager = "eager experts" if needs_eager_experts(member) else ""
+    told = [_with("transformers", code, slow, eager)]
+    tried = set(member.pattern) <= _TRIED
+    if served and tried:
         told.append(_with("vLLM", code))
-    if member.is_uniform:
+    if member.is_uniform and tried:
         told += ["llama.cpp", "NeMo"] if attention else ["NeMo"]
     return ", ".join(told)
+
+
+def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
+    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes.
+
+    Args:
+        member: its shape.
+        multiple: elements in 16 bytes: 8 in bfloat16, 4 in float32.
+    """
+    read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
+    return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))
 
 
 def _with(name: str, *needs: str) -> str:

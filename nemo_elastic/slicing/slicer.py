@@ -34,7 +34,7 @@ from nemo_elastic.io.outputs import check_apart
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
 
-__all__ = ["Cut", "cut_pieces", "cut_tensors", "slice_checkpoint", "slice_members"]
+__all__ = ["Cut", "cut_pieces", "cut_tensors", "left_out", "slice_checkpoint", "slice_members"]
 
 HF = "hf"
 
@@ -48,12 +48,21 @@ class Cut:
         member: name in the family; None for a shape of its own.
         subnet: the shape.
         parameters: exact count.
+        left_out: what the source has and it has not, in words; None where that is nothing.
     """
 
     out: Path
     member: str | None
     subnet: Subnet
     parameters: int
+    left_out: str | None = None
+
+
+def left_out(source: Source, target: Subnet) -> str | None:
+    """What of a source no member has but the whole model, in words; None for the whole model, or where it has none."""
+    if target == source.parent.full or not source.prediction:
+        return None
+    return f"multi-token prediction layers ({len(source.prediction)} tensors): only the full member keeps them"
 
 
 def slice_checkpoint(
@@ -103,7 +112,7 @@ def slice_checkpoint(
     else:
         with atomic_dir(out, force) as folder:
             _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
-    return Cut(Path(out), origin.name, target, parameters(opened.parent, target))
+    return Cut(Path(out), origin.name, target, parameters(opened.parent, target), left_out(opened, target))
 
 
 def slice_members(
@@ -150,7 +159,7 @@ def slice_members(
                 opened, {folder / name: t for name, t in targets.items()}, stored, lineage, shard_bytes, progress
             )
     return [
-        Cut(Path(out, name), origin.name, target, parameters(opened.parent, target))
+        Cut(Path(out, name), origin.name, target, parameters(opened.parent, target), left_out(opened, target))
         for name, (target, origin) in targets.items()
     ]
 
@@ -192,11 +201,20 @@ def _write_hf(
     tokenizer = find_tokenizer(source.companions) is not None
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage)
+        lacks = left_out(source, target)
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks)
         write_text(folder / CARD, card)
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models = [
-        Model(folder, source.parent, target, _entries(source, target, right, dtype), source.config, source.companions)
+        Model(
+            folder,
+            source.parent,
+            target,
+            _entries(source, target, right, dtype),
+            source.config,
+            source.companions,
+            _prediction(source, dtype) if target == source.parent.full else (),
+        )
         for folder, (target, _) in targets.items()
     ]
     write_models(models, shard_bytes=shard_bytes, progress=progress)
@@ -237,11 +255,12 @@ def cut_pieces(
         target: A member nested in `source.held`.
         right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
     """
-    names = {(t.row.name, t.layer and t.layer.index): t.hf for t in layout.tensors(source.parent, source.held)}
+    names = {(t.row.name, t.index, t.number): t.hf for t in layout.tensors(source.parent, source.held)}
     out = {}
     for t in layout.tensors(source.parent, target):
-        index = t.layer.index if t.layer is not None else None
-        name = names[t.row.name, index]
+        index = t.index
+        own = layout.original(source.parent, t.row, t.number, source.held, target, index)
+        name = names[t.row.name, index, own]
         raw = source.tensors[name]
         kept = tuple(
             layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
@@ -252,6 +271,11 @@ def cut_pieces(
 
 def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]], dtype: str | None) -> list[NewTensor]:
     kept = {name: in_dtype(pieces, dtype, name) for name, (_, pieces) in cut_pieces(source, target, right).items()}
+    return [NewTensor(name, part.dtype, part.shape, part, part.raw.extent) for name, part in kept.items()]
+
+
+def _prediction(source: Source, dtype: str | None) -> list[NewTensor]:
+    kept = {name: in_dtype(Pieces(raw), dtype, name) for name, raw in source.prediction.items()}
     return [NewTensor(name, part.dtype, part.shape, part, part.raw.extent) for name, part in kept.items()]
 
 

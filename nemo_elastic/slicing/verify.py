@@ -139,7 +139,11 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
     """First tensor of which `smaller` keeps other positions when it is cut by way of `larger`, or None."""
     parent, held = source.parent, source.held
     for t in layout.tensors(parent, smaller):
-        index = t.layer.index if t.layer is not None else None
+        index = t.index
+        via = layout.original(parent, t.row, t.number, larger, smaller, index)
+        by_way = layout.original(parent, t.row, via, held, larger, index)
+        if by_way != layout.original(parent, t.row, t.number, held, smaller, index):
+            return t.hf
         for dim in range(len(t.shape)):
             first = layout.selection(parent, t.row, dim, held, larger, index).indices
             second = layout.selection(parent, t.row, dim, larger, smaller, index).indices
@@ -190,7 +194,7 @@ def _value_checks(source: Source) -> Iterator[Check]:
     written = read_checksums(source.folder)
     strange: dict[str, int] = {}
     changed = []
-    for name, raw in source.tensors.items():
+    for name, raw in (*source.tensors.items(), *source.prediction.items()):
         known = written.get(name) if written is not None else None
         checksum, count = Checksum(known.part_bytes if known is not None else PART_BYTES), 0
         for piece in Pieces(raw)():
@@ -206,7 +210,7 @@ def _value_checks(source: Source) -> Iterator[Check]:
     if strange:
         figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
     yield Check("finite", not strange, figure)
-    figure = f"{len(source.tensors)} tensors as they were written"
+    figure = f"{len(source.tensors) + len(source.prediction)} tensors as they were written"
     if changed:
         figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
     elif written is None:
@@ -274,7 +278,7 @@ def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed
 
 def _open_parent(source: Source, folder: str | Path) -> Source:
     other = _open(folder)
-    if other.parent.with_stripes(source.parent.ffn_stripes) != source.parent or other.held != other.parent.full:
+    if other.parent.striped_as(source.parent) != source.parent or other.held != other.parent.full:
         raise ElasticError(f"{folder}: has another shape than the parent of {source.folder}")
     return other
 

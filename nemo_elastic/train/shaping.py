@@ -87,6 +87,7 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     options = RankOptions(
         ffn=imp.ffn,
         aggregation=imp.aggregation,
+        experts=imp.experts,
         depth=imp.depth,
         depth_samples=min(imp.depth_samples, imp.samples),
         depth_exact=max(1, parent.num_layers - smallest),

@@ -139,7 +139,7 @@ def _expected(made: MadeUp, pi: dict[str, torch.Tensor]) -> torch.Tensor:
     kept = (pi["depth"] @ torch.from_numpy(made.space.kept).float())[0]
     total = ((1 - kept) * torch.from_numpy(made.dropped).float()).sum()
     total = total + (pi["hidden"][0] * torch.from_numpy(made.table("hidden")[0]).float()).sum()
-    for axis in layer_axes():
+    for axis in (a for a in layer_axes() if a in PARENT.axes):
         for row, layer in enumerate(made.space.layers_of(axis)):
             p = pi[axis][row if made.space.per_layer[axis] else 0]
             total = total + kept[layer] * (p * torch.from_numpy(made.table(axis)[row]).float()).sum()

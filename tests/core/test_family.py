@@ -92,7 +92,7 @@ def test_bad_members_are_one_clear_line(change: dict, line: str) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"pattern": "MLM"}, r"one of -, M and \* per layer"),
+        ({"pattern": "MLM"}, r"one of -, M, \* and E per layer"),
         ({"mamba_heads": 7}, "mamba_heads: 7 is not allowed; must be a positive multiple of its 2 blocks"),
         ({"hidden": 0}, "parent.hidden: 0"),
         ({"norm_eps": 0.0}, "parent.norm_eps"),

@@ -18,7 +18,7 @@ from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, flops_per_token, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mlp import MLP
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, layer_axes
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.search import Space, uniform_family
@@ -36,7 +36,8 @@ def families(draw: st.DrawFn, per_layer: bool | None = None) -> Family:
     members = {f"m{i}": s for i, s in enumerate(chain)}
     axes = None
     if draw(st.booleans()):
-        axes = {n: AxisConfig(tuple(range(b.size, 0, -b.blocks))) for n in AXES[:-1] for b in [parent.axis(n)]}
+        prefixes = [parent.axis(n) for n in parent.axes if n != DEPTH]
+        axes = {b.name: AxisConfig(tuple(range(b.size, b.least - 1, -b.blocks))) for b in prefixes}
         axes[DEPTH] = AxisConfig(tuple(range(parent.num_layers, 0, -1)))
     order = draw(st.none() | st.permutations(range(parent.num_layers)))
     return Family.of(parent, members, axes=axes, drop_order=order)

@@ -11,9 +11,12 @@ import torch
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts
 from nemo_elastic.formats.torch_io import from_torch
+from nemo_elastic.nn.weights import cut_state, random_state
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+from tests.shapes import LATENT, MOE
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,20 @@ def test_extra_states_are_those_of_the_kept_layers():
         "decoder.final_norm._extra_state",
         "output_layer._extra_state",
     ]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("parent", [LATENT, MOE])
+def test_experts_have_megatrons_names_of_either_kind(parent, grouped):
+    member = parent.uniform([0, 1, 4], experts=4, expert_ffn=6, hidden=12)
+    state = cut_state(parent, parent.full, random_state(parent, parent.full), member)
+    renamed = to_megatron(parent, member, state, grouped)
+    name = "mlp.experts.linear_fc1.weight3" if grouped else "mlp.experts.local_experts.3.linear_fc1.weight"
+    up = state["backbone.layers.2.mixer.experts.3.up_proj.weight"]
+    assert renamed[f"decoder.layers.2.{name}"].data_ptr() == up.data_ptr()
+    assert len(renamed) == len(state) and "decoder.layers.1.mlp.router.expert_bias" in renamed
+    assert any("fc1_latent_proj" in n for n in renamed) == parent.has("latent")
+    assert_equal(from_megatron(parent, member, renamed), state)
+    renamed.pop(f"decoder.layers.2.{name}")
+    with pytest.raises(ElasticError, match=r"tensor decoder\.layers\.2\.mlp\.experts\..*linear_fc1.* is missing"):
+        from_megatron(parent, member, renamed)

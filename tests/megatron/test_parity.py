@@ -67,7 +67,7 @@ def members(draw: st.DrawFn, tiny: bool = False) -> tuple[Parent, Subnet]:
         least = (n + 1) // 2 if axis in ("hidden", "mamba_head_dim") and not tiny else 1
         return prefix.blocks * draw(st.just(n) | st.integers(least, n))
 
-    shared = {a: width(a) for a in layer_axes()}
+    shared = {a: width(a) for a in layer_axes() if a in parent.axes}
     per_layer = per_layer_axes() if draw(st.booleans()) else ()
     layers = []
     for i, kind in enumerate(parent.types):

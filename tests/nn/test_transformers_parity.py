@@ -21,7 +21,8 @@ from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.formats.hf.write import entries_of, write_model
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
-from tests.shapes import PARENT
+from nemo_elastic.slicing.runs_in import needs_eager_experts
+from tests.shapes import LATENT, MOE, PARENT
 
 pytestmark = pytest.mark.hf
 
@@ -71,6 +72,18 @@ CASES: dict[str, tuple[Parent, Subnet]] = {
         LARGER.uniform(keep=(1, 2, 3, 5), hidden=40, ffn=32, mamba_heads=4, mamba_head_dim=6, attention_heads=3),
     ),
     "uneven": (LARGER, uneven(LARGER)),
+    "latent_experts": (LATENT, LATENT.full),
+    "experts": (MOE, MOE.full),
+    "fewer_experts": (MOE, MOE.uniform(experts=4)),
+    "expert_ffn": (MOE, MOE.uniform(expert_ffn=6)),
+    "shared_ffn": (LATENT, LATENT.uniform(shared_ffn=8)),
+    "latent": (LATENT, LATENT.uniform(latent=4)),
+    "all_of_experts": (
+        LATENT,
+        LATENT.uniform(keep=(0, 1, 3), hidden=11, experts=6, expert_ffn=8, shared_ffn=12, latent=4, mamba_heads=4),
+    ),
+    "odd_experts": (LATENT, LATENT.uniform(expert_ffn=6, latent=7)),
+    "uneven_experts": (LATENT, uneven(LATENT)),
 }
 
 
@@ -101,6 +114,8 @@ def answers(tmp_path_factory) -> Path:
         model = parent_model(parent).submodel(member)
         write_model(root / name, parent, member, entries_of(parent, member, model.state_dict()))
         np.save(root / name / "tokens.npy", tokens_of(parent))
+        if needs_eager_experts(member, 4):
+            (root / name / "eager").touch()
     worker = Path(__file__).with_name("transformers_worker.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))  # remote code is copied there

@@ -18,8 +18,10 @@ NEW_TOKENS = 6
 def main() -> None:
     torch.set_num_threads(1)
     for folder in sorted(p for p in Path(sys.argv[1]).iterdir() if p.is_dir()):
+        # grouped products want rows of whole 16 bytes
+        eager = {"experts_implementation": "eager"} if (folder / "eager").exists() else {}
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=True, output_loading_info=True
+            folder, dtype=torch.float32, trust_remote_code=True, output_loading_info=True, **eager
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], (folder, info)
         model.eval()

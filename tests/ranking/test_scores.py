@@ -11,9 +11,10 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import RankOptions, Statistics
+from nemo_elastic.ranking.orders import make_orders
 from tests.ranking.test_depth import Ranks
 from tests.ranking.test_sorting import tokens_of
-from tests.shapes import PARENT
+from tests.shapes import LATENT, MOE, PARENT
 
 
 class Recorder:
@@ -29,12 +30,12 @@ class Recorder:
         return np.concatenate(self.seen[site, layer])
 
 
-def collect(options=None, seeds=(0, 1, 2)):
-    model = NemotronH.random(PARENT, seed=1)
-    statistics, recorder = Statistics(PARENT, options), Recorder()
+def collect(options=None, seeds=(0, 1, 2), parent=PARENT):
+    model = NemotronH.random(parent, seed=1)
+    statistics, recorder = Statistics(parent, options), Recorder()
     for seed in seeds:
         for probe in (statistics, recorder):
-            model(tokens_of(PARENT, seed=seed), None, probe)
+            model(tokens_of(parent, seed=seed), None, probe)
     return statistics, recorder
 
 
@@ -54,6 +55,41 @@ def test_scores_follow_the_formulas_of_the_method():
     np.testing.assert_allclose(scores["mamba_heads.0"], np.sqrt((s_hp**2).sum(1)), rtol=1e-5)
     s_he = l2_mean(recorder.get("attention", 3))
     np.testing.assert_allclose(scores["attention_heads.3"], np.sqrt((s_he**2).sum(1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("experts", ["mean", "l2"])
+@pytest.mark.parametrize("parent", [MOE, LATENT])
+def test_experts_are_scored_over_their_own_tokens(parent, experts):
+    """The mean of weight times norm over the tokens that an expert sees: a rare one is not a weak one."""
+    options = RankOptions(experts=experts, aggregation="mean")
+    statistics, recorder = collect(options, parent=parent)
+    scores, power = statistics.scores(), {"mean": 1, "l2": 2}[experts]
+    for layer in (1, 4):
+        weighed, routed = (recorder.get(site, layer).reshape(-1, 8) for site in ("experts", "routed"))
+        assert set(np.unique(routed)) == {0, 1} and (routed.sum(1) == 2).all()
+        expected = [
+            np.mean(weighed[routed[:, e] > 0, e] ** power) ** (1 / power) if routed[:, e].any() else 0
+            for e in range(8)
+        ]
+        np.testing.assert_allclose(scores[f"experts.{layer}"], expected, rtol=1e-5)
+        neurons = recorder.get("expert_ffn", layer).mean((0, 1))
+        np.testing.assert_allclose(scores[f"expert_ffn.{layer}"], neurons, rtol=1e-5)
+        shared = np.abs(recorder.get("shared_ffn", layer)).mean((0, 1))
+        np.testing.assert_allclose(scores[f"shared_ffn.{layer}"], shared, rtol=1e-5)
+    assert ("latent.1" in scores) == parent.has("latent")
+    if parent.has("latent"):
+        l2, _ = collect(RankOptions(), parent=parent)
+        np.testing.assert_allclose(l2.scores()["latent.4"], l2_mean(recorder.get("latent", 4)), rtol=1e-5)
+
+
+def test_an_expert_without_tokens_comes_last():
+    model = NemotronH.random(MOE, seed=1)
+    model.get_parameter("backbone.layers.1.mixer.gate.e_score_correction_bias").data[3] = -50
+    statistics = Statistics(MOE)
+    model(tokens_of(MOE), None, statistics)
+    scores = statistics.scores()
+    assert scores["experts.1"][3] == 0 and not scores["expert_ffn.1"][3].any()
+    assert make_orders(MOE, scores)["experts.1"][-1] == 3
 
 
 def test_options_change_what_they_say():
@@ -76,12 +112,13 @@ def test_memory_does_not_grow_with_samples():
     assert not few._layer_in and not many._layer_in
 
 
+@pytest.mark.parametrize("parent", [PARENT, LATENT])
 @pytest.mark.parametrize("depth", ["mse", "cosine"])
-def test_two_halves_merged_are_the_whole(depth):
+def test_two_halves_merged_are_the_whole(depth, parent):
     options = RankOptions(depth=depth)
-    whole, _ = collect(options, seeds=(0, 1, 2, 3))
-    left, _ = collect(options, seeds=(0, 1))
-    right, _ = collect(options, seeds=(2, 3))
+    whole, _ = collect(options, seeds=(0, 1, 2, 3), parent=parent)
+    left, _ = collect(options, seeds=(0, 1), parent=parent)
+    right, _ = collect(options, seeds=(2, 3), parent=parent)
     for name, value in left.merge(right).scores().items():
         np.testing.assert_allclose(value, whole.scores()[name], rtol=1e-12)
 

@@ -4,23 +4,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, layer_axes
+from nemo_elastic.core.kinds.moe import EXPERT_FFN
+from nemo_elastic.core.kinds.registry import DEPTH, layer_axes
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, rank, sort
-from nemo_elastic.ranking.orders import names, order
-from tests.shapes import PARENT
+from nemo_elastic.ranking.orders import make_orders, names, order, shape
+from tests.shapes import LATENT, PARENT
 from tests.strategies import parents
 
 some = settings(max_examples=40)
@@ -35,10 +37,15 @@ def tokens_of(parent: Parent, batch: int = 2, length: int = 9, seed: int = 0) ->
 def shuffled(parent: Parent, seed: int) -> Ranking:
     """A ranking of random scores."""
     rng = np.random.default_rng(seed)
-    scores = {name: rng.random(parent.axis(axis).size) for name, axis, _ in names(parent)}
-    orders = {name: order(scores[name], parent.axis(a).blocks if a in GROUPED else 1) for name, a, _ in names(parent)}
+    scores = {name: rng.random(shape(parent, axis)) for name, axis, _ in names(parent)}
+    orders = make_orders(parent, scores)
     depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
     return Ranking(parent, orders, scores, depth, (None,) * parent.num_layers)
+
+
+def unstriped(parent: Parent) -> Parent:
+    """A parent as a folder tells it: no stripes."""
+    return parent.with_stripes(1, **{size: 1 for size in parent.more if size.endswith("_stripes")})
 
 
 def assert_same_function(model: NemotronH, ranking: Ranking, tolerance: float = 1e-10) -> None:
@@ -72,9 +79,9 @@ def test_in_single_precision_sorting_changes_no_more_than_rounding():
 @given(data=st.data(), parent=parents(), seed=st.integers(0, 99))
 def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed):
     """The member of k channels computes what the unsorted parent computes with all but its top k zeroed."""
-    axis = data.draw(st.sampled_from([a for a in AXES if a != DEPTH]))
+    axis = data.draw(st.sampled_from([a for a in parent.axes if a not in (DEPTH, EXPERT_FFN)]))
     prefix = parent.axis(axis)
-    k = data.draw(st.integers(1, prefix.size // prefix.blocks)) * prefix.blocks
+    k = data.draw(st.integers(-(-prefix.least // prefix.blocks), prefix.size // prefix.blocks)) * prefix.blocks
     model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
     ranking = shuffled(parent, seed)
     member = parent.uniform(**{axis: k})
@@ -97,6 +104,25 @@ def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed
 
 
 @some
+@given(data=st.data(), parent=parents(pattern=st.text("ME", min_size=1, max_size=3)), seed=st.integers(0, 99))
+def test_each_expert_keeps_its_own_top_neurons(data, parent, seed):
+    """The member computes what the unsorted parent computes with all but the top k of every expert zeroed."""
+    assume("E" in parent.pattern)
+    prefix = parent.axis(EXPERT_FFN)
+    k = data.draw(st.integers(1, prefix.size // prefix.blocks)) * prefix.blocks
+    model, ranking = NemotronH.random(parent, seed=seed, dtype=torch.float64), shuffled(parent, seed)
+    resorted = NemotronH(parent, sort(model.state_dict(), ranking))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for layer, kind in enumerate(parent.types):
+        for expert in range(parent.size("experts") if kind == "moe" else 0):
+            gone = torch.from_numpy(ranking.orders[f"{EXPERT_FFN}.{layer}"][expert, k:])
+            state[f"backbone.layers.{layer}.mixer.experts.{expert}.up_proj.weight"][gone] = 0
+    tokens = tokens_of(parent)
+    narrow = resorted(tokens, parent.uniform(**{EXPERT_FFN: k}))
+    assert torch.allclose(narrow, NemotronH(parent, state)(tokens), rtol=1e-9, atol=1e-9)
+
+
+@some
 @given(parent=parents(), seed=st.integers(0, 99))
 def test_top_k_per_group_have_the_largest_scores(parent, seed):
     ranking = shuffled(parent, seed)
@@ -104,8 +130,9 @@ def test_top_k_per_group_have_the_largest_scores(parent, seed):
         groups = parent.axis(axis).blocks if axis in GROUPED else 1
         per_group = parent.axis(axis).size // groups
         for g in range(groups):
-            own = [c for c in ranking.orders[name] if c // per_group == g]
-            assert np.all(np.diff(ranking.scores[name][own]) <= 0)
+            for ordered, scores in zip(*map(np.atleast_2d, (ranking.orders[name], ranking.scores[name]))):
+                own = [c for c in ordered if c // per_group == g]
+                assert np.all(np.diff(scores[own]) <= 0)
 
 
 def test_heads_never_leave_their_group_even_when_all_that_matter_are_in_one():
@@ -145,15 +172,23 @@ def test_numpy_and_torch_states_are_sorted_alike_and_rigid_tensors_are_not_copie
 @pytest.mark.parametrize("axis", layer_axes())
 def test_every_axis_moves_something(axis):
     """A row of the layout table without its axis would pass all tests that only compare logits."""
-    ranking = shuffled(PARENT, 5)
-    trivial = Ranking.trivial(PARENT)
-    only = {n: (ranking if a == axis else trivial).orders[n] for n, a, _ in names(PARENT)}
-    state = NemotronH.random(PARENT, seed=4).state_dict()
-    moved = sort(state, Ranking(PARENT, only, {}, ranking.depth, ranking.depth_scores), PARENT.with_stripes(1))
-    changed = {k.split(".", 3)[-1] for k in state if not torch.equal(state[k], moved[k])}
+    parent = unstriped(PARENT if axis in PARENT.axes else LATENT)
+    ranking = shuffled(parent, 5)
+    trivial = Ranking.trivial(parent)
+    only = {n: (ranking if a == axis else trivial).orders[n] for n, a, _ in names(parent)}
+    state = NemotronH.random(parent, seed=4).state_dict()
+    moved = sort(state, Ranking(parent, only, {}, ranking.depth, ranking.depth_scores))
+    changed = {
+        re.sub(r"experts\.\d+", "experts", k.split(".", 3)[-1]) for k in state if not torch.equal(state[k], moved[k])
+    }
+    experts = {"mixer.experts.up_proj.weight", "mixer.experts.down_proj.weight"}
     expected = {
         "ffn": {"mixer.up_proj.weight", "mixer.down_proj.weight"},
         "attention_heads": {"mixer.q_proj.weight", "mixer.o_proj.weight"},
+        "experts": experts | {"mixer.gate.weight", "mixer.gate.e_score_correction_bias"},
+        "expert_ffn": experts,
+        "shared_ffn": {"mixer.shared_experts.up_proj.weight", "mixer.shared_experts.down_proj.weight"},
+        "latent": experts | {"mixer.fc1_latent_proj.weight", "mixer.fc2_latent_proj.weight"},
     }
     names_of = ("in_proj.weight", "conv1d.weight", "conv1d.bias", "norm.weight", "out_proj.weight")
     channels = {f"mixer.{n}" for n in names_of}

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.ranking import Ranking
-from nemo_elastic.report.fig_importance import draw
+from nemo_elastic.nn.forward import Layers
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.report.fig_importance import _of, draw
 from nemo_elastic.report.load import RunRecord
 from nemo_elastic.report.style import NARROW, WIDE, house
 from tests.report.fabricate import PARENT, make_ranking, make_subnets
+from tests.shapes import MOE
 
 RANKING = make_ranking()
 
@@ -97,3 +101,15 @@ def test_an_axis_that_the_parent_has_not_got_is_said_to_be_none() -> None:
     assert drawing is not None
     (empty,) = [axes for axes in drawing.figure.axes if axes.get_title(loc="left") == "depth"]
     assert [text.get_text() for text in empty.texts] == ["none in this parent"]
+
+
+def test_experts_have_a_row_for_each_layer_and_their_neurons_the_mean_over_experts() -> None:
+    model = NemotronH.random(MOE, seed=1)
+    tokens = torch.randint(MOE.vocab, (2, 16), generator=torch.Generator().manual_seed(0))
+    ranking = rank(Layers(model.weights()), MOE, [tokens], RankOptions(depth_samples=1))
+    found = dict(_of(ranking, "expert_ffn"))
+    expected = np.sort(ranking.scores["expert_ffn.4"])[:, ::-1].mean(0)
+    np.testing.assert_allclose(found[4], expected)
+    shown = plots(ranking)
+    assert {"experts", "expert FFN width", "shared expert FFN width"} <= set(shown)
+    assert [label.get_text() for label in shown["experts"].get_yticklabels()] == ["1", "4"]

@@ -62,10 +62,11 @@ def spaces(draw: st.DrawFn, max_layers: int = 5) -> Space:
         if axis == DEPTH:
             full, blocks = parent.num_layers, 1
         else:
-            if axis in layer_axes() and layer_axes()[axis][0] not in parent.kinds:
+            if axis in layer_axes() and layer_axes()[axis][0].symbol not in parent.pattern:
                 continue
             full, blocks = parent.axis(axis).size, parent.axis(axis).blocks
-        smaller = [k * blocks for k in range(1, full // blocks)]
+        least = 1 if axis == DEPTH else parent.axis(axis).least
+        smaller = [k * blocks for k in range(-(-least // blocks), full // blocks)]
         chosen = draw(st.sets(st.sampled_from(smaller), max_size=3)) if smaller else set()
         own = axis in per_layer_axes() and draw(st.booleans())
         axes[axis] = AxisConfig((full, *sorted(chosen, reverse=True)), per_layer=own)

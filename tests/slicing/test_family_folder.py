@@ -22,6 +22,7 @@ from nemo_elastic.formats.torch_io import from_torch
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.ranking.test_sorting import unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents
 
@@ -128,7 +129,7 @@ def random_ranking(parent, seed=0):
             own = [g * per + rng.permutation(per) for g in range(groups)]
             orders[name] = np.stack(own, 1).reshape(-1)
         else:
-            orders[name] = rng.permutation(len(order))
+            orders[name] = rng.permuted(order, axis=-1)
     depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
     return replace(trivial, orders=orders, depth=depth)
 
@@ -136,7 +137,7 @@ def random_ranking(parent, seed=0):
 @settings(max_examples=20)
 @given(st.data())
 def test_init_sorts_by_a_ranking(data):
-    parent = replace(data.draw(parents(max_layers=4)), ffn_stripes=1)
+    parent = unstriped(data.draw(parents(max_layers=4)))
     words = random_words(parent)
     with scratch() as place:
         write(place / "made", parent, tensors=words)

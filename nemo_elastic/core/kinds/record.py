@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -59,6 +59,10 @@ class Row:
             fused there along dimension 0, in table order.
         dims: for each dimension the parts that lie side by side in it.
         parallel: dimension that tensor parallelism shards, None for replicas.
+        each: axis of whose channels each has a tensor of its own, of the shape `dims`, with its number {e} in the
+            names; None for one tensor.
+        used: size of `Parent` that says how many of these tensors a token meets; None for all.
+        grouped: `megatron` where one module of megatron-core holds all of these tensors.
         interleaved: size of `Parent` by whose number of groups rows that share a tensor are interleaved.
         parts: names under which megatron-core's checkpoints store the parts of dimension 0, each a tensor of its own
             that any tensor-parallel size can reshard; none where they store the tensor whole.
@@ -73,6 +77,9 @@ class Row:
     dims: tuple[tuple[Part, ...], ...]
     parallel: int | None = None
     interleaved: str | None = None
+    each: str | None = None
+    used: str | None = None
+    grouped: str | None = None
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -88,6 +95,9 @@ class Axis:
         blocks: size of the parent that says in how many equal blocks it lies; None for one.
         block_words: what messages call these blocks.
         grouped: a channel belongs to its block (heads that share something); else blocks are a layout in storage.
+        striped: these blocks are stripes, of which an `elastic:` block chooses the number.
+        least: size of the parent below which no width of the axis may be; None for one block.
+        each: axis of whose channels each has an order of its own on this axis.
         per_layer: whether an `elastic:` block may give each layer its own width.
     """
 
@@ -98,6 +108,9 @@ class Axis:
     block_words: str = "blocks"
     grouped: bool = False
     per_layer: bool = False
+    striped: bool = False
+    least: str | None = None
+    each: str | None = None
 
 
 def nothing(sizes: Sizes, length: int) -> Any:
@@ -124,11 +137,19 @@ class Kind:
         site: the probe's site at which importance is read (`nn.gates.Probe`).
         shape: of the activation there, as terms.
         sites: `RankOptions.ffn` -> another site of the same shape that it asks for.
+        more_sites: further sites -> shape of the activation there, as terms; it scores the last of them.
+        counted: site -> another one that says how often each of its channels was in use: the score is the mean over
+            that.
         flops: (sizes, length) -> forward FLOPs per token beside matrix products.
         cache: (sizes, batch, length) -> elements of the decoding state: "kv" and "conv" in the cache's dtype, "ssm"
             in the state's.
+        defaults: size among `rigid` -> its value where nothing tells it.
+        reals: sizes among `rigid` that need not be whole.
+        lacking: size that a parent need not have -> the record of parents without it; its axes and rows are among
+            those of this one. Both have the same symbol, name and rigid sizes.
         hf: size -> its keys in Hugging Face's `config.json`, the one that we write first.
         hf_types: names in lists of layer types there, the one that we write first.
+        hf_fixed: key there -> the only value with which the kind can be cut.
         megatron: size -> its field in megatron-core's or NeMo's config.
     """
 
@@ -143,9 +164,15 @@ class Kind:
     hf: Mapping[str, tuple[str, ...]]
     hf_types: tuple[str, ...]
     sites: Mapping[str, str] = field(default_factory=dict)
+    more_sites: Mapping[str, Part] = field(default_factory=dict)
+    counted: Mapping[str, str] = field(default_factory=dict)
     megatron: Mapping[str, str] = field(default_factory=dict)
     flops: Callable[[Sizes, int], Any] = nothing
     cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    reals: tuple[str, ...] = ()
+    lacking: Mapping[str, Kind] = field(default_factory=dict)
+    hf_fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def widths(self) -> tuple[str, ...]:
@@ -159,5 +186,14 @@ class Kind:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """Names of all sizes of a parent that concern it alone, blocks that are a layout not among them."""
+        """Names of all sizes of a parent that concern it alone."""
         return (*self.widths, *self.rigid)
+
+    @property
+    def records(self) -> tuple[Kind, ...]:
+        """Itself, and the records of parents that lack a size."""
+        return (self, *(record for kind in self.lacking.values() for record in kind.records))
+
+    def of(self, sizes: Container[str]) -> Kind:
+        """The record for a parent that has these sizes."""
+        return next((kind.of(sizes) for size, kind in self.lacking.items() if size not in sizes), self)

@@ -6,18 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nemo_elastic.core.kinds import attention, mamba, mlp
+from nemo_elastic.core.kinds import attention, mamba, mlp, moe
 from nemo_elastic.core.kinds.record import Axis, Kind, Row
 from nemo_elastic.errors import bad
 
-#: name -> kind; Nemotron-H's own first
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND)}
+#: name -> kind; Nemotron-H's own first. Where a kind has several records, this is the one with every axis (`Kind.of`).
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND, moe.KIND)}
 #: those that every family's files speak of, whether its parent has such layers or not
-OWN = tuple(KINDS)
+OWN = (mlp.MLP, mamba.MAMBA, attention.ATTENTION)
+#: those that cannot be taken away
+_BUILT_IN = tuple(KINDS)
 
 HIDDEN, DEPTH = "hidden", "depth"
 #: axes of Nemotron-H, in the order of files, codes and noise
-AXES = (HIDDEN, *(axis for kind in KINDS.values() for axis in kind.widths), DEPTH)
+AXES = (HIDDEN, *(axis for name in OWN for axis in KINDS[name].widths), DEPTH)
 
 
 def register(kind: Kind) -> Kind:
@@ -42,7 +44,7 @@ def register(kind: Kind) -> Kind:
 
 def unregister(name: str) -> None:
     """Take a registered kind away again; Nemotron-H's own stay."""
-    if name in OWN:
+    if name in _BUILT_IN:
         raise bad("kind", name, "one that was registered")
     for axis in KINDS.pop(name).widths:
         del _LAYER_AXES[axis]
@@ -73,6 +75,11 @@ def layer_axes() -> Mapping[str, tuple[Kind, Axis]]:
 def per_layer_axes() -> tuple[str, ...]:
     """Axes of which an `elastic:` block may have one choice per layer."""
     return tuple(name for name, (_, axis) in _LAYER_AXES.items() if axis.per_layer)
+
+
+def striped_axes() -> Mapping[str, str]:
+    """Axis -> the size of a parent that counts its stripes, of those whose stripes an `elastic:` block chooses."""
+    return {name: axis.blocks for name, (_, axis) in _LAYER_AXES.items() if axis.striped and axis.blocks is not None}
 
 
 def all_axes() -> tuple[str, ...]:

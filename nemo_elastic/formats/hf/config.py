@@ -13,13 +13,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest
+from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive_real
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
 from nemo_elastic.errors import ElasticError, bad
 
-__all__ = ["PLAIN", "PUZZLE", "from_hf_config", "to_hf_config"]
+__all__ = ["PLAIN", "PUZZLE", "from_hf_config", "predicts", "to_hf_config"]
 
 PLAIN, PUZZLE = "nemotron_h", "nemotron_h_puzzle"
 
@@ -35,11 +35,12 @@ _FIXED = {
     "mlp_hidden_act": "relu2",
     "mamba_hidden_act": "silu",
     "sliding_window": None,
-    "num_nextn_predict_layers": 0,
     "quantization_config": None,
 }
 #: of those, what a config has only where it does not apply
-_UNWRITTEN = ("quantization_config", "num_nextn_predict_layers")
+_UNWRITTEN = ("quantization_config",)
+#: what describes layers that predict more than one token, the number of them first; they are kept whole or not at all
+_PREDICTION = ("num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mtp_layers_block_type")
 #: settings without a shape: taken over from the source, else these values
 _CARRIED: dict[str, Any] = {
     "max_position_embeddings": 131072,
@@ -62,7 +63,12 @@ _TORCH_DTYPE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 
 
 def to_hf_config(
-    parent: Parent, member: Subnet, *, dtype: str = "BF16", base: Mapping[str, Any] | None = None
+    parent: Parent,
+    member: Subnet,
+    *,
+    dtype: str = "BF16",
+    base: Mapping[str, Any] | None = None,
+    prediction: bool = False,
 ) -> dict[str, Any]:
     """Describe a member as `config.json`.
 
@@ -71,6 +77,7 @@ def to_hf_config(
         member: The member.
         dtype: Name of the weights' dtype in a safetensors header.
         base: Another `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
+        prediction: Take over the layers that predict more than one token, too; their tensors go along.
 
     Returns:
         The content of `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
@@ -78,7 +85,7 @@ def to_hf_config(
     base = base or {}
     # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
     # silently takes a part of a larger one.
-    kinds = [kind for kind in KINDS.values() if kind.name in OWN or kind in parent.kinds]
+    kinds = [*(KINDS[name] for name in OWN), *(kind for kind in parent.kinds if kind.name not in OWN)]
     sizes = {"vocab": parent.vocab, HIDDEN: member.hidden}
     for kind in kinds:
         sizes |= {name: parent.size(name) for name in kind.rigid}
@@ -94,6 +101,7 @@ def to_hf_config(
     out |= {names[0]: sizes[size] for size, names in keys.items()}
     out |= {"tie_word_embeddings": parent.tied, "layer_norm_epsilon": parent.norm_eps, "rms_norm_eps": parent.norm_eps}
     out |= {key: value for key, value in _FIXED.items() if key not in _UNWRITTEN}
+    out |= {key: value for kind in kinds for key, value in kind.hf_fixed.items()}
     # transformers clamps dt to at least this, Megatron and vLLM do not: its default of 0.001 changes the logits by
     # 7e-3, and 0 cannot be initialised from (it takes the logarithm).
     out |= {"time_step_min": 1e-12, "time_step_max": 0.1, "time_step_floor": 1e-4}
@@ -102,6 +110,8 @@ def to_hf_config(
         out["use_cache"] = False  # transformers' cache asks an attention layer for its length
     if "mamba_chunk_size" in base:
         out["chunk_size"] = base["mamba_chunk_size"]
+    if prediction:
+        out |= {key: base[key] for key in _PREDICTION if key in base}
     out["torch_dtype"] = _TORCH_DTYPE.get(dtype, "bfloat16")
     if not member.is_uniform:
         out |= {
@@ -133,26 +143,27 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
         `nemotron_h_puzzle`, whose parent has the largest width of each axis.
 
     Raises:
-        ElasticError: Not a Nemotron-H, or one with parts that this package cannot cut (experts, biases, ...).
+        ElasticError: Not a Nemotron-H, or one with parts that this package cannot cut (groups of experts, biases).
     """
     if not isinstance(config, Mapping) or config.get("model_type") not in (PLAIN, PUZZLE):
         kind = config.get("model_type") if isinstance(config, Mapping) else None
         raise bad(f"{where}: model_type", kind, f"only a Nemotron-H can be read ({PLAIN} or {PUZZLE})")
-    for key, only in _FIXED.items():
-        if config.get(key, only) != only:
-            raise bad(f"{where}: {key}", config[key], f"only {only!r} is supported")
+    _check_fixed(config, _FIXED, where)
     for key in ("time_step_limit", "mamba_dt_limit"):
         limit = config.get(key)
         if isinstance(limit, list) and any(isinstance(x, (int, float)) and 0 < x < math.inf for x in limit):
             raise bad(f"{where}: {key}", limit, "only the unlimited 0 to infinity is supported")
     types = _layer_types(config, where)
     kinds = [kind for kind in KINDS.values() if kind.name in types]
+    for kind in kinds:
+        _check_fixed(config, kind.hf_fixed, where)
     sizes = _read_sizes(config, kinds, where)
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
     sizes |= largest(blocks)
-    more = {size: sizes.pop(size) for kind in kinds if kind.name not in OWN for size in kind.sizes}
+    others = [size for kind in kinds if kind.name not in OWN for size in kind.sizes if size in sizes]
+    more = {size: sizes.pop(size) for size in others}
     pattern = "".join(KINDS[t].symbol for t in types)
     try:
         parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, **sizes, more=Widths(more))
@@ -160,6 +171,17 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
         return parent, Subnet(parent.hidden, layers).validate(parent)
     except ElasticError as exc:
         raise exc.within(where) from None
+
+
+def _check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
+    for key, only in fixed.items():
+        if config.get(key, only) != only:
+            raise bad(f"{where}: {key}", config[key], f"only {only!r} is supported")
+
+
+def predicts(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` says that there are layers that predict more than one token."""
+    return bool(config.get(_PREDICTION[0]))
 
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
@@ -196,15 +218,20 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
 def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dict[str, Any]:
     """Sizes of the model; those of a kind that it has not keep their defaults."""
     sizes = {}
+    lacking = {size for kind in kinds for size in kind.lacking}
+    reals = {size for kind in kinds for size in kind.reals}
     for size, keys in (_MODEL_SIZES | {size: keys for kind in kinds for size, keys in kind.hf.items()}).items():
         value = next((config[k] for k in keys if config.get(k) is not None), None)
         if value is None and size == "kv_heads":
             value = config.get("num_attention_heads")  # no grouped queries
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]  # vLLM takes intermediate_size as a list too
+        if value is None and size in lacking:
+            continue
         if value is None:
             raise ElasticError(f"{where}: {keys[0]} is missing")
-        sizes[size] = _positive(f"{where}: {keys[0]}", value)
+        check = positive_real if size in reals else _positive
+        sizes[size] = check(f"{where}: {keys[0]}", value)
     return sizes
 
 
@@ -218,7 +245,7 @@ def _read_blocks(
     config: Mapping[str, Any], types: list[str], sizes: dict[str, Any], where: str
 ) -> list[dict[str, int]]:
     """Widths of each layer by axis."""
-    own = [{axis: sizes[axis] for axis in KINDS[t].widths} for t in types]
+    own = [{axis: sizes[axis] for axis in KINDS[t].widths if axis in sizes} for t in types]
     if config["model_type"] == PLAIN:
         return own
     blocks = config.get("block_configs")
@@ -228,7 +255,7 @@ def _read_blocks(
         at = f"{where}: block_configs[{i}]"
         if not isinstance(block, Mapping) or block.get("block_type") not in kind.hf_types:
             raise bad(at, block, f"block_type {kind.hf_types[0]!r}, as the pattern says")
-        axes = {kind.hf[axis][0]: axis for axis in kind.widths}
+        axes = {kind.hf[axis][0]: axis for axis in kind.widths if axis in own[i]}
         for key, value in block.items():
             if key in axes:
                 own[i][axes[key]] = _positive(f"{at}.{key}", value)

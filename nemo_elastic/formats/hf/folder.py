@@ -23,7 +23,7 @@ from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json, whole_number
 
-from .config import from_hf_config, to_hf_config
+from .config import from_hf_config, predicts, to_hf_config
 from .safetensors_io import open_shard
 from .shards import INDEX, SINGLE
 
@@ -32,6 +32,8 @@ __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_tensors", "read
 #: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
+#: with which the names of tensors start whose layers predict more than one token
+PREDICTION = "mtp."
 
 
 def open_folder(folder: Path) -> Source:
@@ -41,9 +43,12 @@ def open_folder(folder: Path) -> Source:
         ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
     """
     shapes = read_shapes(folder)
-    tensors = open_tensors(shapes.folder)
+    tensors = dict(open_tensors(shapes.folder))
+    prediction = {}
+    if predicts(shapes.config):
+        prediction = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREDICTION)}
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
-    return Source(**vars(shapes), tensors=tensors)
+    return Source(**vars(shapes), tensors=tensors, prediction=prediction)
 
 
 def read_shapes(folder: Path) -> Shapes:

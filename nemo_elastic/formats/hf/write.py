@@ -45,6 +45,7 @@ class Model:
         entries: its tensors, in storage order.
         base: `config.json` of the source, see `to_hf_config`.
         files_from: folder whose tokenizer, generation settings and licence are copied.
+        prediction: tensors of layers that predict more than one token, which `base` describes.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Model:
     entries: Sequence[NewTensor]
     base: Mapping[str, Any] | None = None
     files_from: Path | None = None
+    prediction: Sequence[NewTensor] = ()
 
 
 def write_models(
@@ -79,7 +81,7 @@ def write_models(
 
 
 def _with_head(model: Model) -> list[NewTensor]:
-    entries = list(model.entries)
+    entries = [*model.entries, *model.prediction]
     if model.parent.tied:
         # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
         embedding = next(e for e in entries if e.name == "backbone.embeddings.weight")
@@ -90,7 +92,8 @@ def _with_head(model: Model) -> list[NewTensor]:
 def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[Path]) -> dict[str, Any]:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
     folder = model.folder
-    config = to_hf_config(model.parent, model.member, dtype=model.entries[0].dtype, base=model.base)
+    dtype, predicts = model.entries[0].dtype, bool(model.prediction)
+    config = to_hf_config(model.parent, model.member, dtype=dtype, base=model.base, prediction=predicts)
     write_checksums(folder, checksums)
     if config["model_type"] == PUZZLE:
         for name in _REMOTE_CODE:
@@ -111,11 +114,12 @@ def write_model(
     *,
     base: Mapping[str, Any] | None = None,
     files_from: Path | None = None,
+    prediction: Sequence[NewTensor] = (),
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write one model; see `Model` and `write_models`."""
-    model = Model(folder, parent, member, entries, base, files_from)
+    model = Model(folder, parent, member, entries, base, files_from, prediction)
     return write_models([model], shard_bytes=shard_bytes, progress=progress)[0]
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.registry import KINDS
 
 __all__ = ["decode", "encode", "width"]
 
@@ -25,7 +24,7 @@ def encode(parent: Parent, member: Subnet) -> list[int]:
     out, most = [member.hidden], _widths(parent)
     for i in range(parent.num_layers):
         layer = member.by_index.get(i)
-        own = [] if layer is None else [layer.widths[axis] for axis in KINDS[layer.type].widths]
+        own = [] if layer is None else [layer.widths[axis] for axis in parent.kind(layer.type).widths]
         out += own + [0] * (most - len(own)) + [int(layer is not None)]
     return out
 
@@ -37,5 +36,5 @@ def decode(parent: Parent, code: list[int]) -> Subnet:
     for i, kind in enumerate(parent.types):
         *own, kept = code[1 + (most + 1) * i :][: most + 1]
         if kept:
-            layers.append(Layer(i, kind, dict(zip(KINDS[kind].widths, own, strict=False))))
+            layers.append(Layer(i, kind, dict(zip(parent.kind(kind).widths, own, strict=False))))
     return Subnet(code[0], tuple(layers)).validate(parent)

@@ -23,7 +23,7 @@ from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_te
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import whole_sizes
 
-from .shape import check_config
+from .shape import check_config, check_kinds
 
 Sizes = Mapping[str, tuple[int, ...]]
 
@@ -65,6 +65,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     if isinstance(told, int) and told != len(numbers):
         raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {told}")
     kinds = [_kind(i, layers[i]) for i in numbers]
+    check_kinds("".join(KINDS[kind].symbol for kind in kinds), "layers")
     vocab, hidden = _size(sizes, by_name("embedding").megatron, 2)
     products = {i: _products(kind, i, sizes, hidden) for i, kind in zip(numbers, kinds, strict=True)}
     rigid = _rigid(products, settings)

@@ -42,6 +42,17 @@ COUNTS = ("num_moe_experts", "mtp_num_layers")
 _ACTIVATIONS = ("squared_relu", "relu2", "<lambda>")
 
 
+def check_kinds(pattern: str, where: str) -> None:
+    """Raise for layers that no config here describes.
+
+    Experts are among them: NeMo's hybrids, on megatron-core 0.15, have none.
+    """
+    known = [KINDS[name].symbol for name in OWN]
+    if set(pattern) - set(known):
+        told = ", ".join(known)
+        raise bad(where, pattern, f"layers of {told} alone: experts are cut from and into Hugging Face folders")
+
+
 def check_config(get: Callable[[str, Any], Any], where: str) -> None:
     """Raise where a config describes another architecture than Nemotron-H's.
 
@@ -74,11 +85,13 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
         where: the config, for errors.
 
     Raises:
-        ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm).
+        ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm), or
+            one with experts.
     """
     pattern = layer_pattern(config)
     if not pattern:
         raise bad(where, type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
+    check_kinds(pattern, f"{where}.{FIELDS['pattern']}")
     check_config(lambda name, default: getattr(config, name, default), where)
     values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
     values["pattern"] = pattern
@@ -96,8 +109,9 @@ def stock_sizes(parent: Parent, member: Subnet) -> dict[str, Any]:
     """SSMConfig fields of a member with one width per axis.
 
     Raises:
-        ElasticError: the member's widths differ between layers, which no stock config can say.
+        ElasticError: the member has experts, or widths that differ between layers: no stock config can say that.
     """
+    check_kinds(parent.pattern, "member")
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
     # an axis of which no layer is left has the parent's width

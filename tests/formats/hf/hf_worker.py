@@ -41,7 +41,12 @@ def run(folder: str, tokens: str, out: str, thorough: bool = False, override: di
     tokens_bl = torch.from_numpy(np.load(tokens))
     remote = json.loads((Path(folder) / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
     model, loading = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=remote, output_loading_info=True, **(override or {})
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=remote,
+        output_loading_info=True,
+        experts_implementation="eager",  # others want rows of whole 16 bytes
+        **(override or {}),
     )
     model.eval()
     told = {
@@ -83,15 +88,19 @@ def make(
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("nemotron_h", **config)).eval()
     with torch.no_grad():
+        for name, b in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                b.normal_(std=0.2)
         for name, p in model.named_parameters():
             if p.dim() > 1:
-                p.normal_(std=0.7 / p.shape[1] ** 0.5 if "conv" not in name else 0.5)
+                p.normal_(std=0.7 / p.shape[-1] ** 0.5 if "conv" not in name else 0.5)
             else:  # norms are all ones otherwise, and biases all zeros
                 p.add_(0.2 * torch.randn(p.shape))
         if config.get("tie_word_embeddings"):  # transformers has the setting and does nothing with it
             model.lm_head.weight.copy_(model.get_input_embeddings().weight)
         model.to(getattr(torch, dtype))
         model.save_pretrained(folder, max_shard_size=shard)
+        model.set_experts_implementation("eager")
         logits = model.float()(torch.from_numpy(np.load(tokens))).logits
     np.savez(out, logits=logits.numpy())
     return {"files": sorted(p.name for p in Path(folder).iterdir())}

@@ -14,7 +14,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE, from_hf_config, to_hf_config
-from tests.shapes import NANO_9B, NANO_12B, PARENT
+from tests.shapes import LATENT, MOE, NANO_9B, NANO_12B, NANO_30B, PARENT
 from tests.strategies import parents_and_subnets
 
 #: As on the hub, in its words and with its infinity.
@@ -91,6 +91,70 @@ def test_published_shapes():
     assert "auto_map" not in config and "time_step_limit" not in config
     assert config["time_step_min"] == 1e-12 and config["hidden_size"] == 4480
     assert config["hybrid_override_pattern"] == NANO_12B.pattern and config["num_hidden_layers"] == 62
+
+
+#: Nemotron-3 Nano 30B-A3B as on the hub; layers, heads and settings without a shape left to those of `NANO`
+NANO_3 = NANO | {
+    "eos_token_id": 2,
+    "hidden_size": 2688,
+    "hybrid_override_pattern": NANO_30B.pattern,
+    "intermediate_size": 1856,
+    "mamba_head_dim": 64,
+    "mamba_num_heads": 64,
+    "max_position_embeddings": 262144,
+    "moe_intermediate_size": 1856,
+    "moe_shared_expert_intermediate_size": 3712,
+    "n_group": 1,
+    "n_routed_experts": 128,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 52,
+    "num_key_value_heads": 2,
+    "routed_scaling_factor": 2.5,
+    "topk_group": 1,
+}
+
+
+def test_experts():
+    read, held = from_hf_config(NANO_3)
+    assert read == NANO_30B and held == read.full
+    member = NANO_30B.uniform(hidden=2304, experts=96, expert_ffn=1536)
+    config = to_hf_config(NANO_30B, member, base=NANO_3)
+    told = {key: value for key, value in config.items() if key in NANO_3 and value != NANO_3[key]}
+    assert told == {"hidden_size": 2304, "n_routed_experts": 96, "moe_intermediate_size": 1536, "intermediate_size": 1}
+    assert "moe_latent_size" not in config and "num_nextn_predict_layers" not in config
+    assert to_hf_config(LATENT, LATENT.uniform(latent=5))["moe_latent_size"] == 5
+    assert from_hf_config(NANO_3 | {"routed_scaling_factor": 1})[0].size("routed_scaling") == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"n_group": 4}, "n_group: 4 is not allowed; only 1"),
+        ({"norm_topk_prob": False}, "norm_topk_prob: False is not allowed; only True"),
+        ({"n_shared_experts": 2}, "n_shared_experts: 2"),
+        ({"num_experts_per_tok": 200}, "experts: 128 is not allowed; must be at least 200"),
+        ({"routed_scaling_factor": 0.0}, "routed_scaling_factor: 0.0 is not allowed; must be a positive number"),
+        ({"n_routed_experts": None}, "n_routed_experts is missing"),
+        ({"moe_latent_size": 0}, "moe_latent_size: 0"),
+    ],
+)
+def test_experts_that_cannot_be_cut_are_one_line(other, message):
+    with pytest.raises(ElasticError, match=message):
+        from_hf_config(NANO_3 | other)
+
+
+def test_experts_of_layers_that_differ():
+    layers = (MOE.layer(0), MOE.layer(1, experts=4), MOE.layer(3), MOE.layer(4, experts=6, expert_ffn=8))
+    config = to_hf_config(MOE, Subnet(16, layers).validate(MOE))
+    shared = {"moe_shared_expert_intermediate_size": 20}
+    assert (
+        config["block_configs"][1]
+        == {"block_type": "moe", "n_routed_experts": 4, "moe_intermediate_size": 12} | shared
+    )
+    assert (config["n_routed_experts"], config["moe_intermediate_size"]) == (6, 12)
 
 
 OLD, NEW = ("mamba", "mlp", "attention"), ("linear_attention", "mlp", "full_attention")
@@ -178,10 +242,10 @@ def test_per_layer_widths():
     [
         ({"model_type": "llama"}, "model_type: 'llama' is not allowed; only a Nemotron-H"),
         ({"model_type": ...}, "model_type: None"),
-        ({"hybrid_override_pattern": "ME*"}, "hybrid_override_pattern: 'ME.' is not allowed"),
+        ({"hybrid_override_pattern": "MG*"}, "hybrid_override_pattern: 'MG.' is not allowed"),
         ({"hybrid_override_pattern": ""}, "hybrid_override_pattern"),
         ({"hybrid_override_pattern": ...}, "layers_block_type is missing"),
-        ({"layers_block_type": ["mamba", "moe"]}, "'moe' is not allowed"),
+        ({"layers_block_type": ["mamba", "gru"]}, "'gru' is not allowed"),
         ({"layers_block_type": [["mamba"]]}, "layers_block_type"),
         ({"layers_block_type": ["mamba"]}, "do not agree"),
         ({"num_hidden_layers": 55}, "num_hidden_layers: 55 is not allowed; the pattern has 56"),
@@ -195,7 +259,6 @@ def test_per_layer_widths():
         ({"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
         ({"use_conv_bias": False}, "use_conv_bias"),
         ({"sliding_window": 4096}, "sliding_window"),
-        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ({"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
         ({"tie_word_embeddings": "no"}, "tied"),
@@ -231,9 +294,12 @@ def test_every_axis_is_told():
     """No width may be lost: each axis changes the config."""
     whole = to_hf_config(PARENT, PARENT.full)
     cuts = {"hidden": 8, "ffn": 8, "mamba_heads": 4, "mamba_head_dim": 2, "attention_heads": 2}
-    assert set(layer_axes()) < set(cuts)
     for axis, width in cuts.items():
         assert to_hf_config(PARENT, PARENT.uniform(**{axis: width})) != whole, axis
+    experts = {"experts": 4, "expert_ffn": 6, "shared_ffn": 8, "latent": 5}
+    assert set(layer_axes()) < set(cuts | experts)
+    for axis, width in experts.items():
+        assert to_hf_config(LATENT, LATENT.uniform(**{axis: width})) != to_hf_config(LATENT, LATENT.full), axis
 
 
 @pytest.mark.parametrize("config", [None, [], "x", 5])

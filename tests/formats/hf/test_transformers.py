@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import AXES, layer_axes
+from nemo_elastic.core.kinds.registry import all_axes, layer_axes
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.model import NemotronH
@@ -23,7 +23,7 @@ from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests import reference
-from tests.shapes import PARENT
+from tests.shapes import LATENT, MOE, PARENT
 from tests.strategies import parents, subnets
 
 from .hf_client import worker
@@ -72,17 +72,24 @@ CASES = {
     ),
     "heads per layer": Case(PARENT, UNEVEN, PUZZLE),
     "tied per layer": Case(TIED, UNEVEN, PUZZLE),
+    "experts": Case(MOE, MOE.uniform(hidden=12, experts=4, expert_ffn=6, shared_ffn=12)),
+    "latent experts": Case(LATENT, LATENT.uniform([0, 1, 3], hidden=9, experts=6, latent=3)),
+    "experts per layer": Case(
+        LATENT, Subnet(12, (LATENT.layer(1, experts=4), LATENT.layer(3), LATENT.layer(4, expert_ffn=4))), PUZZLE
+    ),
     "two layers": Case(WIDE, Subnet(7, (WIDE.layer(1, attention_heads=4), WIDE.layer(6, attention_heads=2))), PUZZLE),
 }
 TOKENS = torch.randint(32, (2, 40), generator=torch.Generator().manual_seed(0))
 #: Axes that a random member is cut on, whether its layers differ, and how many of such members are drawn.
 DRAWN = [
-    *(((axis,), False, 1) for axis in AXES),
+    *(((axis,), False, 1) for axis in all_axes()),
     *(((axis,), True, 1) for axis in layer_axes()),
-    (tuple(AXES), False, 10),
-    (tuple(AXES), True, 10),
-    (tuple(AXES), None, 6),
+    (all_axes(), False, 12),
+    (all_axes(), True, 12),
+    (all_axes(), None, 8),
 ]
+#: axis of experts -> its width's name in files
+STRIPES = {"experts": "experts", "expert_ffn": "ffn", "shared_ffn": "shared_ffn"}
 COUNT = sum(count for *_, count in DRAWN)
 
 
@@ -144,9 +151,10 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
     @settings(max_examples=4, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def draw(data: st.DataObject) -> None:
-        parent = data.draw(parents(pattern=st.text("M-*", min_size=3, max_size=6)))
+        parent = data.draw(parents(pattern=st.text("M-*E", min_size=3, max_size=7)))
         member = data.draw(subnets(parent, axes=axes, per_layer=per_layer))
         assume(member != parent.full and (per_layer is None or member.is_uniform != per_layer))
+        assume(min(member.widths("experts"), default=2) >= 2)  # transformers looks at the best two of a group
         found.append((parent, member))
 
     draw()
@@ -158,7 +166,8 @@ def reference_of(family: Path, parent: Parent, member: Subnet, tokens: np.ndarra
 
     Some drawn models have norms over one or two numbers next to zero, whose sign decides: there is nothing to compare.
     """
-    cut = reference.cut(reference.read(family), member.to_json(), parent.ffn_stripes)
+    moe = {name: parent.more.get(f"{axis}_stripes", 1) for axis, name in STRIPES.items()}
+    cut = reference.cut(reference.read(family), member.to_json(), parent.ffn_stripes, moe)
     expect = reference.logits(cut, tokens)
     for i in range(3):
         rng = np.random.default_rng(i)

@@ -25,8 +25,12 @@ from tests import reference
 from .hf_client import worker
 
 pytestmark = pytest.mark.hf
-OLD = {"M": "mamba", "-": "mlp", "*": "attention"}
-NEW = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
+OLD = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
+NEW = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
+EXPERTS = {
+    "n_routed_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 7, "routed_scaling_factor": 2.5,
+    "moe_shared_expert_intermediate_size": 10,
+}  # fmt: skip
 BLOCK = ElasticConfig.from_dict(
     {"budgets": [{"name": "all"}, {"name": "less", "ratio": 0.9}], "axes": {"hidden": [12, 11, 9, 5]}}
 )
@@ -83,6 +87,9 @@ MADE = {
         "M*", other={"mamba_n_groups": 3, "mamba_d_conv": 3, "mamba_chunk_size": 4, "mamba_expand": 1}
     ),
     "no grouped queries": Made("*M", other={"num_key_value_heads": 4, "layer_norm_epsilon": 1e-3}),
+    "experts": Made("ME*E", other=EXPERTS),
+    "experts in a latent width": Made("E*M", "layers_block_type in new words", EXPERTS | {"moe_latent_size": 5}),
+    "experts of bfloat16": Made("EM", other=EXPERTS, options={"dtype": "bfloat16"}),
     "another context and other ids": Made("M*", other={"max_position_embeddings": 77, "eos_token_id": [3, 4]}),
 }  # fmt: skip
 WORDS = (

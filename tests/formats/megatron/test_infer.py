@@ -50,7 +50,7 @@ def same(found: Parent, parent: Parent) -> bool:
 
 
 @settings(max_examples=40)
-@given(parent=parents())
+@given(parent=parents(kinds="M-*"))
 def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
     found, held, names = infer(stored(parent), context(parent), "here")
     assert same(found, parent) and held == found.full and all(ours == theirs for ours, theirs in names.items())
@@ -58,7 +58,7 @@ def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
 
 
 @settings(max_examples=40)
-@given(case=parents_and_subnets(per_layer=True))
+@given(case=parents_and_subnets(per_layer=True, kinds="M-*"))
 def test_widths_that_differ_between_layers_are_a_member_of_the_widest(case: tuple[Parent, Subnet]) -> None:
     parent, member = case
     if not member.layers:

@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mixture of experts: a router picks the experts of each token, one shared expert sees all of them.
+
+Experts and the shared expert are squared-ReLU MLPs without gate and bias. Where a parent has a latent width, experts
+live in that: one projection leads into it, one back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Part, Row
+
+MOE = "moe"
+EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT = "experts", "expert_ffn", "shared_ffn", "latent"
+#: experts that a token is sent to, and the factor on their sum
+TOP_K, SCALING = "top_k", "routed_scaling"
+
+_HIDDEN, _EXPERTS, _EXPERT_FFN, _SHARED_FFN, _LATENT = (
+    (term,) for term in ("hidden", EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT)
+)
+_H, _M = HF_LAYER, MEGATRON_LAYER
+_GATE = "mixer.gate."
+
+
+def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
+    """Rows of a parent whose experts read and write that part."""
+
+    def expert(name: str, hf: str, megatron: str, dims: tuple[tuple[Part, ...], ...], parallel: int) -> Row:
+        each = _M + "mlp.experts.local_experts.{e}." + megatron + ".weight"
+        together = _M + "mlp.experts." + megatron + ".weight{e}"
+        return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel,
+                   each=EXPERTS, used=TOP_K, grouped=together)  # fmt: skip
+
+    return (
+        Row("moe.pre_norm", MOE, _H + "norm.weight", _M + "pre_mlp_layernorm.weight", ((_HIDDEN,),)),
+        Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,))),
+        Row("moe.gate_bias", MOE, _H + _GATE + "e_score_correction_bias", _M + "mlp.router.expert_bias",
+            ((_EXPERTS,),)),
+        *latent,
+        expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
+        expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),
+        Row("moe.shared_up", MOE, _H + "mixer.shared_experts.up_proj.weight",
+            _M + "mlp.shared_experts.linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0),
+        Row("moe.shared_down", MOE, _H + "mixer.shared_experts.down_proj.weight",
+            _M + "mlp.shared_experts.linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1),
+    )  # fmt: skip
+
+
+_HF = {
+    EXPERTS: ("n_routed_experts", "num_local_experts"),
+    EXPERT_FFN: ("moe_intermediate_size",),
+    SHARED_FFN: ("moe_shared_expert_intermediate_size",),
+    TOP_K: ("num_experts_per_tok",),
+    SCALING: ("routed_scaling_factor",),
+}
+_MEGATRON = {
+    EXPERTS: "num_moe_experts",
+    EXPERT_FFN: "moe_ffn_hidden_size",
+    SHARED_FFN: "moe_shared_expert_intermediate_size",
+    TOP_K: "moe_router_topk",
+    SCALING: "moe_router_topk_scaling_factor",
+}
+_SITES: dict[str, Part] = {"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN}
+_AXES = (
+    Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, striped=True, least=TOP_K),
+    Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, striped=True,
+         each=EXPERTS),
+    Axis(SHARED_FFN, "shared_ffn", "shared expert FFN width", "shared_ffn_stripes", "stripes", striped=True),
+)  # fmt: skip
+_STRIPES = tuple(axis.blocks for axis in _AXES if axis.blocks is not None)
+
+#: of parents without a latent width
+PLAIN = Kind(
+    symbol="E",
+    name=MOE,
+    words="experts",
+    axes=_AXES,
+    rigid=(TOP_K, SCALING, *_STRIPES),
+    rows=_rows(_HIDDEN),
+    site="experts",
+    shape=_EXPERTS,
+    more_sites=_SITES,
+    counted={"experts": "routed"},
+    hf=_HF,
+    hf_types=("moe",),
+    hf_fixed={"n_shared_experts": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
+    megatron=_MEGATRON,
+    defaults=dict.fromkeys(_STRIPES, 1),
+    reals=(SCALING,),
+)
+
+KIND = replace(
+    PLAIN,
+    axes=(*_AXES, Axis(LATENT, "latent", "latent width")),
+    rows=_rows(
+        _LATENT,
+        Row("moe.latent_in", MOE, _H + "mixer.fc1_latent_proj.weight", _M + "mlp.fc1_latent_proj.weight",
+            ((_LATENT,), (_HIDDEN,))),
+        Row("moe.latent_out", MOE, _H + "mixer.fc2_latent_proj.weight", _M + "mlp.fc2_latent_proj.weight",
+            ((_HIDDEN,), (_LATENT,))),
+    ),
+    more_sites=_SITES | {"latent": _LATENT},
+    hf=_HF | {LATENT: ("moe_latent_size",)},
+    megatron=_MEGATRON | {LATENT: "moe_latent_size"},
+    lacking={LATENT: PLAIN},
+)  # fmt: skip

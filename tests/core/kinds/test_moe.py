@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Experts as a kind of layer: tensors, names, widths and counts, by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import MemorySpec, active_parameters, flops_per_token, has_inactive, memory, parameters
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.moe import KIND, PLAIN
+from nemo_elastic.core.layout import original, tensors
+from nemo_elastic.errors import ElasticError
+from tests.shapes import LATENT, MOE, NANO_30B, PARENT
+
+ONE = replace(LATENT, pattern="E")
+
+
+def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
+    found = {t.hf.removeprefix("backbone.layers.0."): t.shape for t in tensors(ONE, ONE.full) if t.layer is not None}
+    one_each = {
+        "norm.weight": (16,),
+        "mixer.gate.weight": (8, 16),
+        "mixer.gate.e_score_correction_bias": (8,),
+        "mixer.fc1_latent_proj.weight": (10, 16),
+        "mixer.fc2_latent_proj.weight": (16, 10),
+        "mixer.shared_experts.up_proj.weight": (20, 16),
+        "mixer.shared_experts.down_proj.weight": (16, 20),
+    }
+    up = {f"mixer.experts.{e}.up_proj.weight": (12, 10) for e in range(8)}
+    down = {f"mixer.experts.{e}.down_proj.weight": (10, 12) for e in range(8)}
+    assert found == one_each | up | down
+
+
+def test_without_a_latent_width_experts_read_the_stream() -> None:
+    parent = replace(MOE, pattern="E")
+    found = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(parent, parent.full)}
+    assert found["experts.7.up_proj.weight"] == (12, 16) and found["experts.7.down_proj.weight"] == (16, 12)
+    assert not any("latent" in name for name in found)
+    assert parent.kind("moe") is PLAIN and ONE.kind("moe") is KIND
+    assert "latent" not in parent.axes and "latent" in ONE.axes
+
+
+def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:
+    small = ONE.uniform(experts=4, hidden=6, expert_ffn=4, latent=5)
+    kept = {
+        t.number: original(ONE, t.row, t.number, ONE.full, small, 0)
+        for t in tensors(ONE, small)
+        if t.row.name == "moe.up"
+    }
+    assert kept == {0: 0, 1: 1, 2: 4, 3: 5}  # of two stripes of four
+    found = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(ONE, small)}
+    assert found["gate.weight"] == (4, 6) and found["experts.3.down_proj.weight"] == (5, 4)
+    assert "experts.4.up_proj.weight" not in found
+
+
+def test_megatron_names_experts_of_one_module_each_or_of_one_for_all() -> None:
+    one_each, grouped = (
+        {t.megatron.removeprefix("decoder.layers.0.") for t in tensors(ONE, ONE.full, way)} for way in (False, True)
+    )
+    assert "mlp.experts.local_experts.3.linear_fc1.weight" in one_each - grouped
+    assert "mlp.experts.linear_fc2.weight7" in grouped - one_each
+    assert {"mlp.router.weight", "mlp.router.expert_bias", "pre_mlp_layernorm.weight", "mlp.fc1_latent_proj.weight",
+            "mlp.shared_experts.linear_fc1.weight"} < one_each & grouped  # fmt: skip
+
+
+def test_layers_and_parents_come_back_from_their_files() -> None:
+    small = LATENT.uniform([1, 2, 4], experts=4, shared_ffn=8, latent=5)
+    told = small.to_json()["layers"][0]
+    assert told == {"index": 1, "type": "moe", "experts": 4, "ffn": 12, "shared_ffn": 8, "latent": 5}
+    assert Subnet.from_json(small.to_json(), LATENT) == small
+    assert "latent" not in MOE.full.to_json()["layers"][1]
+    for parent in (LATENT, MOE, NANO_30B):
+        assert Parent.from_json(parent.to_json()) == parent
+    assert NANO_30B.to_json()["experts_stripes"] == 1 and PARENT.to_json().keys().isdisjoint(NANO_30B.more)
+
+
+@pytest.mark.parametrize(
+    ("widths", "told"),
+    [
+        ({"experts": 1}, "experts: 1 is not allowed; allowed are 2 to 8 in multiples of 2"),
+        ({"experts": 3}, "experts: 3"),
+        ({"expert_ffn": 5}, "ffn: 5 is not allowed; allowed are 2 to 12 in multiples of 2"),
+    ],
+)
+def test_widths_that_it_cannot_have_are_refused(widths: dict[str, int], told: str) -> None:
+    with pytest.raises(ElasticError, match=told):
+        LATENT.uniform(**widths)
+
+
+def test_what_a_parent_lacks_no_layer_has() -> None:
+    with pytest.raises(ElasticError, match=r"layers\[0\].widths.*a moe layer has experts, expert_ffn, shared_ffn$"):
+        Subnet(16, (Layer(1, "moe", LATENT.full.layers[1].widths),)).validate(MOE)
+    with pytest.raises(ElasticError, match=r"layers\[0\].widths"):
+        Subnet.from_json({"hidden": 16, "layers": [MOE.full.to_json()["layers"][1]]}, LATENT)
+    with pytest.raises(ElasticError, match=r"parent\.shared_ffn: missing"):
+        replace(MOE, more={"experts": 4, "expert_ffn": 4, "top_k": 2, "routed_scaling": 1.0})
+    with pytest.raises(ElasticError, match="experts: 8 is not allowed; must be at least 9"):
+        replace(MOE, more=dict(MOE.more) | {"top_k": 9})
+
+
+def test_nano_counts_as_modelopt_does() -> None:
+    assert parameters(NANO_30B, NANO_30B.full) == 31_577_940_288
+    assert active_parameters(NANO_30B, NANO_30B.full) == 3_580_076_352
+
+
+@pytest.mark.parametrize("parent", [LATENT, MOE])
+def test_a_token_meets_as_many_experts_as_it_is_sent_to(parent: Parent) -> None:
+    small = parent.uniform(experts=4, expert_ffn=6)
+    counted = sum(math.prod(t.shape) for t in tensors(parent, small))
+    one = sum(math.prod(t.shape) for t in tensors(parent, small) if t.number == 0)
+    assert parameters(parent, small) == counted
+    assert active_parameters(parent, small) == counted - (4 - 2) * one
+    assert active_parameters(parent, parent.uniform(experts=6, expert_ffn=6)) == counted - 2 * one + 2 * 2 * 16 + 2 * 2
+    gone = flops_per_token(parent, parent.full) - flops_per_token(parent, parent.uniform(experts=4))
+    assert gone == 2 * 2 * 4 * 16  # two layers, multiply and add, four rows of the gate: other experts are not run
+
+
+def test_a_budget_of_active_parameters() -> None:
+    budget = Budget("small", active_params="2.5e3")
+    assert budget.to_json() == {"active_params": 2500.0} and not budget.is_parent
+    assert budget.cost(MOE, MOE.full) == active_parameters(MOE, MOE.full) > budget.target(MOE) == 2500
+    assert Budget("small", ratio=0.5).cost(MOE, MOE.full) == parameters(MOE, MOE.full)
+    with pytest.raises(
+        ElasticError, match=r"params and active_params.*one of params, active_params, ratio and memory"
+    ):
+        Budget("small", params=1e3, active_params=1e3)
+    with pytest.raises(ElasticError, match=r"active_params: 1000000\.0 is not allowed; at most the parent's"):
+        Budget("small", active_params=1e6).target(MOE)
+
+
+def test_memory_holds_all_experts_and_only_they_are_told_apart() -> None:
+    spec = MemorySpec(weights="fp32")
+    held = memory(MOE, MOE.full, spec) - memory(MOE, MOE.uniform(experts=4), spec)
+    assert held == 4 * (parameters(MOE, MOE.full) - parameters(MOE, MOE.uniform(experts=4)))
+    assert has_inactive(MOE) and not has_inactive(PARENT)
+    assert active_parameters(PARENT, PARENT.full) == parameters(PARENT, PARENT.full)

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Members with experts: what is cut, what is told, and layers that predict more than one token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_elastic import slice_checkpoint
+from nemo_elastic.cli import main
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import active_parameters, parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.hf.shards import NewTensor
+from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.registry import open_source, read_shapes
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.slicer import slice_members
+from nemo_elastic.slicing.verify import verify
+from tests.ranking.test_sorting import unstriped
+from tests.shapes import LATENT, MOE
+
+from .helpers import random_values, random_words, write
+
+PREDICTION = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E", "max_position_embeddings": 4096}
+BLOCK = {
+    "budgets": [{"name": "whole"}, {"name": "mid", "active_params": 6000}, {"name": "low", "ratio": 0.5}],
+    "axes": {
+        "hidden": [16, 12, 8],
+        "experts": {"choices": [8, 6, 4], "per_layer": True, "stripes": 2},
+        "expert_ffn": {"choices": [12, 8, 4], "per_layer": True},
+        "shared_ffn": [20, 12],
+    },
+}
+
+
+def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
+    """A folder as others write one: no stripes, no `elastic.json`; gate biases in float32 beside bfloat16."""
+    words = random_words(parent, seed=3)
+    for name in words:
+        if name.endswith("e_score_correction_bias"):
+            words[name] = Raw.of(np.linspace(-1, 1, parent.size("experts"), dtype=np.float32))
+    more = {"mtp.layers.0.eh_proj.weight": (16, 32), "mtp.layers.1.mixer.gate.e_score_correction_bias": (8,)}
+    extra = {n: Raw.of(np.random.default_rng(1).random(s, np.float32)) for n, s in more.items()} if prediction else {}
+    entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in extra.items()]
+    folder.mkdir()
+    write_model(
+        folder, parent, parent.full, entries_of(parent, parent.full, words), base=PREDICTION, prediction=entries
+    )
+    return folder
+
+
+def run(arguments: list[str]) -> None:
+    """A command of ours in this process."""
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert not done.value.code
+
+
+def test_experts_counted_by_hand(tmp_path: Path) -> None:
+    """8 experts in two stripes, two kept in each; 12 neurons in two stripes, four kept in each; 5 latent channels."""
+    words = random_words(LATENT, "F32")
+    write(tmp_path / "family", LATENT, tensors=words)
+    member = LATENT.uniform([1, 3], experts=4, expert_ffn=8, latent=5, shared_ffn=8, hidden=9)
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
+    cut, neurons = open_tensors(tmp_path / "cut"), [0, 1, 2, 3, 6, 7, 8, 9]
+
+    def whole(name: str) -> np.ndarray:
+        return words[f"backbone.layers.1.mixer.{name}"].words
+
+    for now, before in enumerate((0, 1, 4, 5)):
+        up, down = (cut[f"backbone.layers.0.mixer.experts.{now}.{n}_proj.weight"].words for n in ("up", "down"))
+        np.testing.assert_array_equal(up, whole(f"experts.{before}.up_proj.weight")[neurons, :5])
+        np.testing.assert_array_equal(down, whole(f"experts.{before}.down_proj.weight")[:5, neurons])
+    assert "backbone.layers.0.mixer.experts.4.up_proj.weight" not in cut
+    gate, bias = (cut[f"backbone.layers.0.mixer.gate.{n}"].words for n in ("weight", "e_score_correction_bias"))
+    np.testing.assert_array_equal(gate, whole("gate.weight")[[0, 1, 4, 5], :9])
+    np.testing.assert_array_equal(bias, whole("gate.e_score_correction_bias")[[0, 1, 4, 5]])
+    shared = cut["backbone.layers.0.mixer.shared_experts.up_proj.weight"].words
+    np.testing.assert_array_equal(shared, whole("shared_experts.up_proj.weight")[[0, 1, 5, 6, 10, 11, 15, 16], :9])
+    np.testing.assert_array_equal(
+        cut["backbone.layers.0.mixer.fc1_latent_proj.weight"].words, whole("fc1_latent_proj.weight")[:5, :9]
+    )
+
+
+@pytest.mark.parametrize("parent", [LATENT, MOE])
+def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = plain(tmp_path / "plain", unstriped(parent))
+    (tmp_path / "block.json").write_text(json.dumps(BLOCK))
+    run(["init", str(folder), "--config", str(tmp_path / "block.json"), "--out", str(tmp_path / "family")])
+    family = Family.load(tmp_path / "family")
+    assert family.parent.axis("experts").blocks == 2 and family.parent.axis("expert_ffn").blocks == 4
+    mid, low = (family.member(name).subnet for name in ("mid", "low"))
+    assert active_parameters(family.parent, mid) <= 6000 < active_parameters(family.parent, family.parent.full)
+    assert parameters(family.parent, low) <= 0.5 * parameters(family.parent, family.parent.full)
+    told = json.loads((tmp_path / "family" / "elastic.json").read_text())["members"]["mid"]
+    assert told["active_parameters"] == active_parameters(family.parent, mid) and told["budget"] == {
+        "active_params": 6000
+    }
+    capsys.readouterr()
+    run(["inspect", str(tmp_path / "family")])
+    shown = capsys.readouterr().out
+    assert f"{told['active_parameters']:,}" in shown and "expert FFN width" in shown
+    small = tmp_path / "small"
+    run(["slice", str(tmp_path / "family"), "--active-params", "6000", "--out", str(small), "--json"])
+    cut = json.loads(capsys.readouterr().out)
+    assert cut["active_parameters"] <= 6000 and cut["request"]["option"] == "--active-params"
+    card = (small / "README.md").read_text()
+    assert f"| active parameters | {cut['active_parameters']:,} |" in card and "E experts" in card
+    assert cut["runs_in"].startswith("transformers") and "NeMo" not in cut["runs_in"]
+    assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
+
+
+def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:
+    small = LATENT.uniform([0, 1, 3, 4], experts=4, expert_ffn=8, latent=5, hidden=12)
+    write(tmp_path / "family", LATENT, {"small": small}, tensors=random_values(LATENT))
+    report = verify(tmp_path / "family")
+    assert report.ok, [check for check in report.checks if check.ok is False]
+    assert {"small: cut = masked", "small: nested", "small: counts"} <= {c.name for c in report.checks if c.ok}
+    slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
+    assert verify(tmp_path / "small", parent=tmp_path / "family").ok
+    told = json.loads((tmp_path / "family" / "elastic.json").read_text())
+    told["members"]["small"]["active_parameters"] += 1
+    (tmp_path / "family" / "elastic.json").write_text(json.dumps(told))
+    with pytest.raises(ElasticError, match=r"members\.small\.active_parameters: \d+ is not allowed; its shape has"):
+        open_source(tmp_path / "family")
+
+
+def test_prediction_layers_stay_with_the_full_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
+    source = open_source(folder)
+    assert len(source.prediction) == 2 and not any(name.startswith("mtp") for name in source.tensors)
+    family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family")
+    assert "left_out" not in family.provenance
+    whole, low = slice_members(tmp_path / "family", tmp_path / "members", {m.name: m.subnet for m in family})[::2]
+    assert whole.left_out is None
+    assert low.left_out == "multi-token prediction layers (2 tensors): only the full member keeps them"
+    for kept in (tmp_path / "family", whole.out):
+        config = read_shapes(kept).config
+        assert config["num_nextn_predict_layers"] == 1 and config["mtp_hybrid_override_pattern"] == "*E"
+        found = open_source(kept).prediction
+        assert all(np.array_equal(found[name].words, raw.words) for name, raw in source.prediction.items())
+        checks = {check.name: check for check in verify(kept, forward=False).checks}
+        assert checks["checksums"].ok and f"{len(open_tensors(kept))} tensors" in checks["checksums"].figure
+    assert "num_nextn_predict_layers" not in read_shapes(low.out).config
+    assert not any(name.startswith("mtp") for name in open_tensors(low.out))
+    assert "It is without its source's multi-token prediction layers" in (low.out / "README.md").read_text()
+    run(["slice", str(tmp_path / "family"), "--budget", "low", "--out", str(tmp_path / "again")])
+    assert f"{tmp_path / 'again'}: without multi-token prediction layers (2 tensors)" in capsys.readouterr().out
+
+
+def test_a_sorted_family_says_that_it_is_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
+    Ranking.trivial(open_source(folder).parent).save(tmp_path / "ranking")
+    (tmp_path / "block.json").write_text(json.dumps(BLOCK))
+    out = tmp_path / "family"
+    paths = ["--config", str(tmp_path / "block.json"), "--ranking", str(tmp_path / "ranking"), "--out", str(out)]
+    run(["init", str(folder), *paths])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{out}: without multi-token prediction layers (2 tensors): the weights were sorted" in shown
+    assert not open_source(out).prediction and "num_nextn_predict_layers" not in read_shapes(out).config
+
+
+def test_tensors_of_prediction_layers_that_no_config_tells_of(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 0}))
+    with pytest.raises(ElasticError, match=r"tensor 'mtp\.layers\.0\.eh_proj\.weight' is no part of this model"):
+        open_source(folder)
+
+
+def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) -> None:
+    """NVIDIA's 30B-A3B nests its members as prefixes of the stream and of every expert: a plain folder to us."""
+    parent = unstriped(MOE)
+    folder = plain(tmp_path / "elastic", parent)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"nested_models": ["30b", "23b", "12b"]}))
+    shapes = read_shapes(folder)
+    assert shapes.family is None and list(shapes.members) == ["model"] and shapes.parent == parent
+    member = parent.uniform(hidden=12, expert_ffn=7)
+    cut = slice_checkpoint(folder, tmp_path / "cut", subnet=member)
+    assert cut.member is None and cut.parameters == parameters(parent, member)
+    name = "backbone.layers.4.mixer.experts.7.down_proj.weight"
+    np.testing.assert_array_equal(open_tensors(cut.out)[name].words, open_tensors(folder)[name].words[:12, :7])
+    # named, it is a family like any other
+    block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}],
+             "axes": {"hidden": [16, 12], "expert_ffn": [12, 7]},
+             "shapes": str(tmp_path / "shapes.json"), "search": None, "router": None}  # fmt: skip
+    shape = {"members": {"30b": parent.full.to_json(), "23b": member.to_json()}}
+    (tmp_path / "shapes.json").write_text(json.dumps(shape))
+    init_family(folder, ElasticConfig.from_dict(block), tmp_path / "family")
+    again = slice_checkpoint(tmp_path / "family", tmp_path / "again", member="23b")
+    files = {path.name for path in again.out.iterdir()} - {MEMBER_FILE, "README.md"}
+    assert all((again.out / n).read_bytes() == (cut.out / n).read_bytes() for n in files - {"checksums.json"})
+
+
+def test_formats_without_experts_say_so(tmp_path: Path) -> None:
+    write(tmp_path / "family", MOE)
+    with pytest.raises(
+        ElasticError, match=r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: experts are cut"
+    ):
+        slice_checkpoint(tmp_path / "family", tmp_path / "out", member="full", format="nemo")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family with experts in plain torch, the whole way: ranked, sorted, searched, routed, frozen, trained on slices."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import active_parameters, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.verify import verify
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.ranking.test_sorting import unstriped
+from tests.shapes import LATENT
+from tests.train.torch_host import TorchHost
+
+STEPS, LENGTH = 12, 32
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "active_params": 6500}],
+    "axes": {
+        "hidden": [16, 12],
+        "depth": [5, 4],
+        "experts": {"choices": [8, 6, 4], "per_layer": True},
+        "expert_ffn": {"choices": [12, 8, 4], "per_layer": True},
+        "shared_ffn": [20, 12],
+        "latent": [10, 6],
+    },
+    "importance": {"samples": 8, "depth_samples": 2},
+    "search": {"candidates": 16, "tokens": 128},
+    "router": {"prior": 1.0, "soft_share": 0.5, "freeze_at": 0.5, "lr": 0.1},
+}
+
+
+@dataclass
+class Trained:
+    """What is left of a training.
+
+    Attributes:
+        host: with the weights.
+        family: its members.
+        before: weights of the sorted parent.
+        out: what ranking and search wrote.
+        choices: of every micro-batch.
+    """
+
+    host: TorchHost
+    family: FamilyTraining
+    before: dict[str, torch.Tensor]
+    out: Path
+    choices: list[object]
+
+    @property
+    def members(self) -> dict[str, Subnet]:
+        return dict(zip(("full", "large", "small"), self.family.members.get(), strict=True))
+
+    @property
+    def parent(self) -> Parent:
+        return self.host.model.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    out = tmp_path_factory.mktemp("experts")
+    config = ElasticConfig.from_dict(BLOCK)
+    shape = config.parent_shape(unstriped(LATENT))
+    data = torch.randint(0, shape.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
+    family = FamilyTraining(config, steps=STEPS)
+    family.members = Members(shape, len(config.budgets), family.new_router(shape))
+    prepare_members(family, host, out)
+    before = {name: value.clone() for name, value in host.model.state_dict().items()}
+    router = family.members.router
+    assert router is not None
+    optimizer = torch.optim.AdamW([*host.model.parameters(), *router.parameters()], lr=1e-3)
+    choices: list[object] = []
+    for host.step in range(STEPS):
+        if not family.members.is_frozen and host.step >= family.freeze_step:
+            freeze_members(family, host, out)
+        refresh_members(family, host)
+        batch, mask = data[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
+        draws = family.next_draws(host.step)
+        choices += [draw.choice for draw in draws]
+        loss, _ = family.loss(host, draws, batch[:, :-1], batch[:, 1:], mask)
+        (loss * host.factor(mask.sum())).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Trained(host, family, before, out, choices)
+
+
+def test_sorting_kept_the_parent_s_function_and_gave_each_expert_its_order(trained: Trained) -> None:
+    tokens = trained.host.data[:2]
+    again = NemotronH(trained.parent, trained.before)
+    assert torch.allclose(again(tokens), trained.host.frozen(tokens), atol=1e-4)
+    ranking = Ranking.load(trained.out / "ranking")
+    assert ranking.orders["expert_ffn.1"].shape == (8, 12)
+    assert len({tuple(row) for row in ranking.orders["expert_ffn.1"].tolist()}) > 1
+    unsorted = trained.host.frozen.state_dict()
+    for name in ("gate.weight", "gate.e_score_correction_bias", "experts.0.up_proj.weight", "fc2_latent_proj.weight"):
+        key = f"backbone.layers.1.mixer.{name}"
+        assert not torch.equal(trained.before[key], unsorted[key]), name
+
+
+def test_search_and_router_cut_its_axes_within_their_budgets(trained: Trained) -> None:
+    members, parent = trained.members, trained.parent
+    assert members["small"] <= members["large"] <= members["full"] == parent.full
+    assert parameters(parent, members["large"]) <= 0.8 * parameters(parent, parent.full)
+    assert active_parameters(parent, members["small"]) <= 6500
+    assert all(width >= 2 for width in members["small"].widths("experts"))
+    assert json.loads((trained.out / "shapes.json").read_text())["report"]["source"] == "search"
+    assert any(isinstance(choice, Gates) for choice in trained.choices), "the router had a part in it"
+    assert any(isinstance(choice, Subnet) for choice in trained.choices)
+
+
+def test_training_moved_experts_and_left_the_bias_of_the_router(trained: Trained) -> None:
+    after = trained.host.model.state_dict()
+    layer = trained.members["small"].kept[trained.members["small"].pattern.index("E")]
+    prefix = f"backbone.layers.{layer}.mixer."
+    for name in (
+        "experts.0.up_proj.weight",
+        "gate.weight",
+        "shared_experts.down_proj.weight",
+        "fc1_latent_proj.weight",
+    ):
+        assert (after[prefix + name] - trained.before[prefix + name]).abs().max() > 1e-4, name
+    bias = prefix + "gate.e_score_correction_bias"
+    assert torch.equal(after[bias], trained.before[bias])
+
+
+def test_the_family_is_written_verified_cut_and_run(trained: Trained, tmp_path: Path) -> None:
+    parent, config = trained.parent, trained.family.config
+    made = Family.of(parent, trained.members, axes=config.resolve_axes(parent), budgets=config.budgets)
+    arrays = {name: value.numpy() for name, value in trained.host.model.state_dict().items()}
+    folder = write_family(tmp_path / "family", parent, arrays, made)
+    report = verify(folder)
+    assert report.ok, [check for check in report.checks if check.ok is False]
+    small, tokens = trained.members["small"], trained.host.data[:2]
+    cut = slice_checkpoint(folder, tmp_path / "small", member="small")
+    expected = trained.host.model(tokens, small)
+    runtime = load_family(folder)
+    for place, choice in ((runtime, "small"), (load_family(cut.out), "small")):
+        assert torch.allclose(place.select(choice)(tokens), expected, atol=1e-5)
