@@ -2,19 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Bridge's own conversions (`AutoBridge`) have to know of our layers: how tensor-parallel ranks share each.
 
-They ask a layer for the name of its class. With this, a family's model in training is exported as any other, by
-`AutoBridge` or `checkpoint.also_save_hf_checkpoint`: as the whole model, for router and members have no name there.
+They ask a layer for the name of its class. Router and members have no name in Hugging Face's format, and Bridge 0.6.2
+stops at what has none (`models/conversion/model_bridge.py`, line 1340): `as_stock` takes them out meanwhile.
+
+>>> register_layers()
+>>> with as_stock(model):
+...     weights = dict(AutoBridge.from_hf_pretrained(folder).export_hf_weights(model, cpu=True))
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 from megatron.bridge.models.conversion.param_mapping import AutoMapping
+from megatron.core.utils import unwrap_model
 
 from nemo_elastic.megatron.linear import ElasticColumnLinear, ElasticRowLinear
 from nemo_elastic.megatron.norm import ElasticRMSNorm, GatedNormWeight
 from nemo_elastic.megatron.vocabulary import ElasticEmbedding, ElasticHead
 
-__all__ = ["LAYERS", "register_layers"]
+__all__ = ["LAYERS", "as_stock", "register_layers"]
 
 #: how ranks share a weight -> our classes that hold such
 LAYERS: dict[str, tuple[type, ...]] = {
@@ -29,3 +38,19 @@ def register_layers() -> None:
     for shared, layers in LAYERS.items():
         for layer in layers:
             AutoMapping.register_module_type(layer.__name__, shared)
+
+
+@contextmanager
+def as_stock(model: Sequence[Any]) -> Iterator[None]:
+    """Run the body with a family's model that shows its whole model's weights alone; all ranks call it.
+
+    Args:
+        model: Bridge's chunks of it, wrapped or not.
+    """
+    cores = [core for core in unwrap_model(list(model)) if "elastic" in core._modules]
+    taken = [core._modules.pop("elastic") for core in cores]
+    try:
+        yield
+    finally:
+        for core, members in zip(cores, taken, strict=True):
+            core._modules["elastic"] = members

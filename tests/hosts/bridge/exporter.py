@@ -4,8 +4,8 @@
 
     python -m tests.support.bridge -m tests.hosts.bridge.exporter CHECKPOINT FOLDER OUT
 
-CHECKPOINT is a trained one, FOLDER a Hugging Face folder of its parent, of which AutoBridge reads the config; OUT gets
-the tensors that it makes of the weights in training.
+CHECKPOINT is one of the tiny family's, FOLDER a Hugging Face folder of its parent, of which AutoBridge reads the
+config; OUT gets the tensors that it makes of the weights in training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.hosts.bridge.runs import port_of
+from tests.hosts.bridge.runs import Job, config, port_of
+from tests.parallel.runs import Layout
 
 
 def main(checkpoint: str, folder: str, out: str) -> None:
@@ -28,10 +29,10 @@ def main(checkpoint: str, folder: str, out: str) -> None:
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.context import read_context
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.bridge.autobridge import register_layers
+    from nemo_elastic.hosts.bridge.autobridge import as_stock, register_layers
+    from nemo_elastic.hosts.bridge.platform import without_cuda
     from nemo_elastic.megatron.build import make_family
     from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.spec import elastic_stack_spec
     from nemo_elastic.train.training import FamilyTraining
 
     os.environ["MASTER_PORT"] = port_of(Path(out).with_name("exporter.port"), int(os.environ["RANK"]))
@@ -42,12 +43,9 @@ def main(checkpoint: str, folder: str, out: str) -> None:
     with cuda_as_cpu():
         model_parallel_cuda_manual_seed(1)
         bridge = AutoBridge.from_hf_pretrained(folder)
-        provider = bridge.to_megatron_provider(load_weights=False)
-        provider.hybrid_stack_spec = elastic_stack_spec
-        provider.tensor_model_parallel_size = world
-        provider.params_dtype, provider.bf16, provider.use_cpu_initialization = torch.float32, False, True
-        provider.apply_rope_fusion = provider.bias_dropout_fusion = provider.masked_softmax_fusion = False
-        provider.gradient_accumulation_fusion = provider.persist_layer_norm = provider.moe_permute_fusion = False
+        stock = config(Path(checkpoint).parents[1], Job(out, layout=Layout(tensor=world)))
+        without_cuda(stock)
+        provider = stock.model
         provider.finalize()
         (model,) = provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
         block = read_context(Path(checkpoint)).elastic
@@ -55,7 +53,9 @@ def main(checkpoint: str, folder: str, out: str) -> None:
         family = FamilyTraining(ElasticConfig.from_dict(block))
         make_family(model, family, parent_of(provider, model.vocab_size, "model"), checkpoint)
         register_layers()
-        exported = dict(bridge.export_hf_weights([model], cpu=True, show_progress=False))
+        with as_stock([model]):
+            exported = dict(bridge.export_hf_weights([model], cpu=True, show_progress=False))
+        assert family.members is model.elastic
     if torch.distributed.get_rank() == 0:
         save_file({name: tensor.contiguous() for name, tensor in exported.items()}, out)
     torch.distributed.barrier()
