@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Bridge's own conversions (`AutoBridge`) have to know of our layers: how tensor-parallel ranks share each.
 
-They ask a layer for the name of its class. Router and members have no name in Hugging Face's format, and Bridge 0.6.2
-stops at what has none (`models/conversion/model_bridge.py`, line 1340): `as_stock` takes them out meanwhile.
+They ask a layer for the name of its class; by `LayerNormColumnParallelLinear` in it they know one with a norm's weight
+that all ranks have whole. Router and members have no name in Hugging Face's format, and Bridge 0.6.2 stops at what has
+none (`models/conversion/model_bridge.py`, line 1340): `as_stock` takes them out meanwhile.
 
 >>> register_layers()
 >>> with as_stock(model):
@@ -19,7 +20,7 @@ from typing import Any
 from megatron.bridge.models.conversion.param_mapping import AutoMapping
 from megatron.core.utils import unwrap_model
 
-from nemo_elastic.megatron.linear import ElasticColumnLinear, ElasticRowLinear
+from nemo_elastic.megatron.linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from nemo_elastic.megatron.norm import ElasticRMSNorm, GatedNormWeight
 from nemo_elastic.megatron.vocabulary import ElasticEmbedding, ElasticHead
 
@@ -27,7 +28,7 @@ __all__ = ["LAYERS", "as_stock", "register_layers"]
 
 #: how ranks share a weight -> our classes that hold such
 LAYERS: dict[str, tuple[type, ...]] = {
-    "column": (ElasticColumnLinear, ElasticEmbedding, ElasticHead, GatedNormWeight),
+    "column": (ElasticLayerNormColumnParallelLinear, ElasticEmbedding, ElasticHead, GatedNormWeight),
     "row": (ElasticRowLinear,),
     "replicated": (ElasticRMSNorm,),
 }
