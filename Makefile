@@ -196,8 +196,9 @@ $(VLLM)/.stamp: Makefile pyproject.toml
 	@touch $@
 
 # megatron-core and Megatron-Bridge ask for TransformerEngine, mamba-ssm and energon, which a CPU cannot have: they are
-# installed alone, and what they import beside those is named here. PyPI's transformer-engine is an empty shell that
-# megatron-core would take for the real one. triton, which megatron-core imports, comes with the CUDA build of torch only.
+# installed alone, and what they import beside those is named here. So are NeMo-Run, which imports leptonai, and that and
+# torchx, which ask for releases of httpx, anyio and urllib3 that others here do not take. PyPI's transformer-engine is an
+# empty shell that megatron-core would take for the real one. triton, which megatron-core imports, comes with the CUDA build of torch only.
 $(BRIDGE)/.stamp: Makefile pyproject.toml constraints-bridge.txt
 	@if [ -z "$(PYTHON312)" ]; then \
 		echo "error: python3.12 is missing: Megatron-Bridge needs Python 3.12: make $(MAKECMDGOALS) PYTHON312=/path/to/python3.12" >&2; exit 2; fi
@@ -207,10 +208,12 @@ $(BRIDGE)/.stamp: Makefile pyproject.toml constraints-bridge.txt
 	@echo "== $(BRIDGE): installing Megatron-Bridge's CPU stack, about 6 GB with the CUDA build of torch"
 	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt 'torch>=2.13,<2.14' triton
 	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt --no-deps \
-		megatron-core megatron-bridge
+		megatron-core megatron-bridge nemo-run leptonai torchx
 	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt \
 		transformers einops psutil regex hydra-core pyyaml tqdm datasets nvidia-resiliency-ext nvidia-modelopt pillow requests \
-		tensorboard diffusers reasoning-gym matplotlib hypothesis pytest pytest-xdist
+		tensorboard diffusers reasoning-gym matplotlib hypothesis pytest pytest-xdist \
+		catalogue cloudpickle contextlib2 docstring-parser exceptiongroup fabric fiddle inquirerpy ledoc-ui loguru \
+		prometheus-fastapi-instrumentator pyre-extensions toml
 	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt -e '.[runtime]'
 	@touch $@
 

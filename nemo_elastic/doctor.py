@@ -166,6 +166,9 @@ def _bridge(facts: Facts) -> _Told:
         told = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
         fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host in small"
         yield ERROR if facts.gpus else WARNING, "transformer-engine", told, fix
+    if not facts.has("nemo-run"):
+        told = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"
+        yield NOTE, "nemo-run", told, "pip install 'nemo-elastic[bridge]'"
     yield from _untested(facts)
 
 

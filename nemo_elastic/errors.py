@@ -12,6 +12,9 @@ from contextlib import contextmanager
 
 #: exit code of Ctrl-C, as a shell gives it
 INTERRUPTED = 130
+#: of a training that was stopped before its end, where a whole checkpoint holds what it had reached: "try again" in
+#: sysexits.h
+STOPPED = 75
 #: characters of a line, and of a value in it: what is damaged may be long
 _LINE, _LONGEST = 4000, 400
 

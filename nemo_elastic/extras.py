@@ -29,6 +29,8 @@ EXTRAS = {
     "causal_conv1d": "gpu",
     "mamba_ssm": "gpu",
 }
+#: of these, what both hosts' extras bring: their environments are apart
+OF_BOTH = ("nemo_run", "transformers")
 
 
 def missing(error: ModuleNotFoundError) -> str | None:
@@ -37,7 +39,8 @@ def missing(error: ModuleNotFoundError) -> str | None:
     package = name if name in EXTRAS else name.partition(".")[0]
     if package not in EXTRAS:
         return None
-    return f"{package} is not installed; pip install 'nemo-elastic[{EXTRAS[package]}]' brings it"
+    extra = "bridge" if package in OF_BOTH and _has("megatron.bridge") else EXTRAS[package]
+    return f"{package} is not installed; pip install 'nemo-elastic[{extra}]' brings it"
 
 
 def require(package: str) -> None:
@@ -46,9 +49,13 @@ def require(package: str) -> None:
     Raises:
         ModuleNotFoundError: as its import would.
     """
-    try:
-        found = importlib.util.find_spec(package)
-    except ModuleNotFoundError:  # it lies in one that is missing
-        found = None
-    if found is None:
+    if not _has(package):
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def _has(package: str) -> bool:
+    """Whether a package is installed; it is not imported, but what it lies in is."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # it lies in one that is missing
+        return False

@@ -20,7 +20,7 @@ __all__ = ["MOVED", "find_moved_modules"]
 
 _F, _S, _T = "nemo_elastic.formats.", "nemo_elastic.slicing.", "nemo_elastic.train."
 _N, _M = "nemo_elastic.hosts.nemo.", "nemo_elastic.megatron."
-_C, _IO = "nemo_elastic.core.", "nemo_elastic.io."
+_C, _IO, _J = "nemo_elastic.core.", "nemo_elastic.io.", "nemo_elastic.hosts.jobs."
 #: old name -> the modules that have its content now; none of a package that is gone
 MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.bounded": (_IO + "bounded",),
@@ -58,11 +58,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.curriculum": (_N + "curriculum.jobs",),
     "nemo_elastic.nemo.data": (_N + "data", _M + "data"),
     "nemo_elastic.nemo.ending": (_N + "checkpoint.ending",),
-    "nemo_elastic.nemo.executors": (_N + "curriculum.executors",),
+    "nemo_elastic.nemo.executors": (_J + "executors",),
     "nemo_elastic.nemo.family": (_N + "checkpoint.family", _F + "megatron.family"),
     "nemo_elastic.nemo.in_turn": (_T + "in_turn",),
     "nemo_elastic.nemo.inferred": (_F + "megatron.infer",),
-    "nemo_elastic.nemo.local_jobs": (_N + "curriculum.local_jobs",),
+    "nemo_elastic.nemo.local_jobs": (_J + "local_jobs",),
     "nemo_elastic.nemo.loss": (_N + "loss", _M + "loss"),
     "nemo_elastic.nemo.members": (_M + "members", _T + "members"),
     "nemo_elastic.nemo.model": (_N + "model",),
@@ -73,7 +73,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.platform.device": (_M + "platform.device",),
     "nemo_elastic.nemo.platform.strategy": (_N + "platform.strategy",),
     "nemo_elastic.nemo.plugin": (_N + "recipe.plugin",),
-    "nemo_elastic.nemo.preview": (_N + "recipe.preview",),
+    "nemo_elastic.nemo.preview": (_J + "preview",),
     "nemo_elastic.nemo.rank_run": (_N + "curriculum.rank",),
     "nemo_elastic.nemo.rename": (_F + "adapter",),
     "nemo_elastic.nemo.resume": (_N + "checkpoint.resume",),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import nemo_run as run
 
-RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
+RECIPES = tuple(f"{host}nemotron_elastic_{size}" for host in ("", "bridge/") for size in ("12b", "9b", "8b"))
 
 
 def get_parser(description: str | None) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--recipe", required=True, choices=RECIPES)
-    parser.add_argument("--parent", required=True, help="NeMo checkpoint of the parent")
+    parser.add_argument("--parent", required=True, help="checkpoint of the parent")
     parser.add_argument(
         "--data",
         required=True,
@@ -48,8 +48,8 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
-    """torchrun on this machine, see `nemo_elastic.hosts.nemo.curriculum.executors`."""
-    from nemo_elastic.hosts.nemo.curriculum import executors
+    """torchrun on this machine, see `nemo_elastic.hosts.jobs.executors`."""
+    from nemo_elastic.hosts.jobs import executors
 
     return executors.local_executor(nodes, devices)
 
@@ -59,7 +59,7 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
     from nemo_elastic.errors import exit_in_one_line
 
     with exit_in_one_line():
-        recipe = importlib.import_module(args.recipe)
+        recipe = importlib.import_module(args.recipe.replace("/", "."))
         if getattr(args, "rehearse", None):
             rehearse(args, recipe.FAMILY, executors, num_nodes)
             return
@@ -80,11 +80,11 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
 
 def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: int) -> None:
     """Submit the recipe's jobs in small, see `nemo-elastic rehearse`."""
-    from nemo_elastic.rehearsal.family import Short
-    from nemo_elastic.rehearsal.run import Rehearsal
+    from nemo_elastic.rehearsal.run import rehearsal_of
+    from nemo_elastic.rehearsal.short import Machines, Short
 
     short = Short(ranks=args.rehearse, cuda=True)
-    rehearsal = Rehearsal(family, args.dir, short, num_nodes=num_nodes, num_gpus_per_node=args.devices, gpu=args.gpu)
+    rehearsal = rehearsal_of(family, args.dir, short, Machines(num_nodes, args.devices, args.gpu))
     rehearsal.submit(executors, f"{family.name}-rehearsal", dryrun=args.dryrun)
 
 

@@ -50,7 +50,7 @@ def slurm_executor(nodes: int, devices: int, *, args: argparse.Namespace) -> run
     return run.SlurmExecutor(
         account=args.account,
         partition=args.partition if devices else args.cpu_partition or args.partition,
-        job_name_prefix=f"{args.recipe}.",
+        job_name_prefix=f"{args.recipe.replace('/', '-')}.",
         time=args.time,
         tunnel=tunnel,
         nodes=nodes,

@@ -34,7 +34,7 @@ BRIDGE = Facts(
     versions={
         "nemo-elastic": "0.1.0", "torch": "2.13.0", "megatron-bridge": "0.6.2", "megatron-core": "0.19.2",
         "transformers": "5.12.1", "transformer-engine": "2.9.0", "triton": "3.7.1", "mamba-ssm": "2.3.2",
-        "causal-conv1d": "1.6.2",
+        "causal-conv1d": "1.6.2", "nemo-run": "0.11.1",
     },
     gpus=(H100,) * 8, driver=True, cuda="13.0",
 )  # fmt: skip
@@ -71,6 +71,7 @@ SICK = {
     "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "demo-bridge"),
     "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
     "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
+    "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[bridge]"),
     "broken kernels": (
         replace(CUDA, broken={"causal_conv1d": "undefined symbol: _ZN3c10"}), ERROR, "causal-conv1d", "build it",
     ),

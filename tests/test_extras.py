@@ -18,6 +18,13 @@ def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> No
     assert told == "megatron is not installed; pip install 'nemo-elastic[nemo]' brings it"
 
 
+def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ModuleNotFoundError("No module named 'nemo_run'", name="nemo_run")
+    for there, extra in ((True, "bridge"), (False, "nemo")):
+        monkeypatch.setattr("nemo_elastic.extras._has", lambda package, there=there: there)
+        assert missing(error) == f"nemo_run is not installed; pip install 'nemo-elastic[{extra}]' brings it"
+
+
 @pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])
 def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> None:
     assert missing(ModuleNotFoundError("", name=name)) is None

@@ -15,6 +15,7 @@ import typer
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
+    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.core.family import Parent
     from nemo_elastic.plan import Duration, Layout, RunShape
 
@@ -22,8 +23,14 @@ __all__ = ["command"]
 
 
 def command(
-    config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
-    parent: Annotated[str, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file with the `elastic:` block.")] = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host."),
+    ] = None,
     seq_length: Annotated[
         int | None, within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's for the stage if left out.")
     ] = None,
@@ -47,13 +54,12 @@ def command(
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
 
-    Of those that fit and are within 1.5 % of the fastest, the one with the least memory is called best. Parents known
-    by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2, nemotron-h-8b, nemotron-h-tiny. Times are estimates for
-    comparing layouts. Exit code 1 if nothing fits.
+    The formulas are the same for NeMo and Megatron-Bridge. Of those that fit and are within 1.5 % of the fastest, the
+    one with the least memory is called best. Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
+    nemotron-h-8b, nemotron-h-tiny. Times are estimates for comparing layouts. Exit code 1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
 
     paper = PAPER.stage(stage)
@@ -68,18 +74,38 @@ def command(
         node,
         margin,
     )
-    shape = _read_parent(parent)
-    found = layouts(shape, ElasticConfig.load(config), run)
+    name, shape, block = _described(config, parent, recipe)
+    found = layouts(shape, block, run)
     chosen = choose(found)
     time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
     if json:
-        typer.echo(json_module.dumps(_told(parent, shape, run, found, chosen, time), indent=2))
+        typer.echo(json_module.dumps(_told(name, shape, run, found, chosen, time), indent=2))
     else:
-        _print(parent, shape, run, found, chosen)
+        _print(name, shape, run, found, chosen)
         if time is not None:
             typer.echo(f"{time}; validation, saves and starts are not in them")
     if chosen is None:
         raise typer.Exit(1)
+
+
+def _described(config: Path | None, parent: str | None, recipe: str | None) -> tuple[str, Parent, ElasticConfig]:
+    """What is planned: its name, the parent's shape, and the block."""
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.errors import bad
+    from nemo_elastic.plan import preset
+
+    if recipe is None:
+        if config is None:
+            raise bad("--config", None, "a YAML file with the elastic block, and --parent; or --recipe")
+        if parent is None:
+            raise bad("--parent", None, "a folder with the parent, or the name of a known one; or --recipe")
+        return parent, _read_parent(parent), ElasticConfig.load(config)
+    if config is not None or parent is not None:
+        raise bad("--recipe", recipe, "without --config and --parent: it has both")
+    from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
+
+    family = load_recipe(find_recipe(recipe))
+    return f"{family.name}: {family.shape}", preset(family.shape), family.config
 
 
 def _read_parent(parent: str) -> Parent:

@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, or its file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, NeMo's or bridge/…, or its file.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
     nodes: Annotated[int, within(1, 4096, "--nodes", "Nodes of the real run.")] = 16,
     devices: Annotated[int, within(1, 64, "--devices", "GPUs per node of the real run.")] = 8,
@@ -31,10 +31,11 @@ def command(
     The jobs are the recipe's; only widths, lengths, batches, steps and ranks are smaller, and every setting that is
     changed is listed. Stage 1 is killed and goes on. Exit code 1 if a job or a check fails.
 
+    The recipe says on which host it runs.
+
     Example: `nemo-elastic rehearse nemotron_elastic_9b --out runs/rehearsal`
     """
     from nemo_elastic.errors import bad
-    from nemo_elastic.extras import require
     from nemo_elastic.plan import GPUS
 
     if ranks & (ranks - 1):
@@ -43,29 +44,27 @@ def command(
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from rich.console import Console
 
+    from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
     from nemo_elastic.io.atomic import filled_dir
     from nemo_elastic.io.outputs import absolute, check_output, is_empty
-    from nemo_elastic.rehearsal.find import find_recipe
 
     folder = absolute(out).resolve()
     if not is_empty(folder):
         check_output(folder, force)
-    file = find_recipe(recipe)
-    require("nemo")
-    from nemo_elastic.hosts.nemo.curriculum.executors import local_executor
-    from nemo_elastic.rehearsal.family import Short
+    family = load_recipe(find_recipe(recipe))
+    from nemo_elastic.hosts.jobs.executors import local_executor
     from nemo_elastic.rehearsal.report import print_changes, print_report
-    from nemo_elastic.rehearsal.run import Rehearsal, load_recipe, run_by
+    from nemo_elastic.rehearsal.run import rehearsal_of, run_by
+    from nemo_elastic.rehearsal.short import Machines, Short
 
     screen = Console(highlight=False, markup=False)
     # a file or a pipe has no width of its own: tables must not be cut there
     console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
-    short = Short(ranks=ranks, steps=steps)
-    rehearsal = Rehearsal(load_recipe(file), str(folder), short, num_nodes=nodes, num_gpus_per_node=devices, gpu=gpu)
+    rehearsal = rehearsal_of(family, str(folder), Short(ranks=ranks, steps=steps), Machines(nodes, devices, gpu))
     if not json:
-        print_changes(rehearsal.changed, console)
+        print_changes(rehearsal.built.changed, console)
     with filled_dir(folder, force):
-        report = rehearsal.run(run_by(local_executor, rehearsal.small.name), lambda line: typer.echo(line, err=True))
+        report = rehearsal.run(run_by(local_executor, family.name), lambda line: typer.echo(line, err=True))
     if json:
         typer.echo(json_module.dumps(report.to_json(), indent=2))
     else:

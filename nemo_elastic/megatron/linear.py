@@ -192,7 +192,7 @@ def tensor_group(module: Any) -> dist.ProcessGroup | None:
     return group if group is not None and group.size() > 1 else None
 
 
-class ElasticColumnLinear(ColumnParallelLinear):
+class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
     """RMSNorm + column-parallel linear under the parameter names of TransformerEngine's fused module."""
 
     def __init__(self, input_size: int, output_size: int, *, config: Any, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from .attention import ElasticSelfAttention
 from .compat import StackSubmodules, mlp_entry
-from .linear import ElasticColumnLinear, ElasticRowLinear
+from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from .mixer import ElasticMambaMixer
 from .mlp import ElasticMLP
 from .stack import ElasticMambaStack
@@ -30,18 +30,20 @@ def elastic_stack_spec() -> ModuleSpec:
     """Spec of an `ElasticMambaStack` for `SSMConfig.mamba_stack_spec` and `HybridModelProvider.hybrid_stack_spec`."""
     mamba = ModuleSpec(
         module=ElasticMambaMixer,
-        submodules=MambaMixerSubmodules(in_proj=ElasticColumnLinear, out_proj=ElasticRowLinear),
+        submodules=MambaMixerSubmodules(in_proj=ElasticLayerNormColumnParallelLinear, out_proj=ElasticRowLinear),
     )
     attention = ModuleSpec(
         module=ElasticSelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ElasticColumnLinear,  # pyright: ignore[reportArgumentType]
+            linear_qkv=ElasticLayerNormColumnParallelLinear,  # pyright: ignore[reportArgumentType]
             core_attention=IdentityOp,  # pyright: ignore[reportArgumentType]  # SDPA is called by our forward
             linear_proj=ElasticRowLinear,  # pyright: ignore[reportArgumentType]
         ),
     )
-    mlp = mlp_entry(ElasticMLP, MLPSubmodules(linear_fc1=ElasticColumnLinear, linear_fc2=ElasticRowLinear))  # pyright: ignore
+    mlp = mlp_entry(
+        ElasticMLP, MLPSubmodules(linear_fc1=ElasticLayerNormColumnParallelLinear, linear_fc2=ElasticRowLinear)
+    )  # pyright: ignore
     return ModuleSpec(
         module=ElasticMambaStack,
         submodules=StackSubmodules(

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
-from .linear import ElasticColumnLinear, ElasticRowLinear
+from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from .load import load_model_weights
 
-LINEAR = (ElasticColumnLinear, ElasticRowLinear)
+LINEAR = (ElasticLayerNormColumnParallelLinear, ElasticRowLinear)
 #: elastic.distill.teacher_precision -> ModelOpt's format of a weight: type of an element, one scale per row (axis 0)
 FORMATS = {"fp8": {"num_bits": (4, 3), "axis": 0}, "int8": {"num_bits": 8, "axis": 0}}
 

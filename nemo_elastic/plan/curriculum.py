@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
@@ -78,6 +80,15 @@ class Curriculum:
     lr: float = 9e-5
     warmup_steps: int = 60
     min_ratio: float = 0.1
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Curriculum:
+        """One from its fields, as `dataclasses.asdict` gives them, or JSON after it."""
+        stages = {}
+        for name in ("stage1", "stage2"):
+            sampling = values[name].get("sampling")
+            stages[name] = Stage(**{**values[name], "sampling": None if sampling is None else tuple(sampling)})
+        return cls(**{**values, **stages})
 
     @property
     def steps(self) -> int:

@@ -14,17 +14,16 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.stored import PREFIX, Stored, differing
+from nemo_elastic.formats.megatron.stored import Stored, differing
 from nemo_elastic.history import METRICS, read_history
-from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, ranked_checkpoint, stage_checkpoint
+from nemo_elastic.plan.curriculum import Curriculum
 
-from .jobs import watch_dir
+from .places import FROM, START, watch_dir
 from .report import Finding
 from .transformers import lose_in_transformers
-from .watch import FROM, START
 
-#: of tensors in a checkpoint
-ROUTER, OPTIMIZER = f"{PREFIX}elastic.router.", "optimizer."
+#: of tensors of a model, and of all in a checkpoint
+ROUTER, OPTIMIZER = "elastic.router.", "optimizer."
 #: half of a router's weights that moved at all moved at least this share of what Adam could have moved them. Seen:
 #: 0.01 to 0.09 in the three recipes, and 0.0005 with an epsilon of Adam's above the gradients (1e-2)
 MOVED = 0.003
@@ -34,7 +33,7 @@ SAME = 0.02
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rehearsal ran.
+    """Where a rehearsal ran; what its host calls what it leaves there, the host says.
 
     Attributes:
         dir: its folder.
@@ -57,8 +56,17 @@ class Place:
         facts = self.facts(2, 0)
         return torch.tensor(facts["tokens"]), torch.tensor(facts["labels"]), facts["losses"]
 
+    def ranked(self) -> Path:
+        """The checkpoint that the ranking left."""
+        raise NotImplementedError
+
     def end(self, stage: int) -> Path:
-        return Path(stage_checkpoint(str(self.dir), self.curriculum, stage))
+        """The checkpoint that a stage left at its end."""
+        raise NotImplementedError
+
+    def run(self, stage: int) -> Path:
+        """The folder in which a stage wrote its metrics."""
+        raise NotImplementedError
 
 
 def checks(place: Place) -> dict[str, Finding]:
@@ -77,11 +85,18 @@ def _made(check: Callable[[Place], Finding], place: Place) -> Finding:
 
 def ranked_loaded(place: Place) -> Finding:
     """Stage 1 starts from the ranking's sorted weights, members and router."""
-    start = Stored(place.start(1, 0) / START).held(PREFIX)
-    other = differing(start, Stored(ranked_checkpoint(str(place.dir))).held(PREFIX))
+    start = model_of(place.start(1, 0) / START)
+    other = differing(start, model_of(place.ranked()))
     return Finding(
         not other, f"{len(start)} tensors" if not other else f"{other[0]} is another", {"tensors": len(start)}
     )
+
+
+def model_of(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors of the model whose names start so."""
+    stored = Stored(checkpoint)
+    names = [name for name in stored.sizes if name.startswith(prefix)]
+    return dict(zip(names, stored.read(*names), strict=True))
 
 
 def router_moved(place: Place) -> Finding:
@@ -89,7 +104,7 @@ def router_moved(place: Place) -> Finding:
     if place.config.router is None:
         return Finding(None, "the block has no router")
     begun, ended, later = (
-        Stored(folder).held(ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
+        model_of(folder, ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
     )
     steps = place.config.router.freeze_step(place.curriculum.stage1.max_steps)
     share = movement(begun, ended) / (place.config.router.lr * steps)
@@ -108,7 +123,7 @@ def movement(begun: Mapping[str, torch.Tensor], ended: Mapping[str, torch.Tensor
 
 def members_validated(place: Place) -> Finding:
     """Every member was validated in both stages, and what it lost against its teacher in stage 1 fell."""
-    stages = [heldout(place.dir / f"stage{number}") for number in (1, 2)]
+    stages = [heldout(place.run(number)) for number in (1, 2)]
     names = [budget.name for budget in place.config.budgets]
     missing = sorted({n for lines in stages for line in lines for n in names if n not in line["losses"]})
     if missing:

@@ -5,93 +5,67 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.data.build import build_data
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, Curriculum, Executors, Stage, run_family
-from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.jobs.experiment import Executors, Job, run_jobs
+from nemo_elastic.hosts.planned import PlannedFamily
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.plan.curriculum import Curriculum
 
-from .changes import Change, changes
+from .built import Built
+from .changes import Change
 from .checks import Place, checks
-from .family import Short, SmallFamily
-from .jobs import CUT_SHORT, data_dir, rehearsal_jobs
-from .report import REPORT, Job, RehearsalReport
-
-#: stands for a parent, data and a folder that only the real run has
-THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family")
+from .places import data_dir, make_data
+from .report import REPORT, RehearsalReport
+from .report import Job as ToldJob
+from .short import CUT_SHORT, Machines, Short
 
 
+@dataclass(frozen=True)
 class Rehearsal:
     """A recipe's rehearsal in one folder.
 
-    Args:
+    Attributes:
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
-        num_nodes, num_gpus_per_node, gpu: machines of the real run: its layouts are rehearsed.
-        curriculum: of the real run.
-
-    Attributes:
-        jobs: what runs, by name.
-        changed: what differs from the recipe's own jobs.
-
-    Raises:
-        ElasticError: as the recipe itself; the rehearsal changes something that it does not declare.
+        built: what runs, and what differs from the recipe's own jobs.
     """
 
-    def __init__(
-        self,
-        family: FamilyRecipe,
-        dir: str,
-        short: Short | None = None,
-        *,
-        num_nodes: int = 16,
-        num_gpus_per_node: int = 8,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-    ) -> None:
-        short = short or Short()
-        self.family, self.dir = family, dir
-        self.small = SmallFamily.of(family, short, curriculum, num_nodes, num_gpus_per_node, gpu)
-        self.curriculum = self.small.curriculum(curriculum)
-        machines: dict[str, Any] = {
-            "num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum
-        }  # fmt: skip
-        with quiet():
-            own = family.jobs(*THERE, **machines)
-            self.jobs = rehearsal_jobs(self.small, dir, self.curriculum)
-        self.changed = changes(own, self.jobs)
+    family: PlannedFamily
+    dir: str
+    short: Short
+    built: Built
 
-    def told_jobs(self) -> list[Job]:
+    def told_jobs(self) -> list[ToldJob]:
         """The jobs in words."""
-        ranks, first, second = self.small.short.ranks, *(str(layout) for layout in self.small.layouts)
+        ranks, first, second = self.short.ranks, *(str(layout) for layout in self.built.small.layouts)
         layouts = {"parent": f"DP{ranks}", "rank": f"DP{ranks}", CUT_SHORT: first, "stage1": first, "stage2": second}
-        steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in self.jobs.items()}
-        return [Job(name, layouts.get(name, "1 process"), 0 if name == "rank" else steps[name]) for name in self.jobs]
+        steps = {**self.built.steps, "rank": 0}
+        return [ToldJob(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
 
     def plan(self) -> dict[str, Any]:
         """What `conclude` needs to know, as JSON."""
         return {
-            "recipe": self.small.name,
-            "block": self.small.config.to_dict(),
-            "curriculum": asdict(self.curriculum),
-            "changed": [change.to_json() for change in self.changed],
+            "recipe": self.family.name,
+            "host": self.family.host,
+            "block": self.built.small.config.to_dict(),
+            "curriculum": asdict(self.built.small.curriculum),
+            "changed": [change.to_json() for change in self.built.changed],
             "jobs": [asdict(job) for job in self.told_jobs()],
         }
 
-    def run(self, run_job: Callable[[str, run.Partial], None], tell: Callable[[str], None]) -> RehearsalReport:
+    def run(self, run_job: Callable[[str, Job], None], tell: Callable[[str], None]) -> RehearsalReport:
         """Run all jobs here, one after another, and look at what they left.
 
         Args:
@@ -100,8 +74,8 @@ class Rehearsal:
         """
         seconds: dict[str, float] = {}
         failed = None
-        make_data(data_dir(self.dir), self.small.parent.vocab)
-        for name, job in self.jobs.items():
+        make_data(data_dir(self.dir), self.built.small.parent.vocab)
+        for name, job in self.built.jobs.items():
             began = time.monotonic()
             tell(f"{name} …")
             try:
@@ -118,27 +92,45 @@ class Rehearsal:
         """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report.
 
         Args:
-            executors, name, dryrun: see `curriculum.run_family`.
+            executors, name, dryrun: see `hosts.jobs.experiment.run_jobs`.
         """
-        data = run.Partial(make_data, out=data_dir(self.dir), vocab=self.small.parent.vocab)
-        check = run.Partial(look, dir=self.dir, plan=self.plan())
-        run_family(name, {"data": data, **self.jobs, "check": check}, executors, dryrun=dryrun)
+        data = Job(run.Partial(make_data, out=data_dir(self.dir), vocab=self.built.small.parent.vocab))
+        check = Job(run.Partial(look, dir=self.dir, plan=self.plan()))
+        run_jobs(name, {"data": data, **self.built.jobs, "check": check}, executors, dryrun=dryrun)
 
 
-def run_by(executors: Executors, title: str) -> Callable[[str, run.Partial], None]:
+def rehearsal_of(
+    family: PlannedFamily, dir: str, short: Short | None = None, machines: Machines | None = None
+) -> Rehearsal:
+    """The rehearsal of a recipe, on the recipe's own host.
+
+    Args:
+        family: the recipe.
+        dir: folder for everything, an absolute path that all ranks see.
+        short: how much is trained.
+        machines: of the real run: its layouts are rehearsed.
+
+    Raises:
+        ElasticError: as the recipe itself; the rehearsal changes something that it does not declare.
+    """
+    build: Callable[..., Built]
+    if family.host == "bridge":
+        from .bridge.jobs import build
+    else:
+        from .nemo.jobs import build
+    short = short or Short()
+    with quiet():
+        return Rehearsal(family, dir, short, build(family, dir, short, machines or Machines()))
+
+
+def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:
     """Run each job as an experiment of its own; what it says goes to its log."""
 
-    def run_job(name: str, job: run.Partial) -> None:
+    def run_job(name: str, job: Job) -> None:
         with quiet():
-            run_family(title, {name: job}, executors, tail_logs=False)
+            run_jobs(title, {name: job}, executors, tail_logs=False)
 
     return run_job
-
-
-def make_data(out: str, vocab: int) -> None:
-    """Text of Python's standard library, and a tokenizer, unless they are there."""
-    if not Path(out).exists():
-        build_data(out, vocab=vocab)
 
 
 def look(dir: str, plan: Mapping[str, Any]) -> None:
@@ -163,29 +155,17 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
         seconds: of each job, where known.
         failed: what a job that failed has said.
     """
-    stages = {name: Stage(**plan["curriculum"][name]) for name in ("stage1", "stage2")}
-    curriculum = Curriculum(**{**plan["curriculum"], **stages})
-    found = checks(Place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
-    jobs = [replace(Job(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
+    curriculum = Curriculum.from_dict(plan["curriculum"])
+    place: type[Place]
+    if plan["host"] == "bridge":
+        from .bridge.place import BridgePlace as place
+    else:
+        from .nemo.place import NemoPlace as place
+    found = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
+    jobs = [replace(ToldJob(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")
     return report
-
-
-def load_recipe(path: Path) -> FamilyRecipe:
-    """The family of a recipe's file.
-
-    Raises:
-        ElasticError: it has no `FAMILY`.
-    """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    family = getattr(module, "FAMILY", None)
-    if not isinstance(family, FamilyRecipe):
-        raise bad("RECIPE", str(path), "a file with FAMILY, the FamilyRecipe whose jobs are rehearsed")
-    return family
 
 
 @contextlib.contextmanager

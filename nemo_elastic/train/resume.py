@@ -1,18 +1,28 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which settings of the elastic block may change where a training goes on."""
+"""From which checkpoint a training goes on, and which settings of the elastic block may change there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, shown
 
-__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "may_change", "within"]
+__all__ = [
+    "FAMILY",
+    "RANKED",
+    "STEERING",
+    "check_same_family",
+    "choose_whole",
+    "differences",
+    "may_change",
+    "within",
+]
 
 #: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
 STEERING = (
@@ -30,6 +40,31 @@ FAMILY = ("budgets", "axes", "router")
 #: what the first stage has to share with the ranking, whose order, members and router it takes
 RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
           "router.prior")  # fmt: skip
+
+
+def choose_whole(
+    folder: Path, checkpoints: Sequence[Path], problem: Callable[[Path], str | None]
+) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and why newer ones are passed over.
+
+    Args:
+        folder: of the run's checkpoints.
+        checkpoints: those that were finished once, the newest last.
+        problem: what is wrong with one; None for a whole one.
+
+    Raises:
+        ElasticError: there are checkpoints, and none is whole: to start anew would be to lose them silently.
+    """
+    passed: list[str] = []
+    for checkpoint in reversed(checkpoints):
+        why = problem(checkpoint)
+        if why is None:
+            return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
+        passed.append(f"{checkpoint.name} is passed over: {why}")
+    if passed:
+        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
+                           "beginning takes another log directory")  # fmt: skip
+    return None, []
 
 
 def check_same_family(

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 
 from nemo_elastic.errors import exit_in_one_line
-from nemo_elastic.hosts.bridge.curriculum import JOBS, BridgeFamily, slice_job
+from nemo_elastic.hosts.bridge.curriculum import JOBS, BridgeFamily, slice_job, train_to_the_end
 
 
 def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
@@ -25,6 +25,5 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     with exit_in_one_line():
         if args.job == "slice":
             return slice_job(args.dir)
-        data = [part if not part.replace(".", "", 1).isdigit() else float(part) for part in args.data]
-        run = family.job(args.job, args.parent, data, args.dir, args.gpus, args.gpu, tokenizer=args.tokenizer)
-        return run.pretrain()
+        run = family.job(args.job, args.parent, args.data, args.dir, args.gpus, args.gpu, tokenizer=args.tokenizer)
+        return train_to_the_end(run)

@@ -45,7 +45,8 @@ def train(
     import nemo_run as run
     from nemo.lightning.pytorch.callbacks import PreemptionCallback
 
-    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, job, stop_in_time
+    from nemo_elastic.hosts.jobs.experiment import job
+    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, stop_in_time
     from nemo_elastic.hosts.nemo.tiny.recipe import held_out
     from nemo_elastic.megatron.platform.device import cuda_as_cpu
     from tests.parallel import runs

@@ -40,6 +40,17 @@ def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str],
     assert told["best"]["context_parallel_size"] == 1
 
 
+@pytest.mark.nemo
+def test_a_recipe_has_its_block_and_its_parent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CONF.parent)
+    code, out, _ = run(capsys, "--recipe", "nemotron_elastic_12b", "--stage", "2", "--json")
+    told, by_hand = json.loads(out), run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", "2", "--json")
+    assert code == 0 and told.pop("parent") == "nemotron_elastic_12b: nemotron-nano-12b-v2"
+    assert told == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
+
+
 def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES["48k"])
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]

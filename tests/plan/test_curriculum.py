@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan.curriculum import PAPER, Stage
+from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -52,3 +53,7 @@ def test_sampling_has_a_weight_for_each_budget() -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_stage_is_asked_for_by_its_number(number: int) -> None:
     assert PAPER.stage(number) is (PAPER.stage1, PAPER.stage2)[number - 1]
+
+
+def test_a_curriculum_comes_back_from_json() -> None:
+    assert Curriculum.from_dict(json.loads(json.dumps(asdict(PAPER)))) == Curriculum.from_dict(asdict(PAPER)) == PAPER

@@ -24,7 +24,7 @@ def run_here(job: Any) -> None:
     """What a job's process does."""
     import fiddle
 
-    from nemo_elastic.hosts.nemo.curriculum.jobs import job as as_job
+    from nemo_elastic.hosts.jobs.experiment import job as as_job
 
     os.environ["LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]
     as_job(fiddle.build(job))
@@ -33,20 +33,19 @@ def run_here(job: Any) -> None:
 def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.rehearsal.family import Short
-    from nemo_elastic.rehearsal.run import Rehearsal
+    from nemo_elastic.rehearsal.run import rehearsal_of
+    from nemo_elastic.rehearsal.short import Short
     from tests.parallel import forks
 
     os.environ.setdefault("NEMO_ELASTIC_HF_PYTHON", str(Path(__file__).parents[2] / ".venv-hf" / "bin" / "python"))
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
-    rehearsal = Rehearsal(importlib.import_module(name).FAMILY, str(folder), short)
-    for job in rehearsal.jobs.values():
-        if epsilon is not None and getattr(job, "optim", None) is not None:
-            job.optim.config.adam_eps = epsilon
+    rehearsal = rehearsal_of(importlib.import_module(name).FAMILY, str(folder), short)
+    for job in rehearsal.built.jobs.values():
+        if epsilon is not None and getattr(job.task, "optim", None) is not None:
+            job.task.optim.config.adam_eps = epsilon
 
     def run_job(title: str, job: Any) -> None:
-        world = getattr(getattr(job, "trainer", None), "devices", 1)
-        ranks = forks.start(folder / "logs" / title, world, run_here, job)
+        ranks = forks.start(folder / "logs" / title, max(1, job.devices), run_here, job.task)
         codes = ranks.wait(SECONDS)
         if any(codes):
             raise ElasticError(f"{title}: exit codes {codes}; rank 0 said:\n{ranks.said()[-2000:]}")

@@ -24,20 +24,25 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def rehearsal(family: Any, tmp_path: Path) -> Any:
-    from nemo_elastic.rehearsal.run import Rehearsal
+    from nemo_elastic.rehearsal.run import rehearsal_of
 
-    return Rehearsal(family, str(tmp_path))
+    return rehearsal_of(family, str(tmp_path))
 
 
 def own(family: Any) -> dict[str, Any]:
     return family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
 
 
-def test_only_declared_settings_differ(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.changes import DECLARED, changes
+def tasks(rehearsal: Any) -> dict[str, Any]:
+    return {name: job.task for name, job in rehearsal.built.jobs.items()}
 
-    found = changes(own(rehearsal.family), rehearsal.jobs)
-    assert found == rehearsal.changed
+
+def test_only_declared_settings_differ(rehearsal: Any) -> None:
+    from nemo_elastic.rehearsal.nemo.declared import DECLARED
+    from nemo_elastic.rehearsal.nemo.jobs import compared
+
+    found = compared(own(rehearsal.family), tasks(rehearsal))
+    assert found == rehearsal.built.changed
     assert {change.why for change in found} <= set(DECLARED)
     assert all(change.before != change.after for change in found)
 
@@ -45,7 +50,7 @@ def test_only_declared_settings_differ(rehearsal: Any) -> None:
 def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
     """By hand, as the comparison could be wrong: what differed between recipes and tests when the router was dead."""
     for name, job in own(rehearsal.family).items():
-        small = rehearsal.jobs[name]
+        small = tasks(rehearsal)[name]
         if not name.startswith("stage"):
             continue
         before, after = job.optim.config, small.optim.config
@@ -63,7 +68,7 @@ def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
 
 
 def test_the_schedule_keeps_its_proportions(rehearsal: Any) -> None:
-    jobs, real = rehearsal.jobs, own(rehearsal.family)
+    jobs, real = tasks(rehearsal), own(rehearsal.family)
     for name in ("stage1", "stage2"):
         small, large = jobs[name].optim.lr_scheduler, real[name].optim.lr_scheduler
         for field in ("start_step", "freeze_step"):
@@ -78,34 +83,34 @@ def test_a_change_of_layout_stays_one(rehearsal: Any) -> None:
     def sizes(jobs: dict[str, Any]) -> list[int]:
         return [jobs[f"stage{n}"].trainer.strategy.tensor_model_parallel_size for n in (1, 2)]
 
-    large, small = sizes(own(rehearsal.family)), sizes(rehearsal.jobs)
+    large, small = sizes(own(rehearsal.family)), sizes(tasks(rehearsal))
     assert large[0] * small[1] == large[1] * small[0]
     assert max(small) <= 4
 
 
 def test_a_setting_that_the_rehearsal_lost_is_named(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.changes import changes
+    from nemo_elastic.rehearsal.nemo.jobs import compared
 
-    jobs = {name: job.clone() for name, job in rehearsal.jobs.items()}
+    jobs = {name: job.clone() for name, job in tasks(rehearsal).items()}
     jobs["stage2"].optim.config.adam_eps = 1e-8
     with pytest.raises(ElasticError, match=r"stage2: optim\.config\.adam_eps is 1e-08, in the recipe 1e-05"):
-        changes(own(rehearsal.family), jobs)
+        compared(own(rehearsal.family), jobs)
     del jobs["slice"]
     with pytest.raises(ElasticError, match="the recipe's job slice is not in it"):
-        changes(own(rehearsal.family), jobs)
+        compared(own(rehearsal.family), jobs)
 
 
 def test_a_setting_that_the_recipe_gained_is_named(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.changes import changes
+    from nemo_elastic.rehearsal.nemo.jobs import compared
 
     real = own(rehearsal.family)
     real["stage1"].trainer.gradient_clip_val = 0.3
     with pytest.raises(ElasticError, match=r"stage1: trainer\.gradient_clip_val is None, in the recipe 0\.3"):
-        changes(real, rehearsal.jobs)
+        compared(real, tasks(rehearsal))
 
 
 def test_layouts_are_divided_alike() -> None:
-    from nemo_elastic.rehearsal.family import halved
+    from nemo_elastic.rehearsal.short import halved
 
     family = importlib.import_module("nemotron_elastic_9b").FAMILY
     from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER

@@ -101,14 +101,13 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 def place(folder: Path) -> Any:
     import importlib
 
-    from nemo_elastic.plan.curriculum import PAPER
-    from nemo_elastic.rehearsal.checks import Place
-    from nemo_elastic.rehearsal.family import Short, SmallFamily
+    from nemo_elastic.rehearsal.nemo.place import NemoPlace
+    from nemo_elastic.rehearsal.short import Machines, Short, Small
     from tests.rehearsal.in_forks import RANKS, STEPS
 
     family = importlib.import_module("nemotron_elastic_8b").FAMILY
-    small = SmallFamily.of(family, Short(ranks=RANKS, steps=STEPS))
-    return Place(folder, small.config, small.curriculum(PAPER))
+    small = Small.of(family, Short(ranks=RANKS, steps=STEPS), Machines())
+    return NemoPlace(folder, small.config, small.curriculum)
 
 
 def put(source: Path, target: Path) -> None:

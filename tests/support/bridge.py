@@ -7,18 +7,27 @@
 Two packages are imported by Bridge 0.6.2 whether or not they are used: TransformerEngine (megatron/bridge/peft/
 lora_layers.py), of which PyPI has an empty shell only, and energon, a loader of images (megatron/bridge/data/builders/
 energon.py). megatron-core is imported first, so that it finds no TransformerEngine and believes in none; the stand-ins
-are taken away when Bridge is there. Only tests and demonstrations on a CPU need this: NVIDIA's containers have both.
+are taken away when Bridge is there; so it is in processes that a program starts. Only tests and demonstrations on a
+CPU need this: NVIDIA's containers have both.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import runpy
 import sys
 import types
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+#: a folder of PYTHONPATH with which a process that is started imports Bridge, too
+SITE = ROOT / "tests" / "support" / "bridge_site"
+BRIDGE = "megatron.bridge"
 
 #: what of megatron-core looks for TransformerEngine
 CORE = (
@@ -57,10 +66,26 @@ class StandIn(types.ModuleType):
 
 def import_bridge() -> None:
     """Import Megatron-Bridge's training; without stand-ins where there is a GPU's environment."""
-    if importlib.util.find_spec("transformer_engine") is None:
+    stand_in_when_imported()
+    importlib.import_module("megatron.bridge.training.pretrain")
+    importlib.import_module("megatron.bridge.training.gpt_step")
+
+
+def stand_in_when_imported() -> None:
+    """Put the stand-ins in their place when Bridge is imported, whoever does that, and take them away behind it."""
+    there = any(isinstance(finder, _Finder) for finder in sys.meta_path)
+    if not there and BRIDGE not in sys.modules and importlib.util.find_spec("transformer_engine") is None:
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Knows only Bridge's package, and asks the others for that."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != BRIDGE:
+            return None
         for name in CORE:
             importlib.import_module(name)
-        importlib.import_module("megatron")
         for name in (*ENGINE, *ENERGON):
             module = StandIn(name)
             module.__path__, module.__spec__ = [], importlib.machinery.ModuleSpec(name, None)
@@ -68,14 +93,32 @@ def import_bridge() -> None:
             parent, _, own = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], own, module)
-    importlib.import_module("megatron.bridge.training.pretrain")
-    importlib.import_module("megatron.bridge.training.gpt_step")
-    for name in ENGINE:
-        if isinstance(sys.modules.get(name), StandIn):
-            del sys.modules[name]
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads the package and what of it needs the stand-ins."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: Any) -> Any:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        self.loader.exec_module(module)
+        for name in ("pretrain", "gpt_step"):
+            importlib.import_module(f"{BRIDGE}.training.{name}")
+        for name in ENGINE:
+            if isinstance(sys.modules.get(name), StandIn):
+                del sys.modules[name]
 
 
 def main(argv: list[str]) -> None:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SITE), str(ROOT), os.environ.get("PYTHONPATH", "")])
     import_bridge()
     if argv[0] == "-m":
         sys.argv = argv[1:]

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.bridge.training.pretrain import pretrain
+from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.io.outputs import at_hand
@@ -26,6 +26,7 @@ from nemo_elastic.train.agreement import check_files, check_teacher
 from nemo_elastic.train.schedule import Rates
 from nemo_elastic.train.stage import StageOptions
 
+from .autobridge import register_layers
 from .callbacks import ElasticCallback
 from .checkpoint import check_start
 from .checks import (
@@ -39,6 +40,7 @@ from .checks import (
 )
 from .optim import ElasticOverrides
 from .platform import bridge_on_this_machine
+from .saved import choose, step_of
 from .settings import ConfigChanges
 from .step import ElasticStep
 
@@ -64,8 +66,24 @@ class ElasticRun:
     callbacks: list[Any]
     changes: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Whether a whole checkpoint of its own holds the end of the training, or of the ranking."""
+        checkpoint = self.config.checkpoint
+        own = choose(checkpoint.load)[0] if checkpoint.ckpt_step is None else None
+        return own is not None and (self.callbacks[0].rank_only or step_of(own) >= self.config.train.train_iters)
+
     def pretrain(self) -> None:
-        """Train on this machine; a run whose folder has a checkpoint goes on from it."""
+        """Train on this machine; a run whose folder has a checkpoint goes on from it, one that has ended does nothing.
+
+        Raises:
+            ElasticError: its checkpoints are all damaged, or of another block.
+        """
+        if self.ended:  # Bridge would write the last checkpoint over itself
+            self.forward_step.before()
+            if get_rank_safe() == 0:
+                print(f"{self.config.checkpoint.load}: holds the end of this run; nothing is left to do", flush=True)
+            return
         with bridge_on_this_machine(self.config):
             pretrain(self.config, self.forward_step, callbacks=self.callbacks)
 
@@ -119,6 +137,7 @@ def apply_elastic(
     check_folders(recipe, out)
     if stage == 1:
         check_files(block, parent)
+    register_layers()
     changes = ConfigChanges(recipe)
     total = options.total(steps)
     changes.warnings = warnings(recipe, block, stage, total, ranked)
@@ -132,7 +151,7 @@ def apply_elastic(
         recipe.checkpoint.save_optim, recipe.validation.eval_iters = False, 0
     run = _run(recipe, block, options, total, rank_only)
     run.changes = changes.text(recipe)
-    if verbose and int(os.environ.get("RANK", 0)) == 0:
+    if verbose and get_rank_safe() == 0:
         print(run.changes, flush=True)
     return run
 
@@ -197,8 +216,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     previous = options.previous if stage == 2 else None
 
     def before() -> None:
-        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        check_start(recipe.checkpoint, block, stage, previous, first)
+        check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 
     step = ElasticStep(recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before)
     recipe.model.register_pre_wrap_hook(step.build)

@@ -22,7 +22,7 @@ from nemo_elastic.train.metrics import Progress, append, start_again
 from nemo_elastic.train.schedule import Rates
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 
-from .checkpoint import go_on_from
+from .checkpoint import forget_passed, go_on_from
 from .optim import ElasticScheduler, watch_optimizer
 from .step import LOSS, ElasticStep
 
@@ -61,6 +61,7 @@ class ElasticCallback(Callback):
         """Model, optimizer and Bridge's own checkpoint are there; a second stage goes on from the first."""
         host, family = self.step.host, self.step.family
         host.enter(context.state, context.optimizer)
+        forget_passed(context.state.cfg.checkpoint, host.first)
         if self.previous is not None and host.step == 0:
             go_on_from(self.previous, context.state, context.model, context.optimizer)
         guard = None if context.state.cfg.optimizer.fp16 else Guard(family, host)

@@ -39,6 +39,10 @@ REFUSED = {
     "dist.use_torch_fsdp2": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_decentralized_pg": ((False,), "false: ranks are found by megatron-core's parallel state"),
     "rerun_state_machine.rerun_mode": (("disabled",), "disabled: a step that runs twice would draw its budgets twice"),
+    "checkpoint.also_save_hf_checkpoint": (
+        (None, False),
+        "false: Bridge cannot name the router; slice writes such folders, and AutoBridge does under as_stock",
+    ),
     "peft": ((None,), "null: every weight of the family is trained"),
 }
 

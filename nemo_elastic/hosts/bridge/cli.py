@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -82,11 +81,13 @@ def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: boo
         config = recipe(**given)
         for field, value in [*_flat(file.recipe), *rest]:
             override(config, field, value)
+        from megatron.bridge.utils.common_utils import get_rank_safe
+
         from .apply import apply_elastic
 
         run = file.apply(config, apply_elastic)
         if dryrun:
-            if int(os.environ.get("RANK", 0)) == 0:
+            if get_rank_safe() == 0:
                 print("nothing was started", flush=True)
             return
         run.pretrain()

@@ -3,7 +3,7 @@
 """Megatron-Bridge on machines without CUDA: its training loop runs with every 'cuda' meaning the CPU, through gloo.
 
 What Bridge 0.6.2 itself insists on, and no option reaches, stands in megatron/bridge/training/initialize.py: that CUDA
-is there (line 87; an argument lets it go, which `setup` does not pass on), and to build helpers for which the wheel of
+is there (line 91; an argument lets it go, which `setup` does not pass on), and to build helpers for which the wheel of
 megatron-core has no Makefile (line 147), and which come built with it.
 """
 
@@ -31,6 +31,7 @@ def without_cuda(config: Any) -> None:
     model = config.model
     model.apply_rope_fusion = model.bias_dropout_fusion = model.cross_entropy_loss_fusion = False
     model.gradient_accumulation_fusion = model.masked_softmax_fusion = model.persist_layer_norm = False
+    model.moe_permute_fusion = False  # TransformerEngine's, asked for with experts or without
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_elastic.train.changes import Changes, MadeName
 
-__all__ = ["ConfigChanges", "settings"]
+__all__ = ["ConfigChanges", "run_settings", "settings"]
 
 #: why a setting that a user knows gets another value
 REASONS = {
@@ -46,6 +46,23 @@ def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
     else:
         yield name, getattr(value, "__qualname__", None) or str(value)
+
+
+def run_settings(run: Any) -> dict[str, Any]:
+    """Every setting of an `ElasticRun`: the container's, and what its forward step and its callback were given."""
+    step, callback = run.forward_step, run.callbacks[0]
+    own = {
+        "stage": step.family.stage,
+        "steps": step.family.steps,
+        "teacher": step.teacher,
+        "previous": callback.previous,
+        "out": str(callback.out),
+        "metrics": str(callback.file),
+        "label": callback.label,
+        "rank_only": callback.rank_only,
+        "callbacks": ", ".join(type(one).__name__ for one in run.callbacks),
+    }
+    return settings(run.config) | own | {f"rates.{name}": value for name, value in vars(callback.rates).items()}
 
 
 class ConfigChanges(Changes):

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.errors import STOPPED
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.bridge.runs import Job, dump
 from tests.parallel.runs import PEAK, Layout
@@ -20,6 +23,8 @@ from tests.workers import ROOT, environment
 #: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
 LOSS, WEIGHT = 1e-4, 1e-3
 STEPS = 2
+#: copies of a killed run whose newest checkpoint is not whole
+DAMAGED = ("truncated", "missing")
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
@@ -32,19 +37,23 @@ PAIRS = {
 
 def ranks(place: Path, name: str, jobs: list[Job], world: int = 1) -> list[int]:
     """Do jobs in one process per rank; their exit codes. What they said is in PLACE/name.log."""
-    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
     listed = dump(jobs, place / f"{name}.json")
+    return processes(place, name, ["tests.hosts.bridge.runs", place, listed], world)
+
+
+def processes(place: Path, name: str, module: list[Any], world: int = 1) -> list[int]:
+    """Run a module and its arguments in one process per rank; their exit codes. They said it in PLACE/name.log."""
+    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
     for old in place.glob(f"{name}.port*"):
         old.unlink()
-    module = ["tests.support.bridge", "-m", "tests.hosts.bridge.runs"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.bridge", "-m", *map(str, module)]
     with (place / f"{name}.log").open("w") as log:
         started = [
             subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", *module, str(place), str(listed)],
-                cwd=ROOT, env=env | {"RANK": str(i), "LOCAL_RANK": str(i)}, stdout=log, stderr=log,
+                command, cwd=ROOT, env=env | {"RANK": str(i), "LOCAL_RANK": str(i)}, stdout=log, stderr=log
             )
             for i in range(world)
-        ]  # fmt: skip
+        ]
         end = time.monotonic() + 1500
         try:  # until all have ended, or one has failed, for which the others would wait
             while None in (codes := [process.poll() for process in started]) and not any(codes):
@@ -57,10 +66,10 @@ def ranks(place: Path, name: str, jobs: list[Job], world: int = 1) -> list[int]:
 
 
 def train_all(place: Path) -> None:
-    """Train in `place`, in three processes or pairs of them: importing Bridge takes longer than any run.
+    """Train in `place`, in four processes or pairs of them: importing Bridge takes longer than any run.
 
-    One process of one rank does what one rank is for, until it is killed; two ranks do all layouts; a third process
-    goes on where the first was killed.
+    One process of one rank does what one rank is for, until it is killed; another is stopped; two ranks do all
+    layouts; the last goes on where the first two ended, and from copies with a damaged newest checkpoint.
 
     Raises:
         AssertionError: one failed, with the end of what it said.
@@ -89,12 +98,19 @@ def train_all(place: Path) -> None:
         stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
     ]  # fmt: skip
     done("one", one, code=-signal.SIGKILL)
+    done("stopped", [stage("stopped", Layout(soft=True), steps=4, stop=1)], code=STOPPED)
+    for name in DAMAGED:
+        shutil.copytree(place / "killed", place / name)
+    newest = place / "missing" / "checkpoints" / "iter_0000003"
+    next(newest.glob("*.distcp")).unlink()
+    cut = next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp"))
+    os.truncate(cut, cut.stat().st_size // 2)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
     two = [stage(name, layout) for name, layout in PAIRS.items()]
     two += [stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end)]
     done("two", two, world=2)
     again = [
-        stage("killed", Layout(soft=True), steps=4, save_every=1),
+        *(stage(name, Layout(soft=True), steps=4, save_every=1) for name in ("killed", "stopped", *DAMAGED)),
         stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
     ]
     done("again", again)

@@ -40,7 +40,7 @@ class Job:
         layout: of ranks, and what is trained.
         steps: of the run; done: of stage 1, for stage 2.
         teacher, ranked, previous: what it starts from; a parent from weights alone, as `ranked`.
-        until: step before which the process kills itself.
+        until: step before which the process kills itself; stop: in which SIGTERM comes.
         save_every: steps between checkpoints.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
@@ -55,6 +55,7 @@ class Job:
     ranked: str | None = None
     previous: str | None = None
     until: int | None = None
+    stop: int | None = None
     save_every: int | None = None
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +94,7 @@ def run(place: Path, job: Job) -> None:
     from megatron.bridge.training.pretrain import pretrain
 
     from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.curriculum import train_to_the_end
     from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
     from nemo_elastic.hosts.bridge.step import ElasticStep
 
@@ -110,18 +112,20 @@ def run(place: Path, job: Job) -> None:
     )  # fmt: skip
     assert type(elastic.forward_step) is ElasticStep
     if job.until is not None:
-        elastic.callbacks.append(killer(job.until))
-    elastic.pretrain()
+        elastic.callbacks.append(killer(job.until, signal.SIGKILL))
+    if job.stop is not None:
+        elastic.callbacks.append(killer(job.stop, signal.SIGTERM))
+    train_to_the_end(elastic)
 
 
-def killer(step: int) -> Any:
-    """A callback by which the process is killed before a step."""
+def killer(step: int, number: int) -> Any:
+    """A callback by which the process gets a signal at the start of a step."""
     from megatron.bridge.training.callbacks import Callback
 
     class Killer(Callback):
         def on_train_step_start(self, context: Any) -> None:
             if context.state.train_state.step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return Killer()
 

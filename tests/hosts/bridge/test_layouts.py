@@ -4,17 +4,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
-from tests.hosts.bridge.layouts import PAIRS, lines, losses, ranks, same, train_all
+from nemo_elastic.hosts.bridge.saved import choose, saved, step_of
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.hosts.bridge.layouts import DAMAGED, PAIRS, lines, losses, processes, ranks, same, train_all
 from tests.hosts.bridge.runs import Job
-from tests.parallel.runs import PEAK
+from tests.parallel.runs import PEAK, Layout
 from tests.workers import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
@@ -41,6 +47,71 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> Non
     found, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_checkpoint_is_passed_over(place: Path, name: str) -> None:
+    """The newest whole one is taken, with one line, and what comes of it is what comes of no damage."""
+    found = place / name / "checkpoints"
+    told = [line for line in (place / "again.log").read_text().splitlines() if "is passed over" in line]
+    assert len(told) == len(DAMAGED)
+    said = told[DAMAGED.index(name)]
+    assert said.startswith("  resume: iter_0000003 is passed over: ")
+    assert said.endswith("; the run goes on from iter_0000002")
+    assert losses(place / name) == losses(place / "whole")
+    kept = {p.name for p in found.iterdir() if p.is_dir() and "iter_" in p.name}
+    assert kept == {"damaged_iter_0000003", *(f"iter_000000{step}" for step in (1, 2, 3, 4))}
+    left, wanted = (Stored(folder).held() for folder in (found, place / "whole" / "checkpoints"))
+    assert left.keys() == wanted.keys() and all(torch.equal(value, wanted[n]) for n, value in left.items())
+
+
+def test_what_is_wrong_with_a_checkpoint_and_which_is_taken(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "checkpoints"
+    shutil.copytree(place / "killed" / "checkpoints", run)
+    assert [step_of(p) for p in saved(run)] == [1, 2, 3, 4] and choose(run) == (run / "iter_0000004", [])
+    (run / "iter_0000005").mkdir()  # a save that a kill cut short: nothing is said
+    assert choose(run) == (run / "iter_0000004", [])
+    os.truncate(run / "iter_0000004" / "train_state.pt", 100)
+    (run / "iter_0000003" / "run_config.yaml").unlink()
+    (run / "iter_0000002" / ".metadata").unlink()
+    found, passed = choose(run)
+    assert found == run / "iter_0000001"
+    assert (
+        passed[0] == ("iter_0000004 is passed over: train_state.pt is cut off; the run goes on from iter_0000001")
+        and len(passed) == 2
+    )  # without its last file the third was never finished
+    (run / "iter_0000001" / "train_state.pt").unlink()
+    with pytest.raises(ElasticError, match=r"iter_0000001 is passed over: train_state\.pt is missing; no other"):
+        choose(run)
+
+
+def test_a_run_that_has_ended_does_nothing(place: Path) -> None:
+    """Bridge would write its last checkpoint again, over itself."""
+    before = {p: p.stat().st_mtime_ns for p in (place / "whole").rglob("*")}
+    parent, ranked = place / "parent" / "checkpoints", place / "rank-True" / "checkpoints"
+    job = Job(str(place / "whole"), layout=Layout(soft=True), steps=4, teacher=str(parent), ranked=str(ranked))
+    assert ranks(place, "ended", [job]) == [0]
+    assert "holds the end of this run; nothing is left to do" in (place / "ended.log").read_text()
+    assert {p: p.stat().st_mtime_ns for p in (place / "whole").rglob("*")} == before
+
+
+def test_a_run_that_is_stopped_leaves_a_checkpoint_and_goes_on(place: Path) -> None:
+    assert losses(place / "stopped") == losses(place / "whole")
+    assert "at iteration 2" in (place / "again.log").read_text()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_autobridge_exports_a_family_in_training_as_the_slicer_does(place: Path, tmp_path: Path, world: int) -> None:
+    whole, exported = tmp_path / "full", tmp_path / "exported.safetensors"
+    slice_checkpoint(place / "whole" / "checkpoints", whole, member="full")
+    module = ["tests.hosts.bridge.exporter", place / "whole" / "checkpoints", whole, exported]
+    left = processes(tmp_path, "exporter", module, world)
+    assert left == [0] * world, (tmp_path / "exporter.log").read_text()[-3000:]
+    ours, theirs = load_file(whole / "model.safetensors"), load_file(exported)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert (tensor.dtype, tensor.shape) == (theirs[name].dtype, theirs[name].shape), name
+        assert torch.equal(tensor, theirs[name]), name
 
 
 def test_a_second_stage_goes_on_in_another_layout(place: Path) -> None:

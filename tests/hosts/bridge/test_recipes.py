@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.registry import open_source
+from nemo_elastic.hosts.recipe_file import load_recipe
 from tests.workers import ROOT, work
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -22,13 +21,14 @@ from tests.support.bridge import import_bridge
 import_bridge()
 
 
+def recipe_of(size: str) -> Any:
+    """The family of a recipe in recipes/bridge."""
+    return load_recipe(ROOT / "recipes" / "bridge" / f"nemotron_elastic_{size}.py")
+
+
 @pytest.fixture(scope="module", params=["12b", "9b", "8b"])
 def family(request: pytest.FixtureRequest) -> Any:
-    sys.path.insert(0, str(ROOT / "recipes" / "bridge"))
-    try:
-        yield importlib.import_module(f"nemotron_elastic_{request.param}").FAMILY
-    finally:
-        sys.path.remove(str(ROOT / "recipes" / "bridge"))
+    return recipe_of(request.param)
 
 
 def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: Any, tmp_path: Path) -> None:
@@ -47,6 +47,9 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         rates = run.callbacks[0].rates
         assert (rates.total_steps, rates.start_step) == (PAPER.steps, 0 if number == 1 else PAPER.stage1.max_steps)
         assert config.optimizer.lr == PAPER.lr
+        assert config.model.vocab_size == config.tokenizer.vocab_size == family.parent.vocab == 131072
+        assert config.dataset.create_attention_mask is False
+        assert (config.checkpoint.most_recent_k, config.checkpoint.dist_ckpt_strictness) == (2, "assume_ok_unexpected")
         left = str(tmp_path / "rank" / "checkpoints") if number == 1 else None
         assert config.checkpoint.pretrained_checkpoint == left
         assert run.callbacks[0].previous == (None if number == 1 else str(tmp_path / "stage1" / "checkpoints"))
@@ -62,6 +65,29 @@ def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
         family.job("rank", "/p", [0.5, "/data/a", "/data/b"], str(tmp_path), gpus=8)
     with pytest.raises(ElasticError, match=r"^data: .* a list of prefixes"):
         family.job("rank", "/p", [], str(tmp_path), gpus=8)
+    with pytest.raises(ElasticError, match=r"^data: \['train'\] is not allowed; the splits train and validation"):
+        family.job("rank", "/p", {"train": ["/data/a"]}, str(tmp_path), gpus=8)
+
+
+def test_data_may_be_given_by_split_and_a_tokenizer_be_a_folder(family: Any, tmp_path: Path) -> None:
+    data = {"train": [0.5, "/data/a", 0.5, "/data/b"], "validation": ["/data/v"]}
+    config = family.job("stage1", "/p", data, str(tmp_path), tokenizer="/checkpoints/tokenizer").config
+    valid = (["/data/v"], None)
+    assert config.dataset.blend_per_split == [(["/data/a", "/data/b"], [0.5, 0.5]), valid, valid]
+    assert config.dataset.blend is config.dataset.split is None
+    assert config.tokenizer.tokenizer_model == "/checkpoints/tokenizer" and config.tokenizer.vocab_size is None
+
+
+def test_a_plan_is_made_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from nemo_elastic.cli import main
+    from nemo_elastic.plan.curriculum import PAPER
+
+    recipe = str(ROOT / "recipes" / "bridge" / "nemotron_elastic_12b.py")
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--recipe", recipe, "--stage", "2", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert not end.value.code and told["parent"] == "nemotron_elastic_12b_bridge: nemotron-nano-12b-v2"
+    assert told["best"] == recipe_of("12b").layout(2, PAPER, 128, "h100").to_json()
 
 
 @pytest.mark.slow

@@ -16,16 +16,13 @@ from nemo.lightning.ckpt_utils import ckpt_to_dir
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
-from nemo_elastic.errors import INTERRUPTED
+from nemo_elastic.errors import INTERRUPTED, STOPPED
 from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
 from .saved import is_whole, newest
 
-#: exit code of a training that was stopped before its end, where a whole checkpoint holds what it had reached: "try
-#: again" in sysexits.h
-STOPPED = 75
-#: where none does: what a shell says of SIGTERM
+#: exit code of a training that was stopped where no checkpoint holds what it had reached: what a shell says of SIGTERM
 TERMINATED = 143
 
 

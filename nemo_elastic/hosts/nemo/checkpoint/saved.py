@@ -28,6 +28,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.harmless import check_harmless
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
+from nemo_elastic.train.resume import choose_whole
 
 #: of a checkpoint: its files and their sizes; folder of checksums, one file per rank; why it must not be used
 LIST, SUMS, DAMAGED = "elastic_files.json", "elastic_sums", "elastic_damaged.json"
@@ -118,21 +119,8 @@ def newest(folder: Path) -> str:
 
 
 def choose(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and why newer ones are passed over.
-
-    Raises:
-        ElasticError: there are checkpoints, and none is whole: to start anew would be to lose them silently.
-    """
-    passed: list[str] = []
-    for checkpoint in reversed(saved(folder)):
-        why = problem(checkpoint)
-        if why is None:
-            return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
-        passed.append(f"{checkpoint.name} is passed over: {why}")
-    if passed:
-        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
-                           "beginning takes another log directory")  # fmt: skip
-    return None, []
+    """The newest whole checkpoint of a run, and why newer ones are passed over, see `choose_whole`."""
+    return choose_whole(folder, saved(folder), problem)
 
 
 def set_aside(folder: Path) -> None:

@@ -14,38 +14,32 @@ What a job leaves has a name that is known before it runs, so that all can be su
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import nemo_run as run
 from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
-from torchx.specs.api import AppState
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
-from nemo_elastic.hosts.nemo.checkpoint.ending import STOPPED, StopInTime
+from nemo_elastic.errors import STOPPED, bad
+from nemo_elastic.hosts.jobs.experiment import STOP_BEFORE, Job, run_jobs
+from nemo_elastic.hosts.jobs.experiment import Executors as Executors
+from nemo_elastic.hosts.nemo.checkpoint.ending import StopInTime
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.recipe.apply import change
-from nemo_elastic.hosts.nemo.recipe.preview import Estimate, show, write
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import absolute, sign
-from nemo_elastic.io.values import integer
+from nemo_elastic.hosts.planned import Estimate
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
+from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.all_members import slice_family
 from nemo_elastic.train.stage import StageOptions
 
-from .local_jobs import jobs_end_with_this
 from .rank import rank_only
 
-#: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
-Executors = Callable[[int, int], run.Executor]
-#: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
-#: weights and optimizer state of a 12B are written
-STOP_BEFORE = 900
 #: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
 FILENAME = "{step}"
 
@@ -177,61 +171,30 @@ def run_family(
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
 
-    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each. Ctrl-C ends those
-    that run on this machine, with all their ranks, and starts none of those behind them.
-
     Args:
-        name: title of the experiment.
-        jobs: by name, in order.
-        executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
-        repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
-            time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
-            only when the last one has reached the end of its training.
-        dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
-            earlier dry run wrote is replaced.
-        estimates: what the jobs take, for that table.
-        tail_logs: print the logs of jobs on this machine.
+        jobs: NeMo's tasks by name, in order.
+        name, executors, repeat, dryrun, estimates, tail_logs: see `hosts.jobs.experiment.run_jobs`.
 
     Raises:
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
-    integer("repeat", repeat, 1, "at least 1")
-    if dryrun is not None:
-        with atomic_dir(dryrun, force=True) as folder:
-            sign(folder)
-            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
-                titles = add_jobs(experiment, jobs, executors, repeat)
-                write(experiment, folder, absolute(dryrun))
-        show(experiment.jobs, titles, estimates or {}, absolute(dryrun))
-        return
-    with jobs_end_with_this(), run.Experiment(name) as experiment:
-        add_jobs(experiment, jobs, executors, repeat, tail_logs)
-        experiment.run(
-            sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
-        )
-    failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
-    if failed is not None:
-        raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+    described = {title: as_job(task) for title, task in jobs.items()}
+    how: dict[str, Any] = {"repeat": repeat, "dryrun": dryrun, "estimates": estimates, "tail_logs": tail_logs}
+    run_jobs(name, described, executors, **how)
 
 
-def add_jobs(
-    experiment: run.Experiment,
-    jobs: Mapping[str, run.Partial],
-    executors: Executors,
-    repeat: int,
-    tail_logs: bool = True,
-) -> list[str]:
-    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`; see `run_family`."""
-    titles = []
-    for title, task in jobs.items():
-        trainer = getattr(task, "trainer", None)
-        executor = executors(1, 0) if trainer is None else executors(trainer.num_nodes, trainer.devices)
-        trains = getattr(task, "optim", None) is not None
-        for turn in in_turns(task, executor, repeat) if trains else [task]:
-            tail = tail_logs and isinstance(executor, run.LocalExecutor)
-            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
-            titles.append(title)
-    return titles
+def as_job(task: run.Partial) -> Job:
+    """A task with the machines that its trainer names; one without a trainer is a process that needs no GPU."""
+    trainer = getattr(task, "trainer", None)
+    if trainer is None:
+        return Job(task)
+    strategy = trainer.strategy
+    tensor, pipeline = strategy.tensor_model_parallel_size, strategy.pipeline_model_parallel_size
+    data = trainer.num_nodes * trainer.devices // (tensor * pipeline)
+    recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
+    layout = layout_name(tensor, pipeline, data, strategy.sequence_parallel, recompute)
+    trains = getattr(task, "optim", None) is not None
+    return Job(task, trainer.num_nodes, trainer.devices, layout, partial(in_turns, task) if trains else None)
 
 
 def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
@@ -254,9 +217,3 @@ def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
         code: exit code of a job that is stopped.
     """
     return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)])
-
-
-def job(task: Callable[[], Any]) -> Any:
-    """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
-    with exit_in_one_line():
-        return task()

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -16,13 +15,11 @@ from nemo.collections.llm.recipes.log.default import tensorboard_logger
 from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
-from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
-from nemo_elastic.hosts.nemo.recipe.preview import Estimate
-from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
+from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily
+from nemo_elastic.plan import Layout
 
 from .jobs import (
     PAPER,
@@ -40,47 +37,15 @@ from .jobs import (
 #: prefixes of Megatron's token files, with weights before them or not, or such lists by split
 Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
 SPLITS = ("train", "validation", "test")
-#: shares of a blend that is not given by split
-SPLIT = "998,1,1"
-#: nodes of 8 GPUs that the defaults are for
-NODES = 16
-#: of bf16, in which the ranking holds the parent
-BYTES_OF_WEIGHT = 2
-#: steps between checkpoints; validations of a stage besides the first, and micro-batches of each data-parallel rank
-#: that one runs, for every member
-SAVE_EVERY, VALIDATIONS, VALIDATION_BATCHES = 100, 10, 8
+#: micro-batches of each data-parallel rank that a validation runs, for every member
+VALIDATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class FamilyRecipe:
-    """A family that is trained from one of NeMo's own recipes.
+class FamilyRecipe(PlannedFamily):
+    """A family that is trained from one of NeMo's own recipes, e.g. `llm.nemotron_nano_12b_v2.pretrain_recipe`."""
 
-    Attributes:
-        name: of the recipe and its experiment.
-        stock: NeMo's recipe of the parent, e.g. `llm.nemotron_nano_12b_v2.pretrain_recipe`.
-        shape: the parent's name in `nemo_elastic.plan`.
-        block: YAML file with the elastic block.
-    """
-
-    name: str
-    stock: Callable[..., run.Partial]
-    shape: str
-    block: Path
-
-    @property
-    def config(self) -> ElasticConfig:
-        """The elastic block."""
-        return ElasticConfig.load(self.block)
-
-    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
-        """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
-
-        Raises:
-            ElasticError: none fits, or the batch does not divide.
-        """
-        stage = curriculum.stage(number)
-        sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
-        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number, node=node))
+    host = "nemo"
 
     def rank_recipe(
         self,
@@ -205,18 +170,6 @@ class FamilyRecipe:
             "stage2": self.stage2_recipe(parent, long_data or data, dir, **machines, **same),
             "slice": self.slice_step(dir, curriculum),
         }
-
-    def estimates(
-        self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str
-    ) -> dict[str, Estimate]:
-        """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
-        shape = self.config.parent_shape(preset(self.shape))
-        found = {"rank": Estimate(BYTES_OF_WEIGHT * parameters(shape, shape.full), least=True)}
-        for number in (1, 2):
-            layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
-            hours = duration(layout, curriculum.stage(number).max_steps).hours
-            found[f"stage{number}"] = Estimate(layout.memory.total, hours)
-        return found
 
     def _stage(self, number: int, parent: str, data: Blend, dir: str, nodes: int, devices: int, gpu: str,
                curriculum: Curriculum, tokenizer: str | None) -> run.Partial:  # fmt: skip

@@ -23,11 +23,7 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.megatron.data import dataset_tokens
 from nemo_elastic.megatron.loss import Output, distill_loss
 from nemo_elastic.megatron.validation import from_last_stage
-
-#: files of a start: the state it began with, and the checkpoint that it was to begin with
-START, FROM = "start", "from"
-#: sequences on which members and their cuts are compared
-SEQUENCES = 4
+from nemo_elastic.rehearsal.places import FROM, SEQUENCES, START
 
 
 class Watch(pl.Callback, io.IOMixin):

@@ -33,7 +33,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from nemo_elastic.rehearsal.watch import Watch
+    from nemo_elastic.rehearsal.nemo.watch import Watch
 
     def die(code: int) -> None:
         raise Killed(code)

@@ -4,21 +4,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, Curriculum, Stage, end_of, inside
+from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of, inside
+from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
+from nemo_elastic.hosts.nemo.recipe.settings import settings
 from nemo_elastic.megatron.spec import elastic_stack_spec
+from nemo_elastic.plan.curriculum import Curriculum, Stage
+from nemo_elastic.rehearsal.built import THERE, Built
+from nemo_elastic.rehearsal.changes import Change, changes
+from nemo_elastic.rehearsal.places import data_dir, text_of, watch_dir
+from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_BATCH, PARENT_LR, PARENT_STEPS, Machines, Short
 
+from .declared import DECLARED
 from .family import SmallFamily
 from .watch import Watch
 
-#: of the parent's training: steps, sequences per step, and rate
-PARENT_STEPS, PARENT_BATCH, PARENT_LR = 40, 16, 3e-3
-#: the first start of stage 1, which ends without a word
-CUT_SHORT = "stage1-killed"
+
+def build(family: FamilyRecipe, dir: str, short: Short, machines: Machines) -> Built:
+    """A rehearsal's jobs, and what differs in them from the recipe's own."""
+    small = SmallFamily.of(family, short, machines)
+    own = family.jobs(
+        *THERE, num_nodes=machines.nodes, num_gpus_per_node=machines.devices, gpu=machines.gpu,
+        curriculum=machines.curriculum,
+    )  # fmt: skip
+    jobs = rehearsal_jobs(small, dir)
+    steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in jobs.items()}
+    return Built(small.small, {name: as_job(job) for name, job in jobs.items()}, steps, compared(own, jobs))
+
+
+def compared(recipe: Mapping[str, run.Partial], rehearsal: Mapping[str, run.Partial]) -> list[Change]:
+    """`rehearsal.changes.changes` of NeMo's tasks."""
+    before, after = ({name: settings(task) for name, task in jobs.items()} for jobs in (recipe, rehearsal))
+    return changes(before, after, DECLARED)
 
 
 def parent_job(family: SmallFamily, data: dict[str, list[str]], dir: str, tokenizer: str) -> run.Partial:
@@ -38,36 +59,24 @@ def parent_job(family: SmallFamily, data: dict[str, list[str]], dir: str, tokeni
     return recipe
 
 
-def watch_dir(dir: str, job: str) -> str:
-    """Where the starts of a training job are told."""
-    return str(Path(dir) / "watched" / job)
-
-
-def data_dir(dir: str) -> str:
-    """Where text and tokenizer are made."""
-    return inside(dir, "data")
-
-
-def rehearsal_jobs(family: SmallFamily, dir: str, curriculum: Curriculum) -> dict[str, run.Partial]:
+def rehearsal_jobs(family: SmallFamily, dir: str) -> dict[str, run.Partial]:
     """All jobs by name.
 
     Args:
         family: what is rehearsed.
         dir: folder for everything, an absolute path, in which text and tokenizer are made before the jobs start.
-        curriculum: the short one.
     """
-    data = data_dir(dir)
-    text = {"train": [f"{data}/train"], "validation": [f"{data}/val"]}
+    data, text = data_dir(dir), text_of(dir)
     jobs: dict[str, Any] = {"parent": parent_job(family, text, dir, f"{data}/tokenizer")}
     parent = end_of(inside(dir, "parent"), PARENT_STEPS)
     own = family.jobs(
         parent,
         text,
         dir,
-        long_data=text | {"train": [f"{data}/train_long"]},
+        long_data=text_of(dir, "train_long"),
         num_nodes=1,
         num_gpus_per_node=family.short.ranks,
-        curriculum=curriculum,
+        curriculum=family.small.curriculum,
         tokenizer=f"{data}/tokenizer",
     )
     every = own["stage1"].log.ckpt.every_n_train_steps

@@ -6,33 +6,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nemo_run as run
 
+from nemo_elastic.hosts.planned import Estimate
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.plan.layouts import layout_name
 
-__all__ = ["Estimate", "show", "write"]
+if TYPE_CHECKING:
+    from .experiment import Job
+
+__all__ = ["show", "write"]
 
 COLUMNS = ("job", "nodes", "GPUs", "layout", "GB per GPU", "hours", "limit", "after")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a job takes, by `nemo_elastic.plan`.
-
-    Attributes:
-        memory: bytes of the fullest GPU.
-        hours: of all steps; None where nothing estimates them.
-        least: the memory is that of the weights alone.
-    """
-
-    memory: float
-    hours: float | None = None
-    least: bool = False
 
 
 def write(experiment: run.Experiment, folder: Path, final: Path) -> None:
@@ -67,46 +54,42 @@ def _command(job: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def show(jobs: Sequence[Any], titles: Sequence[str], estimates: Mapping[str, Estimate], folder: Path) -> None:
+def show(
+    sent: Sequence[Any],
+    titles: Sequence[str],
+    jobs: Mapping[str, Job],
+    estimates: Mapping[str, Estimate],
+    folder: Path,
+) -> None:
     """Print a table of all jobs, one after the other.
 
     Args:
-        jobs: NeMo-Run's, in order.
+        sent: NeMo-Run's, in order.
         titles: what each is a turn of: several where the time of a job is limited.
-        estimates: by title.
+        jobs, estimates: by title.
         folder: where their files are.
     """
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(jobs)} jobs; nothing is submitted. Files: {folder}", title_justify="left", box=SIMPLE,
+    table = Table(title=f"{len(sent)} jobs; nothing is submitted. Files: {folder}", title_justify="left", box=SIMPLE,
                   show_edge=False, padding=(0, 1))  # fmt: skip
     for column in COLUMNS:
         table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS[1:3] + COLUMNS[4:7] else "left")
-    for i, (job, title) in enumerate(zip(jobs, titles, strict=True)):
+    for i, (one, title) in enumerate(zip(sent, titles, strict=True)):
         first = i == 0 or titles[i - 1] != title
-        table.add_row(*_row(job, estimates.get(title), first), jobs[i - 1].id if i else "-")
+        table.add_row(*_row(one, jobs[title], estimates.get(title), first), sent[i - 1].id if i else "-")
     Console(markup=False, soft_wrap=True, width=140).print(table)
     if any(estimate.hours is not None for estimate in estimates.values()):
         print("GB and hours are the planner's estimates; the hours are those of all turns of a job together")
 
 
-def _row(job: Any, estimate: Estimate | None, first: bool) -> list[str]:
-    task, executor = job.task.task, job.executor
-    trainer = getattr(task, "trainer", None)
-    nodes, devices = getattr(trainer, "num_nodes", 1), getattr(trainer, "devices", 0)
+def _row(sent: Any, job: Job, estimate: Estimate | None, first: bool) -> list[str]:
     memory = hours = "-"
     if estimate is not None:
         memory = f"{'from ' if estimate.least else ''}{estimate.memory / 1e9:.1f}"
         if estimate.hours is not None:
             hours = f"{estimate.hours:.3g}" if first else "goes on"
-    layout = "one process" if trainer is None else _layout(task, nodes * devices)
-    return [job.id, str(nodes), str(nodes * devices), layout, memory, hours, getattr(executor, "time", "-")]
-
-
-def _layout(task: Any, ranks: int) -> str:
-    strategy = task.trainer.strategy
-    tensor, pipeline = strategy.tensor_model_parallel_size, strategy.pipeline_model_parallel_size
-    recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
-    return layout_name(tensor, pipeline, ranks // (tensor * pipeline), strategy.sequence_parallel, recompute)
+    gpus = str(job.nodes * job.devices)
+    return [sent.id, str(job.nodes), gpus, job.layout, memory, hours, getattr(sent.executor, "time", "-")]

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs as one experiment of NeMo-Run's, each started when the one before it has succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nemo_run as run
+from torchx.specs.api import AppState
+
+from nemo_elastic.errors import ElasticError, exit_in_one_line
+from nemo_elastic.hosts.planned import Estimate
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import absolute, sign
+from nemo_elastic.io.values import integer
+
+from .local_jobs import jobs_end_with_this
+from .preview import show, write
+
+__all__ = ["STOP_BEFORE", "Executors", "Job", "job", "run_jobs"]
+
+#: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
+Executors = Callable[[int, int], run.Executor]
+#: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
+#: weights and optimizer state of a 12B are written
+STOP_BEFORE = 900
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of an experiment.
+
+    Attributes:
+        task: what each of its processes calls.
+        nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
+        layout: its ranks, in words.
+        turns: (executor, how many) -> the same training as so many jobs in a row, where it can be one; each is
+            stopped in time for the next.
+    """
+
+    task: run.Partial
+    nodes: int = 1
+    devices: int = 0
+    layout: str = "one process"
+    turns: Callable[[run.Executor, int], list[run.Partial]] | None = None
+
+
+def run_jobs(
+    name: str,
+    jobs: Mapping[str, Job],
+    executors: Executors,
+    *,
+    repeat: int = 1,
+    dryrun: str | None = None,
+    estimates: Mapping[str, Estimate] | None = None,
+    tail_logs: bool = True,
+) -> None:
+    """Run jobs as one experiment, each after the one before it has succeeded.
+
+    On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each. Ctrl-C ends those
+    that run on this machine, with all their ranks, and starts none of those behind them.
+
+    Args:
+        name: title of the experiment.
+        jobs: by name, in order.
+        executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
+        repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
+            time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
+            only when the last one has reached the end of its training.
+        dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
+            earlier dry run wrote is replaced.
+        estimates: what the jobs take, for that table.
+        tail_logs: print the logs of jobs on this machine.
+
+    Raises:
+        ElasticError: a job failed; the folder of the dry run may not be written.
+    """
+    integer("repeat", repeat, 1, "at least 1")
+    if dryrun is not None:
+        with atomic_dir(dryrun, force=True) as folder:
+            sign(folder)
+            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
+                titles = _add(experiment, jobs, executors, repeat)
+                write(experiment, folder, absolute(dryrun))
+        show(experiment.jobs, titles, jobs, estimates or {}, absolute(dryrun))
+        return
+    with jobs_end_with_this(), run.Experiment(name) as experiment:
+        _add(experiment, jobs, executors, repeat, tail_logs)
+        experiment.run(
+            sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
+        )
+    failed = next((job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)), None)
+    if failed is not None:
+        raise ElasticError(f"{name}: {failed.id} failed; its log is in {failed.executor.job_dir}")
+
+
+def _add(
+    experiment: run.Experiment, jobs: Mapping[str, Job], executors: Executors, repeat: int, tail_logs: bool = True
+) -> list[str]:
+    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`."""
+    titles = []
+    for title, one in jobs.items():
+        executor = executors(one.nodes, one.devices)
+        turns = [one.task] if one.turns is None else one.turns(executor, repeat)
+        for turn in turns:
+            tail = tail_logs and isinstance(executor, run.LocalExecutor)
+            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
+            titles.append(title)
+    return titles
+
+
+def job(task: Callable[[], Any]) -> Any:
+    """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
+    with exit_in_one_line():
+        return task()

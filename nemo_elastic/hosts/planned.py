@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a large recipe is on any host, before anything is built: a parent, a block, and by them layouts and hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
+from nemo_elastic.plan.curriculum import Curriculum
+
+__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily"]
+
+#: nodes of 8 GPUs that the defaults are for
+NODES = 16
+#: shares of the data for training, validation and test, where it is not given by split
+SPLIT = "998,1,1"
+#: steps between checkpoints, and validations of a stage
+SAVE_EVERY, VALIDATIONS = 100, 10
+#: of bf16, in which the ranking holds the parent
+BYTES_OF_WEIGHT = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job takes, by `nemo_elastic.plan`.
+
+    Attributes:
+        memory: bytes of the fullest GPU.
+        hours: of all steps; None where nothing estimates them.
+        least: the memory is that of the weights alone.
+    """
+
+    memory: float
+    hours: float | None = None
+    least: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedFamily:
+    """A family that is trained from a host's own recipe of its parent.
+
+    Attributes:
+        host: whose, as `nemo-elastic train --host` says it.
+        name: of the recipe and its experiment.
+        stock: the host's recipe of the parent.
+        shape: the parent's name in `nemo_elastic.plan`.
+        block: YAML file with the elastic block, or the block.
+    """
+
+    host: ClassVar[str]
+
+    name: str
+    stock: Callable[..., Any]
+    shape: str
+    block: Path | ElasticConfig | Mapping[str, Any]
+
+    @property
+    def config(self) -> ElasticConfig:
+        """The elastic block."""
+        return ElasticConfig.of(self.block)
+
+    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
+        """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
+
+        Raises:
+            ElasticError: none fits, or the batch does not divide.
+        """
+        stage = curriculum.stage(number)
+        sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
+        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number, node=node))
+
+    def estimates(
+        self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str
+    ) -> dict[str, Estimate]:
+        """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
+        shape = self.config.parent_shape(preset(self.shape))
+        found = {"rank": Estimate(BYTES_OF_WEIGHT * parameters(shape, shape.full), least=True)}
+        for number in (1, 2):
+            layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
+            hours = duration(layout, curriculum.stage(number).max_steps).hours
+            found[f"stage{number}"] = Estimate(layout.memory.total, hours)
+        return found

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes as NeMo-Run's jobs: what Slurm would be given, what torchrun, and what a process of a job builds.
+
+What is the same for every host is in `tests/recipes/test_executors.py`. `test_rehearse.py` runs such jobs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.errors import STOPPED
+from tests.hosts.bridge.test_recipes import recipe_of
+from tests.recipes.test_executors import DATA, SLURM, SSH, flags, read, script
+from tests.workers import ROOT
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+pytest.importorskip("nemo_run", reason="jobs are NeMo-Run's")
+from tests.support.bridge import import_bridge
+
+import_bridge()
+RECIPE = ["--recipe", "bridge/nemotron_elastic_12b", "--parent", "/checkpoints/12b", "--dir", "/runs/12b"]
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+
+
+def tasks(folder: Path) -> dict[str, Any]:
+    """What the processes of each job would call."""
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    found = folder.rglob("*_fn_or_script")
+    return {p.name.removesuffix("_fn_or_script"): ZlibJSONSerializer().deserialize(p.read_text()).task for p in found}
+
+
+def test_slurm_gets_every_job_in_order_with_the_planners_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_elastic.plan import PAPER, duration
+
+    script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--jobs", "2", "--dryrun", "dry"], tmp_path, monkeypatch)
+    dry = read(capsys.readouterr().out, tmp_path / "dry")
+    family = recipe_of("12b")
+    found = {number: family.layout(number, PAPER, 128, "h100") for number in (1, 2)}
+    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
+    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
+    limit = "03:00:00"
+    assert dry.table == {
+        "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
+        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
+        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
+        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
+        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
+        "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
+    }
+    for job, file in dry.files.items():
+        given = flags(file)
+        assert given["job-name"] == f"bridge-nemotron_elastic_12b.{job}"
+        assert given["nodes"] == ("16" if job.startswith("stage") else "1")
+        assert given.get("signal") == ("15@900" if job.startswith("stage") else None)
+        assert "fdl_runner" in file
+    last = {"stage1": 0, "stage1_2": STOPPED, "stage2": 0, "stage2_4": STOPPED}
+    told = tasks(tmp_path / "dry")
+    assert {name: told[name].stopped for name in last} == last
+
+
+def test_local_runs_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [*RECIPE, *DATA, "--recipe", "bridge/nemotron_elastic_8b", "--gpu", "h200", "--dryrun", "dry"]
+    script("run_local", args, tmp_path, monkeypatch)
+    dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
+    assert list(dry.files) == ["rank", "stage1", "stage2", "slice"]
+    assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
+
+
+def test_a_process_builds_the_job_that_was_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fiddle
+
+    from nemo_elastic.hosts.bridge import experiment
+    from nemo_elastic.hosts.bridge.settings import run_settings
+
+    script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
+    data = [0.7, "/data/code", 0.3, "/data/web"]
+    wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
+    built: list[tuple[Any, int]] = []
+    monkeypatch.setattr(experiment, "train_to_the_end", lambda run, stopped: built.append((run, stopped)))
+    told = tasks(tmp_path / "dry")
+    for name, run in wanted.items():
+        fiddle.build(told[name])()
+        there, stopped = built.pop()
+        assert run_settings(there) == run_settings(run), name
+        assert stopped == STOPPED
+    assert told["slice"].dir == "/runs/12b"
+
+
+def test_a_mistake_is_told_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for args, line in (
+        ([*RECIPE, *DATA, "--devices", "1", "--dryrun", "dry"], "error: no layout"),
+        ([*RECIPE, "--data", "0.5", "/a", "/b", "--dryrun", "dry"], "a weight before each prefix, or before none"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            script("run_local", args, tmp_path, monkeypatch)
+        assert line in capsys.readouterr().err

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A large recipe on Megatron-Bridge is rehearsed: its own jobs run as NeMo-Run starts them, and every check holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.bridge.test_recipes import recipe_of
+from tests.rehearsal.test_rehearse import CHECKS, JOBS, told
+from tests.workers import ROOT, environment
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+pytest.importorskip("nemo_run", reason="jobs are NeMo-Run's")
+from tests.support.bridge import import_bridge
+
+import_bridge()
+
+NAMES = ("12b", "9b", "8b")
+
+
+@pytest.fixture(params=NAMES)
+def rehearsal(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    return rehearsal_of(recipe_of(request.param), str(tmp_path))
+
+
+def test_only_declared_settings_differ(rehearsal: Any) -> None:
+    from nemo_elastic.rehearsal.bridge.declared import DECLARED
+
+    changed = rehearsal.built.changed
+    assert changed and {change.why for change in changed} <= set(DECLARED)
+    assert [job.name for job in rehearsal.told_jobs()] == JOBS
+    assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
+
+
+def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
+    """By hand, as the comparison could be wrong."""
+    from nemo_elastic.rehearsal.bridge.family import SmallBridgeFamily
+    from nemo_elastic.rehearsal.bridge.jobs import small_jobs
+    from nemo_elastic.rehearsal.short import Machines
+
+    own = rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
+    small = small_jobs(SmallBridgeFamily.of(rehearsal.family, rehearsal.short, Machines()), rehearsal.dir)
+    for name in ("stage1", "stage2"):
+        before, after = own[name].config, small[name].config
+        for field in ("optimizer", "lr", "min_lr", "adam_eps", "adam_beta1", "adam_beta2", "clip_grad",
+                      "weight_decay", "bf16", "use_distributed_optimizer"):  # fmt: skip
+            assert getattr(after.optimizer, field) == getattr(before.optimizer, field), field
+        assert after.mixed_precision == before.mixed_precision == "bf16_mixed"
+        assert after.checkpoint.dist_ckpt_optim_fully_reshardable is True
+        blocks = [one.optimizer_config_override_provider.elastic for one in (before, after)]
+        for section in ("router", "distill", "sampling", "nonfinite", "seed", "budgets_per_batch"):
+            assert blocks[0][section] == blocks[1][section]
+        rates, theirs = own[name].callbacks[0].rates, small[name].callbacks[0].rates
+        assert theirs.min_ratio == rates.min_ratio
+        for field in ("start_step", "freeze_step"):
+            share = getattr(rates, field) / rates.total_steps
+            assert getattr(theirs, field) / theirs.total_steps == pytest.approx(share, abs=0.05)
+
+
+def test_a_setting_that_is_not_declared_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.rehearsal.bridge.family import SmallBridgeFamily
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    stock_config = SmallBridgeFamily.stock_config
+
+    def spoilt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = stock_config(self, *args, **kwargs)
+        config.optimizer.adam_eps = 1e-3
+        return config
+
+    monkeypatch.setattr(SmallBridgeFamily, "stock_config", spoilt)
+    with pytest.raises(ElasticError, match=r"stage1: optimizer\.adam_eps is 0\.001, in the recipe 1e-08"):
+        rehearsal_of(recipe_of("9b"), str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_command_rehearses_the_9b_recipe(tmp_path: Path) -> None:
+    # Bridge's own transformers has a nemotron_h
+    env = environment(NEMORUN_HOME=str(tmp_path / "home"))
+    env.pop("NEMO_ELASTIC_HF_PYTHON", None)
+    out = tmp_path / "out"
+    command = ["-m", "tests.support.bridge", "-m", "nemo_elastic", "rehearse", "bridge/nemotron_elastic_9b"]
+    command += ["--out", str(out), "--ranks", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800
+    )
+    report = json.loads((out / "rehearsal.json").read_text()) if (out / "rehearsal.json").exists() else {}
+    assert done.returncode == 0, told(report) if report else done.stderr[-3000:]
+    assert report["recipe"] == "nemotron_elastic_9b_bridge" and set(report["checks"]) == CHECKS
+    assert all(check["ok"] is True for check in report["checks"].values()), told(report)
+    figures = report["checks"]["resumed"]
+    assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18
