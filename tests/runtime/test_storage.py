@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import AXES, layer_axes
-from nemo_elastic.core.layout import rows, selection, shape
+from nemo_elastic.core.layout import keys, rows, selection, shape
 from nemo_elastic.core.prefix import nested_order
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 from nemo_elastic.runtime.storage import CutLayers
-from tests.shapes import PARENT
+from tests.shapes import LATENT, PARENT
 from tests.strategies import chains, parents, subnets
 
 some = settings(max_examples=40)
@@ -47,9 +47,10 @@ def matrices(model: MemberModel) -> dict[tuple[str, int | None], torch.Tensor]:
 
 def shapes(parent: Parent, member: Subnet) -> dict[tuple[str, int | None], tuple[int, ...]]:
     """Shapes of those matrices in a model that holds the member alone."""
-    found = {
-        (row.name, layer and layer.index): shape(parent, row, member, layer) for row, layer in rows(parent, member)
-    }
+    found: dict[tuple[str, int | None], tuple[int, ...]] = {}
+    for row, layer in rows(parent, member):
+        own = [row.name] if layer is None else [f"{layer.type}.{key}" for key, _ in keys(row, layer)]
+        found |= {(name, layer and layer.index): shape(parent, row, member, layer) for name in own}
     if parent.tied:
         found["head", None] = found["embedding", None]
     return {key: size for key, size in found.items() if len(size) == 2}
@@ -111,12 +112,14 @@ def test_a_shape_between_members_reads_no_more_than_the_next_larger_member(data)
 @pytest.mark.parametrize("axis", layer_axes())
 def test_along_one_axis_every_width_is_a_prefix(axis):
     """Widths that no member has cost what they keep."""
-    blocks, size = PARENT.axis(axis).blocks, PARENT.axis(axis).size
-    members = {"a": PARENT.full, "b": PARENT.uniform(**{axis: blocks})}
-    family = FamilyRuntime(NemotronH.random(PARENT), members)
-    for width in range(blocks, size + 1, blocks):
-        member = PARENT.uniform(hidden=9, **{axis: width})
-        assert {k: tuple(t.shape) for k, t in matrices(family.select(member)).items()} == shapes(PARENT, member)
+    parent = PARENT if axis in PARENT.axes else LATENT
+    prefix = parent.axis(axis)
+    least = -(-prefix.least // prefix.blocks) * prefix.blocks
+    members = {"a": parent.full, "b": parent.uniform(**{axis: least})}
+    family = FamilyRuntime(NemotronH.random(parent), members)
+    for width in range(least, prefix.size + 1, prefix.blocks):
+        member = parent.uniform(hidden=9, **{axis: width})
+        assert {k: tuple(t.shape) for k, t in matrices(family.select(member)).items()} == shapes(parent, member)
 
 
 @some

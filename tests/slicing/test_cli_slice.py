@@ -203,7 +203,7 @@ def test_the_largest_file_of_weights(run, family, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "slice: give exactly one of --budget, --params, --memory, --ratio, --subnet (only"),
+        ([], "slice: give exactly one of --budget, --params, --active-params, --memory, --ratio, --subnet (only"),
         (["--budget", "small", "--params", "5"], "not --budget and --params"),
         (["--budget", "small", "--budget", "mid", "--ratio", "0.5"], "not --budget and --ratio"),
         (["--budget", "small", "--budget", "mid", "--budget", "small"], "--budget: 'small' is given twice"),

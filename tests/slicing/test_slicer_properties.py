@@ -61,13 +61,13 @@ def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
         write(place / "family", parent, tensors=words, shard_bytes=shard_bytes)
         cut = slice_checkpoint(place / "family", place / "cut", subnet=member, shard_bytes=shard_bytes)
         found = open_tensors(place / "cut")
-        source = {(t.row.name, t.layer and t.layer.index): words[t.hf] for t in layout.tensors(parent, parent.full)}
+        source = {(t.row.name, t.index, t.number): words[t.hf] for t in layout.tensors(parent, parent.full)}
         for t in layout.tensors(parent, member):
             index = t.layer.index if t.layer else None
             kept = [
                 layout.selection(parent, t.row, d, parent.full, member, index).indices for d in range(len(t.shape))
             ]
-            whole = source[t.row.name, index]
+            whole = source[t.row.name, index, layout.original(parent, t.row, t.number, parent.full, member, index)]
             assert found[t.hf].dtype == dtype
             np.testing.assert_array_equal(found[t.hf].words, whole.words[np.ix_(*kept)], t.hf)
         counted = {n: math.prod(raw.shape) for n, raw in found.items() if n != "lm_head.weight" or not parent.tied}
