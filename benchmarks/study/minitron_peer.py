@@ -149,7 +149,7 @@ def write_checkpoint(folder: Path, pruned: Path, parent: Path, place: Path) -> N
 
 
 def facts(pruned: str | Path) -> Mapping[str, Any]:
-    """What the search wrote down: modelopt (its version), sizes, parent_pattern, parameters, within (how many met the
+    """What the search wrote down: modelopt (its version), sizes, parameters, within (how many met the
     bound), candidates (those scored), measured_tokens, scored_tokens (of each), cpu_seconds (without imports).
     """
     return json.loads(Path(pruned, "pruned.json").read_text())

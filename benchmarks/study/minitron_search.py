@@ -69,7 +69,6 @@ def search(job: dict[str, Any], prune: Any) -> None:
     facts = {
         "modelopt": version("nvidia-modelopt"),
         "sizes": {**whole.to_json(), **fields, "pattern": model.hybrid_layer_pattern},
-        "parent_pattern": whole.pattern,
         "parameters": sum(p.numel() for p in tensors.values()),
         "within": len(candidates),
         "candidates": [{"parameters": int(c.metrics["params"]), "score": c.score} | c.ss_config
