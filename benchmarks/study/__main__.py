@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.study.data import FOLDERS, prepare
 from benchmarks.study.jobs import Job
+from benchmarks.study.minitron_peer import bridge_python
 from benchmarks.study.studies import PARENT, STUDIES
 
 
@@ -69,6 +70,8 @@ def main() -> None:
     parents = [PARENT] if any(PARENT.name in job.before for job in wanted) else []
     jobs = {job.name: job for job in [*parents, *wanted]}
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
+    if any(job.kind == "searched" for job in todo):
+        bridge_python()  # it is missed now, not after hours
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
         prepare(name, runs)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)

@@ -29,7 +29,8 @@ class Job:
         kind: one of `KINDS`.
         seed: of data order, ranking, search, router and sampling.
         steps: optimizer steps (stage 1's, where there are two).
-        block: elastic block of a family; of a simulation, what it is told.
+        block: elastic block of a family; of a simulation, what it is told; of ModelOpt's search, that of the family
+            whose loss and tokens it goes by.
         after: job whose shapes (and ranking) are taken; of a parent the job whose weights it starts from.
         member: which of its members is trained alone.
         ratio: share of the parent's parameters that ModelOpt prunes to.
@@ -86,7 +87,7 @@ def run_job(job: Job, runs: Path) -> dict[str, Any]:
     result = KINDS[job.kind](job, runs, out / "run")
     result |= {"job": job.name, "kind": job.kind, "seed": job.seed, "steps": job.steps}
     result["process_seconds"] = time.process_time() - began
-    if job.kind not in ("parent", "pruned"):  # others start from these
+    if job.kind not in ("parent", "pruned", "searched"):  # others start from these
         shutil.rmtree(out / "run" / "checkpoints", ignore_errors=True)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
@@ -231,27 +232,62 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 def pruned(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """ModelOpt prunes the parent to a share of its parameters."""
     from benchmarks.study import modelopt_peer, work
-    from benchmarks.study.evaluate import dense, heldout, parent_shape
+    from benchmarks.study.evaluate import parent_shape
 
     assert job.ratio is not None and job.member is not None
     checkpoint = modelopt_peer.prune_to_ratio(
         parent_checkpoint(job, runs), out / "pruned", job.ratio, data=runs / job.data, seq_length=job.batch.length,
         seed=ORDER + job.seed,
     )  # fmt: skip
-    whole, shape = parent_shape(), dense_shape(checkpoint)
-    facts = modelopt_peer.facts(checkpoint)
+    facts, whole = modelopt_peer.facts(checkpoint), parent_shape()
+    flops = facts["measured_tokens"] * work.forward(whole, whole.full, job.batch.length)
+    return cut(job, runs, checkpoint, flops, facts["cpu_seconds"])
+
+
+def searched(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """ModelOpt's own search prunes the parent to a share of its parameters.
+
+    It goes by the loss and the tokens of our search (`job.block`), which finds all sizes at once, for as many
+    candidates per size.
+    """
+    from benchmarks.study import minitron_peer, work
+    from benchmarks.study.evaluate import parent_shape
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.core.cost import parameters
+
+    assert job.ratio is not None and job.member is not None
+    config, whole, length = ElasticConfig.from_dict(dict(job.block)), parent_shape(), job.batch.length
+    assert config.search is not None
+    sizes = sum(not budget.is_parent for budget in config.budgets)
+    checkpoint = minitron_peer.prune_by_search(
+        parent_checkpoint(job, runs), out / "pruned", int(job.ratio * parameters(whole, whole.full)),
+        data=runs / job.data, seq_length=length, score_tokens=config.search.tokens,
+        top_k=config.search.candidates // sizes, seed=ORDER + job.seed,
+    )  # fmt: skip
+    facts = minitron_peer.facts(checkpoint)
+    flops = facts["measured_tokens"] * work.forward(whole, whole.full, length)
+    flops += work.search(whole, config, [{"cost": c["parameters"]} for c in facts["candidates"]], length)
+    told = {"candidates": facts["candidates"], "within": facts["within"], "modelopt": facts["modelopt"]}
+    return cut(job, runs, checkpoint, flops, facts["cpu_seconds"]) | told
+
+
+def cut(job: Job, runs: Path, checkpoint: Path, flops: float, cpu: float) -> dict[str, Any]:
+    """Result of what cut one size out of the parent."""
+    from benchmarks.study.evaluate import dense, heldout, parent_shape
+
+    shape = dense_shape(checkpoint)
     return {
         "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)},
-        "shares": {job.member: parameter_share(shape, whole)},
+        "shares": {job.member: parameter_share(shape, parent_shape())},
         "sizes": shape.to_json(),
         "tokens": 0,
-        "flops": facts["measured_tokens"] * work.forward(whole, whole.full, job.batch.length),
-        "cpu_seconds": facts["cpu_seconds"],
+        "flops": flops,
+        "cpu_seconds": cpu,
     }
 
 
 def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
-    """NVIDIA's way: what ModelOpt pruned (the job before), NeMo distills."""
+    """NVIDIA's way: what ModelOpt pruned (the job before, of either kind), NeMo distills."""
     from benchmarks.study import modelopt_peer, work
     from benchmarks.study.evaluate import dense, heldout, parent_shape
 
@@ -303,7 +339,7 @@ def parameter_share(shape: Any, whole: Any) -> float:
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
     "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "auto": auto, "scratch": scratch,
-    "pruned": pruned, "modelopt": modelopt, "schedule": schedule,
+    "pruned": pruned, "searched": searched, "modelopt": modelopt, "schedule": schedule,
 }  # fmt: skip
 
 

@@ -10,9 +10,6 @@ kernel. Checkpoints keep the names of the default spec, as they do with megatron
 
 from __future__ import annotations
 
-import importlib.machinery
-import sys
-import types
 from typing import Any
 
 import torch
@@ -29,39 +26,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.megatron.norm import GatedNormWeight
-from nemo_elastic.nn.mixing import MixerWeights, torch_scan
-from nemo_elastic.nn.norm import gated_rms_norm
-
-
-class GatedNorm(GatedNormWeight):
-    """mamba_ssm's gated norm in torch, with the attributes that ModelOpt cuts."""
-
-    def __init__(self, hidden_size: int, group_size: int, **kwargs: Any) -> None:
-        super().__init__(hidden_size, **kwargs)
-        self.group_size, self.bias = group_size, None
-
-    def forward(self, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return gated_rms_norm(y, z, self.weight, self.weight.shape[0] // self.group_size, self.eps)
-
-
-class PrunableMixer(mamba_mixer.MambaMixer):
-    """megatron-core's mixer and forward, which ModelOpt knows; only the scan inside is another."""
-
-    def ssm_training(self, zxBCdt: torch.Tensor) -> torch.Tensor:
-        weights = MixerWeights(
-            conv_weight=self.conv1d.weight,
-            conv_bias=self.conv1d.bias,
-            a=-torch.exp(self.A_log.float()),
-            d=self.D.float(),
-            dt_bias=self.dt_bias.float(),
-            norm=self.norm.weight,
-        )
-        heads = self.d_inner_local_tp // self.headdim  # ModelOpt cuts both
-        widths = MambaWidths(heads, self.headdim, self.ngroups_local_tp, self.d_state)
-        y_bli, z_bli = torch_scan(zxBCdt.transpose(0, 1), weights, widths)
-        return self.norm(y_bli, z_bli).transpose(0, 1)
+from benchmarks.study.modelopt_mixer import PrunableMixer, check_fresh, seen, tell_megatron
 
 
 class PrunableStack(MambaStack):
@@ -129,21 +94,14 @@ def pattern_of(layers: Any) -> str:
 def prepare_modelopt() -> None:
     """Make ModelOpt see Mamba, torch's RMSNorm and gloo; for a process that does nothing but prune.
 
-    Must run before anything imports ModelOpt: it decides about Mamba on import, by `import mamba_ssm`, and registers
-    megatron-core's gated norm, which is a mock where mamba_ssm is missing.
+    Must run before anything imports ModelOpt: it decides about Mamba on import, by `import mamba_ssm`.
     """
-    if "modelopt.torch.nas.plugins.megatron" in sys.modules:
-        raise RuntimeError("ModelOpt was imported before it could be told about Mamba: prune in a process of its own")
-    mamba_mixer.HAVE_MAMBA_SSM, mamba_mixer.ExtendedRMSNorm = True, GatedNorm
-    mamba_mixer.RMSNormGated = object
-    stand_in = types.ModuleType("mamba_ssm")
-    stand_in.__spec__ = importlib.machinery.ModuleSpec("mamba_ssm", None)
-    sys.modules["mamba_ssm"] = stand_in
-    from modelopt.torch.nas.modules import _DynamicLayerNorm
-    from modelopt.torch.nas.registry import DMRegistry
-    from modelopt.torch.nas.traced_hp import TracedHp
-
-    del sys.modules["mamba_ssm"]
+    check_fresh()
+    tell_megatron()
+    with seen("mamba_ssm"):
+        from modelopt.torch.nas.modules import _DynamicLayerNorm
+        from modelopt.torch.nas.registry import DMRegistry
+        from modelopt.torch.nas.traced_hp import TracedHp
 
     @DMRegistry.register({torch.nn.RMSNorm: "nn.RMSNorm"})
     class DynamicRMSNorm(_DynamicLayerNorm):  # as theirs, which wants a bias
@@ -151,7 +109,3 @@ def prepare_modelopt() -> None:
             self._register_hparam("num_features", TracedHp(list(range(1, self.normalized_shape[0] + 1))))
             self._register_dynamic_attribute("weight", self._cut_to_active_features)
             self._register_dynamic_attribute("normalized_shape", lambda mod, _: (mod.num_features,))
-
-    # depth pruning gathers numbers without a dimension, which NCCL takes and gloo does not
-    gather = torch.distributed.all_gather_into_tensor
-    torch.distributed.all_gather_into_tensor = lambda out, value, **kw: gather(out, value.reshape(-1), **kw)

@@ -17,7 +17,7 @@ from benchmarks.study.sizes import THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
 #: indices of the report's colours and markers; models from scratch lie so far above that they have words instead
-COLOURS = {"ours": 0, "alone": 2, "modelopt": 1}
+COLOURS = {"ours": 0, "alone": 2, "modelopt": 1, "minitron": 3}
 UNITS = {
     "tokens": "training tokens of all sizes",
     "flops": "FLOPs of all sizes",

@@ -16,6 +16,7 @@ TRIED: dict[str, dict[str, tuple[float, ...]]] = {
         "60": (5e-4, 1e-3, 2e-3, 4e-3),
         "50": (5e-4, 1e-3, 2e-3, 4e-3),
     },
+    "minitron": {"72": (2.5e-4, 5e-4, 1e-3, 2e-3), "50": (5e-4, 1e-3, 2e-3, 4e-3)},
     "scratch": {"72": (1.5e-3, 3e-3, 6e-3), "50": (1.5e-3, 3e-3, 6e-3)},
 }
 #: the best of each by the held-out loss, of a family by the mean over its smaller members; a test holds them against
@@ -24,5 +25,6 @@ BEST: dict[str, dict[str, float]] = {
     "ours": {"all": 5e-4},
     "alone": {"72": 2.5e-4, "50": 5e-4},
     "modelopt": {"85": 2.5e-4, "72": 5e-4, "60": 1e-3, "50": 1e-3},
+    "minitron": {"72": 5e-4, "50": 1e-3},
     "scratch": {"72": 3e-3, "50": 3e-3},
 }

@@ -20,6 +20,7 @@ MAKERS = {
     "ours": "ours: all sizes in one run",
     "alone": "our shapes, each size alone",
     "modelopt": "ModelOpt + `llm.distill`, each size alone",
+    "minitron": "ModelOpt 0.47's search + `llm.distill`, each size alone",
     "scratch": "from scratch, each size alone",
 }
 

@@ -86,10 +86,16 @@ def pruning(name: str, ratio: float, seed: int) -> Job:
     return Job(f"pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
 
 
-def theirs(name: str, steps: int, seed: int, lr: float | None = None) -> Job:
-    """The peer's second half: that size, distilled."""
-    after, best = pruning(name, 0.0, seed).name, BEST_RATE["modelopt"][name]
-    label = f"rate-modelopt-{name}-{lr:g}" if lr else f"modelopt-{name}-{steps}-{seed}"
+def searching(name: str, ratio: float, seed: int) -> Job:
+    """The strongest peer's first half: one size, whose shape ModelOpt searches by what our search goes by."""
+    return Job(f"searched-{name}-{seed}", "searched", seed, member=name, ratio=ratio, block=SHAPES[BEST])
+
+
+def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str = "modelopt") -> Job:
+    """A peer's second half: that size, distilled."""
+    before = searching if way == "minitron" else pruning
+    label = f"rate-{way}-{name}-{lr:g}" if lr else f"{way}-{name}-{steps}-{seed}"
+    after, best = before(name, 0.0, seed).name, BEST_RATE[way][name]
     return Job(label, "modelopt", seed, steps, after=after, member=name, lr=lr or best)
 
 
@@ -108,7 +114,7 @@ def scratch(name: str, steps: int, after: str, lr: float | None = None) -> Job:
 
 def peers() -> list[Job]:
     """(a) ModelOpt prunes and NeMo distills, once per size; (b) each size distilled alone, of our shapes; (c) from
-    scratch; (d) ours, all sizes in one run.
+    scratch; (d) ours, all sizes in one run; (e) as (a), of shapes that ModelOpt's own search finds.
     """
     jobs = []
     for seed in SEEDS:
@@ -117,7 +123,11 @@ def peers() -> list[Job]:
         jobs += [theirs(name, steps, seed) for steps in LEVELS for name in THREE]
         levels = LEVELS if seed == 0 else LEVELS[:2]
         jobs += [alone(name, steps, seed, ours(120, seed).name) for steps in levels for name in THREE]
-    return jobs + [scratch(name, 240, ours(120, 0).name) for name in THREE]
+    jobs += [scratch(name, 240, ours(120, 0).name) for name in THREE]
+    for seed in SEEDS:
+        jobs += [searching(name, ratio, seed) for name, ratio in THREE.items()]
+        jobs += [theirs(name, steps, seed, way="minitron") for steps in LEVELS for name in THREE]
+    return jobs
 
 
 def five() -> list[Job]:
@@ -175,7 +185,9 @@ def rates() -> list[Job]:
     jobs = [first, *(pruning(name, FIVE[name], 0) for name in TRIED["modelopt"]), *rest]
     jobs += [theirs(name, STEPS, 0, lr) for name, tried in TRIED["modelopt"].items() for lr in tried]
     jobs += [alone(name, STEPS, 0, first.name, lr) for name, tried in TRIED["alone"].items() for lr in tried]
-    return jobs + [scratch(name, STEPS, first.name, lr) for name, tried in TRIED["scratch"].items() for lr in tried]
+    jobs += [scratch(name, STEPS, first.name, lr) for name, tried in TRIED["scratch"].items() for lr in tried]
+    jobs += [searching(name, THREE[name], 0) for name in TRIED["minitron"]]
+    return jobs + [theirs(name, STEPS, 0, lr, "minitron") for name, tried in TRIED["minitron"].items() for lr in tried]
 
 
 #: the parent of the study `router`, and its training

@@ -187,7 +187,7 @@ def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
     rows = []
     runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
     for steps, seed, name in sorted(runs):
-        for kind in ("modelopt", "alone"):
+        for kind in ("modelopt", "minitron", "alone"):
             cells = [ratio(found, name, kind, sizes, seed, unit) for unit in UNITS]
             if all(cells):
                 rows.append([MAKERS[kind], str(steps), str(seed), *cells])

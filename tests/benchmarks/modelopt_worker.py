@@ -76,7 +76,10 @@ def main(folder: Path) -> None:
     found["class"] = type(loaded).__name__
     found["config"] = {f.removeprefix("target_"): getattr(loaded.config, f.removeprefix("target_")) for f in SMALL}
     found["shape"] = read_shapes(small).parent.to_json()
-    for student in (full, small):
+    found["tokens"] = same_tokens(data, folder)
+    again = folder / "again"
+    found["again"] = search_left(small, parent, again)
+    for student in (full, small, again):
         out = folder / f"distilled_{student.name}"
         last = distill(
             student, parent, out, data=data, steps=2, warmup_steps=1, lr=1e-3, eval_sequences=SEQUENCES, **COMMON
@@ -90,6 +93,45 @@ def main(folder: Path) -> None:
             "pattern": read_shapes(last).parent.pattern,
         }
     (folder / "facts.json").write_text(json.dumps(found))
+
+
+def search_left(small: Path, parent: Path, out: Path) -> float:
+    """Write this model as what the strongest peer's search leaves is written; returns how far logits are apart."""
+    import torch
+
+    from benchmarks.study.evaluate import dense
+    from benchmarks.study.minitron_peer import write_checkpoint
+    from nemo_elastic.formats.adapter import from_parts
+    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.read import plain_tensors
+    from nemo_elastic.formats.megatron.stored import PREFIX
+
+    left, shape = out.with_name("left"), read_shapes(small).parent
+    left.mkdir()
+    tensors = {name.removeprefix(PREFIX): value for name, value in plain_tensors(small).items()}
+    torch.save(from_parts(shape, shape.full, tensors), left / "weights.pt")
+    (left / "pruned.json").write_text(json.dumps({"sizes": shape.to_json()}))
+    out.mkdir()
+    write_checkpoint(out, left, parent, left)
+    assert read_shapes(out).parent == shape
+    tokens = torch.randint(512, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return float((dense(small, shape)(tokens) - dense(out, shape)(tokens)).abs().max())
+
+
+def same_tokens(data: Path, folder: Path) -> bool:
+    """Whether the strongest peer measures and scores on the first tokens of a run, as our search does."""
+    import fiddle
+
+    from benchmarks.study.minitron_peer import training_tokens
+    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
+    from nemo_elastic.megatron.data import first_batches
+
+    run: Any = fiddle.build(tiny_recipe(data, folder / "run", steps=6, seed=7, **COMMON).data)
+    run.build(6, trainer_val_check_interval=6, trainer_limit_val_batches=0, trainer_limit_test_batches=0)
+    ours = next(first_batches(run._train_ds, SEQUENCES, SEQUENCES))
+    theirs = training_tokens(data, LENGTH, 2 * SEQUENCES, 7)
+    return bool((ours.numpy() == theirs[:SEQUENCES]).all())
 
 
 if __name__ == "__main__":

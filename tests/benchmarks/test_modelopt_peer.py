@@ -63,6 +63,13 @@ class TestDistillation:
         first, second = found["distilled_small"]["losses"]
         assert first > 1e-3 and second < first
 
+    def test_what_the_strongest_peers_search_leaves_is_distilled_as_what_was_pruned(
+        self, found: dict[str, Any]
+    ) -> None:
+        assert found["again"] == 0
+        assert found["distilled_again"] == found["distilled_small"]
+        assert found["tokens"], "its importance and scores are of other tokens than our search's"
+
     @pytest.mark.parametrize("name", ["distilled_full", "distilled_small"])
     def test_heldout_losses_are_those_of_our_own_runs(self, found: dict[str, Any], name: str) -> None:
         run = found[name]

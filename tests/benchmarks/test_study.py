@@ -12,6 +12,7 @@ import pytest
 from benchmarks.study import __main__ as launcher
 from benchmarks.study import plots, results, tables, work
 from benchmarks.study.jobs import KINDS, Job, random_shapes
+from benchmarks.study.minitron_peer import PYTHON
 from benchmarks.study.rates import BEST, TRIED
 from benchmarks.study.sizes import AXES, FIVE
 from benchmarks.study.studies import (
@@ -32,6 +33,7 @@ from benchmarks.study.train import Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.train.sampling import BudgetSampler
@@ -157,6 +159,14 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
         "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
         "50": [(500, 3.0, 3.0, 3.0), (1000, 2.9, 2.9, 2.9)],
     }
+
+
+def test_a_study_asks_for_the_other_hosts_environment_before_it_starts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(PYTHON, str(tmp_path / "python"))
+    monkeypatch.setattr("sys.argv", ["study", "peers", "--runs", str(tmp_path)])
+    with pytest.raises(ElasticError, match=f"{PYTHON}.*make .venv-bridge"):
+        launcher.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_router_moved_is_counted_by_layer() -> None:

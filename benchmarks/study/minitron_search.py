@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The process that searches: ModelOpt 0.47's `mcore_minitron` with a bound on parameters.
+
+    python -m benchmarks.study.minitron_search JOB.json
+
+Theirs: importance as in the releases before (`modelopt_peer`); then every combination of widths within 40 % and of
+depths within 20 % of the parent's whose parameters are within the bound; of those the largest, `top_k` of them, are
+scored, and the best is cut out. `minitron_peer` starts it, in Megatron-Bridge's environment, and gives it the tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.modelopt_targets import DIVISORS, FIELDS
+
+#: sequences per forward of the importance estimation
+BATCH = 8
+#: steps of the widths, as fine as those of the other peer; heads keep whole groups by themselves
+STEPS = {name: DIVISORS[name] for name in ("hidden_size_divisor", "ffn_hidden_size_divisor", "mamba_head_dim_divisor")}
+STEPS |= {"num_layers_divisor": 1, "num_moe_experts_divisor": 1}
+
+
+def search(job: dict[str, Any], prune: Any) -> None:
+    """Prune `job["parent"]` and write `job["out"]`: `weights.pt` by megatron-core's names, and `pruned.json`.
+
+    Args:
+        job: parent, out, importance and score (files of tokens, [n, s]), parameters (the most), top_k.
+        prune: ModelOpt's, see `minitron_layers.prepare_modelopt`.
+    """
+    import numpy as np
+    import torch
+    from megatron.core import parallel_state
+
+    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.megatron.compat import named_parameters
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.write import process_group
+
+    used = time.process_time()  # imports are start-up, not work, here as for every other job
+    measured, scored = (torch.as_tensor(np.load(job[name])) for name in ("importance", "score"))
+    whole = read_shapes(job["parent"]).parent
+    with process_group(), cuda_as_cpu():
+        parallel_state.initialize_model_parallel()
+        model = load(job["parent"], whole)
+        score = Score(model, scored)
+        mode = ("mcore_minitron", {"megatron.core.models.hybrid.HybridModel": STEPS})
+        _, state = prune.prune(
+            model,
+            mode=[mode],
+            constraints={"params": float(job["parameters"])},
+            dummy_input=None,
+            config={
+                "forward_loop": lambda m: [logits(m, tokens) for tokens in measured.split(BATCH)],
+                "score_func": score,
+                "top_k": job["top_k"],
+            },
+        )
+        tensors = {name: p.detach().clone() for name, p in named_parameters(model)}
+        parallel_state.destroy_model_parallel()
+    (candidates,) = state["all_candidates_per_constraint"].values()
+    fields = {FIELDS[k]: v for k, v in state["best"]["ss_config"].items() if k in FIELDS}
+    facts = {
+        "modelopt": version("nvidia-modelopt"),
+        "sizes": {**whole.to_json(), **fields, "pattern": model.hybrid_layer_pattern},
+        "parameters": sum(p.numel() for p in tensors.values()),
+        "within": len(candidates),
+        "candidates": [{"parameters": int(c.metrics["params"]), "score": c.score} | c.ss_config
+                       for c in candidates if c.score is not None],
+        "measured_tokens": measured.numel(),
+        "scored_tokens": scored.numel(),
+        "cpu_seconds": time.process_time() - used,
+    }  # fmt: skip
+    out = Path(job["out"])
+    out.mkdir(parents=True)
+    torch.save(tensors, out / "weights.pt")
+    (out / "pruned.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def load(checkpoint: str, whole: Any) -> Any:
+    """The parent as a HybridModel that ModelOpt can prune, with a checkpoint's weights."""
+    import torch
+    from megatron.core.activations import squared_relu
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from benchmarks.study.minitron_layers import prunable_stack_spec
+    from nemo_elastic.formats.adapter import from_parts
+    from nemo_elastic.formats.megatron.read import plain_tensors
+    from nemo_elastic.formats.megatron.stored import PREFIX
+    from nemo_elastic.megatron.compat import named_parameters, new_model
+
+    initialize_rng_tracker(inference_rng_tracker=True)
+    config = TransformerConfig(
+        num_layers=whole.num_layers, hidden_size=whole.hidden, num_attention_heads=whole.attention_heads,
+        num_query_groups=whole.kv_heads, kv_channels=whole.attention_head_dim, ffn_hidden_size=whole.ffn,
+        mamba_num_heads=whole.mamba_heads, mamba_head_dim=whole.mamba_head_dim, mamba_num_groups=whole.mamba_groups,
+        mamba_state_dim=whole.state, layernorm_epsilon=whole.norm_eps, activation_func=squared_relu,
+        normalization="RMSNorm", add_bias_linear=False, hidden_dropout=0.0, attention_dropout=0.0,
+        use_cpu_initialization=True, gradient_accumulation_fusion=False, masked_softmax_fusion=False,
+        bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
+    )  # fmt: skip
+    model = new_model(config, prunable_stack_spec(), whole.vocab, 256, whole.pattern, whole.tied)
+    stored = {name.removeprefix(PREFIX): value for name, value in plain_tensors(checkpoint).items()}
+    stored = from_parts(whole, whole.full, stored)
+    own = dict(named_parameters(model))
+    assert own.keys() == stored.keys(), own.keys() ^ stored.keys()
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name])
+    return model.eval()
+
+
+def logits(model: Any, tokens_bs: Any) -> Any:
+    """[b, s, v] of a model."""
+    import torch
+
+    with torch.no_grad():
+        return model(tokens_bs, None, None)
+
+
+class Score:
+    """How near a candidate is to the parent: less its mean KL from it in nats per token, on given tokens.
+
+    It is what our search measures of a candidate, on the same tokens (`nemo_elastic.train.shaping.untrained_loss`).
+    """
+
+    def __init__(self, parent: Any, tokens_bs: Any) -> None:
+        self.tokens_bs, self.wanted = tokens_bs, logits(parent, tokens_bs).log_softmax(-1)
+
+    def __call__(self, model: Any) -> float:
+        import torch.nn.functional as F
+
+        found = logits(model, self.tokens_bs).log_softmax(-1)
+        kl = F.kl_div(found.flatten(0, 1), self.wanted.flatten(0, 1), reduction="batchmean", log_target=True)
+        return -float(kl)
+
+
+if __name__ == "__main__":
+    from benchmarks.study.minitron_layers import prepare_modelopt
+
+    modelopt = prepare_modelopt()
+    search(json.loads(Path(sys.argv[1]).read_text()), modelopt)

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lets ModelOpt search in a tiny model, and writes down what test_minitron_peer.py asserts.
+
+python -m tests.benchmarks.minitron_worker FOLDER     (in Megatron-Bridge's environment)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+LENGTH, SEQUENCES = 64, 4
+#: share of the parent's parameters
+RATIO = 0.6
+
+
+def main(folder: Path) -> None:
+    from benchmarks.study.minitron_layers import prepare_modelopt
+
+    prune = prepare_modelopt()
+    import numpy as np
+    import torch
+
+    from benchmarks.study.minitron_search import search
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.family import Parent
+    from nemo_elastic.formats.adapter import from_megatron
+    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.nn.model import NemotronH
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parent = Parent("M-M*-M-M*-", 128, 256, 512, 16, 16, 4, 16, 4, 8, 2, 16)
+    plain = NemotronH.random(parent)
+    checkpoint = write_megatron_checkpoint(folder / "parent", parent, parent.full, plain.state_dict())
+    tokens = torch.randint(256, (SEQUENCES, LENGTH))
+    np.save(folder / "tokens.npy", tokens)
+
+    def run(name: str, most: int, top_k: int) -> tuple[dict[str, Any], Any]:
+        job = {"parent": str(checkpoint), "out": str(folder / name), "parameters": most, "top_k": top_k,
+               "importance": str(folder / "tokens.npy"), "score": str(folder / "tokens.npy")}  # fmt: skip
+        search(job, prune)
+        told = json.loads((folder / name / "pruned.json").read_text())
+        shape = Parent.from_json(told["sizes"])
+        weights = torch.load(folder / name / "weights.pt", weights_only=True)
+        return told, NemotronH(shape, from_megatron(shape, shape.full, weights), trainable=False)
+
+    count = parameters(parent, parent.full)
+    full, same = run("full", count, 1)
+    small, cut = run("small", int(RATIO * count), 6)
+    with torch.no_grad():
+        wanted, sorted_, found = (model(tokens).log_softmax(-1) for model in (plain, same, cut))
+    kl = (wanted.exp() * (wanted - found)).sum(-1).mean()
+    shape = Parent.from_json(small["sizes"])
+    before, after = dict(plain.named_parameters()), dict(same.named_parameters())
+    told = {
+        "full": full, "small": small, "parent": parent.to_json(), "count": count,
+        "small_count": parameters(shape, shape.full), "kl": float(kl),
+        "difference": float((wanted - sorted_).abs().max()),
+        "sorted": sorted(name for name in before if not torch.equal(before[name], after[name])),
+        "left": sorted(k for k in sys.modules if k in ("mamba_ssm", "transformer_engine")),
+    }  # fmt: skip
+    (folder / "facts.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir()
+    main(Path(sys.argv[1]))
