@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.formats.megatron.stored import ITERATION
+from nemo_elastic.formats.megatron.stored import ITERATION, TRACKER
 from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.megatron.data import dataset_tokens
@@ -53,6 +53,7 @@ class Watch(Callback):
             if number:  # it may be gone when the job ends; a link takes no room
                 own = Path(checkpoint.load, f"{ITERATION}{number:07d}")
                 shutil.copytree(own, self._here / FROM / own.name, copy_function=os.link)
+                (self._here / FROM / TRACKER).write_text(str(number))
         torch.distributed.barrier()
         saved = {name: getattr(checkpoint, name) for name in ("save", "save_optim", "most_recent_k")}
         checkpoint.save, checkpoint.most_recent_k = str(self._here / START), -1
