@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS
+from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.router import Router
@@ -31,8 +31,8 @@ def router_of(space=None, budgets=BUDGETS, seed=0, **config) -> Router:
 
 def one_hot(space, code) -> dict[str, torch.Tensor]:
     """Probabilities that choose a code."""
-    out = {axis: torch.ones(1, 1) for axis in AXES}
-    for axis in AXES:
+    out = {axis: torch.ones(1, 1) for axis in space.choices}
+    for axis in space.choices:
         slots = space.positions(axis)
         if slots:
             picked = torch.tensor([code[s] for s in slots])
@@ -81,7 +81,7 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
     router = router_of(space, (Budget("full"),), seed)
     routed = router.gates("full", tau=0.7, noise=(0, seed), hard=False)
     pi, parent = routed.probabilities, space.parent
-    for i, axis in ((i, axis) for i, kind in enumerate(parent.types) for axis in KINDS[kind].widths):
+    for i, axis in ((i, axis) for i, kind in enumerate(parent.types) for axis in parent.kind(kind).widths):
         gate = routed.gates.layers[i][axis]
         row = pi[axis][space.layers_of(axis).index(i) if len(pi[axis]) > 1 else 0]
         prefix = parent.axis(axis)
