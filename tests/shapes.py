@@ -24,17 +24,11 @@ PARENT = Parent(
     ffn_stripes=4,
 )
 #: with experts, in a latent width and without; a chain of choices fits the stripes
-LATENT = Parent(
+LATENT = replace(
+    PARENT,
     pattern="MEM*E",
-    hidden=16,
-    vocab=32,
-    mamba_heads=6,
-    mamba_head_dim=4,
-    mamba_groups=2,
-    state=4,
-    attention_heads=4,
-    kv_heads=2,
-    attention_head_dim=4,
+    ffn=1,
+    ffn_stripes=1,
     more={
         "experts": 8,
         "expert_ffn": 12,

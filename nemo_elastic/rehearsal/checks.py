@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ SAME = 0.02
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(ABC):
     """Where a rehearsal ran; what its host calls what it leaves there, the host says.
 
     Attributes:
@@ -56,17 +57,17 @@ class Place:
         facts = self.facts(2, 0)
         return torch.tensor(facts["tokens"]), torch.tensor(facts["labels"]), facts["losses"]
 
+    @abstractmethod
     def ranked(self) -> Path:
         """The checkpoint that the ranking left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, stage: int) -> Path:
         """The checkpoint that a stage left at its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, stage: int) -> Path:
         """The folder in which a stage wrote its metrics."""
-        raise NotImplementedError
 
 
 def checks(place: Place) -> dict[str, Finding]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,24 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     return read(done.stdout, home / "dry")
 
 
+def planned(family: Any) -> dict[str, list[str]]:
+    """The table of a 12B's jobs on the machines of `SLURM`, each stage in two turns."""
+    from nemo_elastic.plan import PAPER, duration
+
+    found = {number: family.layout(number, PAPER, 128, "h100") for number in (1, 2)}
+    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
+    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
+    limit = "03:00:00"
+    return {
+        "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
+        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
+        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
+        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
+        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
+        "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
+    }
+
+
 def flags(file: str) -> dict[str, str]:
     return dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.+))?$", file, re.MULTILINE))
 
@@ -117,20 +136,7 @@ def test_no_line_of_a_file_is_broken(slurm: Dry) -> None:
 def test_the_table_tells_layouts_memory_hours_and_what_comes_after_what(slurm: Dry) -> None:
     from nemotron_elastic_12b import FAMILY
 
-    from nemo_elastic.plan import PAPER, duration
-
-    found = {number: FAMILY.layout(number, PAPER, 128, "h100") for number in (1, 2)}
-    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
-    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
-    limit = "03:00:00"
-    assert slurm.table == {
-        "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
-        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
-        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
-        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
-        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
-        "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
-    }
+    assert slurm.table == planned(FAMILY)
 
 
 def test_jobs_run_in_the_container_with_its_mounts(slurm: Dry) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, parameters
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
@@ -22,14 +21,10 @@ from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verify import verify
-from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
-from nemo_elastic.train.training import FamilyTraining
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT
-from tests.train.torch_host import TorchHost
+from tests.train.trained import Trained, train_family
 
-STEPS, LENGTH = 12, 32
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "active_params": 6500}],
     "axes": {
@@ -46,60 +41,10 @@ BLOCK = {
 }
 
 
-@dataclass
-class Trained:
-    """What is left of a training.
-
-    Attributes:
-        host: with the weights.
-        family: its members.
-        before: weights of the sorted parent.
-        out: what ranking and search wrote.
-        choices: of every micro-batch.
-    """
-
-    host: TorchHost
-    family: FamilyTraining
-    before: dict[str, torch.Tensor]
-    out: Path
-    choices: list[object]
-
-    @property
-    def members(self) -> dict[str, Subnet]:
-        return dict(zip(("full", "large", "small"), self.family.members.get(), strict=True))
-
-    @property
-    def parent(self) -> Parent:
-        return self.host.model.parent
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    out = tmp_path_factory.mktemp("experts")
     config = ElasticConfig.from_dict(BLOCK)
-    shape = config.parent_shape(unstriped(LATENT))
-    data = torch.randint(0, shape.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
-    host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
-    family = FamilyTraining(config, steps=STEPS)
-    family.members = Members(shape, len(config.budgets), family.new_router(shape))
-    prepare_members(family, host, out)
-    before = {name: value.clone() for name, value in host.model.state_dict().items()}
-    router = family.members.router
-    assert router is not None
-    optimizer = torch.optim.AdamW([*host.model.parameters(), *router.parameters()], lr=1e-3)
-    choices: list[object] = []
-    for host.step in range(STEPS):
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, out)
-        refresh_members(family, host)
-        batch, mask = data[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
-        draws = family.next_draws(host.step)
-        choices += [draw.choice for draw in draws]
-        loss, _ = family.loss(host, draws, batch[:, :-1], batch[:, 1:], mask)
-        (loss * host.factor(mask.sum())).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return Trained(host, family, before, out, choices)
+    return train_family(config, config.parent_shape(unstriped(LATENT)), tmp_path_factory.mktemp("experts"))
 
 
 def test_sorting_kept_the_parent_s_function_and_gave_each_expert_its_order(trained: Trained) -> None:

@@ -126,7 +126,7 @@ class BridgeFamily(PlannedFamily):
         parent: str,
         data: Blend,
         dir: str,
-        gpus: int = 8 * NODES,
+        gpus: int = NODE * NODES,
         gpu: str = "h100",
         curriculum: Curriculum = PAPER,
         tokenizer: str | None = None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +32,9 @@ from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from nemo_elastic.slicing.verify import verify
-from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
-from nemo_elastic.train.training import FamilyTraining
 from tests.core.kinds.gated import GATED, KIND, UNIT_SIZE, UNITS, registered
-from tests.train.torch_host import TorchHost
+from tests.train.trained import Trained, train_family
 
-STEPS, LENGTH = 12, 32
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
     "axes": {
@@ -67,63 +63,14 @@ def parent() -> Parent:
                   attention_heads=4, kv_heads=2, attention_head_dim=8, more=own)  # fmt: skip
 
 
-@dataclass
-class Trained:
-    """A family that was trained on the host of plain torch.
-
-    Attributes:
-        host: with the weights.
-        family: its members.
-        before: weights of the sorted parent.
-        out: what ranking and search wrote.
-        choices: of every micro-batch.
-    """
-
-    host: TorchHost
-    family: FamilyTraining
-    before: dict[str, torch.Tensor]
-    out: Path
-    choices: list[object]
-
-
 @pytest.fixture(scope="module")
 def trained(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Ranked, searched, chosen by a router, frozen and trained on slices."""
-    out = tmp_path_factory.mktemp("own")
     config = ElasticConfig.from_dict(BLOCK)
-    shape = config.parent_shape(parent)
-    data = torch.randint(0, parent.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
-    host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
-    family = FamilyTraining(config, steps=STEPS)
-    family.members = Members(shape, len(config.budgets), family.new_router(shape))
-    prepare_members(family, host, out)
-    before = {name: value.clone() for name, value in host.model.state_dict().items()}
-    router = family.members.router
-    assert router is not None
-    optimizer = torch.optim.AdamW([*host.model.parameters(), *router.parameters()], lr=1e-3)
-    choices: list[object] = []
-    for host.step in range(STEPS):
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, out)
-        refresh_members(family, host)
-        batch = data[2 * host.step : 2 * host.step + 2]
-        mask = torch.ones(2, LENGTH)
-        draws = family.next_draws(host.step)
-        choices += [draw.choice for draw in draws]
-        loss, _ = family.loss(host, draws, batch[:, :-1], batch[:, 1:], mask)
-        (loss * host.factor(mask.sum())).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return Trained(host, family, before, out, choices)
+    return train_family(config, config.parent_shape(parent), tmp_path_factory.mktemp("own"))
 
 
 def arrays(model: NemotronH) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()}
-
-
-def members_of(trained: Trained) -> dict[str, Subnet]:
-    names = [budget.name for budget in trained.family.config.budgets]
-    return dict(zip(names, trained.family.members.get(), strict=True))
 
 
 def test_layers_and_parents_come_back_from_their_files(parent: Parent) -> None:
@@ -181,7 +128,7 @@ def test_sorting_changes_nothing_and_puts_the_important_first(trained: Trained, 
 
 
 def test_the_search_and_the_router_cut_its_axes(trained: Trained) -> None:
-    members = members_of(trained)
+    members = trained.members
     assert list(members) == ["full", "large", "small"] and members["small"] <= members["large"] <= members["full"]
     shapes = json.loads((trained.out / "shapes.json").read_text())
     assert shapes["report"]["source"] == "search"
@@ -205,12 +152,12 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("family")
     shape = trained.host.model.parent
     config = trained.family.config
-    made = Family.of(shape, members_of(trained), axes=config.resolve_axes(shape), budgets=config.budgets)
+    made = Family.of(shape, trained.members, axes=config.resolve_axes(shape), budgets=config.budgets)
     return write_family(place / "family", shape, arrays(trained.host.model), made)
 
 
 def test_a_member_is_sliced_out_and_runs_as_it_did(folder: Path, trained: Trained, tmp_path: Path) -> None:
-    small = members_of(trained)["small"]
+    small = trained.members["small"]
     cut = slice_checkpoint(folder, tmp_path / "small", member="small")
     opened = open_source(cut.out)
     state = {name: to_torch(raw) for name, raw in opened.tensors.items()}

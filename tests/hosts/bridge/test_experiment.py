@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from nemo_elastic.errors import STOPPED
-from tests.hosts.bridge.test_recipes import recipe_of
-from tests.recipes.test_executors import DATA, SLURM, SSH, flags, read, script
+from tests.hosts.bridge.recipes import recipe_of
+from tests.recipes.test_executors import DATA, SLURM, SSH, flags, planned, read, script
 from tests.workers import ROOT
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -42,23 +42,9 @@ def tasks(folder: Path) -> dict[str, Any]:
 def test_slurm_gets_every_job_in_order_with_the_planners_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nemo_elastic.plan import PAPER, duration
-
     script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--jobs", "2", "--dryrun", "dry"], tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry")
-    family = recipe_of("12b")
-    found = {number: family.layout(number, PAPER, 128, "h100") for number in (1, 2)}
-    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
-    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
-    limit = "03:00:00"
-    assert dry.table == {
-        "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
-        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
-        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
-        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
-        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
-        "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
-    }
+    assert dry.table == planned(recipe_of("12b"))
     for job, file in dry.files.items():
         given = flags(file)
         assert given["job-name"] == f"bridge-nemotron_elastic_12b.{job}"

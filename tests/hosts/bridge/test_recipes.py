@@ -12,18 +12,13 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.hosts.recipe_file import load_recipe
+from tests.hosts.bridge.recipes import recipe_of
 from tests.workers import ROOT, work
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 from tests.support.bridge import import_bridge
 
 import_bridge()
-
-
-def recipe_of(size: str) -> Any:
-    """The family of a recipe in recipes/bridge."""
-    return load_recipe(ROOT / "recipes" / "bridge" / f"nemotron_elastic_{size}.py")
 
 
 @pytest.fixture(scope="module", params=["12b", "9b", "8b"])

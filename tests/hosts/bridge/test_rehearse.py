@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.hosts.bridge.recipes import recipe_of
 from tests.rehearsal.test_rehearse import CHECKS, JOBS, told
 from tests.workers import ROOT, environment
 
@@ -20,7 +21,6 @@ pytest.importorskip("nemo_run", reason="jobs are NeMo-Run's")
 from tests.support.bridge import import_bridge
 
 import_bridge()
-from tests.hosts.bridge.test_recipes import recipe_of  # noqa: E402  (its import skips as well)
 
 NAMES = ("12b", "9b", "8b")
 
