@@ -74,6 +74,8 @@ def test_docker_commands_of_the_documentation_name_what_exists() -> None:
 def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
     """NAME:TAG where docker names it, NAME-TAG.sqsh as a file, and its tag is its base's."""
     tag = instructions()[0][1].rpartition(":")[2]
+    hosts = dict.fromkeys(["clusters.md", "recipes.md", "run_slurm.py", "nemotron_elastic_12b.py"], tag)
+    hosts["bridge.md"] = "26.08"
     pages = [ROOT / "Dockerfile", *PAGES, *sorted((ROOT / "recipes").glob("*.py"))]
     text = {p.name: p.read_text(encoding="utf-8") for p in pages}
     built = dict.fromkeys(re.findall(r"docker build .*-t (\S+)", "\n".join(text.values())))
@@ -81,14 +83,14 @@ def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
     for line in re.findall(r"docker build .*", "\n".join(text.values())):
         base = re.search(r"BASE=\S+:(\S+)", line)
         assert f"-t nemo-elastic:{base[1] if base else tag} " in line
-    files = {name for page in text.values() for name in re.findall(r"[\w./-]*\.sqsh", page)}
-    assert files == {f"nemo-elastic-{tag}.sqsh", f"/images/nemo-elastic-{tag}.sqsh"}
+    files = {page: set(re.findall(r"[\w./-]*\.sqsh", page_text)) for page, page_text in text.items()}
+    assert {page: files[page] for page in hosts} == {p: {f"/images/nemo-elastic-{t}.sqsh"} for p, t in hosts.items()}
+    made = {f"nemo-elastic-{tag}.sqsh", f"/images/nemo-elastic-{tag}.sqsh", *files["bridge.md"]}
+    assert set().union(*files.values()) == made
     used = {name: set(re.findall(r"(?:--image |container_image=\"|--gpus all |dockerd://)([^\s\"`]+)", page))
             for name, page in text.items()}  # fmt: skip
-    assert {"clusters.md", "recipes.md", "run_slurm.py", "nemotron_elastic_12b.py"} <= {
-        n for n, u in used.items() if u
-    }
-    allowed = files | {f"nemo-elastic:{tag}", f"registry.example.com#me/nemo-elastic:{tag}"}
+    assert hosts.keys() <= {name for name, found in used.items() if found}
+    allowed = made | {f"nemo-elastic:{tag}", f"registry.example.com#me/nemo-elastic:{tag}"}
     assert set().union(*used.values()) <= allowed
     (brought,) = re.findall(r"enroot import --output (\S+) dockerd://(\S+)", text["containers.md"])
     assert brought == (f"nemo-elastic-{tag}.sqsh", f"nemo-elastic:{tag}")

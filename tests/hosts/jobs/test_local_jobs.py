@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nemo
 #: one process of another's before; then two jobs, each in a session of its own with a rank in it; `deaf` ones go on,
 #: and a `late` one is started by a job that ends with it
 SCRIPT = """
-import subprocess, sys, time
+import subprocess, sys
 from nemo_elastic.errors import exit_in_one_line
 from nemo_elastic.hosts.jobs import local_jobs
 
@@ -41,7 +41,7 @@ print(other.pid, flush=True)
 with exit_in_one_line(), local_jobs.jobs_end_with_this():
     jobs = [start(JOB) for _ in range(2)]
     if "fails" in sys.argv:
-        time.sleep(3)
+        sys.stdin.readline()
         raise RuntimeError("a bug")
     print("running", flush=True)
     jobs[0].wait()
@@ -62,7 +62,7 @@ with exit_in_one_line(), local_jobs.jobs_end_with_this():
 def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number: int | None, code: int) -> None:
     script = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *options], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert script.stdout is not None
     other = psutil.Process(int(script.stdout.readline()))
@@ -78,7 +78,7 @@ def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number:
         if number is not None:
             time.sleep(1)  # each has its handlers by now
             script.send_signal(number)
-        told, errors = script.communicate(timeout=120)
+        told, errors = script.communicate("now\n" if "fails" in options else None, timeout=120)
         assert script.returncode == code, errors
         assert "went on" not in told and ("Traceback" in errors) is (number is None)
         sessions = {r.pid for r in ranks if r != other}  # of the jobs; a rank's number is nobody's session
