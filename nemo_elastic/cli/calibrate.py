@@ -14,8 +14,10 @@ import typer
 from nemo_elastic.cli.within import BATCH, TOKENS, within
 
 if TYPE_CHECKING:
+    from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.calibrate import Measured
     from nemo_elastic.evaluation.mixing import Against
+    from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
 
@@ -45,15 +47,13 @@ def command(
     Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic chat family/ --auto 0.3`.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from nemo_elastic.cli.task import check_tokens
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.evaluation.calibrate import examples, held_out, measure
+    from nemo_elastic.evaluation.calibrate import held_out
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.auto.file import FILE, family_digest, write_calibration
     from nemo_elastic.runtime.devices import check_device
 
@@ -66,23 +66,44 @@ def command(
     folder = DataFolder.open(data)
     check_tokens([source], folder)
     check_device(device, "--device")
-    try:
-        given = examples(folder, samples, prompt_tokens, answer_tokens, seed)
-    except ElasticError as exc:
-        raise exc.of("--samples") from None
-    runtime = load_family(source, device=device)
-    with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
-        task = bars.add_task(str(family), total=len(given) * len(runtime.path))
-        measured = measure(runtime, given, batch, lambda n: bars.advance(task, n))
-    calibration = measured.calibrate()
+    measured = _measured(source, folder, samples, prompt_tokens, answer_tokens, seed, batch, device, quiet=json)
     tried = held_out(measured, seed)
-    path = write_calibration(source.folder, calibration, force)
+    path = write_calibration(source.folder, measured.calibrate(), force)
     if json:
         typer.echo(json_module.dumps(_told(path, measured, tried), indent=2))
         return
     for table in _tables(measured, tried):
         Console(markup=False).print(table)
     typer.echo(f"written: {path}", err=True)
+
+
+def _measured(
+    source: Source,
+    folder: DataFolder,
+    samples: int | None,
+    prompt_tokens: int,
+    answer_tokens: int,
+    seed: int,
+    batch: int,
+    device: str,
+    quiet: bool,
+) -> Measured:
+    """What every member makes of held-out prompts."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.evaluation.calibrate import examples, measure
+    from nemo_elastic.runtime import load_family
+
+    try:
+        given = examples(folder, samples, prompt_tokens, answer_tokens, seed)
+    except ElasticError as exc:
+        raise exc.of("--samples") from None
+    runtime = load_family(source, device=device)
+    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
+        task = bars.add_task(str(source.folder), total=len(given) * len(runtime.path))
+        return measure(runtime, given, batch, lambda n: bars.advance(task, n))
 
 
 def _fixed(measured: Measured) -> list[dict[str, Any]]:

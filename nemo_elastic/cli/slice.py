@@ -65,7 +65,6 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. A shape between two members is nested like
     them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.cli.show import writing
     from nemo_elastic.cli.sizes import find, read_request, read_subnet
     from nemo_elastic.formats import hub
     from nemo_elastic.formats.dtypes import parse_dtype
@@ -73,19 +72,12 @@ def command(
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
     from nemo_elastic.slicing.card import serving_spec
-    from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 
     names = budget or []
     ways = {"--budget": budget or None, "--params": params, "--active-params": active_params, "--memory": memory}
     _check_ways(ways | {"--ratio": ratio, "--subnet": subnet})
-    options: dict[str, Any] = {
-        "format": format,
-        "dtype": dtype,
-        "force": force,
-        "license": license,
-        "base_model": base_model,
-    }
     _check_push(push, public, format, names)
+    options = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet)
@@ -96,16 +88,25 @@ def command(
     elif not names:
         found = find(opened, read_request(opened.parent, spec, params, memory, ratio, active_params))
         shape = found.subnet
-    with writing(f"writing {out}", quiet=json) as progress:
-        if len(names) > 1:
-            cuts = slice_members(opened, out, _members(opened, names), progress=progress, **options)
-        else:
-            member = names[0] if names else None
-            cuts = [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+    cuts = _cut(opened, out, names, shape, json, options)
     address = hub.push(out, push, private=not public) if push is not None else None
     _tell(cuts, opened, spec, found, json)
     if address is not None and not json:
         typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
+
+
+def _cut(
+    opened: Source, out: Path, names: list[str], shape: Subnet | None, quiet: bool, options: Mapping[str, Any]
+) -> list[Cut]:
+    """Write several members by their names, or one: a name, or a shape."""
+    from nemo_elastic.cli.show import writing
+    from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
+
+    with writing(f"writing {out}", quiet=quiet) as progress:
+        if len(names) > 1:
+            return slice_members(opened, out, _members(opened, names), progress=progress, **options)
+        member = names[0] if names else None
+        return [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
 
 
 def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:

@@ -72,12 +72,11 @@ def command(
     from nemo_elastic.cli.task import read_task
     from nemo_elastic.evaluation import halves_of, specialize
     from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.devices import check_device
     from nemo_elastic.slicing.card import serving_spec
-    from nemo_elastic.slicing.extra_shapes import update_card
-    from nemo_elastic.slicing.lineage import CARD
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
     _check_options(sizes, out, add)
@@ -97,11 +96,10 @@ def command(
         found = specialize(runtime, manifest, start.subnet, budget, halves, candidates, seed, progress=told)
     entry = _entry(source, start, budget, found, spec)
     entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
-    _write(entry, out, force)
+    if out is not None:
+        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
     if add is not None:
-        whole = _own(family).with_extra(add, found.shape, budget, force)
-        whole.save(family)
-        update_card(family / CARD, whole)
+        _add(family, add, found, budget, force)
     if json:
         written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
         typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
@@ -140,6 +138,16 @@ def _own(folder: Path) -> Family:
     if not (folder / FILE).is_file():
         raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
     return Family.load(folder)
+
+
+def _add(folder: Path, name: str, found: Specialized, budget: Budget, force: bool) -> None:
+    """Keep the found shape in the family itself, and on its card."""
+    from nemo_elastic.slicing.extra_shapes import update_card
+    from nemo_elastic.slicing.lineage import CARD
+
+    whole = _own(folder).with_extra(name, found.shape, budget, force)
+    whole.save(folder)
+    update_card(folder / CARD, whole)
 
 
 def _start(source: Source, request: Request) -> Found:
@@ -210,13 +218,6 @@ def _lines(start: Found, found: Specialized, halves: Halves) -> Iterator[str]:
         yield "the interval includes 0: no gain that shows, so the start's shape is kept"
     elif not found.wins:
         yield "the found shape is worse there, so the start's shape is kept"
-
-
-def _write(entry: dict[str, Any], out: Path | None, force: bool) -> None:
-    from nemo_elastic.io.atomic import atomic_write
-
-    if out is not None:
-        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
 
 
 def _places(source: Source, found: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> Iterator[str]:

@@ -131,12 +131,7 @@ def init_family(
         axes=axes,
         budgets=config.budgets,
         ranking_digest=digest,
-        provenance={
-            "made_by": f"nemo-elastic {__version__}",
-            "training": None,
-            "parent": source.folder.resolve().name,
-        }
-        | _left_out(source, digest),
+        provenance=_provenance(source, digest),
         drop_order=order,
     )
     kept = source.prediction if digest is None else {}
@@ -206,11 +201,13 @@ def _ranked(
     return tuple(read.depth), read.digest, entries
 
 
-def _left_out(source: Source, digest: str | None) -> dict[str, str]:
-    """What a family of a sorted parent is without, for its provenance: layers behind it read the stream as it was."""
+def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
+    """Where a family comes from, and what it is without: layers behind a sorted parent read the stream as it was."""
+    told = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
     if digest is None or not source.prediction:
-        return {}
-    return {"left_out": f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"}
+        return told
+    left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
+    return told | {"left_out": left}
 
 
 class _Sorted:

@@ -113,17 +113,20 @@ def to_hf_config(
     if prediction:
         out |= {key: base[key] for key in _PREDICTION if key in base}
     out["torch_dtype"] = _TORCH_DTYPE.get(dtype, "bfloat16")
-    if not member.is_uniform:
-        out |= {
-            "architectures": ["NemotronHPuzzleForCausalLM"],
-            "model_type": PUZZLE,
-            "auto_map": {
-                "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
-                "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
-            },
-            "block_configs": [_block(layer) for layer in member.layers],
-        }
-    return out
+    return out if member.is_uniform else out | _puzzle(member)
+
+
+def _puzzle(member: Subnet) -> dict[str, Any]:
+    """What a config says of layers that differ in width."""
+    return {
+        "architectures": ["NemotronHPuzzleForCausalLM"],
+        "model_type": PUZZLE,
+        "auto_map": {
+            "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
+            "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
+        },
+        "block_configs": [_block(layer) for layer in member.layers],
+    }
 
 
 def _block(layer: Layer) -> dict[str, Any]:
