@@ -20,7 +20,7 @@ TRIED: dict[str, dict[str, tuple[float, ...]]] = {
     "scratch": {"72": (1.5e-3, 3e-3, 6e-3), "50": (1.5e-3, 3e-3, 6e-3)},
 }
 #: the best of each by the held-out loss, of a family by the mean over its smaller members; a test holds them against
-#: the kept results, and that none stands at an edge. Where not every rate has been tried, that of the kept runs.
+#: the kept results, and that none stands at an edge
 BEST: dict[str, dict[str, float]] = {
     "ours": {"all": 5e-4},
     "alone": {"72": 2.5e-4, "50": 5e-4},
