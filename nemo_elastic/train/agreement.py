@@ -22,7 +22,7 @@ from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
-from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
+from nemo_elastic.formats.megatron.shape import config_fields, parent_of
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
@@ -121,8 +121,8 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
     except ElasticError as error:
         raise error.of("teacher") from None
     sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
-    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
-    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
+    found, held, _ = infer(sizes, config_fields(parent), "teacher")
+    parent = replace(parent.striped_as(found), vocab=found.vocab)  # a vocabulary is padded as the run needs it
     if held != found.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
     if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
