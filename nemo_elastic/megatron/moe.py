@@ -193,7 +193,9 @@ class ElasticMoE(MoELayer):
         tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, chosen_te, weights_te)
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
-        seen = None if run.probe is None else _Seen(x_sbd, chosen_te, self.experts)
+        # ranking sees experts whole (`host.check_experts_whole`); other probes look at the stream alone
+        alone = dispatcher.ep_size == dispatcher.tp_size == 1
+        seen = _Seen(x_sbd, chosen_te, self.experts) if run.probe is not None and alone else None
         out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
         out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
         if seen is not None:

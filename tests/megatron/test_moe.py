@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -19,6 +21,7 @@ from nemo_elastic.nn.gates import Choice, Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.layered import through
+from nemo_elastic.ranking.orders import make_orders
 from tests.shapes import LATENT, MOE
 
 from .models import build, randomise, start
@@ -176,7 +179,7 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
     config = {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 0.5}
     small = parent.uniform(experts=4)
     whole = made(parent, **config)
-    own = Parent(**{**vars_of(parent), "more": dict(parent.more) | {"experts": 4}})
+    own = replace(parent, more=dict(parent.more) | {"experts": 4})
     cut = build(own, **config)
     kept = [0, 1, 4, 5]
     state = weights_of(whole)
@@ -200,10 +203,6 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
     found, wanted = router_gradient(whole, small, 1.0)[kept] - plain, router_gradient(cut, None, 1.0) - alone
     assert wanted.abs().max() > 1e-3
     torch.testing.assert_close(found, 2 * wanted, rtol=1e-3, atol=1e-5)
-
-
-def vars_of(parent: Parent) -> dict[str, Any]:
-    return {name: value for name, value in vars(parent).items() if name in Parent.__dataclass_fields__}
 
 
 @PARENTS
@@ -247,6 +246,24 @@ def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None
         with cuda_as_cpu():
             load_model_weights(other, out)
         assert all(torch.equal(value, weights_of(model)[name]) for name, value in weights_of(other).items())
+
+
+@PARENTS
+def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Parent) -> None:
+    from nemo_elastic.megatron.sorting import sort_in_place
+    from nemo_elastic.ranking import Ranking, sort
+
+    start()
+    model, random = made(parent), np.random.default_rng(3)
+    state = {n: t.detach().clone() for n, t in weights_of(model).items()}
+    ranking = Ranking.trivial(parent)
+    scores = {name: random.random(np.shape(order)) for name, order in ranking.orders.items()}
+    ranking = replace(ranking, orders=make_orders(parent, scores))
+    sort_in_place(weights_of(model), ranking, parent)
+    wanted = sort(from_megatron(parent, parent.full, state), ranking, parent)
+    found = from_megatron(parent, parent.full, weights_of(model))
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], t) for name, t in wanted.items())
+    assert any(not torch.equal(found[name], t) for name, t in from_megatron(parent, parent.full, state).items())
 
 
 # ------------------------------------------------------------------ ranks
@@ -322,6 +339,12 @@ def worker(rank: int, port: int, folder: str, tensor: int, expert: int, world: i
         counted = model.decoder.layers[1].mlp.router.local_tokens_per_expert.clone()
         dist.all_reduce(counted)
         out[way]["counted"] = counted
+        seen: list[str] = []
+        model.state.probe = lambda site, *_, seen=seen: seen.append(site)  # as a search for what is not finite looks
+        with cuda_as_cpu(), torch.no_grad():
+            model(tokens, None, None)
+        model.state.probe = None
+        assert "layer_out" in seen and "routed" not in seen
     torch.save(out, Path(folder) / f"rank{rank}.pt")
 
 
