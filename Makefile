@@ -81,9 +81,11 @@ parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, 
 		$(BRIDGE)/bin/python -W ignore -m tests.hosts.bridge.table "$$place" --nemo $(BIN)/python --markdown docs/tables/hosts.md
 
 .PHONY: demo-bridge
-demo-bridge: $(BRIDGE)/.stamp ## The tiny family on Megatron-Bridge, on this CPU, in runs/bridge (Python 3.12)
-	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m tests.support.bridge \
-		recipes/bridge/nemotron_elastic_tiny.py --dir runs/bridge $(ARGS)
+demo-bridge: $(BRIDGE)/.stamp ## The tiny families on Megatron-Bridge, on this CPU, in runs/bridge and runs/experts (Python 3.12)
+	for each in tiny:bridge tiny_experts:experts; do \
+		$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m tests.support.bridge \
+			recipes/bridge/nemotron_elastic_$${each%:*}.py --dir runs/$${each#*:} $(ARGS); \
+	done
 
 .PHONY: test-gpu
 test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show

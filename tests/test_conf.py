@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import RouterConfig
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.demo.settings import BLOCK
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.runs_in import runs_in
+from tests.shapes import NANO_30B
 
 CONF = Path(__file__).parents[1] / "conf"
 PARENTS = {
@@ -101,3 +103,24 @@ def test_the_8b_block_can_choose_the_published_4b() -> None:
 
 def test_the_tiny_block_is_the_demos() -> None:
     assert ElasticConfig.load(CONF / "elastic_tiny.yaml") == ElasticConfig.from_dict(BLOCK)
+
+
+def test_blocks_of_families_with_experts_are_valid_and_can_be_met() -> None:
+    tiny = replace(
+        NANO_30B, pattern="MEM*EMEM*E", hidden=128, vocab=1024, mamba_heads=16, mamba_head_dim=16, mamba_groups=4,
+        state=16, attention_heads=4, attention_head_dim=32,
+        more={"experts": 8, "expert_ffn": 96, "shared_ffn": 192, "top_k": 2, "routed_scaling": 2.5},
+    )  # fmt: skip
+    for name, shape, counts in (
+        ("elastic_30b_a3b", NANO_30B, (31_577_940_288, 3_580_076_352)),
+        ("elastic_tiny_experts", tiny, (1_824_864, 1_235_040)),
+    ):
+        config = ElasticConfig.load(CONF / f"{name}.yaml")
+        parent = config.parent_shape(shape)
+        assert (parameters(parent, parent.full), active_parameters(parent, parent.full)) == counts
+        targets = config.targets(parent)
+        for member, subnet in list(members(parent, config).items())[1:]:
+            assert 0.9 * targets[member] < parameters(parent, subnet) <= targets[member]
+            assert subnet.widths("experts")[0] < parent.size("experts")
+        for axis in ("experts", "expert_ffn", "shared_ffn"):
+            parent.axis(axis).shard(2)

@@ -2,20 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout table walked both ways: tensors of a Hugging Face folder ⇄ Megatron's ⇄ those of its checkpoints.
 
-Megatron fuses some tensors (`layout.fused`), and megatron-core's checkpoints store some in parts (`Row.parts`). No
-tensor is known by name here, and neither NeMo nor Megatron is imported.
+Megatron fuses some tensors (`layout.fused`), and megatron-core's checkpoints store some in parts (`Row.parts`) and
+many as one (`Row.stacked`). No tensor is known by name here, and neither NeMo nor Megatron is imported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.record import MEGATRON_LAYER
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Row
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import (
     FIRST,
@@ -42,12 +43,15 @@ __all__ = [
     "from_parts",
     "missing",
     "parts_of",
+    "stacked_of",
     "to_megatron",
     "to_parts",
     "whole_sizes",
 ]
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
+#: tensors that a checkpoint holds as one: more than any model has, and too few to fill the memory with names
+_MOST = 10_000
 
 
 def to_megatron(
@@ -136,20 +140,40 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(f"{name}.{part}" for row in table() if row.megatron == template for part in row.parts)
 
 
-def to_parts(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def stacked_of(name: str) -> tuple[str, int] | None:
+    """The tensor of a checkpoint that holds a Megatron tensor as one of many, and its number; None where none does."""
+    for row in table():
+        if row.stacked is not None and (match := _numbered(row.megatron).fullmatch(name)):
+            return named(row.stacked, int(match["i"])), int(match["e"])
+    return None
+
+
+@lru_cache
+def _numbered(template: str) -> re.Pattern[str]:
+    """The names of a template, of which the numbers are groups i and e."""
+    return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(template)))
+
+
+def to_parts(
+    parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], stack: bool = True
+) -> dict[str, torch.Tensor]:
     """Give Megatron tensors as megatron-core's checkpoints store them: so that each part can be resharded evenly.
 
     Args:
         parent: shape the member was cut from.
         member: the member.
         state: its whole Megatron tensors by name.
+        stack: put those together that are stored as one, which copies them.
     """
     out = dict(state)
+    many: dict[str, list[torch.Tensor]] = {}
     for t in tensors(parent, member):
         if t.row.parts:
             pieces = out.pop(t.megatron).split(part_sizes(parent, t.row, 0, member, t.layer))
             out |= zip(parts_of(t.megatron), pieces, strict=True)
-    return out
+        elif stack and (found := stacked_of(t.megatron)) is not None:
+            many.setdefault(found[0], []).append(out.pop(t.megatron))
+    return out | {name: torch.stack(each) for name, each in many.items()}
 
 
 def from_parts(parent: Parent, member: Subnet, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -165,17 +189,26 @@ def from_parts(parent: Parent, member: Subnet, stored: Mapping[str, torch.Tensor
                 if part not in out:
                     raise missing(part)
             out[t.megatron] = torch.cat([out.pop(part) for part in parts_of(t.megatron)])
+        elif t.megatron not in out and (found := stacked_of(t.megatron)) is not None and found[0] in stored:
+            name, number = found
+            if number >= len(stored[name]):
+                raise missing(t.megatron)
+            out[t.megatron] = stored[name][number]
+            out.pop(name, None)
     return out
 
 
 def whole_sizes(stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Sizes by the names that a model has, where those of a checkpoint are given: parts are put together.
+    """Sizes by the names that a model has, where those of a checkpoint are given: parts together, stacks apart.
 
     Raises:
         ElasticError: some parts of a tensor are there and others are not.
     """
     out: dict[str, tuple[int, ...]] = {}
     for name, size in stored.items():
+        if size and all(size) and size[0] <= _MOST and (each := _stack(name)) is not None:
+            out |= {named(*each, e): size[1:] for e in range(size[0])}
+            continue
         whole = name.rpartition(".")[0]
         parts = parts_of(whole)
         if name not in parts:
@@ -188,11 +221,22 @@ def whole_sizes(stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, .
     return out
 
 
-def extra_states(member: Subnet) -> list[str]:
-    """Names of the (empty) `_extra_state` objects of a member's checkpoint."""
-    places = [(row, i) for i, layer in enumerate(member.layers) for row in KINDS[layer.type].rows]
-    places += [(row, 0) for row in (*FIRST, *LAST)]
-    return [f"{named(module, i)}._extra_state" for row, i in places for module in row.extra]
+def _stack(name: str) -> tuple[str, int] | None:
+    """Template of the Megatron names of all that a checkpoint's tensor holds, and their layer; None: it is one."""
+    for row in table():
+        if row.stacked is not None and (match := _numbered(row.stacked).fullmatch(name)):
+            return row.megatron, int(match["i"])
+    return None
+
+
+def extra_states(member: Subnet) -> list[tuple[str, int]]:
+    """Names of the (empty) `_extra_state` objects of a member's checkpoint, and how many each name has."""
+    places: list[tuple[Row, int, int]] = []
+    for i, layer in enumerate(member.layers):
+        for row in KINDS[layer.type].of(layer.widths).rows:
+            places.append((row, i, 1 if row.each is None else layer.widths[row.each]))
+    places += [(row, 0, 1) for row in (*FIRST, *LAST)]
+    return [(f"{named(module, i)}._extra_state", count) for row, i, count in places for module in row.extra]
 
 
 def missing(name: str) -> ElasticError:

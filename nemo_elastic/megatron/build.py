@@ -52,10 +52,11 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     """
     parent = family.config.parent_shape(parent)
     world = parallel_state.get_tensor_model_parallel_world_size()
+    each = {"tensor": world, "expert tensor": parallel_state.get_expert_tensor_parallel_world_size()}
     for kind in parent.kinds:
         for axis in kind.axes:
-            if axis.blocks is not None:
-                parent.axis(axis.name).shard(world)
+            if axis.blocks is not None and axis.shared_by is not None:
+                parent.axis(axis.name).shard(each[axis.shared_by])
     if have_kernels():
         check_widths(parent, family.config.resolve_axes(parent), world)
     router = family.new_router(parent)

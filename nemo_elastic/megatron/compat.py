@@ -9,6 +9,7 @@
 | `Model`, `Stack`, `StackSubmodules` | `MambaModel`, `MambaStack`, … | `HybridModel`, `HybridStack`, … |
 | `new_model` | `mamba_stack_spec`, `hybrid_override_pattern` | `hybrid_stack_spec`, `hybrid_layer_pattern` |
 | `mlp_entry` | a ModuleSpec | a function that builds the MLP |
+| `HYBRID` | no experts in a hybrid | `moe.moe_layer` |
 | `convolution`, `named_parameters` | `mixer.conv1d` | two parameters; checkpoints keep the old names |
 | `shard` | finds its groups by itself | is given both |
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,8 +37,10 @@ __all__ = [
     "convolution",
     "mlp_entry",
     "named_parameters",
+    "named_weights",
     "new_model",
     "shard",
+    "with_names",
 ]
 
 #: whether megatron-core has hybrid models under that name, as it has since it has no others
@@ -74,6 +78,12 @@ def mlp_entry(module: type, submodules: MLPSubmodules) -> Any:
     return ModuleSpec(module=module, submodules=submodules)
 
 
+def with_names(function: FunctionType, **names: Any) -> FunctionType:
+    """A function of another module, to which these global names mean something else; the module stays as it is."""
+    seen = function.__globals__ | names
+    return FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
+
+
 def convolution(mixer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a Mamba mixer's convolution."""
     if HYBRID:
@@ -85,6 +95,14 @@ def named_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """A model's parameters by the names that the layout table and every checkpoint have."""
     for name, parameter in model.named_parameters():
         yield name.replace(".mixer.conv1d_", ".mixer.conv1d."), parameter
+
+
+def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """`named_parameters`, and what of a model is its weights and no parameter: the biases of experts."""
+    yield from named_parameters(model)
+    for name, buffer in model.named_buffers():
+        if name.endswith(".mlp.router.expert_bias"):
+            yield name, buffer
 
 
 def shard(state: Mapping[str, Any], prefix: str, axes: Mapping[str, int], offsets: tuple = ()) -> dict[str, Any]:

@@ -15,13 +15,15 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.layered import Shards
 
-from .compat import named_parameters
+from .compat import named_parameters, named_weights
 from .layers import MegatronLayers
 from .loss import Output, distill_loss
 from .run import ElasticState
@@ -118,9 +120,9 @@ class MegatronHost:
         say = None if rank else lambda line: print(f"  {line}", flush=True)
         return UnfinishedTogether(path, lambda: self.weights().values(), group, say=say)
 
-    def weights(self) -> dict[str, torch.nn.Parameter]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the parent's tensors, by megatron-core's name."""
-        return {k: p for k, p in named_parameters(self.core) if not k.startswith(ELASTIC)}
+        return {k: t for k, t in named_weights(self.core) if not k.startswith(ELASTIC)}
 
     def sort(self, ranking: Ranking) -> None:
         assert self.state.parent is not None
@@ -189,6 +191,24 @@ def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
         for name, param in named_parameters(chunk):
             if param.requires_grad:
                 yield name.rpartition("module.")[2], param
+
+
+#: settings of ranks of which none sees all experts, or all of one
+TOGETHER = ("tensor_model_parallel_size", "expert_model_parallel_size")
+
+
+def check_experts_whole(parent: Parent, where: str = "") -> None:
+    """Raise where the ranking cannot see experts whole; `where` stands before the settings' names."""
+    if not parent.has(EXPERTS):
+        return
+    sizes = (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_expert_model_parallel_world_size(),
+    )
+    for name, size in zip(TOGETHER, sizes, strict=True):
+        if size > 1:
+            allowed = "1 for ranking and search of experts; start such runs from a checkpoint with members"
+            raise bad(f"{where}{name}", size, allowed)
 
 
 def check_pipeline(stages: int, where: str = "") -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,19 +14,12 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
 
-from .compat import convolution
+from .compat import convolution, with_names
 from .norm import GatedNormWeight
 from .run import WHOLE, Run
 
-
-def _with_names(function: FunctionType, **names: Any) -> FunctionType:
-    """A function of another module, to which these global names mean something else; the module stays as it is."""
-    seen = function.__globals__ | names
-    return FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
-
-
 #: The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
-_init = _with_names(MambaMixer.__init__, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object)
+_init = with_names(MambaMixer.__init__, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object)
 
 
 class ElasticMambaMixer(MambaMixer):

@@ -15,7 +15,7 @@ from .run import WHOLE, Run
 
 
 class ElasticRMSNorm(torch.nn.Module):
-    """The final norm of the stack; its weight is a replica on every rank."""
+    """A norm that stands by itself: the stack's final one, that of experts. Its weight is a replica on every rank."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class ElasticRMSNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
-    def forward(self, x_sbd: torch.Tensor, run: Run = WHOLE) -> torch.Tensor:
+    def forward(self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1) -> torch.Tensor:
         x_sbd = rms_norm(x_sbd, run.norm_weight(self.weight), self.eps, run.hidden_count)
-        run.watch("hidden", -1, x_sbd)
+        run.watch("hidden", index, x_sbd)
         return x_sbd
 
 

@@ -9,6 +9,8 @@ function, read once by each of the embedding, the stack and the head, and all el
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
-from nemo_elastic.core.layout import by_name, megatron_selection
+from nemo_elastic.core.layout import megatron_selection
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 
@@ -46,6 +48,11 @@ class Run:
         """Channels a norm averages over: the sum of the gates; None means the width itself."""
         return None if self.hidden_gate is None else self.hidden_gate.float().sum()
 
+    @property
+    def is_whole(self) -> bool:
+        """The model itself runs: no member, no gates."""
+        return self.subnet is None and self.layers is None
+
     def hidden_selection(self) -> Selection | None:
         """Kept channels of the residual stream; None for all."""
         if self.subnet is None or self.parent is None or self.subnet.hidden == self.parent.hidden:
@@ -70,21 +77,29 @@ class Run:
     def gates(self, index: int) -> LayerGates | None:
         return None if self.layers is None else self.layers[index]
 
-    def select(self, row: str, dim: int, index: int) -> Selection | None:
-        """What the run keeps on this rank of the Megatron tensor that holds a row; None for all of it."""
+    def select(self, row: str, dim: int, index: int, world: int | None = None) -> Selection | None:
+        """What the run keeps on this rank of the Megatron tensor that holds a row; None for all of it.
+
+        Args:
+            row: its name.
+            dim: of the tensor.
+            index: of the layer.
+            world: ranks that share the dimension; None for the tensor-parallel ones.
+        """
         if self.subnet is None or self.parent is None:
             return None
-        known, key = self._known, (row, dim, index)
+        world = self.world if world is None else world
+        known, key = self._known, (row, dim, index, world)
         if key not in known:
-            found = megatron_selection(self.parent, by_name(row), dim, self.parent.full, self.subnet, index)
-            found = found.shard(self.world)
+            own = self.parent.kind(self.parent.types[index]).tensors[row.partition(".")[2]]
+            found = megatron_selection(self.parent, own, dim, self.parent.full, self.subnet, index).shard(world)
             known[key] = None if found.is_full else found
         return known[key]
 
     @cached_property
-    def _known(self) -> dict[tuple[str, int, int], Selection | None]:
+    def _known(self) -> dict[_Key, Selection | None]:
         assert self.subnet is not None and self.parent is not None
-        return _selections(self.parent, self.subnet, self.world)
+        return _selections(self.parent, self.subnet)
 
     def watch(self, site: str, index: int, x_sb: torch.Tensor) -> None:
         """Show [s, b, ...] to the probe as [b, s, ...]."""
@@ -92,8 +107,12 @@ class Run:
             self.probe(site, index, x_sb.transpose(0, 1))
 
 
+#: row, dimension, layer, ranks
+_Key = tuple[str, int, int, int]
+
+
 @lru_cache(maxsize=256)
-def _selections(parent: Parent, subnet: Subnet, world: int) -> dict[tuple[str, int, int], Selection | None]:
+def _selections(parent: Parent, subnet: Subnet) -> dict[_Key, Selection | None]:
     """What a member keeps, as far as it was asked for: no step builds an index that an earlier one has built."""
     return {}
 
@@ -105,6 +124,24 @@ def _prefix(size: int, kept: int) -> Selection:
 
 #: a model at full size without gates: what stock NeMo runs
 WHOLE = Run()
+
+_recomputing = False
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """The body runs layers again, for their gradients: what counts tokens has counted them."""
+    global _recomputing
+    _recomputing = True
+    try:
+        yield
+    finally:
+        _recomputing = False
+
+
+def is_recomputing() -> bool:
+    """Whether a forward is one of `recomputing`."""
+    return _recomputing
 
 
 @dataclass
@@ -141,6 +178,7 @@ def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.
     """
     if group is None or group.size() == 1:
         return gates.hidden, gates.layers
+    from megatron.core import parallel_state
     from megatron.core.tensor_parallel.mappings import copy_to_tensor_model_parallel_region as shared
 
     def replicated(g: torch.Tensor) -> torch.Tensor:
@@ -148,11 +186,13 @@ def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.
 
     def sharded(axis: str, g: torch.Tensor) -> torch.Tensor:
         """This rank's blocks; an axis without blocks lies whole in every block of another."""
-        whole = shared(g, group=group)
-        if layer_axes()[axis][1].blocks is None:
+        whole, record = shared(g, group=group), layer_axes()[axis][1]
+        ranks = parallel_state.get_expert_tensor_parallel_group() if record.shared_by == "expert tensor" else group
+        assert ranks is not None
+        if record.blocks is None or record.shared_by is None:
             return whole
-        n = g.shape[0] // group.size()
-        return whole[group.rank() * n : (group.rank() + 1) * n]
+        n = g.shape[0] // ranks.size()
+        return whole[ranks.rank() * n : (ranks.rank() + 1) * n]
 
     layers = tuple(
         LayerGates(

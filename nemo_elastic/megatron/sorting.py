@@ -4,6 +4,7 @@
 
 Heads never leave their group and a rank holds whole groups, so their tensors are sorted without a word to other ranks.
 FFN neurons are dealt to all stripes by importance, so they change ranks: their tensors are gathered, one at a time.
+Experts change places, each with its own order of neurons: one rank holds them all (`host.check_experts_whole`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
+from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named, numbers
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
+from nemo_elastic.ranking.sorting import number_before
 
 
 @torch.no_grad()
@@ -37,9 +39,15 @@ def sort_in_place(
         ElasticError: the ranking is of another parent, or a rank holds a part of a block.
     """
     ranking.check(parent)
+    before: dict[str, torch.Tensor] = {}
     for name, parts in megatron_tensors(parent, parent.full).items():
-        weight = parameters[name]
+        weight, first = parameters[name], parts[0]
         value = weight.data
+        if first.number is not None:  # one of many, which change places
+            if first.number == 0:
+                before = {n: parameters[n].data.clone() for n in _beside(parent, first)}
+            was = number_before(ranking, parent, first.row, first.index, first.number)
+            value = before[named(first.row.megatron, first.index, was)]
         for dim in range(value.dim()):
             order = _order(ranking, parent, parts, dim)
             if order is not None and dim == parts[0].row.parallel and group is not None and group.size() > 1:
@@ -48,6 +56,11 @@ def sort_in_place(
                 value = value.index_select(dim, torch.from_numpy(order).to(value.device))
         if value is not weight.data:
             weight.data.copy_(value)
+
+
+def _beside(parent: Parent, tensor: Tensor) -> list[str]:
+    """Names of all tensors of a row in one layer of the whole parent."""
+    return [named(tensor.row.megatron, tensor.index, number) for number in numbers(tensor.row, tensor.layer)]
 
 
 def _take_sharded(
@@ -86,7 +99,7 @@ def _whole(parent: Parent, parts: list[Tensor], dim: int) -> Selection:
 def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> np.ndarray | None:
     """`permutation` of a dimension of a whole Megatron tensor, which may hold several rows of the layout table."""
     index = parts[0].layer.index if parts[0].layer is not None else None
-    orders = [permutation(ranking, parent, t.row, dim, index) for t in parts]
+    orders = [permutation(ranking, parent, t.row, dim, index, t.number) for t in parts]
     if len(parts) == 1 or dim > 0:  # columns are the same in all parts
         return orders[0]
     if all(order is None for order in orders):

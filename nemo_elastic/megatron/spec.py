@@ -19,7 +19,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from .attention import ElasticSelfAttention
-from .compat import StackSubmodules, mlp_entry
+from .compat import HYBRID, StackSubmodules, mlp_entry
 from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from .mixer import ElasticMambaMixer
 from .mlp import ElasticMLP
@@ -44,6 +44,11 @@ def elastic_stack_spec() -> ModuleSpec:
     mlp = mlp_entry(
         ElasticMLP, MLPSubmodules(linear_fc1=ElasticLayerNormColumnParallelLinear, linear_fc2=ElasticRowLinear)
     )  # pyright: ignore
+    experts = {}
+    if HYBRID:
+        from .moe import moe_layer
+
+        experts["moe_layer"] = moe_layer()
     return ModuleSpec(
         module=ElasticMambaStack,
         submodules=StackSubmodules(
@@ -57,5 +62,6 @@ def elastic_stack_spec() -> ModuleSpec:
             mlp_layer=ModuleSpec(
                 module=MLPLayer, submodules=TransformerLayerSubmodules(mlp=mlp, mlp_bda=get_bias_dropout_add)
             ),
+            **experts,
         ),
     )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from nemo_elastic.errors import bad
 
 from .compat import Stack
 from .norm import ElasticRMSNorm
-from .run import WHOLE, ElasticState, Run
+from .run import WHOLE, ElasticState, Run, recomputing
 
 
 class ElasticMambaStack(Stack):
@@ -73,16 +74,28 @@ class ElasticMambaStack(Stack):
             return block(layer, index, x, run)
         # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
         # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
-        return checkpoint(block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(
+            block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
+        )
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of the forward, and of its recomputation."""
+    return nullcontext(), recomputing()
 
 
 def block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
     """One layer with its residual connection (bias-dropout-add without bias and dropout): [s, b, d] to the same."""
     run.watch("layer_in", index, x)
-    mixer = getattr(layer, "mixer", None)
+    mixer: Any = getattr(layer, "mixer", None)
+    inner = x.to(layer.config.params_dtype)
     if mixer is None:
-        mixer = layer.mlp if isinstance(getattr(layer, "mlp", None), _mlp_type()) else layer.self_attention
-    y = mixer(x.to(layer.config.params_dtype), run, index)
+        mlp, norm = getattr(layer, "mlp", None), getattr(layer, "pre_mlp_layernorm", None)
+        if mlp is not None and isinstance(norm, ElasticRMSNorm):  # others have theirs in their first linear
+            mixer, inner = mlp, norm(inner, run, index)
+        else:
+            mixer = mlp if isinstance(mlp, _mlp_type()) else layer.self_attention
+    y = mixer(inner, run, index)
     gates = run.gates(index)
     x = x + (y if gates is None else y * gates.keep.to(y.dtype))
     run.watch("layer_out", index, x)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import yaml
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.adapter import extra_states, to_megatron, to_parts
+from nemo_elastic.formats.adapter import extra_states, stacked_of, to_megatron, to_parts
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.megatron.stored import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.source import Source
@@ -62,7 +63,7 @@ def write_megatron_checkpoint(
     """
     from megatron.core import dist_checkpointing
 
-    sizes = stock_sizes(parent, member.validate(parent))
+    sizes = stock_sizes(parent, member.validate(parent), experts=True)
     with atomic_dir(out, force, []) as folder:
         state = to_megatron(parent, member, tensors_hf)
         check_room(folder, sum(t.nbytes for t in state.values()))
@@ -111,15 +112,23 @@ def dtype_args(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, Any]:
-    """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all."""
+    """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all.
+
+    What is stored as one is handed over one by one, as expert-parallel ranks do: nothing is copied.
+    """
     from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 
-    stored = to_parts(parent, member, state)
-    out: dict[str, Any] = {
-        f"{prefix}{k}": ShardedTensor.from_rank_offsets(f"{prefix}{k}", v) for k, v in stored.items()
-    }
-    for name in extra_states(member):
-        out[f"{prefix}{name}"] = ShardedObject(f"{prefix}{name}", None, (1,), (0,))
+    made = ShardedTensor.from_rank_offsets
+    counts = Counter(held[0] for k in state if (held := stacked_of(k)) is not None)
+    out: dict[str, Any] = {}
+    for name, value in to_parts(parent, member, state, stack=False).items():
+        key, number = stacked_of(name) or (name, None)
+        at = () if number is None else ((0, number, counts[key]),)
+        out[f"{prefix}{name}"] = made(f"{prefix}{key}", value, *at, prepend_axis_num=len(at))
+    for name, count in extra_states(member):
+        for i in range(count):
+            own = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
+            out[own] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
     return out
 
 

@@ -39,7 +39,7 @@ def permutation(
         int64 [size of the dimension], or None where nothing moves.
     """
     size = sizes(parent, parent.hidden, parent.layer(layer) if layer is not None else None)
-    was = number if number is None else _was(ranking, parent, row, layer, number)
+    was = number if number is None else number_before(ranking, parent, row, layer, number)
     parts, at = [], 0
     for terms in row.dims[dim]:
         part = np.zeros(1, dtype=np.int64)
@@ -51,7 +51,7 @@ def permutation(
     return None if np.array_equal(whole, np.arange(at)) else whole
 
 
-def _was(ranking: Ranking, parent: Parent, row: Row, layer: int | None, number: int) -> int:
+def number_before(ranking: Ranking, parent: Parent, row: Row, layer: int | None, number: int) -> int:
     """Number that one of several tensors of a row had before it was sorted."""
     assert row.each is not None
     return int(parent.axis(row.each).order_to_layout(ranking.orders[f"{row.each}.{layer}"])[number])
@@ -61,7 +61,7 @@ def moved_from(ranking: Ranking, parent: Parent, tensor: Tensor) -> str:
     """Name that a tensor of the whole parent had before it was sorted; see `permutation`."""
     if tensor.number is None:
         return tensor.hf
-    return named(tensor.row.hf, tensor.index, _was(ranking, parent, tensor.row, tensor.index, tensor.number))
+    return named(tensor.row.hf, tensor.index, number_before(ranking, parent, tensor.row, tensor.index, tensor.number))
 
 
 def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None, was: int | None) -> np.ndarray:

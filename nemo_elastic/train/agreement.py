@@ -16,13 +16,12 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
-from nemo_elastic.formats.megatron.shape import FIELDS, parent_of
+from nemo_elastic.formats.megatron.shape import config_fields, parent_of
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
@@ -36,17 +35,28 @@ class Names:
     """How a host's recipes spell what a check may refuse.
 
     Attributes:
-        tensor, pipeline: sizes of these kinds of parallelism.
+        tensor, pipeline, expert_tensor: sizes of these kinds of parallelism.
         model: the model's config.
     """
 
     tensor: str
     pipeline: str
     model: str
+    expert_tensor: str = ""
 
 
-def check_ranks(config: ElasticConfig, parent: Parent, tensor: int, pipeline: int, names: Names) -> None:
-    """Raise for pipeline stages and tensor-parallel ranks that the family cannot have."""
+def check_ranks(
+    config: ElasticConfig, parent: Parent, tensor: int, pipeline: int, names: Names, expert_tensor: int | None = None
+) -> None:
+    """Raise for pipeline stages and tensor-parallel ranks that the family cannot have.
+
+    Args:
+        config: the elastic block.
+        parent: with its stripes.
+        tensor, pipeline: ranks along these kinds of parallelism.
+        names: of the settings.
+        expert_tensor: tensor-parallel ranks of an expert; None for as many as all else has.
+    """
     if pipeline > 1 and config.budgets_per_batch > 1:
         allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
         raise bad(names.pipeline, pipeline, allowed)
@@ -54,12 +64,16 @@ def check_ranks(config: ElasticConfig, parent: Parent, tensor: int, pipeline: in
         raise bad(names.pipeline, pipeline, f"a size that divides the {parent.num_layers} layers of {names.model}")
     for kind in parent.kinds:
         for axis in kind.axes:
+            if axis.blocks is None or axis.shared_by is None:
+                continue
+            own = expert_tensor is not None and axis.shared_by == "expert tensor"
+            name, ranks = (names.expert_tensor, expert_tensor) if own else (names.tensor, tensor)
             blocks = parent.axis(axis.name).blocks
-            if axis.blocks is not None and blocks % tensor:
+            if blocks % (ranks or 1):
                 what = f"{axis.block_words} ({names.model}.{kind.megatron.get(axis.blocks)})"
-                if axis.name == FFN:
-                    what = f"{axis.block_words} of elastic.axes.{FFN}; set stripes to a multiple of {tensor}"
-                raise bad(names.tensor, tensor, f"a size that divides the {blocks} {what}")
+                if axis.striped:
+                    what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of {ranks}"
+                raise bad(name, ranks, f"a size that divides the {blocks} {what}")
 
 
 def check_length(length: int, tensor: int, sequence_parallel: bool, where: str) -> None:
@@ -121,8 +135,8 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
     except ElasticError as error:
         raise error.of("teacher") from None
     sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
-    found, held, _ = infer(sizes, {theirs: getattr(parent, ours) for ours, theirs in FIELDS.items()}, "teacher")
-    parent = replace(parent, vocab=found.vocab, ffn_stripes=1)  # a vocabulary is padded as the run needs it
+    found, held, _ = infer(sizes, config_fields(parent), "teacher")
+    parent = replace(parent.striped_as(found), vocab=found.vocab)  # a vocabulary is padded as the run needs it
     if held != found.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
     if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:

@@ -14,7 +14,7 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, parameters
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
@@ -206,8 +206,28 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
 
 def test_formats_without_experts_say_so(tmp_path: Path) -> None:
     write(tmp_path / "family", MOE)
-    with pytest.raises(
-        ElasticError, match=r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: experts are cut"
-    ):
+    told = r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: NeMo 2\.7, on megatron-core 0\.15"
+    with pytest.raises(ElasticError, match=told):
         slice_checkpoint(tmp_path / "family", tmp_path / "out", member="full", format="nemo")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("parent", [LATENT, MOE])
+def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_path: Path) -> None:
+    write(tmp_path / "family", parent, tensors=random_words(parent, "F32"))
+    member = parent.uniform([0, 1, 3, 4], experts=4, expert_ffn=8, shared_ffn=8, hidden=12)
+    slice_checkpoint(tmp_path / "family", tmp_path / "hf", subnet=member)
+    slice_checkpoint(tmp_path / "family", tmp_path / "megatron", subnet=member, format="megatron")
+    wanted, found = (open_source(tmp_path / name) for name in ("hf", "megatron"))
+    assert (found.held.pattern, found.parent.size("experts")) == ("ME*E", 4)
+    assert found.parent.has("latent") == parent.has("latent")
+    assert found.tensors.keys() == wanted.tensors.keys()
+    assert all(np.array_equal(found.tensors[name].words, raw.words) for name, raw in wanted.tensors.items())
+    run(["convert", str(tmp_path / "megatron"), "--format", "hf", "--out", str(tmp_path / "back")])
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
+        tmp_path / "hf" / "model.safetensors"
+    ).read_bytes()
+    uneven = Subnet(parent.hidden, (*parent.full.layers[:4], parent.layer(4, experts=4)))
+    with pytest.raises(ElasticError, match=r"member: 'MEM\*E' is not allowed; widths that are the same in all layers"):
+        slice_checkpoint(tmp_path / "family", tmp_path / "out", subnet=uneven, format="megatron")

@@ -14,7 +14,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.megatron.run import ElasticState
 
 
-def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0) -> None:
+def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0, expert: int = 1) -> None:
     """Process group, parallel state and random state of one rank."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
@@ -27,7 +27,7 @@ def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0) -> None
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             dist.init_process_group("gloo", rank=rank, world_size=world)
     if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor)
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, expert_model_parallel_size=expert)
         initialize_rng_tracker(inference_rng_tracker=True)
 
 
@@ -37,11 +37,18 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
     from megatron.core.activations import squared_relu
     from megatron.core.transformer.transformer_config import TransformerConfig
 
+    from nemo_elastic.formats.megatron.shape import has_experts, stock_sizes
     from nemo_elastic.megatron.compat import new_model
     from nemo_elastic.megatron.platform.device import cuda_as_cpu
     from nemo_elastic.megatron.spec import elastic_stack_spec
     from nemo_elastic.megatron.vocabulary import make_elastic
 
+    if has_experts(parent.pattern):
+        sizes = stock_sizes(parent, parent.full, experts=True)
+        experts = {name: value for name, value in sizes.items() if "moe" in name}
+        experts |= {"moe_router_load_balancing_type": "none", "moe_token_dispatcher_type": "alltoall"}
+        experts |= {"expert_model_parallel_size": parallel_state.get_expert_model_parallel_world_size()}
+        config = experts | config
     settings = TransformerConfig(
         num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,
         num_query_groups=parent.kv_heads, kv_channels=parent.attention_head_dim, ffn_hidden_size=parent.ffn,

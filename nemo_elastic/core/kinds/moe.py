@@ -21,7 +21,7 @@ _HIDDEN, _EXPERTS, _EXPERT_FFN, _SHARED_FFN, _LATENT = (
     (term,) for term in ("hidden", EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT)
 )
 _H, _M = HF_LAYER, MEGATRON_LAYER
-_GATE = "mixer.gate."
+_GATE, _SHARED = "mixer.gate.", _M + "mlp.shared_experts."
 
 
 def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
@@ -29,12 +29,13 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
 
     def expert(name: str, hf: str, megatron: str, dims: tuple[tuple[Part, ...], ...], parallel: int) -> Row:
         each = _M + "mlp.experts.local_experts.{e}." + megatron + ".weight"
-        together = _M + "mlp.experts." + megatron + ".weight{e}"
-        return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel,
-                   each=EXPERTS, used=TOP_K, grouped=together)  # fmt: skip
+        together, stacked = _M + "mlp.experts." + megatron + ".weight{e}", _M + "mlp.experts.experts." + megatron
+        return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel, each=EXPERTS,
+                   used=TOP_K, grouped=together, stacked=stacked + ".weight", extra=(stacked,))  # fmt: skip
 
     return (
-        Row("moe.pre_norm", MOE, _H + "norm.weight", _M + "pre_mlp_layernorm.weight", ((_HIDDEN,),)),
+        Row("moe.pre_norm", MOE, _H + "norm.weight", _M + "pre_mlp_layernorm.weight", ((_HIDDEN,),),
+            extra=(_M + "pre_mlp_layernorm",)),
         Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,))),
         Row("moe.gate_bias", MOE, _H + _GATE + "e_score_correction_bias", _M + "mlp.router.expert_bias",
             ((_EXPERTS,),)),
@@ -42,9 +43,9 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
         expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
         expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),
         Row("moe.shared_up", MOE, _H + "mixer.shared_experts.up_proj.weight",
-            _M + "mlp.shared_experts.linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0),
+            _SHARED + "linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0, extra=(_SHARED + "linear_fc1",)),
         Row("moe.shared_down", MOE, _H + "mixer.shared_experts.down_proj.weight",
-            _M + "mlp.shared_experts.linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1),
+            _SHARED + "linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1, extra=(_SHARED + "linear_fc2",)),
     )  # fmt: skip
 
 
@@ -64,9 +65,10 @@ _MEGATRON = {
 }
 _SITES: dict[str, Part] = {"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN}
 _AXES = (
-    Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, striped=True, least=TOP_K),
+    Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, striped=True, least=TOP_K,
+         shared_by=None),
     Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, striped=True,
-         each=EXPERTS),
+         each=EXPERTS, shared_by="expert tensor"),
     Axis(SHARED_FFN, "shared_ffn", "shared expert FFN width", "shared_ffn_stripes", "stripes", striped=True),
 )  # fmt: skip
 _STRIPES = tuple(axis.blocks for axis in _AXES if axis.blocks is not None)
@@ -97,9 +99,9 @@ KIND = replace(
     rows=_rows(
         _LATENT,
         Row("moe.latent_in", MOE, _H + "mixer.fc1_latent_proj.weight", _M + "mlp.fc1_latent_proj.weight",
-            ((_LATENT,), (_HIDDEN,))),
+            ((_LATENT,), (_HIDDEN,)), extra=(_M + "mlp.fc1_latent_proj",)),
         Row("moe.latent_out", MOE, _H + "mixer.fc2_latent_proj.weight", _M + "mlp.fc2_latent_proj.weight",
-            ((_HIDDEN,), (_LATENT,))),
+            ((_HIDDEN,), (_LATENT,)), extra=(_M + "mlp.fc2_latent_proj",)),
     ),
     more_sites=_SITES | {"latent": _LATENT},
     hf=_HF | {LATENT: ("moe_latent_size",)},

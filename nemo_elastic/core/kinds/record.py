@@ -63,11 +63,13 @@ class Row:
             names; None for one tensor.
         used: size of `Parent` that says how many of these tensors a token meets; None for all.
         grouped: `megatron` where one module of megatron-core holds all of these tensors.
+        stacked: name of the one tensor of megatron-core's checkpoints that holds them all, one behind the other along
+            a dimension in front.
         interleaved: size of `Parent` by whose number of groups rows that share a tensor are interleaved.
         parts: names under which megatron-core's checkpoints store the parts of dimension 0, each a tensor of its own
             that any tensor-parallel size can reshard; none where they store the tensor whole.
-        extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8). A strict
-            load asks for the object even where it says nothing.
+        extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8), one for
+            each of several. A strict load asks for the object even where it says nothing.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Row:
     each: str | None = None
     used: str | None = None
     grouped: str | None = None
+    stacked: str | None = None
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -98,6 +101,8 @@ class Axis:
         striped: these blocks are stripes, of which an `elastic:` block chooses the number.
         least: size of the parent below which no width of the axis may be; None for one block.
         each: axis of whose channels each has an order of its own on this axis.
+        shared_by: ranks that share these blocks, each as many: "tensor" or "expert tensor" parallel ones; None where
+            they may lie on the ranks in any way.
         per_layer: whether an `elastic:` block may give each layer its own width.
     """
 
@@ -111,6 +116,7 @@ class Axis:
     striped: bool = False
     least: str | None = None
     each: str | None = None
+    shared_by: str | None = "tensor"
 
 
 def nothing(sizes: Sizes, length: int) -> Any:

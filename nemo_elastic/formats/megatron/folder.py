@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import apart, parts_of
+from nemo_elastic.formats.adapter import apart
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
@@ -29,7 +29,7 @@ from nemo_elastic.formats.torch_io import from_torch
 from .context import Context, read_context, token_ids
 from .family import elastic_family
 from .infer import infer
-from .read import ELASTIC, read_elastic, read_tensor
+from .read import ELASTIC, dtype_of, read_elastic, read_tensor
 from .stored import Stored
 
 __all__ = ["open_folder", "read_shapes"]
@@ -56,10 +56,9 @@ def open_folder(folder: str | Path) -> Source:
     found: dict[str, Raw] = {}
     for ours, together in megatron_tensors(shapes.parent, shapes.held).items():
         name = names[ours]
-        part = name if name in stored.dtypes else parts_of(name)[0]
+        dtype = _name_of(dtype_of(stored, name))
         for i, t in enumerate(together):
-            read = _reader(stored, shapes.parent, together, i, name)
-            found[t.hf] = Unread(_name_of(stored.dtypes[part]), t.shape, read)
+            found[t.hf] = Unread(dtype, t.shape, _reader(stored, shapes.parent, together, i, name))
     check_tensors(shapes.parent, shapes.held, found, str(folder))
     return Source(**vars(shapes), tensors=found)
 

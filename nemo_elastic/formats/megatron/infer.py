@@ -12,22 +12,31 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent, Subnet, largest
 from nemo_elastic.core.kinds.attention import KEY_VALUE, QUERY
 from nemo_elastic.core.kinds.mamba import SHARED
-from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Part
+from nemo_elastic.core.kinds.moe import MOE, SCALING, TOP_K
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Kind, Part
 from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors
+from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors, named
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import whole_sizes
 
-from .shape import check_config, check_kinds
+from .shape import check_config, check_kinds, has_experts
 
 Sizes = Mapping[str, tuple[int, ...]]
 
+#: sizes that every parent has; others are those of its other kinds
+_OWN = frozenset(f.name for f in fields(Parent))
+
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+#: in the names of tensors of a layer with experts
+_GATE = ".mlp.router."
+#: number of one tensor among several
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Parent, Subnet, dict[str, str]]:
@@ -47,7 +56,7 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
         ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
     """
     try:
-        check_config(settings.get, "context: model.config")
+        check_config(settings.get, "context: model.config", experts=any(_GATE in name for name in stored))
         return _infer(whole_sizes(stored), settings)
     except ElasticError as exc:
         raise exc.within(where) from None
@@ -65,20 +74,22 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     if isinstance(told, int) and told != len(numbers):
         raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {told}")
     kinds = [_kind(i, layers[i]) for i in numbers]
-    check_kinds("".join(KINDS[kind].symbol for kind in kinds), "layers")
+    pattern = "".join(KINDS[kind].symbol for kind in kinds)
+    check_kinds(pattern, "layers", experts=True)
     vocab, hidden = _size(sizes, by_name("embedding").megatron, 2)
-    products = {i: _products(kind, i, sizes, hidden) for i, kind in zip(numbers, kinds, strict=True)}
-    rigid = _rigid(products, settings)
-    widths = [_widths(kind, products[i], rigid) for i, kind in zip(numbers, kinds, strict=True)]
-    sizes_of_axes: dict[str, Any] = dict(largest(widths))
+    records = [_record(kind, i, sizes) for i, kind in zip(numbers, kinds, strict=True)]
+    products = {i: _products(record, i, sizes, hidden) for i, record in zip(numbers, records, strict=True)}
+    rigid = _rigid(products, settings) | (_routing(settings) if has_experts(pattern) else {})
+    widths = [_widths(record, products[i], rigid) for i, record in zip(numbers, records, strict=True)]
+    told: Any = {**rigid, **largest(widths)}
     parent = Parent(
-        pattern="".join(KINDS[kind].symbol for kind in kinds),
+        pattern=pattern,
         vocab=vocab,
         hidden=hidden,
         tied=_tied(sizes, settings),
         norm_eps=_number(settings, "layernorm_epsilon"),
-        **rigid,
-        **sizes_of_axes,
+        more={size: value for size, value in told.items() if size not in _OWN},
+        **{size: value for size, value in told.items() if size in _OWN},
     )
     own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
     held = Subnet(parent.hidden, own).validate(parent)
@@ -87,7 +98,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
 
 def _kind(index: int, names: set[str]) -> str:
     """Type of a layer by the names of its tensors, of which no two types share one."""
-    templates = {MEGATRON_LAYER + own for own in names}
+    templates = {MEGATRON_LAYER + _NUMBER.sub("{e}", own) for own in names}
     found = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
     if len(found) != 1:
         some = ", ".join(sorted(names)[:3])
@@ -97,15 +108,29 @@ def _kind(index: int, names: set[str]) -> str:
     return found.pop()
 
 
-def _products(kind: str, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
+def _record(name: str, index: int, sizes: Sizes) -> Kind:
+    """The record of a layer's kind of which it has every tensor, or most of them: parents may lack a size."""
+
+    def found(kind: Kind) -> tuple[int, int]:
+        there = sum(_first_of(row.megatron, index) in sizes for row in kind.rows)
+        return there, -len(kind.rows)
+
+    return max(KINDS[name].records, key=found)
+
+
+def _first_of(template: str, index: int) -> str:
+    return named(template, index, 0)
+
+
+def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
     """Sizes of the parts of a layer's dimensions, solved from those of its tensors.
 
     The size of a dimension is the sum of its parts: one that has a single unknown part gives that.
     """
     known: dict[Part, int] = {("hidden",): hidden, ("one",): 1}
     equations: list[tuple[str, Counter[Part], int]] = []
-    for template, together in {row.megatron: fused(row) for row in KINDS[kind].rows}.items():
-        name = template.format(i=index)
+    for template, together in {row.megatron: fused(row) for row in kind.rows}.items():
+        name = _first_of(template, index)
         size = _size(sizes, name, len(together[0].dims))
         for dim, total in enumerate(size):
             parts = Counter(part for row in (together if dim == 0 else together[:1]) for part in row.dims[dim])
@@ -145,14 +170,24 @@ def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, An
     return rigid
 
 
-def _widths(kind: str, products: Mapping[Part, int], rigid: Mapping[str, int]) -> dict[str, int]:
+def _routing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a mixture of experts no tensor tells."""
+    megatron = KINDS[MOE].megatron
+    scaling = settings.get(megatron[SCALING])
+    top = settings.get(megatron[TOP_K])
+    if isinstance(top, bool) or not isinstance(top, int):
+        raise bad(f"context: model.config.{megatron[TOP_K]}", top, "a number of experts")
+    return {TOP_K: top, SCALING: 1.0 if scaling is None else scaling}
+
+
+def _widths(kind: Kind, products: Mapping[Part, int], rigid: Mapping[str, int]) -> dict[str, int]:
     """Widths of a layer: a part of one term is that, of a part of two the other one is known."""
     terms = dict(rigid)
     for part, size in sorted(products.items(), key=lambda item: len(item[0])):
         unknown = [term for term in part if term not in terms]
         if len(unknown) == 1:
             terms[unknown[0]] = size // math.prod(terms[term] for term in part if term in terms)
-    return {axis: terms[axis] for axis in KINDS[kind].widths}
+    return {axis: terms[axis] for axis in kind.widths}
 
 
 def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:

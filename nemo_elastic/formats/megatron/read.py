@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.formats.adapter import from_megatron, from_parts, missing, parts_of
+from nemo_elastic.formats.adapter import from_megatron, from_parts, missing, parts_of, stacked_of
 
 from .stored import PREFIX, Stored
 
-__all__ = ["ELASTIC", "plain_tensors", "read_checkpoint", "read_elastic", "read_tensor"]
+__all__ = ["ELASTIC", "dtype_of", "plain_tensors", "read_checkpoint", "read_elastic", "read_tensor"]
 
 #: what stands before the names of router and members
 ELASTIC = "elastic."
@@ -43,14 +43,29 @@ def read_elastic(stored: Stored) -> dict[str, torch.Tensor]:
 
 
 def read_tensor(stored: Stored, name: str) -> torch.Tensor:
-    """Read a Megatron tensor whole; one that is stored in parts is put together.
+    """Read a Megatron tensor whole; one that is stored in parts is put together, of one among many no other is read.
 
     Raises:
         ElasticError: it is missing, or its file is broken.
     """
+    held = _stack(stored, name)
+    if held is not None:
+        return stored.read_one(*held)
     parts = (name,) if name in stored.sizes else parts_of(name) or (name,)
     for part in parts:
         if part not in stored.sizes:
             raise missing(part)
     value, *others = stored.read(*parts)
     return torch.cat([value, *others]) if others else value
+
+
+def dtype_of(stored: Stored, name: str) -> torch.dtype:
+    """Dtype of a Megatron tensor that is there."""
+    held = _stack(stored, name)
+    return stored.dtypes[held[0] if held is not None else name if name in stored.dtypes else parts_of(name)[0]]
+
+
+def _stack(stored: Stored, name: str) -> tuple[str, int] | None:
+    """Where the checkpoint holds a tensor as one of many."""
+    held = None if name in stored.sizes else stacked_of(name)
+    return held if held is not None and held[1] < (*stored.sizes.get(held[0], ()), 0)[0] else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, LATENT, MOE, SCALING
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN
 from nemo_elastic.errors import bad
 
@@ -33,37 +34,68 @@ FIXED = {
     "softmax_scale": None,
     "window_size": None,
     "multi_latent_attention": False,
-    "num_moe_experts": None,
     "mtp_num_layers": None,
 }
-#: of these, what Megatron-Bridge says 0 for
-COUNTS = ("num_moe_experts", "mtp_num_layers")
+#: the same of a model without experts, and of one with them
+DENSE = {"num_moe_experts": None}
+WITH_EXPERTS = {
+    "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "moe_router_num_groups": None,
+    "moe_router_group_topk": None,
+    "moe_shared_expert_gate": False,
+    "moe_apply_probs_on_input": False,
+    "moe_expert_capacity_factor": None,
+}
+#: of these, what Megatron-Bridge also says for nothing
+NOTHING = {
+    "num_moe_experts": (0,), "mtp_num_layers": (0,), "moe_router_num_groups": (0, 1), "moe_router_group_topk": (0, 1),
+}  # fmt: skip
+#: ways to balance experts that choose others than the scores and a bias do
+_OTHER_ROUTING = ("sinkhorn", "quantile_balancing")
 #: names of the squared ReLU: megatron-core's own, and NeMo's in `NemotronHConfigBase`, which has no name
 _ACTIVATIONS = ("squared_relu", "relu2", "<lambda>")
 
 
-def check_kinds(pattern: str, where: str) -> None:
+def has_experts(pattern: str) -> bool:
+    """Whether layers are a mixture of experts."""
+    return KINDS[MOE].symbol in pattern
+
+
+def check_kinds(pattern: str, where: str, experts: bool) -> None:
     """Raise for layers that no config here describes.
 
-    Experts are among them: NeMo's hybrids, on megatron-core 0.15, have none.
+    Args:
+        pattern: a symbol per layer.
+        where: what it is, for errors.
+        experts: whether they may be among them: megatron-core has them in hybrids since 0.19.
     """
     known = [KINDS[name].symbol for name in OWN]
-    if set(pattern) - set(known):
-        told = ", ".join(known)
-        raise bad(where, pattern, f"layers of {told} alone: experts are cut from and into Hugging Face folders")
+    others = set(pattern) - set(known)
+    if others == {KINDS[MOE].symbol} and not experts:
+        why = "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"
+        raise bad(where, pattern, f"layers of {', '.join(known)} alone: {why}")
+    if others - {KINDS[MOE].symbol}:
+        raise bad(where, pattern, f"layers of {', '.join((*known, KINDS[MOE].symbol))} alone")
 
 
-def check_config(get: Callable[[str, Any], Any], where: str) -> None:
+def check_config(get: Callable[[str, Any], Any], where: str, experts: bool = False) -> None:
     """Raise where a config describes another architecture than Nemotron-H's.
 
     Args:
         get: (field, default) -> its value.
         where: what the config is, for errors.
+        experts: whether it is to have them.
     """
-    for name, wanted in FIXED.items():
+    for name, wanted in (FIXED | (WITH_EXPERTS if experts else DENSE)).items():
         value = get(name, wanted)
-        if value != wanted and not (name in COUNTS and value == 0):
+        if value != wanted and value not in NOTHING.get(name, ()):
             raise bad(f"{where}.{name}", value, f"Nemotron-H has {wanted!r}")
+    if experts and get("moe_router_topk", None) == 1:
+        raise bad(f"{where}.moe_router_topk", 1, "2 or more: megatron-core does not scale the weight of one expert")
+    balancing = get("moe_router_load_balancing_type", None) if experts else None
+    if any(way in _OTHER_ROUTING for way in (balancing if isinstance(balancing, (list, tuple)) else [balancing])):
+        raise bad(f"{where}.moe_router_load_balancing_type", balancing, "none or a loss: others choose other experts")
     activation = get("activation_func", None)
     told = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
     if isinstance(told, str) and not told.endswith(_ACTIVATIONS):
@@ -86,13 +118,15 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
 
     Raises:
         ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm), or
-            one with experts.
+            one of NeMo's with experts.
     """
     pattern = layer_pattern(config)
     if not pattern:
         raise bad(where, type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
-    check_kinds(pattern, f"{where}.{FIELDS['pattern']}")
-    check_config(lambda name, default: getattr(config, name, default), where)
+    # what NeMo's config has not is the name that megatron-core has had since it has experts in hybrids
+    check_kinds(pattern, f"{where}.{FIELDS['pattern']}", experts=hasattr(config, "hybrid_layer_pattern"))
+    experts = has_experts(pattern)
+    check_config(lambda name, default: getattr(config, name, default), where, experts)
     values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
     values["pattern"] = pattern
     values["norm_eps"] = float(values["norm_eps"])
@@ -102,22 +136,56 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
         values["attention_head_dim"] = config.hidden_size // config.num_attention_heads
     if values["kv_heads"] is None:
         values["kv_heads"] = values["attention_heads"]
+    if experts:
+        absent = {size for name in OWN if KINDS[name].symbol not in pattern for size in KINDS[name].sizes}
+        values = {size: value for size, value in values.items() if size not in absent}
+        values["more"] = expert_sizes(config)
     return Parent(vocab=vocab, **values)
 
 
-def stock_sizes(parent: Parent, member: Subnet) -> dict[str, Any]:
+def expert_sizes(config: Any) -> dict[str, Any]:
+    """Sizes of a mixture of experts in a config."""
+    found = {size: getattr(config, name, None) for size, name in KINDS[MOE].megatron.items()}
+    if found[EXPERT_FFN] is None:
+        found[EXPERT_FFN] = config.ffn_hidden_size
+    if found[SCALING] is None:
+        found[SCALING] = 1.0
+    if not found[LATENT]:
+        del found[LATENT]
+    return found
+
+
+def config_fields(parent: Parent) -> dict[str, Any]:
+    """Fields of a config that describe a parent, but for its vocabulary."""
+    told = {name: getattr(parent, size) for size, name in FIELDS.items()}
+    if has_experts(parent.pattern):
+        told |= {name: parent.size(size) for size, name in KINDS[MOE].megatron.items() if size in parent.more}
+    return told
+
+
+def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:
     """SSMConfig fields of a member with one width per axis.
 
+    Args:
+        parent: shape the member was cut from.
+        member: the member.
+        experts: whether the config can say them, see `check_kinds`.
+
     Raises:
-        ElasticError: the member has experts, or widths that differ between layers: no stock config can say that.
+        ElasticError: the member has widths that differ between layers, or experts where it must not: no stock config
+            can say that.
     """
-    check_kinds(parent.pattern, "member")
+    check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
     # an axis of which no layer is left has the parent's width
-    axes = [axis for kind in OWN for axis in KINDS[kind].widths]
-    widths = {axis: next(iter(member.widths(axis)), parent.size(axis)) for axis in axes}
-    sizes = {size: getattr(parent, size) for size in FIELDS} | widths
+    kinds = [KINDS[name] for name in OWN] + ([parent.kind(MOE)] if has_experts(member.pattern) else [])
+    fields = FIELDS | {size: name for kind in kinds for size, name in kind.megatron.items()}
+    widths = {axis: next(iter(member.widths(axis)), parent.size(axis)) for kind in kinds for axis in kind.widths}
+    sizes = {size: parent.size(size) for size in fields} | widths
     sizes |= {"pattern": member.pattern, HIDDEN: member.hidden}
-    told = {name: sizes[size] for size, name in FIELDS.items()}
+    told = {name: sizes[size] for size, name in fields.items()}
+    if has_experts(member.pattern):
+        check_config(told.get, "member", experts=True)
+        told |= {name: value for name, value in WITH_EXPERTS.items() if value}
     return told | {"num_layers": len(member.layers), "vocab_size": parent.vocab}

@@ -9,6 +9,7 @@ checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -118,6 +119,19 @@ class Stored:
         """
         found = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
         return {name.removeprefix(prefix): self._read(name, entry) for name, entry in found}
+
+    def read_one(self, name: str, number: int) -> torch.Tensor:
+        """Read one entry of a tensor's first dimension, and of its pieces only those that have something of it.
+
+        Raises:
+            ElasticError: as `read`.
+        """
+        entry = self.metadata.tensors[self.prefix + name]
+        pieces = tuple(p for p in entry.pieces if p.offsets[0] <= number < p.offsets[0] + p.sizes[0])
+        first = min(p.offsets[0] for p in pieces)
+        size = (max(p.offsets[0] + p.sizes[0] for p in pieces) - first, *entry.size[1:])
+        moved = tuple(replace(p, offsets=(p.offsets[0] - first, *p.offsets[1:])) for p in pieces)
+        return self._read(name, StoredTensor(entry.dtype, size, moved))[number - first]
 
     def _read(self, name: str, entry: StoredTensor) -> torch.Tensor:
         try:

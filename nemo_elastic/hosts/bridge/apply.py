@@ -20,6 +20,7 @@ from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.agreement import check_files, check_teacher
@@ -48,6 +49,18 @@ from .step import ElasticStep
 OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
 #: of the model, that need layers of one shape, or TransformerEngine's: name -> what we set
 MODEL_SETTINGS = {"fp8": None, "fp4": None, "tp_comm_overlap": False, "cuda_graph_impl": "none"}
+#: the same of experts: ours are computed one after the other, each at its member's widths, and sent by the dispatcher
+#: that asks for no kernels of its own
+EXPERT_SETTINGS = {
+    "moe_token_dispatcher_type": "alltoall",
+    "moe_grouped_gemm": False,
+    "moe_shared_expert_overlap": False,
+    "moe_router_fusion": False,
+    "moe_router_padding_for_quantization": False,
+    "overlap_moe_expert_parallel_comm": False,
+    "delay_wgrad_compute": False,
+    "use_fused_weighted_squared_relu": False,
+}
 
 
 @dataclass
@@ -160,7 +173,8 @@ def _model(recipe: Any, block: ElasticConfig) -> None:
     model = recipe.model
     model.hybrid_stack_spec = elastic_stack_spec
     model.seq_length = recipe.dataset.seq_length
-    for name, value in MODEL_SETTINGS.items():
+    experts = has_experts(layer_pattern(model) or "")
+    for name, value in (MODEL_SETTINGS | (EXPERT_SETTINGS if experts else {})).items():
         if getattr(model, name, None) not in (None, value):
             setattr(model, name, value)
     if model.recompute_granularity == "selective":

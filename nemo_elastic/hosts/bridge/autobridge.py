@@ -21,6 +21,7 @@ from megatron.bridge.models.conversion.param_mapping import AutoMapping
 from megatron.core.utils import unwrap_model
 
 from nemo_elastic.megatron.linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
+from nemo_elastic.megatron.moe import ElasticRouter, ReplicatedLinear
 from nemo_elastic.megatron.norm import ElasticRMSNorm, GatedNormWeight
 from nemo_elastic.megatron.vocabulary import ElasticEmbedding, ElasticHead
 
@@ -30,7 +31,7 @@ __all__ = ["LAYERS", "as_stock", "register_layers"]
 LAYERS: dict[str, tuple[type, ...]] = {
     "column": (ElasticLayerNormColumnParallelLinear, ElasticEmbedding, ElasticHead, GatedNormWeight),
     "row": (ElasticRowLinear,),
-    "replicated": (ElasticRMSNorm,),
+    "replicated": (ElasticRMSNorm, ElasticRouter, ReplicatedLinear),
 }
 
 

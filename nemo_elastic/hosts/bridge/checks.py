@@ -13,9 +13,11 @@ from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.megatron.shape import layer_pattern
+from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.megatron.host import TOGETHER
 from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
 
 from .optim import ElasticOverrides
@@ -24,6 +26,7 @@ from .optim import ElasticOverrides
 NAMES = Names(
     tensor="recipe.model.tensor_model_parallel_size",
     pipeline="recipe.model.pipeline_model_parallel_size",
+    expert_tensor="recipe.model.expert_tensor_parallel_size",
     model="recipe.model",
 )
 #: setting -> the values that a family can have, and why
@@ -69,11 +72,27 @@ def check_architecture(config: Any) -> None:
 
 def check_parallel(config: Any, block: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
-    tensor, pipeline = config.model.tensor_model_parallel_size, config.model.pipeline_model_parallel_size
-    check_ranks(block, parent, tensor, pipeline, NAMES)
+    model = config.model
+    tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
+    check_ranks(block, parent, tensor, pipeline, NAMES, model.expert_tensor_parallel_size)
+    if parent.has(EXPERTS):
+        _check_experts(model, parent, tensor)
     if config.dist.distributed_backend != "gloo":
         names = {TENSOR: f"recipe.model.{TENSOR}", SHAPE: f"recipe.model.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
         check_widths(parent, block.resolve_axes(parent), tensor, names)
+
+
+def _check_experts(model: Any, parent: Parent, tensor: int) -> None:
+    if tensor > 1 and not model.sequence_parallel:
+        why = "with experts tensor-parallel ranks share the tokens"
+        raise bad("recipe.model.sequence_parallel", model.sequence_parallel, f"true on {tensor} ranks: {why}")
+    ranks, experts = model.expert_model_parallel_size or 1, parent.size(EXPERTS)
+    if experts % ranks:
+        raise bad("recipe.model.expert_model_parallel_size", ranks, f"a size that divides the {experts} experts")
+    balancing = model.moe_router_load_balancing_type
+    if "global_aux_loss" in (balancing if isinstance(balancing, (list, tuple)) else [balancing]):
+        why = "a loss over many micro-batches would compare members that have other experts"
+        raise bad("recipe.model.moe_router_load_balancing_type", balancing, f"aux_loss, seq_aux_loss or none: {why}")
 
 
 def check_data(config: Any) -> None:
@@ -120,6 +139,11 @@ def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ra
     if stage == 1 and stages > 1 and ranked is None and not own:
         out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
                    "or the run is refused when it starts")  # fmt: skip
+    alone = {f"model.{name}": getattr(config.model, name) or 1 for name in TOGETHER}
+    if stage == 1 and has_experts(layer_pattern(config.model) or "") and ranked is None and not own:
+        for name in (name for name, ranks in alone.items() if ranks > 1):
+            out.append(f"recipe.{name}: {alone[name]}: ranks that share experts cannot rank; let ranked= name what a "
+                       "ranking left, or the run is refused when it starts")  # fmt: skip
     warmup = config.scheduler.lr_warmup_iters
     if warmup >= total_steps:
         out.append(f"recipe.scheduler.lr_warmup_iters: {warmup} of {total_steps} steps in all: "

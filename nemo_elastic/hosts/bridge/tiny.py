@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from megatron.core.activations import squared_relu
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.megatron.spec import elastic_stack_spec
 
+#: steps of a parent's own training, where a recipe is not shortened
+PARENT_STEPS = 120
 #: the sizes of the NeMo host's `TinyNemotronH`, 1.6M parameters
 TINY: Mapping[str, Any] = {
     "hybrid_layer_pattern": "M-M-M*-M-M*-",
@@ -41,6 +44,31 @@ TINY: Mapping[str, Any] = {
     "num_attention_heads": 4,
     "num_query_groups": 2,
     "kv_channels": 32,
+}
+
+
+#: a hybrid with experts of 1.8M parameters, of which a token meets 1.2M
+TINY_EXPERTS: Mapping[str, Any] = {
+    "hybrid_layer_pattern": "MEM*EMEM*E",
+    "hidden_size": 128,
+    "mamba_num_heads": 16,
+    "mamba_head_dim": 16,
+    "mamba_num_groups": 4,
+    "mamba_state_dim": 16,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "kv_channels": 32,
+    "num_moe_experts": 8,
+    "moe_router_topk": 2,
+    "moe_router_topk_scaling_factor": 2.5,
+    "moe_ffn_hidden_size": 96,
+    "moe_shared_expert_intermediate_size": 192,
+    "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "moe_router_dtype": "fp32",
+    "moe_router_load_balancing_type": "seq_aux_loss",
+    "moe_aux_loss_coeff": 1e-4,
+    "moe_token_dispatcher_type": "alltoall",
 }
 
 
@@ -62,6 +90,7 @@ def tiny_config(
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
     sequence_parallel: bool = False,
+    expert_parallel: int = 1,
     seed: int = 1234,
     sizes: Mapping[str, Any] = TINY,
 ) -> ConfigContainer:
@@ -76,7 +105,7 @@ def tiny_config(
         split: of the data folder, to train on.
         eval_every, eval_iters: steps between validations (0: one, at the end), and global batches of each.
         save_every: steps between checkpoints; only at the end if None.
-        tensor_parallel, pipeline_parallel, sequence_parallel: ranks that share a model.
+        tensor_parallel, pipeline_parallel, sequence_parallel, expert_parallel: ranks that share a model.
         seed: of the data order.
         sizes: of another model than `TINY`.
     """
@@ -98,6 +127,7 @@ def tiny_config(
             tensor_model_parallel_size=tensor_parallel,
             pipeline_model_parallel_size=pipeline_parallel,
             sequence_parallel=sequence_parallel,
+            expert_model_parallel_size=expert_parallel,
         ),
         train=TrainingConfig(
             train_iters=steps, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size
@@ -140,3 +170,84 @@ def tiny_config(
         rng=RNGConfig(seed=seed),
         dist=DistributedInitConfig(distributed_backend="nccl" if torch.cuda.is_available() else "gloo"),
     )
+
+
+def train_tiny(
+    dir: str,
+    block: str | Path,
+    *,
+    sizes: Mapping[str, Any] = TINY,
+    data: str | None = None,
+    parent_steps: int = PARENT_STEPS,
+    scale: float = 1.0,
+) -> None:
+    """A tiny family in one process: its parent's own training, ranking, both stages, members.
+
+    Args:
+        dir: folder for everything, an absolute path.
+        block: YAML file with the elastic block.
+        sizes: of the parent.
+        data: folder made by `nemo-elastic data`; the standard library's text is tokenized where absent.
+        parent_steps: steps of the parent's own training.
+        scale: of the steps of both stages.
+    """
+    from megatron.bridge.training.gpt_step import forward_step
+    from megatron.bridge.training.pretrain import pretrain
+
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.data.build import build_data
+    from nemo_elastic.plan.curriculum import Curriculum, Stage
+
+    from .curriculum import checkpoints, job_of, slice_job
+    from .platform import bridge_on_this_machine
+
+    if data is None:
+        data = str(Path(dir, "data"))
+        if not Path(data).exists():
+            build_data(data, vocab=1024)
+    parent = tiny_config(
+        data, Path(dir, "parent"), steps=parent_steps, micro_batch_size=8, warmup_steps=5, sizes=sizes
+    )
+    with bridge_on_this_machine(parent):
+        pretrain(parent, forward_step)
+    steps = [max(2, round(n * scale)) for n in (60, 30)]
+    plan = Curriculum(
+        Stage(128, 16, steps[0], micro_batch_size=16), Stage(512, 4, steps[1], (0.5, 0.3, 0.2), micro_batch_size=4),
+        lr=3e-3, warmup_steps=min(5, steps[0] - 1),
+    )  # fmt: skip
+    for job in ("rank", "stage1", "stage2"):
+        stage = plan.stage(2 if job == "stage2" else 1)
+        config = tiny_config(
+            data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
+            micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size,
+            split="train_long" if job == "stage2" else "train", eval_iters=1, sizes=sizes,
+        )  # fmt: skip
+        run = job_of(
+            config, ElasticConfig.load(block), job, parent=checkpoints(dir, "parent"), dir=dir, curriculum=plan
+        )
+        run.pretrain()
+    slice_job(dir)
+
+
+def main(block: str | Path, dir: str, description: str | None, argv: Sequence[str] | None = None, **how: Any) -> None:
+    """The command line of a tiny recipe.
+
+    Args:
+        block: YAML file with the elastic block.
+        dir: default folder for everything.
+        description: of the recipe.
+        argv: arguments; those of the process where absent.
+        how: further arguments of `train_tiny`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", default=dir, help="folder for everything")
+    parser.add_argument("--data", help="folder made by nemo-elastic data")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the steps, to see it run")
+    args = parser.parse_args(argv)
+    from nemo_elastic.errors import exit_in_one_line
+
+    with exit_in_one_line():
+        train_tiny(
+            str(Path(args.dir).resolve()), block, data=args.data, scale=args.scale,
+            parent_steps=max(2, round(PARENT_STEPS * args.scale)), **how,
+        )  # fmt: skip

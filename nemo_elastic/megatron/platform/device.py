@@ -14,6 +14,7 @@ raise in a CPU build, a replacement for the duration of the context.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,16 +34,19 @@ def cuda_as_cpu() -> Iterator[None]:
     if torch.cuda.is_available() or _CudaAsCpu.active:
         yield
         return
-    saved = {name: getattr(torch.cuda, name) for name in _REPLACED}
+    places = [(torch.cuda, name, value) for name, value in _REPLACED.items()]
+    if _HYBRID in sys.modules and _DISPATCHER in sys.modules:
+        places += [(torch.cuda, "current_device", lambda: CPU), (sys.modules[_DISPATCHER], _TO_CPU, _numbers)]
+    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     _CudaAsCpu.active = True
     try:
-        for name, replacement in _REPLACED.items():
-            setattr(torch.cuda, name, replacement)
+        for owner, name, replacement in places:
+            setattr(owner, name, replacement)
         with _CudaAsCpu():
             yield
     finally:
-        for name, original in saved.items():
-            setattr(torch.cuda, name, original)
+        for owner, name, original in reversed(saved):
+            setattr(owner, name, original)
         _CudaAsCpu.active = False
 
 
@@ -113,6 +117,20 @@ class _Stream:
     def wait_event(self, event: Any) -> None: ...
 
     def synchronize(self) -> None: ...
+
+    def record_event(self, event: Any = None) -> _Stream:
+        return _Stream()
+
+
+#: of megatron-core, where it sends tokens to experts: it makes numbers of a GPU's tensors, which gloo needs always.
+#: Its collectives go backward where no mode sees them (torch turns it off in `Tensor.backward`), and make their
+#: tensors on the current device: there it has to be one, not an ordinal of one.
+_HYBRID = "megatron.core.models.hybrid"
+_DISPATCHER, _TO_CPU = "megatron.core.transformer.moe.token_dispatcher", "maybe_move_tensor_to_cpu"
+
+
+def _numbers(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
 
 
 _REPLACED: dict[str, Any] = {

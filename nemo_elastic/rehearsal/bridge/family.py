@@ -58,7 +58,7 @@ class SmallBridgeFamily(BridgeFamily):
 
     def stock_config(self, job: str, *args: Any, **kwargs: Any) -> Any:
         config = super().stock_config(job, *args, **kwargs)
-        for name, value in stock_sizes(self.parent, self.parent.full).items():
+        for name, value in stock_sizes(self.parent, self.parent.full, experts=True).items():
             # a pattern is under Bridge's own name, and as it was
             if name != "hybrid_override_pattern" and getattr(config.model, name) != value:
                 setattr(config.model, name, value)

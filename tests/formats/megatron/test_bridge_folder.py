@@ -14,30 +14,38 @@ import torch
 import yaml
 from torch.distributed.checkpoint import FileSystemWriter, save
 
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron, to_parts
 from nemo_elastic.formats.megatron.codes import encode
 from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, StoredTensor
 from nemo_elastic.formats.megatron.stored import Stored, last_iteration
 from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.nemo.checkpoints import settings_of
 from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.ranking.test_sorting import unstriped
+from tests.shapes import LATENT, MOE
 
 BLOCK = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
          "axes": {"hidden": [PARENT.hidden, PARENT.hidden // 2]}}  # fmt: skip
 
 
-def store(folder: Path, step: int = 7, elastic: dict[str, Any] | None = None, more: Any = None) -> dict[str, Any]:
-    """A run's folder with one checkpoint of the parent; its tensors by HF name."""
-    own = random_tensors(PARENT)
-    tensors = to_parts(PARENT, PARENT.full, to_megatron(PARENT, PARENT.full, own))
+def store(
+    folder: Path, step: int = 7, elastic: dict[str, Any] | None = None, more: Any = None, parent: Parent = PARENT
+) -> dict[str, Any]:
+    """A run's folder with one checkpoint of a parent; its tensors by HF name."""
+    own = random_tensors(parent)
+    tensors = to_parts(parent, parent.full, to_megatron(parent, parent.full, own))
     iteration = folder / f"iter_{step:07d}"
     found = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         save(found, storage_writer=FileSystemWriter(iteration), no_dist=True)
     (iteration / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
-    settings = settings_of(PARENT, PARENT.full) | {"mtp_num_layers": 0}
+    settings = settings_of(parent, parent.full) | {"mtp_num_layers": 0}
     settings["hybrid_layer_pattern"] = settings.pop("hybrid_override_pattern")
     told = {"model": settings, "optimizer_config_override_provider": {"_target_": "o.O"}}
     if elastic is not None:
@@ -82,3 +90,39 @@ def test_settings_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "iter_0000007" / "run_config.yaml").write_text("model: [")
     with pytest.raises(ElasticError, match=r"run_config\.yaml"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("parent", [unstriped(MOE), unstriped(LATENT)], ids=["plain", "latent"])
+def test_experts_are_read_one_by_one_out_of_the_tensor_that_holds_them(tmp_path: Path, parent: Parent) -> None:
+    own = store(tmp_path / "run", parent=parent)
+    source = open_source(tmp_path / "run")
+    assert (source.parent, source.held, source.family) == (parent, parent.full, None)
+    assert source.tensors.keys() == own.keys()
+    assert all(torch.equal(to_torch(raw), own[name]) for name, raw in source.tensors.items())
+    small = parent.uniform([0, 1, 3], experts=4, expert_ffn=6, hidden=12)
+    slice_checkpoint(tmp_path / "run", tmp_path / "small", subnet=small)
+    cut = open_source(tmp_path / "small").tensors["backbone.layers.1.mixer.experts.3.down_proj.weight"]
+    assert torch.equal(to_torch(cut), own["backbone.layers.1.mixer.experts.3.down_proj.weight"][:12, :6])
+
+
+def test_of_pieces_of_experts_only_those_of_one_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As expert- and tensor-parallel ranks write them: some experts to a piece, and a part of their neurons."""
+    from nemo_elastic.formats.megatron import stored as module
+
+    store(tmp_path, parent=unstriped(MOE))
+    stored, name = Stored(tmp_path), "decoder.layers.1.mlp.experts.experts.linear_fc1.weight"
+    (whole,) = stored.read(name)
+    pieces = {(e, f): whole[e : e + 2, f : f + 6] for e in range(0, 8, 2) for f in (0, 6)}
+    made = tuple(
+        Piece((*at, 0), tuple(piece.shape), ByteRange(f"{at[0]}-{at[1]}", 0, 1)) for at, piece in pieces.items()
+    )
+    stored.metadata.tensors[name] = StoredTensor(whole.dtype, tuple(whole.shape), made)  # pyright: ignore
+    asked: list[str] = []
+
+    def read(file: str, piece: Piece, out: torch.Tensor) -> None:
+        asked.append(file)
+        out.copy_(pieces[tuple(int(n) for n in file.split("-"))])  # pyright: ignore
+
+    monkeypatch.setattr(type(stored.metadata), "file", lambda self, file: file)
+    monkeypatch.setattr(module, "read_piece", read)
+    assert torch.equal(stored.read_one(name, 5), whole[5]) and asked == ["4-0", "4-6"]

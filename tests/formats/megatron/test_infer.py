@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import KINDS, striped_axes
 from nemo_elastic.core.layout import megatron_shape, megatron_tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.infer import infer
-from tests.shapes import PARENT
+from tests.shapes import LATENT, MOE, PARENT
 from tests.strategies import parents, parents_and_subnets
+
+#: what of a mixture of experts no tensor tells -> its name in a context
+ROUTING = {size: KINDS["moe"].megatron[size] for size in ("top_k", "routed_scaling")}
 
 
 def stored(parent: Parent, member: Subnet | None = None) -> dict[str, tuple[int, ...]]:
@@ -37,32 +42,34 @@ def context(parent: Parent, **other: Any) -> dict[str, Any]:
         "mamba_num_groups": parent.mamba_groups,
         "kv_channels": parent.attention_head_dim,
         "share_embeddings_and_output_weights": parent.tied,
+        **{name: parent.size(size) for size, name in ROUTING.items() if parent.has(size)},
         **other,
     }
 
 
 def same(found: Parent, parent: Parent) -> bool:
     """Equal in all that a layer tells; sizes of kinds that the pattern has not got are nobody's."""
-    sizes = {term for kind in parent.kinds for term in (*kind.widths, *kind.rigid)}
+    stripes = set(striped_axes().values())  # a layout, of which no tensor tells
+    sizes = {term for kind in parent.kinds for term in (*kind.widths, *kind.rigid)} - stripes
     return found.pattern == parent.pattern and all(
         found.size(t) == parent.size(t) for t in ("hidden", "vocab", *sizes)
     )
 
 
 @settings(max_examples=40)
-@given(parent=parents(kinds="M-*"))
+@given(parent=parents())
 def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
+    assume(parent.more.get("top_k") != 1)
     found, held, names = infer(stored(parent), context(parent), "here")
     assert same(found, parent) and held == found.full and all(ours == theirs for ours, theirs in names.items())
     assert (found.tied, found.norm_eps) == (parent.tied, parent.norm_eps)
 
 
 @settings(max_examples=40)
-@given(case=parents_and_subnets(per_layer=True, kinds="M-*"))
+@given(case=parents_and_subnets(per_layer=True))
 def test_widths_that_differ_between_layers_are_a_member_of_the_widest(case: tuple[Parent, Subnet]) -> None:
     parent, member = case
-    if not member.layers:
-        return
+    assume(member.layers and parent.more.get("top_k") != 1)
     found, held, _ = infer(stored(parent, member), context(parent), "here")
     assert found.hidden == held.hidden == member.hidden
     assert [(layer.type, layer.widths) for layer in held.layers] == [(x.type, x.widths) for x in member.layers]
@@ -146,3 +153,44 @@ def test_the_layer_of_a_member_is_counted_in_the_member() -> None:
     member = PARENT.uniform(keep=(0, 1, 3))
     found, held, _ = infer(stored(PARENT, member), context(PARENT), "here")
     assert found.pattern == "M-*" and held.layers[2] == Layer(2, "attention", {"attention_heads": 4})
+
+
+def stacked(parent: Parent, experts: int = 8) -> dict[str, tuple[int, ...]]:
+    """Sizes of a model with experts as a checkpoint has them: all experts of a layer in one tensor."""
+    out = {}
+    for name, size in stored(parent).items():
+        each = re.sub(r"local_experts\.\d+", "experts", name)
+        out[each] = size if each == name else (experts, *size)
+    return out
+
+
+@pytest.mark.parametrize("parent", [MOE, LATENT])
+def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
+    found, held, names = infer(stacked(parent), context(parent), "here")
+    assert same(found, parent) and held == found.full and found.size("experts_stripes") == 1
+    name = "decoder.layers.1.mlp.experts.local_experts.7.linear_fc1.weight"
+    assert names[name] == name
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told", "match"),
+    [
+        (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight is no part of it \(4 such\)"),
+        (stacked(MOE, 7), {}, r"local_experts\.7\.linear_fc.\.weight is missing \(4 such\)"),
+        (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
+        (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
+        (stacked(MOE), {"moe_router_topk": 9}, r"parent\.experts|experts: 8 is not allowed; must be at least 9"),
+        (
+            stacked(MOE),
+            {"moe_router_score_function": "softmax"},
+            "moe_router_score_function: 'softmax' is not allowed",
+        ),
+        (stacked(MOE), {"moe_router_num_groups": 4}, "moe_router_num_groups: 4 is not allowed"),
+        (stacked(MOE), {"moe_router_load_balancing_type": "sinkhorn"}, "load_balancing_type: 'sinkhorn'"),
+        (stored(PARENT), {"num_moe_experts": 8}, "num_moe_experts: 8 is not allowed; Nemotron-H has None"),
+    ],
+)
+def test_other_mixtures_of_experts_are_told(sizes: Any, told: dict[str, Any], match: str) -> None:
+    parent = MOE if any("router" in name for name in sizes) else PARENT
+    with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
+        infer(sizes, context(parent, **told), "here")

@@ -30,6 +30,29 @@ SIZES = {
 SIZES["hybrid_layer_pattern"] = SHAPE["hybrid_override_pattern"]
 
 
+#: a parent with experts, in a latent width, and its part of the block
+EXPERTS = {
+    "moe_router_topk": 2, "moe_router_topk_scaling_factor": 2.5, "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True, "moe_router_dtype": "fp32", "moe_token_dispatcher_type": "alltoall",
+    "moe_router_load_balancing_type": "seq_aux_loss",
+    **{k: v for k, v in SIZES.items() if k != "ffn_hidden_size"},
+    "hybrid_layer_pattern": "MEM*E", "num_moe_experts": 8, "moe_ffn_hidden_size": 24, "moe_latent_size": 24,
+    "moe_shared_expert_intermediate_size": 32, "moe_router_bias_update_rate": 1e-2, "moe_aux_loss_coeff": 1e-2,
+}  # fmt: skip
+EXPERT_BLOCK: dict[str, Any] = {
+    "budgets": [
+        {"name": "full"}, {"name": "large", "active_params": 61000}, {"name": "small", "active_params": 55000},
+    ],
+    "axes": {
+        "hidden": [32, 28, 24], "mamba_heads": [8, 4], "mamba_head_dim": [8, 6], "attention_heads": [8, 4],
+        "experts": {"choices": [8, 6, 4], "per_layer": True, "stripes": 2},
+        "expert_ffn": {"choices": [24, 20, 16], "stripes": 4}, "shared_ffn": {"choices": [32, 24], "stripes": 4},
+        "latent": [24, 20], "depth": [5, 4],
+    },
+    "seed": 5,  # with which two steps of two micro-batches, and three of one, draw every budget
+}  # fmt: skip
+
+
 @dataclass
 class Job:
     """One run.
@@ -44,6 +67,7 @@ class Job:
         save_every: steps between checkpoints.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
+        experts: ranks that share the experts of a parent with such; None for the dense one.
     """
 
     out: str
@@ -59,6 +83,7 @@ class Job:
     save_every: int | None = None
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
+    experts: int | None = None
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Job:
@@ -79,7 +104,8 @@ def config(place: Path, job: Job) -> Any:
         place / "data", job.out, steps=job.steps, seq_length=LENGTH * times, micro_batch_size=BATCH // layout.data,
         global_batch_size=BATCH * layout.micro_batches * times, warmup_steps=1, lr=PEAK, eval_iters=1,
         save_every=job.save_every, tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
-        sequence_parallel=layout.sequence, sizes=SIZES,
+        sequence_parallel=layout.sequence, sizes=SIZES if job.experts is None else EXPERTS,
+        expert_parallel=job.experts or 1,
     )  # fmt: skip
     made.optimizer.adam_eps, made.optimizer.clip_grad = 1e-3, layout.clip  # as in tests/parallel
     made.optimizer.use_distributed_optimizer = made.ddp.use_distributed_optimizer = layout.sharded
@@ -105,8 +131,9 @@ def run(place: Path, job: Job) -> None:
             pretrain(container, forward_step)
         return
     second = job.kind == "stage2"
+    changes = job.changes if job.experts is None else EXPERT_BLOCK | job.changes
     elastic = apply_elastic(
-        container, block_of(job.layout, **job.changes), teacher=job.teacher, stage=2 if second else 1,
+        container, block_of(job.layout, **changes), teacher=job.teacher, stage=2 if second else 1,
         previous=job.previous, done_steps=job.done, total_steps=job.done + job.steps if second else None,
         ranked=job.ranked, rank_only=job.kind == "rank", verbose=False,
     )  # fmt: skip

@@ -86,13 +86,16 @@ def test_a_plan_is_made_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_tiny_family_is_trained_and_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "members"), [("tiny", ["1.6m", "1.1m", "0.8m"]), ("tiny_experts", ["1.8m", "1.2m", "0.8m"])]
+)
+def test_a_tiny_family_is_trained_and_cut(recipe: str, members: list[str], tmp_path: Path) -> None:
     said = work(
-        "tests.support.bridge", ROOT / "recipes" / "bridge" / "nemotron_elastic_tiny.py",
+        "tests.support.bridge", ROOT / "recipes" / "bridge" / f"nemotron_elastic_{recipe}.py",
         "--dir", tmp_path, "--scale", "0.05",
     )  # fmt: skip
     family = open_source(tmp_path / "family").family
-    assert family is not None and [m.name for m in family] == ["1.6m", "1.1m", "0.8m"]
+    assert family is not None and [m.name for m in family] == members
     for member in family:
         cut = open_source(tmp_path / "members" / member.name)
         assert cut.held.pattern == member.subnet.pattern, said[-2000:]

@@ -17,13 +17,15 @@ import yaml
 from torch.distributed.checkpoint import FileSystemWriter, save
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.formats.adapter import to_megatron, to_parts
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 
 
 def settings_of(parent: Parent, member: Subnet) -> dict[str, Any]:
     """What the context has to say of a member."""
-    return {
+    told = {KINDS["moe"].megatron[size]: parent.size(size) for size in ("top_k", "routed_scaling") if parent.has(size)}
+    return told | {
         "_target_": "nemo.collections.llm.gpt.model.ssm.NemotronHConfigBase",
         "hybrid_override_pattern": member.pattern,
         "num_layers": len(member.layers),

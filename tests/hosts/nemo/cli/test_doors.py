@@ -308,6 +308,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(
         ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
         ("model.config.seq_length", 16384, "recipe.model.config.seq_length says 16384"),
         ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
+        ("model.config.hybrid_override_pattern", "MEM*E", "NeMo 2.7, on megatron-core 0.15, has no experts"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_every_door_in_the_same_line(

@@ -61,6 +61,7 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
         ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
         ("model.config.num_moe_experts", 8, "Nemotron-H has None"),
         ("model.config.hybrid_override_pattern", None, "a pattern such as"),
+        ("model.config.hybrid_override_pattern", "ME*", "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, told: str) -> None:

@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A mixture of experts at the widths of the micro-batch's member: megatron-core's parameters, dispatcher and sharding.
+
+A dropped expert's logit and bias are -inf before the top k are taken, so no token is sent to it: the dispatcher and
+expert parallelism stay as they are, and it costs nothing. All other widths are slices of the weights. All ranks of an
+expert-parallel group run the same member in the same micro-batch (`train.sampling`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_utils import (
+    compute_routing_scores_for_aux_loss,
+    topk_routing_with_score_function,
+)
+from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
+
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN
+from nemo_elastic.core.prefix import Selection
+from nemo_elastic.nn.gates import LayerGates
+
+from .compat import with_names
+from .linear import SlicedLinear, tensor_group
+from .norm import ElasticRMSNorm
+from .run import WHOLE, Run, is_recomputing
+
+_ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+
+
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """megatron-core's own is compiled, anew for each number of tokens: run again, it saves other tensors."""
+    return torch.relu(x).square()
+
+
+class ReplicatedLinear(torch.nn.Module):
+    """A projection of its own tokens that every tensor-parallel rank has whole, in place of TransformerEngine's."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: Any, init_method: Any, **_: Any) -> None:
+        super().__init__()
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        weight = torch.empty(output_size, input_size, dtype=config.params_dtype, device=device)
+        self.weight = torch.nn.Parameter(weight)
+        if config.perform_initialization:
+            init_method(self.weight)
+        self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, x: torch.Tensor, rows: Selection | None = None, cols: Selection | None = None) -> torch.Tensor:
+        return SlicedLinear.apply(x, self.weight, rows, cols, True, False, None)
+
+
+class ElasticRouter(TopKRouter):
+    """megatron-core's router, to which a member's dropped experts are not there; soft gates multiply the scores."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights [tokens, E] of the experts that each token is sent to, zeros elsewhere, and whether it is."""
+        self._maintain_float32_expert_bias()
+        dtype = _ROUTER_DTYPES.get(self.config.moe_router_dtype, x_sbd.dtype)
+        weight, cols = self.weight.to(dtype), run.hidden_selection()
+        logits_sbe = SlicedLinear.apply(x_sbd.to(dtype), weight, None, cols, True, False, None)
+        logits_te, bias_e, gates = logits_sbe.flatten(0, 1), self.expert_bias, run.gates(index)
+        gate_e = None if gates is None else gates[EXPERTS].to(torch.float32)
+        dropped_e = _dropped(run, index, gate_e, logits_te.device)
+        if dropped_e is not None:
+            logits_te = logits_te.masked_fill(dropped_e, -math.inf)
+            bias_e = bias_e.masked_fill(dropped_e, -math.inf)
+        logits_te = self.apply_z_loss(logits_te)
+        if gate_e is None:
+            weights_te, chosen_te = topk_routing_with_score_function(
+                logits_te, self.topk, scaling_factor=self.config.moe_router_topk_scaling_factor,
+                score_function="sigmoid", expert_bias=bias_e,
+            )  # fmt: skip
+        else:
+            weights_te, chosen_te = self._gated(logits_te, bias_e, gate_e)
+        if self.training and torch.is_grad_enabled():
+            weights_te = self._balanced(weights_te, logits_te, x_sbd.shape[:2])
+            if run.is_whole and not is_recomputing():
+                # a smaller member sends its tokens to fewer experts: by its counts, those would be pushed away
+                self.local_tokens_per_expert += chosen_te.detach().sum(0)
+        return weights_te, chosen_te
+
+    def _gated(
+        self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """megatron-core's choice of scores that gates multiply."""
+        scores_te = logits_te.float().sigmoid() * gate_e
+        chosen_tk = (scores_te + bias_e).topk(self.topk, 1, sorted=False).indices
+        weight_tk = scores_te.gather(1, chosen_tk)
+        weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20)
+        weight_tk = weight_tk * (self.config.moe_router_topk_scaling_factor or 1.0)
+        none = torch.zeros_like(scores_te)
+        weights_te = none.scatter(1, chosen_tk, weight_tk).type_as(logits_te)
+        return weights_te, none.scatter(1, chosen_tk, 1.0).bool()
+
+    def _balanced(self, weights_te: torch.Tensor, logits_te: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """The weights, with which the auxiliary losses of the config go backward."""
+        if not self.is_aux_loss_enabled():
+            return weights_te
+        chosen_te, scores_te = compute_routing_scores_for_aux_loss(logits_te, self.topk, "sigmoid")
+        weights_te = self._apply_aux_loss(weights_te, scores_te, chosen_te)
+        return self._apply_seq_aux_loss(weights_te, scores_te, chosen_te, *shape)
+
+
+def _dropped(run: Run, index: int, gate_e: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """Which experts no token may meet; None where none is dropped."""
+    if gate_e is not None:
+        return gate_e.detach() == 0
+    kept = run.select("moe.gate", 0, index, world=1)
+    return None if kept is None else ~torch.from_numpy(kept.mask()).to(device)
+
+
+class ElasticExperts(SequentialMLP):
+    """This rank's experts, one after the other, each at the widths of the run."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        tokens_ni: torch.Tensor,
+        counts_e: torch.Tensor,
+        weights_n: torch.Tensor,
+        run: Run = WHOLE,
+        index: int = -1,
+        seen: Any = None,
+    ) -> torch.Tensor:
+        """What experts make of the tokens that were sent to them [n, i], times their weights [n].
+
+        Args:
+            tokens_ni: of the first expert, then of the second, and so on.
+            counts_e: how many each has.
+            weights_n: of the tokens.
+            run, index: the micro-batch's choice, and the layer.
+            seen: called with expert, activation [n, F] and output [n, i].
+        """
+        ranks = self.tp_group.size()
+        neurons = run.select("moe.up", 0, index, world=ranks)
+        width = run.select("moe.up", 1, index, world=1)
+        gates = run.gates(index)
+        out, at = [], 0
+        for number, (expert, count) in enumerate(zip(self.local_experts, counts_e.tolist(), strict=True)):
+            if not count:
+                continue  # its weights get no gradient
+            # routed tokens are on their expert's ranks already: no collective, the dispatcher's are around this
+            h_nf = _product(expert.linear_fc1, tokens_ni[at : at + count], neurons, width, column=True)
+            h_nf = squared_relu(h_nf)
+            own_nf = h_nf if gates is None else h_nf * gates[EXPERT_FFN].to(h_nf.dtype)
+            own_nf = (own_nf * weights_n[at : at + count, None]).to(h_nf.dtype)
+            out.append(_product(expert.linear_fc2, own_nf, width, neurons, column=False))
+            if seen is not None:
+                seen(number, h_nf, out[-1])
+            at += count
+        # without tokens the collectives of the dispatcher go backward all the same
+        return torch.cat(out) if out else (tokens_ni * weights_n[:, None]).to(tokens_ni.dtype)
+
+
+def _product(
+    layer: Any, x_ni: torch.Tensor, rows: Selection | None, cols: Selection | None, column: bool
+) -> torch.Tensor:
+    return SlicedLinear.apply(x_ni, layer.weight, rows, cols, column, False, None)
+
+
+class ElasticMoE(MoELayer):
+    """megatron-core's layer with a forward of our own that takes widths."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _init(self, *args, **kwargs)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
+    ) -> torch.Tensor:
+        """The experts of each token and the shared expert, of the normalised stream [s, b, d] (width of the run)."""
+        latent, gates = bool(self.config.moe_latent_size), run.gates(index)
+        weights_te, chosen_te = self.router(x_sbd, run, index)
+        in_sbi = x_sbd
+        if latent:
+            rows = run.select("moe.latent_in", 0, index, world=1)
+            in_sbi = _gated(self.fc1_latent_proj(x_sbd, rows, run.hidden_selection()), gates, LATENT)
+            run.watch("latent", index, in_sbi)
+        dispatcher = self.token_dispatcher
+        assert dispatcher is not None
+        tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, chosen_te, weights_te)
+        tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
+        tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
+        # ranking sees experts whole (`host.check_experts_whole`); other probes look at the stream alone
+        alone = dispatcher.ep_size == dispatcher.tp_size == 1
+        seen = _Seen(x_sbd, chosen_te, self.experts) if run.probe is not None and alone else None
+        out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
+        out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
+        if seen is not None:
+            seen.tell(run, index)
+        if latent:
+            cols = run.select("moe.latent_out", 1, index, world=1)
+            out_sbi = self.fc2_latent_proj(_gated(out_sbi, gates, LATENT), run.hidden_selection(), cols)
+        out_sbd = out_sbi + self._shared(x_sbd, run, index)
+        return out_sbd if run.hidden_gate is None else out_sbd * run.hidden_gate.to(out_sbd.dtype)
+
+    def _shared(self, x_sbd: torch.Tensor, run: Run, index: int) -> torch.Tensor:
+        shared, hidden, sequence = self.shared_experts, run.hidden_selection(), self.config.sequence_parallel
+        assert shared is not None
+        up, down = shared.linear_fc1, shared.linear_fc2
+        rows, cols = run.select("moe.shared_up", 0, index), run.select("moe.shared_down", 1, index)
+        h_sbf = SlicedLinear.apply(x_sbd, up.weight, rows, hidden, True, sequence, tensor_group(up))
+        h_sbf = squared_relu(h_sbf)
+        run.watch("shared_ffn", index, h_sbf)
+        h_sbf = _gated(h_sbf, run.gates(index), SHARED_FFN)
+        return SlicedLinear.apply(h_sbf, down.weight, hidden, cols, False, sequence, tensor_group(down))
+
+
+#: The constructor asks for TransformerEngine where there is a latent width, of which it only uses one linear class.
+_init = with_names(MoELayer.__init__, HAVE_TE=True, TELinear=ReplicatedLinear)
+
+
+def _gated(x: torch.Tensor, gates: LayerGates | None, axis: str) -> torch.Tensor:
+    return x if gates is None else x * gates[axis].to(x.dtype)
+
+
+class _Seen:
+    """What a probe is shown of experts (`nn.gates.Probe`), on a rank that has all of them and all tokens."""
+
+    def __init__(self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts) -> None:
+        length, batch = x_sbd.shape[:2]
+        self.shape, self.chosen_te = (length, batch), chosen_te
+        count, ffn = chosen_te.shape[1], experts.local_experts[0].linear_fc1.weight.shape[0]
+        made = partial(torch.zeros, dtype=torch.float32, device=x_sbd.device)
+        self.experts_te, self.ffn_bef = made(length * batch, count), made(batch, count, ffn)
+
+    def __call__(self, expert: int, h_nf: torch.Tensor, y_ni: torch.Tensor) -> None:
+        """Tokens of an expert come in their order."""
+        at_n = self.chosen_te[:, expert].nonzero()[:, 0]
+        self.experts_te[at_n, expert] = y_ni.detach().float().norm(dim=1)
+        length, batch = self.shape
+        self.ffn_bef[:, expert].index_add_(0, at_n % batch, h_nf.detach().abs().float() / length)
+
+    def tell(self, run: Run, index: int) -> None:
+        run.watch("experts", index, self.experts_te.unflatten(0, self.shape))
+        run.watch("routed", index, self.chosen_te.float().unflatten(0, self.shape))
+        run.watch("expert_ffn", index, self.ffn_bef[None])
+
+
+def moe_layer() -> ModuleSpec:
+    """What the stack's spec has for a layer with experts."""
+    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    submodules = MoESubmodules(
+        experts=partial(ElasticExperts, submodules=linears),
+        shared_experts=partial(SharedExpertMLP, submodules=linears),
+        router=ElasticRouter,
+    )
+    return ModuleSpec(
+        module=MoETransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            pre_mlp_layernorm=ElasticRMSNorm,
+            mlp=partial(ElasticMoE, submodules=submodules),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )

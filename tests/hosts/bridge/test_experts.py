@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family with experts on Megatron-Bridge: ranks that share them against one rank, a kill, and the members cut."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.hosts.bridge.layouts import losses, ranks, same
+from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, Job, prepare_data
+from tests.parallel.runs import BLOCK, Layout
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+#: layout of two ranks, and how many of them share the experts; with a loss that is not zero where the teacher is met
+PAIRS = {
+    "ep2": (Layout(data=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
+    "tp2-sp": (Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce"), 1),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process trains alone, until it kills itself; two train together; the last goes on."""
+    place = tmp_path_factory.mktemp("experts")
+
+    def done(name: str, jobs: list[Job], world: int = 1, code: int = 0) -> None:
+        left = ranks(place, name, jobs, world)
+        assert left == [code] * world, (place / f"{name}.log").read_text()[-4000:]
+
+    def stage(name: str, layout: Layout, experts: int = 1, steps: int = 2, **more: Any) -> Job:
+        ranked = str(place / f"rank-{layout.soft}" / "checkpoints")
+        parent = str(place / "parent" / "checkpoints")
+        return Job(
+            str(place / name), layout=layout, steps=steps, teacher=parent, ranked=ranked, experts=experts, **more
+        )
+
+    one = [
+        Job(str(place / "parent"), kind="parent", steps=2, experts=1),
+        *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), steps=2, experts=1,
+              teacher=str(place / "parent" / "checkpoints")) for soft in (False, True)),
+        *(stage(f"{name}-alone", layout.alone) for name, (layout, _) in PAIRS.items()),
+        stage("whole", Layout(), steps=3),
+        stage("killed", Layout(), steps=3, save_every=1, until=2),
+    ]  # fmt: skip
+    done("one", one, code=-signal.SIGKILL)
+    done("two", [stage(name, layout, experts) for name, (layout, experts) in PAIRS.items()], world=2)
+    done("again", [stage("killed", Layout(), steps=3, save_every=1)])
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
+    same(place / name, place / f"{name}-alone")
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("name", [*PAIRS, "whole"])
+def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: Path, name: str) -> None:
+    """Once for each such step, whatever the other micro-batches ran."""
+    steps = sum("loss_full" in line for line in losses(place / name))
+    soft = name in PAIRS and PAIRS[name][0].soft
+    found, before = (Stored(place / run / "checkpoints") for run in (name, f"rank-{soft}"))
+    keys = [key for key in found.sizes if key.endswith("expert_bias")]
+    moved = [(a - b).abs() for a, b in zip(found.read(*keys), before.read(*keys), strict=True)]
+    assert steps == 1 and len(moved) == 2
+    for each in moved:
+        assert set((each / 1e-2).round(decimals=3).tolist()) <= {0.0, 1.0} and each.any()
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:
+    assert losses(place / "killed") == losses(place / "whole")
+    found, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Path, tmp_path: Path) -> None:
+    from nemo_elastic.megatron.load import load_model_weights
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from tests.support.models import build, start
+
+    checkpoint = place / "ep2" / "checkpoints"
+    source = open_source(checkpoint)
+    family, parent = source.family, source.parent
+    assert family is not None and [m.name for m in family] == ["full", "large", "small"]
+    start()
+    model = build(parent)
+    tokens = torch.randint(0, parent.vocab, (2, 16), generator=torch.Generator().manual_seed(0))
+    with cuda_as_cpu(), torch.no_grad():
+        load_model_weights(model, checkpoint)
+        for member in family:
+            cut = slice_checkpoint(checkpoint, tmp_path / member.name, member=member.name)
+            opened = open_source(cut.out)
+            alone = NemotronH(
+                opened.parent, {name: to_torch(raw) for name, raw in opened.tensors.items()}, opened.held
+            )
+            model.state.choice = member.subnet
+            torch.testing.assert_close(model(tokens, None, None), alone(tokens), rtol=1e-4, atol=1e-4)
+    small = family.member("small").subnet
+    assert small.widths("experts") != parent.full.widths("experts") or small.hidden < parent.hidden
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("tensor_model_parallel_size", 2, "sequence_parallel: False is not allowed; true on 2 ranks"),
+        (
+            "expert_model_parallel_size",
+            3,
+            "expert_model_parallel_size: 3 is not allowed; a size that divides the 8 exp",
+        ),
+        ("expert_tensor_parallel_size", 3, "elastic.axes.expert_ffn; set stripes to a multiple of 3"),
+        ("moe_router_load_balancing_type", "global_aux_loss", "aux_loss, seq_aux_loss or none"),
+        ("moe_router_load_balancing_type", "sinkhorn", "none or a loss: others choose other experts"),
+        ("moe_router_topk", 1, "moe_router_topk: 1 is not allowed; 2 or more"),
+        ("moe_router_num_groups", 4, "moe_router_num_groups: 4 is not allowed; Nemotron-H has None"),
+        ("moe_shared_expert_intermediate_size", None, "parent.shared_ffn: None is not allowed"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any, told: str) -> None:
+    from tests.support.bridge import import_bridge
+
+    import_bridge()
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.settings import settings
+    from nemo_elastic.hosts.bridge.tiny import tiny_config
+
+    prepare_data(tmp_path)
+    recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
+    setattr(recipe.model, field, value)
+    before, block = settings(recipe), BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}
+    with pytest.raises(ElasticError) as caught:
+        apply_elastic(recipe, block, verbose=False)
+    assert told in str(caught.value) and "\n" not in str(caught.value) and settings(recipe) == before
+
+
+def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> None:
+    from tests.support.bridge import import_bridge
+
+    import_bridge()
+    from nemo_elastic.hosts.bridge.apply import EXPERT_SETTINGS, apply_elastic
+    from nemo_elastic.hosts.bridge.tiny import tiny_config
+
+    prepare_data(tmp_path)
+    recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
+    recipe.model.moe_grouped_gemm = recipe.model.moe_shared_expert_overlap = True
+    recipe.model.moe_token_dispatcher_type, recipe.model.expert_model_parallel_size = "flex", 2
+    run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
+    assert all(getattr(recipe.model, name) in (None, wanted) for name, wanted in EXPERT_SETTINGS.items())
+    assert "model.moe_token_dispatcher_type: flex -> alltoall" in run.changes
+    assert "recipe.model.expert_model_parallel_size: 2: ranks that share experts cannot rank" in run.changes
