@@ -22,6 +22,7 @@ WORKERS ?= 2
 VENV := .venv
 HF := .venv-hf
 VLLM := .venv-vllm
+MLX := .venv-mlx
 KERNELS := .venv-kernels
 BRIDGE := .venv-bridge
 BIN := $(VENV)/bin
@@ -62,6 +63,11 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 		--markdown docs/tables/vllm.md
 	$(QUIET_THREADS) $(VLLM)/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
 
+.PHONY: parity-experts
+parity-experts: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp ## Members with experts against transformers, mlx-lm and ModelOpt's counts, into docs/tables/experts.md
+	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) $(BIN)/python -W ignore -m tests.experts.table "$$place" \
+		--transformers $(HF)/bin/python --mlx $(MLX)/bin/python --modelopt $(BRIDGE)/bin/python --markdown docs/tables/experts.md
+
 .PHONY: test-kernels
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
 	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md
@@ -73,7 +79,8 @@ has-bridge:
 .PHONY: test-bridge
 test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
-		-p no:logging tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py $(ARGS)
+		-p no:logging tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py \
+		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: parity-bridge
 parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md
@@ -182,6 +189,13 @@ $(HF)/.stamp: Makefile
 	@echo "== $(HF): installing transformers 5 for the tests of parity"
 	$(HF)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
 		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest
+	@touch $@
+
+# Apple's MLX has a build for CPUs on Linux, too.
+$(MLX)/.stamp: Makefile
+	$(call make-venv,$(MLX))
+	@echo "== $(MLX): installing mlx-lm for the tests of parity"
+	$(MLX)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'mlx[cpu]>=0.32,<0.33' 'mlx-lm>=0.32,<0.33'
 	@touch $@
 
 # vLLM as built for CPUs needs the CPU build of torch: where pip's own index has none, PIP_ARGS names one that has it.

@@ -36,7 +36,7 @@ FILES = sorted(CONF.glob("*.yaml"))
 def test_every_file_has_a_parent_and_every_parent_a_file() -> None:
     blocks = [p.stem for p in FILES if "elastic" in OmegaConf.load(p)]
     assert set(PARENTS) <= set(blocks)
-    assert set(PARENTS.values()) == set(PRESETS)
+    assert set(PARENTS.values()) | {"nemotron-3-nano-30b-a3b"} == set(PRESETS)  # neither host trains experts yet
 
 
 @pytest.mark.parametrize("name", PARENTS)

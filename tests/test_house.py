@@ -15,6 +15,7 @@ BUILT = {
     ".venv",
     ".venv-hf",
     ".venv-vllm",
+    ".venv-mlx",
     ".venv-kernels",
     ".venv-bridge",
     "runs",

@@ -86,6 +86,7 @@ def _rows(
     measure: Callable[[MemberModel, Path | None], dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """What is measured of the wanted members of (source, their names, tokenizer), one in memory at a time."""
+    from nemo_elastic.core.cost import counts
     from nemo_elastic.runtime import load_family
 
     for source, names, tokenizer in sources:
@@ -94,7 +95,7 @@ def _rows(
         family = load_family(source, device=device)
         for name in bars.track(names, description=str(source.folder)):
             model = family.select(name)
-            named = {"source": str(source.folder), "member": name, "parameters": model.parameters}
+            named = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
             yield named | measure(model, tokenizer)
             family.release()
 
@@ -164,10 +165,12 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
 
     found = []
     if any("loss" in row for row in rows):
+        active = ["active"] if any("active_parameters" in row for row in rows) else []
         cells = [
             [
                 *label(r),
                 f"{r['parameters']:,}",
+                *(f"{r.get('active_parameters', r['parameters']):,}" for _ in active),
                 _number(r["loss"]),
                 _number(r["perplexity"]),
                 _counts(r.get("answers")),
@@ -175,7 +178,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
             for r in rows
         ]
         title = f"held-out loss over {rows[0]['tokens']:,} tokens" if rows else ""
-        found.append(table(title, ["parameters", "loss", "perplexity", "answers"], cells))
+        found.append(table(title, ["parameters", *active, "loss", "perplexity", "answers"], cells))
     answers = [row["answers"] for row in rows if "answers" in row]
     for key in ("by_task", "by_level") if answers else ():
         groups = list(answers[0][key])

@@ -56,7 +56,9 @@ def command(
 
     The formulas are the same for NeMo and Megatron-Bridge. Of those that fit and are within 1.5 % of the fastest, the
     one with the least memory is called best. Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
-    nemotron-h-8b, nemotron-h-tiny. Times are estimates for comparing layouts. Exit code 1 if nothing fits.
+    nemotron-h-8b, nemotron-h-tiny, nemotron-3-nano-30b-a3b. With experts, EP is the number of ranks that share them;
+    memory goes by all parameters, time by the active ones. Times are estimates for comparing layouts. Exit code 1 if
+    nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
@@ -125,11 +127,11 @@ def _read_parent(parent: str) -> Parent:
 def _told(
     name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None, time: Duration | None
 ) -> dict[str, Any]:
-    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.cost import counts
 
     return {
         "parent": name,
-        "parameters": parameters(parent, parent.full),
+        **counts(parent, parent.full),
         "run": asdict(run) | {"usable_bytes": round(run.usable)},
         "best": chosen.to_json() if chosen is not None else None,
         "time": asdict(time) if time is not None else None,
@@ -142,20 +144,22 @@ def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], ch
     from rich.console import Console
     from rich.table import Table
 
-    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.cost import counts
 
+    told = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
     title = (
-        f"{name} ({parameters(parent, parent.full):,} parameters), stage {run.stage}: {run.global_batch} x "
+        f"{name} ({', '.join(told)}), stage {run.stage}: {run.global_batch} x "
         f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
-    columns = "TP,PP,DP,SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
+    sizes = "TP,PP,DP" if found[0].expert is None else "TP,PP,DP,EP"
+    columns = f"{sizes},SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
     for column in columns.split(","):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fits", no_wrap=True)
     for layout in found:
         held = layout.memory.to_json()
-        cells = [str(layout.tensor), str(layout.pipeline), str(layout.data)]
+        cells = [str(n) for n in (layout.tensor, layout.pipeline, layout.data, layout.expert) if n is not None]
         cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
         cells += [f"{layout.seconds:.3g}", *(f"{held[k] / 1e9:.1f}" for k in held)]
         style = "bold" if layout is chosen else "" if layout.fits else "dim"

@@ -76,12 +76,11 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     """Exact parameters, bytes in service with what they are counted for, and where it runs."""
-    from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
+    from nemo_elastic.core.cost import counts, memory
     from nemo_elastic.slicing.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    active = {"active_parameters": active_parameters(parent, subnet)} if has_inactive(parent) else {}
-    return {"parameters": parameters(parent, subnet), **active, "memory": held, "runs_in": runs_in(subnet)}
+    return {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet)}
 
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
@@ -162,20 +161,24 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
     from rich.box import SIMPLE
     from rich.table import Table
 
+    from nemo_elastic.core.cost import has_inactive
     from nemo_elastic.slicing.card import human_bytes, width
 
     title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    kinds = path.family.parent.kinds
+    parent = path.family.parent
+    kinds, active = parent.kinds, ["active"] if has_inactive(parent) else []
+    for name in ("parameters", *active):
+        table.add_column(name, justify="right", no_wrap=True)
     for name in ("of the parent", "memory", "hidden", *(kind.axes[0].words for kind in kinds), "layers"):
         table.add_column(name, justify="right", overflow="fold")
     members, whole = path.members(), path.family.members[0].parameters
     for at in places:
         subnet = path[at]
-        told = size(path.family.parent, subnet, spec)
-        cells = [f"{told['parameters']:,}", f"{told['parameters'] / whole:.1%}", human_bytes(told["memory"]["bytes"])]
+        told = size(parent, subnet, spec)
+        cells = [f"{told['parameters']:,}", *(f"{told['active_parameters']:,}" for _ in active)]
+        cells += [f"{told['parameters'] / whole:.1%}", human_bytes(told["memory"]["bytes"])]
         cells.append(width(subnet, "hidden"))
         cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]
         table.add_row(members.get(at, ""), *cells, width(subnet, "depth"))

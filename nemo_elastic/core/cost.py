@@ -92,6 +92,12 @@ def has_inactive(parent: Parent) -> bool:
     return any(row.used is not None for kind in parent.kinds for row in kind.rows)
 
 
+def counts(parent: Parent, member: Any) -> dict[str, int]:
+    """Parameters of a member by the names that files have for them; the active ones beside all where those differ."""
+    active = {"active_parameters": active_parameters(parent, member)} if has_inactive(parent) else {}
+    return {"parameters": parameters(parent, member), **active}
+
+
 def _count(parent: Parent, member: Any, used: bool) -> Any:
     size = sizes(parent, member.hidden, None)
     total = sum(elements(row, size) for row in ends(parent))

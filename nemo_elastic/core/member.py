@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import MemorySpec, active_parameters, has_inactive, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.errors import ElasticError, bad
 
@@ -93,8 +93,7 @@ def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]
     spec = MemorySpec()
     return {
         m.name: {
-            "parameters": m.parameters,
-            **({"active_parameters": active_parameters(parent, m.subnet)} if has_inactive(parent) else {}),
+            **counts(parent, m.subnet),
             "memory": asdict(spec) | {"bytes": _bytes(parent, m.subnet, spec)},
             "budget": dict(m.budget) if m.budget is not None else None,
             "subnet": m.subnet.to_json(),

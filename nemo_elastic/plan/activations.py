@@ -5,7 +5,7 @@
 The formulas list what autograd saves in `megatron/` and `nn/`, tensor by tensor, in bf16 training (2 bytes, and 4
 where the code computes in fp32). `tests/plan/test_measured.py` compares them with a real model on a CPU, where the
 scan is nn.ssd in torch. What mamba_ssm's kernel saves is read from its source (`save_for_backward` of
-MambaSplitConv1dScanCombinedFn) and was not measured.
+MambaSplitConv1dScanCombinedFn) and was not measured; nor was what a layer of experts saves (`moe`).
 
 All figures are per token of the micro-batch and per GPU. d: hidden width, t: tensor-parallel size. The residual stream
 is whole on every rank, or 1/t of the tokens under sequence parallelism: `Sharding.stream`.
@@ -19,6 +19,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.mlp import MLP
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SHARED_FFN, TOP_K
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths
 
@@ -30,6 +31,7 @@ __all__ = [
     "layer",
     "mamba",
     "mlp",
+    "moe",
     "norm",
     "saved",
     "stream",
@@ -45,15 +47,18 @@ TILE = 2**26
 
 @dataclass(frozen=True)
 class Sharding:
-    """How tensor parallelism divides activations.
+    """How a layer is divided.
 
     Attributes:
         tensor: tensor-parallel size.
         sequence: sequence parallelism: the residual stream is divided as well.
+        expert: expert-parallel size: ranks that share the experts of a layer. It divides weights, not activations:
+            every rank brings its tokens, and gets as many of others where experts are chosen evenly.
     """
 
     tensor: int = 1
     sequence: bool = False
+    expert: int = 1
 
     @property
     def stream(self) -> int:
@@ -150,13 +155,35 @@ def torch_scan_backward(parent: Parent, shards: Sharding, tokens: int) -> float:
     return (tokens * each + positions * scratch) / shards.tensor
 
 
+def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
+    """Norm, router, the chosen experts of each token, and the shared expert, where experts are chosen evenly.
+
+    Source: megatron-core 0.19's MoELayer with its all-to-all dispatcher, whose ranks hold whole experts
+    (expert_tensor_parallel_size 1); not measured. I: what experts read, the latent width or the stream; F, S: widths
+    of an expert and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte
+    each; of every choice an index and three numbers in fp32. Each choice: its place, the expert's input I, relu(h),
+    relu(h)^2 and that times its weight (the second linear's input). The projection out of the latent width keeps its
+    input. Gates keep what they multiply: scores, every choice's F, the shared S, and both sides of the latent width.
+    """
+    experts, top_k = parent.size(EXPERTS), parent.size(TOP_K)
+    latent = parent.size(LATENT) if parent.has(LATENT) else 0
+    router = (2 * SINGLE + 2) * experts + (8 + 3 * SINGLE) * top_k
+    choice = HALF * ((latent or parent.hidden) + 3 * parent.size(EXPERT_FFN)) + 8 + SINGLE
+    routed, shared = router + top_k * choice + HALF * latent, 2 * HALF * parent.size(SHARED_FFN)
+    if gated:
+        routed += SINGLE * experts + HALF * (top_k * parent.size(EXPERT_FFN) + 2 * latent)
+        shared += HALF * parent.size(SHARED_FFN)
+    own = routed / shards.stream + shared / shards.tensor
+    return norm(parent, shards, gated, kernels) + own + _output_gates(parent, shards, gated)
+
+
 def _output_gates(parent: Parent, shards: Sharding, gated: bool) -> float:
     """The gates of hidden and depth multiply a layer's output one after the other, and each keeps its input."""
     return 2 * stream(parent, shards) if gated else 0.0
 
 
 #: name of a kind -> bytes per token of one layer
-LAYERS = {MAMBA: mamba, MLP: mlp, ATTENTION: attention}
+LAYERS = {MAMBA: mamba, MLP: mlp, ATTENTION: attention, MOE: moe}
 
 
 def layer(parent: Parent, kind: str, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
@@ -15,11 +16,11 @@ from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
 from .machine import GPUS, RunShape
-from .memory import Memory, local_parameters, stage_memory, stages
+from .memory import Memory, local_experts, local_parameters, stage_memory, stages
 from .pipeline import passed_on, wait
 from .work import Work, gated_share, members, seconds, step_work
 
-__all__ = ["Layout", "best", "choose", "layout_name", "layouts", "why_not"]
+__all__ = ["Layout", "best", "choose", "expert_sizes", "layout_name", "layouts", "why_not"]
 
 #: pipeline-parallel sizes above this are not tried
 MOST_STAGES = 16
@@ -27,9 +28,11 @@ MOST_STAGES = 16
 BLUR = 0.015
 
 
-def layout_name(tensor: int, pipeline: int, data: int, sequence_parallel: bool, recompute: bool) -> str:
-    """A layout in words, such as TP4 PP1 DP32 SP recompute; see `Layout`."""
-    parts = [f"TP{tensor}", f"PP{pipeline}", f"DP{data}"]
+def layout_name(
+    tensor: int, pipeline: int, data: int, sequence_parallel: bool, recompute: bool, expert: int | None = None
+) -> str:
+    """A layout in words, such as TP4 PP1 DP32 SP recompute or TP1 PP1 DP32 EP8; see `Layout`."""
+    parts = [f"TP{tensor}", f"PP{pipeline}", f"DP{data}", *([] if expert is None else [f"EP{expert}"])]
     return " ".join([*parts, *["SP"] * sequence_parallel, *["recompute"] * recompute])
 
 
@@ -44,6 +47,7 @@ class Layout:
         memory: per GPU, of the fullest stage.
         work: FLOPs of a step; seconds: its estimated time.
         fits: the memory is enough; reason: the figures, in words.
+        expert: ranks that share a layer's experts, of the tensor x data ones of a stage; None without experts.
     """
 
     tensor: int
@@ -56,15 +60,18 @@ class Layout:
     seconds: float
     fits: bool
     reason: str
+    expert: int | None = None
 
     def __str__(self) -> str:
-        return layout_name(self.tensor, self.pipeline, self.data, self.sequence_parallel, self.recompute)
+        return layout_name(self.tensor, self.pipeline, self.data, self.sequence_parallel, self.recompute, self.expert)
 
     def to_json(self) -> dict[str, Any]:
         """Give what `plan --json` prints of it."""
+        experts = {"expert_model_parallel_size": self.expert, "expert_tensor_parallel_size": 1}
         return {
             "tensor_model_parallel_size": self.tensor,
             "pipeline_model_parallel_size": self.pipeline,
+            **({} if self.expert is None else experts),
             "context_parallel_size": 1,
             "data_parallel_size": self.data,
             "sequence_parallel": self.sequence_parallel,
@@ -77,17 +84,44 @@ class Layout:
         }
 
 
-def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, pipeline: int) -> str | None:
-    """What forbids a tensor- and pipeline-parallel size, in words; None where nothing does.
+def expert_sizes(parent: Parent) -> tuple[int | None, ...]:
+    """Expert-parallel sizes with which ranks hold as many experts of every member: divisors of the axis's blocks.
 
     Args:
-        parent: shape with the block's FFN stripes.
+        parent: shape with the block's stripes.
+
+    Returns:
+        None alone where there are no experts.
+    """
+    axes = _dealt(parent)
+    if not axes:
+        return (None,)
+    blocks = math.gcd(*(parent.axis(axis).blocks for axis in axes))
+    return tuple(n for n in range(1, blocks + 1) if blocks % n == 0)
+
+
+def _dealt(parent: Parent) -> set[str]:
+    """Axes whose channels are modules of their own, which expert parallelism deals out."""
+    return {row.each for kind in parent.kinds for row in kind.rows if row.each is not None}
+
+
+def why_not(
+    parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, pipeline: int, expert: int | None = None
+) -> str | None:
+    """What forbids parallel sizes, in words; None where nothing does.
+
+    Args:
+        parent: shape with the block's stripes.
         config: the block.
         run: the run.
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
+        expert: expert-parallel size, one of `expert_sizes`.
     """
+    dealt = _dealt(parent)
     for axis in (axis for kind in parent.kinds for axis in kind.axes if axis.blocks is not None):
+        if axis.name in dealt or axis.each in dealt:  # an expert is whole on its rank
+            continue
         blocks = parent.axis(axis.name).blocks
         if blocks % tensor:
             return f"TP {tensor} does not divide the {blocks} blocks of {axis.name}"
@@ -102,6 +136,10 @@ def why_not(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, p
     if run.gpus % (tensor * pipeline):
         return f"TP {tensor} x PP {pipeline} does not divide {run.gpus} GPUs"
     data = run.gpus // (tensor * pipeline)
+    if expert is not None and tensor * data % expert:
+        return f"EP {expert} does not divide the {tensor * data} ranks of a stage"
+    if expert is not None and tensor > 1 and run.seq_length % tensor:
+        return f"TP {tensor} does not divide the length, and with experts it needs sequence parallelism"
     if run.global_batch % (run.micro_batch * data):
         return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
     if run.kernels:
@@ -121,8 +159,9 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
         run: lengths, batches and machine.
 
     Returns:
-        Layouts at all tensor-parallel sizes of one node and all pipeline-parallel sizes that the block allows, with
-        and without sequence parallelism and activation recomputation. Not all of them fit: see `Layout.fits`.
+        Layouts at all tensor-parallel sizes of one node and all pipeline- and expert-parallel sizes that the block
+        allows, with and without sequence parallelism and activation recomputation. With experts tensor parallelism
+        comes with sequence parallelism only, as megatron-core has it. Not all of them fit: see `Layout.fits`.
 
     Raises:
         ElasticError: The block does not fit the parent, or no layout is possible with this batch and this many GPUs.
@@ -130,21 +169,31 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
     parent = config.parent_shape(parent)
     family = members(parent, config)
     out, reasons = [], []
-    for tensor in range(1, min(run.node, run.gpus) + 1):
-        for pipeline in range(1, min(MOST_STAGES, run.gpus // tensor) + 1):
-            reason = why_not(parent, config, run, tensor, pipeline)
-            if reason is not None:
-                reasons.append(reason)
+    for tensor, pipeline, expert in _sizes(parent, run):
+        reason = why_not(parent, config, run, tensor, pipeline, expert)
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
+            if expert is not None and tensor > 1 and not sequence:
                 continue
-            for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
-                for recompute in (False, True):
-                    work = step_work(parent, family, config, run, recompute)
-                    waits = wait(parent, family, config, run, recompute, pipeline)
-                    shards = Sharding(tensor, sequence)
-                    out.append(_layout(parent, config, run, shards, pipeline, recompute, work, waits))
+            for recompute in (False, True):
+                work = step_work(parent, family, config, run, recompute)
+                waits = wait(parent, family, config, run, recompute, pipeline)
+                shards = Sharding(tensor, sequence, expert or 1)
+                found = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
+                out.append(replace(found, expert=expert))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
+
+
+def _sizes(parent: Parent, run: RunShape) -> Iterable[tuple[int, int, int | None]]:
+    """Tensor-, pipeline- and expert-parallel sizes that are tried."""
+    for tensor in range(1, min(run.node, run.gpus) + 1):
+        for pipeline in range(1, min(MOST_STAGES, run.gpus // tensor) + 1):
+            for expert in expert_sizes(parent):
+                yield tensor, pipeline, expert
 
 
 def choose(found: Sequence[Layout]) -> Layout | None:
@@ -209,7 +258,10 @@ def _layout(
         ),
         key=lambda m: m.total,
     )
-    parameters = max(local_parameters(parent, stage, shards.tensor) for stage in own)
+    parameters, experts = max(
+        (local_parameters(parent, stage, shards.tensor, shards.expert), local_experts(parent, stage, shards.expert))
+        for stage in own
+    )
     fits = memory.total <= run.usable
     told = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
     return Layout(
@@ -222,7 +274,7 @@ def _layout(
         work,
         seconds(
             parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
-            recompute=recompute, wait=waits, passed_on=passed_on(parent, config, run, shards),
+            experts=experts, recompute=recompute, wait=waits, passed_on=passed_on(parent, config, run, shards),
         ),
         fits,
         told if fits else f"{told}; most of it {memory.largest}",

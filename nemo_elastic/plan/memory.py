@@ -17,7 +17,17 @@ from nemo_elastic.core.layout import by_name, rows, shape
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
 
-__all__ = ["Memory", "PipelineStage", "local_parameters", "loss", "stage_memory", "stages", "teacher", "transient"]
+__all__ = [
+    "Memory",
+    "PipelineStage",
+    "local_experts",
+    "local_parameters",
+    "loss",
+    "stage_memory",
+    "stages",
+    "teacher",
+    "transient",
+]
 
 #: bytes per parameter in DistributedDataParallel's buffer: gradients are summed in fp32 (grad_reduce_in_fp32, as in
 #: NeMo's recipes); every data-parallel rank holds all of it, also with a distributed optimizer
@@ -48,12 +58,12 @@ def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
 
 
 @lru_cache(maxsize=1024)  # every layout of a stage asks for the same
-def _local(parent: Parent, stage: PipelineStage, tensor: int) -> tuple[tuple[Row, float], ...]:
-    """(row, elements on one rank) of every tensor of a stage, from the layout table."""
-    return tuple(_local_rows(parent, stage, tensor))
+def _local(parent: Parent, stage: PipelineStage, tensor: int, expert: int) -> tuple[tuple[Row, float], ...]:
+    """(row, elements on one rank) of every row of a stage, from the layout table."""
+    return tuple(_local_rows(parent, stage, tensor, expert))
 
 
-def _local_rows(parent: Parent, stage: PipelineStage, tensor: int) -> Iterator[tuple[Row, float]]:
+def _local_rows(parent: Parent, stage: PipelineStage, tensor: int, expert: int) -> Iterator[tuple[Row, float]]:
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start = stage.index * size
     for row, own in rows(parent, parent.full):
@@ -65,20 +75,31 @@ def _local_rows(parent: Parent, stage: PipelineStage, tensor: int) -> Iterator[t
         count = 1
         for n in shape(parent, row, parent.full, own):
             count *= n
-        yield row, count / (tensor if row.parallel is not None else 1)
+        if row.each is not None:  # experts are dealt out, each of them whole
+            yield row, count * parent.size(row.each) / expert
+        else:
+            yield row, count / (tensor if row.parallel is not None else 1)
     if parent.tied and stage.last and not stage.first:  # the last stage has its own copy of a tied embedding
         yield by_name("embedding"), parent.vocab * parent.hidden / tensor
 
 
-def local_parameters(parent: Parent, stage: PipelineStage, tensor: int) -> int:
+def local_parameters(parent: Parent, stage: PipelineStage, tensor: int, expert: int = 1) -> int:
     """Parameters on one GPU. Exact: the layout table says which tensors are sharded and which are replicas.
 
-    The router is left out: some ten thousand parameters, replicated, in fp32.
+    Experts are divided by `expert`, the expert-parallel size, and not by `tensor`: a rank holds whole ones
+    (expert_tensor_parallel_size 1, as in Megatron-Bridge's recipes).
+
+    The router of the family is left out: some ten thousand parameters, replicated, in fp32.
     """
-    return round(sum(n for _, n in _local(parent, stage, tensor)))
+    return round(sum(n for _, n in _local(parent, stage, tensor, expert)))
 
 
-def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | None) -> float:
+def local_experts(parent: Parent, stage: PipelineStage, expert: int) -> int:
+    """Those of them that are experts': their replicas are other ranks than those of the rest."""
+    return round(sum(n for row, n in _local(parent, stage, 1, expert) if row.each is not None))
+
+
+def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | None, expert: int = 1) -> float:
     """Bytes of the frozen teacher's parameters: bf16, or one byte per weight of its linear layers.
 
     Left out: scales, two bytes per row, and the one layer's weight that is whole while it runs, in the teacher's
@@ -86,7 +107,7 @@ def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | 
     """
     narrow = precision in ("fp8", "int8")
     linear = lambda row: row.layer is not None and len(row.dims) == 2  # noqa: E731
-    return sum(n * (1 if narrow and linear(row) else HALF) for row, n in _local(parent, stage, tensor))
+    return sum(n * (1 if narrow and linear(row) else HALF) for row, n in _local(parent, stage, tensor, expert))
 
 
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
@@ -135,7 +156,8 @@ def transient(
     together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). The scan in torch keeps
     little and needs more (`torch_scan_backward`). Sequence parallelism gathers the stream whole, once for the weight
     and once for its gradient. A layer's weight gradient exists once in bf16 and once in fp32 before it is added to
-    the buffer (megatron.linear.accumulate), the embedding's as a dummy in bf16; the head's is part of `loss`.
+    the buffer (megatron.linear.accumulate), the embedding's as a dummy in bf16; the head's is part of `loss`. Of
+    experts all are counted at once that a rank holds of a layer.
     """
     anew, own = (1.0, 0.5) if recompute else (0.0, 1.0)
     scan = 0.0 if kernels else torch_scan_backward(parent, shards, tokens)
@@ -145,7 +167,7 @@ def transient(
         return anew * held + max(own * held, scan if kind == MAMBA else 0.0)
 
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
-    local = list(_local(parent, stage, shards.tensor))
+    local = list(_local(parent, stage, shards.tensor, shards.expert))
     pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
     return max(moment(kind) for kind in stage.kinds) + tokens * gathered + pieces
 
@@ -157,7 +179,8 @@ class Memory:
     Attributes:
         weights: bf16 parameters.
         gradients: the fp32 buffer.
-        optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank.
+        optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank; of experts per rank that holds
+            the same ones, of which there are tensor x data / expert.
         teacher: parameters of the frozen parent, cut into stages as the student is.
         activations: what is saved for the backward pass of all micro-batches in flight.
         loss: what the head's loss holds, the gradient of the head included until it is added to the buffer.
@@ -207,7 +230,7 @@ def stage_memory(
         parent: shape of the whole model.
         stage: the stage.
         distill: the loss; decides about the teacher.
-        shards: tensor and sequence parallelism.
+        shards: tensor, sequence and expert parallelism.
         data: data-parallel size.
         in_flight: micro-batches whose activations are held at once (1F1B: stages to the end, itself included).
         tokens: tokens of one micro-batch.
@@ -215,7 +238,9 @@ def stage_memory(
         gated: soft masks are in use.
         kernels: mamba_ssm's kernels are there.
     """
-    count = local_parameters(parent, stage, shards.tensor)
+    count = local_parameters(parent, stage, shards.tensor, shards.expert)
+    experts = local_experts(parent, stage, shards.expert)
+    replicas = shards.tensor * data / shards.expert
     taught = distill.teacher == "frozen"
     per_token = handed_over(parent, stage, distill, shards, recompute) + saved(
         parent, stage.kinds, shards, recompute=recompute, gated=gated, kernels=kernels, first=stage.first,
@@ -224,8 +249,8 @@ def stage_memory(
     return Memory(
         weights=HALF * count,
         gradients=GRADIENT * count,
-        optimizer=OPTIMIZER * count / data,
-        teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision) if taught else 0.0,
+        optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
+        teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,
         activations=per_token * tokens * in_flight,
         loss=loss(parent, distill, tokens, shards) if stage.last else 0.0,
         transient=transient(parent, stage, shards, tokens, recompute=recompute, gated=gated, kernels=kernels)

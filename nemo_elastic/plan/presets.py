@@ -46,14 +46,29 @@ _TINY = Parent(
     kv_heads=2,
     attention_head_dim=32,
 )
+_NANO_3 = Parent(
+    pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    hidden=2688,
+    vocab=131072,
+    mamba_heads=64,
+    mamba_head_dim=64,
+    mamba_groups=8,
+    state=128,
+    attention_heads=32,
+    kv_heads=2,
+    attention_head_dim=128,
+    more={"experts": 128, "expert_ffn": 1856, "shared_ffn": 3712, "top_k": 6, "routed_scaling": 2.5},
+)
 
-#: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, and this project's TinyNemotronH;
-#: tests/plan/test_presets.py compares each with its class. The vocabulary is NeMo's, padding included.
+#: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, this project's TinyNemotronH, and
+#: Megatron-Bridge's recipe of Nemotron 3 Nano; tests/plan/test_presets.py compares each with its class, or its recipe.
+#: The vocabulary is NeMo's, padding included.
 PRESETS: dict[str, Parent] = {
     "nemotron-nano-12b-v2": _12B,
     "nemotron-nano-9b-v2": _9B,
     "nemotron-h-8b": _8B,
     "nemotron-h-tiny": _TINY,
+    "nemotron-3-nano-30b-a3b": _NANO_3,
 }
 
 

@@ -11,13 +11,14 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import inclusion
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import LATENT, MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
 from .activations import HALF, SINGLE, Sharding
 from .machine import EFFICIENCY, Gpu, RunShape
 
-__all__ = ["Work", "gated_share", "members", "seconds", "step_work"]
+__all__ = ["Work", "dispatched", "gated_share", "members", "seconds", "step_work"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -71,6 +72,8 @@ def step_work(
 ) -> Work:
     """FLOPs of a step: tokens x FLOPs per token (cost.flops_per_token), backward twice the forward.
 
+    Of experts those count that a token is sent to: work goes by active parameters, memory by all.
+
     A micro-batch runs `budgets_per_batch` members, drawn by `sampling`. Until shapes are frozen all but the parent run
     as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
     the parent was not drawn.
@@ -87,6 +90,22 @@ def step_work(
     return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
 
 
+def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
+    """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
+
+    Of every token of its own and every choice an all-to-all sends what the expert reads, and another one the result
+    back, where experts are chosen evenly; (e-1)/e of it leaves a rank of e. That is done in the forward pass, for the
+    gradients in the backward pass, in a layer that is computed again, and once by a teacher.
+    """
+    if shards.expert == 1:
+        return 0.0
+    passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
+    width = parent.size(LATENT) if parent.has(LATENT) else parent.hidden
+    choices = parent.size(TOP_K) * run.seq_length * run.micro_batch / shards.stream
+    kept_off = (shards.expert - 1) / shards.expert
+    return passes * 2 * parent.types.count(MOE) * HALF * width * choices * kept_off
+
+
 def seconds(
     parent: Parent,
     config: ElasticConfig,
@@ -98,6 +117,7 @@ def seconds(
     pipeline: int,
     data: int,
     parameters: int,
+    experts: int = 0,
     recompute: bool,
     wait: float = 1.0,
     passed_on: float = 0.0,
@@ -109,7 +129,9 @@ def seconds(
     and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input again for the weight's
     gradient) and 2 without. Data parallelism reduces fp32 gradients and gathers bf16 parameters once a step (overlap
     is off). A pipeline of p stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands
-    hidden states on and gradients back. Narrower members are counted at full width in what is moved.
+    hidden states on and gradients back. Narrower members are counted at full width in what is moved. Experts are
+    reduced over the ranks that hold the same ones, and tokens travel to them (`dispatched`), inside a node where the
+    expert-parallel group fits one.
 
     Args:
         parent: shape of the model.
@@ -117,10 +139,11 @@ def seconds(
         run: the run.
         gpu: kind of GPU.
         work: FLOPs of the step.
-        shards: tensor and sequence parallelism.
+        shards: tensor, sequence and expert parallelism.
         pipeline: pipeline-parallel size.
         data: data-parallel size.
         parameters: parameters on one GPU.
+        experts: those of them that are experts'.
         recompute: layers are checkpointed.
         wait: see `pipeline.wait`.
         passed_on: bytes from a stage to the next, see `pipeline.passed_on`.
@@ -133,6 +156,12 @@ def seconds(
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     link = gpu.network if run.gpus > run.node else gpu.nvlink
-    reduction = (SINGLE + HALF) * parameters * (data - 1) / data / link
+    reduction = (SINGLE + HALF) * (parameters - experts) * (data - 1) / data / link
+    if experts:
+        replicas = t * data / shards.expert
+        reduction += (SINGLE + HALF) * experts * (replicas - 1) / replicas / link
+        near = run.gpus <= run.node or run.node % shards.expert == 0
+        sent = dispatched(parent, config, run, shards, recompute) / pipeline
+        tensor += micro_batches * sent / (gpu.nvlink if near else gpu.network)
     between = 2 * passed_on * micro_batches / link if pipeline > 1 else 0.0
     return ((products + tensor) * wait + between) * (1 + (pipeline - 1) / micro_batches) + reduction

@@ -84,7 +84,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
     whole_parent = run.parent and int(parameters(run.parent, run.parent.full))
     for name in run.names:
         result = run.results.member(name) if run.results else None
-        cost, subnet = run.cost_of(name), run.subnet_of(name)
+        cost, subnet, active = run.cost_of(name), run.subnet_of(name), run.active_of(name)
         told = {
             key: getattr(result, key, None)
             for key in ("loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss", "recovered")
@@ -95,6 +95,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
                 "name": name,
                 "trained": run.place(name) is not None,
                 "parameters": cost[0] if cost else getattr(result, "parameters", None),
+                **({} if active is None else {"active_parameters": active}),
                 "ratio": cost[0] / whole_parent if cost and whole_parent else getattr(result, "ratio", None),
                 "memory": asdict(run.serving),
                 "memory_bytes": cost[1] if cost else None,
@@ -117,6 +118,7 @@ def sizes_table(run: RunRecord) -> str:
     dtype = run.serving.weights
     return _members_table(run, [
         ("parameters", lambda m: whole(m["parameters"])),
+        ("active", lambda m: whole(m.get("active_parameters"))),
         ("of parent", lambda m: percent(m["ratio"], 1)),
         (f"memory ({dtype})", lambda m: size(m["memory_bytes"])),
         ("in bytes", lambda m: whole(m["memory_bytes"])),

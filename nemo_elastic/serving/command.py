@@ -63,7 +63,7 @@ class Server:
         """
         shapes = read_shapes(self.folder)
         if MOE in shapes.parent.types:
-            raise bad("folder", str(self.folder), "a family without experts; serve its members one by one")
+            raise bad("folder", str(self.folder), "a family without experts; `nemo-elastic chat` runs one")
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
         if self.api_key is not None and not (

@@ -198,7 +198,7 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
         flag += " --tokenizer PARENT"
     lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
     if member.widths(EXPERTS):
-        lines += ["vLLM knows experts of this kind; no member was tried there.", ""]
+        lines += ["vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried.", ""]
     elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import counts
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.member import why_not_nested
@@ -34,8 +34,11 @@ def extras_section(parent: Parent, extras: Mapping[str, Subnet]) -> list[str]:
     """Lines of a card about extra shapes; none where there are none."""
     if not extras:
         return []
+    told = {name: counts(parent, m) for name, m in extras.items()}
+    heads = [key.replace("_", " ") for key in counts(parent, parent.full)]
     rows = [
-        f"| {name} | {parameters(parent, m):,} | {len(m.layers)} | `nemo-elastic slice . --budget {name}` |"
+        f"| {name} | {' | '.join(f'{n:,}' for n in told[name].values())} | {len(m.layers)} "
+        f"| `nemo-elastic slice . --budget {name}` |"
         for name, m in extras.items()
     ]
     return [
@@ -45,8 +48,8 @@ def extras_section(parent: Parent, extras: Mapping[str, Subnet]) -> list[str]:
         "Named shapes beside the members, each found inside the weights after training, for a task perhaps. **None",
         "was trained as it is. Evaluate it before use.**",
         "",
-        "| | parameters | layers | cut by |",
-        "|---|---:|---:|---|",
+        f"| | {' | '.join(heads)} | layers | cut by |",
+        "|---|" + "---:|" * len(heads) + "---:|---|",
         *rows,
         "",
         _END,

@@ -60,6 +60,21 @@ def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixtur
     assert "…" not in out  # nothing is cut
 
 
+def test_with_experts_both_counts_and_who_shares_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    block = {"budgets": [{"name": "small", "active_params": 2.8e9}], "axes": {"experts": [128, 96, 64]}}
+    (tmp_path / "block.json").write_text(json.dumps(block | {"axes": {"hidden": [2688, 1792], **block["axes"]}}))
+    argv = ("--config", str(tmp_path / "block.json"), "--parent", "nemotron-3-nano-30b-a3b", "--gpus", "32")
+    told = json.loads(run(capsys, *argv, "--json")[1])
+    assert (told["parameters"], told["active_parameters"]) == (31_577_940_288, 3_580_076_352)
+    assert told["best"]["expert_model_parallel_size"] > 1
+    code, out, _ = run(capsys, *argv)
+    shown = " ".join(out.split())
+    assert code == 0 and "(31,577,940,288 parameters, 3,580,076,352 active parameters), stage 1" in shown
+    assert shown.count("TP PP DP EP SP recompute") == 1
+    rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
+    assert {row[3] for row in rows} == {"1", "2", "4", "8"} and len(rows) == len(told["layouts"])
+
+
 def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Without lengths each stage has the paper's."""
     for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import PRESETS, preset
+from nemo_elastic.plan import preset
 
 #: preset -> NeMo's class
 CLASSES = {
@@ -22,11 +22,16 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("nemotron-nano-12b-v2", 12_310_001_152), ("nemotron-nano-9b-v2", 8_888_227_328)]
+    ("name", "count", "active"),
+    [
+        ("nemotron-nano-12b-v2", 12_310_001_152, 12_310_001_152),
+        ("nemotron-nano-9b-v2", 8_888_227_328, 8_888_227_328),
+        ("nemotron-3-nano-30b-a3b", 31_577_940_288, 3_580_076_352),
+    ],
 )
-def test_published_counts(name: str, count: int) -> None:
+def test_published_counts(name: str, count: int, active: int) -> None:
     parent = preset(name)
-    assert parameters(parent, parent.full) == count
+    assert (parameters(parent, parent.full), active_parameters(parent, parent.full)) == (count, active)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -35,7 +40,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 @pytest.mark.nemo
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_presets_are_nemos_classes(name: str) -> None:
     from nemo.collections.llm.gpt.model import ssm
 
@@ -47,3 +52,20 @@ def test_presets_are_nemos_classes(name: str) -> None:
     if config.kv_channels is None:  # megatron-core fills it in when the config is finalised
         config.kv_channels = config.hidden_size // config.num_attention_heads
     assert replace(parent_of(config, config.vocab_size), ffn_stripes=1) == preset(name)
+
+
+def test_nano_3_is_the_one_of_megatron_bridge() -> None:
+    pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+    from tests.support.bridge import import_bridge
+
+    import_bridge()
+    from megatron.bridge.recipes.nemotronh.h100.nemotron_3_nano import nemotron_3_nano_pretrain_8gpu_h100_bf16_config
+
+    from nemo_elastic.formats.megatron.shape import FIELDS, FIXED, layer_pattern
+
+    model, parent = nemotron_3_nano_pretrain_8gpu_h100_bf16_config().model, preset("nemotron-3-nano-30b-a3b")
+    assert layer_pattern(model) == parent.pattern and parent.norm_eps == model.layernorm_epsilon
+    fields = {size: field for size, field in FIELDS.items() if size not in ("pattern", "ffn", "norm_eps")}
+    fields |= parent.kind("moe").megatron
+    assert {s: getattr(model, f) for s, f in fields.items()} == {s: parent.size(s) for s in fields}
+    assert FIXED["normalization"] == model.normalization

@@ -13,8 +13,10 @@ from itertools import pairwise
 import pytest
 
 from nemo_elastic.cli.app import main
+from nemo_elastic.core.cost import active_parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.read import read_json
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.build import FIGURES, PAGE
 from nemo_elastic.report.fig_loss import _ticks
@@ -24,8 +26,9 @@ from nemo_elastic.report.load import Phase
 from nemo_elastic.report.page import render
 from nemo_elastic.report.palette import variables
 from nemo_elastic.report.style import NARROW, WIDE, millions
-from nemo_elastic.report.tables import seconds
-from tests.report.fabricate import make_large_run
+from nemo_elastic.report.tables import members, seconds, sizes_table
+from tests.report.fabricate import make_large_run, write_json
+from tests.shapes import MOE
 
 NAMES = ["1.6m", "1.1m", "0.8m"]
 
@@ -276,3 +279,22 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
         main(["report", str(tmp_path)])
     err = capsys.readouterr().err
     assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
+
+
+def test_members_with_experts_are_counted_both_ways(tmp_path):
+    """Only there: a dense run has no such column."""
+    ranking = Ranking.trivial(MOE)
+    ranking.save(tmp_path / "stage1" / "elastic" / "ranking")
+    small = MOE.uniform(experts=4, expert_ffn=8)
+    shapes = {"members": {"whole": MOE.full.to_json(), "small": small.to_json()}, "report": {"source": "uniform"}}
+    write_json(tmp_path / "stage1" / "elastic" / "shapes.json", shapes)
+    record = load_run(tmp_path)
+    told = {m["name"]: m["active_parameters"] for m in members(record)}
+    assert told == {"whole": active_parameters(MOE, MOE.full), "small": active_parameters(MOE, small)}
+    shown = sizes_table(record)
+    assert "active" in shown and all(f"<td class=num>{count:,}</td>" in shown for count in told.values())
+
+
+def test_members_without_experts_have_one_count(demo_run):
+    record = load_run(demo_run)
+    assert not any("active_parameters" in m for m in members(record)) and "active" not in sizes_table(record)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.ranking import Ranking
+from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_members
 from nemo_elastic.slicing.verify import verify
 from tests.ranking.test_sorting import unstriped
-from tests.shapes import LATENT, MOE
+from tests.shapes import LATENT, MOE, PARENT
 
 from .helpers import random_values, random_words, write
 
@@ -111,14 +113,35 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     run(["inspect", str(tmp_path / "family")])
     shown = capsys.readouterr().out
     assert f"{told['active_parameters']:,}" in shown and "expert FFN width" in shown
+    run(["inspect", str(tmp_path / "family"), "--path", "--json"])
+    places = json.loads(capsys.readouterr().out)["path"]
+    run(["inspect", str(tmp_path / "family"), "--path"])
+    shown = capsys.readouterr().out
+    for place in places:
+        shape = Subnet.from_json(place["subnet"], family.parent)
+        counted = parameters(family.parent, shape), active_parameters(family.parent, shape)
+        assert (place["parameters"], place["active_parameters"]) == counted
+        assert re.search(rf"{counted[0]:,} +{counted[1]:,} ", shown)
     small = tmp_path / "small"
     run(["slice", str(tmp_path / "family"), "--active-params", "6000", "--out", str(small), "--json"])
     cut = json.loads(capsys.readouterr().out)
     assert cut["active_parameters"] <= 6000 and cut["request"]["option"] == "--active-params"
     card = (small / "README.md").read_text()
     assert f"| active parameters | {cut['active_parameters']:,} |" in card and "E experts" in card
-    assert cut["runs_in"].startswith("transformers") and "NeMo" not in cut["runs_in"]
+    assert "vLLM 0.32 on a CPU refuses experts without a gate" in card and "vllm serve" not in card
+    assert cut["runs_in"].startswith("transformers") and not {"NeMo", "vLLM"} & set(cut["runs_in"].split(", "))
     assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
+
+
+def test_a_card_counts_extra_shapes_both_ways() -> None:
+    extra = MOE.uniform(experts=4, expert_ffn=8)
+    card = family_card(Family.of(MOE, {"full": MOE.full}).with_extra("code", extra), "BF16", tokenizer=True)
+    assert "| | parameters | active parameters | layers | cut by |\n|---|---:|---:|---:|---|" in card
+    assert f"| code | {parameters(MOE, extra):,} | {active_parameters(MOE, extra):,} | 5 | `nemo-elastic" in card
+    dense = family_card(
+        Family.of(PARENT, {"full": PARENT.full}).with_extra("code", PARENT.uniform(ffn=8)), "BF16", True
+    )
+    assert "| | parameters | layers | cut by |\n|---|---:|---:|---|" in dense and "active" not in dense
 
 
 def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:

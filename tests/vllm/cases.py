@@ -22,6 +22,13 @@ PARENT = Parent(
     pattern="M-M*-M-*-", hidden=128, vocab=512, ffn=256, mamba_heads=8, mamba_head_dim=16, mamba_groups=2, state=16,
     attention_heads=8, kv_heads=2, attention_head_dim=32, ffn_stripes=4,
 )  # fmt: skip
+#: With experts that read the stream, and with some in a latent width.
+EXPERTS = replace(PARENT, pattern="MEM*E", ffn=1, ffn_stripes=1, more={
+    "experts": 8, "expert_ffn": 96, "shared_ffn": 160, "top_k": 2, "routed_scaling": 2.5, "experts_stripes": 2,
+})  # fmt: skip
+LATENT = replace(EXPERTS, more=dict(EXPERTS.more) | {"latent": 64})
+#: parent -> folder of its family
+FAMILIES = {PARENT: "family", EXPERTS: "family_experts", LATENT: "family_latent"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,13 @@ def with_widths(member: Subnet, axis: str, by_layer: dict[int, int]) -> Subnet:
     return replace(member, layers=layers).validate(PARENT)
 
 
+_WITH_EXPERTS = {"hidden": 96, "experts": 6, "expert_ffn": 64, "shared_ffn": 96, "mamba_heads": 6}
+#: What vLLM 0.32.0 says on a CPU of experts without a gate: model_executor/layers/fused_moe/config.py, line 1402.
+_NO_GATE = "is_act_and_mul=False is supported only for CUDA"
 _CUT = PARENT.uniform(
     [0, 1, 2, 3, 4, 5, 6, 8], hidden=96, ffn=160, mamba_heads=6, mamba_head_dim=12, attention_heads=6
 )
-#: name of the folder -> member; the first is the family's own folder
+#: name of the folder -> member; the first is its family's own folder
 CASES = {
     "family": Case("the family folder, uncut", PARENT.full),
     "uniform": Case("uniform, cut on every axis", _CUT),
@@ -60,6 +70,10 @@ CASES = {
     # The first layer is the narrow one: vLLM, told its width for all, would silently run a part of the others.
     "mamba": Case(
         "Mamba heads per layer", with_widths(PARENT.full, "mamba_heads", {0: 6}), "needs one mamba_num_heads"
+    ),
+    "experts": Case("experts, cut on every axis", EXPERTS.uniform(**_WITH_EXPERTS), _NO_GATE, EXPERTS),
+    "latent": Case(
+        "experts in a latent width, cut on every axis", LATENT.uniform(**_WITH_EXPERTS, latent=32), _NO_GATE, LATENT
     ),
 }
 
@@ -84,16 +98,17 @@ def copy_folders(members: Path, place: Path) -> dict[str, Case]:
 
 
 def write_folders(place: Path) -> list[str]:
-    """Write the family and every member into `place`; returns the prompts."""
+    """Write the families and every member into `place`; returns the prompts."""
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     tokenizer = train_tokenizer([text], PARENT.vocab)
     assert tokenizer.get_vocab_size() == PARENT.vocab
     save_tokenizer(tokenizer, place / "tokenizer")
-    family = Family.of(PARENT, {"full": PARENT.full, "uniform": CASES["uniform"].member})
     ids = {"bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
-    state = random_state(PARENT, PARENT.full, seed=0)
-    write_family(place / "family", PARENT, state, family, place / "tokenizer", base=ids)
+    for parent, name in FAMILIES.items():
+        state = random_state(parent, parent.full, seed=0)
+        family = Family.of(parent, {"full": parent.full})
+        write_family(place / name, parent, state, family, place / "tokenizer", base=ids)
     for name, case in CASES.items():
-        if name != "family":
-            slice_checkpoint(place / "family", place / name, subnet=case.member)
+        if case.member != case.parent.full:
+            slice_checkpoint(place / FAMILIES[case.parent], place / name, subnet=case.member)
     return prompts(1200)

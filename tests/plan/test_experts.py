@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plans of parents with experts, by hand: who holds them, what they keep, what travels to them, what is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import active_parameters, flops_per_token, parameters
+from nemo_elastic.plan import Layout, RunShape, layouts, preset
+from nemo_elastic.plan.activations import Sharding, layer, norm
+from nemo_elastic.plan.layouts import expert_sizes, why_not
+from nemo_elastic.plan.machine import EFFICIENCY, GPUS
+from nemo_elastic.plan.memory import local_experts, local_parameters, stages
+from nemo_elastic.plan.work import dispatched, members, seconds, step_work
+
+from ..shapes import LATENT
+
+NANO = preset("nemotron-3-nano-30b-a3b")
+#: parameters of the experts of a layer: 128 of them, up and down; 23 layers have experts
+EXPERTS, LAYERS = 128 * 2 * 1856 * 2688, 23
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "30b"}, {"name": "small", "active_params": 2.8e9}],
+    "axes": {"hidden": [2688, 2304], "experts": [128, 64], "expert_ffn": [1856, 1280]},
+    "search": None,
+    "router": None,
+}
+RUN = RunShape(4096, 512, gpus=64, stage=2)
+
+
+def block(**changes: Any) -> ElasticConfig:
+    return ElasticConfig.from_dict(BLOCK | changes)
+
+
+CONFIG = block()
+PARENT = CONFIG.parent_shape(NANO)
+
+
+def named(found: list[Layout], name: str) -> Layout:
+    return next(x for x in found if str(x) == name)
+
+
+def test_experts_are_divided_by_their_ranks_and_the_rest_is_not() -> None:
+    (stage,) = stages(PARENT, 1)
+    count = parameters(PARENT, PARENT.full)
+    rest = count - LAYERS * EXPERTS
+    assert local_parameters(PARENT, stage, 1) == count and local_experts(PARENT, stage, 1) == LAYERS * EXPERTS
+    assert local_parameters(PARENT, stage, 1, 8) == rest + LAYERS * EXPERTS // 8
+    # tensor parallelism leaves experts whole
+    tensor = local_parameters(PARENT, stage, 2)
+    assert rest / 2 < tensor - LAYERS * EXPERTS < rest
+    assert tensor - local_parameters(PARENT, stage, 2, 4) == LAYERS * EXPERTS * 3 // 4
+
+
+def test_static_memory_by_hand() -> None:
+    """64 ranks: the rest has a replica on each, an expert on 64 / EP of them, whatever their tensor parallelism."""
+    found = layouts(NANO, CONFIG, RUN)
+    rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
+    for expert in (1, 2, 4, 8):
+        own = LAYERS * EXPERTS // expert
+        memory = named(found, f"TP1 PP1 DP64 EP{expert}").memory
+        assert (memory.weights, memory.gradients, memory.teacher) == tuple(n * (rest + own) for n in (2, 4, 2))
+        assert memory.optimizer == pytest.approx(12 * rest / 64 + 12 * own / (64 / expert))
+    two = named(found, "TP2 PP1 DP32 EP8 SP")
+    shard = local_parameters(PARENT, stages(PARENT, 1)[0], 2, 8) - LAYERS * EXPERTS // 8
+    assert two.memory.optimizer == pytest.approx(12 * shard / 32 + 12 * LAYERS * EXPERTS / 8 / 8)
+
+
+def test_activations_by_hand() -> None:
+    """Six choices of 128 experts; the stream and its norm's output are a dense layer's, too."""
+    router = 128 * (4 + 4 + 1 + 1) + 6 * (8 + 3 * 4)
+    choices = 6 * (2 * 2688 + 3 * 2 * 1856 + 8 + 4)
+    shared = 2 * 2 * 3712
+    whole = layer(NANO, "moe", Sharding())
+    assert whole == norm(NANO, Sharding(), False, True) + router + choices + shared
+    assert layer(NANO, "moe", Sharding(2, True)) == whole / 2
+    assert layer(NANO, "moe", Sharding(1, False, 8)) == whole  # as many tokens come as go
+    assert layer(NANO, "moe", Sharding(), gated=True) > whole
+
+
+def test_experts_in_a_latent_width_keep_what_they_read_there() -> None:
+    """2 choices of 8 experts of 12 neurons, which read 10 channels of 16; the shared expert has 20."""
+    inside = layer(LATENT, "moe", Sharding()) - norm(LATENT, Sharding(), False, True)
+    assert inside == 8 * 10 + 2 * 20 + 2 * (2 * 10 + 3 * 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
+
+
+def test_a_step_computes_what_is_active() -> None:
+    """Twice the active parameters per token, but the embedding's; attention, the scan and small tensors apart."""
+    work = step_work(PARENT, members(PARENT, CONFIG), block(sampling={"30b": 1}), RUN, False)
+    assert work.student == 3 * work.teacher == 3 * RUN.tokens * flops_per_token(PARENT, PARENT.full, RUN.seq_length)
+    per_token = flops_per_token(PARENT, PARENT.full, 1)
+    active = active_parameters(PARENT, PARENT.full) - NANO.vocab * NANO.hidden
+    assert per_token == pytest.approx(2 * active, rel=0.012)
+    gates = 64 * LAYERS * 2688  # of the rows of the gate: of half of the experts a token meets nothing else less
+    assert flops_per_token(PARENT, PARENT.uniform(experts=64), 1) == per_token - 2 * gates
+
+
+def test_what_travels_to_experts_by_hand() -> None:
+    """Six choices of 4096 tokens there and back, 7 of 8 to another rank, in 23 layers."""
+    there = 6 * 4096 * 2 * 2688 * 7 / 8
+    alone = block(distill={"mode": "ce"})
+    assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), False) == 2 * LAYERS * 2 * there
+    assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), True) == 3 * LAYERS * 2 * there
+    assert dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), True) == 4 * LAYERS * 2 * there  # the teacher's
+    assert dispatched(PARENT, CONFIG, RUN, Sharding(2, True, 8), True) == 2 * LAYERS * 2 * there
+    assert dispatched(PARENT, CONFIG, RUN, Sharding(), True) == 0
+    latent = replace(PARENT, more=dict(PARENT.more) | {"latent": 1024})
+    assert dispatched(latent, alone, RUN, Sharding(1, False, 8), False) == pytest.approx(
+        2 * LAYERS * 2 * there * 1024 / 2688
+    )
+
+
+def test_the_time_of_a_step_by_hand() -> None:
+    """On one node: products at the assumed rate, tokens and gradients over NVLink; an expert has one replica."""
+    run, gpu = replace(RUN, gpus=8), GPUS["h100"]
+    found = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
+    rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
+    products = found.work.total / (8 * gpu.flops * EFFICIENCY)
+    sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 8), False) / gpu.nvlink
+    assert found.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
+    half = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP4")
+    sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 4), False) / gpu.nvlink
+    reduced = 6 * (rest * 7 / 8 + LAYERS * EXPERTS / 4 / 2) / gpu.nvlink
+    assert half.seconds == pytest.approx(products + sent + reduced)
+
+
+def test_tokens_take_the_network_where_a_group_leaves_its_node() -> None:
+    def time(node: int) -> float:
+        run = replace(RUN, gpus=8, node=node)
+        work = step_work(PARENT, members(PARENT, CONFIG), CONFIG, run, False)
+        return seconds(PARENT, CONFIG, run, GPUS["h100"], work, Sharding(1, False, 8), pipeline=1, data=8,
+                       parameters=1, experts=1, recompute=False)  # fmt: skip
+
+    sent = 64 * dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), False)
+    assert time(4) - time(8) == pytest.approx(sent / 50e9 - sent / 450e9)
+
+
+def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
+    assert expert_sizes(PARENT) == (1, 2, 4, 8) and expert_sizes(preset("nemotron-h-8b")) == (None,)
+    many = block(axes={"experts": {"choices": [128, 64], "stripes": 64}})
+    assert expert_sizes(many.parent_shape(NANO)) == (1, 2, 4, 8, 16, 32, 64)
+    found = layouts(NANO, CONFIG, replace(RUN, gpus=4))
+    assert {(x.tensor, x.pipeline, x.expert) for x in found} == {
+        (1, 1, 1), (1, 1, 2), (1, 1, 4), (1, 2, 1), (1, 2, 2), (1, 4, 1), (2, 1, 1), (2, 1, 2), (2, 1, 4), (2, 2, 1),
+        (2, 2, 2),
+    }  # fmt: skip
+    assert why_not(PARENT, CONFIG, replace(RUN, gpus=4), 1, 1, 8) == "EP 8 does not divide the 4 ranks of a stage"
+
+
+def test_tensor_parallelism_comes_with_sequence_parallelism() -> None:
+    found = layouts(NANO, CONFIG, RUN)
+    assert all(x.sequence_parallel == (x.tensor > 1) for x in found) and {x.tensor for x in found} == {1, 2}
+    odd = replace(RUN, seq_length=4095)
+    assert {x.tensor for x in layouts(NANO, CONFIG, odd)} == {1}
+    assert "TP 2 does not divide the length" in str(why_not(PARENT, CONFIG, odd, 2, 1, 1))
+
+
+def test_json_and_names_tell_of_it_where_there_are_experts() -> None:
+    told = named(layouts(NANO, CONFIG, RUN), "TP2 PP1 DP32 EP8 SP recompute").to_json()
+    assert told["expert_model_parallel_size"] == 8 and told["expert_tensor_parallel_size"] == 1
+    small = ElasticConfig.from_dict({"budgets": [{"name": "small", "ratio": 0.7}], "axes": {"depth": [12, 6]}})
+    dense = layouts(preset("nemotron-h-tiny"), small, RunShape(64, 8))
+    assert not any("expert" in key for key in dense[0].to_json()) and "EP" not in str(dense[0])
