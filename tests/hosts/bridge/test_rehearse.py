@@ -93,7 +93,7 @@ def test_the_command_rehearses_the_9b_recipe(tmp_path: Path) -> None:
     command = ["-m", "tests.support.bridge", "-m", "nemo_elastic", "rehearse", "bridge/nemotron_elastic_9b"]
     command += ["--out", str(out), "--ranks", "2", "--json"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800
+        [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=5400
     )
     report = json.loads((out / "rehearsal.json").read_text()) if (out / "rehearsal.json").exists() else {}
     assert done.returncode == 0, told(report) if report else done.stderr[-3000:]
