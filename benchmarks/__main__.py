@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_runtime": (),
     "bench_speculation": (),
     "bench_slice": ("--layers", "8", "--rounds", "1"),
+    "bench_slice_experts": (),
 }
 
 

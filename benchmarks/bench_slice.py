@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -49,11 +50,13 @@ class Ran:
     Attributes:
         seconds: wall clock.
         anonymous, resident: most bytes in memory that belong to no file, and most bytes in all.
+        processor: seconds of it that its threads, and the system for them, computed.
     """
 
     seconds: float
     anonymous: int
     resident: int
+    processor: float = 0.0
 
 
 def family_of(layers: int) -> Family:
@@ -103,7 +106,7 @@ def forget(folder: Path) -> None:
 
 def run(command: Sequence[str], **more: str) -> Ran:
     """Run a command to its end and watch its memory."""
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | more, stdout=subprocess.DEVNULL)
     anonymous = resident = 0
     while process.poll() is None:
@@ -117,7 +120,9 @@ def run(command: Sequence[str], **more: str) -> Ran:
         time.sleep(0.02)
     if process.wait():
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return Ran(time.perf_counter() - began, anonymous, resident)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Ran(took, anonymous, resident, computed)
 
 
 def cut(family: Path, out: Path, *names: str) -> Ran:

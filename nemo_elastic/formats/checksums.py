@@ -87,13 +87,12 @@ class Checksum:
         """Of all that was added."""
         whole, parts = self._whole, self._parts
         if self._held:
-            zeros = bytes(self._held)
-            whole = zlib.crc32(zeros, whole) ^ zlib.crc32(zeros) ^ self._part
+            whole = _join(whole, self._part, _shifts(self._held)) if parts else self._part
             parts = [*parts, self._part]
         return Sums(_hex(whole), "".join(map(_hex, parts)) if len(parts) > 1 else "", self._size)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)  # tensors of a model have few sizes
 def _shifts(count: int) -> tuple[int, ...]:
     """What each bit of a CRC becomes when `count` bytes follow: it is linear, and zeros add nothing of their own."""
     zeros = bytes(count)

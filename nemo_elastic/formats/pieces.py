@@ -39,6 +39,27 @@ class Pieces:
     ) -> None:
         self.raw, self.selections, self.span, self.right = raw, selections, span, right
 
+    def want(self, most: int) -> int:
+        """Ask the disk for the first of what stays, about `most` bytes, before its turn; gives how many that is.
+
+        A tensor that one piece spans is asked for from its first to its last row: one call costs less than a gap.
+        """
+        extent = self.raw.extent
+        if extent is None or not self.raw.nbytes:
+            return 0
+        runs = self.selections[0].runs if self.selections else ((0, self.shape[0]),)
+        row = self.raw.nbytes // self.raw.shape[0]
+        if self.raw.nbytes <= self.span:
+            runs = ((runs[0][0], runs[-1][1]),)
+        asked = 0
+        for start, stop in runs:
+            if asked >= most:
+                break
+            stop = min(stop, start + -(-(most - asked) // row))
+            extent.want(start * row, stop * row)
+            asked += (stop - start) * row
+        return asked
+
     @property
     def dtype(self) -> str:
         """Dtype of what is kept: the tensor's."""
@@ -57,13 +78,16 @@ class Pieces:
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
         row, watch = words[:1].nbytes, self.raw.watch(words, self.right)
         wanted = self._wanted(parts, row, watch)
-        for start, stop in parts:
-            next(wanted)
-            watch.reach(start * row, stop * row)
-            piece = words[start:stop]
-            for dim, selection in enumerate(self.selections[1:], 1):
-                piece = selection.take(piece, dim)
-            yield np.ascontiguousarray(piece)
+        for together in _together(parts, rows):
+            taken = []
+            for start, stop in together:
+                next(wanted)
+                watch.reach(start * row, stop * row)
+                piece = words[start:stop]
+                for dim, selection in enumerate(self.selections[1:], 1):
+                    piece = selection.take(piece, dim)
+                taken.append(piece)
+            yield np.ascontiguousarray(taken[0]) if len(taken) == 1 else np.concatenate(taken)
         watch.end()
 
     def _wanted(self, parts: list[tuple[int, int]], row: int, watch: ReadCheck) -> Iterator[None]:
@@ -88,3 +112,15 @@ class Pieces:
         for dim, selection in enumerate(self.selections):
             out = selection.take(out, dim)
         return out
+
+
+def _together(parts: list[tuple[int, int]], rows: int) -> Iterator[list[tuple[int, int]]]:
+    """Parts that make one piece, of up to `rows` rows: a small tensor in stripes is one, not one for each."""
+    held: list[tuple[int, int]] = []
+    for start, stop in parts:
+        if held and sum(b - a for a, b in held) + stop - start > rows:
+            yield held
+            held = []
+        held.append((start, stop))
+    if held:
+        yield held

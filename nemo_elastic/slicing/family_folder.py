@@ -174,7 +174,7 @@ def _write(
             entries,
             base=base,
             files_from=files_from,
-            prediction=[NewTensor(n, t.dtype, t.shape, Pieces(t), t.extent) for n, t in (prediction or {}).items()],
+            prediction=[NewTensor.of(name, Pieces(raw)) for name, raw in (prediction or {}).items()],
             shard_bytes=shard_bytes,
             progress=progress,
         )

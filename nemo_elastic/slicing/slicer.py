@@ -18,6 +18,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
+from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
@@ -256,27 +257,30 @@ def cut_pieces(
         right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
     """
     names = {(t.row.name, t.index, t.number): t.hf for t in layout.tensors(source.parent, source.held)}
-    out = {}
+    out: dict[str, tuple[Raw, Pieces]] = {}
+    selections: dict[tuple[str, int | None], tuple[Selection, ...]] = {}  # all experts of a layer have the same
     for t in layout.tensors(source.parent, target):
         index = t.index
         own = layout.original(source.parent, t.row, t.number, source.held, target, index)
         name = names[t.row.name, index, own]
         raw = source.tensors[name]
-        kept = tuple(
-            layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
-        )
+        kept = selections.get((t.row.name, index))
+        if kept is None:
+            kept = selections[t.row.name, index] = tuple(
+                layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
+            )
         out[t.hf] = raw, Pieces(raw, kept, right=None if right is None else right[name])
     return out
 
 
 def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]], dtype: str | None) -> list[NewTensor]:
     kept = {name: in_dtype(pieces, dtype, name) for name, (_, pieces) in cut_pieces(source, target, right).items()}
-    return [NewTensor(name, part.dtype, part.shape, part, part.raw.extent) for name, part in kept.items()]
+    return [NewTensor.of(name, part) for name, part in kept.items()]
 
 
 def _prediction(source: Source, dtype: str | None) -> list[NewTensor]:
     kept = {name: in_dtype(Pieces(raw), dtype, name) for name, raw in source.prediction.items()}
-    return [NewTensor(name, part.dtype, part.shape, part, part.raw.extent) for name, part in kept.items()]
+    return [NewTensor.of(name, part) for name, part in kept.items()]
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

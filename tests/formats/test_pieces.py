@@ -61,3 +61,23 @@ def test_a_mapped_file_is_asked_for_from_whole_pages(tmp_path):
         raw.extent.want(raw.nbytes - 1, raw.nbytes)
         some = Selection((BlockedPrefix(5000, 5).grid(3000),))
         np.testing.assert_array_equal(np.concatenate(list(Pieces(raw, (some,), 999)())), words[some.indices])
+
+
+def test_a_small_tensor_in_stripes_is_one_piece():
+    """Every piece is handed from thread to thread: thousands of tensors would have several each for nothing."""
+    (piece,) = Pieces(Raw("U32", WORDS), KEPT)()
+    np.testing.assert_array_equal(piece, WORDS[[i for i in range(ROWS) if i % 12 < 6], :8])
+    found = [len(piece) for piece in Pieces(Raw("U32", WORDS), KEPT, 13 * ROW)()]
+    assert found == [12, 12]
+
+
+def test_what_is_wanted_before_its_turn_is_the_first_of_what_stays():
+    disk = Disk()
+    kept = Pieces(Raw("U32", WORDS, disk), KEPT, span=4 * ROW)
+    assert kept.want(8 * ROW) == 8 * ROW and disk.asked == [(0, 6 * ROW), (12 * ROW, 14 * ROW)]
+    disk.asked.clear()
+    assert kept.want(10**6) == 24 * ROW and disk.asked[-1] == (36 * ROW, 42 * ROW)
+    disk.asked.clear()
+    assert Pieces(Raw("U32", WORDS, disk), KEPT).want(10**6) == 42 * ROW and disk.asked == [(0, 42 * ROW)]
+    assert Pieces(Raw("U32", WORDS), KEPT).want(10**6) == 0
+    assert Pieces(Raw("U32", WORDS[:0], disk)).want(10**6) == 0

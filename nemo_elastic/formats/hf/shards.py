@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nemo_elastic.formats.checksums import Checksum, Sums
+from nemo_elastic.formats.dtypes import Converted
+from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
@@ -35,6 +37,10 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
+#: bytes of the tensors to come that are asked of the disk: one that reads small tensors one by one would wait for each
+AHEAD = 2**24
+#: bytes that go from thread to thread together
+BATCH = 2**22
 #: bytes of a file that may wait in the system's cache to be written to the disk
 CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -50,6 +56,7 @@ class NewTensor:
         shape: its shape.
         chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
         extent: where its source lies, if that is in a mapped file.
+        want: asks the disk for the first of it, up to so many bytes, and gives how many; called before its turn.
     """
 
     name: str
@@ -57,6 +64,12 @@ class NewTensor:
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[np.ndarray]]
     extent: Extent | None = None
+    want: Callable[[int], int] | None = None
+
+    @classmethod
+    def of(cls, name: str, part: Pieces | Converted) -> NewTensor:
+        """What stays of another tensor."""
+        return cls(name, part.dtype, part.shape, part, part.raw.extent, part.want)
 
     @property
     def nbytes(self) -> int:
@@ -108,23 +121,28 @@ def write_weights(
     with (
         ThreadPoolExecutor(1, "aside") as aside,
         ThreadPoolExecutor(1, "checksum") as adding,
-        closing(_ahead(_read(places))) as reading,
+        closing(_ahead(_batches(_read(places)))) as reading,
+        closing(_Files()) as files,
     ):
         waiting: list[Future[None]] = []
-        for place, following in itertools.zip_longest(places, places[1:]):
-            checksum = Checksum()
-            for count in _write(place, reading, checksum, adding):
+        checksum = Checksum()
+        for batch in reading:
+            added = adding.submit(_add, batch, checksum, checksums)
+            for part in batch:
+                path, count = part.place.file, len(part.data)
+                files.write(part)
                 written += count
-                left[place.file] -= count
-                cached[place.file] += count
-                if cached[place.file] > CACHED_BYTES or not left[place.file]:
-                    cached[place.file] = 0
-                    waiting.append(aside.submit(_to_disk, place.file))
-                if progress is not None:
+                left[path] -= count
+                cached[path] += count
+                if count and (cached[path] > CACHED_BYTES or not left[path]):
+                    cached[path] = 0
+                    waiting.append(aside.submit(_to_disk, path))
+                if count and progress is not None:
                     progress(written, total)
-            checksums[place.folder][place.entry.name] = checksum.sums
-            if place.entry.extent and (following is None or following.entry.extent is not place.entry.extent):
-                waiting.append(aside.submit(place.entry.extent.evict))
+            checksum = added.result()
+            done = [part.evict for part in batch if part.evict is not None]
+            if done:
+                waiting.append(aside.submit(_evict, done))
         for future in waiting:
             future.result()
     return [dict(sorted(found.items())) for found in checksums.values()]
@@ -174,19 +192,84 @@ def _write_header(path: Path, entries: list[NewTensor]) -> dict[str, int]:
     return {e.name: 8 + len(text) + header[e.name]["data_offsets"][0] for e in entries}
 
 
-def _read(places: Iterable[_Place]) -> Iterator[memoryview]:
+@dataclass(frozen=True)
+class _Part:
+    """Some bytes of a tensor.
+
+    Attributes:
+        place: where it goes.
+        data: the bytes; none at its end.
+        start: the first of them in the tensor.
+        ends: whether the tensor is done.
+        evict: what is not read again after it.
+    """
+
+    place: _Place
+    data: memoryview
+    start: int
+    ends: bool = False
+    evict: Extent | None = None
+
+
+def _read(places: Sequence[_Place]) -> Iterator[_Part]:
     """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
-    for place in places:
-        entry, left = place.entry, place.entry.nbytes
+    for place, following in itertools.zip_longest(_wanted(places), places[1:]):
+        entry, at = place.entry, 0
         for chunk in entry.chunks():
-            left -= chunk.nbytes
-            if chunk.dtype != word(entry.dtype) or left < 0:
+            if chunk.dtype != word(entry.dtype) or at + chunk.nbytes > entry.nbytes:
                 raise RuntimeError(f"{entry.name}: a piece that does not fit {entry.dtype} {entry.shape}")
             if chunk.size:
-                yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
-        if left:
-            raise RuntimeError(f"{entry.name}: {left} bytes short of its shape {entry.shape}")
-        yield memoryview(b"")
+                yield _Part(place, np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data, at)
+            at += chunk.nbytes
+        if at < entry.nbytes:
+            raise RuntimeError(f"{entry.name}: {entry.nbytes - at} bytes short of its shape {entry.shape}")
+        again = following is not None and following.entry.extent is entry.extent
+        yield _Part(place, memoryview(b""), at, True, None if again else entry.extent)
+
+
+def _batches(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
+    """Parts that go from thread to thread together: handing over each of thousands takes longer than copying it."""
+    batch: list[_Part] = []
+    held = 0
+    for part in parts:
+        if batch and held + len(part.data) > BATCH:
+            yield batch
+            batch, held = [], 0
+        batch.append(part)
+        held += len(part.data)
+    if batch:
+        yield batch
+
+
+def _add(batch: list[_Part], checksum: Checksum, checksums: Mapping[Path, dict[str, Sums]]) -> Checksum:
+    """Go on with a tensor's checksum and with those of the tensors that follow; gives that of the last one."""
+    for part in batch:
+        checksum.add(part.data)
+        if part.ends:
+            checksums[part.place.folder][part.place.entry.name] = checksum.sums
+            checksum = Checksum()
+    return checksum
+
+
+def _evict(extents: Iterable[Extent]) -> None:
+    for extent in extents:
+        extent.evict()
+
+
+def _wanted(places: Iterable[_Place]) -> Iterator[_Place]:
+    """The same, each when the disk was asked for it and for `AHEAD` bytes of what comes next."""
+    coming: deque[tuple[_Place, int]] = deque()
+    asked = 0
+    for place in places:
+        want = place.entry.want
+        count = 0 if want is None else want(AHEAD)
+        coming.append((place, count))
+        asked += count
+        while asked > AHEAD:
+            first, count = coming.popleft()
+            asked -= count
+            yield first
+    yield from (place for place, _ in coming)
 
 
 def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
@@ -198,24 +281,27 @@ def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
             yield item
 
 
-def _write(
-    place: _Place, reading: Iterator[memoryview], checksum: Checksum, adding: ThreadPoolExecutor
-) -> Iterator[int]:
-    """Write one tensor, and compute its checksum meanwhile; gives the bytes of each piece."""
-    # Opened anew for each tensor: a source in another order may have any number of files in the making.
-    with open(place.file, "r+b", buffering=0) as file:
-        file.seek(place.start)
-        while piece := next(reading):
-            added = adding.submit(checksum.add, piece)
-            _write_all(file, piece)
-            added.result()
-            yield len(piece)
+class _Files:
+    """The file that is written to, one at a time: a source in another order may have any number in the making."""
 
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: Any = None
 
-def _write_all(file: Any, piece: memoryview) -> None:
-    """A write to an unbuffered file may take a part: at most 2 GB on Linux, less when the disk fills up."""
-    while piece:
-        piece = piece[file.write(piece) :]
+    def write(self, part: _Part) -> None:
+        """Write a part to its place; the parts of a tensor come one after the other."""
+        place, data = part.place, part.data
+        if self._path != place.file:
+            self.close()
+            self._file, self._path = open(place.file, "r+b", buffering=0), place.file  # noqa: SIM115
+        if not part.start:
+            self._file.seek(place.start)
+        while data:  # an unbuffered file may take a part: at most 2 GB on Linux, less when the disk fills up
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _to_disk(path: Path) -> None:

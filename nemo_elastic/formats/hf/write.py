@@ -166,10 +166,7 @@ def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where
     """
     raw = {name: Raw.of(value, name) for name, value in tensors.items()}
     check_tensors(parent, member, raw, where)
-    return [
-        NewTensor(t.hf, raw[t.hf].dtype, t.shape, Pieces(raw[t.hf]), raw[t.hf].extent)
-        for t in layout.tensors(parent, member)
-    ]
+    return [NewTensor.of(t.hf, Pieces(raw[t.hf])) for t in layout.tensors(parent, member)]
 
 
 def _write_json(path: Path, value: Any) -> None:
