@@ -2,9 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Nemotron-3 Nano 30B-A3B, a hybrid with experts → 31B, 23B and 12B, nested.
 
-PLACEHOLDER
+Lengths, batches, steps and rates are the paper's, and the block is conf/elastic_30b_a3b.yaml. Nobody has trained it.
 
-    $ python recipes/run_slurm.py --recipe bridge/nemotron_elastic_30b_a3b --parent /checkpoints/parent --dir /runs/30b …
+Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks that share a layer's experts:
+
+    stage 1: TP2 PP2 DP32 EP8 SP
+    stage 2: TP2 PP1 DP64 EP8 SP recompute
+
+The ranking is a job of one node. It sees every expert whole, so each GPU holds the whole parent: 63.2 GB of weights in
+bf16, of the 73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of
+matrices. What the layers take beside the weights is not planned, and nobody has run it; H200s leave more room.
+
+All jobs as one experiment of NeMo-Run:
+
+    $ python recipes/run_slurm.py --recipe bridge/nemotron_elastic_30b_a3b --parent /checkpoints/parent \
+        --dir /runs/30b …
 
 or one by itself:
 
