@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import nemo_run as run
 
-RECIPES = tuple(f"{host}nemotron_elastic_{size}" for host in ("", "bridge/") for size in ("12b", "9b", "8b"))
+RECIPES = (
+    *(f"{host}nemotron_elastic_{size}" for host in ("", "bridge/") for size in ("12b", "9b", "8b")),
+    "bridge/nemotron_elastic_30b_a3b",
+)
 
 
 def get_parser(description: str | None) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -97,11 +98,13 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
     """A layout with `factor` times fewer ranks for a replica, taken from the pipeline where its ranks are spent."""
     tensor = max(1, layout.tensor // factor)
     pipeline = max(1, layout.pipeline // max(1, factor * tensor // layout.tensor))
+    data = max(1, ranks // (tensor * pipeline))
     return replace(
         layout,
         tensor=tensor,
         pipeline=pipeline,
-        data=max(1, ranks // (tensor * pipeline)),
+        data=data,
+        expert=layout.expert and math.gcd(layout.expert, tensor * data),
         sequence_parallel=layout.sequence_parallel and tensor > 1,
     )
 

@@ -13,7 +13,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,15 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     """
     parent = config.parent_shape(parent)
     choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
-    blocks = {name: parent.axis(name).blocks for name in AXES if name != DEPTH}
+    blocks = {name: parent.axis(name).blocks for name in parent.axes if name != DEPTH}
     less = {
         name: _narrower(choices[name], own, by.least.get(name, 1), by.multiple.get(name, 1))
         for name, own in blocks.items()
     }
     small = replace(
         parent,
-        **{axis: choices[0] for axis, choices in less.items()},
+        **{axis: choices[0] for axis, choices in less.items() if axis not in parent.more},
+        more={size: less[size][0] if size in less else value for size, value in parent.more.items()},
         state=by.state,
         attention_head_dim=by.head_channels,
         vocab=by.vocab,
@@ -98,6 +99,7 @@ def _same_share(budget: Budget, parent: Parent, small: Parent) -> Budget:
         return budget
     share = budget.target(parent) / budget.cost(parent, parent.full)
     whole = budget.cost(small, small.full)
-    if budget.params is not None:
-        return replace(budget, params=float(round(share * whole)))
+    for counted in ("params", "active_params"):
+        if getattr(budget, counted) is not None:
+            return replace(budget, **{counted: float(round(share * whole))})
     return replace(budget, memory={**(budget.memory or {}), "size": round(share * whole)})

@@ -128,3 +128,19 @@ def test_layouts_are_divided_alike() -> None:
     assert over(2, (4, 1), (2, 1)) == ["TP2 PP1 DP1 SP", "TP1 PP1 DP2"]
     assert over(4, (4, 2), (2, 2)) == ["TP2 PP2 DP1 SP", "TP1 PP2 DP2"]
     assert over(1, (4, 1), (2, 1)) == ["TP1 PP1 DP1", "TP1 PP1 DP1"]
+
+
+def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
+    from nemo_elastic.rehearsal.short import halved
+
+    first = importlib.import_module("nemotron_elastic_9b").FAMILY.layout(1, PAPER, 128, "h100")
+    shared = replace(first, tensor=2, sequence_parallel=True, recompute=False, expert=8)
+    whole = [replace(shared, pipeline=2, data=32), replace(shared, pipeline=1, data=64)]
+    wanted = {
+        1: ["TP1 PP1 DP1 EP1", "TP1 PP1 DP1 EP1"],
+        2: ["TP1 PP2 DP1 EP1", "TP1 PP1 DP2 EP2"],
+        4: ["TP2 PP2 DP1 EP2 SP", "TP2 PP1 DP2 EP4 SP"],
+        16: ["TP2 PP2 DP4 EP8 SP", "TP2 PP1 DP8 EP8 SP"],
+    }
+    assert {ranks: [str(layout) for layout in halved(whole, ranks)] for ranks in wanted} == wanted

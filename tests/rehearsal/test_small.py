@@ -4,20 +4,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import AXES
+from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.kernels import check_widths
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, ON_GPU, Narrow, narrow
 from nemo_elastic.search import Space, uniform_family
 
-BLOCKS = {"12b": "nemotron-nano-12b-v2", "9b": "nemotron-nano-9b-v2", "8b": "nemotron-h-8b"}
+BLOCKS = {
+    "12b": "nemotron-nano-12b-v2",
+    "9b": "nemotron-nano-9b-v2",
+    "8b": "nemotron-h-8b",
+    "30b_a3b": "nemotron-3-nano-30b-a3b",
+}
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,7 +41,7 @@ def test_layers_groups_stripes_and_proportions_stay(whole: tuple[Parent, Elastic
     for name in ("pattern", "mamba_groups", "kv_heads", "ffn_stripes", "conv_kernel", "tied", "norm_eps"):
         assert getattr(small, name) == getattr(parent, name)
     before, after = config.resolve_axes(parent), block.resolve_axes(small)
-    for name in AXES:
+    for name in parent.axes:
         shares = [c / before[name].choices[0] for c in before[name].choices]
         assert [c / after[name].choices[0] for c in after[name].choices] == pytest.approx(shares)
     assert {k: v for k, v in block.to_dict().items() if k not in ("axes", "budgets")} == {
@@ -57,12 +64,11 @@ def test_budgets_are_the_same_shares_and_can_be_met(whole: tuple[Parent, Elastic
 
 def test_every_tensor_parallel_size_of_the_recipes_still_divides(whole: tuple[Parent, ElasticConfig]) -> None:
     small, block = narrow(*whole, ON_CPU)
-    for choices, blocks in (
-        (block.axes["ffn"].choices, small.ffn_stripes),
-        (block.axes["mamba_heads"].choices, small.mamba_groups),
-        (block.axes["attention_heads"].choices, small.kv_heads),
-    ):
-        assert blocks % 4 == 0 and all(c % blocks == 0 for c in choices)
+    blocks = {name: small.axis(name).blocks for name in block.axes if name != DEPTH}
+    divided = {name: count for name, count in blocks.items() if count > 1}
+    assert {"mamba_heads"} < set(divided)
+    for name, count in divided.items():
+        assert count % 4 == 0 and all(c % count == 0 for c in block.axes[name].choices), name
 
 
 def test_a_gpus_kernels_take_the_widths(whole: tuple[Parent, ElasticConfig]) -> None:
@@ -73,4 +79,13 @@ def test_a_gpus_kernels_take_the_widths(whole: tuple[Parent, ElasticConfig]) -> 
 
 def test_two_cores_can_train_it(whole: tuple[Parent, ElasticConfig]) -> None:
     small, _ = narrow(*whole, ON_CPU)
-    assert parameters(small, small.full) < 5e6
+    assert active_parameters(small, small.full) < (10e6 if "experts" in small.more else 5e6)
+
+
+def test_a_budget_of_active_parameters_stays_one() -> None:
+    config = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
+    parent = config.parent_shape(preset("nemotron-3-nano-30b-a3b"))
+    budgets = (Budget("whole"), Budget("less", active_params=2.8e9))
+    small, block = narrow(parent, replace(config, budgets=budgets, sampling={}), ON_CPU)
+    share = 2.8e9 / active_parameters(parent, parent.full)
+    assert block.budgets[1].active_params == pytest.approx(share * active_parameters(small, small.full), abs=1)

@@ -171,8 +171,16 @@ def apply_elastic(
 
 def _model(recipe: Any, block: ElasticConfig) -> None:
     model = recipe.model
-    model.hybrid_stack_spec = elastic_stack_spec
+    use_our_layers(model)
     model.seq_length = recipe.dataset.seq_length
+    if model.pipeline_model_parallel_size > 1 and block.distill.taught:
+        model.variable_seq_lengths = True
+        model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
+
+
+def use_our_layers(model: Any) -> None:
+    """Let a provider build our layers, with the settings that they can have."""
+    model.hybrid_stack_spec = elastic_stack_spec
     experts = has_experts(layer_pattern(model) or "")
     for name, value in (MODEL_SETTINGS | (EXPERT_SETTINGS if experts else {})).items():
         if getattr(model, name, None) not in (None, value):
@@ -180,9 +188,6 @@ def _model(recipe: Any, block: ElasticConfig) -> None:
     if model.recompute_granularity == "selective":
         model.recompute_granularity = None  # our layers recompute whole or not at all
         model.recompute_modules = None
-    if model.pipeline_model_parallel_size > 1 and block.distill.taught:
-        model.variable_seq_lengths = True
-        model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
 
 
 def _precision(recipe: Any, block: ElasticConfig) -> None:
@@ -232,7 +237,9 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     def before() -> None:
         check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 
-    step = ElasticStep(recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before)
+    step = ElasticStep(
+        recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before, rank_only=rank_only
+    )
     recipe.model.register_pre_wrap_hook(step.build)
     callback = ElasticCallback(
         step, rates, options.out or os.path.join(folder, "elastic"), folder, previous,

@@ -219,6 +219,7 @@ class BridgeFamily(PlannedFamily):
         model = config.model
         if layout is None:
             model.tensor_model_parallel_size, model.sequence_parallel = 1, False
+            model.expert_model_parallel_size = 1  # ranking sees every expert whole
             config.train.global_batch_size = gpus * stage.micro_batch_size
         else:
             _lay_out(model, layout)
@@ -230,6 +231,8 @@ class BridgeFamily(PlannedFamily):
         if tokenizer is not None:
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "HuggingFaceTokenizer", tokenizer
             config.tokenizer.vocab_size = None
+        else:  # some of Bridge's recipes name one on a hub
+            config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
         _data(config, data, stage, dir)
         checkpoint = config.checkpoint
         checkpoint.save_interval, checkpoint.most_recent_k = SAVE_EVERY, KEPT
@@ -242,6 +245,8 @@ class BridgeFamily(PlannedFamily):
 def _lay_out(model: Any, layout: Layout) -> None:
     model.tensor_model_parallel_size, model.pipeline_model_parallel_size = layout.tensor, layout.pipeline
     model.sequence_parallel = layout.sequence_parallel
+    if layout.expert is not None:
+        model.expert_model_parallel_size, model.expert_tensor_parallel_size = layout.expert, 1
     if layout.recompute:
         model.recompute_granularity, model.recompute_method, model.recompute_num_layers = "full", "uniform", 1
 

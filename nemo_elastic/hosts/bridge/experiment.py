@@ -68,7 +68,9 @@ def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int
     model = built.config.model
     tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
     recompute = model.recompute_granularity == "full"
-    layout = layout_name(tensor, pipeline, nodes * devices // (tensor * pipeline), model.sequence_parallel, recompute)
+    data = nodes * devices // (tensor * pipeline)
+    expert = model.expert_model_parallel_size if model.num_moe_experts else None
+    layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert)
     return Job(task, nodes, devices, layout, partial(in_turns, task) if trains else None)
 
 

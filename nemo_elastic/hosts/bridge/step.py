@@ -14,8 +14,10 @@ from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
+from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.megatron.build import check_ranks, make_family
+from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.loss import report_parts
 from nemo_elastic.megatron.stages import FamilyStep
 from nemo_elastic.megatron.teacher import build_teacher
@@ -38,6 +40,7 @@ class ElasticStep:
         stage: 1 or 2.
         steps: optimizer steps of this stage.
         before: called with the model's provider before anything is built: looks at what the run starts from.
+        rank_only: nothing is trained: there is no teacher, and no gradients and optimizer state of any matrix.
 
     Attributes:
         family, host, steps: of the training; the latter two since `build`.
@@ -57,8 +60,10 @@ class ElasticStep:
         stage: int,
         steps: int,
         before: Callable[[], None],
+        rank_only: bool = False,
     ) -> None:
         self.provider, self.teacher, self.before = provider, teacher, before
+        self.rank_only = rank_only
         self.family = FamilyTraining(config, stage, steps)
         self.heldout = HeldOut(config.distill)
         self.each: list[torch.Tensor] = []
@@ -80,7 +85,7 @@ class ElasticStep:
         check_ranks(self.family)
         core, distill = model[0], self.family.config.distill
         teacher = None
-        if distill.teacher == "frozen":
+        if distill.teacher == "frozen" and not self.rank_only:
             teacher = build_teacher(
                 lambda config: config.provide(core.pre_process, core.post_process),
                 self.provider,
@@ -89,6 +94,9 @@ class ElasticStep:
             )
         start = self.teacher if self.family.stage == 1 else None
         state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), start)
+        if self.rank_only:  # vectors stay, so that Bridge has something to make an optimizer of
+            for name, parameter in named_parameters(core):
+                parameter.requires_grad_(name.startswith(ELASTIC) or parameter.ndim == 1)
         self.host = BridgeHost(state, core, teacher)
         self.steps = FamilyStep(self.family, self.host, self.heldout)
         return model

@@ -9,6 +9,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
     "widths and vocabulary": (
         r"model\.(hidden_size|ffn_hidden_size|mamba_num_heads|mamba_head_dim|mamba_state_dim|num_attention_heads)",
         r"model\.(kv_channels|vocab_size)",
+        r"model\.(num_moe_experts|moe_ffn_hidden_size|moe_shared_expert_intermediate_size)",
         r"optimizer_config_override_provider\.elastic\.axes\.\w+\.choices\[\d+\]",
         r"optimizer_config_override_provider\.elastic\.budgets\[\d+\]\.(params|memory\.size)",
         r"tokenizer\.(tokenizer_type|tokenizer_model|vocab_size)",
@@ -31,7 +32,8 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"(teacher|previous|out|metrics|dir)",
     ),
     "number of ranks": (
-        r"model\.(tensor_model_parallel_size|pipeline_model_parallel_size|sequence_parallel)",
+        r"model\.(tensor|pipeline|expert)_model_parallel_size",
+        r"model\.(sequence_parallel|variable_seq_lengths)",
         r"dataset\.(num_workers|persistent_workers)",
     ),
     "what it writes down": (r"callbacks",),

@@ -15,9 +15,9 @@ from megatron.bridge.training.pretrain import pretrain
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.bridge.apply import use_our_layers
 from nemo_elastic.hosts.bridge.curriculum import BridgeFamily, checkpoints
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
-from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.plan import Layout
 from nemo_elastic.plan.curriculum import Curriculum, Stage
 from nemo_elastic.plan.machine import NODE
@@ -78,7 +78,7 @@ def train_parent(family: SmallBridgeFamily, dir: str) -> None:
     ranks = family.short.ranks
     stage = Stage(family.short.seq_length, PARENT_BATCH, PARENT_STEPS, micro_batch_size=max(1, PARENT_BATCH // ranks))
     config = family.stock_config("parent", text_of(dir), dir, ranks, stage, None, f"{data_dir(dir)}/tokenizer")
-    config.model.hybrid_stack_spec = elastic_stack_spec
+    use_our_layers(config.model)
     config.model.seq_length = stage.seq_length
     config.train.train_iters, config.train.global_batch_size = stage.max_steps, stage.global_batch_size
     config.optimizer.lr, config.optimizer.min_lr = PARENT_LR, 0.1 * PARENT_LR

@@ -143,6 +143,19 @@ def run(place: Path, job: Job) -> None:
     if job.stop is not None:
         elastic.callbacks.append(killer(job.stop, signal.SIGTERM))
     train_to_the_end(elastic)
+    if job.kind == "rank":
+        holds_weights_alone(elastic.forward_step)
+
+
+def holds_weights_alone(step: Any) -> None:
+    """A ranking has no teacher, and no gradients and optimizer's state of the parent's matrices."""
+    host, small = step.host, 0
+    assert host.frozen is None
+    for name, weight in host.core.named_parameters():
+        own = name.startswith("elastic.") or weight.ndim == 1
+        small += weight.numel() * own
+        assert own or (not weight.requires_grad and getattr(weight, "main_grad", None) is None), name
+    assert 0 < sum(weight.numel() for group in host.optimizer.param_groups for weight in group["params"]) <= small
 
 
 def killer(step: int, number: int) -> Any:

@@ -66,6 +66,22 @@ def test_local_runs_torchrun(
     assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
 
 
+def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_elastic.plan.curriculum import PAPER
+
+    args = [*RECIPE, *DATA, *SLURM, *SSH, "--recipe", "bridge/nemotron_elastic_30b_a3b", "--dryrun", "dry"]
+    script("run_slurm", args, tmp_path, monkeypatch)
+    dry = read(capsys.readouterr().out, tmp_path / "dry")
+    assert list(dry.table) == ["rank", "stage1", "stage2", "slice"]
+    assert dry.table["rank"][:4] == ["1", "8", "TP1 PP1 DP8 EP1", "from 63.2"]
+    for number in (1, 2):
+        layout = recipe_of("30b_a3b").layout(number, PAPER, 128, "h100")
+        assert dry.table[f"stage{number}"][:4] == ["16", "128", str(layout), f"{layout.memory.total / 1e9:.1f}"]
+    assert tasks(tmp_path / "dry")["stage1"].shape == "nemotron-3-nano-30b-a3b"
+
+
 def test_a_process_builds_the_job_that_was_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.support.bridge import import_bridge
 import_bridge()
 
 
-@pytest.fixture(scope="module", params=["12b", "9b", "8b"])
+@pytest.fixture(scope="module", params=["12b", "9b", "8b", "30b_a3b"])
 def family(request: pytest.FixtureRequest) -> Any:
     return recipe_of(request.param)
 
@@ -38,11 +39,15 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         assert config.dataset.seq_length == config.model.seq_length == stage.seq_length
         assert config.dataset.blend == (["/data/code", "/data/web"], [0.7, 0.3])
         assert config.model.tensor_model_parallel_size == layout.tensor
+        assert config.model.pipeline_model_parallel_size == layout.pipeline
+        assert config.model.sequence_parallel == layout.sequence_parallel
+        assert (config.model.expert_model_parallel_size, layout.fits) == (layout.expert or 1, True)
         assert (config.model.recompute_granularity == "full") == layout.recompute
         rates = run.callbacks[0].rates
         assert (rates.total_steps, rates.start_step) == (PAPER.steps, 0 if number == 1 else PAPER.stage1.max_steps)
         assert config.optimizer.lr == PAPER.lr
         assert config.model.vocab_size == config.tokenizer.vocab_size == family.parent.vocab == 131072
+        assert (config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model) == ("NullTokenizer", None)
         assert config.dataset.create_attention_mask is False
         assert (config.checkpoint.most_recent_k, config.checkpoint.dist_ckpt_strictness) == (2, "assume_ok_unexpected")
         left = str(tmp_path / "rank" / "checkpoints") if number == 1 else None
@@ -50,7 +55,10 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         assert run.callbacks[0].previous == (None if number == 1 else str(tmp_path / "stage1" / "checkpoints"))
     assert JOBS == ("rank", "stage1", "stage2", "slice")
     rank = family.job("rank", "/checkpoints/parent", data, dir, gpus=8)
-    assert rank.callbacks[0].rank_only and rank.config.model.tensor_model_parallel_size == 1
+    assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
+    model = rank.config.model
+    sizes = model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.expert_model_parallel_size
+    assert sizes == (1, 1, 1)
 
 
 def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
@@ -73,16 +81,44 @@ def test_data_may_be_given_by_split_and_a_tokenizer_be_a_folder(family: Any, tmp
     assert config.tokenizer.tokenizer_model == "/checkpoints/tokenizer" and config.tokenizer.vocab_size is None
 
 
-def test_a_plan_is_made_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("size", "parent", "stage"),
+    [
+        ("12b", "nemotron-nano-12b-v2", 2),
+        ("30b_a3b", "nemotron-3-nano-30b-a3b", 1),
+        ("30b_a3b", "nemotron-3-nano-30b-a3b", 2),
+    ],
+)
+def test_a_plan_is_made_of_a_recipe(
+    size: str, parent: str, stage: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from nemo_elastic.cli import main
     from nemo_elastic.plan.curriculum import PAPER
 
-    recipe = str(ROOT / "recipes" / "bridge" / "nemotron_elastic_12b.py")
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
-        main(["plan", "--recipe", recipe, "--stage", "2", "--json"])
+        main(["plan", "--recipe", f"bridge/nemotron_elastic_{size}", "--stage", str(stage), "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert not end.value.code and told["parent"] == "nemotron_elastic_12b_bridge: nemotron-nano-12b-v2"
-    assert told["best"] == recipe_of("12b").layout(2, PAPER, 128, "h100").to_json()
+    assert not end.value.code and told["parent"] == f"nemotron_elastic_{size}_bridge: {parent}"
+    assert told["best"] == recipe_of(size).layout(stage, PAPER, 128, "h100").to_json()
+
+
+def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_ranking_holds() -> None:
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.plan import RunShape
+    from nemo_elastic.plan.curriculum import PAPER
+    from tools.recipe_table import BRIDGE
+
+    family = recipe_of("30b_a3b")
+    (shape, block), file = BRIDGE["bridge/nemotron_elastic_30b_a3b"], ROOT / "recipes" / "bridge"
+    assert (family.shape, family.block) == (shape, ROOT / "conf" / block), "the table's rows are of this recipe"
+    told = ast.get_docstring(ast.parse((file / "nemotron_elastic_30b_a3b.py").read_text()))
+    lines = [line.strip() for line in str(told).splitlines()]
+    for number in (1, 2):
+        assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
+    held, usable = family.estimates(PAPER, 16, 8, "h100")["rank"].memory, RunShape(8192, 1536).usable
+    assert held == 2 * parameters(family.parent, family.parent.full) < usable
+    assert f"{held / 1e9:.1f} GB of weights" in str(told) and f"{usable / 1e9:.1f} GB" in str(told)
 
 
 @pytest.mark.slow
