@@ -41,6 +41,8 @@ from nemo_elastic.slicing.slicer import cut_pieces
 ROOT = Path(__file__).parents[1]
 SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory
 BLOCK = 2**25
+#: least rate of a cut against `cp`, and most anonymous memory
+TARGET, MEMORY = 0.9, 2**28
 
 
 @dataclass(frozen=True)
@@ -195,20 +197,25 @@ def gib(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
+def in_turn(place: Path, member: str, rounds: int) -> tuple[list[Ran], list[Ran], float]:
+    """Cut a member of the family there and copy it, in turn; both, and the rate of the cut against that of `cp`."""
+    cuts: list[Ran] = []
+    copies: list[Ran] = []
+    for i in range(rounds):
+        cuts.append(cut(place / "family", place / member, member))
+        copies.append(copy(place / member, place / "copy"))
+        shutil.rmtree(place / "copy")
+        print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
+    return cuts, copies, statistics.median(b.seconds / a.seconds for a, b in zip(cuts, copies, strict=True))
+
+
 def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]]:
     """Lines of the table for ours against `cp`, and what misses its target."""
     family = family_of(layers)
     print(f"writing a family of {layers} layers", flush=True)
     make(place / "family", family)
-    cuts: list[Ran] = []
-    copies: list[Ran] = []
-    for i in range(rounds):
-        cuts.append(cut(place / "family", place / "6b", "6b"))
-        copies.append(copy(place / "6b", place / "copy"))
-        shutil.rmtree(place / "copy")
-        print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
+    cuts, copies, ratio = in_turn(place, "6b", rounds)
     written = size(place / "6b")
-    ratio = statistics.median(b.seconds / a.seconds for a, b in zip(cuts, copies, strict=True))
     apart = [cut(place / "family", place / "6b", "6b"), cut(place / "family", place / "9b", "9b")]
     for name in ("6b", "9b"):
         shutil.rmtree(place / name)
@@ -230,10 +237,10 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]
         f"| one pass against two | {both.seconds / sum(r.seconds for r in apart):.2f} x |",
     ]
     missed = []
-    if ratio < 0.9:
-        missed.append(f"the rate is {ratio:.2f} of cp's, wanted 0.90")
-    if anonymous > 256 * 2**20:
-        missed.append(f"{anonymous / 2**20:.0f} MiB of anonymous memory, wanted 256")
+    if ratio < TARGET:
+        missed.append(f"the rate is {ratio:.2f} of cp's, wanted {TARGET:.2f}")
+    if anonymous > MEMORY:
+        missed.append(f"{anonymous / 2**20:.0f} MiB of anonymous memory, wanted {MEMORY / 2**20:.0f}")
     if both.seconds >= sum(r.seconds for r in apart):
         missed.append("one pass is no faster than two")
     for name in ("family", "both"):

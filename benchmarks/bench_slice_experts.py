@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.bench_slice import Ran, copy, cut, make, rate, size
+from benchmarks.bench_slice import MEMORY, TARGET, Ran, in_turn, make, rate, size
 from benchmarks.output import arguments, deliver
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
@@ -30,7 +30,6 @@ from nemo_elastic.plan import preset
 NANO = preset("nemotron-3-nano-30b-a3b")
 #: axis -> what a member keeps of it, in shares that multiples of 64 allow
 KEPT = {"hidden": 18 / 21, "experts": 5 / 8, "expert_ffn": 24 / 29, "shared_ffn": 20 / 29, "mamba_heads": 3 / 4}
-TARGET, MEMORY = 0.9, 256 * 2**20
 
 
 def family_of(parent: Parent) -> Family:
@@ -64,13 +63,7 @@ def measure(place: Path, parent: Parent, rounds: int) -> dict[str, float]:
     small = family.member("small")
     load = os.getloadavg()[0]
     make(place / "family", family)
-    cuts: list[Ran] = []
-    copies: list[Ran] = []
-    for i in range(rounds):
-        cuts.append(cut(place / "family", place / "small", "small"))
-        copies.append(copy(place / "small", place / "copy"))
-        shutil.rmtree(place / "copy")
-        print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
+    cuts, copies, ratio = in_turn(place, "small", rounds)
     written, read = size(place / "small"), size(place / "family")
     for name in ("family", "small"):
         shutil.rmtree(place / name)
@@ -85,7 +78,7 @@ def measure(place: Path, parent: Parent, rounds: int) -> dict[str, float]:
         "member": small.parameters,
         "cut": statistics.median(r.seconds for r in cuts),
         "copy": statistics.median(r.seconds for r in copies),
-        "ratio": statistics.median(b.seconds / a.seconds for a, b in zip(cuts, copies, strict=True)),
+        "ratio": ratio,
         "cut_processor": statistics.median(r.processor for r in cuts),
         "copy_processor": statistics.median(r.processor for r in copies),
         "anonymous": max(r.anonymous for r in cuts),

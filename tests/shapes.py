@@ -43,18 +43,6 @@ LATENT = replace(
 )
 MOE = replace(LATENT, more={size: n for size, n in LATENT.more.items() if size != "latent"})
 #: Nemotron-3 Nano 30B-A3B
-NANO_30B = Parent(
-    pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-    hidden=2688,
-    vocab=131072,
-    mamba_heads=64,
-    mamba_head_dim=64,
-    mamba_groups=8,
-    state=128,
-    attention_heads=32,
-    kv_heads=2,
-    attention_head_dim=128,
-    more={"experts": 128, "expert_ffn": 1856, "shared_ffn": 3712, "top_k": 6, "routed_scaling": 2.5},
-)
-#: tests/plan/test_presets.py holds these against NeMo's classes
+NANO_30B = preset("nemotron-3-nano-30b-a3b")
+#: tests/plan/test_presets.py holds these against NeMo's classes, and that against Megatron-Bridge's recipe
 NANO_12B, NANO_9B = (preset(f"nemotron-nano-{size}-v2").with_stripes(8) for size in ("12b", "9b"))

@@ -119,10 +119,12 @@ def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], p
     from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 
     made = ShardedTensor.from_rank_offsets
-    counts = Counter(held[0] for k in state if (held := stacked_of(k)) is not None)
+    stored = to_parts(parent, member, state, stack=False)
+    places = {name: stacked_of(name) or (name, None) for name in stored}
+    counts = Counter(key for key, _ in places.values())
     out: dict[str, Any] = {}
-    for name, value in to_parts(parent, member, state, stack=False).items():
-        key, number = stacked_of(name) or (name, None)
+    for name, value in stored.items():
+        key, number = places[name]
         at = () if number is None else ((0, number, counts[key]),)
         out[f"{prefix}{name}"] = made(f"{prefix}{key}", value, *at, prepend_axis_num=len(at))
     for name, count in extra_states(member):

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_elastic.core.cost import MemorySpec, active_parameters, has_inactive, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.io.read import read_json
@@ -169,9 +169,9 @@ class RunRecord:
     def active_of(self, name: str) -> int | None:
         """Parameters that one token meets, of a member with experts."""
         subnet = self.subnet_of(name)
-        if self.parent is None or subnet is None or not has_inactive(self.parent):
+        if self.parent is None or subnet is None:
             return None
-        return int(active_parameters(self.parent, subnet))
+        return counts(self.parent, subnet).get("active_parameters")
 
     def cost_of(self, name: str) -> tuple[int, int] | None:
         """Exact parameters and bytes in service, as `serving` says, of a member."""

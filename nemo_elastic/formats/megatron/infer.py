@@ -81,15 +81,15 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     products = {i: _products(record, i, sizes, hidden) for i, record in zip(numbers, records, strict=True)}
     rigid = _rigid(products, settings) | (_routing(settings) if has_experts(pattern) else {})
     widths = [_widths(record, products[i], rigid) for i, record in zip(numbers, records, strict=True)]
-    told: Any = {**rigid, **largest(widths)}
+    known: Any = {**rigid, **largest(widths)}
     parent = Parent(
         pattern=pattern,
         vocab=vocab,
         hidden=hidden,
         tied=_tied(sizes, settings),
         norm_eps=_number(settings, "layernorm_epsilon"),
-        more={size: value for size, value in told.items() if size not in _OWN},
-        **{size: value for size, value in told.items() if size in _OWN},
+        more={size: value for size, value in known.items() if size not in _OWN},
+        **{size: value for size, value in known.items() if size in _OWN},
     )
     own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
     held = Subnet(parent.hidden, own).validate(parent)

@@ -32,11 +32,9 @@ from nemo_elastic.megatron.spec import elastic_stack_spec
 
 #: steps of a parent's own training, where a recipe is not shortened
 PARENT_STEPS = 120
-#: the sizes of the NeMo host's `TinyNemotronH`, 1.6M parameters
-TINY: Mapping[str, Any] = {
-    "hybrid_layer_pattern": "M-M-M*-M-M*-",
+#: what both tiny models have
+_BODY: Mapping[str, Any] = {
     "hidden_size": 128,
-    "ffn_hidden_size": 512,
     "mamba_num_heads": 16,
     "mamba_head_dim": 16,
     "mamba_num_groups": 4,
@@ -45,19 +43,12 @@ TINY: Mapping[str, Any] = {
     "num_query_groups": 2,
     "kv_channels": 32,
 }
-
-
+#: the sizes of the NeMo host's `TinyNemotronH`, 1.6M parameters
+TINY: Mapping[str, Any] = {**_BODY, "hybrid_layer_pattern": "M-M-M*-M-M*-", "ffn_hidden_size": 512}
 #: a hybrid with experts of 1.8M parameters, of which a token meets 1.2M
 TINY_EXPERTS: Mapping[str, Any] = {
+    **_BODY,
     "hybrid_layer_pattern": "MEM*EMEM*E",
-    "hidden_size": 128,
-    "mamba_num_heads": 16,
-    "mamba_head_dim": 16,
-    "mamba_num_groups": 4,
-    "mamba_state_dim": 16,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "kv_channels": 32,
     "num_moe_experts": 8,
     "moe_router_topk": 2,
     "moe_router_topk_scaling_factor": 2.5,
