@@ -37,8 +37,6 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
-#: bytes of the tensors to come that are asked of the disk: one that reads small tensors one by one would wait for each
-AHEAD = 2**24
 #: bytes that go from thread to thread together
 BATCH = 2**22
 #: bytes of a file that may wait in the system's cache to be written to the disk
@@ -56,7 +54,6 @@ class NewTensor:
         shape: its shape.
         chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
         extent: where its source lies, if that is in a mapped file.
-        want: asks the disk for the first of it, up to so many bytes, and gives how many; called before its turn.
     """
 
     name: str
@@ -64,12 +61,11 @@ class NewTensor:
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[np.ndarray]]
     extent: Extent | None = None
-    want: Callable[[int], int] | None = None
 
     @classmethod
     def of(cls, name: str, part: Pieces | Converted) -> NewTensor:
         """What stays of another tensor."""
-        return cls(name, part.dtype, part.shape, part, part.raw.extent, part.want)
+        return cls(name, part.dtype, part.shape, part, part.raw.extent)
 
     @property
     def nbytes(self) -> int:
@@ -213,7 +209,7 @@ class _Part:
 
 def _read(places: Sequence[_Place]) -> Iterator[_Part]:
     """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
-    for place, following in itertools.zip_longest(_wanted(places), places[1:]):
+    for place, following in itertools.zip_longest(places, places[1:]):
         entry, at = place.entry, 0
         for chunk in entry.chunks():
             if chunk.dtype != word(entry.dtype) or at + chunk.nbytes > entry.nbytes:
@@ -256,22 +252,6 @@ def _evict(extents: Iterable[Extent]) -> None:
         extent.evict()
 
 
-def _wanted(places: Iterable[_Place]) -> Iterator[_Place]:
-    """The same, each when the disk was asked for it and for `AHEAD` bytes of what comes next."""
-    coming: deque[tuple[_Place, int]] = deque()
-    asked = 0
-    for place in places:
-        want = place.entry.want
-        count = 0 if want is None else want(AHEAD)
-        coming.append((place, count))
-        asked += count
-        while asked > AHEAD:
-            first, count = coming.popleft()
-            asked -= count
-            yield first
-    yield from (place for place, _ in coming)
-
-
 def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
     """The same items, made by another thread while the last ones are in use: reading and writing take as long."""
     with ThreadPoolExecutor(1, "read") as reading:
@@ -287,17 +267,22 @@ class _Files:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: Any = None
+        self._at = 0
 
     def write(self, part: _Part) -> None:
-        """Write a part to its place; the parts of a tensor come one after the other."""
+        """Write a part to its place. Most lie behind the last one: to look for the place takes as long as to write."""
         place, data = part.place, part.data
         if self._path != place.file:
             self.close()
-            self._file, self._path = open(place.file, "r+b", buffering=0), place.file  # noqa: SIM115
-        if not part.start:
-            self._file.seek(place.start)
+            self._file, self._path, self._at = open(place.file, "r+b", buffering=0), place.file, 0  # noqa: SIM115
+        start = place.start + part.start
+        if data and start != self._at:
+            self._file.seek(start)
+            self._at = start
         while data:  # an unbuffered file may take a part: at most 2 GB on Linux, less when the disk fills up
-            data = data[self._file.write(data) :]
+            count = self._file.write(data)
+            self._at += count
+            data = data[count:]
 
     def close(self) -> None:
         if self._file is not None:
