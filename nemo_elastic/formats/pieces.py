@@ -50,29 +50,39 @@ class Pieces:
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension."""
-        words = self.raw.words
+        words, columns = self.raw.words, self.selections[1:]
         rows = max(1, self.span // max(1, words[:1].nbytes))
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
         window = Window(self.raw.extent) if self.raw.extent is not None else None
         watch = self.raw.watch(words if window is None else window, self.right)
+        whole = all(selection.is_full for selection in columns)
         for together in _together(parts, rows):
-            taken = []
+            if whole and len(together) == 1:
+                yield from map(np.ascontiguousarray, self._rows(together, watch, window, kept=True))
+                continue
+            piece, at = np.empty((sum(b - a for a, b in together), *self.shape[1:]), words.dtype), 0
             for near in _near(together, rows, GAP // max(1, words[:1].nbytes)):
-                for piece in self._rows(near, watch, window):
-                    for dim, selection in enumerate(self.selections[1:], 1):
-                        piece = selection.take(piece, dim)
-                    taken.append(piece)
-            yield np.ascontiguousarray(taken[0]) if len(taken) == 1 else np.concatenate(taken)
+                for some in self._rows(near, watch, window, kept=False):
+                    for dim, selection in enumerate(columns, 1):
+                        some = selection.take(some, dim)
+                    piece[at : at + len(some)] = some
+                    at += len(some)
+            yield piece
         watch.end()
 
-    def _rows(self, near: list[tuple[int, int]], watch: ReadCheck, window: Window | None) -> Iterator[np.ndarray]:
-        """Rows that stay, held against their checksums; of a file they are read together, to ends of parts."""
+    def _rows(
+        self, near: list[tuple[int, int]], watch: ReadCheck, window: Window | None, kept: bool
+    ) -> Iterator[np.ndarray]:
+        """Rows that stay, held against their checksums; of a file they are read together, to ends of parts.
+
+        Those that are not kept are gone when the next are read.
+        """
         words = self.raw.words
         row = words[:1].nbytes
         if window is not None:
             watch.leave(near[0][0] * row)  # of the last window, before it goes
-            window.load(*watch.around(near[0][0] * row, near[-1][1] * row))
+            window.load(*watch.around(near[0][0] * row, near[-1][1] * row), kept)
         for start, stop in near:
             watch.reach(start * row, stop * row)
             if window is None:

@@ -64,15 +64,19 @@ class Extent:
     data: mmap.mmap
     file: Handle
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
         """These bytes of the tensor, as they come from the file: mapping its pages costs more than copying them does.
+
+        Args:
+            start, stop: the first, and the one behind the last.
+            into: bytes that may be overwritten, as many or more; new ones by default.
 
         Raises:
             ElasticError: The file has become shorter than it was.
         """
         if not hasattr(os, "preadv"):  # not on every system
             return np.frombuffer(self.data, np.uint8, stop - start, self.start + start)
-        out = np.empty(stop - start, np.uint8)
+        out = np.empty(stop - start, np.uint8) if into is None else into[: stop - start]
         at = 0
         while at < out.size:
             got = os.preadv(self.file.number, [out[at:].data], self.start + start + at)
@@ -102,14 +106,17 @@ class Window:
     """The bytes of a tensor in a file, of which those that were loaded last are in memory."""
 
     def __init__(self, extent: Extent) -> None:
-        self._extent, self._start, self._held = extent, 0, np.empty(0, np.uint8)
+        self._extent, self._start = extent, 0
+        self._memory = self._held = np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return self._extent.stop - self._extent.start
 
-    def load(self, start: int, stop: int) -> None:
-        """Read these; they replace what was loaded before."""
-        self._start, self._held = start, self._extent.read(start, stop)
+    def load(self, start: int, stop: int, kept: bool) -> None:
+        """Read these; they replace what was loaded before. Where nobody keeps them, the memory serves again."""
+        if self._memory.size < stop - start:
+            self._memory = np.empty(stop - start, np.uint8)
+        self._start, self._held = start, self._extent.read(start, stop, None if kept else self._memory)
 
     def __getitem__(self, part: slice) -> np.ndarray:
         start, stop = part.start, part.stop

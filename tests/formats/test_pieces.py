@@ -41,9 +41,9 @@ def asked(monkeypatch):
     found: list[tuple[int, int]] = []
     original = Extent.read
 
-    def read(self, start, stop):
+    def read(self, start, stop, *into):
         found.append((start, stop))
-        return original(self, start, stop)
+        return original(self, start, stop, *into)
 
     monkeypatch.setattr(Extent, "read", read)
     return found
