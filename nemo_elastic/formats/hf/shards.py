@@ -3,8 +3,8 @@
 """Weights of one or several folders, written as safetensors in one pass over what they come from.
 
 Tensors are taken in the order in which they lie in the source and go to their places in the files, a few megabytes at
-a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. One
-thread reads and cuts, another writes, and a third computes checksums.
+a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. Some
+threads read and cut, one writes, and one computes checksums.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,10 @@ T = TypeVar("T")
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
 #: bytes that go from thread to thread together
 BATCH = 2**22
+#: threads that read, each another tensor: a disk that small ones are asked of one by one waits between them
+READERS = 3
+#: batches of each that wait to be written
+WAITING = 3
 #: bytes of a file that may wait in the system's cache to be written to the disk
 CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -117,7 +121,7 @@ def write_weights(
     with (
         ThreadPoolExecutor(1, "aside") as aside,
         ThreadPoolExecutor(1, "checksum") as adding,
-        closing(_ahead(_batches(_read(places)))) as reading,
+        closing(_ahead([_batches(_read(group)) for group in _groups(places)])) as reading,
         closing(_Files()) as files,
     ):
         waiting: list[Future[None]] = []
@@ -223,6 +227,21 @@ def _read(places: Sequence[_Place]) -> Iterator[_Part]:
         yield _Part(place, memoryview(b""), at, True, None if again else entry.extent)
 
 
+def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
+    """Tensors that one thread reads: some small ones, and all that is cut from the same."""
+    groups: list[list[_Place]] = []
+    held, last = 0, None
+    for place in places:
+        count, extent = place.entry.nbytes, place.entry.extent
+        again = extent is not None and extent is last
+        if not groups or (held + count > BATCH and not again):
+            groups.append([])
+            held = 0
+        groups[-1].append(place)
+        held, last = held + count, extent
+    return groups
+
+
 def _batches(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
     """Parts that go from thread to thread together: handing over each of thousands takes longer than copying it."""
     batch: list[_Part] = []
@@ -252,13 +271,26 @@ def _evict(extents: Iterable[Extent]) -> None:
         extent.evict()
 
 
-def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
-    """The same items, made by another thread while the last ones are in use: reading and writing take as long."""
-    with ThreadPoolExecutor(1, "read") as reading:
-        coming = deque(reading.submit(next, items, None) for _ in range(depth))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(reading.submit(next, items, None))
-            yield item
+def _ahead(sources: Sequence[Iterator[T]]) -> Generator[T, None, None]:
+    """All items of all sources in their order, made by other threads while the last ones are in use."""
+    with ExitStack() as stack:
+        readers = itertools.cycle([stack.enter_context(ThreadPoolExecutor(1, "read")) for _ in range(READERS)])
+        left = iter(sources)
+        begun: deque[tuple[ThreadPoolExecutor, Iterator[T], deque[Future[T | None]]]] = deque()
+
+        def begin(source: Iterator[T]) -> None:
+            reader = next(readers)
+            begun.append((reader, source, deque(reader.submit(next, source, None) for _ in range(WAITING))))
+
+        for source in itertools.islice(left, READERS):
+            begin(source)
+        while begun:
+            reader, source, items = begun.popleft()
+            while (item := items.popleft().result()) is not None:
+                items.append(reader.submit(next, source, None))
+                yield item
+            for following in itertools.islice(left, 1):
+                begin(following)
 
 
 class _Files:
