@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.config.block import TEACHER_PRECISIONS
+from nemo_elastic.config.sections import TEACHER_PRECISIONS
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset

@@ -21,16 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_PARENT = typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
+_RECIPE = typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host.")
+_MARGIN = "Share of each GPU's memory that stays free, for what the formulas do not count."
+
 
 def command(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file with the `elastic:` block.")] = None,
-    parent: Annotated[
-        str | None, typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host."),
-    ] = None,
+    parent: Annotated[str | None, _PARENT] = None,
+    recipe: Annotated[str | None, _RECIPE] = None,
     seq_length: Annotated[
         int | None, within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's for the stage if left out.")
     ] = None,
@@ -43,12 +42,7 @@ def command(
     node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
     gpu: Annotated[str, typer.Option("--gpu", help="h100 (80 GB) or h200 (141 GB).")] = "h100",
     stage: Annotated[int, within(1, 2, "--stage", "1 learns shapes with soft masks first, 2 trains slices.")] = 1,
-    margin: Annotated[
-        float,
-        within(
-            0.0, 0.9, "--margin", "Share of each GPU's memory that stays free, for what the formulas do not count."
-        ),
-    ] = 0.08,
+    margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

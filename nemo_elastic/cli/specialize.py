@@ -70,11 +70,10 @@ def command(
     """
     from nemo_elastic.cli.sizes import read_request
     from nemo_elastic.cli.task import read_task
-    from nemo_elastic.evaluation import halves_of, specialize
+    from nemo_elastic.evaluation import halves_of
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.devices import check_device
     from nemo_elastic.slicing.card import serving_spec
 
@@ -91,21 +90,25 @@ def command(
     if add is not None:
         _own(family).with_extra(add, start.subnet, budget, force)  # what is refused is refused before the search
     halves = halves_of(read_task(data, source), seq_length, tokens, seed, f"--data: {data}")
-    with _counting(quiet=json) as told:
-        runtime = load_family(source, device=device)
-        found = specialize(runtime, manifest, start.subnet, budget, halves, candidates, seed, progress=told)
+    found = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
     entry = _entry(source, start, budget, found, spec)
     entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
     if out is not None:
         atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
     if add is not None:
         _add(family, add, found, budget, force)
-    if json:
-        written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
-        typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
-        return
-    for line in (*_lines(start, found, halves), *_places(source, found, spec, out, add)):
-        typer.echo(line)
+    written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
+    told = "\n".join([*_lines(start, found, halves), *_places(source, found, spec, out, add)])
+    typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False) if json else told)
+
+
+def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:
+    """Load the family and search it; `what` goes to `evaluation.specialize`."""
+    from nemo_elastic.evaluation import specialize
+    from nemo_elastic.runtime import load_family
+
+    with _counting(quiet) as told:
+        return specialize(load_family(source, device=device), *what, progress=told)
 
 
 def _check_options(sizes: dict[str, str | None], out: Path | None, add: str | None) -> None:

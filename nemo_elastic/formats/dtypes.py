@@ -120,10 +120,6 @@ class Converted:
         for piece in self.pieces():
             yield self._converted(piece)
 
-    def want(self, most: int) -> int:
-        """See `Pieces.want`."""
-        return self.pieces.want(most)
-
     def whole(self) -> np.ndarray:
         """Give it in one array."""
         return self._converted(self.pieces.whole())

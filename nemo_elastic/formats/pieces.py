@@ -4,27 +4,26 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
 
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.raw import Raw, Window
 
-from .checksums import ReadCheck
+from .checksums import PART_BYTES, ReadCheck
 
 __all__ = ["Pieces"]
 
 #: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
 SPAN = 4 * 2**20
-#: bytes of what is kept that are asked of the disk before their turn: enough to keep it busy while a piece is written
-AHEAD = 4 * SPAN
+#: bytes that go and are read all the same, where rows stay before and behind them: less than another call costs
+GAP = PART_BYTES
 
 
 class Pieces:
-    """What selections keep of a tensor, in order. What is mapped from a file is read only where it stays, and held
-    against the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
+    """What selections keep of a tensor, in order. What lies in a file is read only where it stays, and held against
+    the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
 
     Args:
         raw: The tensor, at least one dimension. Its words are asked for when they are needed, and once: it may have to
@@ -39,27 +38,6 @@ class Pieces:
     ) -> None:
         self.raw, self.selections, self.span, self.right = raw, selections, span, right
 
-    def want(self, most: int) -> int:
-        """Ask the disk for the first of what stays, about `most` bytes, before its turn; gives how many that is.
-
-        A tensor that one piece spans is asked for from its first to its last row: one call costs less than a gap.
-        """
-        extent = self.raw.extent
-        if extent is None or not self.raw.nbytes:
-            return 0
-        runs = self.selections[0].runs if self.selections else ((0, self.shape[0]),)
-        row = self.raw.nbytes // self.raw.shape[0]
-        if self.raw.nbytes <= self.span:
-            runs = ((runs[0][0], runs[-1][1]),)
-        asked = 0
-        for start, stop in runs:
-            if asked >= most:
-                break
-            stop = min(stop, start + -(-(most - asked) // row))
-            extent.want(start * row, stop * row)
-            asked += (stop - start) * row
-        return asked
-
     @property
     def dtype(self) -> str:
         """Dtype of what is kept: the tensor's."""
@@ -72,35 +50,45 @@ class Pieces:
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension."""
-        words = self.raw.words
+        words, columns = self.raw.words, self.selections[1:]
         rows = max(1, self.span // max(1, words[:1].nbytes))
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
-        row, watch = words[:1].nbytes, self.raw.watch(words, self.right)
-        wanted = self._wanted(parts, row, watch)
+        window = Window(self.raw.extent) if self.raw.extent is not None else None
+        watch = self.raw.watch(words if window is None else window, self.right)
+        whole = all(selection.is_full for selection in columns)
         for together in _together(parts, rows):
-            taken = []
-            for start, stop in together:
-                next(wanted)
-                watch.reach(start * row, stop * row)
-                piece = words[start:stop]
-                for dim, selection in enumerate(self.selections[1:], 1):
-                    piece = selection.take(piece, dim)
-                taken.append(piece)
-            yield np.ascontiguousarray(taken[0]) if len(taken) == 1 else np.concatenate(taken)
+            if whole and len(together) == 1:
+                yield from map(np.ascontiguousarray, self._rows(together, watch, window, kept=True))
+                continue
+            piece, at = np.empty((sum(b - a for a, b in together), *self.shape[1:]), words.dtype), 0
+            for near in _near(together, rows, GAP // max(1, words[:1].nbytes)):
+                for some in self._rows(near, watch, window, kept=False):
+                    for dim, selection in enumerate(columns, 1):
+                        some = selection.take(some, dim)
+                    piece[at : at + len(some)] = some
+                    at += len(some)
+            yield piece
         watch.end()
 
-    def _wanted(self, parts: list[tuple[int, int]], row: int, watch: ReadCheck) -> Iterator[None]:
-        """Before each part, ask for those that follow: the system's own guess would also read rows that go."""
-        left, ahead = deque(parts), 0
-        for start, stop in parts:
-            ahead -= stop - start
-            while left and ahead * row < AHEAD:
-                first, last = left.popleft()
-                ahead += last - first
-                if self.raw.extent is not None:
-                    self.raw.extent.want(*watch.around(first * row, last * row))
-            yield
+    def _rows(
+        self, near: list[tuple[int, int]], watch: ReadCheck, window: Window | None, kept: bool
+    ) -> Iterator[np.ndarray]:
+        """Rows that stay, held against their checksums; of a file they are read together, to ends of parts.
+
+        Those that are not kept are gone when the next are read.
+        """
+        words = self.raw.words
+        row = words[:1].nbytes
+        if window is not None:
+            watch.leave(near[0][0] * row)  # of the last window, before it goes
+            window.load(*watch.around(near[0][0] * row, near[-1][1] * row), kept)
+        for start, stop in near:
+            watch.reach(start * row, stop * row)
+            if window is None:
+                yield words[start:stop]
+            else:
+                yield window[start * row : stop * row].view(words.dtype).reshape(stop - start, *words.shape[1:])
 
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""
@@ -119,6 +107,18 @@ def _together(parts: list[tuple[int, int]], rows: int) -> Iterator[list[tuple[in
     held: list[tuple[int, int]] = []
     for start, stop in parts:
         if held and sum(b - a for a, b in held) + stop - start > rows:
+            yield held
+            held = []
+        held.append((start, stop))
+    if held:
+        yield held
+
+
+def _near(parts: list[tuple[int, int]], rows: int, gap: int) -> Iterator[list[tuple[int, int]]]:
+    """Parts that are read in one go: with gaps of up to `gap` rows, and `rows` rows from the first to the last."""
+    held: list[tuple[int, int]] = []
+    for start, stop in parts:
+        if held and (start - held[-1][1] > gap or stop - held[0][0] > rows):
             yield held
             held = []
         held.append((start, stop))

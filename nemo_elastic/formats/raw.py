@@ -20,7 +20,7 @@ from nemo_elastic.errors import ElasticError
 
 from .checksums import ExpectedTensor, ReadCheck
 
-__all__ = ["ITEMSIZE", "Extent", "Raw", "word"]
+__all__ = ["ITEMSIZE", "Extent", "Handle", "Raw", "Window", "word"]
 
 #: dtype in a header -> bytes per element. Dtypes below one byte cannot be cut by element and are not read.
 ITEMSIZE = {
@@ -37,6 +37,16 @@ NUMPY = {
 _NAMES = {np.dtype(v): k for k, v in NUMPY.items()}
 
 
+class Handle:
+    """Another handle of an open file, which is closed with the last tensor that lies there."""
+
+    def __init__(self, number: int) -> None:
+        self.number = os.dup(number)
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 @dataclass(frozen=True, eq=False)
 class Extent:
     """Where a tensor lies in a mapped file.
@@ -45,18 +55,35 @@ class Extent:
         path: the file.
         start, stop: its bytes there.
         data: the whole file, mapped.
+        file: the same, open.
     """
 
     path: Path
     start: int
     stop: int
     data: mmap.mmap
+    file: Handle
 
-    def want(self, start: int, stop: int) -> None:
-        """Have the system read these bytes of the tensor meanwhile."""
-        first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if hasattr(self.data, "madvise"):  # not on every system
-            self.data.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
+    def read(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
+        """These bytes of the tensor, as they come from the file: mapping its pages costs more than copying them does.
+
+        Args:
+            start, stop: the first, and the one behind the last.
+            into: bytes that may be overwritten, as many or more; new ones by default.
+
+        Raises:
+            ElasticError: The file has become shorter than it was.
+        """
+        if not hasattr(os, "preadv"):  # not on every system
+            return np.frombuffer(self.data, np.uint8, stop - start, self.start + start)
+        out = np.empty(stop - start, np.uint8) if into is None else into[: stop - start]
+        at = 0
+        while at < out.size:
+            got = os.preadv(self.file.number, [out[at:].data], self.start + start + at)
+            if not got:
+                raise ElasticError(f"{self.path}: ends inside a tensor; somebody changed it while it was read")
+            at += got
+        return out
 
     def forget(self) -> None:
         """Give the process's pages back: it holds one tensor at a time then, of a model of any size."""
@@ -72,11 +99,30 @@ class Extent:
         """
         self.forget()
         if hasattr(os, "posix_fadvise"):
-            handle = os.open(self.path, os.O_RDONLY)
-            try:
-                os.posix_fadvise(handle, self.start, self.stop - self.start, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(handle)
+            os.posix_fadvise(self.file.number, self.start, self.stop - self.start, os.POSIX_FADV_DONTNEED)
+
+
+class Window:
+    """The bytes of a tensor in a file, of which those that were loaded last are in memory."""
+
+    def __init__(self, extent: Extent) -> None:
+        self._extent, self._start = extent, 0
+        self._memory = self._held = np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return self._extent.stop - self._extent.start
+
+    def load(self, start: int, stop: int, kept: bool) -> None:
+        """Read these; they replace what was loaded before. Where nobody keeps them, the memory serves again."""
+        if self._memory.size < stop - start:
+            self._memory = np.empty(stop - start, np.uint8)
+        self._start, self._held = start, self._extent.read(start, stop, None if kept else self._memory)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop = part.start, part.stop
+        if self._start <= start and stop <= self._start + self._held.size:
+            return self._held[start - self._start : stop - self._start]
+        return self._extent.read(start, stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +174,11 @@ class Raw:
         """The same, and nothing is expected of it: for who reports damage, or copies nothing."""
         return self if self.expected is None else replace(self, expected=None)
 
-    def watch(self, words: np.ndarray, right: set[int] | None = None) -> ReadCheck:
+    def watch(self, words: np.ndarray | Window, right: set[int] | None = None) -> ReadCheck:
         """Hold its words, which somebody reads from front to back, against what is expected; see `ReadCheck`."""
-        data = words.reshape(-1).view(np.uint8).data if self.expected is not None else memoryview(b"")
+        if isinstance(words, Window):
+            return ReadCheck(words, self.expected, right)
+        data = words.reshape(-1).view(np.uint8) if self.expected is not None else np.empty(0, np.uint8)
         return ReadCheck(data, self.expected, right)
 
     def numpy(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.formats.raw import ITEMSIZE, Extent, Raw, word
+from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
 
 __all__ = ["open_shard"]
 
@@ -51,6 +51,7 @@ def open_shard(path: Path) -> dict[str, Raw]:
                 raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")
             header = _parse(path, file.read(length))
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else None
+            handle = Handle(file.fileno())
     except FileNotFoundError:
         raise ElasticError(f"{path}: no such file") from None
     except OSError as exc:
@@ -73,7 +74,7 @@ def open_shard(path: Path) -> dict[str, Raw]:
             out[name] = Raw(dtype, np.empty(shape, word(dtype)))
             continue
         flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
-        out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data))
+        out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data, handle))
     return out
 
 

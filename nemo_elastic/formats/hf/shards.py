@@ -3,8 +3,8 @@
 """Weights of one or several folders, written as safetensors in one pass over what they come from.
 
 Tensors are taken in the order in which they lie in the source and go to their places in the files, a few megabytes at
-a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. One
-thread reads and cuts, another writes, and a third computes checksums.
+a time. So a source larger than memory is read once, from front to back, however many folders are cut from it. Some
+threads read and cut, one writes, and one computes checksums.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,10 +37,12 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
-#: bytes of the tensors to come that are asked of the disk: one that reads small tensors one by one would wait for each
-AHEAD = 2**24
 #: bytes that go from thread to thread together
 BATCH = 2**22
+#: threads that read, each another tensor: a disk that small ones are asked of one by one waits between them
+READERS = 3
+#: batches of each that wait to be written
+WAITING = 3
 #: bytes of a file that may wait in the system's cache to be written to the disk
 CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -56,7 +58,6 @@ class NewTensor:
         shape: its shape.
         chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
         extent: where its source lies, if that is in a mapped file.
-        want: asks the disk for the first of it, up to so many bytes, and gives how many; called before its turn.
     """
 
     name: str
@@ -64,12 +65,11 @@ class NewTensor:
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[np.ndarray]]
     extent: Extent | None = None
-    want: Callable[[int], int] | None = None
 
     @classmethod
     def of(cls, name: str, part: Pieces | Converted) -> NewTensor:
         """What stays of another tensor."""
-        return cls(name, part.dtype, part.shape, part, part.raw.extent, part.want)
+        return cls(name, part.dtype, part.shape, part, part.raw.extent)
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +121,7 @@ def write_weights(
     with (
         ThreadPoolExecutor(1, "aside") as aside,
         ThreadPoolExecutor(1, "checksum") as adding,
-        closing(_ahead(_batches(_read(places)))) as reading,
+        closing(_ahead([_batches(_read(group)) for group in _groups(places)])) as reading,
         closing(_Files()) as files,
     ):
         waiting: list[Future[None]] = []
@@ -213,7 +213,7 @@ class _Part:
 
 def _read(places: Sequence[_Place]) -> Iterator[_Part]:
     """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
-    for place, following in itertools.zip_longest(_wanted(places), places[1:]):
+    for place, following in itertools.zip_longest(places, places[1:]):
         entry, at = place.entry, 0
         for chunk in entry.chunks():
             if chunk.dtype != word(entry.dtype) or at + chunk.nbytes > entry.nbytes:
@@ -225,6 +225,21 @@ def _read(places: Sequence[_Place]) -> Iterator[_Part]:
             raise RuntimeError(f"{entry.name}: {entry.nbytes - at} bytes short of its shape {entry.shape}")
         again = following is not None and following.entry.extent is entry.extent
         yield _Part(place, memoryview(b""), at, True, None if again else entry.extent)
+
+
+def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
+    """Tensors that one thread reads: some small ones, and all that is cut from the same."""
+    groups: list[list[_Place]] = []
+    held, last = 0, None
+    for place in places:
+        count, extent = place.entry.nbytes, place.entry.extent
+        again = extent is not None and extent is last
+        if not groups or (held + count > BATCH and not again):
+            groups.append([])
+            held = 0
+        groups[-1].append(place)
+        held, last = held + count, extent
+    return groups
 
 
 def _batches(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
@@ -256,29 +271,26 @@ def _evict(extents: Iterable[Extent]) -> None:
         extent.evict()
 
 
-def _wanted(places: Iterable[_Place]) -> Iterator[_Place]:
-    """The same, each when the disk was asked for it and for `AHEAD` bytes of what comes next."""
-    coming: deque[tuple[_Place, int]] = deque()
-    asked = 0
-    for place in places:
-        want = place.entry.want
-        count = 0 if want is None else want(AHEAD)
-        coming.append((place, count))
-        asked += count
-        while asked > AHEAD:
-            first, count = coming.popleft()
-            asked -= count
-            yield first
-    yield from (place for place, _ in coming)
+def _ahead(sources: Sequence[Iterator[T]]) -> Generator[T, None, None]:
+    """All items of all sources in their order, made by other threads while the last ones are in use."""
+    with ExitStack() as stack:
+        readers = itertools.cycle([stack.enter_context(ThreadPoolExecutor(1, "read")) for _ in range(READERS)])
+        left = iter(sources)
+        begun: deque[tuple[ThreadPoolExecutor, Iterator[T], deque[Future[T | None]]]] = deque()
 
+        def begin(source: Iterator[T]) -> None:
+            reader = next(readers)
+            begun.append((reader, source, deque(reader.submit(next, source, None) for _ in range(WAITING))))
 
-def _ahead(items: Iterator[T], depth: int = 8) -> Generator[T, None, None]:
-    """The same items, made by another thread while the last ones are in use: reading and writing take as long."""
-    with ThreadPoolExecutor(1, "read") as reading:
-        coming = deque(reading.submit(next, items, None) for _ in range(depth))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(reading.submit(next, items, None))
-            yield item
+        for source in itertools.islice(left, READERS):
+            begin(source)
+        while begun:
+            reader, source, items = begun.popleft()
+            while (item := items.popleft().result()) is not None:
+                items.append(reader.submit(next, source, None))
+                yield item
+            for following in itertools.islice(left, 1):
+                begin(following)
 
 
 class _Files:
@@ -287,17 +299,22 @@ class _Files:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: Any = None
+        self._at = 0
 
     def write(self, part: _Part) -> None:
-        """Write a part to its place; the parts of a tensor come one after the other."""
+        """Write a part to its place. Most lie behind the last one: to look for the place takes as long as to write."""
         place, data = part.place, part.data
         if self._path != place.file:
             self.close()
-            self._file, self._path = open(place.file, "r+b", buffering=0), place.file  # noqa: SIM115
-        if not part.start:
-            self._file.seek(place.start)
+            self._file, self._path, self._at = open(place.file, "r+b", buffering=0), place.file, 0  # noqa: SIM115
+        start = place.start + part.start
+        if data and start != self._at:
+            self._file.seek(start)
+            self._at = start
         while data:  # an unbuffered file may take a part: at most 2 GB on Linux, less when the disk fills up
-            data = data[self._file.write(data) :]
+            count = self._file.write(data)
+            self._at += count
+            data = data[count:]
 
     def close(self) -> None:
         if self._file is not None:

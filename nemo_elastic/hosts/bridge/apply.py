@@ -140,19 +140,10 @@ def apply_elastic(
     )  # fmt: skip
     block = ElasticConfig.of(elastic)
     block = replace(block, ranking=at_hand(block.ranking), shapes=at_hand(block.shapes))
-    check_architecture(recipe)
-    steps = recipe.train.train_iters
-    options.check(block, steps, "train.train_iters")
-    parent = check_shape(recipe, block)
-    check_parallel(recipe, block, parent)
-    check_data(recipe)
-    check_teacher(options.teacher, parent, NAMES)
-    check_folders(recipe, out)
-    if stage == 1:
-        check_files(block, parent)
+    _check(recipe, block, options)
     register_layers()
     changes = ConfigChanges(recipe)
-    total = options.total(steps)
+    total = options.total(recipe.train.train_iters)
     changes.warnings = warnings(recipe, block, stage, total, ranked)
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, block)
@@ -167,6 +158,19 @@ def apply_elastic(
     if verbose and get_rank_safe() == 0:
         print(run.changes, flush=True)
     return run
+
+
+def _check(recipe: Any, block: ElasticConfig, options: StageOptions) -> None:
+    """Raise where recipe, block and options do not fit."""
+    check_architecture(recipe)
+    options.check(block, recipe.train.train_iters, "train.train_iters")
+    parent = check_shape(recipe, block)
+    check_parallel(recipe, block, parent)
+    check_data(recipe)
+    check_teacher(options.teacher, parent, NAMES)
+    check_folders(recipe, options.out)
+    if options.stage == 1:
+        check_files(block, parent)
 
 
 def _model(recipe: Any, block: ElasticConfig) -> None:

@@ -63,6 +63,17 @@ TINY_EXPERTS: Mapping[str, Any] = {
 }
 
 
+#: what a model on a CPU has
+_CPU: Mapping[str, Any] = {
+    "make_vocab_size_divisible_by": 1,
+    "activation_func": squared_relu,
+    "params_dtype": torch.float32,
+    "pipeline_dtype": torch.float32,
+    "bf16": False,
+    "hybrid_stack_spec": elastic_stack_spec,  # the stock one needs TransformerEngine
+}
+
+
 def tiny_config(
     data: str | Path,
     dir: str | Path,
@@ -78,13 +89,10 @@ def tiny_config(
     eval_every: int = 0,
     eval_iters: int = 2,
     save_every: int | None = None,
-    tensor_parallel: int = 1,
-    pipeline_parallel: int = 1,
-    sequence_parallel: bool = False,
-    expert_parallel: int = 1,
+    tensor_parallel: int = 1, pipeline_parallel: int = 1, sequence_parallel: bool = False, expert_parallel: int = 1,
     seed: int = 1234,
     sizes: Mapping[str, Any] = TINY,
-) -> ConfigContainer:
+) -> ConfigContainer:  # fmt: skip
     """A `ConfigContainer` on a data folder.
 
     Args:
@@ -101,20 +109,12 @@ def tiny_config(
         sizes: of another model than `TINY`.
     """
     folder = DataFolder.open(data)
-    root = folder.path.resolve()
-    checkpoints = str(Path(dir, "checkpoints"))
-    blend = [([str(root / part)], None) for part in (split, "val", "val")]
     return ConfigContainer(
         model=HybridModelProvider(
             **sizes,
+            **_CPU,
             seq_length=seq_length,
             vocab_size=folder.vocab_size,
-            make_vocab_size_divisible_by=1,
-            activation_func=squared_relu,
-            params_dtype=torch.float32,
-            pipeline_dtype=torch.float32,
-            bf16=False,
-            hybrid_stack_spec=elastic_stack_spec,  # the stock one needs TransformerEngine
             tensor_model_parallel_size=tensor_parallel,
             pipeline_model_parallel_size=pipeline_parallel,
             sequence_parallel=sequence_parallel,
@@ -124,42 +124,56 @@ def tiny_config(
             train_iters=steps, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size
         ),
         validation=ValidationConfig(eval_interval=eval_every or steps, eval_iters=eval_iters),
-        optimizer=OptimizerConfig(
-            optimizer="adam", lr=lr, min_lr=lr * min_ratio, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0
-        ),
-        scheduler=SchedulerConfig(
-            lr_warmup_iters=warmup_steps,
-            lr_decay_iters=max(steps, warmup_steps + 1),
-            start_weight_decay=0.05,
-            end_weight_decay=0.05,
-            weight_decay_incr_style="constant",
-            override_opt_param_scheduler=True,
-        ),
+        optimizer=_optimizer(lr, lr * min_ratio),
+        scheduler=_scheduler(warmup_steps, max(steps, warmup_steps + 1)),
         ddp=DistributedDataParallelConfig(overlap_grad_reduce=False, check_for_nan_in_grad=False),
-        dataset=GPTDatasetConfig(
-            seq_length=seq_length,
-            random_seed=seed,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-            blend_per_split=blend,
-            path_to_cache=str(root / "index"),
-            num_workers=0,
-            dataloader_type="single",
-        ),
+        dataset=_dataset(folder.path.resolve(), split, seq_length, seed),
         logger=LoggerConfig(log_interval=max(1, steps), tensorboard_dir=None),
         tokenizer=TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=folder.vocab_size),
-        checkpoint=CheckpointConfig(
-            save=checkpoints,
-            load=checkpoints,
-            save_interval=save_every,
-            ckpt_format="torch_dist",
-            async_save=False,
-            fully_parallel_save=False,
-        ),
+        checkpoint=_checkpoint(str(Path(dir, "checkpoints")), save_every),
         rng=RNGConfig(seed=seed),
         dist=DistributedInitConfig(distributed_backend="nccl" if torch.cuda.is_available() else "gloo"),
+    )
+
+
+def _optimizer(lr: float, lowest: float) -> OptimizerConfig:
+    return OptimizerConfig(optimizer="adam", lr=lr, min_lr=lowest, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0)
+
+
+def _scheduler(warmup: int, decay: int) -> SchedulerConfig:
+    return SchedulerConfig(
+        lr_warmup_iters=warmup,
+        lr_decay_iters=decay,
+        start_weight_decay=0.05,
+        end_weight_decay=0.05,
+        weight_decay_incr_style="constant",
+        override_opt_param_scheduler=True,
+    )
+
+
+def _dataset(root: Path, split: str, seq_length: int, seed: int) -> GPTDatasetConfig:
+    return GPTDatasetConfig(
+        seq_length=seq_length,
+        random_seed=seed,
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        blend_per_split=[([str(root / part)], None) for part in (split, "val", "val")],
+        path_to_cache=str(root / "index"),
+        num_workers=0,
+        dataloader_type="single",
+    )
+
+
+def _checkpoint(folder: str, save_every: int | None) -> CheckpointConfig:
+    return CheckpointConfig(
+        save=folder,
+        load=folder,
+        save_interval=save_every,
+        ckpt_format="torch_dist",
+        async_save=False,
+        fully_parallel_save=False,
     )
 
 

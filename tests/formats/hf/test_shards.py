@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf import shards
 from nemo_elastic.formats.hf.safetensors_io import open_shard
 from nemo_elastic.formats.hf.shards import INDEX, SINGLE, NewTensor, plan_shards, write_weights
 from nemo_elastic.formats.pieces import Pieces
@@ -113,27 +112,3 @@ def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
     write_weights({tmp_path: [big]})
-
-
-def test_tensors_are_asked_of_the_disk_before_their_turn(tmp_path, monkeypatch):
-    """Twelve of 100 bytes with 250 allowed: each is asked for while two others are still to be read."""
-    monkeypatch.setattr(shards, "AHEAD", 250)
-    told = []
-
-    def tensor(i: int) -> NewTensor:
-        def want(most: int) -> int:
-            told.append(("asked", i, most))
-            return 100
-
-        def chunks() -> list[np.ndarray]:
-            told.append(("read", i))
-            return [np.full(100, i, np.uint8)]
-
-        return NewTensor(f"{i:02}", "U8", (100,), chunks, None, want)
-
-    write_weights({tmp_path: [tensor(i) for i in range(12)]})
-    assert [x[1] for x in told if x[0] == "read"] == list(range(12))
-    for i in range(12):
-        before = [x[1] for x in told[: told.index(("read", i))] if x[0] == "asked"]
-        assert before == list(range(min(12, i + 3)))
-    assert all(x[2] == 250 for x in told if x[0] == "asked")

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What scripts import from this repository is there, also in those that no test runs: benchmarks of minutes, tools."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+#: folders that are imported from here
+OURS = ("nemo_elastic", "benchmarks", "tools", "tests", "recipes")
+#: those of which some run by hand alone
+SCRIPTS = sorted(path for folder in ("benchmarks", "tools", "recipes") for path in (ROOT / folder).rglob("*.py"))
+
+
+@cache
+def names_of(module: Path) -> frozenset[str]:
+    """What a module's own lines bind, at its top level and under conditions there."""
+    found: set[str] = set()
+    left: list[ast.AST] = [*ast.parse(module.read_text()).body]
+    while left:
+        node = left.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        left += ast.iter_child_nodes(node)
+    return frozenset(found)
+
+
+def missing(path: Path) -> list[str]:
+    """What a file asks of this repository and does not find there."""
+    out = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        elif node.module is not None and node.module.partition(".")[0] in OURS:
+            place = ROOT.joinpath(*node.module.split("."))
+        else:
+            continue
+        module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        bound = names_of(module) if module.is_file() else frozenset()
+        if not module.is_file() and not place.is_dir():
+            out.append(f"line {node.lineno}: no module {node.module}")
+        elif "__getattr__" not in bound:
+            lost = [a.name for a in node.names if a.name != "*" and a.name not in bound]
+            out += [f"line {node.lineno}: {node.module or '.'} has no {name}" for name in lost
+                    if not (place / name).is_dir() and not (place / f"{name}.py").is_file()]  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_imported_is_there(path):
+    assert missing(path) == []
+
+
+def test_what_is_missing_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from nemo_elastic.config.block import ElasticConfig, Nothing\nimport os\n")
+    assert missing(script) == ["line 1: nemo_elastic.config.block has no Nothing"]
+    script.write_text(
+        "def f():\n    from benchmarks.nowhere import x\n    from benchmarks import output, bench_step\n"
+    )
+    assert missing(script) == ["line 2: no module benchmarks.nowhere"]
