@@ -298,6 +298,7 @@ class Subnet:
         if not self.layers:
             raise ElasticError("subnet.layers: [] is not allowed; at least one layer must stay")
         last = -1
+        right: set[tuple[str, int]] = set()  # most layers have the widths of others
         for i, layer in enumerate(self.layers):
             where = f"subnet.layers[{i}]"
             index = layer.index
@@ -309,8 +310,10 @@ class Subnet:
             if set(layer.widths) != set(kind.widths):
                 raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
             for axis in kind.axes:
-                prefix = replace(parent.axis(axis.name), name=f"{where}.{axis.field}")
-                prefix.check(layer.widths[axis.name])
+                width = layer.widths[axis.name]
+                if type(width) is not int or (axis.name, width) not in right:
+                    prefix = replace(parent.axis(axis.name), name=f"{where}.{axis.field}")
+                    right.add((axis.name, prefix.check(width)))
             last = index
         return self
 
