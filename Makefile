@@ -64,9 +64,9 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 	$(QUIET_THREADS) $(VLLM)/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
 
 .PHONY: parity-experts
-parity-experts: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp ## Members with experts against transformers, mlx-lm and ModelOpt's counts, into docs/tables/experts.md
+parity-experts: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp ## Members with experts against megatron-core, transformers, mlx-lm and ModelOpt's counts, into docs/tables/experts.md
 	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) $(BIN)/python -W ignore -m tests.experts.table "$$place" \
-		--transformers $(HF)/bin/python --mlx $(MLX)/bin/python --modelopt $(BRIDGE)/bin/python --markdown docs/tables/experts.md
+		--transformers $(HF)/bin/python --mlx $(MLX)/bin/python --bridge $(BRIDGE)/bin/python --markdown docs/tables/experts.md
 
 .PHONY: test-kernels
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch

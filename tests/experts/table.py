@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members with experts: logits of cut folders against masks, transformers and mlx-lm; counts against ModelOpt's.
+"""Members with experts: logits of cut folders against masks, slices on megatron-core, transformers and mlx-lm; counts
+against ModelOpt's.
 
 Two tiny families are written, with experts that read the stream and with some in a latent width; their members are cut
 out by `slice`. `make parity-experts` sets up the environments and runs
 
-    python -m tests.experts.table PLACE [--transformers PYTHON] [--mlx PYTHON] [--modelopt PYTHON] [--markdown FILE]
+    python -m tests.experts.table PLACE [--transformers PYTHON] [--mlx PYTHON] [--bridge PYTHON] [--markdown FILE]
 
 The exit code is 1 where logits are further apart than `TOLERANCE`, or a count is another than ModelOpt's.
 """
@@ -17,7 +18,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
         masked = parent_model(parent)(tokens, Gates.of(parent, member)).numpy()
     new = load_family(folder).select().generate(tokens[:, :4], NEW_TOKENS, ())
     pairs = zip(other["new"].flatten().tolist(), np.array(new).flatten().tolist(), strict=True)
-    apart = {"masked": masked, "transformers": other["logits"]}
+    apart = {"masked": masked, "megatron": np.load(folder / "megatron.npy"), "transformers": other["logits"]}
     if (folder / "mlx.npy").exists():
         apart["mlx"] = np.load(folder / "mlx.npy")
     return {
@@ -129,10 +129,9 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
 
 def logits_table(place: Path) -> tuple[list[str], list[str]]:
     """Lines of the table, and what is not as it should be."""
-    lines = [
-        "| family | smaller in | parameters | active | largest logit | masked | transformers | mlx-lm |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    told = ("family", "smaller in", "parameters", "active", "largest logit")
+    heads = (*told, "masked", "Megatron slice", "transformers", "mlx-lm")
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 7]
     faults = []
     for name, (parent, member) in with_experts().items():
         found = compare(name, place / "all" / name)
@@ -142,7 +141,7 @@ def logits_table(place: Path) -> tuple[list[str], list[str]]:
         lines.append(
             f"| {'latent' if parent.has(LATENT) else 'plain'} | {title(parent, member)} "
             f"| {parameters(parent, member):,} | {active_parameters(parent, member):,} | {found['largest']:.2f} "
-            f"| {apart['masked']:.1e} | {apart['transformers']:.1e} "
+            f"| {apart['masked']:.1e} | {apart['megatron']:.1e} | {apart['transformers']:.1e} "
             f"| {format(apart['mlx'], '.1e') if 'mlx' in apart else '-'} |"
         )
     return lines, faults
@@ -179,7 +178,7 @@ def counts_table(python: Path) -> tuple[list[str], list[str], str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("place", type=Path, help="an empty folder")
-    for name, what in (("transformers", ".venv-hf"), ("mlx", ".venv-mlx"), ("modelopt", ".venv-bridge")):
+    for name, what in (("transformers", ".venv-hf"), ("mlx", ".venv-mlx"), ("bridge", ".venv-bridge")):
         parser.add_argument(f"--{name}", type=Path, default=ROOT / what / "bin/python", help="python that has it")
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
@@ -187,14 +186,16 @@ def main() -> int:
     write_folders(place)
     ask(args.transformers, WORKERS / "transformers_worker.py", place / "all")
     ask(args.mlx, WORKERS / "mlx_worker.py", place / "uniform")
+    ask(args.bridge, Path(__file__).with_name("megatron_slices.py"), place)
     logits, faults = logits_table(place)
-    counts, wrong, modelopt = counts_table(args.modelopt)
+    counts, wrong, modelopt = counts_table(args.bridge)
     packages = {"transformers": args.transformers, "mlx-lm": args.mlx}
     transformers, mlx = (release(python, package) for package, python in packages.items())
+    ours = torch.__version__.partition("+")[0]
     told = [
         "Largest difference between the logits of the folder that was cut, as our runtime reads it, and those of the",
-        f"masked parent, of transformers {transformers} and of mlx-lm {mlx} (torch "
-        f"{version('torch').partition('+')[0]}, float32, CPU).",
+        f"masked parent, of the parent's slices on megatron-core {release(args.bridge, 'megatron-core')},",
+        f"of transformers {transformers} and of mlx-lm {mlx} (torch {ours}, float32, CPU).",
         "All greedy tokens are those of transformers. mlx-lm has no layers that differ in width.",
     ]
     counted = [
