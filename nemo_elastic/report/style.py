@@ -56,6 +56,8 @@ VALUES: dict[Any, Any] = {
     "path.simplify_threshold": 0.3,
 }
 DPI = 180
+#: share of a picture that stays free at each edge
+MARGIN = 0.008
 #: inches of a headline
 HEADROOM = 0.62
 #: characters of a name in a picture
@@ -117,6 +119,7 @@ def settle(figure: Figure) -> None:
     """Lay a figure out for good: else each format in which it is saved does so again, and longer than it draws."""
     engine = figure.get_layout_engine()
     if engine is not None:
+        engine.set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))  # pyright: ignore
         engine.execute(figure)
         figure.set_layout_engine(None)
 
@@ -143,7 +146,7 @@ def headline(figure: Figure, title: str, subtitle: str = "") -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         room = HEADROOM if subtitle else 0.36
-        engine.set(rect=(0.008, 0.008, 0.984, 1 - room / height - 0.008))  # pyright: ignore
+        engine.set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - room / height - MARGIN))  # pyright: ignore
     figure.text(0.12 / width, 1 - 0.10 / height, title, va="top", fontsize=14, fontweight="bold", color=INK)
     if subtitle:
         figure.text(0.12 / width, 1 - 0.38 / height, subtitle, va="top", fontsize=10, color=MUTED)
