@@ -49,9 +49,13 @@ demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)
 
 .PHONY: test
-test: $(VENV)/.stamp $(HF)/.stamp ## All tests, transformers parity included
+test: $(VENV)/.stamp $(HF)/.stamp ## All tests but those of `make rehearsals`, transformers parity included
 	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not rehearsal" $(ARGS)
+
+.PHONY: rehearsals
+rehearsals: $(VENV)/.stamp $(HF)/.stamp ## The large recipes on NeMo in small, all three, ten minutes; one by `nemo-elastic rehearse`
+	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -m pytest tests/rehearsal $(ARGS)
 
 .PHONY: test-core
 test-core: ## A fresh environment with nothing but `pip install .`: slice, inspect and verify work, and start at once

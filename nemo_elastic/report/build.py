@@ -15,7 +15,7 @@ from ..errors import ElasticError
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
 from .load import RunRecord, load_run
 from .page import Picture, render
-from .style import HEADROOM, NARROW, WIDE, Drawing, Sheet, headline, house, save
+from .style import HEADROOM, NARROW, WIDE, Drawing, Sheet, headline, house, raise_edge, save, settle
 from .svg import inline
 
 PAGE = "report.html"
@@ -70,14 +70,15 @@ def _picture(run: RunRecord, draw: Callable[[RunRecord, Sheet], Drawing | None],
     wide, narrow = draw(run, WIDE), draw(run, NARROW)
     if wide is None or narrow is None:
         return None
+    settle(wide.figure)
+    settle(narrow.figure)
     words = f"{wide.words} {wide.more}".strip()
     told = f"{wide.title}: {words}"
     picture = Picture(
         wide.title, words, inline(wide.figure, f"{path.stem}-wide", told),
         inline(narrow.figure, f"{path.stem}-narrow", told),
     )  # fmt: skip
-    width, height = wide.figure.get_size_inches()
-    wide.figure.set_size_inches(width, height + HEADROOM)
+    raise_edge(wide.figure, HEADROOM)
     headline(wide.figure, wide.title, wide.words)  # the page has it as text
     save(wide.figure, path)
     return picture

@@ -15,7 +15,7 @@ from .labels import Label, Labels
 from .load import RunRecord
 from .palette import GREY, INK, LIGHT, MUTED
 from .result import MemberResult
-from .style import Drawing, Sheet, colour, counts, millions, new_figure, short
+from .style import Drawing, Sheet, colour, counts, millions, new_figure, settle, short
 
 
 def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
@@ -37,7 +37,7 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     axes.set_xlabel("parameters of the member")
     axes.set_ylabel("held-out loss, nats per token  (lower is better)")
     figure.legend(handles=_marks(members), loc="outside lower left", ncols=1 if sheet.narrow else 3, handletextpad=0.4)
-    figure.draw_without_rendering()  # now the plot is where it stays, and labels can be kept apart
+    settle(figure)  # now the plot is where it stays, and labels can be kept apart
     labels = Labels(axes)
     paints = [colour(run.place(m.name)) for m in members]
     for i, m in enumerate(members):

@@ -56,6 +56,8 @@ VALUES: dict[Any, Any] = {
     "path.simplify_threshold": 0.3,
 }
 DPI = 180
+#: share of a picture that stays free at each edge
+MARGIN = 0.008
 #: inches of a headline
 HEADROOM = 0.62
 #: characters of a name in a picture
@@ -113,6 +115,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out for good: else each format in which it is saved does so again, and longer than it draws."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))  # pyright: ignore
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
+def raise_edge(figure: Figure, inches: float) -> None:
+    """Make a settled figure higher; everything stays as far from its lower edge as it was."""
+    width, height = figure.get_size_inches()
+    share = height / (height + inches)
+    for axes in figure.axes:
+        left, bottom, wide, high = axes.get_position().bounds
+        axes.set_position((left, bottom * share, wide, high * share))
+    figure.set_size_inches(width, height + inches)
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whose bytes depend on the picture alone."""
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
@@ -120,10 +141,12 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def headline(figure: Figure, title: str, subtitle: str = "") -> None:
-    """Title and an explaining line under it, at the left of the figure."""
+    """Title and an explaining line under it, at the left of the figure, which has room for them if it is settled."""
     width, height = figure.get_size_inches()
-    room = HEADROOM if subtitle else 0.36
-    figure.get_layout_engine().set(rect=(0.008, 0.008, 0.984, 1 - room / height - 0.008))  # pyright: ignore
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        room = HEADROOM if subtitle else 0.36
+        engine.set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - room / height - MARGIN))  # pyright: ignore
     figure.text(0.12 / width, 1 - 0.10 / height, title, va="top", fontsize=14, fontweight="bold", color=INK)
     if subtitle:
         figure.text(0.12 / width, 1 - 0.38 / height, subtitle, va="top", fontsize=10, color=MUTED)

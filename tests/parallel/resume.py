@@ -16,10 +16,10 @@ from typing import Any
 
 from tests.parallel.runs import Layout
 
-STEPS = 6
+STEPS = 4
 #: step before which a run in pipeline stages is stopped
-STOP = 4
-#: under the router's masks for three steps, then on slices
+STOP = 3
+#: under the router's masks for two steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0}
 
@@ -42,12 +42,12 @@ def stopped_everywhere(place: Path) -> dict[str, Any]:
 
 
 def resharded(place: Path) -> dict[str, Any]:
-    """Two steps on one rank, two on two, two on one again; and what two ranks make of a checkpoint without a step."""
+    """A step on one rank, two on two, one on one again; and what two ranks make of a checkpoint without a step."""
     from tests.parallel import forks, runs
     from tests.parallel.compare import deviation, digests, stored, weights
 
     alone, moved = place / "stop-None", place / "moved"
-    for layout, until in ((Layout, 2), (lambda **k: Layout(tensor=2, sequence=True, **k), 4), (Layout, None)):
+    for layout, until in ((Layout, 1), (lambda **k: Layout(tensor=2, sequence=True, **k), STOP), (Layout, None)):
         where = layout(soft=True, micro_batches=2)
         ranks = forks.start(moved / "log", where.world, runs.train, place, moved, where, until=until,
                             steps=STEPS, every=1, router=ROUTER)  # fmt: skip
@@ -134,7 +134,7 @@ def other_blocks(place: Path) -> dict[str, Any]:
     found = {}
     for name, change in changes.items():
         shutil.rmtree(out, ignore_errors=True)
-        forks.start(out / "log", 1, runs.train, place, out, Layout(), until=2, **how).wait(120)
+        forks.start(out / "log", 1, runs.train, place, out, Layout(), until=1, **how).wait(120)
         ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), **how, **change)
         found[name] = {"code": ranks.wait(120)[0], "said": ranks.said()}
     return found

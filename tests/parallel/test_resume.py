@@ -35,7 +35,7 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(found: dict[str, Any], st
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(found: dict[str, Any]) -> None:
     whole = found["stops"]["None"]
-    assert {kind for step, _, kind in whole["draws"] if step < STEPS // 2} == {"NoneType", "Gates"}
+    assert "Gates" in {kind for step, _, kind in whole["draws"] if step < STEPS // 2} <= {"NoneType", "Gates"}
     assert "Subnet" in {kind for step, _, kind in whole["draws"] if step >= STEPS // 2}
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
     assert whole["losses"][-1] > 0

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The three large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds."""
+"""The three large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds.
+
+`make test` rehearses the smallest; `make rehearsals` the others too, one of them by the command.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"report": json.loads(done.stdout), "code": done.returncode, "file": folder / "out" / "rehearsal.json"}
 
 
+@pytest.mark.rehearsal
 def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
     report = command["report"]
     assert (command["code"], report["ok"]) == (0, True), told(report)
@@ -63,6 +67,7 @@ def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
     assert json.loads(command["file"].read_text()) == report
 
 
+@pytest.mark.rehearsal
 def test_its_job_was_killed_and_went_on(command: dict[str, Any]) -> None:
     figures = command["report"]["checks"]["resumed"]
     assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18
@@ -83,7 +88,9 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
-@pytest.mark.parametrize("name", ["nemotron_elastic_12b", "nemotron_elastic_8b"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("nemotron_elastic_12b", marks=pytest.mark.rehearsal), "nemotron_elastic_8b"]
+)
 def test_the_others_are_rehearsed(forked: Callable[[str], Path], name: str) -> None:
     report = json.loads((forked(name) / "rehearsal.json").read_text())
     assert report["ok"], told(report)

@@ -28,7 +28,7 @@ def told(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
     assert done.stderr == "", "a word of matplotlib's"
-    return {line["case"]: line for line in map(json.loads, done.stdout.splitlines())}
+    return {case: line for line in map(json.loads, done.stdout.splitlines()) for case in line["cases"]}
 
 
 @pytest.mark.parametrize("case", list(CASES))

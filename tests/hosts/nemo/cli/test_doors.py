@@ -353,12 +353,17 @@ def script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts"), name))
 
 
+def installed(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds the installed package alone."""
+    path = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # LocalExecutor starts `python`
+    return environment(PYTHONPATH=str(WARM), NEMORUN_HOME=str(folder / "home"), PATH=path)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe trained through every door, from a folder that is not ours, with the installed package."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    path = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # LocalExecutor starts `python`
-    env = environment(PYTHONPATH=str(WARM), NEMORUN_HOME=str(folder / "home"), PATH=path)
+    env = installed(folder)
 
     def call(*args: str) -> str:
         done = subprocess.run(args, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
@@ -407,9 +412,9 @@ def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) ->
     factory = f"nemotron_elastic_tiny(data=data,out={out.name},steps=500,seq_length=64,micro_batch_size=2)"
     first, *rest = program.split()
     options = ["--factory", factory, "--yaml", "elastic.yaml", f"teacher={teacher}", "--yes"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with open(out.with_suffix(".log"), "w") as log:  # a pipe that nobody reads would stop it
-        running = subprocess.Popen([script(first), *rest, *options], cwd=runs, env=env, stdout=log, stderr=log)
+        command = [script(first), *rest, *options]
+        running = subprocess.Popen(command, cwd=runs, env=installed(runs), stdout=log, stderr=log)
         metrics, end = out / "metrics.jsonl", time.monotonic() + 900
         while running.poll() is None and time.monotonic() < end:
             if metrics.exists() and metrics.read_text().count('"kind": "step"') > 1:
