@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.config.sections import TEACHER_PRECISIONS
-from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.config.sections import TEACHER_PRECISIONS, DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from tests.support.elastic_model import batch_of, elastic_model, run_schedule, settings
