@@ -4,17 +4,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.curriculum import Curriculum
+from nemo_elastic.plan.memory import local_parameters, stages
 
-__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily"]
+__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily", "ranking_experts"]
 
 #: nodes of 8 GPUs that the defaults are for
 NODES = 16
@@ -24,6 +27,15 @@ SPLIT = "998,1,1"
 SAVE_EVERY, VALIDATIONS = 100, 10
 #: of bf16, in which the ranking holds the parent
 BYTES_OF_WEIGHT = 2
+
+
+def ranking_experts(parent: Parent, gpus: int) -> int:
+    """Ranks of the ranking's job that share the experts of a layer: as many of its GPUs as divide them.
+
+    Experts are most of what such a parent weighs. Shared, they leave room for what layers take beside the weights; all
+    else each GPU holds whole, so that each looks at samples of its own.
+    """
+    return math.gcd(gpus, parent.size(EXPERTS)) if parent.has(EXPERTS) else 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,9 @@ class PlannedFamily:
     ) -> dict[str, Estimate]:
         """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
         shape = self.config.parent_shape(preset(self.shape))
-        found = {"rank": Estimate(BYTES_OF_WEIGHT * parameters(shape, shape.full), least=True)}
+        (whole,) = stages(shape, 1)
+        held = local_parameters(shape, whole, 1, ranking_experts(shape, num_gpus_per_node))
+        found = {"rank": Estimate(BYTES_OF_WEIGHT * held, least=True)}
         for number in (1, 2):
             layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
             hours = duration(layout, curriculum.stage(number).max_steps).hours

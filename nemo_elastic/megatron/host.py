@@ -15,8 +15,6 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
-from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
@@ -27,7 +25,7 @@ from .compat import named_parameters, named_weights
 from .layers import MegatronLayers
 from .loss import Output, distill_loss
 from .run import ElasticState
-from .sorting import sort_in_place
+from .sorting import Together, sort_in_place
 from .streams import part
 from .unfinished import UnfinishedTogether, unfinished_file
 from .vocabulary import hidden_states
@@ -116,7 +114,8 @@ class MegatronHost:
         """
         group, rank = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_rank()
         assert group is not None
-        path = unfinished_file(out, group.size(), parallel_state.get_data_parallel_world_size(), rank)
+        ranks = parallel_state.get_data_parallel_world_size(), parallel_state.get_expert_model_parallel_world_size()
+        path = unfinished_file(out, group.size(), *ranks, rank)
         say = None if rank else lambda line: print(f"  {line}", flush=True)
         return UnfinishedTogether(path, lambda: self.weights().values(), group, say=say)
 
@@ -126,7 +125,12 @@ class MegatronHost:
 
     def sort(self, ranking: Ranking) -> None:
         assert self.state.parent is not None
-        sort_in_place(self.weights(), ranking, self.state.parent, parallel_state.get_tensor_model_parallel_group())
+        together = Together(
+            parallel_state.get_tensor_model_parallel_group(),
+            parallel_state.get_expert_model_parallel_group(),
+            parallel_state.get_expert_tensor_parallel_group(),
+        )
+        sort_in_place(self.weights(), ranking, self.state.parent, together)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -191,24 +195,6 @@ def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
         for name, param in named_parameters(chunk):
             if param.requires_grad:
                 yield name.rpartition("module.")[2], param
-
-
-#: settings of ranks of which none sees all experts, or all of one
-TOGETHER = ("tensor_model_parallel_size", "expert_model_parallel_size")
-
-
-def check_experts_whole(parent: Parent, where: str = "") -> None:
-    """Raise where the ranking cannot see experts whole; `where` stands before the settings' names."""
-    if not parent.has(EXPERTS):
-        return
-    sizes = (
-        parallel_state.get_tensor_model_parallel_world_size(),
-        parallel_state.get_expert_model_parallel_world_size(),
-    )
-    for name, size in zip(TOGETHER, sizes, strict=True):
-        if size > 1:
-            allowed = "1 for ranking and search of experts; start such runs from a checkpoint with members"
-            raise bad(f"{where}{name}", size, allowed)
 
 
 def check_pipeline(stages: int, where: str = "") -> None:

@@ -10,15 +10,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.core.kinds.registry import KINDS, OWN
+from nemo_elastic.core.kinds.record import Kind
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.nn.gates import Probe
 
 from .linear import all_reduce, tensor_group
 from .run import WHOLE, Run
 from .stack import ElasticMambaStack, block
 
-#: sites at which a tensor-parallel rank sees its own blocks of channels, and all tokens
-CHANNELS = frozenset(site for name in OWN for site in (KINDS[name].site, *KINDS[name].sites.values()))
+
+def _shared_out(kind: Kind) -> set[str]:
+    """Sites of a kind at which a tensor-parallel rank sees its own blocks of channels, and all tokens."""
+    blocks = {axis.name for axis in kind.axes if axis.blocks is not None and axis.shared_by == "tensor"}
+    shapes = dict.fromkeys((kind.site, *kind.sites.values()), kind.shape) | kind.more_sites
+    return {site for site, terms in shapes.items() if blocks & {*terms}}
+
+
+#: of all kinds; what experts do comes back to the rank of their tokens (`moe`)
+CHANNELS = frozenset[str]().union(*map(_shared_out, KINDS.values()))
 
 
 @dataclass(frozen=True)

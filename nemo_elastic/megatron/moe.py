@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
@@ -33,7 +34,7 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.gates import LayerGates
 
 from .compat import with_names
-from .linear import SlicedLinear, tensor_group
+from .linear import SlicedLinear, all_reduce, gather, tensor_group
 from .norm import ElasticRMSNorm
 from .run import WHOLE, Run, is_recomputing
 
@@ -161,8 +162,11 @@ class ElasticExperts(SequentialMLP):
             if seen is not None:
                 seen(number, h_nf, out[-1])
             at += count
-        # without tokens the collectives of the dispatcher go backward all the same
-        return torch.cat(out) if out else (tokens_ni * weights_n[:, None]).to(tokens_ni.dtype)
+        if out:
+            return torch.cat(out)
+        # without tokens collectives go backward all the same: the dispatcher's, and those of gates
+        none_ni = tokens_ni * weights_n[:, None]
+        return (none_ni if gates is None else none_ni * gates[EXPERT_FFN].sum()).to(tokens_ni.dtype)
 
 
 def _product(
@@ -193,9 +197,8 @@ class ElasticMoE(MoELayer):
         tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, chosen_te, weights_te)
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
-        # ranking sees experts whole (`host.check_experts_whole`); other probes look at the stream alone
-        alone = dispatcher.ep_size == dispatcher.tp_size == 1
-        seen = _Seen(x_sbd, chosen_te, self.experts) if run.probe is not None and alone else None
+        # of a member's experts nothing is asked, and they lack some of the neurons
+        seen = _Seen(x_sbd, chosen_te, self.experts) if run.probe is not None and run.subnet is None else None
         out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
         out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
         if seen is not None:
@@ -227,26 +230,55 @@ def _gated(x: torch.Tensor, gates: LayerGates | None, axis: str) -> torch.Tensor
 
 
 class _Seen:
-    """What a probe is shown of experts (`nn.gates.Probe`), on a rank that has all of them and all tokens."""
+    """What a probe is shown of experts (`nn.gates.Probe`): all of them, whole, and this rank's own tokens.
+
+    Here are some experts, of each this rank's neurons, and the tokens of all ranks that share them: what is seen of a
+    token goes back to where it came from. Tokens of an expert come in the order of the ranks, those of expert tensor
+    parallelism outside, as the dispatcher has them; all these ranks run the layer, and are shown it, together.
+
+    In shapes: r ranks that share the experts, q ranks that share each, c experts on a rank, f neurons of each on it.
+    """
 
     def __init__(self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts) -> None:
-        length, batch = x_sbd.shape[:2]
-        self.shape, self.chosen_te = (length, batch), chosen_te
-        count, ffn = chosen_te.shape[1], experts.local_experts[0].linear_fc1.weight.shape[0]
+        self.length, self.batch = x_sbd.shape[:2]
+        self.chosen_te, self.group, self.inner = chosen_te.float(), experts.ep_group, experts.tp_group
+        count, ffn = len(experts.local_experts), experts.local_experts[0].linear_fc1.weight.shape[0]
+        there_rtc = _swap(self.chosen_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
+        there_rtc = gather(there_rtc, self.inner) if self.inner.size() > 1 else there_rtc
+        self.sent_tc = there_rtc.flatten(0, 1) > 0
         made = partial(torch.zeros, dtype=torch.float32, device=x_sbd.device)
-        self.experts_te, self.ffn_bef = made(length * batch, count), made(batch, count, ffn)
+        self.experts_tc = made(self.sent_tc.shape)
+        self.ffn_bcf = made(len(self.sent_tc) // self.length, count, ffn)
 
     def __call__(self, expert: int, h_nf: torch.Tensor, y_ni: torch.Tensor) -> None:
-        """Tokens of an expert come in their order."""
-        at_n = self.chosen_te[:, expert].nonzero()[:, 0]
-        self.experts_te[at_n, expert] = y_ni.detach().float().norm(dim=1)
-        length, batch = self.shape
-        self.ffn_bef[:, expert].index_add_(0, at_n % batch, h_nf.detach().abs().float() / length)
+        """One of this rank's experts."""
+        at_n, y_ni = self.sent_tc[:, expert].nonzero()[:, 0], y_ni.detach().float()
+        if self.inner.size() > 1:  # each has its own neurons' part of the sum
+            y_ni = all_reduce(y_ni.clone(), self.inner)
+        self.experts_tc[at_n, expert] = y_ni.norm(dim=1)
+        sequence_n = at_n // (self.length * self.batch) * self.batch + at_n % self.batch
+        self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf.detach().abs().float() / self.length)
 
     def tell(self, run: Run, index: int) -> None:
-        run.watch("experts", index, self.experts_te.unflatten(0, self.shape))
-        run.watch("routed", index, self.chosen_te.float().unflatten(0, self.shape))
-        run.watch("expert_ffn", index, self.ffn_bef[None])
+        ranks = self.inner.size(), self.group.size()
+        own_rtc = self.experts_tc.unflatten(0, (*ranks, -1))[self.inner.rank()]
+        experts_te = _swap(own_rtc, self.group).transpose(0, 1).flatten(1)
+        own_qrbcf = _swap(self.ffn_bcf.unflatten(0, (*ranks, -1)), self.inner)
+        own_rbcf = own_qrbcf.movedim(0, -2).flatten(-2)
+        ffn_bef = _swap(own_rbcf, self.group).transpose(0, 1).flatten(1, 2)
+        run.watch("experts", index, experts_te.unflatten(0, (self.length, self.batch)))
+        run.watch("routed", index, self.chosen_te.unflatten(0, (self.length, self.batch)))
+        run.watch("expert_ffn", index, ffn_bef[None])
+
+
+def _swap(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """Of a row for each rank of a group: the rows that the ranks have for this one, in their order."""
+    if group.size() == 1:
+        return x
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    dist.all_to_all_single(out, x, group=group)
+    return out
 
 
 def moe_layer() -> ModuleSpec:

@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sorting a megatron-core model where it lies: `ranking.sorting` on tensor-parallel shards.
+"""Sorting a megatron-core model where it lies: `ranking.sorting` on shards.
 
 Heads never leave their group and a rank holds whole groups, so their tensors are sorted without a word to other ranks.
 FFN neurons are dealt to all stripes by importance, so they change ranks: their tensors are gathered, one at a time.
-Experts change places, each with its own order of neurons: one rank holds them all (`host.check_experts_whole`).
+Experts change places, also to those of other ranks, each with its own order of neurons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,50 +18,104 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named, numbers
+from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
 from nemo_elastic.ranking.sorting import number_before
 
 
+@dataclass(frozen=True)
+class Together:
+    """Ranks that hold a model together; None for one.
+
+    Attributes:
+        tensor: share each tensor.
+        experts: share the experts, each as many.
+        expert: share each tensor of an expert.
+    """
+
+    tensor: dist.ProcessGroup | None = None
+    experts: dist.ProcessGroup | None = None
+    expert: dist.ProcessGroup | None = None
+
+
 @torch.no_grad()
 def sort_in_place(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, group: dist.ProcessGroup | None = None
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, together: Together | None = None
 ) -> None:
     """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
 
     Args:
-        parameters: this rank's shard of every tensor, by megatron-core's name.
+        parameters: this rank's shard of every tensor, by megatron-core's name; it numbers its own experts from 0.
         ranking: of the whole model.
         parent: its shape, with the FFN stripes that the sorted model has.
-        group: tensor-parallel ranks, which all call this; None for one.
+        together: the ranks, which all call this.
 
     Raises:
         ElasticError: the ranking is of another parent, or a rank holds a part of a block.
     """
     ranking.check(parent)
-    before: dict[str, torch.Tensor] = {}
+    together = together or Together()
     for name, parts in megatron_tensors(parent, parent.full).items():
-        weight, first = parameters[name], parts[0]
-        value = weight.data
-        if first.number is not None:  # one of many, which change places
-            if first.number == 0:
-                before = {n: parameters[n].data.clone() for n in _beside(parent, first)}
-            was = number_before(ranking, parent, first.row, first.index, first.number)
-            value = before[named(first.row.megatron, first.index, was)]
-        for dim in range(value.dim()):
-            order = _order(ranking, parent, parts, dim)
-            if order is not None and dim == parts[0].row.parallel and group is not None and group.size() > 1:
-                value = _take_sharded(value, order, _whole(parent, parts, dim).shares(group.size()), dim, group)
-            elif order is not None:
-                value = value.index_select(dim, torch.from_numpy(order).to(value.device))
-        if value is not weight.data:
-            weight.data.copy_(value)
+        number = parts[0].number
+        if number is None:
+            _sort(parameters[name].data, parameters[name].data, ranking, parent, parts, together.tensor)
+        elif number == 0:
+            _sort_experts(parameters, ranking, parent, parts[0], together)
 
 
-def _beside(parent: Parent, tensor: Tensor) -> list[str]:
-    """Names of all tensors of a row in one layer of the whole parent."""
-    return [named(tensor.row.megatron, tensor.index, number) for number in numbers(tensor.row, tensor.layer)]
+def _sort_experts(
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, first: Tensor, together: Together
+) -> None:
+    """All tensors of a row of which each expert of a layer has one: first to their places, then each by itself."""
+    group, row = together.experts, first.row
+    assert row.each is not None
+    ranks, rank = (1, 0) if group is None else (group.size(), group.rank())
+    count = parent.size(row.each) // ranks
+    here = [parameters[named(row.megatron, first.index, n)].data for n in range(count)]
+    before = [number_before(ranking, parent, row, first.index, n) for n in range(count * ranks)]
+    for n, value in enumerate(_dealt(here, np.array(before).reshape(ranks, count), group)):
+        own = replace(first, number=rank * count + n)
+        _sort(here[n], value, ranking, parent, [own], together.expert)
+
+
+def _dealt(here: Sequence[torch.Tensor], before_rn: np.ndarray, group: dist.ProcessGroup | None) -> list[torch.Tensor]:
+    """Copies of the experts that this rank gets.
+
+    Args:
+        here: those that it has.
+        before_rn: which expert each rank gets in each of its places.
+        group: the ranks.
+    """
+    ranks, count = before_rn.shape
+    rank, holder_rn = 0 if group is None else group.rank(), before_rn // count
+    sent = torch.stack([here[e % count] for e in before_rn.reshape(-1) if e // count == rank])
+    if group is None or ranks == 1:
+        return list(sent)
+    taken = torch.empty_like(sent)
+    from_each, to_each = np.bincount(holder_rn[rank], minlength=ranks), (holder_rn == rank).sum(1)
+    dist.all_to_all_single(taken, sent, from_each.tolist(), to_each.tolist(), group=group)
+    places = np.argsort(holder_rn[rank], kind="stable")  # they come in the order of their ranks
+    return [taken[at] for at in np.argsort(places)]
+
+
+def _sort(
+    target: torch.Tensor,
+    value: torch.Tensor,
+    ranking: Ranking,
+    parent: Parent,
+    parts: list[Tensor],
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Write into a weight what `value`, this rank's shard of it, becomes; the group's ranks share it."""
+    for dim in range(value.dim()):
+        order = _order(ranking, parent, parts, dim)
+        if order is not None and dim == parts[0].row.parallel and group is not None and group.size() > 1:
+            value = _take_sharded(value, order, _whole(parent, parts, dim).shares(group.size()), dim, group)
+        elif order is not None:
+            value = value.index_select(dim, torch.from_numpy(order).to(value.device))
+    if value is not target:
+        target.copy_(value)
 
 
 def _take_sharded(

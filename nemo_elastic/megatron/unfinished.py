@@ -88,20 +88,22 @@ class UnfinishedTogether(Unfinished):
         return box[0]
 
 
-def unfinished_file(folder: Path, tensor: int, data: int, rank: int) -> Path:
+def unfinished_file(folder: Path, tensor: int, data: int, expert: int, rank: int) -> Path:
     """The file of a tensor-parallel group, by its layout: another layout would go on with other samples or shards.
 
     Args:
         folder: of the ranking.
-        tensor, data: sizes of the layout.
+        tensor, data, expert: sizes of the layout.
         rank: the data-parallel rank.
 
     Raises:
         OtherRanking: ranks of another layout have left theirs.
     """
-    own = [NAME.replace("*", f"tp{tensor}-dp{data}-{i}") for i in range(data)]
+    experts = f"-ep{expert}" if expert > 1 else ""
+    own = [NAME.replace("*", f"tp{tensor}{experts}-dp{data}-{i}") for i in range(data)]
     if any(found.name not in own for found in folder.glob(NAME)):
         layout = f"tensor-parallel size {tensor}, data-parallel size {data}"
+        layout += f", expert-parallel size {expert}" if expert > 1 else ""
         raise OtherRanking(
             f"{folder / NAME}: an unfinished ranking with other ranks than these ({layout}); remove it to start anew"
         )

@@ -14,6 +14,7 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.gates import Probe
 from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
 from nemo_elastic.ranking.layered import Layered, Shards, through
 from nemo_elastic.ranking.orders import make_orders
@@ -96,6 +97,7 @@ class _Measuring:
         over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
         self.depth = Depth(model, parent.num_layers, over_logits) if options.depth == "mse" else None
         self.samples = self.tokens = self.depth_samples = 0
+        self.ranks, self.apart = 1, unfinished is not None  # whether one may have measured what others have not
         self.device = torch.device("cpu")
         self.known = Measured()
         found = unfinished.load(parent, options) if unfinished is not None else None
@@ -114,7 +116,7 @@ class _Measuring:
             changed = done == before.batches and digest.hexdigest() != before.data
             if changed or (before.complete and not again):
                 raise self._other_data()
-            self._batch(tokens_bl, again)
+            self._batch(tokens_bl, self._probe(again))
             if again:
                 continue
             if progress is not None:
@@ -131,7 +133,21 @@ class _Measuring:
     def _start(self, device: torch.device) -> None:
         """This rank's share of the samples that the depth is measured on."""
         self.device = device
-        self.depth_samples = -(-self.options.depth_samples // int(self._sum([1.0])[0]))
+        self.ranks = int(self._sum([1.0])[0])
+        self.depth_samples = -(-self.options.depth_samples // self.ranks)
+
+    def _probe(self, again: bool) -> Probe | None:
+        """What watches the next batch; None where no rank has to run it.
+
+        A killed run's ranks have written down what they knew, each at its own time. A batch that one of them has to
+        measure all run: those that share experts cannot run alone.
+        """
+        if self.apart:
+            needed = int(self._sum([float(not again)])[0])
+            self.apart = needed < self.ranks  # from there on all need all
+            if again and needed:
+                return lambda *_: None
+        return None if again else self.statistics
 
     def _sum(self, values: list[float]) -> list[float]:
         """Over the ranks that see other samples."""
@@ -143,21 +159,20 @@ class _Measuring:
         """How many sequences and tokens all ranks have looked at."""
         return dict(zip(("samples", "tokens"), map(int, self._sum([self.samples, self.tokens])), strict=True))
 
-    def _batch(self, tokens_bl: torch.Tensor, again: bool) -> None:
-        """One batch: what the depth needs of it in pieces, the rest as it is."""
+    def _batch(self, tokens_bl: torch.Tensor, probe: Probe | None) -> None:
+        """One batch: what the depth needs of it in pieces, the rest as it is; None runs nothing of it."""
         wanted = max(0, self.depth_samples - self.samples) if self.depth is not None else 0
         front, rest = tokens_bl[:wanted].clone(), tokens_bl[wanted:]  # a view would keep the rest alive
         size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // tokens_bl.shape[1]))
         for piece in front.split(size) if len(front) else ():
             assert self.depth is not None
-            self.depth.add(piece, None if again else self._widths(piece))
-        if len(rest) and not again:
-            self._widths(rest)
+            self.depth.add(piece, None if probe is None else self._widths(piece, probe))
+        if len(rest) and probe is not None:
+            self._widths(rest, probe)
         self.samples, self.tokens = self.samples + len(tokens_bl), self.tokens + tokens_bl.numel()
 
-    def _widths(self, tokens_bl: torch.Tensor) -> torch.Tensor:
-        layers = range(self.parent.num_layers)
-        return through(self.model, layers, self.model.embed(tokens_bl), self.statistics)
+    def _widths(self, tokens_bl: torch.Tensor, probe: Probe) -> torch.Tensor:
+        return through(self.model, range(self.parent.num_layers), self.model.embed(tokens_bl), probe)
 
     def scores(self) -> dict[str, np.ndarray]:
         """Of all widths, over all ranks."""

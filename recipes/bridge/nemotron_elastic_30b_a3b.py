@@ -9,9 +9,9 @@ Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks tha
     stage 1: TP2 PP2 DP32 EP8 SP
     stage 2: TP2 PP1 DP64 EP8 SP recompute
 
-The ranking is a job of one node. It sees every expert whole, so each GPU holds the whole parent: 63.2 GB of weights in
-bf16, of the 73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of
-matrices. What the layers take beside the weights is not planned, and nobody has run it; H200s leave more room.
+The ranking is a job of one node, whose GPUs share the experts and nothing else: 11.7 GB of weights in bf16, of the
+73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of matrices. What
+the layers take beside the weights is not planned, and nobody has run it.
 
 All jobs as one experiment of NeMo-Run:
 

@@ -14,8 +14,10 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.megatron.run import ElasticState
 
 
-def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0, expert: int = 1) -> None:
-    """Process group, parallel state and random state of one rank."""
+def start(
+    rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0, expert: int = 1, expert_tensor: int | None = None
+) -> None:
+    """Process group, parallel state and random state of one rank; a parallel state that is there stays."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
@@ -27,7 +29,8 @@ def start(rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0, expert:
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             dist.init_process_group("gloo", rank=rank, world_size=world)
     if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, expert_model_parallel_size=expert)
+        experts = {"expert_model_parallel_size": expert, "expert_tensor_parallel_size": expert_tensor}
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, **experts)
         initialize_rng_tracker(inference_rng_tracker=True)
 
 
@@ -48,6 +51,7 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
         experts = {name: value for name, value in sizes.items() if "moe" in name}
         experts |= {"moe_router_load_balancing_type": "none", "moe_token_dispatcher_type": "alltoall"}
         experts |= {"expert_model_parallel_size": parallel_state.get_expert_model_parallel_world_size()}
+        experts |= {"expert_tensor_parallel_size": parallel_state.get_expert_tensor_parallel_world_size()}
         config = experts | config
     settings = TransformerConfig(
         num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,

@@ -13,7 +13,7 @@ from megatron.bridge.training.checkpointing import save_checkpoint
 from megatron.core import parallel_state
 
 from nemo_elastic.history import METRICS
-from nemo_elastic.megatron.host import check_experts_whole, check_pipeline
+from nemo_elastic.megatron.host import check_pipeline
 from nemo_elastic.megatron.loss import mean_by_budget
 from nemo_elastic.megatron.validation import all_ranks, from_last_stage, losses_of_last_stage
 from nemo_elastic.train.facts import step_facts_of
@@ -75,7 +75,6 @@ class ElasticCallback(Callback):
             self._before, _ = start_again(self.file, host.step)
         if not family.members.found:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size(), "model.")
-            check_experts_whole(family.parent, "model.")
             prepare_members(family, host, self.out)
         if self.rank_only:
             save_checkpoint(context.state, context.model, context.optimizer, context.scheduler, 0)

@@ -15,9 +15,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
+from nemo_elastic.formats.megatron.shape import layer_pattern
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.megatron.host import TOGETHER
 from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
 
 from .optim import ElasticOverrides
@@ -139,11 +138,6 @@ def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ra
     if stage == 1 and stages > 1 and ranked is None and not own:
         out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
                    "or the run is refused when it starts")  # fmt: skip
-    alone = {f"model.{name}": getattr(config.model, name) or 1 for name in TOGETHER}
-    if stage == 1 and has_experts(layer_pattern(config.model) or "") and ranked is None and not own:
-        for name in (name for name, ranks in alone.items() if ranks > 1):
-            out.append(f"recipe.{name}: {alone[name]}: ranks that share experts cannot rank; let ranked= name what a "
-                       "ranking left, or the run is refused when it starts")  # fmt: skip
     warmup = config.scheduler.lr_warmup_iters
     if warmup >= total_steps:
         out.append(f"recipe.scheduler.lr_warmup_iters: {warmup} of {total_steps} steps in all: "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
-from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily
+from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, ranking_experts
 from nemo_elastic.plan import NODE, Layout, preset
 from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
 from nemo_elastic.slicing.all_members import slice_family
@@ -135,7 +135,8 @@ class BridgeFamily(PlannedFamily):
         """A job of the curriculum, as every rank of it calls it.
 
         Args:
-            job: rank, stage1 or stage2. The ranking takes one node: each GPU holds the parent whole.
+            job: rank, stage1 or stage2. The ranking takes one node: each GPU holds the parent, but for its experts,
+                which they share.
             parent: checkpoint of the parent: the teacher.
             data: prefixes of Megatron's token files, with weights before them or not, or such lists by split.
             dir: folder for everything, an absolute path that all nodes see.
@@ -214,12 +215,12 @@ class BridgeFamily(PlannedFamily):
     def stock_config(
         self, job: str, data: Blend, dir: str, gpus: int, stage: Stage, layout: Layout | None, tokenizer: str | None
     ) -> Any:
-        """Bridge's container for a job, not yet elastic; without a layout every GPU holds the whole model."""
+        """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
         config = self.stock()
         model = config.model
         if layout is None:
             model.tensor_model_parallel_size, model.sequence_parallel = 1, False
-            model.expert_model_parallel_size = 1  # ranking sees every expert whole
+            model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(self.parent, gpus), 1
             config.train.global_batch_size = gpus * stage.micro_batch_size
         else:
             _lay_out(model, layout)

@@ -7,14 +7,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.errors import STOPPED
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.bridge.runs import Job, dump
 from tests.parallel.runs import PEAK, Layout
@@ -35,10 +33,16 @@ PAIRS = {
 }
 
 
-def ranks(place: Path, name: str, jobs: list[Job], world: int = 1) -> list[int]:
-    """Do jobs in one process per rank; their exit codes. What they said is in PLACE/name.log."""
+def do(place: Path, name: str, jobs: list[Job]) -> None:
+    """Do jobs, each on its own number of ranks. What they said is in PLACE/name.log.
+
+    Raises:
+        AssertionError: one did not end as it should; with the end of what was said.
+    """
     listed = dump(jobs, place / f"{name}.json")
-    return processes(place, name, ["tests.hosts.bridge.runs", place, listed], world)
+    left = processes(place, name, ["tests.hosts.bridge.runs", place, listed])
+    codes = json.loads(listed.with_suffix(".codes").read_text()) if left == [0] else left
+    assert codes == [job.ends for job in jobs], (place / f"{name}.log").read_text()[-4000:]
 
 
 def processes(place: Path, name: str, module: list[Any], world: int = 1) -> list[int]:
@@ -66,19 +70,13 @@ def processes(place: Path, name: str, module: list[Any], world: int = 1) -> list
 
 
 def train_all(place: Path) -> None:
-    """Train in `place`, in four processes or pairs of them: importing Bridge takes longer than any run.
+    """Train in `place`: on one rank, where one is killed and one stopped, and in all layouts of two.
 
-    One process of one rank does what one rank is for, until it is killed; another is stopped; two ranks do all
-    layouts; the last goes on where the first two ended, and from copies with a damaged newest checkpoint.
+    Those that ended too soon then go on, also from copies with a damaged newest checkpoint.
 
     Raises:
         AssertionError: one failed, with the end of what it said.
     """
-
-    def done(name: str, jobs: list[Job], world: int = 1, code: int = 0) -> None:
-        left = ranks(place, name, jobs, world)
-        assert left == [code] * world, (place / f"{name}.log").read_text()[-4000:]
-
     parent = str(place / "parent" / "checkpoints")
 
     def ranked(layout: Layout) -> str:
@@ -89,16 +87,17 @@ def train_all(place: Path) -> None:
         return Job(str(place / name), layout=layout, **more)
 
     alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}
-    one = [
+    first = [
         Job(str(place / "parent"), kind="parent", steps=2),
         *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), teacher=parent, steps=2)
           for soft in (False, True)),
         *(stage(name, layout) for name, layout in alone.items()),
         stage("whole", Layout(soft=True), steps=4),
         stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
+        stage("stopped", Layout(soft=True), steps=4, stop=1),
+        *(stage(name, layout) for name, layout in PAIRS.items()),
     ]  # fmt: skip
-    done("one", one, code=-signal.SIGKILL)
-    done("stopped", [stage("stopped", Layout(soft=True), steps=4, stop=1)], code=STOPPED)
+    do(place, "first", first)
     for name in DAMAGED:
         shutil.copytree(place / "killed", place / name)
     newest = place / "missing" / "checkpoints" / "iter_0000003"
@@ -106,14 +105,12 @@ def train_all(place: Path) -> None:
     cut = next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp"))
     os.truncate(cut, cut.stat().st_size // 2)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
-    two = [stage(name, layout) for name, layout in PAIRS.items()]
-    two += [stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end)]
-    done("two", two, world=2)
     again = [
         *(stage(name, Layout(soft=True), steps=4, save_every=1) for name in ("killed", "stopped", *DAMAGED)),
         stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
+        stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end),
     ]
-    done("again", again)
+    do(place, "again", again)
 
 
 def lines(run: Path, kind: str = "step") -> list[dict[str, Any]]:

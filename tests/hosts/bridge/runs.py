@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny family of tests/parallel on Megatron-Bridge: one process of a training in any layout of ranks.
+"""The tiny families on Megatron-Bridge: trainings in any layout of ranks.
 
     python -m tests.support.bridge -m tests.hosts.bridge.runs PLACE JOBS
 
-JOBS is a JSON list of `Job`s, done one after the other: importing Bridge takes longer than any of them.
+JOBS is a JSON list of `Job`s, done one after the other until one ends otherwise than it should: each in forks of this
+process, one per rank, for importing Bridge takes longer than any of them. JOBS.codes gets how they ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.errors import STOPPED
+from tests.parallel import forks
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of
 from tests.texts import FEW, library_text
 
@@ -28,27 +31,26 @@ SIZES = {
     if k not in ("hybrid_override_pattern", "num_layers", "make_vocab_size_divisible_by")
 }
 SIZES["hybrid_layer_pattern"] = SHAPE["hybrid_override_pattern"]
-
-
 #: a parent with experts, in a latent width, and its part of the block
 EXPERTS = {
     "moe_router_topk": 2, "moe_router_topk_scaling_factor": 2.5, "moe_router_score_function": "sigmoid",
     "moe_router_enable_expert_bias": True, "moe_router_dtype": "fp32", "moe_token_dispatcher_type": "alltoall",
     "moe_router_load_balancing_type": "seq_aux_loss",
     **{k: v for k, v in SIZES.items() if k != "ffn_hidden_size"},
-    "hybrid_layer_pattern": "MEM*E", "num_moe_experts": 8, "moe_ffn_hidden_size": 24, "moe_latent_size": 24,
+    "hybrid_layer_pattern": "MEM*EM", "num_moe_experts": 8, "moe_ffn_hidden_size": 24, "moe_latent_size": 24,
     "moe_shared_expert_intermediate_size": 32, "moe_router_bias_update_rate": 1e-2, "moe_aux_loss_coeff": 1e-2,
 }  # fmt: skip
 EXPERT_BLOCK: dict[str, Any] = {
     "budgets": [
-        {"name": "full"}, {"name": "large", "active_params": 61000}, {"name": "small", "active_params": 55000},
+        {"name": "full"}, {"name": "large", "active_params": 69000}, {"name": "small", "active_params": 62000},
     ],
     "axes": {
         "hidden": [32, 28, 24], "mamba_heads": [8, 4], "mamba_head_dim": [8, 6], "attention_heads": [8, 4],
         "experts": {"choices": [8, 6, 4], "per_layer": True, "stripes": 2},
         "expert_ffn": {"choices": [24, 20, 16], "stripes": 4}, "shared_ffn": {"choices": [32, 24], "stripes": 4},
-        "latent": [24, 20], "depth": [5, 4],
+        "latent": [24, 20], "depth": [6, 5],
     },
+    "importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 6, "tokens": 256},
     "seed": 5,  # with which two steps of two micro-batches, and three of one, draw every budget
 }  # fmt: skip
 
@@ -61,6 +63,7 @@ class Job:
         out: its folder.
         kind: parent, rank, stage1 or stage2.
         layout: of ranks, and what is trained.
+        batch: sequences of a micro-batch of all data-parallel ranks.
         steps: of the run; done: of stage 1, for stage 2.
         teacher, ranked, previous: what it starts from; a parent from weights alone, as `ranked`.
         until: step before which the process kills itself; stop: in which SIGTERM comes.
@@ -73,6 +76,7 @@ class Job:
     out: str
     kind: str = "stage1"
     layout: Layout = field(default_factory=Layout)
+    batch: int = BATCH
     steps: int = 4
     done: int = 0
     teacher: str | None = None
@@ -84,6 +88,11 @@ class Job:
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     experts: int | None = None
+
+    @property
+    def ends(self) -> int:
+        """Its exit code."""
+        return -signal.SIGKILL if self.until is not None else 0 if self.stop is None else STOPPED
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Job:
@@ -101,9 +110,10 @@ def config(place: Path, job: Job) -> Any:
 
     layout, times = job.layout, 2 if job.longer else 1
     made = tiny_config(
-        place / "data", job.out, steps=job.steps, seq_length=LENGTH * times, micro_batch_size=BATCH // layout.data,
-        global_batch_size=BATCH * layout.micro_batches * times, warmup_steps=1, lr=PEAK, eval_iters=1,
-        save_every=job.save_every, tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
+        place / "data", job.out, steps=job.steps, seq_length=LENGTH * times,
+        micro_batch_size=job.batch // layout.data, global_batch_size=job.batch * layout.micro_batches * times,
+        warmup_steps=1, lr=PEAK, eval_iters=1, save_every=job.save_every,
+        tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
         sequence_parallel=layout.sequence, sizes=SIZES if job.experts is None else EXPERTS,
         expert_parallel=job.experts or 1,
     )  # fmt: skip
@@ -189,21 +199,31 @@ def port_of(file: Path, rank: int) -> str:
     return file.read_text()
 
 
-def main(place: Path, jobs: Path) -> None:
+def main(place: Path, listed: Path) -> None:
     import logging
     import warnings
 
     import torch
 
+    import nemo_elastic.hosts.bridge.curriculum
+    import nemo_elastic.hosts.bridge.tiny  # noqa: F401  (once, for all ranks)
+
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        prepare_data(place)
-    rank = int(os.environ.get("RANK", 0))
-    for i, data in enumerate(json.loads(jobs.read_text())):
-        os.environ["MASTER_PORT"] = port_of(jobs.with_suffix(f".port{i}"), rank)  # a store for each process group
-        run(place, Job.load(data))
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    log, codes = listed.with_suffix(".ranks"), []
+    forks.run(log / "data", 1, prepare_data, place)
+    for job in map(Job.load, json.loads(listed.read_text())):
+        ranks = forks.start(log / Path(job.out).name, job.layout.world, run, place, job)
+        ended = ranks.wait(600)
+        codes.append(next((code for code in ended if code), 0))
+        for rank in range(job.layout.world if codes[-1] != job.ends else 1):
+            print(ranks.said(rank))
+        if codes[-1] != job.ends:
+            print(f"{job.out}: exit codes {ended}")
+            break
+    listed.with_suffix(".codes").write_text(json.dumps(codes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of both hosts: NeMo against Megatron-Bridge, and Bridge's layouts against one rank.
+"""The tables of both hosts: NeMo against Megatron-Bridge, and Bridge's layouts against one rank.
 
     .venv-bridge/bin/python -m tests.hosts.bridge.table FOLDER --nemo .venv/bin/python [--markdown FILE]
 
@@ -13,12 +13,14 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.layouts import LOSS, PAIRS, WEIGHT, apart, checkpoint, lines, losses, ranks, train_all
+from tests.hosts.bridge.experts import CANDIDATE, RANKED, SCORE, TRAINED, alone, ranked, rankings_apart, train_experts
+from tests.hosts.bridge.layouts import LOSS, PAIRS, WEIGHT, apart, checkpoint, do, lines, losses, train_all
 from tests.hosts.bridge.nemo_side import LAYOUTS, STEPS
 from tests.hosts.bridge.runs import Job
 from tests.workers import ROOT
@@ -27,7 +29,14 @@ WHAT = {
     "sliced": "stage 1 on slices, NeMo against Bridge",
     "soft": "stage 1 under the router's masks, NeMo against Bridge",
 }
+#: what was compared, steps, and how far they are apart, see `layouts.apart`
+Row = tuple[str, int, float, float]
+NUMBERS = {2: "two", 4: "four"}
 HEAD = "| what | steps | deviation of a loss | of a weight, in steps of the optimizer |\n| --- | ---: | ---: | ---: |"
+RANKING = """\
+| ranking, sorting and search with experts, ranks against one | deviation of a score | of a candidate's loss | \
+sorted tensors that differ |
+| --- | ---: | ---: | ---: |"""
 
 
 def main(argv: list[str]) -> int:
@@ -37,36 +46,55 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args(argv)
     place: Path = args.place.resolve()
-    found: list[tuple[str, int, float, float]] = []
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    both = place / "both"
-    command = [args.nemo, "-W", "ignore", "-m", "tests.hosts.bridge.nemo_side", both]
-    subprocess.run([*map(str, command)], cwd=ROOT, env=env, check=True, stdout=sys.stderr)
-    parent = str(checkpoint(both / "parent"))
-    jobs = [
-        Job(str(both / f"bridge-{n}"), layout=layout, steps=STEPS, teacher=parent) for n, layout in LAYOUTS.items()
-    ]
-    assert ranks(both, "bridge", jobs) == [0]
-    for name in LAYOUTS:
-        found.append((WHAT[name], STEPS, *apart(both / f"bridge-{name}", both / f"nemo-{name}")))
+    both, experts = place / "both", place / "experts"
+    experts.mkdir(parents=True)
     train_all(place)
-    for name, layout in PAIRS.items():
-        told = f"Bridge, two ranks against one: {layout.name}"
-        found.append((told, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")))
-    assert losses(place / "killed") == losses(place / "whole")
-    found.append(
-        ("Bridge, killed before its last step and started again", 4, *apart(place / "killed", place / "whole"))
-    )
-    found.append(("Bridge, stage 2 from the other layout", 2, *apart(place / "second-dp2", place / "second")))
+    train_experts(experts)
+    found = [*between_hosts(both, args.nemo), *between_layouts(place), *between_layouts_of_experts(experts)]
+    one = experts / ranked(soft=False)
+    rankings = {ranks.name: rankings_apart(experts / f"rank-{name}", one) for name, ranks in RANKED.items()}
     bytes_ = same_bytes(both)
     table = [HEAD, *(f"| {what} | {steps} | {loss:.1e} | {weight:.1e} |" for what, steps, loss, weight in found)]
+    table += ["", RANKING]
+    table += [f"| {name} | {d.score:.1e} | {d.loss:.1e} | {d.weights} |" for name, d in rankings.items()]
     table += ["", f"A member cut from NeMo's checkpoint and from Megatron's of the same weights: {bytes_:,} bytes of "
               "weights, all the same."]  # fmt: skip
     text = "\n".join(table) + "\n"
     print(text)
     if args.markdown:
         args.markdown.write_text(text)
-    return int(any(loss > LOSS or weight > WEIGHT for _, _, loss, weight in found))
+    differ = any(loss > LOSS or weight > WEIGHT for _, _, loss, weight in found)
+    return int(differ or any(d.score > SCORE or d.loss > CANDIDATE or d.weights for d in rankings.values()))
+
+
+def between_hosts(both: Path, nemo: Path) -> Iterator[Row]:
+    """Train with NeMo, and the same with Bridge."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    command = [nemo, "-W", "ignore", "-m", "tests.hosts.bridge.nemo_side", both]
+    subprocess.run([*map(str, command)], cwd=ROOT, env=env, check=True, stdout=sys.stderr)
+    parent = str(checkpoint(both / "parent"))
+    do(both, "bridge", [
+        Job(str(both / f"bridge-{n}"), layout=layout, steps=STEPS, teacher=parent) for n, layout in LAYOUTS.items()
+    ])  # fmt: skip
+    for name in LAYOUTS:
+        yield WHAT[name], STEPS, *apart(both / f"bridge-{name}", both / f"nemo-{name}")
+
+
+def between_layouts(place: Path) -> Iterator[Row]:
+    """What `train_all` has left."""
+    for name, layout in PAIRS.items():
+        told = f"Bridge, two ranks against one: {layout.name}"
+        yield told, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")
+    assert losses(place / "killed") == losses(place / "whole")
+    yield "Bridge, killed before its last step and started again", 4, *apart(place / "killed", place / "whole")
+    yield "Bridge, stage 2 from the other layout", 2, *apart(place / "second-dp2", place / "second")
+
+
+def between_layouts_of_experts(place: Path) -> Iterator[Row]:
+    """What `train_experts` has left."""
+    for name, ranks in TRAINED.items():
+        told = f"Bridge with experts, {NUMBERS[ranks.layout.world]} ranks against one: {ranks.name}"
+        yield told, len(lines(place / name)), *apart(place / name, place / alone(name))
 
 
 def same_bytes(both: Path) -> int:

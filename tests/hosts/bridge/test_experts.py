@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +15,74 @@ from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.layouts import losses, ranks, same
-from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, Job, prepare_data
-from tests.parallel.runs import BLOCK, Layout
+from tests.hosts.bridge.experts import (
+    CANDIDATE,
+    RANKED,
+    SCORE,
+    TRAINED,
+    alone,
+    ranked,
+    rankings_apart,
+    train_experts,
+)
+from tests.hosts.bridge.layouts import losses, same
+from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, prepare_data
+from tests.parallel.runs import BLOCK
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-#: layout of two ranks, and how many of them share the experts; with a loss that is not zero where the teacher is met
-PAIRS = {
-    "ep2": (Layout(data=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
-    "tp2-sp": (Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce"), 1),
-}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process trains alone, until it kills itself; two train together; the last goes on."""
     place = tmp_path_factory.mktemp("experts")
-
-    def done(name: str, jobs: list[Job], world: int = 1, code: int = 0) -> None:
-        left = ranks(place, name, jobs, world)
-        assert left == [code] * world, (place / f"{name}.log").read_text()[-4000:]
-
-    def stage(name: str, layout: Layout, experts: int = 1, steps: int = 2, **more: Any) -> Job:
-        ranked = str(place / f"rank-{layout.soft}" / "checkpoints")
-        parent = str(place / "parent" / "checkpoints")
-        return Job(
-            str(place / name), layout=layout, steps=steps, teacher=parent, ranked=ranked, experts=experts, **more
-        )
-
-    one = [
-        Job(str(place / "parent"), kind="parent", steps=2, experts=1),
-        *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), steps=2, experts=1,
-              teacher=str(place / "parent" / "checkpoints")) for soft in (False, True)),
-        *(stage(f"{name}-alone", layout.alone) for name, (layout, _) in PAIRS.items()),
-        stage("whole", Layout(), steps=3),
-        stage("killed", Layout(), steps=3, save_every=1, until=2),
-    ]  # fmt: skip
-    done("one", one, code=-signal.SIGKILL)
-    done("two", [stage(name, layout, experts) for name, (layout, experts) in PAIRS.items()], world=2)
-    done("again", [stage("killed", Layout(), steps=3, save_every=1)])
+    train_experts(place)
     return place
 
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("name", PAIRS)
-def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
-    same(place / name, place / f"{name}-alone")
+@pytest.mark.parametrize("name", TRAINED)
+def test_ranks_train_what_one_does(place: Path, name: str) -> None:
+    same(place / name, place / alone(name))
 
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("name", [*PAIRS, "whole"])
+@pytest.mark.parametrize("name", RANKED)
+def test_ranks_find_the_orders_members_and_weights_of_one(place: Path, name: str) -> None:
+    found = rankings_apart(place / f"rank-{name}", place / ranked(soft=False))
+    assert found.score <= SCORE and found.loss <= CANDIDATE and found.weights == 0
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_experts_move_to_other_ranks_with_their_neurons_in_orders_of_their_own(place: Path) -> None:
+    """Without which the test above would say little."""
+    ranking = Ranking.load(place / "rank-ep2" / "checkpoints" / "elastic" / "ranking")
+    for layer in (1, 4):
+        before = ranking.parent.axis("experts").order_to_layout(ranking.orders[f"experts.{layer}"])
+        assert len({*range(4)} & {*before[:4].tolist()}) < 4
+        assert len({tuple(order) for order in ranking.orders[f"expert_ffn.{layer}"].tolist()}) == 8
+    assert (ranking.orders["experts.1"] != ranking.orders["experts.4"]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_training_finds_its_members_itself(place: Path) -> None:
+    """On two ranks that share experts, as one does that starts from a ranking."""
+    same(place / "by-itself", place / alone("tp2-sp"))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("name", [*TRAINED, "whole"])
 def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: Path, name: str) -> None:
     """Once for each such step, whatever the other micro-batches ran."""
     steps = sum("loss_full" in line for line in losses(place / name))
-    soft = name in PAIRS and PAIRS[name][0].soft
-    found, before = (Stored(place / run / "checkpoints") for run in (name, f"rank-{soft}"))
+    soft = name in TRAINED and TRAINED[name].layout.soft
+    found, before = (Stored(place / run / "checkpoints") for run in (name, ranked(soft)))
     keys = [key for key in found.sizes if key.endswith("expert_bias")]
     moved = [(a - b).abs() for a, b in zip(found.read(*keys), before.read(*keys), strict=True)]
     assert steps == 1 and len(moved) == 2
@@ -166,4 +175,4 @@ def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> 
     run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
     assert all(getattr(recipe.model, name) in (None, wanted) for name, wanted in EXPERT_SETTINGS.items())
     assert "model.moe_token_dispatcher_type: flex -> alltoall" in run.changes
-    assert "recipe.model.expert_model_parallel_size: 2: ranks that share experts cannot rank" in run.changes
+    assert "cannot rank" not in run.changes

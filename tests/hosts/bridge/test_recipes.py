@@ -58,7 +58,7 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
     assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
     model = rank.config.model
     sizes = model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.expert_model_parallel_size
-    assert sizes == (1, 1, 1)
+    assert sizes == (1, 1, 8 if family.parent.has("experts") else 1) and model.expert_tensor_parallel_size == 1
 
 
 def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
@@ -105,6 +105,7 @@ def test_a_plan_is_made_of_a_recipe(
 
 def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_ranking_holds() -> None:
     from nemo_elastic.core.cost import parameters
+    from nemo_elastic.core.layout import elements, rows, sizes
     from nemo_elastic.plan import RunShape
     from nemo_elastic.plan.curriculum import PAPER
     from tools.recipe_table import BRIDGE
@@ -117,7 +118,10 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
     for number in (1, 2):
         assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
     held, usable = family.estimates(PAPER, 16, 8, "h100")["rank"].memory, RunShape(8192, 1536).usable
-    assert held == 2 * parameters(family.parent, family.parent.full) < usable
+    parent = family.parent
+    experts = sum(elements(row, sizes(parent, parent.hidden, layer)) for row, layer in rows(parent, parent.full)
+                  if row.each is not None)  # fmt: skip
+    assert held == 2 * (parameters(parent, parent.full) - experts * 7 / 8) < usable
     assert f"{held / 1e9:.1f} GB of weights" in str(told) and f"{usable / 1e9:.1f} GB" in str(told)
 
 

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a tiny family with experts on Megatron-Bridge: trained and ranked by ranks that share them, and by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.ranking import Ranking
+from tests.hosts.bridge.layouts import do
+from tests.hosts.bridge.runs import BATCH, Job
+from tests.parallel.runs import Layout
+
+#: relative to the largest of its kind, of a score; and of a candidate's loss
+SCORE, CANDIDATE = 1e-5, 1e-4
+STEPS = 2
+
+
+class Ranks(NamedTuple):
+    """A layout of ranks.
+
+    Attributes:
+        layout: of all but experts, and what is trained: with a loss that is not zero where the teacher is met.
+        experts: ranks that share the experts.
+        batch: sequences of a micro-batch of all data-parallel ranks.
+    """
+
+    layout: Layout
+    experts: int = 1
+    batch: int = BATCH
+
+    @property
+    def name(self) -> str:
+        return f"ep{self.experts}-{self.layout.name}"
+
+
+TRAINED = {
+    "ep2": Ranks(Layout(data=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
+    "tp2-sp": Ranks(Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce")),
+    "pp2": Ranks(Layout(pipeline=2, micro_batches=2, mode="frozen_ce")),
+    "ep2-dp2": Ranks(Layout(data=4, micro_batches=2, mode="frozen_ce"), 2, batch=4),
+}
+RANKED = {
+    "ep2": Ranks(Layout(data=2), 2),
+    "tp2-sp": Ranks(Layout(tensor=2, sequence=True)),
+    "ep2-dp2": Ranks(Layout(data=4), 2, batch=4),
+}
+
+
+def ranked(soft: bool) -> str:
+    """What one rank's ranking leaves for runs with a router, or without."""
+    return f"rank-{'soft' if soft else 'sliced'}"
+
+
+def alone(name: str) -> str:
+    """The run of one rank that trains the same as a layout of several; layouts that do share it."""
+    layout, _, batch = TRAINED[name]
+    return f"alone-{layout.alone.name}-{batch}"
+
+
+def train_experts(place: Path) -> None:
+    """Everything on one rank, where one run is killed and goes on; then in all layouts of several.
+
+    Raises:
+        AssertionError: one failed, with the end of what it said.
+    """
+    parent = str(place / "parent" / "checkpoints")
+
+    def stage(name: str, ranks: Ranks, steps: int = STEPS, by_itself: bool = False, **more: Any) -> Job:
+        start = None if by_itself else str(place / ranked(ranks.layout.soft) / "checkpoints")
+        layout, experts, batch = ranks
+        return Job(str(place / name), layout=layout, experts=experts, batch=batch, steps=steps, teacher=parent,
+                   ranked=start, **more)  # fmt: skip
+
+    def rank(name: str, ranks: Ranks) -> Job:
+        layout, experts, batch = ranks
+        steps = 2 * BATCH // batch  # of which the data has as many sequences as are ranked
+        return Job(str(place / name), "rank", layout, batch, steps, teacher=parent, experts=experts)
+
+    singles = {alone(name): Ranks(ranks.layout.alone, batch=ranks.batch) for name, ranks in TRAINED.items()}
+    itself = Ranks(Layout(data=2, micro_batches=2, mode="frozen_ce"), 2)
+    jobs = [
+        Job(str(place / "parent"), kind="parent", steps=2, experts=1),
+        *(rank(ranked(soft), Ranks(Layout(soft=soft))) for soft in (False, True)),
+        *(stage(name, ranks) for name, ranks in singles.items()),
+        stage("whole", Ranks(Layout()), steps=3),
+        stage("killed", Ranks(Layout()), steps=3, save_every=1, until=2),
+        stage("killed", Ranks(Layout()), steps=3, save_every=1),
+        *(rank(f"rank-{name}", ranks) for name, ranks in RANKED.items()),
+        *(stage(name, ranks) for name, ranks in TRAINED.items()),
+        stage("by-itself", itself, by_itself=True),
+    ]
+    do(place, "experts", jobs)
+
+
+class Deviation(NamedTuple):
+    """How far two rankings and searches are apart that found the same orders and members.
+
+    Attributes:
+        score: of any axis, relative to the largest of a layer, or of a dropped layer.
+        loss: relative, of any candidate.
+        weights: how many tensors are not the same, bit by bit.
+    """
+
+    score: float
+    loss: float
+    weights: int
+
+
+def rankings_apart(found: Path, wanted: Path) -> Deviation:
+    """Compare what two ranking jobs left.
+
+    Raises:
+        AssertionError: other orders, another depth or other members.
+    """
+    ours, theirs = (Ranking.load(run / "checkpoints" / "elastic" / "ranking") for run in (found, wanted))
+    assert ours.digest == theirs.digest and ours.scores.keys() == theirs.scores.keys()
+    pairs = [(ours.scores[name], value) for name, value in theirs.scores.items()]
+    pairs += [tuple(np.array([s for s in r.depth_scores if s is not None]) for r in (ours, theirs))]  # pyright: ignore
+    score = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    shapes = [json.loads((run / "checkpoints" / "elastic" / "shapes.json").read_text()) for run in (found, wanted)]
+    assert shapes[0]["members"] == shapes[1]["members"] and shapes[0]["report"]["source"] == "search"
+    traces = [shape["report"]["trace"] for shape in shapes]
+    for a, b in zip(*traces, strict=True):
+        assert {**a, "loss": 0} == {**b, "loss": 0}
+    loss = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(*traces, strict=True) if b["loss"])
+    held = [Stored(run / "checkpoints").held() for run in (found, wanted)]
+    assert held[0].keys() == held[1].keys()
+    weights = sum(not torch.equal(value, held[1][name]) for name, value in held[0].items())
+    return Deviation(score, loss, weights)
