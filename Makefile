@@ -124,6 +124,11 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figur
 bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
+.PHONY: bench-step-experts
+bench-step-experts: $(VENV)/.stamp $(BRIDGE)/.stamp ## Steps of members with experts, on today's megatron-core, into docs/benchmarks.md
+	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_step_experts --markdown docs/tables/bench_step_experts.md $(ARGS)
+	$(BIN)/python -m benchmarks --page
+
 .PHONY: bench-slice
 bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against cp (20 to 65 GB of disk; ARGS="--place DIR")
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \

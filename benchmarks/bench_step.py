@@ -19,6 +19,7 @@ parameters; it is timed alone, in the same rounds, once for members of which it 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -30,7 +31,7 @@ import torch
 from scipy.stats import quantile_test
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.cost import counts, flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.gates import Gates
@@ -72,12 +73,9 @@ def large_members() -> dict[str, Subnet]:
 
 def dense(parent: Parent, member: Subnet) -> Any:
     """A model that has the member's size and knows nothing of widths."""
-    shape = replace(
-        parent,
-        pattern=member.pattern,
-        hidden=member.hidden,
-        **{axis: width for layer in member.layers for axis, width in layer.widths.items()},
-    )
+    widths = {axis: width for layer in member.layers for axis, width in layer.widths.items()}
+    more = {size: widths.pop(size, value) for size, value in parent.more.items()}
+    shape = replace(parent, pattern=member.pattern, hidden=member.hidden, more=more, **widths)
     return build(shape, elastic=False)
 
 
@@ -147,6 +145,17 @@ class Ratio(NamedTuple):
         return f"{self.median:.3f} ({self.low:.2f}-{self.high:.2f})"
 
 
+def size_of(parent: Parent) -> str:
+    """How large a model is, in words."""
+    return ", ".join(f"{n / 1e6:.0f}M {name.replace('_', ' ')}" for name, n in counts(parent, parent.full).items())
+
+
+def shares(parent: Parent, member: Subnet) -> dict[str, float]:
+    """Of the parameters, and with experts of those that a token meets."""
+    whole = counts(parent, parent.full)
+    return {name.replace("_", " "): n / whole[name] for name, n in counts(parent, member).items()}
+
+
 def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
     """One row per member with median seconds of each way, and medians of the ratios within a round."""
     elastic = distributed(build(parent))
@@ -169,7 +178,7 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
             times[work].append(inside(parent, work, shape))
         for key in profiles:
             profiles[key].append(profile(*ways[key], tokens, labels))
-        print(f"{parameters(parent, parent.full) / 1e6:.0f}M, round {r + 1}", file=sys.stderr, flush=True)
+        print(f"{size_of(parent)}, round {r + 1}", file=sys.stderr, flush=True)
 
     def ratio(above: Any, below: Any) -> Ratio:
         return Ratio.of([a / b for a, b in zip(times[above], times[below], strict=True)])
@@ -181,7 +190,7 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     return [
         {
             "member": name,
-            "parameters": parameters(parent, member) / parameters(parent, parent.full),
+            **shares(parent, member),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
             **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
@@ -204,8 +213,8 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     ]
 
 
-def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """One line per goal."""
+def verdicts(rows: list[dict[str, Any]], share: str, above: float) -> list[str]:
+    """One line per goal; `share` is the column that a step's cost is to follow, within `above`."""
 
     def line(goal: str, found: list[tuple[str, Ratio, float]]) -> str:
         over = [
@@ -220,8 +229,8 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
         line(f"a full-width elastic step <= {STOCK} x stock", [("1.00", whole["sliced / dense"], STOCK)]),
         line(f"sliced <= {DENSE} x dense", [(r["member"], r["sliced / dense"], DENSE) for r in cut]),
         line(
-            f"sliced <= (share of parameters + {ABOVE}) x full step",
-            [(r["member"], r["sliced / full step"], r["parameters"] + ABOVE) for r in cut],
+            f"sliced <= (share of {share} + {above}) x full step",
+            [(r["member"], r["sliced / full step"], r[share] + above) for r in cut],
         ),
     ]
 
@@ -231,13 +240,19 @@ def cells(values: Iterable[Any]) -> str:
     return " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], share: str = "parameters", above: float = ABOVE) -> str:
     """The rows as a Markdown table, the verdicts, the inside of Mamba, and the profiles."""
     names = [name for name in rows[0] if name not in ("inside of Mamba", "profile")]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     lines += [f"| {cells(row[n] for n in names)} |" for row in rows]
     parts = rows[0]["inside of Mamba"]
-    lines += ["", *verdicts(rows), "", f"| inside of Mamba | {' | '.join(parts)} |", "|---|" + "---|" * len(parts)]
+    lines += [
+        "",
+        *verdicts(rows, share, above),
+        "",
+        f"| inside of Mamba | {' | '.join(parts)} |",
+        "|---|" + "---|" * len(parts),
+    ]
     lines += [f"| {row['member']} | {cells(row['inside of Mamba'].values())} |" for row in rows]
     kinds = [*KINDS, "all else"]
     heads = " | ".join(f"{kind} s | {kind} in dense" for kind in kinds)
@@ -249,17 +264,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rounds(text: str) -> int:
+    """A number of rounds that bounds can be had of."""
+    if (number := int(text)) < 5:
+        raise argparse.ArgumentTypeError(f"{number} is not allowed; at least 5, for bounds")
+    return number
+
+
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of the large model; the small one has twice as many")
+    parser.add_argument("--rounds", type=rounds, default=5, help="of the large model; the small one has twice as many")
     args = parser.parse_args()
-    if args.rounds < 5:
-        parser.error(f"--rounds: {args.rounds} is not allowed; at least 5, for bounds")
     start()
     torch.set_num_threads(2)
     found, page = {}, ""
     for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
-        millions = f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"
+        millions = size_of(parent)
         found[millions] = measure(parent, cuts, shape, times * args.rounds)
         page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(found[millions])}\n"
     deliver(args, found, page)

@@ -149,19 +149,20 @@ class ElasticExperts(SequentialMLP):
         neurons = run.select("moe.up", 0, index, world=ranks)
         width = run.select("moe.up", 1, index, world=1)
         gates = run.gates(index)
-        out, at = [], 0
-        for number, (expert, count) in enumerate(zip(self.local_experts, counts_e.tolist(), strict=True)):
-            if not count:
+        out, counts = [], counts_e.tolist()
+        # split at once: the gradient of a slice would be a tensor of all tokens, for each expert
+        parts = zip(self.local_experts, tokens_ni.split(counts), weights_n.split(counts), strict=True)
+        for number, (expert, own_ni, weight_n) in enumerate(parts):
+            if not len(own_ni):
                 continue  # its weights get no gradient
             # routed tokens are on their expert's ranks already: no collective, the dispatcher's are around this
-            h_nf = _product(expert.linear_fc1, tokens_ni[at : at + count], neurons, width, column=True)
+            h_nf = _product(expert.linear_fc1, own_ni, neurons, width, column=True)
             h_nf = squared_relu(h_nf)
             own_nf = h_nf if gates is None else h_nf * gates[EXPERT_FFN].to(h_nf.dtype)
-            own_nf = (own_nf * weights_n[at : at + count, None]).to(h_nf.dtype)
+            own_nf = (own_nf * weight_n[:, None]).to(h_nf.dtype)
             out.append(_product(expert.linear_fc2, own_nf, width, neurons, column=False))
             if seen is not None:
                 seen(number, h_nf, out[-1])
-            at += count
         if out:
             return torch.cat(out)
         # without tokens collectives go backward all the same: the dispatcher's, and those of gates

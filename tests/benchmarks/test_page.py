@@ -7,7 +7,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.__main__ import BENCHMARKS, ROOT, page
+import pytest
+
+from benchmarks.__main__ import APART, BENCHMARKS, ROOT, page
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -17,14 +19,20 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_benchmark_is_run_and_every_table_is_on_the_page() -> None:
     files = {p.stem for p in (ROOT / "benchmarks").glob("bench_*.py")}
     words = (ROOT / "benchmarks" / "page.md").read_text()
-    assert files == set(BENCHMARKS)
-    for name in BENCHMARKS:
+    assert files == {*BENCHMARKS, *APART}
+    for name in files:
         assert f"{{{{ {name} }}}}" in words
 
 
-def test_an_unknown_benchmark_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "bench_nothing"], cwd=ROOT, capture_output=True, text=True
-    )
+@pytest.mark.parametrize(("name", "told"), [("bench_nothing", "one of bench_step"), *APART.items()])
+def test_a_benchmark_that_it_cannot_run_is_refused(name: str, told: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", name], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "bench_nothing is not allowed; one of bench_step" in done.stderr
+    assert f"{name} is not allowed; {told}" in done.stderr
+
+
+def test_a_target_makes_the_table_of_each_benchmark_apart() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for name, target in APART.items():
+        rule = makefile.partition(f"\n{target.removeprefix('make ')}: ")[2].partition("\n\n")[0]
+        assert f"benchmarks.{name} " in rule and f"--markdown docs/tables/{name}.md" in rule
