@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_start": (),
     "bench_runtime": (),
     "bench_speculation": (),
-    "bench_slice": ("--layers", "8", "--rounds", "1"),
+    "bench_slice": ("--layers", "8", "--rounds", "3"),
     "bench_slice_experts": (),
 }
 #: benchmark of another environment -> the target that makes its table

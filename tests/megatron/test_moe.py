@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -436,7 +437,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         state = {n: t.detach().clone() for n, t in weights_of(made(ranks.parent)).items()}
         samples = torch.randint(0, ranks.parent.vocab, (SAMPLES, 8), generator=torch.Generator().manual_seed(2))
         torch.save({"state": state, "tokens": tokens_of(ranks.parent, 4), "samples": samples}, place / f"{name}.pt")
-    mp.spawn(worker, args=(free_port(), str(place)), nprocs=WORLD)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["nemo_elastic.megatron.spec"])  # once for all
+    mp.start_processes(worker, (free_port(), str(place)), WORLD, start_method="forkserver")
     yield place
     shutil.rmtree(place)
 
