@@ -83,7 +83,7 @@ has-bridge:
 .PHONY: test-bridge
 test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
-		-p no:logging tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py \
+		-p no:logging tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py tests/benchmarks/test_balance.py \
 		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: parity-bridge
@@ -149,7 +149,7 @@ study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, hal
 	mv runs/study_specialize.md docs/tables/study_specialize.md
 
 .PHONY: study
-study: $(VENV)/.stamp $(if $(filter rates peers,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes peers weights five context router schedule", some of them; goes on where it stopped
+study: $(VENV)/.stamp $(if $(filter rates peers experts,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes peers weights five context router schedule experts", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
 
 .PHONY: parallel

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from benchmarks.study.data import FOLDERS, prepare
-from benchmarks.study.jobs import Job
+from benchmarks.study.jobs import ON_BRIDGE, Job
 from benchmarks.study.minitron_peer import bridge_python
 from benchmarks.study.studies import PARENT, STUDIES
 
@@ -32,7 +32,12 @@ def run(job: Job, runs: Path, threads: int) -> bool:
     log = runs / f"{job.name}.log"
     # two spinning threads beside another busy process make a step many times slower
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.study.jobs", job.name, "--runs", str(runs)]
+    python = (
+        [bridge_python(), "-W", "ignore", "-m", "tests.support.bridge"]
+        if job.kind in ON_BRIDGE
+        else [sys.executable, "-W", "ignore"]
+    )
+    command = [*python, "-m", "benchmarks.study.jobs", job.name, "--runs", str(runs)]
     began = time.monotonic()
     with log.open("w") as out:
         code = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
@@ -70,7 +75,7 @@ def main() -> None:
     parents = [PARENT] if any(PARENT.name in job.before for job in wanted) else []
     jobs = {job.name: job for job in [*parents, *wanted]}
     todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
-    if any(job.kind == "searched" for job in todo):
+    if any(job.kind in ("searched", *ON_BRIDGE) for job in todo):
         bridge_python()  # it is missed now, not after hours
     for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
         prepare(name, runs)

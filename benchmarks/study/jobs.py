@@ -19,6 +19,10 @@ from typing import Any
 
 from benchmarks.study.train import BATCH, LR, ORDER, Batch
 
+#: kinds that start from nothing, and those that run in Megatron-Bridge's environment (`experts.KINDS`)
+PARENTS = ("parent", "experts_parent")
+ON_BRIDGE = ("experts_parent", "experts_ranked", "experts", "experts_scratch")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,6 +46,7 @@ class Job:
         data: folder of tokens, below the runs.
         split: of the data.
         model: which parent, of `model.MODELS`.
+        balance: which micro-batches move the bias of experts, of `balance.SPECS`.
     """
 
     name: str
@@ -60,11 +65,12 @@ class Job:
     data: str = "data"
     split: str = "train"
     model: str = "study"
+    balance: str = "whole"
 
     @property
     def before(self) -> list[str]:
         """Jobs whose results it starts from."""
-        return [name for name in (self.after, None if self.kind == "parent" else self.parent) if name]
+        return [name for name in (self.after, None if self.kind in PARENTS else self.parent) if name]
 
 
 def run_job(job: Job, runs: Path) -> dict[str, Any]:
@@ -77,20 +83,30 @@ def run_job(job: Job, runs: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    if job.kind != "schedule":  # that one needs no NeMo
-        from nemo_elastic.demo.quiet import quiet
-
-        quiet()
-        import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (imports are start-up, not work)
-
+    import_host(job.kind)
     began = time.process_time()
     result = KINDS[job.kind](job, runs, out / "run")
     result |= {"job": job.name, "kind": job.kind, "seed": job.seed, "steps": job.steps}
     result["process_seconds"] = time.process_time() - began
-    if job.kind not in ("parent", "pruned", "searched"):  # others start from these
+    if job.kind not in (*PARENTS, "pruned", "searched"):  # others start from these
         shutil.rmtree(out / "run" / "checkpoints", ignore_errors=True)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def import_host(kind: str) -> None:
+    """Imports are start-up, not work."""
+    if kind in ON_BRIDGE:
+        import torch
+
+        import nemo_elastic.hosts.bridge.apply
+
+        torch.set_flush_denormal(True)  # as `quiet` does
+    elif kind != "schedule":  # that one needs no host
+        from nemo_elastic.demo.quiet import quiet
+
+        quiet()
+        import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401
 
 
 # ---------------------------------------------------------------------------------------------------------- kinds
@@ -323,6 +339,13 @@ def schedule(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     return {"signals": simulate(**job.block)}
 
 
+def on_bridge(job: Job, runs: Path, out: Path) -> dict[str, Any]:
+    """A job of the study of experts."""
+    from benchmarks.study.experts import run_kind
+
+    return run_kind(job, runs, out)
+
+
 def dense_shape(checkpoint: Path) -> Any:
     """Shape of the model in a NeMo checkpoint."""
     from nemo_elastic.formats.megatron.folder import read_shapes
@@ -340,6 +363,7 @@ def parameter_share(shape: Any, whole: Any) -> float:
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
     "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "auto": auto, "scratch": scratch,
     "pruned": pruned, "searched": searched, "modelopt": modelopt, "schedule": schedule,
+    **dict.fromkeys(ON_BRIDGE, on_bridge),
 }  # fmt: skip
 
 

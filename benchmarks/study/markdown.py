@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 
@@ -13,3 +14,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "*No runs yet.*\n"
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the half-width of what was seen."""
+    if not values:
+        return ""
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the studies, and that of the peers: held-out loss of each size over what all sizes together cost."""
+"""Pictures of the studies; those of ways to the same sizes: held-out loss of each over what all together cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from benchmarks.study import auto_plot
 from benchmarks.study.auto_table import groups_of
 from benchmarks.study.results import MAKERS, Results, named
-from benchmarks.study.sizes import THREE
+from benchmarks.study.sizes import EXPERTS_SIZES, THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
 #: indices of the report's colours and markers; models from scratch lie so far above that they have words instead
@@ -26,13 +26,13 @@ UNITS = {
 
 
 def curves(
-    found: Results, sizes: Sequence[str], unit: str
+    found: Results, sizes: Sequence[str], unit: str, prefix: str = ""
 ) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
     """Way -> size -> (spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
     out: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     for way in MAKERS:
         groups: dict[int, list[tuple[float, dict[str, float]]]] = {}
-        for steps, family in named(found, way, sizes):
+        for steps, family in named(found, prefix + way, sizes):
             groups.setdefault(steps, []).append((sum(r[unit] for r in family), losses_of(family)))
         for steps in sorted(groups):
             for size in sizes:
@@ -56,9 +56,13 @@ def short(value: float) -> str:
 
 def pictures(found: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
-    peers = {"study_peers.svg": draw(found, THREE)} if curves(found, list(THREE), "tokens") else {}
+    drawn = {
+        f"study_{name}.svg": draw(found, sizes, prefix)
+        for name, sizes, prefix in (("peers", THREE, ""), ("experts", EXPERTS_SIZES, "experts-"))
+        if curves(found, list(sizes), "tokens", prefix)
+    }
     groups = groups_of(found)
-    return peers | ({"study_auto.svg": auto_plot.draw(groups)} if all(groups.values()) else {})
+    return drawn | ({"study_auto.svg": auto_plot.draw(groups)} if all(groups.values()) else {})
 
 
 def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> str:
@@ -67,14 +71,14 @@ def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) ->
     return f"; from scratch: {min(losses):.2f} to {max(losses):.2f}, above the picture" if losses else ""
 
 
-def draw(found: Results, sizes: Mapping[str, float]) -> Figure:
-    """One row per unit of cost, one column per size."""
+def draw(found: Results, sizes: Mapping[str, float], prefix: str = "") -> Figure:
+    """One row per unit of cost, one column per size; `prefix` is that of the jobs' names."""
     with house():
         figure = new_figure(4.4 * len(sizes), 3.2 * len(UNITS))
         grid = figure.subplots(len(UNITS), len(sizes), squeeze=False, sharey="col")
-        parent = found["parent"]["losses"]["full"]
+        parent = found[f"{prefix}parent"]["losses"]["full"]
         for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
-            lines = curves(found, list(sizes), unit)
+            lines = curves(found, list(sizes), unit, prefix)
             for axes, size in zip(row, sizes, strict=True):
                 for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
                     name, index = MAKERS[way].replace("`", ""), COLOURS[way]

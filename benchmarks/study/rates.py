@@ -28,3 +28,14 @@ BEST: dict[str, dict[str, float]] = {
     "minitron": {"72": 5e-4, "50": 1e-3},
     "scratch": {"72": 3e-3, "50": 3e-3},
 }
+
+#: the same of the study `experts`
+EXPERTS_TRIED: dict[str, dict[str, tuple[float, ...]]] = {
+    "ours": {"all": (2.5e-4, 5e-4, 1e-3, 2e-3)},
+    "alone": {"66": (1.25e-4, 2.5e-4, 5e-4), "45": (2.5e-4, 5e-4, 1e-3)},
+}
+EXPERTS_BEST: dict[str, dict[str, float]] = {
+    "ours": {"all": 5e-4},
+    "alone": {"66": 2.5e-4, "45": 5e-4},
+    "scratch": {"66": 3e-3, "45": 3e-3},  # not tried: the rate of the parent's training
+}

@@ -14,9 +14,18 @@ from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.data import RECALL_LONG, RECALL_SHORT
 from benchmarks.study.jobs import Job
 from benchmarks.study.rates import BEST as BEST_RATE
-from benchmarks.study.rates import STEPS, TRIED
+from benchmarks.study.rates import EXPERTS_BEST, EXPERTS_TRIED, STEPS, TRIED
 from benchmarks.study.schedule import settings
-from benchmarks.study.sizes import AXES, CONTEXT_AXES, DEEP_AXES, FIVE, RECALL_AXES, THREE
+from benchmarks.study.sizes import (
+    AXES,
+    CONTEXT_AXES,
+    DEEP_AXES,
+    EXPERTS_AXES,
+    EXPERTS_SIZES,
+    FIVE,
+    RECALL_AXES,
+    THREE,
+)
 from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
@@ -274,9 +283,66 @@ def auto() -> list[Job]:
     return [RECALL_SHORT_PARENT, RECALL_PARENT, *(mixed(seed) for seed in SEEDS), *asked, *read]
 
 
+#: the parent with experts, and what every run of its families has
+EXPERTS_PARENT = Job("experts-parent", "experts_parent", steps=400, batch=PARENT_BATCH, lr=PARENT_LR)
+EXPERTS_BLOCK = block(EXPERTS_SIZES, axes=EXPERTS_AXES)
+#: steps of a run for all sizes, and of one for each alone; in their order they have as many tokens together
+EXPERTS_LEVELS = {"ours": (60, 120, 240), "alone": (30, 60, 120)}
+EXPERTS_SEEDS = (0, 1)
+#: rules of the bias that are tried beside the default
+BALANCES = ("every", "even")
+
+
+def experts_ranked(seed: int) -> Job:
+    """The ranking, and the shapes that all of a seed train."""
+    return Job(f"experts-ranked-{seed}", "experts_ranked", seed, STEPS, EXPERTS_BLOCK, parent=EXPERTS_PARENT.name)
+
+
+def experts_family(steps: int, seed: int, lr: float | None = None, balance: str = "whole") -> Job:
+    """All sizes in one run."""
+    best = EXPERTS_BEST["ours"]["all"]
+    way = "ours" if balance == "whole" else balance
+    name = f"experts-rate-ours-all-{lr:g}" if lr not in (None, best) else f"experts-{way}-{steps}-{seed}"
+    return Job(name, "experts", seed, steps, EXPERTS_BLOCK, after=experts_ranked(seed).name, lr=lr or best,
+               parent=EXPERTS_PARENT.name, balance=balance)  # fmt: skip
+
+
+def experts_alone(size: str, steps: int, seed: int, lr: float | None = None) -> Job:
+    """One of the sizes by itself: its own tokens move the bias, as a model's of its own would."""
+    best = EXPERTS_BEST["alone"][size]
+    name = f"experts-rate-alone-{size}-{lr:g}" if lr not in (None, best) else f"experts-alone-{size}-{steps}-{seed}"
+    return Job(name, "experts", seed, steps, EXPERTS_BLOCK, after=experts_ranked(seed).name, member=size,
+               lr=lr or best, parent=EXPERTS_PARENT.name, balance="even")  # fmt: skip
+
+
+def experts_scratch(size: str, steps: int) -> Job:
+    """The shape of one of the sizes, from random weights."""
+    return Job(f"experts-scratch-{size}-{steps}-0", "experts_scratch", 0, steps, EXPERTS_BLOCK,
+               after=experts_ranked(0).name, member=size, lr=EXPERTS_BEST["scratch"][size],
+               parent=EXPERTS_PARENT.name)  # fmt: skip
+
+
+def experts() -> list[Job]:
+    """A hybrid with experts: (a) all sizes in one run, (b) each size alone, (c) from scratch; first the rates of (a)
+    and (b), of which the best are part of what is compared; last other rules of the bias that balances experts.
+    """
+    ours, alone = EXPERTS_LEVELS["ours"], EXPERTS_LEVELS["alone"]
+    jobs = [EXPERTS_PARENT, experts_ranked(0)]
+    jobs += [experts_family(STEPS, 0, lr) for lr in EXPERTS_TRIED["ours"]["all"]]
+    jobs += [experts_alone(size, STEPS, 0, lr) for size in EXPERTS_SIZES for lr in EXPERTS_TRIED["alone"][size]]
+    jobs += [experts_family(steps, 0) for steps in ours]
+    jobs += [experts_alone(size, steps, 0) for steps in alone for size in EXPERTS_SIZES]
+    for seed in EXPERTS_SEEDS[1:]:
+        jobs += [experts_ranked(seed), *(experts_family(steps, seed) for steps in ours[:2])]
+        jobs += [experts_alone(size, steps, seed) for steps in alone for size in EXPERTS_SIZES]
+    jobs += [experts_family(STEPS, seed, balance=rule) for seed in EXPERTS_SEEDS for rule in BALANCES]
+    jobs += [experts_scratch(size, alone[-1]) for size in EXPERTS_SIZES]
+    return list({job.name: job for job in jobs}.values())
+
+
 STUDIES = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
-    "schedule": schedule, "router": router, "auto": auto,
+    "schedule": schedule, "router": router, "auto": auto, "experts": experts,
 }  # fmt: skip
 
 

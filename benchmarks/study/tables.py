@@ -10,7 +10,6 @@ python -m benchmarks.study.tables --docs                      # its tables and p
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import save_svg
+from benchmarks.study import peers_table
 from benchmarks.study.auto_table import auto
 from benchmarks.study.context import KINDS, LEVELS, SHORT
-from benchmarks.study.markdown import markdown
-from benchmarks.study.plots import UNITS, pictures
+from benchmarks.study.experts_table import experts, experts_balance, experts_rates
+from benchmarks.study.markdown import markdown, spread
+from benchmarks.study.peers_table import peers, ratios
+from benchmarks.study.plots import pictures
 from benchmarks.study.rates import TRIED
-from benchmarks.study.results import MAKERS, Results, keep, named, read_results
+from benchmarks.study.results import Results, keep, read_results
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
 from benchmarks.study.studies import (
@@ -43,14 +45,6 @@ from nemo_elastic.verdicts import wilson
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean, and the half-width of what was seen."""
-    if not values:
-        return ""
-    half = (max(values) - min(values)) / 2
-    return f"{statistics.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
-
-
 # ------------------------------------------------------------------------------------------------------------- rates
 
 
@@ -66,18 +60,9 @@ def tried(found: Results, way: str, size: str) -> dict[float, float]:
 
 
 def rates(found: Results) -> str:
-    """Losses by way, size and peak rate, the best one bold."""
-    columns = sorted({lr for sizes in TRIED.values() for each in sizes.values() for lr in each})
-    rows = []
-    for way, sizes in TRIED.items():
-        for size in sizes:
-            losses = tried(found, way, size)
-            cells = [f"{losses[lr]:.3f}" if lr in losses else "" for lr in columns]
-            if losses:
-                best = columns.index(min(losses, key=losses.__getitem__))
-                cells[best] = f"**{cells[best]}**"
-                rows.append([MAKERS[way], "mean of 72 and 50" if size == "all" else size, *cells])
-    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)
+    """Losses of every rate that was tried."""
+    by_size = {(way, size): tried(found, way, size) for way, sizes in TRIED.items() for size in sizes}
+    return peers_table.rates(by_size, "mean of 72 and 50")
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
@@ -102,61 +87,7 @@ def shapes(found: Results) -> str:
     return markdown(head, rows)
 
 
-# ------------------------------------------------------------------------------------------------------------- peers
-
-
-def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, str]:
-    """Spending at which a curve reaches a loss: log-linear between its points.
-
-    Args:
-        points: (spent, loss), the spending rising.
-        loss: to reach.
-
-    Returns:
-        What it takes, and "" within the points, "<" where the first has it already, ">" where the last has not.
-    """
-    points = sorted(points)
-    if loss >= points[0][1]:
-        return points[0][0], "<"
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if y1 <= loss <= y0:
-            share = (y0 - loss) / (y0 - y1) if y0 > y1 else 0.0
-            return math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))), ""
-    return points[-1][0], ">"
-
-
-def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
-    """Spending of a peer, once per size, to reach the losses of one of our runs for all sizes, over that run's.
-
-    Those of our shapes are charged, once, for the ranking and the search that found them.
-    """
-    found_shapes = found[ours].get("flops_before_training", 0.0) if (kind, unit) == ("alone", "flops") else 0.0
-    total, marks = found_shapes, set()
-    for size in sizes:
-        group = [r for n, r in found.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
-        if len(group) < 2:
-            return ""
-        spent, mark = level([(r[unit], r["losses"][size]) for r in group], found[ours]["losses"][size])
-        total += spent
-        marks.add(mark)
-    mark = ">" if ">" in marks else "<" if "<" in marks else ""
-    return f"{mark}{total / found[ours][unit]:.2f}"
-
-
-def peers(found: Results) -> str:
-    """Every way at every number of steps: what all sizes cost together, and their losses."""
-    rows = []
-    for way, title in MAKERS.items():
-        families: dict[int, list[list[dict[str, Any]]]] = {}
-        for steps, family in named(found, way, list(THREE)):
-            families.setdefault(steps, []).append(family)
-        for steps, group in sorted(families.items()):
-            total = [statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS]
-            losses = [spread([r["losses"][m] for f in group for r in f if m in r["losses"]]) for m in ("full", *THREE)]
-            cost = [f"{total[0] / 1e3:.0f}k", f"{total[1] / 1e12:.2f}", f"{total[2]:.0f}"]
-            rows.append([title, str(steps), str(len(group)), *cost, *losses])
-    head = ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *THREE]
-    return markdown(head, rows) + "\n" + ratios(found, list(THREE), "ours")
+# ----------------------------------------------------------------------------------------------------- like the peers
 
 
 def weights(found: Results) -> str:
@@ -180,18 +111,6 @@ def five(found: Results) -> str:
     ]
     head = ["budget %", "ours, % of the parent's parameters", "ModelOpt's"]
     return ratios(found, list(FIVE), "five") + "\n" + markdown(head, rows)
-
-
-def ratios(found: Results, sizes: Sequence[str], ours: str) -> str:
-    """Peers' spending over that of our runs at equal loss of every size."""
-    rows = []
-    runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
-    for steps, seed, name in sorted(runs):
-        for kind in ("modelopt", "minitron", "alone"):
-            cells = [ratio(found, name, kind, sizes, seed, unit) for unit in UNITS]
-            if all(cells):
-                rows.append([MAKERS[kind], str(steps), str(seed), *cells])
-    return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ router
@@ -260,7 +179,8 @@ def context(found: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
-    "router": router, "auto": auto,
+    "router": router, "auto": auto, "experts": experts, "experts_rates": experts_rates,
+    "experts_balance": experts_balance,
     "schedule": schedule,
     "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
 }  # fmt: skip

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study import __main__ as launcher
-from benchmarks.study import plots, results, tables, work
-from benchmarks.study.jobs import KINDS, Job, random_shapes
+from benchmarks.study import experts_table, peers_table, plots, results, tables, work
+from benchmarks.study.jobs import KINDS, PARENTS, Job, random_shapes
 from benchmarks.study.minitron_peer import PYTHON
-from benchmarks.study.rates import BEST, TRIED
-from benchmarks.study.sizes import AXES, FIVE
+from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, TRIED
+from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
 from benchmarks.study.studies import (
     DEAREST,
     DEEP,
     DEEP_STEPS,
     DEEP_WAYS,
+    EXPERTS_BLOCK,
     PARENT,
     SHAPES,
     STUDIES,
@@ -38,6 +39,7 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.train.sampling import BudgetSampler
 
+ROOT = Path(__file__).parents[2]
 WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
 
 
@@ -49,10 +51,20 @@ def test_every_job_finds_what_it_needs_before_it(study: str) -> None:
         assert job.name not in known
         if study != "five" or job.after is None:
             assert job.after is None or job.after in known
-        if job.kind not in ("parent", "schedule", "auto"):
+        if job.kind not in (*PARENTS, "schedule", "auto"):
             assert job.parent in known
         known.add(job.name)
         assert find(job.name) == job
+
+
+def test_the_block_with_experts_fits_its_parent_and_its_budgets_can_be_met() -> None:
+    config = ElasticConfig.from_dict(EXPERTS_BLOCK)
+    shape = config.parent_shape(EXPERTS)
+    Space(shape, config.resolve_axes(shape), range(shape.num_layers)).check_budgets(config.budgets)
+    assert set(config.axes) == set(EXPERTS.axes) - {"ffn"}
+    assert {b.name: b.ratio for b in config.budgets if not b.is_parent} == EXPERTS_SIZES
+    tiny = ElasticConfig.load(ROOT / "conf" / "elastic_tiny_experts.yaml")
+    assert [b.ratio for b in tiny.budgets] == [b.ratio for b in config.budgets]
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
@@ -117,6 +129,13 @@ def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way:
     assert min(losses) < best < max(losses)
 
 
+@pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in EXPERTS_TRIED.items() for size in sizes])
+def test_every_way_with_experts_runs_at_the_best_rate_that_was_tried(way: str, size: str) -> None:
+    losses = experts_table.tried(results.read_results(None), way, size)
+    assert set(losses) == set(EXPERTS_TRIED[way][size]), "make study STUDY=experts tries every one"
+    assert min(losses, key=losses.__getitem__) == EXPERTS_BEST[way][size]
+
+
 def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
     checked = set()
     for job in STUDIES["peers"]() + STUDIES["five"]():
@@ -129,11 +148,11 @@ def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() 
 
 def test_a_curve_is_read_between_its_points() -> None:
     points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
-    spent, mark = tables.level(points, 2.5)
+    spent, mark = peers_table.level(points, 2.5)
     assert spent == pytest.approx(math.sqrt(100 * 400))
     assert mark == ""
-    assert tables.level(points, 3.5) == (100.0, "<")
-    assert tables.level(points, 1.0) == (800.0, ">")
+    assert peers_table.level(points, 3.5) == (100.0, "<")
+    assert peers_table.level(points, 1.0) == (800.0, ">")
 
 
 def test_a_ratio_adds_up_the_peers_sizes() -> None:
@@ -147,12 +166,12 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
     one("modelopt-72-2-0", {"72": 2.0}, 200)
     one("modelopt-50-1-0", {"50": 3.0}, 400)
     one("modelopt-50-2-0", {"50": 2.9}, 800)
-    assert tables.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
+    assert peers_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
     one("modelopt-50-0-0", {"50": 3.5}, 200)
-    assert tables.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
-    text = tables.peers(found)
-    assert f"| {tables.MAKERS['modelopt']} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in text
-    assert f"| {tables.MAKERS['modelopt']} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
+    assert peers_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
+    text = peers_table.peers(found)
+    assert f"| {results.MAKERS['modelopt']} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in text
+    assert f"| {results.MAKERS['modelopt']} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
     points = plots.curves(found, ["72", "50"], "tokens")["modelopt"]
     assert points == {
         "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
@@ -160,9 +179,10 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
     }
 
 
-def test_a_study_asks_for_the_other_hosts_environment_before_it_starts(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("study", ["peers", "experts"])
+def test_a_study_asks_for_the_other_hosts_environment_before_it_starts(study, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(PYTHON, str(tmp_path / "python"))
-    monkeypatch.setattr("sys.argv", ["study", "peers", "--runs", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["study", study, "--runs", str(tmp_path)])
     with pytest.raises(ElasticError, match=f"{PYTHON}.*make .venv-bridge"):
         launcher.main()
     assert not list(tmp_path.iterdir())

@@ -34,8 +34,15 @@ def start(
         initialize_rng_tracker(inference_rng_tracker=True)
 
 
-def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False, seed: int = 0, **config: Any) -> Any:
-    """A float32 megatron-core model of `parent`'s shape; `model.state` is its ElasticState."""
+def build(
+    parent: Parent,
+    elastic: bool = True,
+    sequence_parallel: bool = False,
+    seed: int = 0,
+    spec: Any = None,
+    **config: Any,
+) -> Any:
+    """A float32 megatron-core model of `parent`'s shape; `model.state` is its ElasticState; `spec` another stack's."""
     from megatron.core import parallel_state
     from megatron.core.activations import squared_relu
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -66,7 +73,7 @@ def build(parent: Parent, elastic: bool = True, sequence_parallel: bool = False,
     )  # fmt: skip
     torch.manual_seed(seed)
     with cuda_as_cpu():
-        model = new_model(settings, elastic_stack_spec(), parent.vocab, 64, parent.pattern, parent.tied)
+        model = new_model(settings, spec or elastic_stack_spec(), parent.vocab, 64, parent.pattern, parent.tied)
     if elastic:
         model.state = ElasticState(parent)  # pyright: ignore
         make_elastic(model, model.state)

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of ways to the same sizes: what they cost, their losses, and what one costs at another's losses."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from benchmarks.study.markdown import markdown, spread
+from benchmarks.study.plots import UNITS
+from benchmarks.study.results import MAKERS, Results, named
+from benchmarks.study.sizes import THREE
+
+
+def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, str]:
+    """Spending at which a curve reaches a loss: log-linear between its points.
+
+    Args:
+        points: (spent, loss), the spending rising.
+        loss: to reach.
+
+    Returns:
+        What it takes, and "" within the points, "<" where the first has it already, ">" where the last has not.
+    """
+    points = sorted(points)
+    if loss >= points[0][1]:
+        return points[0][0], "<"
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 <= loss <= y0:
+            share = (y0 - loss) / (y0 - y1) if y0 > y1 else 0.0
+            return math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))), ""
+    return points[-1][0], ">"
+
+
+def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
+    """Spending of a peer, once per size, to reach the losses of one of our runs for all sizes, over that run's.
+
+    Those of our shapes are charged, once, for the ranking and the search that found them.
+    """
+    found_shapes = (
+        found[ours].get("flops_before_training", 0.0) if (kind.rpartition("-")[2], unit) == ("alone", "flops") else 0.0
+    )
+    total, marks = found_shapes, set()
+    for size in sizes:
+        group = [r for n, r in found.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
+        if len(group) < 2:
+            return ""
+        spent, mark = level([(r[unit], r["losses"][size]) for r in group], found[ours]["losses"][size])
+        total += spent
+        marks.add(mark)
+    mark = ">" if ">" in marks else "<" if "<" in marks else ""
+    return f"{mark}{total / found[ours][unit]:.2f}"
+
+
+def ways(found: Results, sizes: Sequence[str], prefix: str = "") -> list[list[str]]:
+    """Rows: every way at every number of steps, what all sizes cost together, and their losses.
+
+    Args:
+        found: results.
+        sizes: names of those below the parent's.
+        prefix: of the jobs' names.
+    """
+    rows = []
+    for way, title in MAKERS.items():
+        families: dict[int, list[list[dict[str, Any]]]] = {}
+        for steps, family in named(found, prefix + way, sizes):
+            families.setdefault(steps, []).append(family)
+        for steps, group in sorted(families.items()):
+            total = [statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS]
+            losses = [spread([r["losses"][m] for f in group for r in f if m in r["losses"]]) for m in ("full", *sizes)]
+            rows.append([title, str(steps), str(len(group)), *costs(*total), *losses])
+    return rows
+
+
+def costs(tokens: float, flops: float, seconds: float) -> list[str]:
+    """Cells of what was spent."""
+    return [f"{tokens / 1e3:.0f}k", f"{flops / 1e12:.2f}", f"{seconds:.0f}"]
+
+
+def head(sizes: Sequence[str]) -> list[str]:
+    """Of `ways`."""
+    return ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *sizes]
+
+
+def peers(found: Results) -> str:
+    """The ways of the study of the peers."""
+    return markdown(head([*THREE]), ways(found, [*THREE])) + "\n" + ratios(found, [*THREE], "ours")
+
+
+def ratios(found: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
+    """Peers' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
+    rows = []
+    runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
+    for steps, seed, name in sorted(runs):
+        for kind in ("modelopt", "minitron", "alone"):
+            cells = [ratio(found, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
+            if all(cells):
+                rows.append([MAKERS[kind], str(steps), str(seed), *cells])
+    return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
+
+
+def rates(tried: Mapping[tuple[str, str], Mapping[float, float]], of_all: str) -> str:
+    """Losses by way, size and peak rate, the best one bold.
+
+    Args:
+        tried: (way, size) -> peak rate -> loss; the size is "all" where one run makes every one.
+        of_all: what the loss of such a run is.
+    """
+    columns = sorted({lr for losses in tried.values() for lr in losses})
+    rows = []
+    for (way, size), losses in tried.items():
+        cells = [f"{losses[lr]:.3f}" if lr in losses else "" for lr in columns]
+        if losses:
+            best = columns.index(min(losses, key=losses.__getitem__))
+            cells[best] = f"**{cells[best]}**"
+            rows.append([MAKERS[way], of_all if size == "all" else size, *cells])
+    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)
