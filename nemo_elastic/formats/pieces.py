@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from .checksums import PART_BYTES, ReadCheck
 
 __all__ = ["Pieces"]
 
+#: first row, and the one behind the last
+Part = tuple[int, int]
 #: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
 SPAN = 4 * 2**20
 #: bytes that go and are read all the same, where rows stay before and behind them: less than another call costs
@@ -51,7 +53,8 @@ class Pieces:
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension."""
         words, columns = self.raw.words, self.selections[1:]
-        rows = max(1, self.span // max(1, words[:1].nbytes))
+        row = max(1, words[:1].nbytes)
+        rows = max(1, self.span // row)
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
         parts = [(at, min(stop, at + rows)) for start, stop in runs for at in range(start, stop, rows)]
         window = Window(self.raw.extent) if self.raw.extent is not None else None
@@ -62,7 +65,7 @@ class Pieces:
                 yield from map(np.ascontiguousarray, self._rows(together, watch, window, kept=True))
                 continue
             piece, at = np.empty((sum(b - a for a, b in together), *self.shape[1:]), words.dtype), 0
-            for near in _near(together, rows, GAP // max(1, words[:1].nbytes)):
+            for near in _near(together, rows, GAP // row):
                 for some in self._rows(near, watch, window, kept=False):
                     for dim, selection in enumerate(columns, 1):
                         some = selection.take(some, dim)
@@ -71,9 +74,7 @@ class Pieces:
             yield piece
         watch.end()
 
-    def _rows(
-        self, near: list[tuple[int, int]], watch: ReadCheck, window: Window | None, kept: bool
-    ) -> Iterator[np.ndarray]:
+    def _rows(self, near: list[Part], watch: ReadCheck, window: Window | None, kept: bool) -> Iterator[np.ndarray]:
         """Rows that stay, held against their checksums; of a file they are read together, to ends of parts.
 
         Those that are not kept are gone when the next are read.
@@ -102,25 +103,23 @@ class Pieces:
         return out
 
 
-def _together(parts: list[tuple[int, int]], rows: int) -> Iterator[list[tuple[int, int]]]:
+def _together(parts: list[Part], rows: int) -> Iterator[list[Part]]:
     """Parts that make one piece, of up to `rows` rows: a small tensor in stripes is one, not one for each."""
-    held: list[tuple[int, int]] = []
-    for start, stop in parts:
-        if held and sum(b - a for a, b in held) + stop - start > rows:
-            yield held
-            held = []
-        held.append((start, stop))
-    if held:
-        yield held
+    return _grouped(parts, lambda held, part: sum(b - a for a, b in [*held, part]) > rows)
 
 
-def _near(parts: list[tuple[int, int]], rows: int, gap: int) -> Iterator[list[tuple[int, int]]]:
+def _near(parts: list[Part], rows: int, gap: int) -> Iterator[list[Part]]:
     """Parts that are read in one go: with gaps of up to `gap` rows, and `rows` rows from the first to the last."""
-    held: list[tuple[int, int]] = []
-    for start, stop in parts:
-        if held and (start - held[-1][1] > gap or stop - held[0][0] > rows):
+    return _grouped(parts, lambda held, part: part[0] - held[-1][1] > gap or part[1] - held[0][0] > rows)
+
+
+def _grouped(parts: list[Part], apart: Callable[[list[Part], Part], bool]) -> Iterator[list[Part]]:
+    """Parts in their order, a new group where one is apart from those before it."""
+    held: list[Part] = []
+    for part in parts:
+        if held and apart(held, part):
             yield held
             held = []
-        held.append((start, stop))
+        held.append(part)
     if held:
         yield held
