@@ -104,7 +104,7 @@ def lines_of(found: dict[str, float], rounds: int) -> list[str]:
         f"| processor time of the cut | {found['cut_processor']:.1f} s |",
         f"| processor time of `cp` | {found['copy_processor']:.1f} s |",
         f"| peak anonymous memory | {found['anonymous'] / 2**20:.0f} MiB |",
-        f"| peak resident memory, mapped pages of the source included | {found['resident'] / 2**20:.0f} MiB |",
+        f"| peak resident memory | {found['resident'] / 2**20:.0f} MiB |",
         f"| load average of the {os.cpu_count()} cores before it began | {found['load']:.1f} |",
     ]
 

@@ -97,9 +97,11 @@ def command(
         atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
     if add is not None:
         _add(family, add, found, budget, force)
-    written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
-    told = "\n".join([*_lines(start, found, halves), *_places(source, found, spec, out, add)])
-    typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False) if json else told)
+    if json:
+        written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
+        typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
+    else:
+        typer.echo("\n".join([*_lines(start, found, halves), *_places(source, found, spec, out, add)]))
 
 
 def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:

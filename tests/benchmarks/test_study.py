@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.study import __main__ as launcher
 from benchmarks.study import experts_table, peers_table, plots, results, tables, work
-from benchmarks.study.jobs import KINDS, PARENTS, Job, random_shapes
+from benchmarks.study.before import random_shapes
+from benchmarks.study.jobs import KINDS, PARENTS, Job
 from benchmarks.study.minitron_peer import PYTHON
 from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, TRIED
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
