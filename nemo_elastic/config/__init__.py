@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `elastic:` block: its sections, its budgets and axes, its JSON schema."""
 
-from nemo_elastic.config.block import ElasticConfig, default_stripes
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig, ImportanceConfig, NonfiniteConfig, RouterConfig, SearchConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 
@@ -15,5 +15,4 @@ __all__ = [
     "NonfiniteConfig",
     "RouterConfig",
     "SearchConfig",
-    "default_stripes",
 ]

@@ -27,7 +27,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
 
-__all__ = ["ElasticConfig", "default_stripes"]
+__all__ = ["ElasticConfig"]
 
 _SECTIONS = {
     "importance": ImportanceConfig,
@@ -173,7 +173,7 @@ class ElasticConfig:
         return out
 
     def parent_shape(self, parent: Parent) -> Parent:
-        """`parent` with the stripes of this block: 8 unless given, fewer where 8 does not divide every width.
+        """`parent` with the stripes of this block; where it gives none, those of `default_stripes`.
 
         A whole axis has stripes too: they say which parallel sizes share it equally.
         """
@@ -181,7 +181,7 @@ class ElasticConfig:
         for axis, stripes in striped_axes().items():
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
-                found[stripes] = own.stripes if own.stripes is not None else default_stripes(own.choices)
+                found[stripes] = default_stripes(axis, own.choices) if own.stripes is None else own.stripes
         return parent.with_stripes(found.pop("ffn_stripes"), **found)
 
     def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:
@@ -239,6 +239,7 @@ class ElasticConfig:
         return [w / sum(raw) for w in raw]
 
 
-def default_stripes(choices: tuple[int, ...], wanted: int = 8) -> int:
-    """The largest number of stripes up to `wanted` that divides every choice of an axis."""
+def default_stripes(axis: str, choices: tuple[int, ...]) -> int:
+    """Stripes of an axis of which a block says nothing: those of its record, fewer where they do not divide a choice."""
+    wanted = layer_axes()[axis][1].stripes
     return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

@@ -15,6 +15,7 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.metadata import of_optimizer
 from nemo_elastic.formats.megatron.stored import Stored, differing
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.plan.curriculum import Curriculum
@@ -23,8 +24,8 @@ from .places import FROM, START, watch_dir
 from .report import Finding
 from .transformers import lose_in_transformers
 
-#: of tensors of a model, and of all in a checkpoint
-ROUTER, OPTIMIZER = "elastic.router.", "optimizer."
+#: of tensors of a model
+ROUTER = "elastic.router."
 #: half of a router's weights that moved at all moved at least this share of what Adam could have moved them. Seen:
 #: 0.01 to 0.09 in the three recipes, and 0.0005 with an epsilon of Adam's above the gradients (1e-2)
 MOVED = 0.003
@@ -159,7 +160,7 @@ def optimizer_loaded(place: Place) -> Finding:
     """Stage 2 starts with the weights, router, members and moments that stage 1 ended with, in its own layout."""
     begun, ended = Stored(place.start(2, 0) / START).held(), Stored(place.end(1)).held()
     other = differing(begun, ended)
-    moments = {name: value for name, value in begun.items() if name.startswith(OPTIMIZER)}
+    moments = {name: value for name, value in begun.items() if of_optimizer(name)}
     empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())
     figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}
     told = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"

@@ -13,6 +13,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.moe import EXPERT_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 
 
@@ -43,7 +44,7 @@ ON_CPU = Narrow(
 )
 ON_GPU = Narrow(
     least={HIDDEN: 192, FFN: 16, MAMBA_HEAD_DIM: 32},
-    multiple={HIDDEN: 8, FFN: 8, MAMBA_HEAD_DIM: 8},
+    multiple={HIDDEN: 8, FFN: 8, MAMBA_HEAD_DIM: 8, EXPERT_FFN: 8},
     state=16,
     head_channels=32,
     vocab=512,

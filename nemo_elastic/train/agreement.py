@@ -71,7 +71,7 @@ def check_ranks(
             blocks = parent.axis(axis.name).blocks
             if blocks % (ranks or 1):
                 what = f"{axis.block_words} ({names.model}.{kind.megatron.get(axis.blocks)})"
-                if axis.striped:
+                if axis.stripes:
                     what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of {ranks}"
                 raise bad(name, ranks, f"a size that divides the {blocks} {what}")
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from tests.shapes import NANO_12B
 
@@ -89,6 +90,16 @@ def test_a_whole_ffn_has_stripes_for_tensor_parallel_ranks() -> None:
     config = ElasticConfig.from_dict(BLOCK | {"axes": {"hidden": [5120, 3840]}})
     assert config.parent_shape(NANO_12B).ffn_stripes == 8
     assert config.parent_shape(replace(NANO_12B, ffn=20484, ffn_stripes=1)).ffn_stripes == 6
+
+
+def test_stripes_of_experts_that_a_block_does_not_give() -> None:
+    """An expert is whole on its rank, so its neurons are one stripe; all else is shared by ranks."""
+    sizes = {"experts": 24, "expert_ffn": 96, "shared_ffn": 96, "top_k": 2, "routed_scaling": 1.0}
+    parent = Parent("E", 64, 128, more=sizes)
+    axes = {"hidden": [64, 48], "experts": [24, 20], "expert_ffn": [96, 64]}
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": axes}
+    more = ElasticConfig.from_dict(block).parent_shape(parent).more
+    assert (more["experts_stripes"], more["expert_ffn_stripes"], more["shared_ffn_stripes"]) == (4, 1, 8)
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:

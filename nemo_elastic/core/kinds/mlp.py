@@ -17,7 +17,7 @@ KIND = Kind(
     symbol="-",
     name=MLP,
     words="MLP",
-    axes=(Axis(FFN, "ffn", "FFN width", "ffn_stripes", "stripes", per_layer=True, striped=True),),
+    axes=(Axis(FFN, "ffn", "FFN width", "ffn_stripes", "stripes", per_layer=True, stripes=8),),
     rigid=(),
     rows=(
         Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((_HIDDEN,),)),

@@ -64,12 +64,13 @@ _MEGATRON = {
     SCALING: "moe_router_topk_scaling_factor",
 }
 _SITES: dict[str, Part] = {"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN}
+#: an expert is whole on its rank, as a rule: its neurons are one stripe, so those of a member are views
 _AXES = (
-    Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, striped=True, least=TOP_K,
+    Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, stripes=8, least=TOP_K,
          shared_by=None),
-    Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, striped=True,
+    Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, stripes=1,
          each=EXPERTS, shared_by="expert tensor"),
-    Axis(SHARED_FFN, "shared_ffn", "shared expert FFN width", "shared_ffn_stripes", "stripes", striped=True),
+    Axis(SHARED_FFN, "shared_ffn", "shared expert FFN width", "shared_ffn_stripes", "stripes", stripes=8),
 )  # fmt: skip
 _STRIPES = tuple(axis.blocks for axis in _AXES if axis.blocks is not None)
 

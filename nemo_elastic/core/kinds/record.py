@@ -98,7 +98,8 @@ class Axis:
         blocks: size of the parent that says in how many equal blocks it lies; None for one.
         block_words: what messages call these blocks.
         grouped: a channel belongs to its block (heads that share something); else blocks are a layout in storage.
-        striped: these blocks are stripes, of which an `elastic:` block chooses the number.
+        stripes: these blocks are stripes, of which an `elastic:` block chooses the number: so many, unless it says, or
+            as many fewer as divide every width. 0 where they are not.
         least: size of the parent below which no width of the axis may be; None for one block.
         each: axis of whose channels each has an order of its own on this axis.
         shared_by: ranks that share these blocks, each as many: "tensor" or "expert tensor" parallel ones; None where
@@ -113,7 +114,7 @@ class Axis:
     block_words: str = "blocks"
     grouped: bool = False
     per_layer: bool = False
-    striped: bool = False
+    stripes: int = 0
     least: str | None = None
     each: str | None = None
     shared_by: str | None = "tensor"

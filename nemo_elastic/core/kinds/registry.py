@@ -79,7 +79,7 @@ def per_layer_axes() -> tuple[str, ...]:
 
 def striped_axes() -> Mapping[str, str]:
     """Axis -> the size of a parent that counts its stripes, of those whose stripes an `elastic:` block chooses."""
-    return {name: axis.blocks for name, (_, axis) in _LAYER_AXES.items() if axis.striped and axis.blocks is not None}
+    return {name: axis.blocks for name, (_, axis) in _LAYER_AXES.items() if axis.stripes and axis.blocks is not None}
 
 
 def all_axes() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -27,8 +28,8 @@ from .pickled import Made, Name, Named, PickleError, read_pickle
 
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
-#: what both put before those of the optimizer's
-_OPTIMIZER = "optimizer."
+#: what both put before those of the optimizer's; megatron-core has one of its own for experts, and counts them
+_OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 
 _TORCH = "torch.distributed.checkpoint."
 _CORE = "megatron.core.dist_checkpointing.strategies.torch"
@@ -64,7 +65,12 @@ def model_prefix(names: Iterable[str]) -> str:
 
 def of_model(name: str, prefix: str) -> bool:
     """Whether a tensor's name is one of the model's, in a checkpoint with this prefix."""
-    return name.startswith(prefix) and not name.startswith(_OPTIMIZER) and "_extra_state" not in name
+    return name.startswith(prefix) and not of_optimizer(name) and "_extra_state" not in name
+
+
+def of_optimizer(name: str) -> bool:
+    """Whether a tensor's name is one of the optimizer's."""
+    return _OPTIMIZER.match(name) is not None
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[P
             raise PickleError(
                 f"a piece of {name} of shape {list(piece.sizes)} does not fit into {piece.place.length} bytes"
             )
-    if not name.startswith(_OPTIMIZER) and not _covered(size, pieces):
+    if not of_optimizer(name) and not _covered(size, pieces):
         raise PickleError(f"the pieces of {name} do not make up its shape {list(size)}")
     return StoredTensor(dtype, size, pieces)
 

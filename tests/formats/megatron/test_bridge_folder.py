@@ -105,6 +105,15 @@ def test_experts_are_read_one_by_one_out_of_the_tensor_that_holds_them(tmp_path:
     assert torch.equal(to_torch(cut), own["backbone.layers.1.mixer.experts.3.down_proj.weight"][:12, :6])
 
 
+def test_of_several_optimizers_each_has_its_number_before_its_states(tmp_path: Path) -> None:
+    """As the distributed optimizer of a stock training with experts writes them: buckets, in the layout of its ranks."""
+    bucket = "optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_(torch.bfloat16, torch.bfloat16).bucket_idx_0"
+    more = {f"chained_{i}.{bucket}.{state}": torch.ones(8) for i in (0, 1, 12) for state in ("param", "exp_avg")}
+    own = store(tmp_path, parent=unstriped(MOE), more=more)
+    assert open_source(tmp_path).tensors.keys() == own.keys()
+    assert not more.keys() & Stored(tmp_path).sizes.keys() and more.keys() < Stored(tmp_path).held().keys()
+
+
 def test_of_pieces_of_experts_only_those_of_one_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As expert- and tensor-parallel ranks write them: some experts to a piece, and a part of their neurons."""
     from nemo_elastic.formats.megatron import stored as module
