@@ -33,8 +33,8 @@ KEPT = {"hidden": 18 / 21, "experts": 5 / 8, "expert_ffn": 24 / 29, "shared_ffn"
 
 
 def family_of(parent: Parent) -> Family:
-    """A parent in stripes for eight ranks, and a member that is smaller on every axis."""
-    striped = parent.with_stripes(1, experts_stripes=8, expert_ffn_stripes=4, shared_ffn_stripes=4)
+    """A parent in the stripes of the 30B's recipe, and a member that is smaller on every axis."""
+    striped = parent.with_stripes(1, experts_stripes=8, expert_ffn_stripes=1, shared_ffn_stripes=8)
     widths: dict[str, int] = {axis: round(striped.axis(axis).size * share) for axis, share in KEPT.items()}
     return Family.of(striped, {"30b": striped.full, "small": striped.uniform(None, **widths)})
 

@@ -29,6 +29,7 @@ from nemo_elastic.train.stage import StageOptions
 
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
+from .chained import experts_shared_or_not
 from .checkpoint import check_start
 from .checks import (
     NAMES,
@@ -97,7 +98,7 @@ class ElasticRun:
             if get_rank_safe() == 0:
                 print(f"{self.config.checkpoint.load}: holds the end of this run; nothing is left to do", flush=True)
             return
-        with bridge_on_this_machine(self.config):
+        with bridge_on_this_machine(self.config), experts_shared_or_not():
             pretrain(self.config, self.forward_step, callbacks=self.callbacks)
 
 

@@ -53,6 +53,11 @@ RANKED = {
 }
 
 
+#: of a stage that another follows, and ranks that share the experts in the one and in the other
+HANDED = Layout(data=2, sharded=True, micro_batches=2, mode="frozen_ce")
+SHARED = [(1, 1), (1, 2), (2, 1)]
+
+
 def ranked(soft: bool) -> str:
     """What one rank's ranking leaves for runs with a router, or without."""
     return f"rank-{'soft' if soft else 'sliced'}"
@@ -95,6 +100,19 @@ def train_experts(place: Path) -> None:
         *(rank(f"rank-{name}", ranks) for name, ranks in RANKED.items()),
         *(stage(name, ranks) for name, ranks in TRAINED.items()),
         stage("by-itself", itself, by_itself=True),
+        *(stage(f"first-{ranks}", Ranks(HANDED, ranks)) for ranks in (1, 2)),
+        *(
+            stage(
+                f"second-{before}-{ranks}",
+                Ranks(HANDED, ranks),
+                kind="stage2",
+                done=STEPS,
+                longer=True,
+                by_itself=True,
+                previous=str(place / f"first-{before}" / "checkpoints"),
+            )
+            for before, ranks in SHARED
+        ),
     ]
     do(place, "experts", jobs)
 

@@ -21,6 +21,7 @@ from tests.hosts.bridge.experts import (
     CANDIDATE,
     RANKED,
     SCORE,
+    SHARED,
     TRAINED,
     alone,
     ranked,
@@ -73,6 +74,16 @@ def test_experts_move_to_other_ranks_with_their_neurons_in_orders_of_their_own(p
 def test_a_training_finds_its_members_itself(place: Path) -> None:
     """On two ranks that share experts, as one does that starts from a ranking."""
     same(place / "by-itself", place / alone("tp2-sp"))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize(("before", "now"), SHARED[1:])
+def test_a_second_stage_goes_on_where_ranks_begin_to_share_experts_or_cease_to(
+    place: Path, before: int, now: int
+) -> None:
+    """megatron-core has an optimizer of its own for experts that ranks share, and loads as many as were saved."""
+    same(place / f"second-{before}-{now}", place / "second-1-1")
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What one optimizer wrote of groups is what two load, and the reverse; `test_experts` trains with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+
+KIND = {"param_state_sharding_type": "fully_reshardable"}
+STATES: dict[str, Any] = {"param_state": {"weight": 1.0}}
+
+
+def groups(*each: tuple[float, bool]) -> dict[str, Any]:
+    return {"optimizer": {"param_groups": [{"lr": lr, "step": 3, "is_expert_parallel": own} for lr, own in each]}}
+
+
+def test_two_load_what_one_wrote() -> None:
+    from nemo_elastic.hosts.bridge.chained import regrouped
+
+    written = KIND | groups((0.1, False), (0.2, False))
+    found = regrouped({0: {"param_state": "a"}, 1: {"param_state": "b"}} | written, [False, True])
+    assert found == {
+        0: {"param_state": "a"} | written,
+        1: {"param_state": "b"} | KIND | groups((0.1, True), (0.2, True)),
+    }
+
+
+def test_one_loads_what_two_wrote() -> None:
+    from nemo_elastic.hosts.bridge.chained import regrouped
+
+    written = {0: KIND | groups((0.1, False)), 1: KIND | groups((0.2, True))}
+    found = regrouped(STATES | written, [False])
+    assert found == STATES | KIND | groups((0.2, False), (0.1, False))  # of groups that are alike the last counts
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_as_many_wrote_is_left_alone(count: int) -> None:
+    from nemo_elastic.hosts.bridge.chained import regrouped
+
+    one = STATES | KIND | groups((0.1, False))
+    state = one if count == 1 else {0: one, 1: one}
+    assert regrouped(state, [False, True][:count]) is state
+
+
+@pytest.mark.parametrize(
+    ("state", "shared", "words"),
+    [
+        ({0: STATES, 1: STATES, "param_groups": []}, [False, True], "no rank shared experts in the checkpoint, and r"),
+        (
+            STATES | {0: groups((0.1, False)), 1: groups((0.1, True))},
+            [False],
+            "ranks shared experts in the checkpoint",
+        ),
+    ],
+    ids=["one wrote it", "two wrote it"],
+)
+def test_states_by_another_key_are_refused(state: Any, shared: list[bool], words: str) -> None:
+    from nemo_elastic.hosts.bridge.chained import regrouped
+
+    with pytest.raises(ElasticError, match=f"expert_model_parallel_size: {words}"):
+        regrouped(state, shared)
