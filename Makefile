@@ -83,8 +83,13 @@ has-bridge:
 .PHONY: test-bridge
 test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
-		-p no:logging tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py tests/benchmarks/test_balance.py \
-		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
+		-p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py \
+		tests/benchmarks/test_balance.py tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
+
+.PHONY: rehearsals-bridge
+rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge in small, the 9B and the 30B-A3B, fifteen minutes (Python 3.12)
+	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
+		tests/hosts/bridge $(ARGS)
 
 .PHONY: parity-bridge
 parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md

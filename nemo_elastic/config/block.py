@@ -240,6 +240,6 @@ class ElasticConfig:
 
 
 def default_stripes(axis: str, choices: tuple[int, ...]) -> int:
-    """Stripes of an axis of which a block says nothing: those of its record, fewer where they do not divide a choice."""
+    """Stripes of an axis of which a block says nothing: its record's, or fewer that divide every choice."""
     wanted = layer_axes()[axis][1].stripes
     return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

@@ -16,9 +16,10 @@ from typing import Any
 import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.jobs.experiment import Executors, Job, run_jobs
-from nemo_elastic.hosts.planned import PlannedFamily
+from nemo_elastic.hosts.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.curriculum import Curriculum
 
@@ -49,8 +50,10 @@ class Rehearsal:
 
     def told_jobs(self) -> list[ToldJob]:
         """The jobs in words."""
-        ranks, first, second = self.short.ranks, *(str(layout) for layout in self.built.small.layouts)
-        layouts = {"parent": f"DP{ranks}", "rank": f"DP{ranks}", CUT_SHORT: first, "stage1": first, "stage2": second}
+        small, ranks = self.built.small, self.short.ranks
+        first, second = (str(layout) for layout in small.layouts)
+        alike = f"DP{ranks} EP{ranking_experts(small.parent, ranks)}" if small.parent.has(EXPERTS) else f"DP{ranks}"
+        layouts = {"parent": alike, "rank": alike, CUT_SHORT: first, "stage1": first, "stage2": second}
         steps = {**self.built.steps, "rank": 0}
         return [ToldJob(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
 

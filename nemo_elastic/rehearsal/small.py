@@ -34,10 +34,11 @@ class Narrow:
     vocab: int
 
 
-#: widths that two cores train, and that a GPU's kernels take: mamba_ssm wants rows and head sizes that 8 divides
+#: widths that two cores train, and that a GPU's kernels take: mamba_ssm wants rows and head sizes that 8 divides, and
+#: transformers' product of many experts theirs, on a CPU, too
 ON_CPU = Narrow(
     least={HIDDEN: 48, FFN: 8, MAMBA_HEAD_DIM: 4},
-    multiple={HIDDEN: 2},
+    multiple={HIDDEN: 2, EXPERT_FFN: 8},
     state=8,
     head_channels=4,
     vocab=512,

@@ -56,10 +56,10 @@ def regrouped(state: Any, shared: Sequence[bool]) -> Any:
         return state
     written = [said] if len(shared) > 1 else [state[number] for number in numbers]
     if any(one.get(_KIND) != _BY_NAME for one in written):
-        were, are = ("no rank shared", "ranks do") if len(shared) > 1 else ("ranks shared", "none does now")
+        were, are = ("no ranks shared", "they do now") if len(shared) > 1 else ("ranks shared", "they do not now")
         raise ElasticError(
-            f"recipe.model.expert_model_parallel_size: {were} experts in the checkpoint, and {are}; for the "
-            "optimizer's states to go from one to the other, save them with checkpoint.dist_ckpt_optim_fully_reshardable"
+            f"recipe.model.expert_model_parallel_size: {were} experts in the checkpoint, and {are}; the optimizer's "
+            "states can follow if they were saved with checkpoint.dist_ckpt_optim_fully_reshardable"
         )
     if len(shared) > 1:
         return {i: state[i] | said | _groups(written, flag) for i, flag in enumerate(shared)}
@@ -67,6 +67,6 @@ def regrouped(state: Any, shared: Sequence[bool]) -> Any:
 
 
 def _groups(written: Sequence[Mapping[str, Any]], shared: bool) -> dict[str, Any]:
-    """What all of them say of groups, as said of experts that ranks share or of all else; the first has the last word."""
+    """What all say of groups, as said of experts that ranks share or of all else; the first has the last word."""
     groups = [{**group, _SHARED: shared} for one in reversed(written) for group in one["optimizer"]["param_groups"]]
     return {"optimizer": {**written[0]["optimizer"], "param_groups": groups}}

@@ -106,7 +106,7 @@ def test_experts_are_read_one_by_one_out_of_the_tensor_that_holds_them(tmp_path:
 
 
 def test_of_several_optimizers_each_has_its_number_before_its_states(tmp_path: Path) -> None:
-    """As the distributed optimizer of a stock training with experts writes them: buckets, in the layout of its ranks."""
+    """As the distributed optimizer of a stock training with experts writes them, by buckets."""
     bucket = "optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_(torch.bfloat16, torch.bfloat16).bucket_idx_0"
     more = {f"chained_{i}.{bucket}.{state}": torch.ones(8) for i in (0, 1, 12) for state in ("param", "exp_avg")}
     own = store(tmp_path, parent=unstriped(MOE), more=more)

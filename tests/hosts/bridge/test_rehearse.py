@@ -84,21 +84,23 @@ def test_a_setting_that_is_not_declared_is_named(tmp_path: Path, monkeypatch: py
         rehearsal_of(recipe_of("9b"), str(tmp_path))
 
 
+@pytest.mark.rehearsal
 @pytest.mark.slow
 @pytest.mark.dist
-def test_the_command_rehearses_the_9b_recipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["9b", "30b_a3b"])
+def test_the_command_rehearses_a_recipe(tmp_path: Path, name: str) -> None:
     # Bridge's own transformers has a nemotron_h
     env = environment(NEMORUN_HOME=str(tmp_path / "home"))
     env.pop("NEMO_ELASTIC_HF_PYTHON", None)
     out = tmp_path / "out"
-    command = ["-m", "tests.support.bridge", "-m", "nemo_elastic", "rehearse", "bridge/nemotron_elastic_9b"]
+    command = ["-m", "tests.support.bridge", "-m", "nemo_elastic", "rehearse", f"bridge/nemotron_elastic_{name}"]
     command += ["--out", str(out), "--ranks", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=5400
     )
     report = json.loads((out / "rehearsal.json").read_text()) if (out / "rehearsal.json").exists() else {}
     assert done.returncode == 0, told(report) if report else done.stderr[-3000:]
-    assert report["recipe"] == "nemotron_elastic_9b_bridge" and set(report["checks"]) == CHECKS
+    assert report["recipe"] == f"nemotron_elastic_{name}_bridge" and set(report["checks"]) == CHECKS
     assert all(check["ok"] is True for check in report["checks"].values()), told(report)
     figures = report["checks"]["resumed"]
     assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18
