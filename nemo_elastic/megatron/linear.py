@@ -80,7 +80,7 @@ def accumulate_product(
     buffer = getattr(param, "main_grad", None)
     if buffer is None or buffer.dtype != dy_to.dtype or not all(k is None or k.is_prefix for k in (rows, cols)):
         return accumulate(param, torch.mm(dy_to.t(), x_ti), rows, cols)
-    _cut(buffer, rows, cols).addmm_(dy_to.t(), x_ti)
+    cut(buffer, rows, cols).addmm_(dy_to.t(), x_ti)
     return _handed_over(param)
 
 
@@ -135,7 +135,7 @@ class SlicedLinear(torch.autograd.Function):
         ctx.args = (rows, cols, column, sequence_parallel, group)
         if column and sequence_parallel and group is not None:
             x_sbi = gather(x_sbi, group)
-        y_sbo = _product(x_sbi, _cut(weight, rows, cols).t())
+        y_sbo = _product(x_sbi, cut(weight, rows, cols).t())
         if not column and group is not None:
             y_sbo = reduce_scatter(y_sbo, group) if sequence_parallel else all_reduce(y_sbo, group)
         return y_sbo
@@ -149,7 +149,7 @@ class SlicedLinear(torch.autograd.Function):
             dy_sbo = gather(dy_sbo, group)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = _product(dy_sbo, _cut(weight, rows, cols))
+            dx = _product(dy_sbo, cut(weight, rows, cols))
             if column and group is not None:
                 dx = reduce_scatter(dx, group) if sequence_parallel else all_reduce(dx, group)
         if ctx.needs_input_grad[1]:
@@ -160,7 +160,7 @@ class SlicedLinear(torch.autograd.Function):
         return dx, dw, None, None, None, None, None
 
 
-def _cut(weight: torch.Tensor, rows: Selection | None, cols: Selection | None) -> torch.Tensor:
+def cut(weight: torch.Tensor, rows: Selection | None, cols: Selection | None) -> torch.Tensor:
     """weight[rows, cols]: a view of prefixes; they come first, so that what is then gathered is narrower."""
     kept = [(dim, part) for dim, part in ((0, rows), (1, cols)) if part is not None]
     for dim, part in sorted(kept, key=lambda x: not x[1].is_prefix):

@@ -34,16 +34,12 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.gates import LayerGates
 
 from .compat import with_names
+from .experts import experts
 from .linear import SlicedLinear, all_reduce, gather, tensor_group
 from .norm import ElasticRMSNorm
 from .run import WHOLE, Run, is_recomputing
 
 _ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
-
-
-def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    """megatron-core's own is compiled, anew for each number of tokens: run again, it saves other tensors."""
-    return torch.relu(x).square()
 
 
 class ReplicatedLinear(torch.nn.Module):
@@ -145,35 +141,18 @@ class ElasticExperts(SequentialMLP):
             run, index: the micro-batch's choice, and the layer.
             seen: called with expert, activation [n, F] and output [n, i].
         """
-        ranks = self.tp_group.size()
-        neurons = run.select("moe.up", 0, index, world=ranks)
-        width = run.select("moe.up", 1, index, world=1)
-        gates = run.gates(index)
-        out, counts = [], counts_e.tolist()
-        # split at once: the gradient of a slice would be a tensor of all tokens, for each expert
-        parts = zip(self.local_experts, tokens_ni.split(counts), weights_n.split(counts), strict=True)
-        for number, (expert, own_ni, weight_n) in enumerate(parts):
-            if not len(own_ni):
-                continue  # its weights get no gradient
-            # routed tokens are on their expert's ranks already: no collective, the dispatcher's are around this
-            h_nf = _product(expert.linear_fc1, own_ni, neurons, width, column=True)
-            h_nf = squared_relu(h_nf)
-            own_nf = h_nf if gates is None else h_nf * gates[EXPERT_FFN].to(h_nf.dtype)
-            own_nf = (own_nf * weight_n[:, None]).to(h_nf.dtype)
-            out.append(_product(expert.linear_fc2, own_nf, width, neurons, column=False))
-            if seen is not None:
-                seen(number, h_nf, out[-1])
-        if out:
-            return torch.cat(out)
-        # without tokens collectives go backward all the same: the dispatcher's, and those of gates
-        none_ni = tokens_ni * weights_n[:, None]
-        return (none_ni if gates is None else none_ni * gates[EXPERT_FFN].sum()).to(tokens_ni.dtype)
-
-
-def _product(
-    layer: Any, x_ni: torch.Tensor, rows: Selection | None, cols: Selection | None, column: bool
-) -> torch.Tensor:
-    return SlicedLinear.apply(x_ni, layer.weight, rows, cols, column, False, None)
+        ranks, gates, counts = self.tp_group.size(), run.gates(index), counts_e.tolist()
+        up, down = ([getattr(one, name).weight for one in self.local_experts] for name in ("linear_fc1", "linear_fc2"))
+        # routed tokens are on their expert's ranks already: no collective, the dispatcher's are around this
+        y_ni, relu_nf = experts(
+            tokens_ni, weights_n, counts, up, down,
+            gate_f=None if gates is None else gates[EXPERT_FFN].to(tokens_ni.dtype),
+            neurons=run.select("moe.up", 0, index, world=ranks), width=run.select("moe.up", 1, index, world=1),
+        )  # fmt: skip
+        if seen is not None:
+            for number, (own_nf, own_ni) in enumerate(zip(relu_nf.split(counts), y_ni.split(counts), strict=True)):
+                seen(number, own_nf.square(), own_ni)
+        return y_ni
 
 
 class ElasticMoE(MoELayer):
@@ -216,7 +195,8 @@ class ElasticMoE(MoELayer):
         up, down = shared.linear_fc1, shared.linear_fc2
         rows, cols = run.select("moe.shared_up", 0, index), run.select("moe.shared_down", 1, index)
         h_sbf = SlicedLinear.apply(x_sbd, up.weight, rows, hidden, True, sequence, tensor_group(up))
-        h_sbf = squared_relu(h_sbf)
+        # megatron-core's own is compiled, anew for each number of tokens: run again, it saves other tensors
+        h_sbf = torch.relu(h_sbf).square()
         run.watch("shared_ffn", index, h_sbf)
         h_sbf = _gated(h_sbf, run.gates(index), SHARED_FFN)
         return SlicedLinear.apply(h_sbf, down.weight, hidden, cols, False, sequence, tensor_group(down))

@@ -159,19 +159,19 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     """Norm, router, the chosen experts of each token, and the shared expert, where experts are chosen evenly.
 
     Source: megatron-core 0.19's MoELayer with its all-to-all dispatcher, whose ranks hold whole experts
-    (expert_tensor_parallel_size 1); not measured. I: what experts read, the latent width or the stream; F, S: widths
+    (expert_tensor_parallel_size 1). I: what experts read, the latent width or the stream; F, S: widths
     of an expert and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte
-    each; of every choice an index and three numbers in fp32. Each choice: its place, the expert's input I, relu(h),
-    relu(h)^2 and that times its weight (the second linear's input). The projection out of the latent width keeps its
-    input. Gates keep what they multiply: scores, every choice's F, the shared S, and both sides of the latent width.
+    each; of every choice an index and three numbers in fp32. Each choice: its place, the expert's input I, and relu(h)
+    (megatron.experts). The projection out of the latent width keeps its input. Gates keep what they multiply: scores,
+    the shared S, and both sides of the latent width.
     """
     experts, top_k = parent.size(EXPERTS), parent.size(TOP_K)
     latent = parent.size(LATENT) if parent.has(LATENT) else 0
     router = (2 * SINGLE + 2) * experts + (8 + 3 * SINGLE) * top_k
-    choice = HALF * ((latent or parent.hidden) + 3 * parent.size(EXPERT_FFN)) + 8 + SINGLE
+    choice = HALF * ((latent or parent.hidden) + parent.size(EXPERT_FFN)) + 8 + SINGLE
     routed, shared = router + top_k * choice + HALF * latent, 2 * HALF * parent.size(SHARED_FFN)
     if gated:
-        routed += SINGLE * experts + HALF * (top_k * parent.size(EXPERT_FFN) + 2 * latent)
+        routed += SINGLE * experts + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
     return norm(parent, shards, gated, kernels) + own + _output_gates(parent, shards, gated)

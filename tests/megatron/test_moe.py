@@ -17,9 +17,11 @@ from nemo_elastic.core.layout import selection
 from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.ranking import Ranking, Statistics, sort
 from nemo_elastic.ranking.layered import through
 from nemo_elastic.ranking.orders import make_orders
+from tests.plan.measuring import model_of, saved_bytes
 from tests.shapes import LATENT, MOE
 
 from .models import build, start
@@ -195,3 +197,21 @@ def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Par
     found = from_megatron(parent, parent.full, weights_of(model))
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], t) for name, t in wanted.items())
     assert any(not torch.equal(found[name], t) for name, t in from_megatron(parent, parent.full, state).items())
+
+
+#: every width differs from every other, as in tests/plan/measuring
+ODD = Parent("MEM*EM", 96, 256, 1, 16, 12, 4, 8, 4, 8, 4, 20,
+             more={"experts": 12, "expert_ffn": 56, "shared_ffn": 72, "top_k": 3, "routed_scaling": 2.5})  # fmt: skip
+
+
+@pytest.mark.parametrize("latent", [{}, {"latent": 40}], ids=["plain", "latent"])
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
+def test_layers_keep_what_the_plan_counts(latent: dict[str, int], gated: bool, recompute: bool) -> None:
+    start()
+    parent = replace(ODD, more=dict(ODD.more) | latent)
+    model = model_of(parent, recompute)
+    for batch, length in ((1, 512), (2, 256)):
+        wanted = saved(parent, parent.types, Sharding(), recompute=recompute, gated=gated, kernels=False)
+        measured = saved_bytes(model, parent, batch, length, gated)
+        assert measured == pytest.approx(batch * length * wanted, rel=0.01)

@@ -73,7 +73,7 @@ def test_static_memory_by_hand() -> None:
 def test_activations_by_hand() -> None:
     """Six choices of 128 experts; the stream and its norm's output are a dense layer's, too."""
     router = 128 * (4 + 4 + 1 + 1) + 6 * (8 + 3 * 4)
-    choices = 6 * (2 * 2688 + 3 * 2 * 1856 + 8 + 4)
+    choices = 6 * (2 * 2688 + 2 * 1856 + 8 + 4)
     shared = 2 * 2 * 3712
     whole = layer(NANO, "moe", Sharding())
     assert whole == norm(NANO, Sharding(), False, True) + router + choices + shared
@@ -85,7 +85,7 @@ def test_activations_by_hand() -> None:
 def test_experts_in_a_latent_width_keep_what_they_read_there() -> None:
     """2 choices of 8 experts of 12 neurons, which read 10 channels of 16; the shared expert has 20."""
     inside = layer(LATENT, "moe", Sharding()) - norm(LATENT, Sharding(), False, True)
-    assert inside == 8 * 10 + 2 * 20 + 2 * (2 * 10 + 3 * 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
+    assert inside == 8 * 10 + 2 * 20 + 2 * (2 * 10 + 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
 
 
 def test_a_step_computes_what_is_active() -> None:
