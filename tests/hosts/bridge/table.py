@@ -19,7 +19,17 @@ from pathlib import Path
 
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.experts import CANDIDATE, RANKED, SCORE, TRAINED, alone, ranked, rankings_apart, train_experts
+from tests.hosts.bridge.experts import (
+    CANDIDATE,
+    RANKED,
+    SCORE,
+    SHARED,
+    TRAINED,
+    alone,
+    ranked,
+    rankings_apart,
+    train_experts,
+)
 from tests.hosts.bridge.layouts import LOSS, PAIRS, WEIGHT, apart, checkpoint, do, lines, losses, train_all
 from tests.hosts.bridge.nemo_side import LAYOUTS, STEPS
 from tests.hosts.bridge.runs import Job
@@ -95,6 +105,9 @@ def between_layouts_of_experts(place: Path) -> Iterator[Row]:
     for name, ranks in TRAINED.items():
         told = f"Bridge with experts, {NUMBERS[ranks.layout.world]} ranks against one: {ranks.name}"
         yield told, len(lines(place / name)), *apart(place / name, place / alone(name))
+    for before, now in SHARED[1:]:
+        told, name = f"Bridge with experts, stage 2 with ep{now} from ep{before}", f"second-{before}-{now}"
+        yield told, len(lines(place / name)), *apart(place / name, place / "second-1-1")
 
 
 def same_bytes(both: Path) -> int:
