@@ -87,7 +87,7 @@ test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Me
 		tests/benchmarks/test_balance.py tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: rehearsals-bridge
-rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge in small, the 9B and the 30B-A3B, fifteen minutes (Python 3.12)
+rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge in small, the 9B and the 30B-A3B, half an hour (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
 		tests/hosts/bridge $(ARGS)
 

@@ -159,9 +159,9 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     """Norm, router, the chosen experts of each token, and the shared expert, where experts are chosen evenly.
 
     Source: megatron-core 0.19's MoELayer with its all-to-all dispatcher, whose ranks hold whole experts
-    (expert_tensor_parallel_size 1). I: what experts read, the latent width or the stream; F, S: widths
-    of an expert and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte
-    each; of every choice an index and three numbers in fp32. Each choice: its place, the expert's input I, and relu(h)
+    (expert_tensor_parallel_size 1). I: what experts read, the latent width or the stream; F, S: widths of an expert
+    and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte each; of every
+    choice an index and three numbers in fp32. Each choice: its place, the expert's input I, and relu(h) of its F
     (megatron.experts). The projection out of the latent width keeps its input. Gates keep what they multiply: scores,
     the shared S, and both sides of the latent width.
     """

@@ -98,7 +98,7 @@ class ElasticRun:
             if get_rank_safe() == 0:
                 print(f"{self.config.checkpoint.load}: holds the end of this run; nothing is left to do", flush=True)
             return
-        with bridge_on_this_machine(self.config), experts_shared_or_not():
+        with bridge_on_this_machine(self.config), experts_shared_or_not():  # its own last checkpoint, too
             pretrain(self.config, self.forward_step, callbacks=self.callbacks)
 
 

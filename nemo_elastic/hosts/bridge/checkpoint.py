@@ -18,6 +18,7 @@ from nemo_elastic.formats.megatron.harmless import check_harmless
 from nemo_elastic.formats.megatron.stored import ITERATION, last_iteration
 from nemo_elastic.train.resume import check_same_family, may_change
 
+from .chained import experts_shared_or_not
 from .saved import choose, problem, set_aside, step_of
 
 __all__ = ["check_start", "forget_passed", "go_on_from"]
@@ -85,7 +86,8 @@ def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> N
     checkpoint = state.cfg.checkpoint
     own, checkpoint.load = checkpoint.load, str(Path(previous))
     try:
-        step, _ = load_checkpoint(state, model, optimizer, None)
+        with experts_shared_or_not():
+            step, _ = load_checkpoint(state, model, optimizer, None)
     finally:
         checkpoint.load = own
     if step == 0:
