@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main(files: list[str]) -> None:
     reports = [json.loads(Path(file).read_text()) for file in files]
-    print("| | " + " | ".join(f"`{report['recipe']}`" for report in reports) + " |")
+    print("| | " + " | ".join(heading(report["recipe"]) for report in reports) + " |")
     print("| --- |" + " --- |" * len(reports))
     for i, job in enumerate(reports[0]["jobs"]):
         cells = [f"{r['jobs'][i]['layout']}, {r['jobs'][i]['seconds']:.0f} s" for r in reports]
@@ -27,6 +27,12 @@ def main(files: list[str]) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
     seconds = [sum(job["seconds"] for job in report["jobs"]) for report in reports]
     print("| in all | " + " | ".join(f"{s / 60:.1f} minutes" for s in seconds) + " |")
+
+
+def heading(recipe: str) -> str:
+    """A recipe's name in few letters, so that four columns fit a page."""
+    name = recipe.removeprefix("nemotron_elastic_")
+    return f"{name.removesuffix('_bridge')}, Bridge" if name.endswith("_bridge") else name
 
 
 if __name__ == "__main__":
