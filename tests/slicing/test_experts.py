@@ -101,7 +101,8 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "block.json").write_text(json.dumps(BLOCK))
     run(["init", str(folder), "--config", str(tmp_path / "block.json"), "--out", str(tmp_path / "family")])
     family = Family.load(tmp_path / "family")
-    assert family.parent.axis("experts").blocks == 2 and family.parent.axis("expert_ffn").blocks == 4
+    blocks = [family.parent.axis(axis).blocks for axis in ("experts", "expert_ffn", "shared_ffn")]
+    assert blocks == [2, 1, 4]  # as many of 8 as divide every choice; an expert is whole on its rank
     mid, low = (family.member(name).subnet for name in ("mid", "low"))
     assert active_parameters(family.parent, mid) <= 6000 < active_parameters(family.parent, family.parent.full)
     assert parameters(family.parent, low) <= 0.5 * parameters(family.parent, family.parent.full)
