@@ -6,8 +6,8 @@ Lengths, batches, steps and rates are the paper's, and the block is conf/elastic
 
 Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks that share a layer's experts:
 
-    stage 1: TP2 PP2 DP32 EP8 SP
-    stage 2: TP2 PP1 DP64 EP8 SP recompute
+    stage 1: TP2 PP1 DP64 EP8 SP
+    stage 2: TP1 PP1 DP128 EP8 recompute
 
 The ranking is a job of one node, whose GPUs share the experts and nothing else: 11.7 GB of weights in bf16, of the
 73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of matrices. What
