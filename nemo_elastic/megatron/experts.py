@@ -40,9 +40,8 @@ class SlicedExperts(torch.autograd.Function):
         kept = matrices[0].shape[0] if neurons is None else neurons.kept_size
         y_ni, relu_nf = torch.empty_like(x_ni), x_ni.new_empty(len(x_ni), kept)
         for e, own in _ranges(counts):
-            torch.mm(x_ni[own], cut(matrices[e], neurons, width).t(), out=relu_nf[own])
-            relu_nf[own].relu_()
-            h_nf = _weighted(_gated(relu_nf[own].square(), gate_f), weight_n[own])
+            own_nf = torch.mm(x_ni[own], cut(matrices[e], neurons, width).t(), out=relu_nf[own]).relu_()
+            h_nf = _weighted(_gated(own_nf.square(), gate_f), weight_n[own])
             torch.mm(h_nf, cut(matrices[count + e], width, neurons).t(), out=y_ni[own])
         ctx.save_for_backward(x_ni, weight_n, gate_f, relu_nf, *matrices)
         ctx.told = counts, neurons, width

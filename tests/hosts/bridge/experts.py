@@ -113,6 +113,9 @@ def train_experts(place: Path) -> None:
             )
             for before, ranks in SHARED
         ),
+        stage("unmoved", Ranks(HANDED), steps=3),
+        stage("moved", Ranks(HANDED), steps=3, save_every=1, until=2),
+        stage("moved", Ranks(HANDED, 2), steps=3, save_every=1),
     ]
     do(place, "experts", jobs)
 

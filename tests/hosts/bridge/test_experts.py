@@ -88,6 +88,13 @@ def test_a_second_stage_goes_on_where_ranks_begin_to_share_experts_or_cease_to(
 
 @pytest.mark.slow
 @pytest.mark.dist
+def test_a_killed_run_goes_on_on_ranks_that_share_experts_where_none_did(place: Path) -> None:
+    same(place / "moved", place / "unmoved")
+    assert len(losses(place / "moved")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.dist
 @pytest.mark.parametrize("name", [*TRAINED, "whole"])
 def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: Path, name: str) -> None:
     """Once for each such step, whatever the other micro-batches ran."""
