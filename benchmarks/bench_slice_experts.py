@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.bench_slice import MEMORY, TARGET, Ran, in_turn, make, rate, size
 from benchmarks.output import arguments, deliver
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
@@ -28,13 +29,19 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.plan import preset
 
 NANO = preset("nemotron-3-nano-30b-a3b")
+BLOCK = Path(__file__).resolve().parents[1] / "conf" / "elastic_30b_a3b.yaml"
 #: axis -> what a member keeps of it, in shares that multiples of 64 allow
 KEPT = {"hidden": 18 / 21, "experts": 5 / 8, "expert_ffn": 24 / 29, "shared_ffn": 20 / 29, "mamba_heads": 3 / 4}
 
 
+def striped_as_the_30b(parent: Parent) -> Parent:
+    """A parent in the stripes of the 30B's recipe."""
+    return ElasticConfig.load(BLOCK).parent_shape(parent)
+
+
 def family_of(parent: Parent) -> Family:
-    """A parent in the stripes of the 30B's recipe, and a member that is smaller on every axis."""
-    striped = parent.with_stripes(1, experts_stripes=8, expert_ffn_stripes=1, shared_ffn_stripes=8)
+    """A parent as the 30B's recipe sorts it, and a member that is smaller on every axis."""
+    striped = striped_as_the_30b(parent)
     widths: dict[str, int] = {axis: round(striped.axis(axis).size * share) for axis, share in KEPT.items()}
     return Family.of(striped, {"30b": striped.full, "small": striped.uniform(None, **widths)})
 

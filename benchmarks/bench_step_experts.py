@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.bench_slice_experts import striped_as_the_30b
 from benchmarks.bench_step import measure, rounds, size_of, table
 from benchmarks.output import arguments, deliver
 from nemo_elastic.core.family import Parent, Subnet
 from tests.support.models import start
 
-#: experts take most of the parameters, and with the shared one more than half of those that a token meets; stripes are
-#: those of the recipe of the 30B
-PARENT = Parent(
+#: experts take most of the parameters, and with the shared one more than half of those that a token meets
+PARENT = striped_as_the_30b(Parent(
     "MEM*EMEM*E", 384, 1024, mamba_heads=24, mamba_head_dim=32, mamba_groups=4, state=16, attention_heads=12,
     kv_heads=4, attention_head_dim=32,
-    more={"experts": 32, "expert_ffn": 384, "shared_ffn": 768, "top_k": 4, "routed_scaling": 2.5,
-          "experts_stripes": 8, "expert_ffn_stripes": 1, "shared_ffn_stripes": 8},
-)  # fmt: skip
+    more={"experts": 32, "expert_ffn": 384, "shared_ffn": 768, "top_k": 4, "routed_scaling": 2.5},
+))  # fmt: skip
 TOKENS = (8, 256)
 #: allowed: sliced / full step above the share of active parameters
 ABOVE = 0.10
