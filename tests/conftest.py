@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -18,12 +20,44 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
+#: a variable that every process of a run inherits, whatever session it moves to and whoever adopts it
+RUN = "NEMO_ELASTIC_TEST_RUN"
+
+
+def left_by(run: str) -> list[psutil.Process]:
+    """Processes that a run of tests has started and that still live, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(RUN) == run:
+                found.append(process)
+        except psutil.Error:  # it has ended, or is another user's
+            continue
+    return found
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the socket of the process whose forks need not import NeMo; who is the first to need it starts it."""
+    """Let a run in the background hear Ctrl-C, end what tests leave running, and name the socket of NeMo's forks.
+
+    A shell ignores SIGINT for what it starts with `&`, and so would every process of the tests of Ctrl-C. The forks
+    are of a process that has NeMo imported; who is the first to need it starts it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if RUN not in os.environ:  # not a worker of pytest-xdist's
+        os.environ[RUN] = run = f"{os.getpid()}-{os.urandom(8).hex()}"
+        config.add_cleanup(lambda: end_all(run))
     if hasattr(os, "pidfd_open") and find_spec("nemo") is not None and "NEMO_ELASTIC_WARM" not in os.environ:
         folder = tempfile.mkdtemp(prefix="nemo-elastic-")
         os.environ["NEMO_ELASTIC_WARM"] = f"{folder}/socket:{os.getpid()}"
         config.add_cleanup(lambda: shutil.rmtree(Path(folder), ignore_errors=True))
+
+
+def end_all(run: str) -> None:
+    """Kill what a run of tests has left: a test that failed between start and end of a program leaves it at work."""
+    for process in psutil.wait_procs(left_by(run), timeout=3)[1]:  # the forks' server sees that its socket has gone
+        print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
+        process.kill()
 
 
 @pytest.hookimpl(tryfirst=True)
