@@ -91,6 +91,11 @@ rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge in s
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
 		tests/hosts/bridge $(ARGS)
 
+.PHONY: recipe-tables
+recipe-tables: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the large recipes of both hosts build, into docs/tables/recipes.md and recipes_bridge.md
+	$(BIN)/python -W ignore tools/recipe_table.py nemo docs/tables/recipes.md
+	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge tools/recipe_table.py bridge docs/tables/recipes_bridge.md
+
 .PHONY: parity-bridge
 parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md
 	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) TOKENIZERS_PARALLELISM=false \

@@ -1,35 +1,33 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Print docs/tables/recipes.md: what the recipes do by default, read from them.
+"""What a host's large recipes do by default, read from what they build, into docs/tables.
 
-`.venv/bin/python tools/recipe_table.py > docs/tables/recipes.md`; a test compares.
+`make recipe-tables` runs it in the environment of each host; tests compare.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.hosts.planned import PlannedFamily
+from nemo_elastic.hosts.planned import NODES
+from nemo_elastic.hosts.recipe_file import load_recipe
+from nemo_elastic.plan.curriculum import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-NAMES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
-#: on Megatron-Bridge alone, without which its file cannot be imported: name -> parent and block, as that file has them
-BRIDGE = {"bridge/nemotron_elastic_30b_a3b": ("nemotron-3-nano-30b-a3b", "elastic_30b_a3b.yaml")}
-HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Drawn", "Layout", "GB of a GPU")
+SIZES = {"nemo": ("12b", "9b", "8b"), "bridge": ("12b", "9b", "8b", "30b_a3b")}
+HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Drawn", "Layout", "Weights, gradients",
+        "GB of a GPU")  # fmt: skip
 
 
-def table() -> str:
+def table(host: str) -> str:
     """The hyper-parameters of both stages of every large recipe, and the layouts on their default machines."""
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
-    from nemo_elastic.hosts.nemo.curriculum.large import NODES
-
-    lines = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 2 + "---:|"]
-    for name, family in _families():
+    lines, families = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 3 + "---:|"], []
+    for size in SIZES[host]:
+        name = ("" if host == "nemo" else f"{host}/") + f"nemotron_elastic_{size}"
+        family = load_recipe(RECIPES / f"{name}.py")
+        families.append(family)
         for number in (1, 2):
             stage = PAPER.stage(number)
             layout = family.layout(number, PAPER, NODES * 8, "h100")
@@ -38,16 +36,10 @@ def table() -> str:
             lines.append(_row((
                 f"`{name}`", number, stage.seq_length, stage.global_batch_size, stage.max_steps,
                 f"{stage.tokens / 1e9:.1f}B", ", ".join(f"{budget.name} {weight:.2g}" for budget, weight in drawn),
-                layout, f"{layout.memory.total / 1e9:.1f}",
+                layout, f"{family.precision.weights}, {family.precision.gradients}",
+                f"{layout.memory.total / 1e9:.1f}",
             )))  # fmt: skip
-    return "\n".join(lines) + "\n\n" + _same(PAPER, importlib.import_module(NAMES[0]).FAMILY.config)
-
-
-def _families() -> Iterator[tuple[str, PlannedFamily]]:
-    for name in NAMES:
-        yield name, importlib.import_module(name).FAMILY
-    for name, (shape, block) in BRIDGE.items():
-        yield name, PlannedFamily(name, dict, shape, RECIPES.parent / "conf" / block)  # nothing is built
+    return "\n".join(lines) + "\n" + ("\n" + _same(PAPER, families[0].config) if host == "nemo" else "")
 
 
 def _same(curriculum: Any, config: Any) -> str:
@@ -67,7 +59,6 @@ def _same(curriculum: Any, config: Any) -> str:
         ("sequences ranked", f"{config.importance.samples}"),
         ("candidates of the search", f"{config.search.candidates}, on {config.search.tokens} tokens each"),
         ("loss", f"forward KL from the {config.distill.teacher} parent at temperature {config.distill.temperature:g}"),
-        ("precision", "bf16, gradients summed in fp32"),
     )
     return "\n".join([_row(("In all of them", "set to")), "|---|---|", *(_row(row) for row in rows)]) + "\n"
 
@@ -76,15 +67,6 @@ def _row(cells: Any) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """NeMo talks while it is imported."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(RECIPES))
-    with _stdout_to_stderr():
-        told = table()
-    print(told, end="")
+    host, file = sys.argv[1:]
+    Path(file).write_text(table(host), encoding="utf-8")

@@ -23,6 +23,7 @@ __all__ = ["command"]
 
 _PARENT = typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
 _RECIPE = typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host.")
+_SUMS = "What gradients are summed in, fp32 or bf16; the recipe's, or fp32, if left out."
 _MARGIN = "Share of each GPU's memory that stays free, for what the formulas do not count."
 
 
@@ -44,6 +45,7 @@ def command(
     stage: Annotated[int, within(1, 2, "--stage", "1 learns shapes with soft masks first, 2 trains slices.")] = 1,
     margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
+    gradients: Annotated[str | None, typer.Option("--gradients", help=_SUMS)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
@@ -59,6 +61,7 @@ def command(
     from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
 
     paper = PAPER.stage(stage)
+    name, shape, block, sums = _described(config, parent, recipe)
     run = RunShape(
         paper.seq_length if seq_length is None else seq_length,
         paper.global_batch_size if global_batch is None else global_batch,
@@ -69,8 +72,8 @@ def command(
         kernels,
         node,
         margin,
+        gradients or sums,
     )
-    name, shape, block = _described(config, parent, recipe)
     found = layouts(shape, block, run)
     chosen = choose(found)
     time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
@@ -84,8 +87,8 @@ def command(
         raise typer.Exit(1)
 
 
-def _described(config: Path | None, parent: str | None, recipe: str | None) -> tuple[str, Parent, ElasticConfig]:
-    """What is planned: its name, the parent's shape, and the block."""
+def _described(config: Path | None, parent: str | None, recipe: str | None) -> tuple[str, Parent, ElasticConfig, str]:
+    """What is planned: its name, the parent's shape, the block, and what gradients are summed in."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.errors import bad
     from nemo_elastic.plan import preset
@@ -95,13 +98,13 @@ def _described(config: Path | None, parent: str | None, recipe: str | None) -> t
             raise bad("--config", None, "a YAML file with the elastic block, and --parent; or --recipe")
         if parent is None:
             raise bad("--parent", None, "a folder with the parent, or the name of a known one; or --recipe")
-        return parent, _read_parent(parent), ElasticConfig.load(config)
+        return parent, _read_parent(parent), ElasticConfig.load(config), "fp32"
     if config is not None or parent is not None:
         raise bad("--recipe", recipe, "without --config and --parent: it has both")
     from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
 
     family = load_recipe(find_recipe(recipe))
-    return f"{family.name}: {family.shape}", preset(family.shape), family.config
+    return f"{family.name}: {family.shape}", preset(family.shape), family.config, family.precision.gradients
 
 
 def _read_parent(parent: str) -> Parent:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.curriculum import Curriculum
 from nemo_elastic.plan.memory import local_parameters, stages
 
-__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily", "ranking_experts"]
+__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily", "Precision", "ranking_experts"]
 
 #: nodes of 8 GPUs that the defaults are for
 NODES = 16
@@ -54,7 +55,20 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class PlannedFamily:
+class Precision:
+    """What a training computes in, as its host sets it up.
+
+    Attributes:
+        weights: dtype of the model's parameters.
+        gradients: what those of micro-batches and of ranks are summed in.
+    """
+
+    weights: str
+    gradients: str
+
+
+@dataclass(frozen=True)
+class PlannedFamily(ABC):
     """A family that is trained from a host's own recipe of its parent.
 
     Attributes:
@@ -77,6 +91,11 @@ class PlannedFamily:
         """The elastic block."""
         return ElasticConfig.of(self.block)
 
+    @property
+    @abstractmethod
+    def precision(self) -> Precision:
+        """Of both stages, read from what the host's jobs are built of."""
+
     def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
         """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
 
@@ -85,7 +104,8 @@ class PlannedFamily:
         """
         stage = curriculum.stage(number)
         sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
-        return best(preset(self.shape), self.config, RunShape(*sizes, gpus, gpu, number, node=node))
+        run = RunShape(*sizes, gpus, gpu, number, node=node, gradients=self.precision.gradients)
+        return best(preset(self.shape), self.config, run)
 
     def estimates(
         self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str

@@ -15,7 +15,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
-from .machine import GPUS, RunShape
+from .machine import GPUS, SUMS, RunShape
 from .memory import Memory, local_experts, local_parameters, stage_memory, stages
 from .pipeline import passed_on, wait
 from .work import Work, gated_share, members, seconds, step_work
@@ -253,6 +253,7 @@ def _layout(
                 recompute=recompute,
                 gated=gated_share(config, run) > 0,
                 kernels=run.kernels,
+                gradient=SUMS[run.gradients],
             )
             for stage in own
         ),

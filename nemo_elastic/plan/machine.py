@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
 
-__all__ = ["EFFICIENCY", "GPUS", "MARGIN", "NODE", "Gpu", "RunShape"]
+__all__ = ["EFFICIENCY", "GPUS", "MARGIN", "NODE", "SUMS", "Gpu", "RunShape"]
 
 #: share of the nominal memory that a plan leaves free: CUDA context, NCCL buffers, kernels' workspace, fragmentation,
 #: and what the formulas miss. An assumption; nobody has measured it for these models.
@@ -19,6 +19,8 @@ MARGIN = 0.08
 EFFICIENCY = 0.4
 #: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8
+#: what gradients can be summed in -> bytes: the buffer of DistributedDataParallel, and what ranks reduce
+SUMS = {"fp32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class RunShape:
         kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and takes more for a moment).
         node: GPUs of a node. Those of a run are in one node, or fill all of theirs.
         margin: share of each GPU's memory that stays free.
+        gradients: what those of micro-batches and of ranks are summed in, a key of `SUMS`.
     """
 
     seq_length: int
@@ -67,6 +70,7 @@ class RunShape:
     kernels: bool = True
     node: int = NODE
     margin: float = MARGIN
+    gradients: str = "fp32"
 
     def __post_init__(self) -> None:
         keep_plain(self)
@@ -77,6 +81,8 @@ class RunShape:
         number("--margin", self.margin, 0.0, 0.9, "a number from 0 to 0.9")
         if self.gpu not in GPUS:
             raise bad("--gpu", self.gpu, f"one of {', '.join(GPUS)}")
+        if self.gradients not in SUMS:
+            raise bad("--gradients", self.gradients, f"one of {', '.join(SUMS)}")
         if self.stage not in (1, 2):
             raise bad("--stage", self.stage, "1 or 2")
         if self.global_batch % self.micro_batch:

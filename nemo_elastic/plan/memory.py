@@ -29,9 +29,6 @@ __all__ = [
     "transient",
 ]
 
-#: bytes per parameter in DistributedDataParallel's buffer: gradients are summed in fp32 (grad_reduce_in_fp32, as in
-#: NeMo's recipes); every data-parallel rank holds all of it, also with a distributed optimizer
-GRADIENT = 4
 #: logits on which nn.loss.rows works at a time on a GPU
 LOGITS = 2**22
 #: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
@@ -178,7 +175,8 @@ class Memory:
 
     Attributes:
         weights: bf16 parameters.
-        gradients: the fp32 buffer.
+        gradients: DistributedDataParallel's buffer; every data-parallel rank holds all of it, also with a distributed
+            optimizer.
         optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank; of experts per rank that holds
             the same ones, of which there are tensor x data / expert.
         teacher: parameters of the frozen parent, cut into stages as the student is.
@@ -223,6 +221,7 @@ def stage_memory(
     recompute: bool,
     gated: bool,
     kernels: bool,
+    gradient: int,
 ) -> Memory:
     """Memory of the GPUs of one pipeline stage.
 
@@ -237,6 +236,7 @@ def stage_memory(
         recompute: layers are checkpointed.
         gated: soft masks are in use.
         kernels: mamba_ssm's kernels are there.
+        gradient: bytes in which a parameter's gradient is summed.
     """
     count = local_parameters(parent, stage, shards.tensor, shards.expert)
     experts = local_experts(parent, stage, shards.expert)
@@ -248,7 +248,7 @@ def stage_memory(
     )  # fmt: skip
     return Memory(
         weights=HALF * count,
-        gradients=GRADIENT * count,
+        gradients=gradient * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
         teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,
         activations=per_token * tokens * in_flight,

@@ -15,8 +15,8 @@ from nemo_elastic.core.kinds.moe import LATENT, MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, SINGLE, Sharding
-from .machine import EFFICIENCY, Gpu, RunShape
+from .activations import HALF, Sharding
+from .machine import EFFICIENCY, SUMS, Gpu, RunShape
 
 __all__ = ["Work", "dispatched", "gated_share", "members", "seconds", "step_work"]
 
@@ -127,7 +127,7 @@ def seconds(
     Products run at `EFFICIENCY` of the peak whatever their size. Tensor parallelism moves the residual stream: a ring
     all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice that. Per layer that is 2 in a forward pass,
     and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input again for the weight's
-    gradient) and 2 without. Data parallelism reduces fp32 gradients and gathers bf16 parameters once a step (overlap
+    gradient) and 2 without. Data parallelism reduces gradients and gathers bf16 parameters once a step (overlap
     is off). A pipeline of p stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands
     hidden states on and gradients back. Narrower members are counted at full width in what is moved. Experts are
     reduced over the ranks that hold the same ones, and tokens travel to them (`dispatched`), inside a node where the
@@ -156,10 +156,10 @@ def seconds(
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     link = gpu.network if run.gpus > run.node else gpu.nvlink
-    reduction = (SINGLE + HALF) * (parameters - experts) * (data - 1) / data / link
+    reduction = (SUMS[run.gradients] + HALF) * (parameters - experts) * (data - 1) / data / link
     if experts:
         replicas = t * data / shards.expert
-        reduction += (SINGLE + HALF) * experts * (replicas - 1) / replicas / link
+        reduction += (SUMS[run.gradients] + HALF) * experts * (replicas - 1) / replicas / link
         near = run.gpus <= run.node or run.node % shards.expert == 0
         sent = dispatched(parent, config, run, shards, recompute) / pipeline
         tensor += micro_batches * sent / (gpu.nvlink if near else gpu.network)

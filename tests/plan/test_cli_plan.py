@@ -51,6 +51,20 @@ def test_a_recipe_has_its_block_and_its_parent(
     assert told == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
 
 
+def test_gradients_that_are_summed_in_bf16_take_half_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for sums in ("fp32", "bf16"):
+        _, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", sums, "--json")
+        found[sums] = {str(x["memory"]["weights"]): x for x in json.loads(out)["layouts"]}
+    assert found["fp32"].keys() == found["bf16"].keys()
+    for weights, layout in found["fp32"].items():
+        other = found["bf16"][weights]
+        assert (layout["memory"]["gradients"], other["memory"]["gradients"]) == (2 * int(weights), int(weights))
+        assert layout["data_parallel_size"] == 1 or other["seconds"] < layout["seconds"]
+    code, _, err = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", "fp8")
+    assert code == 2 and err == "error: --gradients: 'fp8' is not allowed; one of fp32, bf16\n"
+
+
 def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES["48k"])
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]

@@ -249,7 +249,7 @@ def held(stage: Any, mode: str, in_flight: int, shards: Sharding = Sharding(), r
     """Memory of a stage of a pipeline."""
     return stage_memory(
         P12, stage, block(distill={"mode": mode}).distill, shards, data=64, in_flight=in_flight, tokens=8192,
-        recompute=recompute, gated=False, kernels=True,
+        recompute=recompute, gated=False, kernels=True, gradient=4,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fiddle
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
@@ -121,13 +122,24 @@ def test_other_machines_get_another_layout(module: Any) -> None:
         module.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
 
 
-def test_stages_are_bf16_and_have_the_papers_rates(stages: dict[int, Any]) -> None:
+def summed_in(precision: Any) -> str:
+    """What NeMo's own plugin lets data parallelism sum gradients in."""
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dtype_overrides
+
+    ddp = DistributedDataParallelConfig()
+    update_config_with_dtype_overrides(fiddle.build(precision).dtype_config, ddp)
+    return "fp32" if ddp.grad_reduce_in_fp32 else "bf16"
+
+
+def test_stages_are_bf16_and_have_the_papers_rates(module: Any, stages: dict[int, Any]) -> None:
     from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     for number, recipe in stages.items():
         (precision,) = recipe.trainer.plugins
         assert precision.precision == "bf16-mixed"
         assert not getattr(precision, "fp8", None)
+        assert summed_in(precision) == module.FAMILY.precision.gradients == "fp32"
         assert recipe.optim.config.lr == 9e-5
         assert recipe.optim.config.lr * recipe.optim.lr_mult == pytest.approx(3e-3)  # ours; docs: method
         schedule = recipe.optim.lr_scheduler
@@ -240,4 +252,4 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
     from tools.recipe_table import table
 
     stored = (ROOT / "docs" / "tables" / "recipes.md").read_text(encoding="utf-8")
-    assert table() == stored, ".venv/bin/python tools/recipe_table.py > docs/tables/recipes.md"
+    assert table("nemo") == stored, "make recipe-tables"

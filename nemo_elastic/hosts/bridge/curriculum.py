@@ -13,12 +13,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
-from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, ranking_experts
+from nemo_elastic.hosts.planned import (
+    NODES,
+    SAVE_EVERY,
+    SPLIT,
+    VALIDATIONS,
+    PlannedFamily,
+    Precision,
+    ranking_experts,
+)
 from nemo_elastic.plan import NODE, Layout, preset
 from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
 from nemo_elastic.slicing.all_members import slice_family
@@ -38,6 +50,7 @@ SPLITS = ("train", "validation", "test")
 JOBS = ("rank", "stage1", "stage2", "slice")
 #: global batches that a validation runs, for every member
 VALIDATION_BATCHES = 1
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 #: checkpoints of a run that are kept: a new one is whole before the one before it goes
 KEPT = 2
 
@@ -119,6 +132,14 @@ class BridgeFamily(PlannedFamily):
     def parent(self) -> Parent:
         """Shape of the parent, with its vocabulary."""
         return preset(self.shape)
+
+    @cached_property
+    def precision(self) -> Precision:
+        """What Bridge's setup makes of the recipe's."""
+        config = self._stock()
+        low = config.mixed_precision and get_mixed_precision_config(config.mixed_precision)
+        weights = DTYPES[(low or config.model).params_dtype]
+        return Precision(weights, "fp32" if (low or config.ddp).grad_reduce_in_fp32 else weights)
 
     def job(
         self,
@@ -216,7 +237,7 @@ class BridgeFamily(PlannedFamily):
         self, job: str, data: Blend, dir: str, gpus: int, stage: Stage, layout: Layout | None, tokenizer: str | None
     ) -> Any:
         """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
-        config = self.stock()
+        config = self._stock()
         model = config.model
         if layout is None:
             model.tensor_model_parallel_size, model.sequence_parallel = 1, False
@@ -240,6 +261,15 @@ class BridgeFamily(PlannedFamily):
         # a tensor that is missing in a hand-over is an error, where Bridge's recipe has a line in the log
         checkpoint.dist_ckpt_strictness = "assume_ok_unexpected"
         config.logger.tensorboard_dir = os.path.join(dir, job, "tensorboard")
+        return config
+
+    def _stock(self) -> Any:
+        """Bridge's container, with gradients summed in fp32: those of a weight come from many micro-batches."""
+        config = self.stock()
+        low = config.mixed_precision and get_mixed_precision_config(config.mixed_precision)
+        if low and not low.grad_reduce_in_fp32:  # it has the last word in Bridge's setup
+            low.grad_reduce_in_fp32, config.mixed_precision = True, low
+        config.ddp.grad_reduce_in_fp32 = True
         return config
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fiddle
 import nemo_run as run
+import torch
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.recipes.log.default import tensorboard_logger
@@ -18,7 +20,7 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
-from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily
+from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, Precision
 from nemo_elastic.plan import Layout
 
 from .jobs import (
@@ -46,6 +48,13 @@ class FamilyRecipe(PlannedFamily):
     """A family that is trained from one of NeMo's own recipes, e.g. `llm.nemotron_nano_12b_v2.pretrain_recipe`."""
 
     host = "nemo"
+
+    @property
+    def precision(self) -> Precision:
+        """Of the plugin that every job has."""
+        plugin = fiddle.build(bf16_mixed()).dtype_config
+        weights = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plugin.params_dtype]
+        return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
     def rank_recipe(
         self,
