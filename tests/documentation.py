@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: a line of a block that the site replaces by a file of conf/
+INCLUDED = re.compile(r'^--8<-- "(\w+\.yaml)"\n', re.MULTILINE)
 SHELL = ("bash", "sh", "shell", "console")
 
 
@@ -53,7 +55,8 @@ def blocks(*languages: str, page: Path | None = None) -> list[Block]:
         text = path.read_text(encoding="utf-8")
         for fence in FENCE.finditer(text):
             if fence[1] in languages:
-                found.append(Block(path, fence[1], fence[2], text.count("\n", 0, fence.start()) + 1))
+                inside = INCLUDED.sub(lambda line: (ROOT / "conf" / line[1]).read_text(encoding="utf-8"), fence[2])
+                found.append(Block(path, fence[1], inside, text.count("\n", 0, fence.start()) + 1))
     return found
 
 

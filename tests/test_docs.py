@@ -228,6 +228,23 @@ def test_elastic_blocks_are_valid() -> None:
     assert read >= 4
 
 
+def test_the_pages_have_the_block_of_the_recipes() -> None:
+    """The site includes the file itself; the README, which cannot, says the same."""
+    conf = ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml")
+    shown = []
+    for block in blocks("yaml", "yml"):
+        data = OmegaConf.to_container(OmegaConf.create(block.text))
+        if isinstance(data, dict) and "elastic" in data and "5120" in block.text:
+            assert ElasticConfig.from_dict(data["elastic"]) == conf, block.place
+            shown.append(block.page.stem)
+    assert {"README", "quickstart", "index", "bridge"} <= set(shown)
+
+
+def test_the_first_pages_train_by_the_same_lines() -> None:
+    readme, start = (blocks("python", page=page)[0].text for page in (PAGES[0], ROOT / "docs" / "quickstart.md"))
+    assert readme == start
+
+
 def test_elastic_snippets_of_the_tables_are_valid() -> None:
     """`axes.ffn.per_layer` and the like name fields that there are."""
     from nemo_elastic.config.schema import SECTIONS, attributes
@@ -244,14 +261,17 @@ def test_elastic_snippets_of_the_tables_are_valid() -> None:
 
 
 def trains(words: list[str]) -> bool:
-    return words[:2] == ["nemo-elastic", "train"] or words[:3] == ["nemo", "elastic", "train"]
+    """On NeMo; tests/hosts/bridge has the other host's."""
+    own = words[:2] == ["nemo-elastic", "train"] or words[:3] == ["nemo", "elastic", "train"]
+    return own and "--host" not in words
 
 
 @pytest.mark.nemo
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in pages_with(trains) if named_files(p)], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", pages_with(trains), ids=lambda p: p.stem)
 def test_training_commands_are_accepted(page: Path, tmp_path: Path) -> None:
     """With the YAML files that the page itself shows; NeMo-Run's dry run builds nothing."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
     for name, text in named_files(page).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -272,9 +292,9 @@ def test_training_commands_are_accepted(page: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------ blocks of Python
 
 PYTHON = blocks("python", "py")
+#: of blocks that need the other host; of those that start something only as a script
+OTHER_HOST, GUARD = "megatron.bridge", 'if __name__ == "__main__":'
 #: names and attributes of code that would start something, or load a model that is not there
-#: of blocks that need the other host
-OTHER_HOST = "megatron.bridge"
 STARTS = ("run.run(", "Experiment(", "Executor(", "AutoModel", ".generate(", "family_experiment(")
 
 
@@ -320,15 +340,15 @@ def test_names_of_python_exist(block) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.page == p and needs_nemo(b) for b in PYTHON)],
                          ids=lambda p: p.stem)  # fmt: skip
 def test_python_with_nemo_runs(page: Path, made: Path, monkeypatch) -> None:
-    """Blocks of a page go on from one another; what would start something is only looked at."""
+    """Blocks of a page go on from one another; what would start something is only looked at, but for its guard."""
     monkeypatch.chdir(made)
     monkeypatch.syspath_prepend(ROOT / "recipes")
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": page.stem}
     for block in blocks("python", "py", page=page):
         if OTHER_HOST in block.text:  # tests/hosts/bridge/test_apply.py runs it, in its own environment
             continue
         check_names(block)
-        if not any(word in block.text for word in STARTS):
+        if GUARD in block.text or not any(word in block.text for word in STARTS):
             exec(compile(block.text, block.place, "exec"), names)
 
 

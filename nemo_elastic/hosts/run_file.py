@@ -76,7 +76,7 @@ class RunFile:
                 data = read_mapping(key, text[1:])
                 value = data.get("elastic", data)
             else:
-                value = _value(key, text)
+                value = value_of(key, text)
             try:
                 OmegaConf.update(ours, key, value, merge=False)
             except Exception as error:  # OmegaConf's errors share no base class with Python's that it lets through
@@ -121,7 +121,8 @@ def _toml(path: str) -> dict[str, Any]:
     return yaml_to_dict(toml_to_yaml(read_text(path)))
 
 
-def _value(key: str, text: str) -> Any:
+def value_of(key: str, text: str) -> Any:
+    """What an override's text means: YAML, but for `TEXT`."""
     if key in TEXT:
         return None if text in ("null", "None", "") else text
     try:

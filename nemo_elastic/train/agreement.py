@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH
@@ -27,7 +28,20 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 
-__all__ = ["Names", "check_files", "check_length", "check_model", "check_no_file", "check_ranks", "check_teacher"]
+__all__ = [
+    "Names",
+    "check_files",
+    "check_length",
+    "check_model",
+    "check_no_file",
+    "check_ranks",
+    "check_teacher",
+    "router_warnings",
+]
+
+
+#: steps in which a router of the defaults decides (docs: method), and those defaults
+DECIDED, PAPERS = 200, RouterConfig()
 
 
 @dataclass(frozen=True)
@@ -143,6 +157,27 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
         name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
         told = f"its {name} is {getattr(found, name)!r}, that of {names.model} {getattr(parent, name)!r}"
         raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
+
+
+def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
+    """What a router's settings make of a long stage 1.
+
+    The defaults are the paper's, and those of the demo's hundred steps. At their rate a logit moves by 0.25 in a step,
+    so with their prior and scale the choices are one-hot after `DECIDED` steps, from which no gradient comes (docs:
+    method, when it decides). A stage that leaves the router several times as many has them run for nothing.
+
+    Args:
+        config: the elastic block.
+        steps: of stage 1.
+    """
+    router = config.router
+    if router is None or router.freeze_step(steps) < 5 * DECIDED:
+        return []
+    if router.lr < PAPERS.lr or router.scale[1] < PAPERS.scale[1] or router.prior < PAPERS.prior:
+        return []
+    return [f"elastic.router: lr {router.lr}, scale to {router.scale[1]} and prior {router.prior} decide nearly all "
+            f"within {DECIDED} of the {router.freeze_step(steps)} steps before shapes are frozen, the others teach it "
+            "nothing; for so many take the router of conf/elastic_12b.yaml"]  # fmt: skip
 
 
 def check_no_file(where: str, folder: str | None) -> None:

@@ -25,6 +25,7 @@ class StageOptions:
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.
         total_steps: steps of all stages; those of the recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
+        mock_data: train on random tokens where the recipe's data make such, e.g. to time steps; else they are refused.
     """
 
     teacher: str | None = None
@@ -33,6 +34,7 @@ class StageOptions:
     done_steps: int = 0
     total_steps: int | None = None
     out: str | None = None
+    mock_data: bool = False
 
     def total(self, steps: int) -> int:
         """Steps of all stages, of a recipe that has so many."""
@@ -69,6 +71,22 @@ class StageOptions:
         if config.distill.teacher == "frozen" and self.teacher is None:
             allowed = f"the parent's {checkpoint} (teacher=PATH): elastic.distill.teacher is frozen"
             raise bad("teacher", self.teacher, allowed)
+        if not isinstance(self.mock_data, bool):
+            raise bad("mock_data", self.mock_data, "true or false")
+
+    def check_mock(self, where: str, made: str, instead: str) -> None:
+        """Raise for data that are random tokens, which stock recipes have so that they run at all.
+
+        Args:
+            where, made: the recipe's field, and what makes them.
+            instead: how the host's recipes name text.
+
+        Raises:
+            ElasticError: nobody asked for them.
+        """
+        if not self.mock_data:
+            why = "random tokens rank, shape and train nothing; mock_data=true takes them all the same"
+            raise bad(where, made, f"{instead}: {why}")
 
 
 #: their names

@@ -112,6 +112,7 @@ def apply_elastic(
     done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
+    mock_data: bool = False,
     ranked: str | None = None,
     rank_only: bool = False,
     verbose: bool = True,
@@ -123,7 +124,7 @@ def apply_elastic(
     Args:
         recipe: a `ConfigContainer` with a `HybridModelProvider`.
         elastic: the elastic block, or a YAML file with one.
-        teacher, stage, previous, done_steps, total_steps, out: see `StageOptions`.
+        teacher, stage, previous, done_steps, total_steps, out, mock_data: see `StageOptions`.
         ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members, the router's start.
         rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
@@ -137,7 +138,7 @@ def apply_elastic(
     """
     options = StageOptions(
         teacher=at_hand(teacher), stage=stage, previous=at_hand(previous), done_steps=done_steps,
-        total_steps=total_steps, out=out,
+        total_steps=total_steps, out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic)
     block = replace(block, ranking=at_hand(block.ranking), shapes=at_hand(block.shapes))
@@ -167,7 +168,7 @@ def _check(recipe: Any, block: ElasticConfig, options: StageOptions) -> None:
     options.check(block, recipe.train.train_iters, "train.train_iters")
     parent = check_shape(recipe, block)
     check_parallel(recipe, block, parent)
-    check_data(recipe)
+    check_data(recipe, options)
     check_teacher(options.teacher, parent, NAMES)
     check_folders(recipe, options.out)
     if options.stage == 1:

@@ -17,7 +17,15 @@ from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import layer_pattern
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
+from nemo_elastic.train.agreement import (
+    Names,
+    check_length,
+    check_model,
+    check_no_file,
+    check_ranks,
+    router_warnings,
+)
+from nemo_elastic.train.stage import StageOptions
 
 from .optim import ElasticOverrides
 
@@ -94,8 +102,12 @@ def _check_experts(model: Any, parent: Parent, tensor: int) -> None:
         raise bad("recipe.model.moe_router_load_balancing_type", balancing, f"aux_loss, seq_aux_loss or none: {why}")
 
 
-def check_data(config: Any) -> None:
-    """Raise where the data gives no sequences of one length, or none that the ranks can share."""
+def check_data(config: Any, options: StageOptions) -> None:
+    """Raise where the data are no text, or no sequences of one length that the ranks can share."""
+    dataset = config.dataset
+    named = getattr(dataset, "blend", None) or getattr(dataset, "blend_per_split", None)
+    if isinstance(dataset, MockGPTDatasetConfig) or not (named or getattr(dataset, "data_path", 1)):
+        options.check_mock("recipe.dataset", type(dataset).__name__, "text, as dataset.data_path=[PREFIX]")
     length = getattr(config.dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
@@ -129,10 +141,7 @@ def check_folders(config: Any, out: str | None) -> None:
 
 def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ranked: str | None) -> list[str]:
     """What can run and makes no sense, a line for each."""
-    out = []
-    blended = getattr(config.dataset, "blend", None) or getattr(config.dataset, "blend_per_split", None)
-    if isinstance(config.dataset, MockGPTDatasetConfig) or not (blended or getattr(config.dataset, "data_path", 1)):
-        out.append("recipe.dataset: random tokens: ranking, shapes and weights will be of noise")
+    out = router_warnings(block, config.train.train_iters) if stage == 1 else []
     stages = config.model.pipeline_model_parallel_size
     own = config.checkpoint.load is not None and Path(config.checkpoint.load).exists()
     if stage == 1 and stages > 1 and ranked is None and not own:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.config.sections import DistillConfig, RouterConfig
 from nemo_elastic.errors import ElasticError
 from tests.documentation import blocks
 from tests.parallel.runs import BLOCK
@@ -29,6 +29,7 @@ from nemo_elastic.hosts.bridge.settings import settings  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.runs import SIZES, prepare_data  # noqa: E402
 
+BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
 BLOCK = BLOCK | {"distill": {"mode": "ce"}, "router": {"freeze_at": 0.5}}
 
 
@@ -45,8 +46,10 @@ def recipe(place: Path) -> Any:
 
 
 def large() -> Any:
-    """Bridge's own recipe of a 12B."""
-    return find_recipe("nemotron_nano_12b_v2_pretrain_config")()
+    """Bridge's own recipe of a 12B, on text that a cluster has."""
+    config = find_recipe("nemotron_nano_12b_v2_pretrain_config")()
+    config.dataset.data_path = "0.7 /data/code 0.3 /data/web"
+    return config
 
 
 def refused(recipe: Any, block: Any = BLOCK, **more: Any) -> str:
@@ -75,15 +78,30 @@ def test_every_setting_that_has_another_value_is_told(recipe: Any) -> None:
 
 def test_a_recipe_of_a_12b_becomes_elastic() -> None:
     recipe = large()
-    block = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
-    run = apply_elastic(recipe, block, verbose=False)
+    run = apply_elastic(recipe, BLOCK_12B, verbose=False)
     for told in (
         "nanov2_bf16_with_fp8_current_scaling_mixed -> bf16_mixed", "ddp.overlap_grad_reduce: True -> False",
         "model.seq_length: 131072 -> 8192 (that of the data)",
-        "recipe.dataset: random tokens: ranking, shapes and weights will be of noise",
     ):  # fmt: skip
         assert told in run.changes, run.changes
     assert run.forward_step.family.config.budgets[1].name == "9b"
+
+
+def test_a_recipe_of_random_tokens_is_trained_on_where_that_is_asked_for() -> None:
+    recipe = large()
+    recipe.dataset.data_path = None
+    line = refused(recipe, BLOCK_12B)
+    assert line.startswith("recipe.dataset: 'GPTDatasetConfig' is not allowed; text, as dataset.data_path=[PREFIX]")
+    assert "mock_data=true" in line
+    apply_elastic(recipe, BLOCK_12B, mock_data=True, verbose=False)
+
+
+def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
+    for block, told in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
+        recipe = large()
+        recipe.train.train_iters = 5170
+        changes = apply_elastic(recipe, block, verbose=False).changes
+        assert ("elastic.router: lr 0.01, scale to 10.0 and prior 4.0 decide nearly all within 200" in changes) is told
 
 
 @pytest.mark.parametrize(
@@ -177,8 +195,7 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
 def test_the_lines_of_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (lines,) = (b.text for b in blocks("python", page=ROOT / "docs" / "quickstart.md") if "megatron.bridge" in b.text)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "elastic.yaml").write_text((ROOT / "conf" / "elastic_12b.yaml").read_text())
-    assert len(lines.splitlines()) == 10
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
     names: dict[str, Any] = {"__name__": "train"}
     exec(lines, names)
     assert [b.name for b in names["run"].forward_step.family.config.budgets] == ["12b", "9b", "6b"]

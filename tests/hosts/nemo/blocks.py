@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Elastic blocks that several tests give to recipes."""
+"""Elastic blocks, and data, that several tests give to recipes."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ NANO_12B: dict[str, Any] = {
         "depth": [62, 58, 54],
     },
 }
+
+
+def with_text(recipe: Any) -> Any:
+    """A stock recipe that reads text, on a cluster, where it has random tokens; all else is as it was."""
+    import nemo_run as run
+    from nemo.collections import llm
+
+    recipe.data = run.Config(llm.PreTrainingDataModule, paths=["/data/text"], **recipe.data.__arguments__)
+    return recipe

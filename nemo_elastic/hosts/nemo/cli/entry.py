@@ -35,7 +35,7 @@ from nemo_elastic.hosts.run_file import SETTINGS, RunFile
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
 
-from .run_file import whole_recipe
+from .run_file import give_data, whole_recipe
 
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
 TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)
@@ -77,14 +77,17 @@ class ElasticContext(run.cli.RunContext):
                 raise bad("--factory", factory, f"nothing: {self.yaml} holds a whole recipe")
             whole = whole_recipe(file.recipe)
             with _one_line(f"--yaml {self.yaml}", whole, file.overrides):
-                return run.cli.parse_cli_args(whole.clone(), file.overrides), file
+                _, overrides = give_data(whole, {}, file.overrides)
+                return run.cli.parse_cli_args(whole.clone(), overrides), file
         trainer = trainer_of(factory)
         with _one_line(f"--factory {factory}"):
             base = LazyEntrypoint(trainer, factory=factory).resolve(ctx=self)
-        own = OmegaConf.create(file.recipe)
-        fields = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
-        with _one_line("recipe", base, [*fields, *file.overrides]):
-            return LazyEntrypoint(trainer, factory, own, file.overrides).resolve(ctx=self), file
+        with _one_line("recipe"):
+            fields, overrides = give_data(base, file.recipe, file.overrides)
+        own = OmegaConf.create(fields)
+        told = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
+        with _one_line("recipe", base, [*told, *overrides]):
+            return LazyEntrypoint(trainer, lambda: base, own, overrides).resolve(ctx=self), file
 
     def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
         """The elastic recipe; prints what was changed."""
@@ -150,22 +153,16 @@ def _one_line(where: str, recipe: Any = None, overrides: Sequence[str] = ()) -> 
     except ElasticError:
         raise
     except CLIException as error:
-        guilty = next((o for o in overrides if _fails(recipe, o)), None)
-        if guilty is None:
-            raise ElasticError(str(error), where) from error
-        raise _refused(recipe, guilty).within(where) from error
+        for override in overrides:  # each on what those before it have left: they may have made what it names
+            try:
+                recipe = run.cli.parse_cli_args(recipe.clone(), [override])
+            except CLIException:
+                raise _refused(recipe, override).within(where) from error
+        raise ElasticError(str(error), where) from error
     except Exception as error:  # a factory may raise anything
         raise ElasticError(f"{where}: {error}") from error
     finally:
         parser.disabled = quiet
-
-
-def _fails(recipe: Any, override: str) -> bool:
-    try:
-        run.cli.parse_cli_args(recipe.clone(), [override])
-    except CLIException:
-        return True
-    return False
 
 
 def _refused(recipe: Any, override: str) -> ElasticError:
@@ -202,6 +199,7 @@ def train(
     done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
+    mock_data: bool = False,
 ) -> Path:
     """Train a nested family with any stock recipe of a Nemotron-H.
 
@@ -217,6 +215,7 @@ def train(
         done_steps: stage 2: steps of stage 1.
         total_steps: steps of all stages; those of this recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
+        mock_data: train on the random tokens of a stock recipe's data, which are refused otherwise.
 
     Returns:
         The log directory of the run.
@@ -234,6 +233,7 @@ def train(
         done_steps=done_steps,
         total_steps=total_steps,
         out=out,
+        mock_data=mock_data,
     )
     return fiddle.build(task)()
 

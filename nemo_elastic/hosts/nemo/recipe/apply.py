@@ -60,6 +60,7 @@ def apply_elastic(
     done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
+    mock_data: bool = False,
     verbose: bool = True,
 ) -> run.Partial:
     """Turn a NeMo-Run recipe of a Nemotron-H into one that trains a nested family. The recipe is changed in place.
@@ -69,7 +70,7 @@ def apply_elastic(
     Args:
         recipe: `run.Partial` of `llm.pretrain`, `llm.train` or `llm.finetune` with a MambaModel.
         elastic: the elastic block, or a YAML file with one.
-        teacher, stage, previous, done_steps, total_steps, out: see `StageOptions`.
+        teacher, stage, previous, done_steps, total_steps, out, mock_data: see `StageOptions`.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 
     Returns:
@@ -80,8 +81,9 @@ def apply_elastic(
             `checks` found that recipe and block do not fit.
     """
     options = StageOptions(
-        teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps, out=out
-    )
+        teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps, out=out,
+        mock_data=mock_data,
+    )  # fmt: skip
     changes = change(recipe, elastic, options)
     if verbose:
         print(changes.text(recipe), flush=True)
@@ -105,7 +107,7 @@ def change(
     parent = check_shape(recipe, config)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
-    check_data(recipe)
+    check_data(recipe, options)
     check_teacher(teacher, parent, NAMES)
     check_folders(recipe, out)
     if stage == 1:

@@ -27,7 +27,15 @@ from nemo_elastic.data.indexed import count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.train.agreement import Names, check_length, check_model, check_no_file, check_ranks
+from nemo_elastic.train.agreement import (
+    Names,
+    check_length,
+    check_model,
+    check_no_file,
+    check_ranks,
+    router_warnings,
+)
+from nemo_elastic.train.stage import StageOptions
 
 STRATEGY = "recipe.trainer.strategy"
 #: how a recipe of NeMo's spells what a check may refuse
@@ -130,8 +138,10 @@ def check_kernels(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     check_widths(parent, config.resolve_axes(parent), tensor, names)
 
 
-def check_data(recipe: Any) -> None:
-    """Raise where model and data disagree on the sequence, or the data is shorter than one."""
+def check_data(recipe: Any, options: StageOptions) -> None:
+    """Raise where data are no text, model and data disagree on the sequence, or the data is shorter than one."""
+    if made_by(recipe.data) is MockDataModule:
+        options.check_mock("recipe.data", name_of(recipe.data), "a module that reads text, or data.paths=[PREFIX]")
     length = getattr(recipe.data, "seq_length", None)
     if length is None:
         return
@@ -198,9 +208,7 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
         stage: 1 or 2.
         total_steps: optimizer steps of all stages.
     """
-    out = []
-    if made_by(recipe.data) is MockDataModule:
-        out.append("recipe.data: MockDataModule makes random tokens: ranking, shapes and weights will be of noise")
+    out = router_warnings(config, recipe.trainer.max_steps) if stage == 1 else []
     stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
     if stage == 1 and stages > 1:
         out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "

@@ -24,8 +24,9 @@ import yaml
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.hosts.nemo.blocks import with_text
 from tests.texts import library_text
-from tests.workers import WARM, environment
+from tests.workers import ROOT, WARM, environment
 
 pytestmark = pytest.mark.nemo
 TINY: dict[str, Any] = {
@@ -50,7 +51,8 @@ FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
 def run_yaml(tmp_path: Path) -> Path:
     """`elastic:` beside the recipe's own fields."""
     path = tmp_path / "elastic.yaml"
-    own = {"trainer": {"max_steps": 1000}, "data": {"global_batch_size": 64}, "model": {"config": {"num_layers": 62}}}
+    data = {"global_batch_size": 64, "paths": ["/data/text"]}
+    own = {"trainer": {"max_steps": 1000}, "data": data, "model": {"config": {"num_layers": 62}}}
     path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
     return path
 
@@ -62,7 +64,7 @@ def stock() -> Callable[[], Any]:
     def make() -> Any:
         from nemo.collections import llm
 
-        recipe = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=1000, gbs=64)
+        recipe = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=1000, gbs=64))
         recipe.model.config.num_layers = 62
         return recipe
 
@@ -95,25 +97,23 @@ def test_three_doors_give_one_configuration(run_yaml: Path, stock: Any, capsys: 
     assert by_python.data.global_batch_size == 64
 
 
-def test_the_examples_of_the_documentation_give_one_configuration(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_examples_of_the_documentation_give_one_configuration(monkeypatch: Any) -> None:
     import nemo_run as run
 
-    text = (Path(__file__).parents[4] / "docs" / "cli.md").read_text()
+    text = (ROOT / "docs" / "cli.md").read_text()
     section = text.partition("## Three doors")[2].partition("\n## ")[0]
-    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("yaml", "bash", "python")}
-    monkeypatch.chdir(tmp_path)
-    Path("elastic.yaml").write_text(blocks["yaml"][0])
-    *command, factory, _, file, override = shlex.split(blocks["bash"][0])
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("bash", "python")}
+    monkeypatch.chdir(ROOT)
+    *command, factory, _, file, teacher, data = shlex.split(blocks["bash"][0].replace("\\\n", ""))
     assert command == ["nemo", "elastic", "train", "--factory"]
-    by_command = command_line([override], factory, Path(file))
-    in_python: dict[str, Any] = {}
-    exec(blocks["python"][0], in_python)
+    by_command = command_line([teacher, data], factory, Path(file))
     ran = []
-    monkeypatch.setattr(run, "run", lambda *args, plugins: ran.append((*args, *plugins)))
-    exec(blocks["python"][1], {})
-    ((task, executor, plugin),) = ran
+    monkeypatch.setattr(run, "run", lambda *args, plugins=(): ran.append((*args, *plugins)))
+    for lines in blocks["python"]:
+        exec(lines, {"__name__": "__main__"})
+    (in_python,), (task, executor, plugin) = ran
     plugin.setup(task, executor)
-    assert by_command == in_python["recipe"] == task
+    assert by_command == in_python == task
 
 
 def test_what_is_changed_is_told_before_anything_starts(stock: Any, capsys: Any) -> None:
@@ -148,7 +148,7 @@ def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
 
     from nemo_elastic import apply_elastic
 
-    recipe = getattr(getattr(llm, name), kind)()
+    recipe = with_text(getattr(getattr(llm, name), kind)())
     config = recipe.model.config
     block = {
         "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.85}],
@@ -239,9 +239,63 @@ def test_a_block_is_replaced_or_read_from_another_file(run_yaml: Path, tmp_path:
     assert command_line([f"elastic=@{tmp_path / 'other.yaml'}"], FACTORY, run_yaml) == by_hand
     written = "elastic.budgets=[{name: big}, {name: small, ratio: 0.7}]"
     assert command_line([written], FACTORY, run_yaml) == by_hand
-    own = ["trainer.max_steps=1000", "data.global_batch_size=64", "model.config.num_layers=62"]
+    own = ["trainer.max_steps=1000", "data.global_batch_size=64", "model.config.num_layers=62",
+           "data.paths=[/data/text]"]  # fmt: skip
     alone = command_line([*own, "teacher=/checkpoints/12b"], FACTORY, tmp_path / "alone.yaml")
     assert alone == by_hand
+
+
+def of_class(name: str, **more: Any) -> dict[str, Any]:
+    return {"data": {"_target_": f"nemo.collections.llm.{name}", "paths": ["/other"]} | more}
+
+
+@pytest.mark.parametrize(
+    ("own", "args", "made", "fields"),
+    [
+        ({}, ["data.paths=[0.7, /code, 0.3, /web]"], "PreTrainingDataModule", {"paths": [0.7, "/code", 0.3, "/web"]}),
+        ({}, ["data.paths={train: [/a], validation: [/b]}"], "PreTrainingDataModule",
+         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
+        ({"data": {"paths": {"train": ["/a"], "validation": ["/b"]}}}, [], "PreTrainingDataModule",
+         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
+        (of_class("PreTrainingDataModule"), [], "PreTrainingDataModule", {"paths": ["/other"]}),
+        (of_class("PreTrainingDataModule", seq_length=4096), ["data.paths=/data/text", "data.split='9,1,0'"],
+         "PreTrainingDataModule", {"paths": "/data/text", "seq_length": 4096, "split": "9,1,0"}),
+    ],
+)  # fmt: skip
+def test_text_is_given_in_the_file_or_as_an_override(
+    tmp_path: Path, own: dict[str, Any], args: list[str], made: str, fields: dict[str, Any]
+) -> None:
+    """What the run does not say of its data is as the stock recipe has it: length, batch and tokenizer."""
+    from nemo.collections import llm
+
+    stock = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=100).data.__arguments__
+    path, whole = tmp_path / "run.yaml", tmp_path / "whole.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
+    data = command_line(args, FACTORY, path).data
+    assert data.__fn_or_cls__.__name__ == made
+    assert data.__arguments__ == stock | fields
+    command_line(args, FACTORY, path, to_yaml=str(whole))
+    assert command_line([], None, whole).data == data
+    assert command_line(["data.paths=[/last]"], None, whole).data.paths == ["/last"]
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (of_class("SquadDataModule"), "data.paths: SquadDataModule has no such field"),
+        (of_class("PreTrainingDataModule", pahts=[]), "data.pahts: unknown field 'pahts'; did you mean 'paths'?"),
+        (of_class("NoDataModule"), "_target_: nemo.collections.llm.NoDataModule: no such name"),
+        ({}, "recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=[PREFIX]: random"),
+    ],
+)
+def test_data_that_are_no_text_are_refused_by_their_own_name(tmp_path: Path, own: dict[str, Any], told: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
+    with pytest.raises(ElasticError) as caught:
+        command_line([], FACTORY, path)
+    assert told in str(caught.value)
+    if not own:
+        assert command_line(["mock_data=true"], FACTORY, path).data.__fn_or_cls__.__name__ == "MockDataModule"
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])
@@ -280,6 +334,11 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
             ["trainer.max_steps=many"],
             FACTORY,
             "recipe: trainer.max_steps: 'many' is not allowed; what NeMo-Run can read, a value of type int",
+        ),
+        (
+            ["data.paths=[/data/text]", "data=llm.SquadDataModule"],
+            FACTORY,
+            "recipe: data: 'llm.SquadDataModule' is not allowed; what NeMo-Run can read, a value of type",
         ),
         ([], "nemotron_nano_12b_v2(num_nods=1)", "unknown argument 'num_nods'; did you mean 'num_nodes'?"),
         (["techer=parent"], FACTORY, "recipe: techer: unknown field 'techer'; did you mean 'teacher'?"),

@@ -13,6 +13,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.hosts.nemo.blocks import with_text
 
 pytestmark = pytest.mark.nemo
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.nemo
 def recipe() -> Any:
     from nemo.collections import llm
 
-    return llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8, max_steps=100)
+    return with_text(llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8, max_steps=100))
 
 
 def put(recipe: Any, dotted: str, value: Any) -> None:
@@ -65,11 +66,6 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
     ],
 )
 def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, told: str) -> None:
-    if field == "data.num_train_samples":
-        import nemo_run as run
-        from nemo.collections.llm.gpt.data import PreTrainingDataModule
-
-        recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
     put(recipe, field, value)
     line = refused(recipe)
     assert line.startswith(f"recipe.{field}: {value!r} is not allowed")
@@ -290,21 +286,55 @@ def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any,
 
 
 def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
-    """NeMo's own defaults: ten steps of random tokens, and two thousand of warm-up."""
+    """NeMo's own defaults: ten steps, and two thousand of warm-up."""
     from nemo.collections import llm
 
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
-    apply_elastic(
-        llm.nemotron_nano_12b_v2.pretrain_recipe(), BLOCK | {"importance": {"samples": 64}}, teacher="parent"
-    )
+    stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
+    apply_elastic(stock, BLOCK | {"importance": {"samples": 64}}, teacher="parent")
     told = capsys.readouterr().out
     assert "apply_elastic warns:" in told
-    assert "  recipe.data: MockDataModule makes random tokens" in told
     assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in told
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
     apply_elastic(recipe, BLOCK, teacher="parent")
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
+
+
+@pytest.mark.parametrize(
+    ("router", "steps", "told"),
+    [
+        ({}, 1492, False),  # frozen after 1,000
+        ({}, 1493, True),
+        ({"prior": 2.0, "scale": [1.0, 3.0], "lr": 3e-3}, 5170, False),
+        ({"lr": 3e-3}, 5170, False),
+        ({"loss_weight": 4.0, "below": 0.0}, 5170, True),
+        (None, 5170, False),
+    ],
+)
+def test_a_router_that_decides_long_before_it_is_frozen_is_told(
+    recipe: Any, router: dict[str, Any] | None, steps: int, told: bool, capsys: Any
+) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.trainer.max_steps = steps
+    apply_elastic(recipe.clone(), BLOCK | {"router": router}, teacher="parent")
+    line = f"within 200 of the {round(0.67 * steps)} steps before shapes are frozen, the others teach it nothing"
+    assert (line in capsys.readouterr().out) is told
+    apply_elastic(recipe, BLOCK | {"router": router}, teacher="parent", stage=2, previous="one", done_steps=steps)
+    assert line not in capsys.readouterr().out
+
+
+def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
+    from nemo.collections import llm
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    stock = llm.nemotron_nano_12b_v2.pretrain_recipe()
+    line = refused(stock)
+    assert line.startswith("recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=")
+    assert "mock_data: 'yes' is not allowed; true or false" in refused(stock, mock_data="yes")
+    apply_elastic(stock, BLOCK, teacher="parent", mock_data=True, verbose=False)
 
 
 def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
@@ -322,12 +352,8 @@ def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any,
 
 
 def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
-    import nemo_run as run
-    from nemo.collections.llm.gpt.data import PreTrainingDataModule
-
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
-    recipe.data = run.Config(PreTrainingDataModule, paths=["gone"], seq_length=8192, global_batch_size=768)
     recipe.trainer.max_steps = 1
     apply_elastic(recipe, BLOCK | {"importance": {"samples": 1024}}, teacher="parent")
     assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.hosts.nemo.blocks import with_text
 
 pytestmark = pytest.mark.nemo
 Path = tuple[Any, ...]
@@ -149,7 +150,7 @@ def test_no_field_changes_without_a_line(
 ) -> None:
     from nemo.collections import llm
 
-    recipe = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8)
+    recipe = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8))
     recipe.log.explicit_log_dir = "/runs/job"
     start(recipe)
     before = Fields.of(recipe)
