@@ -38,6 +38,7 @@ from .checks import (
     check_folders,
     check_parallel,
     check_shape,
+    check_text,
     warnings,
 )
 from .optim import ElasticOverrides
@@ -168,11 +169,12 @@ def _check(recipe: Any, block: ElasticConfig, options: StageOptions) -> None:
     options.check(block, recipe.train.train_iters, "train.train_iters")
     parent = check_shape(recipe, block)
     check_parallel(recipe, block, parent)
-    check_data(recipe, options)
+    check_data(recipe)
     check_teacher(options.teacher, parent, NAMES)
     check_folders(recipe, options.out)
     if options.stage == 1:
         check_files(block, parent)
+    check_text(recipe, options)
 
 
 def _model(recipe: Any, block: ElasticConfig) -> None:

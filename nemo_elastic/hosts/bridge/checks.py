@@ -102,12 +102,16 @@ def _check_experts(model: Any, parent: Parent, tensor: int) -> None:
         raise bad("recipe.model.moe_router_load_balancing_type", balancing, f"aux_loss, seq_aux_loss or none: {why}")
 
 
-def check_data(config: Any, options: StageOptions) -> None:
-    """Raise where the data are no text, or no sequences of one length that the ranks can share."""
+def check_text(config: Any, options: StageOptions) -> None:
+    """Raise where the data are random tokens that nobody asked for."""
     dataset = config.dataset
     named = getattr(dataset, "blend", None) or getattr(dataset, "blend_per_split", None)
     if isinstance(dataset, MockGPTDatasetConfig) or not (named or getattr(dataset, "data_path", 1)):
         options.check_mock("recipe.dataset", type(dataset).__name__, "text, as dataset.data_path=[PREFIX]")
+
+
+def check_data(config: Any) -> None:
+    """Raise where the data gives no sequences of one length, or none that the ranks can share."""
     length = getattr(config.dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")

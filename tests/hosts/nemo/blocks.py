@@ -1,9 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Elastic blocks, and data, that several tests give to recipes."""
+"""Elastic blocks, data and command lines that several tests give to recipes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 #: for Nemotron Nano V2 12B
@@ -25,3 +27,13 @@ def with_text(recipe: Any) -> Any:
 
     recipe.data = run.Config(llm.PreTrainingDataModule, paths=["/data/text"], **recipe.data.__arguments__)
     return recipe
+
+
+def command_line(args: Sequence[str], factory: str | None = None, file: Path | None = None, **options: Any) -> Any:
+    """The context that NeMo-Run makes of options, and the task that it runs."""
+    from nemo_elastic.hosts.nemo.cli.entry import ElasticContext, train
+
+    context = ElasticContext(name="train", factory=factory, yaml=str(file) if file else None, **options)
+    if options:
+        return context.cli_execute(train, list(args))
+    return context.parse_fn(train, list(args))

@@ -31,6 +31,7 @@ from .checks import (
     check_kernels,
     check_parallel,
     check_shape,
+    check_text,
     made_by,
     warnings,
 )
@@ -107,11 +108,12 @@ def change(
     parent = check_shape(recipe, config)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
-    check_data(recipe, options)
+    check_data(recipe)
     check_teacher(teacher, parent, NAMES)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)
+    check_text(recipe, options)
     changes = changes or Changes(recipe)
     total = options.total(steps)
     changes.warnings = warnings(recipe, config, stage, total)

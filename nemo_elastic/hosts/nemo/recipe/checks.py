@@ -138,10 +138,14 @@ def check_kernels(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     check_widths(parent, config.resolve_axes(parent), tensor, names)
 
 
-def check_data(recipe: Any, options: StageOptions) -> None:
-    """Raise where data are no text, model and data disagree on the sequence, or the data is shorter than one."""
+def check_text(recipe: Any, options: StageOptions) -> None:
+    """Raise where the data are random tokens that nobody asked for."""
     if made_by(recipe.data) is MockDataModule:
         options.check_mock("recipe.data", name_of(recipe.data), "a module that reads text, or data.paths=[PREFIX]")
+
+
+def check_data(recipe: Any) -> None:
+    """Raise where model and data disagree on the sequence, or the data is shorter than one."""
     length = getattr(recipe.data, "seq_length", None)
     if length is None:
         return

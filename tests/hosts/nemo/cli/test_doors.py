@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import yaml
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
-from tests.hosts.nemo.blocks import with_text
+from tests.hosts.nemo.blocks import command_line, with_text
 from tests.texts import library_text
 from tests.workers import ROOT, WARM, environment
 
@@ -69,16 +69,6 @@ def stock() -> Callable[[], Any]:
         return recipe
 
     return make
-
-
-def command_line(args: Sequence[str], factory: str | None = None, file: Path | None = None, **options: Any) -> Any:
-    """The context that NeMo-Run makes of options, and the task that it runs."""
-    from nemo_elastic.hosts.nemo.cli.entry import ElasticContext, train
-
-    context = ElasticContext(name="train", factory=factory, yaml=str(file) if file else None, **options)
-    if options:
-        return context.cli_execute(train, list(args))
-    return context.parse_fn(train, list(args))
 
 
 def test_three_doors_give_one_configuration(run_yaml: Path, stock: Any, capsys: Any) -> None:
@@ -243,59 +233,6 @@ def test_a_block_is_replaced_or_read_from_another_file(run_yaml: Path, tmp_path:
            "data.paths=[/data/text]"]  # fmt: skip
     alone = command_line([*own, "teacher=/checkpoints/12b"], FACTORY, tmp_path / "alone.yaml")
     assert alone == by_hand
-
-
-def of_class(name: str, **more: Any) -> dict[str, Any]:
-    return {"data": {"_target_": f"nemo.collections.llm.{name}", "paths": ["/other"]} | more}
-
-
-@pytest.mark.parametrize(
-    ("own", "args", "made", "fields"),
-    [
-        ({}, ["data.paths=[0.7, /code, 0.3, /web]"], "PreTrainingDataModule", {"paths": [0.7, "/code", 0.3, "/web"]}),
-        ({}, ["data.paths={train: [/a], validation: [/b]}"], "PreTrainingDataModule",
-         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
-        ({"data": {"paths": {"train": ["/a"], "validation": ["/b"]}}}, [], "PreTrainingDataModule",
-         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
-        (of_class("PreTrainingDataModule"), [], "PreTrainingDataModule", {"paths": ["/other"]}),
-        (of_class("PreTrainingDataModule", seq_length=4096), ["data.paths=/data/text", "data.split='9,1,0'"],
-         "PreTrainingDataModule", {"paths": "/data/text", "seq_length": 4096, "split": "9,1,0"}),
-    ],
-)  # fmt: skip
-def test_text_is_given_in_the_file_or_as_an_override(
-    tmp_path: Path, own: dict[str, Any], args: list[str], made: str, fields: dict[str, Any]
-) -> None:
-    """What the run does not say of its data is as the stock recipe has it: length, batch and tokenizer."""
-    from nemo.collections import llm
-
-    stock = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=100).data.__arguments__
-    path, whole = tmp_path / "run.yaml", tmp_path / "whole.yaml"
-    path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
-    data = command_line(args, FACTORY, path).data
-    assert data.__fn_or_cls__.__name__ == made
-    assert data.__arguments__ == stock | fields
-    command_line(args, FACTORY, path, to_yaml=str(whole))
-    assert command_line([], None, whole).data == data
-    assert command_line(["data.paths=[/last]"], None, whole).data.paths == ["/last"]
-
-
-@pytest.mark.parametrize(
-    ("own", "told"),
-    [
-        (of_class("SquadDataModule"), "data.paths: SquadDataModule has no such field"),
-        (of_class("PreTrainingDataModule", pahts=[]), "data.pahts: unknown field 'pahts'; did you mean 'paths'?"),
-        (of_class("NoDataModule"), "_target_: nemo.collections.llm.NoDataModule: no such name"),
-        ({}, "recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=[PREFIX]: random"),
-    ],
-)
-def test_data_that_are_no_text_are_refused_by_their_own_name(tmp_path: Path, own: dict[str, Any], told: str) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"elastic": BLOCK, "teacher": "/checkpoints/12b"} | own))
-    with pytest.raises(ElasticError) as caught:
-        command_line([], FACTORY, path)
-    assert told in str(caught.value)
-    if not own:
-        assert command_line(["mock_data=true"], FACTORY, path).data.__fn_or_cls__.__name__ == "MockDataModule"
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])

@@ -15,7 +15,9 @@ import yaml
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.nemo.cli.run_file import whole_recipe
 from nemo_elastic.hosts.run_file import RunFile, read_mapping
+from tests.hosts.nemo.blocks import NANO_12B, command_line
 
+FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
 BLOCK = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": [4, 2]}}
 
 
@@ -155,3 +157,58 @@ def test_a_whole_recipe_is_what_its_targets_make() -> None:
 def test_a_target_that_cannot_be_made_is_told_by_its_name(data: Any, told: str) -> None:
     with pytest.raises(ElasticError, match=told):
         whole_recipe(data)
+
+
+def of_class(name: str, **more: Any) -> dict[str, Any]:
+    return {"data": {"_target_": f"nemo.collections.llm.{name}", "paths": ["/other"]} | more}
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize(
+    ("own", "args", "made", "fields"),
+    [
+        ({}, ["data.paths=[0.7, /code, 0.3, /web]"], "PreTrainingDataModule", {"paths": [0.7, "/code", 0.3, "/web"]}),
+        ({}, ["data.paths={train: [/a], validation: [/b]}"], "PreTrainingDataModule",
+         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
+        ({"data": {"paths": {"train": ["/a"], "validation": ["/b"]}}}, [], "PreTrainingDataModule",
+         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
+        (of_class("PreTrainingDataModule"), [], "PreTrainingDataModule", {"paths": ["/other"]}),
+        (of_class("PreTrainingDataModule", seq_length=4096), ["data.paths=/data/text", "data.split='9,1,0'"],
+         "PreTrainingDataModule", {"paths": "/data/text", "seq_length": 4096, "split": "9,1,0"}),
+    ],
+)  # fmt: skip
+def test_text_is_given_in_the_file_or_as_an_override(
+    tmp_path: Path, own: dict[str, Any], args: list[str], made: str, fields: dict[str, Any]
+) -> None:
+    """What the run does not say of its data is as the stock recipe has it: length, batch and tokenizer."""
+    from nemo.collections import llm
+
+    stock = llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=2, max_steps=100).data.__arguments__
+    path, whole = tmp_path / "run.yaml", tmp_path / "whole.yaml"
+    path.write_text(yaml.safe_dump({"elastic": NANO_12B, "teacher": "/checkpoints/12b"} | own))
+    data = command_line(args, FACTORY, path).data
+    assert data.__fn_or_cls__.__name__ == made
+    assert data.__arguments__ == stock | fields
+    command_line(args, FACTORY, path, to_yaml=str(whole))
+    assert command_line([], None, whole).data == data
+    assert command_line(["data.paths=[/last]"], None, whole).data.paths == ["/last"]
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (of_class("SquadDataModule"), "data.paths: SquadDataModule has no such field"),
+        (of_class("PreTrainingDataModule", pats=[]), "data.pats: unknown field 'pats'; did you mean 'paths'?"),
+        (of_class("NoDataModule"), "_target_: nemo.collections.llm.NoDataModule: no such name"),
+        ({}, "recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=[PREFIX]: random"),
+    ],
+)
+def test_data_that_are_no_text_are_refused_by_their_own_name(tmp_path: Path, own: dict[str, Any], told: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"elastic": NANO_12B, "teacher": "/checkpoints/12b"} | own))
+    with pytest.raises(ElasticError) as caught:
+        command_line([], FACTORY, path)
+    assert told in str(caught.value)
+    if not own:
+        assert command_line(["mock_data=true"], FACTORY, path).data.__fn_or_cls__.__name__ == "MockDataModule"

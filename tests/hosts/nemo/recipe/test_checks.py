@@ -304,8 +304,8 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("router", "steps", "told"),
     [
-        ({}, 1492, False),  # frozen after 1,000
-        ({}, 1493, True),
+        ({}, 1491, False),  # frozen after 999
+        ({}, 1492, True),
         ({"prior": 2.0, "scale": [1.0, 3.0], "lr": 3e-3}, 5170, False),
         ({"lr": 3e-3}, 5170, False),
         ({"loss_weight": 4.0, "below": 0.0}, 5170, True),
