@@ -47,6 +47,7 @@ def command(
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
+    from nemo_elastic.io.apart import end_apart
     from nemo_elastic.serving.command import Server, check_installed
 
     server = Server(family, host, port, api_key, end_of_thinking, auto, carry_cache, draft, flags or [])
@@ -54,5 +55,6 @@ def command(
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
         typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
+    end_apart()
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

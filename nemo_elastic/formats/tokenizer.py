@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.apart import apart
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.inside import check_inside
 
@@ -23,6 +26,11 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 #: without one of these a folder has no tokenizer
 _ENOUGH = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+#: what a tokenizer is tried with, and seconds of computing for the largest
+_SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + "a" * 100 + "!"
+_SECONDS = 60
+#: digests of what was tried
+_tried: set[str] = set()
 
 
 def find_tokenizer(folder: str | os.PathLike[str] | None) -> Path | None:
@@ -35,6 +43,8 @@ def find_tokenizer(folder: str | os.PathLike[str] | None) -> Path | None:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Open the tokenizer of a folder, without transformers.
 
+    The library ends its process where some files surprise it, so it tries the file in a process apart first.
+
     Raises:
         ElasticError: If there is none, or it is damaged.
     """
@@ -44,8 +54,27 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if not path.is_file():
         raise ElasticError(f"{path}: no tokenizer here")
     try:
-        return Tokenizer.from_str(read_text(check_inside(path)))
-    except ElasticError:
-        raise
-    except Exception as exc:  # tokenizers raises nothing narrower
-        raise ElasticError(f"{path}: not a tokenizer ({str(exc).splitlines()[0]})") from None
+        text = read_text(check_inside(path))
+    except UnicodeDecodeError:
+        raise ElasticError("not a tokenizer (no UTF-8 text)", path) from None
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if digest not in _tried:
+        try:
+            apart("nemo_elastic.formats.tokenizer:try_tokenizer", text, seconds=_SECONDS)
+        except ElasticError as exc:
+            raise ElasticError(f"not a tokenizer ({exc.said.splitlines()[0]})", path) from None
+        _tried.add(digest)
+    return Tokenizer.from_str(text)
+
+
+def try_tokenizer(text: str) -> None:
+    """Open a tokenizer, and let it read and say a little. Called in a process apart alone: it may not survive."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    with suppress(Exception):  # that it has no word for something is no damage; a panic of Rust's is no Exception
+        tokenizer.encode(_SAMPLE, add_special_tokens=True)
+    with suppress(Exception):
+        tokenizer.decode(list(range(min(tokenizer.get_vocab_size(), 1000))))

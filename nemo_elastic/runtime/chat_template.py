@@ -2,36 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat templates: messages to the text that a model was trained on, as transformers renders them.
 
-A template is a program in Jinja that came with the folder, so it runs in Jinja's immutable sandbox: it reaches no
-file, no module and no attribute of Python's. How often its loops and calls go round and how much it says is bounded;
-what it takes of memory on the way is not.
+A template is a program that came with the folder: it runs in a process apart, within bounds (`formats.template`).
 """
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.apart import Exceeded, apart
 
-#: of one rendering: rounds of all loops, for how many rounds a call counts, and characters
-_STEPS, _CALL, _CHARACTERS = 10**6, 8, 2**26
-#: in a product or power: how often a text is repeated, any other number, an exponent
-_REPEATED, _NUMBER, _EXPONENT = 10**4, 2**64, 64
+_RENDER = "nemo_elastic.formats.template:render"
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 
 Message = Mapping[str, Any]
 
 
-class _Refused(Exception):
-    """A template says itself that it does not take these messages, or takes too much."""
-
-
 class ChatTemplate:
-    """A chat template, parsed.
+    """A chat template.
 
     Args:
         text: Jinja.
@@ -43,18 +32,21 @@ class ChatTemplate:
     """
 
     def __init__(self, text: str, special: Mapping[str, str], where: str) -> None:
-        from jinja2 import TemplateError, nodes
+        self._text, self._special, self._where = text, dict(special), where
+        self._call(None)
 
-        self._special, self._where = dict(special), where
-        self._budget = _Budget()
-        environment = _environment(self._budget)
+    def check(self) -> None:
+        """Let it render a word, for whoever renders it without bounds; whether it takes that is its own to say.
+
+        Raises:
+            ElasticError: that takes too much time or memory.
+        """
         try:
-            tree = environment.parse(text)
-            for loop in tree.find_all(nodes.For):
-                loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
-            self._template = environment.from_string(tree)
-        except (TemplateError, RecursionError) as exc:
-            raise ElasticError(f"chat template: {str(exc) or type(exc).__name__}", where) from None
+            apart(_RENDER, self._text, self._names([{"role": "user", "content": "Hello"}], True))
+        except Exceeded as exc:
+            raise self._error(exc) from None
+        except ElasticError:
+            return
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation.
@@ -64,21 +56,22 @@ class ChatTemplate:
             add_generation_prompt: end where the answer begins.
 
         Raises:
-            ElasticError: they are no messages, or the template refuses them, fails, or goes on for too long.
+            ElasticError: they are no messages, or the template refuses them, fails, or takes too much time or memory.
         """
-        given = check_messages(messages)
-        names = {"messages": given, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
-        pieces, size = [], 0
-        self._budget.left = _STEPS
+        return self._call(self._names(check_messages(messages), add_generation_prompt))
+
+    def _names(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
+        told = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        return told | self._special
+
+    def _error(self, exc: ElasticError) -> ElasticError:
+        return ElasticError(f"chat template: {exc.said}", self._where)
+
+    def _call(self, names: Mapping[str, Any] | None) -> Any:
         try:
-            for piece in self._template.generate(**names, **self._special):
-                size += len(piece)
-                if size > _CHARACTERS:
-                    raise _Refused("its text does not end")
-                pieces.append(piece)
-        except Exception as exc:  # a template from elsewhere can raise whatever an expression can
-            raise ElasticError(f"chat template: {str(exc) or type(exc).__name__}", self._where) from None
-        return "".join(pieces)
+            return apart(_RENDER, self._text, names)
+        except ElasticError as exc:
+            raise self._error(exc) from None
 
 
 def check_messages(messages: Any, name: str = "messages") -> list[dict[str, Any]]:
@@ -96,75 +89,3 @@ def check_messages(messages: Any, name: str = "messages") -> list[dict[str, Any]
             if not isinstance(message.get(key), str):
                 raise bad(f"{name}[{i}].{key}", message.get(key), "a text")
     return [dict(message) for message in messages]
-
-
-class _Budget(threading.local):
-    """What the rendering of this thread may still do."""
-
-    left = 0
-
-    def spend(self, steps: int = 1) -> None:
-        self.left -= steps
-        if self.left < 0:
-            raise _Refused("it does not come to an end")
-
-    def counted(self, values: Iterable[Any]) -> Iterator[Any]:
-        for value in values:
-            self.spend()
-            yield value
-
-
-def _environment(budget: _Budget) -> Any:
-    """The environment that transformers renders chat templates in, with a budget."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks for training what an assistant said; here it is its content."""
-
-        tags: ClassVar[set[str]] = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    class Environment(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(["*", "**"])
-
-        def call(self, context: Any, called: Any, /, *args: Any, **more: Any) -> Any:
-            budget.spend(_CALL)
-            return super().call(context, called, *args, **more)
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            # one such step could take all time or memory
-            most = _REPEATED if any(hasattr(x, "__len__") for x in (left, right)) else _NUMBER
-            if any(isinstance(x, int) and abs(x) > most for x in (left, right)) or (
-                operator == "**" and (not isinstance(right, int) or right > _EXPONENT)
-            ):
-                raise _Refused("it computes with too large a number")
-            return super().call_binop(context, operator, left, right)
-
-    made = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters["tojson"] = _to_json
-    made.filters["counted"] = budget.counted
-    made.globals["raise_exception"] = _refuse
-    made.globals["strftime_now"] = _today
-    return made
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """JSON as it is: Jinja's own filter escapes it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _refuse(message: Any) -> Any:
-    raise _Refused(str(message))
-
-
-def _today(format: str) -> str:
-    """The date, which some templates tell the model."""
-    return time.strftime(format)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ class FamilyTokenizer:
             special: let the tokenizer add its special tokens, such as one that begins every text.
 
         Raises:
-            ElasticError: it is no text, or has half of a surrogate pair.
+            ElasticError: it is no text, has half of a surrogate pair, or the tokenizer fails at it.
         """
         if not isinstance(text, str):
             raise bad("prompts", text, "a text")
@@ -79,11 +80,13 @@ class FamilyTokenizer:
             text.encode()
         except UnicodeEncodeError as exc:
             raise bad("prompts", text[exc.start : exc.end], "text that UTF-8 can write") from None
-        return self.tokenizer.encode(text, add_special_tokens=special).ids
+        with _in_one_line("prompts"):
+            return self.tokenizer.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of token ids; ids that the tokenizer has no token for say nothing."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        with _in_one_line("tokens"):
+            return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers.
@@ -107,6 +110,17 @@ class FamilyTokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         return self.tokenizer.get_vocab_size()
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """What a text or tokens still do to a tokenizer that was opened: a panic of Rust's is no Exception of Python's."""
+    try:
+        yield
+    except BaseException as exc:
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise ElasticError(f"{what}: the tokenizer fails ({str(exc) or type(exc).__name__})") from None
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

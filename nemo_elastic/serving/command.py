@@ -92,6 +92,18 @@ class Server:
             if self.carry_cache:
                 raise bad("--draft", self.draft, "not with --carry-cache")
 
+        self._check_text(shapes.companions)
+
+    @staticmethod
+    def _check_text(folder: Path) -> None:
+        """Open the tokenizer and the chat template as vLLM will, which has no bounds for them."""
+        from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+
+        if (folder / "tokenizer.json").is_file():
+            template = FamilyTokenizer.read(folder).chat_template
+            if template is not None:
+                template.check()
+
     @property
     def _settings(self) -> Settings:
         return Settings(self.end_of_thinking, auto=self.auto, carry_cache=self.carry_cache, draft=self.draft)

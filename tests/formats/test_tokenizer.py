@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,50 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> N
     with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as told:
         load_tokenizer(tmp_path)
     assert "\n" not in str(told.value)
+
+
+def bpe(**more) -> dict:
+    """`tokenizer.json` of a whole BPE tokenizer, with other parts."""
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+             "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}  # fmt: skip
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+             "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}  # fmt: skip
+    return whole | more
+
+
+def charsmap(text: str) -> dict:
+    return {"type": "Precompiled", "precompiled_charsmap": text}
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+SINGLE = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+#: what ends the process, or panics, at once or at the first text
+PANICS = {
+    "prefix": bpe(model=bpe()["model"] | {"continuing_subword_prefix": "xxxxxx"}),
+    "charsmap cut short": bpe(normalizer=charsmap("AAAA")),
+    "charsmap of 8 GiB": bpe(normalizer=charsmap("/////w==")),
+    "charsmap without entries": bpe(normalizer=charsmap("BAAAAAEAAAA=")),
+    "a token of a million letters": bpe(model={"type": "Unigram", "unk_id": 0, "vocab": [["a" * 10**6, 0.0]]}),
+    "pieces of length 0": bpe(pre_tokenizer={"type": "FixedLength", "length": 0}),
+    "an expression that goes back": bpe(pre_tokenizer=SPLIT),
+    "a template's unknown token": bpe(
+        post_processor={"type": "TemplateProcessing", "single": SINGLE, "pair": [], "special_tokens": {}}
+    ),
+    "decoded away": bpe(decoder={"type": "Strip", "content": "a", "start": 2**60, "stop": 2**60}),
+}
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_what_ends_the_process_is_told_in_one_line(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(PANICS[name]))
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$") as told:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(told.value) and capfd.readouterr() == ("", "")
+
+
+def test_the_whole_one_of_these_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe()))
+    assert load_tokenizer(tmp_path).encode("aab").ids == [0, 2]

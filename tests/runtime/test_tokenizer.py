@@ -7,6 +7,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import Split
 
 from nemo_elastic.data.tokenizer import EOS, PAD
 from nemo_elastic.errors import ElasticError
@@ -41,8 +44,6 @@ def test_a_family_has_its_tokenizer(folder):
 
 def test_padding_and_truncation_of_the_file_are_left(folder):
     """`tokenizer.json` keeps what its training had: a prompt would lose its end, or get another."""
-    from tokenizers import Tokenizer
-
     file = Tokenizer.from_file(str(folder / "tokenizer.json"))
     file.enable_padding(length=64)
     file.enable_truncation(3)
@@ -111,3 +112,13 @@ def test_a_family_in_memory_has_none():
         family.tokenizer  # noqa: B018
     assert family.end_ids == frozenset()
     assert len(family.select().generate([3, 4], 2)) == 2
+
+
+def test_a_text_that_the_tokenizer_fails_at_is_told_in_one_line():
+    tokenizer = FamilyTokenizer(Tokenizer(WordLevel({"a": 0}, unk_token="gone")))
+    with pytest.raises(ElasticError, match=r"^prompts: the tokenizer fails \(WordLevel error: Missing \[UNK\]"):
+        tokenizer.encode("b")
+    panics = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    panics.pre_tokenizer = Split(Regex("(a+)+$"), "isolated")
+    with pytest.raises(ElasticError, match=r"^prompts: the tokenizer fails \(.*retry-limit-in-match"):
+        FamilyTokenizer(panics).encode("a" * 100 + "b")
