@@ -18,10 +18,11 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.hf.folder import open_folder
 from nemo_elastic.formats.hf.safetensors_io import open_shard
 from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.io.read import read_json
-from tests.shapes import PARENT
+from tests.shapes import MOE, PARENT
 
 #: what one file of each kind may take, all of them together for the seconds
 MEMORY, SECONDS = 3 * 2**30, 120
@@ -95,6 +96,30 @@ def pickles() -> dict[str, bytes]:
         "no end": b"\x80\x04" + b"N0" * most,
         "opcodes": b"\x80\x04" + b"N" * most,
     }
+
+
+def experts(place: Path) -> None:
+    """Folders of one model with more experts, or other parts, than any file has: a tensor each."""
+    config, many = to_hf_config(MOE, MOE.full), 2**31
+    changes: dict[str, dict[str, Any]] = {
+        "experts": {"n_routed_experts": many},
+        "experts in many layers": {
+            "hybrid_override_pattern": "E" * 9_000, "num_hidden_layers": 9_000, "n_routed_experts": 2**20,
+        },
+        "width of an expert": {"moe_intermediate_size": many},
+        "width": {"hidden_size": many},
+        "vocabulary": {"vocab_size": many},
+        "groups": {"n_groups": many},
+    }  # fmt: skip
+    for name, change in changes.items():
+        (place / "config.json").write_text(json.dumps(config | change))
+        read(f"counts: {name}", lambda: open_folder(place))
+    (place / "config.json").write_text(json.dumps(config))
+    told = Family.of(MOE, {"full": MOE.full}).to_json()
+    for size in ("experts", "experts_stripes", "hidden", "top_k"):
+        (place / FILE).write_text(json.dumps(told | {"parent": told["parent"] | {size: many}}))
+        read(f"counts: {size} of a family", lambda: open_folder(place))
+    (place / FILE).unlink()
 
 
 def nemo(place: Path) -> None:
@@ -197,6 +222,7 @@ def main(place: Path) -> None:
     layers = {"hybrid_override_pattern": "M" * 30_000_000, "num_hidden_layers": 30_000_000}
     (place / "config.json").write_text(json.dumps(config | layers))
     read("config: layers", lambda: read_shapes(place))
+    experts(place)
     (place / "config.json").write_text("1" * 30_000_000)
     read("config: a number", lambda: read_shapes(place))
     (place / CHECKSUMS_FILE).write_text('{"algorithm": "crc32", "tensors": {' + '"a": "00000000", ' * 100_000 + "}}")

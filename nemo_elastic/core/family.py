@@ -30,13 +30,16 @@ from nemo_elastic.core.prefix import BlockedPrefix
 from nemo_elastic.errors import ElasticError, bad, shown
 from nemo_elastic.io.values import keep_plain
 
-#: more than any model has; a line of a damaged file must not fill the memory with layers
-MAX_LAYERS = 10_000
+#: more than any model has: layers, a size, and tensors in all; a line of a damaged file must not fill the memory
+MAX_LAYERS, MAX_SIZE, MAX_TENSORS = 10_000, 2**24, 2**19
 
 
-def _positive(field: str, value: Any) -> int:
+def positive(field: str, value: Any) -> int:
+    """Return `value` if it is a size that a model can have."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise bad(field, value, "must be a positive integer")
+        raise bad(field, value, "a positive integer")
+    if value > MAX_SIZE:
+        raise bad(field, value, f"at most {MAX_SIZE}: no model has more")
     return value
 
 
@@ -90,7 +93,7 @@ class Parent:
             raise bad("parent.pattern", self.pattern, f"at most {MAX_LAYERS} layers")
         for f in fields(self):
             if f.type == "int":
-                _positive(f"parent.{f.name}", getattr(self, f.name))
+                positive(f"parent.{f.name}", getattr(self, f.name))
         if not isinstance(self.tied, bool):
             raise bad("parent.tied", self.tied, "true or false")
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
@@ -106,10 +109,21 @@ class Parent:
             raise ElasticError(f"parent.{name}: no layer has it")
         reals = {size for kind in others for size in kind.reals}
         for name, value in self.more.items():
-            (positive_real if name in reals else _positive)(f"parent.{name}", value)
+            (positive_real if name in reals else positive)(f"parent.{name}", value)
+        self._check_tensors()
         for axis in self.axes:
             if axis != DEPTH:
                 self.axis(axis)  # raises where blocks do not divide
+
+    def _check_tensors(self) -> None:
+        """Raise where so many layers with so many tensors each are in no file."""
+        for kind in self.kinds:
+            layers = self.pattern.count(kind.symbol)
+            for size in {row.each for row in kind.rows if row.each is not None}:
+                rows = sum(row.each == size for row in kind.rows)
+                if layers * rows * self.size(size) > MAX_TENSORS:
+                    most = MAX_TENSORS // (layers * rows)
+                    raise bad(f"parent.{size}", self.size(size), f"at most {most} in each of {layers} layers")
 
     @cached_property
     def types(self) -> tuple[str, ...]:

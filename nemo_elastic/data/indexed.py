@@ -11,12 +11,15 @@ number of document marks (uint64), lengths (int32), byte offsets (int64), docume
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from nemo_elastic.io.bounded import check_no_holes, open_regular
 
 from ..errors import ElasticError
 
@@ -26,6 +29,8 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
 #: Megatron's codes of the types that tokens are stored in.
 _DTYPES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+#: bytes of an index up to which it may be a sparse file
+_HOLES = 2**24
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -85,11 +90,15 @@ def read_index(prefix: Path) -> Index:
     for file in (path, data):
         if not file.is_file():
             raise ElasticError(f"{file}: no such file")
-    raw = path.read_bytes()
-    dtype, sequences, marks = _header(path, raw)
-    # Modes of multimodal data may follow; nothing here needs them.
-    if len(raw) < _HEADER.size + 12 * sequences + 8 * marks:
+    with open_regular(path) as stream:
+        size = check_no_holes(path, os.fstat(stream.fileno()), _HOLES)
+        dtype, sequences, marks = _header(path, stream.read(_HEADER.size))
+    missing = _HEADER.size + 12 * sequences + 8 * marks - size
+    if missing > 0:
         raise ElasticError(f"{path}: cut short")
+    if -missing not in (0, sequences):  # a mode of each sequence may follow, of multimodal data; nothing here needs it
+        raise ElasticError(f"{path}: longer than the {sequences} sequences of its header")
+    raw = np.memmap(path, np.uint8, mode="r")
     start = _HEADER.size
     lengths = np.frombuffer(raw, "<i4", sequences, start)
     offsets = np.frombuffer(raw, "<i8", sequences, start + 4 * sequences)
@@ -112,7 +121,7 @@ def count_tokens(prefix: Path) -> int:
     path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     if not data.is_file():
         raise ElasticError(f"{data}: no such file")
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         dtype, _, _ = _header(path, stream.read(_HEADER.size))
     return data.stat().st_size // dtype.itemsize
 

@@ -16,10 +16,12 @@ from typing import BinaryIO
 
 from nemo_elastic.errors import ElasticError
 
-__all__ = ["open_regular", "read_bytes", "read_text"]
+__all__ = ["check_no_holes", "open_regular", "read_bytes", "read_text"]
 
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
 SMALL = 64 * 2**20
+#: a file of so many bytes is nobody's if fewer than one in so many are on the disk: holes read as zeros
+_LARGE, _HOLES = 2**30, 4
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -56,6 +58,26 @@ def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
         raise ElasticError(f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; only regular files are read", path)
+
+
+def check_no_holes(path: str | os.PathLike[str], found: os.stat_result, large: int = _LARGE) -> int:
+    """Check that a file has the bytes that it says it has, before there is room for them.
+
+    Args:
+        path: The file, for the error.
+        found: What the system says of it.
+        large: Bytes up to which it may have holes.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ElasticError: It is mostly holes.
+    """
+    held = found.st_blocks * 512  # none where a file system does not say
+    if found.st_size > large and 0 < held * _HOLES < found.st_size:
+        raise ElasticError(f"is mostly holes: {held} of its {found.st_size} bytes are on the disk", path)
+    return found.st_size
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = SMALL) -> bytes:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive_real
+from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
@@ -233,15 +233,9 @@ def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dic
             continue
         if value is None:
             raise ElasticError(f"{where}: {keys[0]} is missing")
-        check = positive_real if size in reals else _positive
+        check = positive_real if size in reals else positive
         sizes[size] = check(f"{where}: {keys[0]}", value)
     return sizes
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise bad(name, value, "a positive integer")
-    return value
 
 
 def _read_blocks(
@@ -261,7 +255,7 @@ def _read_blocks(
         axes = {kind.hf[axis][0]: axis for axis in kind.widths if axis in own[i]}
         for key, value in block.items():
             if key in axes:
-                own[i][axes[key]] = _positive(f"{at}.{key}", value)
+                own[i][axes[key]] = positive(f"{at}.{key}", value)
             elif key != "block_type":
                 raise bad(f"{at}.{key}", value, f"only {', '.join(axes)} may differ per layer")
     return own

@@ -20,6 +20,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
+from nemo_elastic.io.bounded import check_no_holes
 
 __all__ = ["open_shard"]
 
@@ -38,14 +39,14 @@ def open_shard(path: Path) -> dict[str, Raw]:
         Its tensors by name, in the order of the file. They are views of the mapped file and read-only.
 
     Raises:
-        ElasticError: The file is missing, shorter than its header says, or the header contradicts itself.
+        ElasticError: The file is missing, mostly holes, shorter than its header says, or the header contradicts itself.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise ElasticError(f"{path}: is a pipe or a device, not a file of weights")
-            size = file.seek(0, 2)
-            file.seek(0)
+            size = check_no_holes(path, found)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")

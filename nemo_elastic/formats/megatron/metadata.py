@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.io.bounded import check_no_holes
 
 from .pickled import Made, Name, Named, PickleError, read_pickle
 
@@ -54,8 +55,6 @@ NAMES: frozenset[Name] = frozenset({
 })  # fmt: skip
 #: of the file, dimensions of a tensor, and what the smallest file of a tensor takes in front of its values
 _BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
-#: a file of so many bytes is no checkpoint's if fewer than one in so many are on the disk: holes read as zeros
-_LARGE, _HOLES = 2**30, 4
 
 
 def model_prefix(names: Iterable[str]) -> str:
@@ -188,10 +187,7 @@ def regular_size(path: Path) -> int:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     if not stat.S_ISREG(found.st_mode):
         raise ElasticError("is no file", path)
-    held = found.st_blocks * 512  # none where a file system does not say
-    if found.st_size > _LARGE and 0 < held * _HOLES < found.st_size:
-        raise ElasticError(f"is mostly holes: {held} of its {found.st_size} bytes are on the disk", path)
-    return found.st_size
+    return check_no_holes(path, found)
 
 
 # --------------------------------------------------------------------------------------------- from records to values
