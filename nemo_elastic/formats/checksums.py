@@ -10,6 +10,7 @@ against accidents, not against somebody who means harm: a cryptographic digest w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -36,7 +37,9 @@ __all__ = [
     "ExpectedTensor",
     "ReadCheck",
     "Sums",
+    "digest",
     "read_checksums",
+    "read_digests",
     "write_checksums",
 ]
 
@@ -48,6 +51,7 @@ _STEP = 2**22
 _ALGORITHM = "crc32"
 _DIGITS = 8
 _ONE, _SEVERAL = re.compile("[0-9a-f]{8}"), re.compile("(?:[0-9a-f]{8})+")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -226,15 +230,28 @@ class _File:
     tensors: dict
     part_bytes: int = PART_BYTES  # version 0.1 wrote no parts
     parts: dict | None = None
+    files: dict | None = None  # version 0.1 wrote none
 
 
-def write_checksums(folder: Path, checksums: Mapping[str, Sums]) -> None:
-    """Write the file into a folder; `checksums` has tensor name -> its sums, all with parts of `PART_BYTES`."""
+def digest(content: bytes) -> str:
+    """SHA-256 of a file that stands beside weights, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_checksums(folder: Path, checksums: Mapping[str, Sums], files: Mapping[str, str]) -> None:
+    """Write the file into a folder.
+
+    Args:
+        folder: The folder.
+        checksums: Name of each tensor -> its sums, all with parts of `PART_BYTES`.
+        files: Name of each file that stands beside the weights, and changes what the model says or runs -> its digest.
+    """
     content = {
         "algorithm": _ALGORITHM,
         "tensors": {name: sums.whole for name, sums in checksums.items()},
         "part_bytes": PART_BYTES,
         "parts": {name: sums.parts for name, sums in checksums.items() if sums.parts},
+        "files": dict(files),
     }
     (folder / CHECKSUMS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -245,6 +262,21 @@ def read_checksums(folder: Path) -> dict[str, Sums] | None:
     Raises:
         ElasticError: It is something else.
     """
+    read = _read(folder)
+    return None if read is None else read[0]
+
+
+def read_digests(folder: Path) -> dict[str, str] | None:
+    """Read of the same file: name of a file -> its digest; None where there are none.
+
+    Raises:
+        ElasticError: It is something else.
+    """
+    read = _read(folder)
+    return None if read is None else read[1]
+
+
+def _read(folder: Path) -> tuple[dict[str, Sums], dict[str, str] | None] | None:
     path = folder / CHECKSUMS_FILE
     if not path.is_file():
         return None
@@ -258,9 +290,13 @@ def read_checksums(folder: Path) -> dict[str, Sums] | None:
         stray = next((name for name in parts if name not in whole), None)
         if stray is not None:
             raise bad("parts", stray, "the names under tensors")
+        files = None if known.files is None else _digits("files", known.files, _DIGEST, "64 hexadecimal digits")
+        for name in files or ():
+            if not name or set(name) & set("/\\\0") or name in (".", ".."):
+                raise bad("files", name, "names of files in the same folder")
     except ElasticError as exc:
         raise exc.within(path) from None
-    return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}
+    return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}, files
 
 
 def _digits(field: str, found: object, wanted: re.Pattern[str], allowed: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
 
+from .beside import Check, beside_checks
 from .slicer import cut_pieces, cut_tensors
 
 if TYPE_CHECKING:
@@ -41,21 +42,6 @@ TOLERANCE = 1e-4
 _NOT_FINITE = {
     "F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7F,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        name: what is checked.
-        ok: None where it was skipped.
-        figure: what was measured, in words.
-    """
-
-    name: str
-    ok: bool | None
-    figure: str
 
 
 @dataclass(frozen=True)
@@ -102,14 +88,15 @@ def verify(
     """
     tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
     opened = _open(source)
-    checks = [*_shape_checks(opened), *_value_checks(opened)]
-    if parent is not None and opened.held != opened.parent.full:
-        checks.append(_cut_check(opened, _open_parent(opened, parent)))
+    other = None if parent is None else _open_parent(opened, parent)
+    checks = [*_shape_checks(opened), *beside_checks(opened, other), *_value_checks(opened)]
+    if other is not None and opened.held != opened.parent.full:
+        checks.append(_cut_check(opened, other))
     why = _why_no_forward(opened, forward)
     if why is not None:
         checks.append(Check("logits", None, f"skipped: {why}"))
     else:
-        checks.extend(_forward_checks(opened, parent, tokens, seed))
+        checks.extend(_forward_checks(opened, other, tokens, seed))
     return Report(str(source), tuple(checks))
 
 
@@ -240,7 +227,7 @@ def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
     return None
 
 
-def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed: int) -> Iterator[Check]:
+def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int) -> Iterator[Check]:
     import torch
 
     from nemo_elastic.formats.torch_io import to_torch
@@ -261,7 +248,6 @@ def _forward_checks(source: Source, parent: str | Path | None, tokens: int, seed
         logits_blv = whole(text_bl)
         finite = bool(torch.isfinite(logits_blv).all())
         yield Check("logits", finite, f"largest {float(logits_blv.abs().max()):.3g} on {tokens} random tokens")
-        other = _open_parent(source, parent) if parent is not None else None
         if source.held != source.parent.full:
             if other is None:
                 yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")

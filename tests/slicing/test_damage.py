@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -226,12 +227,15 @@ def test_a_tensor_without_checksum_is_told(whole, tmp_path):
 
 
 def test_members_have_parts_of_their_own(tmp_path):
-    """What is written has the checksums of every part, as anybody would compute them."""
+    """What is written has the checksums of every part and file, as anybody would compute them."""
     large = replace(SHAPE, vocab=9000, hidden=24)
     write(tmp_path / "family", large, {"small": large.uniform(hidden=16)}, tensors=random_values(large))
     slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
     for folder in (tmp_path / "family", tmp_path / "small"):
         content = json.loads((folder / CHECKSUMS_FILE).read_text())
+        digests = content.pop("files")
+        assert set(digests) == {"config.json", "generation_config.json"}
+        assert all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == told for n, told in digests.items())
         with_parts(folder, 2**18)
         assert content == json.loads((folder / CHECKSUMS_FILE).read_text()) and len(content["parts"]) == 2
 

@@ -55,7 +55,8 @@ def failed(report):
 def test_all_is_well(tmp_path, dtype):
     report = verify(make(tmp_path / "family", dtype=dtype))
     assert report.ok and [check.name for check in report.checks] == [
-        "tensors", "big: counts", "mid: counts", "low: counts", "mid: nested", "low: nested", "finite", "checksums",
+        "tensors", "big: counts", "mid: counts", "low: counts", "mid: nested", "low: nested", "config", "files",
+        "finite", "checksums",
         "logits", "big: cut = masked", "mid: cut = masked", "low: cut = masked",
     ]  # fmt: skip
     assert all(check.ok for check in report.checks)

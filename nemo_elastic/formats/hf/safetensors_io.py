@@ -39,7 +39,7 @@ def open_shard(path: Path) -> dict[str, Raw]:
         Its tensors by name, in the order of the file. They are views of the mapped file and read-only.
 
     Raises:
-        ElasticError: The file is missing, mostly holes, shorter than its header says, or the header contradicts itself.
+        ElasticError: The file is missing, mostly holes, or not what its header says, or that contradicts itself.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:

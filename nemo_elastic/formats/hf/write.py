@@ -14,7 +14,7 @@ from typing import Any
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import Sums, write_checksums
+from nemo_elastic.formats.checksums import Sums, digest, write_checksums
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
@@ -26,12 +26,15 @@ from nemo_elastic.io.read import read_json
 from .config import PUZZLE, to_hf_config
 from .shards import SHARD_BYTES, NewTensor, Progress, write_weights
 
-__all__ = ["Model", "entries_of", "write_model", "write_models", "write_text"]
+__all__ = [
+    "CONFIG", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_model", "write_models",
+    "write_text",
+]  # fmt: skip
 
-GENERATION = "generation_config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
 COMPANIONS = (*TOKENIZER_FILES, GENERATION, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
-_REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
+REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,23 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
     folder = model.folder
     dtype, predicts = model.entries[0].dtype, bool(model.prediction)
     config = to_hf_config(model.parent, model.member, dtype=dtype, base=model.base, prediction=predicts)
-    write_checksums(folder, checksums)
     if config["model_type"] == PUZZLE:
-        for name in _REMOTE_CODE:
-            template = files("nemo_elastic.formats.hf") / "puzzle" / f"{name}.txt"
-            (folder / name).write_bytes(template.read_bytes())
+        for name in REMOTE_CODE:
+            (folder / name).write_bytes(remote_code(name))
     for path in along:
         (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
-    _write_json(folder / "config.json", config)
+    written = {*REMOTE_CODE, *(path.name for path in along), GENERATION}
+    digests = {name: digest((folder / name).read_bytes()) for name in sorted(written) if (folder / name).is_file()}
+    text = _json_text(CONFIG, config)
+    write_checksums(folder, checksums, digests | {CONFIG: digest(text.encode())})
+    write_text(folder / CONFIG, text)
     return config
+
+
+def remote_code(name: str) -> bytes:
+    """One of the files of `REMOTE_CODE`, as a member whose layers differ has it."""
+    return (files("nemo_elastic.formats.hf") / "puzzle" / f"{name}.txt").read_bytes()
 
 
 def write_model(
@@ -129,7 +139,8 @@ def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
         return
     ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
     copied = read_json(path) if path.exists() else ids  # `_along` has read it
-    _write_json(path, copied if config["use_cache"] else copied | {"use_cache": False})
+    settings = copied if config["use_cache"] else copied | {"use_cache": False}
+    write_text(path, _json_text(path.name, settings))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -169,8 +180,8 @@ def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where
     return [NewTensor.of(t.hf, Pieces(raw[t.hf])) for t in layout.tensors(parent, member)]
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _json_text(name: str, value: Any) -> str:
     try:
-        write_text(path, json.dumps(value, indent=2, allow_nan=False))
+        return json.dumps(value, indent=2, allow_nan=False) + "\n"
     except ValueError:
-        raise ElasticError(f"{path.name}: a setting of the source is not a finite number") from None
+        raise ElasticError(f"{name}: a setting of the source is not a finite number") from None
