@@ -15,6 +15,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from nemo_elastic.io.apart import end_apart
+
 # how long an example takes is up to what else the machine does
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
@@ -55,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def end_all(run: str) -> None:
     """Kill what a run of tests has left: a test that failed between start and end of a program leaves it at work."""
+    end_apart()  # as it does when this process ends
     for process in psutil.wait_procs(left_by(run), timeout=3)[1]:  # the forks' server sees that its socket has gone
         print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
         process.kill()
