@@ -22,6 +22,9 @@ from nemo_elastic.io.values import keep_plain
 #: bytes per element of the dtypes a member is served or trained in
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
 
+#: which parameters are counted: all, those that a token meets, those that no cast may round
+ALL, USED, EXACT = "all", "used", "exact"
+
 
 @dataclass(frozen=True)
 class ExpectedLayer:
@@ -52,7 +55,7 @@ class MemorySpec:
     Attributes:
         batch: sequences decoded at once.
         length: tokens each of them may have.
-        weights: dtype of the weights; cache: dtype of the KV cache and the convolution state.
+        weights: dtype of the weights (what no cast may round is fp32); cache: dtype of the KV cache and the convolution state.
         state: dtype of the SSM state.
     """
 
@@ -76,7 +79,7 @@ class MemorySpec:
 
 def parameters(parent: Parent, member: Any) -> Any:
     """Number of parameters of a member, summed over the layout table (a tied head counts once)."""
-    return _count(parent, member, False)
+    return _count(parent, member, ALL)
 
 
 def active_parameters(parent: Parent, member: Any) -> Any:
@@ -84,7 +87,7 @@ def active_parameters(parent: Parent, member: Any) -> Any:
 
     The same as `parameters` where there are no experts.
     """
-    return _count(parent, member, True)
+    return _count(parent, member, USED)
 
 
 def has_inactive(parent: Parent) -> bool:
@@ -98,19 +101,25 @@ def counts(parent: Parent, member: Any) -> dict[str, int]:
     return {"parameters": parameters(parent, member), **active}
 
 
-def _count(parent: Parent, member: Any, used: bool) -> Any:
+def exact_bytes(parent: Parent, member: Any, weights: str) -> Any:
+    """Bytes by which a member exceeds its parameters in a dtype: those that no cast may round stay fp32."""
+    return _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - DTYPE_BYTES[weights])
+
+
+def _count(parent: Parent, member: Any, which: str) -> Any:
     size = sizes(parent, member.hidden, None)
-    total = sum(elements(row, size) for row in ends(parent))
+    total = sum(elements(row, size) for row in ends(parent) if which != EXACT or row.exact)
     for layer in member.layers:
         # a search asks for the same layers thousands of times
         count = _remembered_parameters if isinstance(layer, Layer) else _layer_parameters
-        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths, used)
+        total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths, which)
     return total
 
 
-def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], used: bool) -> Any:
+def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], which: str) -> Any:
     size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
-    return sum(elements(row, size, used) for row in parent.kind(kind).rows)
+    rows = (row for row in parent.kind(kind).rows if which != EXACT or row.exact)
+    return sum(elements(row, size, used=which == USED) for row in rows)
 
 
 _remembered_parameters: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_parameters)
@@ -131,6 +140,7 @@ def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
     cache = cache_elements(parent, member, spec.batch, spec.length)
     return (
         parameters(parent, member) * DTYPE_BYTES[spec.weights]
+        + exact_bytes(parent, member, spec.weights)
         + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
         + cache["ssm"] * DTYPE_BYTES[spec.state]
     )

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.record import Part, Row
+from nemo_elastic.core.kinds.record import HF_LAYER, Part, Row
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.prefix import BlockedPrefix, Grid, Selection
 
@@ -41,6 +41,11 @@ def table() -> tuple[Row, ...]:
 def by_name(name: str) -> Row:
     """The row of a name."""
     return next(row for row in table() if row.name == name)
+
+
+def is_exact(name: str) -> bool:
+    """Whether no cast may round a tensor of that Hugging Face name (`Row.exact`), also in layers beside the model."""
+    return name.endswith(tuple(row.hf.removeprefix(HF_LAYER) for row in table() if row.exact))
 
 
 def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.errors import ElasticError, bad
 
@@ -124,8 +124,11 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
         raise bad(f"{where}.active_parameters", active, f"its shape has {active_parameters(parent, subnet)}")
     told = known_fields(_Memory, known["memory"], f"{where}.memory")
     held = told.pop("bytes")
-    size = _bytes(parent, subnet, MemorySpec(**told))
-    if isinstance(held, bool) or held != size:
+    spec = MemorySpec(**told)
+    size = _bytes(parent, subnet, spec)
+    # families with experts were written when every weight was counted in one dtype
+    before = int(memory(parent, subnet, spec) - exact_bytes(parent, subnet, spec.weights))
+    if isinstance(held, bool) or held not in (size, before):
         raise bad(f"{where}.memory.bytes", held, f"its shape takes {size}")
     return Member(name, subnet, known["budget"], count)
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from nemo_elastic.core.layout import is_exact
 from nemo_elastic.errors import ElasticError, bad
 
 from .pieces import Pieces
 from .raw import Raw, word
 
-__all__ = ["DTYPES", "FLOATS", "Converted", "check_convertible", "convert", "in_dtype", "parse_dtype"]
+__all__ = ["DTYPES", "FLOATS", "Converted", "check_convertible", "convert", "in_dtype", "parse_dtype", "stored_as"]
 
 #: what a user calls a dtype, as budgets do -> its name in a safetensors header
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -35,6 +36,11 @@ def parse_dtype(name: str | None) -> str | None:
     if name is not None and name not in DTYPES:
         raise bad("dtype", name, f"one of {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]
+
+
+def stored_as(tensor: str, dtype: str | None) -> str | None:
+    """The dtype that a tensor of that name gets where `dtype` was asked for: what no cast may round gets F32."""
+    return "F32" if dtype is not None and is_exact(tensor) else dtype
 
 
 def check_convertible(name: str, tensor: str, dtype: str) -> None:

@@ -19,6 +19,7 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import (
     compute_routing_scores_for_aux_loss,
@@ -61,6 +62,15 @@ class ReplicatedLinear(torch.nn.Module):
 class ElasticRouter(TopKRouter):
     """megatron-core's router, to which a member's dropped experts are not there; soft gates multiply the scores."""
 
+    def _apply(self, fn: Any, recurse: bool = True) -> ElasticRouter:
+        """Move or cast, but no buffer: biases may be large beside what tells experts apart, and tokens are counted."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, now in self.named_buffers(recurse=False):
+            if now.dtype != before[name].dtype:
+                setattr(self, name, before[name].to(now.device))
+        return self
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +100,12 @@ class ElasticRouter(TopKRouter):
                 self.local_tokens_per_expert += chosen_te.detach().sum(0)
         return weights_te, chosen_te
 
+    # a layer that runs again for its gradients has logged its losses before
+    attach_and_log_load_balancing_loss = with_names(
+        TopKRouter.attach_and_log_load_balancing_loss, get_moe_metrics_tracker=lambda: _tracker()
+    )
+    apply_z_loss = with_names(TopKRouter.apply_z_loss, get_moe_metrics_tracker=lambda: _tracker())
+
     def _gated(
         self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +126,17 @@ class ElasticRouter(TopKRouter):
         chosen_te, scores_te = compute_routing_scores_for_aux_loss(logits_te, self.topk, "sigmoid")
         weights_te = self._apply_aux_loss(weights_te, scores_te, chosen_te)
         return self._apply_seq_aux_loss(weights_te, scores_te, chosen_te, *shape)
+
+
+class _Unlogged:
+    """In place of megatron-core's tracker of auxiliary losses: one that keeps nothing."""
+
+    def record(self, *_: Any, **__: Any) -> None:
+        """Not again."""
+
+
+def _tracker() -> Any:
+    return _Unlogged() if is_recomputing() else get_moe_metrics_tracker()
 
 
 def _dropped(run: Run, index: int, gate_e: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:

@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The dtype that numerics run in."""
+"""The dtype that numerics run in, and the one that a cast gives a weight."""
 
 import torch
+
+from nemo_elastic.core.layout import is_exact
 
 
 def work_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
@@ -18,3 +20,13 @@ def work_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
         if tensor is not None:
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def cast_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a weight in a model that is cast to `dtype`: of what no cast may round at least float32.
+
+    Args:
+        name: Its Hugging Face name.
+        dtype: The dtype of the others.
+    """
+    return torch.promote_types(dtype, torch.float32) if is_exact(name) else dtype

@@ -9,13 +9,16 @@ full size. It trains, it decodes, it runs on any device; on a GPU the kernels of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.layout import is_exact
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.cache import Cache
+from nemo_elastic.nn.dtype import cast_dtype
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.gates import Choice, Gates, Probe
 from nemo_elastic.nn.generate import generate
@@ -55,6 +58,16 @@ class NemotronH(nn.Module):
                     module.add_module(part, nn.Module())
                 module = module.get_submodule(part)
             module.register_parameter(leaf, nn.Parameter(tensor.detach(), requires_grad=trainable))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NemotronH:
+        """Move or cast all weights, as `to`, `bfloat16` and others do; what no cast may round is moved alone."""
+        exact = {name: weight.data for name, weight in self.named_parameters() if is_exact(name)}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            weight = self.get_parameter(name)
+            if weight.dtype != (dtype := cast_dtype(name, weight.dtype)):
+                weight.data = before.to(weight.device, dtype)
+        return self
 
     @classmethod
     def random(

@@ -104,7 +104,12 @@ def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | 
     """
     narrow = precision in ("fp8", "int8")
     linear = lambda row: row.layer is not None and len(row.dims) == 2  # noqa: E731
-    return sum(n * (1 if narrow and linear(row) else HALF) for row, n in _local(parent, stage, tensor, expert))
+    return sum(n * (1 if narrow and linear(row) else width(row)) for row, n in _local(parent, stage, tensor, expert))
+
+
+def width(row: Row) -> int:
+    """Bytes of each of its parameters in a bf16 model: what no cast may round is fp32."""
+    return SINGLE if row.exact else HALF
 
 
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
@@ -174,7 +179,7 @@ class Memory:
     """Bytes on one GPU, the fullest of its pipeline.
 
     Attributes:
-        weights: bf16 parameters.
+        weights: bf16 parameters, and those that no cast may round in fp32.
         gradients: DistributedDataParallel's buffer; every data-parallel rank holds all of it, also with a distributed
             optimizer.
         optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank; of experts per rank that holds
@@ -247,7 +252,7 @@ def stage_memory(
         last=stage.last,
     )  # fmt: skip
     return Memory(
-        weights=HALF * count,
+        weights=sum(width(row) * n for row, n in _local(parent, stage, shards.tensor, shards.expert)),
         gradients=gradient * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
         teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,

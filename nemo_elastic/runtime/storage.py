@@ -27,6 +27,7 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import bad
+from nemo_elastic.nn.dtype import cast_dtype
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 
 #: in which a model computes
@@ -44,7 +45,7 @@ class Storage:
         members: for which the order is made; all nested in `held`.
         tensors: by HF name, in the order of the model. Read one by one, never written.
         dtype: of what is stored, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with which
-            torch does not compute.
+            torch does not compute. What no cast may round gets at least float32 (`nn.dtype.cast_dtype`).
         device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 
@@ -74,7 +75,8 @@ class Storage:
             given = tensors[t.hf].detach()
             if not given.is_floating_point():
                 raise bad(f"dtype of {t.hf}", given.dtype, "weights are floating-point numbers")
-            stored = given.to(dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype))
+            wanted = dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype)
+            stored = given.to(cast_dtype(t.hf, wanted))
             for dim in (0, 1) if len(t.shape) == 2 else ():  # what is no matrix is small: each member gathers its own
                 stored = self._reorder(stored, t, dim, members, device)
             stored = stored.to(device=device)

@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype
+from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype, stored_as
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import Model, write_models, write_text
@@ -88,7 +88,8 @@ def slice_checkpoint(
         member: Name of the member, where the source is a family or a larger member of one.
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
-        dtype: Store every tensor in `bf16`, `fp16` or `fp32`; as the source has them when None. For the format `hf`.
+        dtype: Store tensors in `bf16`, `fp16` or `fp32`, those that no cast may round in `fp32`; as the source has
+            them when None. For the format `hf`.
         license: Id of the licence for the card, instead of the source's.
         base_model: Id of a model on the hub for the card, instead of what the source says.
         force: Replace an existing `out`.
@@ -183,7 +184,7 @@ def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object]
 
 
 def _stored(source: Source, name: str | None) -> str | None:
-    """The dtype that every tensor gets, as a safetensors header has it, or None where each keeps its own."""
+    """The dtype that tensors get, as a safetensors header has it, or None where each keeps its own."""
     dtype = parse_dtype(name)
     if name is not None:
         for tensor, raw in source.tensors.items():
@@ -274,13 +275,15 @@ def cut_pieces(
 
 
 def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]], dtype: str | None) -> list[NewTensor]:
-    kept = {name: in_dtype(pieces, dtype, name) for name, (_, pieces) in cut_pieces(source, target, right).items()}
-    return [NewTensor.of(name, part) for name, part in kept.items()]
+    return _in_dtype({name: pieces for name, (_, pieces) in cut_pieces(source, target, right).items()}, dtype)
 
 
 def _prediction(source: Source, dtype: str | None) -> list[NewTensor]:
-    kept = {name: in_dtype(Pieces(raw), dtype, name) for name, raw in source.prediction.items()}
-    return [NewTensor.of(name, part) for name, part in kept.items()]
+    return _in_dtype({name: Pieces(raw) for name, raw in source.prediction.items()}, dtype)
+
+
+def _in_dtype(parts: Mapping[str, Pieces], dtype: str | None) -> list[NewTensor]:
+    return [NewTensor.of(name, in_dtype(part, stored_as(name, dtype), name)) for name, part in parts.items()]
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

@@ -21,7 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.dtypes import DTYPES, FLOATS, convert, in_dtype
 from nemo_elastic.formats.pieces import Pieces
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
@@ -154,7 +154,8 @@ def _cut_check(source: Source, family: Source) -> Check:
 
 def _same_cut(name: str, tensor: Raw, raw: Raw, pieces: Pieces) -> bool:
     """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
-    dtype = tensor.dtype if _converts(raw, tensor.dtype) else None
+    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[raw.dtype]
+    dtype = tensor.dtype if _converts(raw, tensor.dtype) and not rounded else None
     try:
         return same_words(tensor, raw, in_dtype(pieces, dtype, name))
     except ElasticError:  # the family has a number that this dtype cannot hold
@@ -234,11 +235,16 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
     from nemo_elastic.nn.gates import Gates
     from nemo_elastic.nn.model import NemotronH
 
-    dtypes = {raw.dtype for raw in source.tensors.values()}
-    stored = dtypes.pop() if len(dtypes) == 1 else None  # `slice --dtype` gives every tensor the same
+    rows: dict[str, set[str]] = {}  # `slice --dtype` gives all tensors of a row the same
+    for t in layout.tensors(source.parent, source.held):
+        rows.setdefault(t.row.name, set()).add(source.tensors[t.hf].dtype)
 
     def model(opened: Source, member: Subnet) -> NemotronH:
-        cut = {n: to_torch(_stored_like(t, stored)).float() for n, t in cut_tensors(opened, member).items()}
+        tensors, cut = cut_tensors(opened, member), {}
+        for t in layout.tensors(opened.parent, member):
+            found = rows.get(t.row.name, set())
+            stored = min(found) if len(found) == 1 else None
+            cut[t.hf] = to_torch(_stored_like(tensors[t.hf], stored)).float()
         return NemotronH(opened.parent, cut, member, trainable=False)
 
     random = torch.Generator().manual_seed(seed)

@@ -106,6 +106,50 @@ def test_the_balance_of_experts_is_that_of_the_whole_models_tokens() -> None:
         assert router.local_tokens_per_expert.sum() == 2 * tokens.numel()
 
 
+def test_a_cast_rounds_no_bias_and_counts_every_token() -> None:
+    """Biases may be large: 34.5 is all that bfloat16 has between 34.375 and 34.625."""
+    from nemo_elastic.megatron.run import WHOLE
+
+    start()
+    model = made(MOE).train()
+    routers = [model.decoder.layers[i].mlp.router for i in (1, 4)]
+    for router in routers:
+        router.expert_bias += 34.5
+    before = [router.expert_bias.clone() for router in routers]
+    model.bfloat16()
+    assert model.embedding.word_embeddings.weight.dtype is torch.bfloat16
+    for router, bias in zip(routers, before, strict=True):
+        assert router.expert_bias.dtype is torch.float32 and torch.equal(router.expert_bias, bias)
+    for seed in (0, 1):
+        x = torch.randn(301, 1, MOE.hidden, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        routers[0](x, WHOLE, 1)
+    assert routers[0].local_tokens_per_expert.max() > 256
+    assert routers[0].local_tokens_per_expert.sum() == 2 * 2 * 301
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
+def test_auxiliary_losses_are_logged_once_and_go_backward_all_the_same(recompute: bool) -> None:
+    from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
+
+    start()
+    more: dict[str, Any] = {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 0.5}
+    full = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    found = []
+    for config in (more, more | (full if recompute else {}), {}):
+        get_moe_metrics_tracker().clear()
+        _, grads = ran(made(MOE, moe_z_loss_coeff=0.1, **config).train(), tokens_of(MOE), None)
+        logged = {name: entry.values.clone() for name, entry in get_moe_metrics_tracker().metrics.items()}
+        found.append((logged, grads["decoder.layers.1.mlp.router.weight"]))
+    get_moe_metrics_tracker().clear()
+    (once, wanted), (again, gradient), (_, without) = found
+    assert once.keys() == again.keys() == {"seq_load_balancing_loss", "z_loss"}
+    for name, values in once.items():
+        assert (values > 0).sum() == 2
+        torch.testing.assert_close(again[name], values, msg=name)
+    torch.testing.assert_close(gradient, wanted)
+    assert (wanted - without).abs().max() > 1e-3
+
+
 @PARENTS
 def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(parent: Parent) -> None:
     """The stock losses count the parent's experts: those of a member are those of a model of its own, times E/e."""

@@ -70,6 +70,7 @@ class Row:
             that any tensor-parallel size can reshard; none where they store the tensor whole.
         extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8), one for
             each of several. A strict load asks for the object even where it says nothing.
+        exact: no cast may round it: it stays fp32 where the others get fewer digits, in files and in memory.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Row:
     stacked: str | None = None
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True)
