@@ -21,9 +21,9 @@ from nemo_elastic.core.cost import (
     parameters,
 )
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.layout import tensors
+from nemo_elastic.core.layout import is_exact, tensors
 from nemo_elastic.errors import ElasticError
-from tests.shapes import NANO_9B, NANO_12B, PARENT
+from tests.shapes import LATENT, NANO_9B, NANO_12B, PARENT
 
 from .test_family import members
 
@@ -79,6 +79,17 @@ def test_memory_by_hand() -> None:
     conv, ssm = mambas * 3 * (inner + 2 * 2 * 4) * 3, mambas * 3 * inner * 4
     assert cache_elements(PARENT, m, 3, 10) == {"kv": kv, "conv": conv, "ssm": ssm}
     assert memory(PARENT, m, spec) == parameters(PARENT, m) * 4 + (kv + conv) * 2 + ssm * 4
+
+
+@pytest.mark.parametrize(("weights", "each"), [("fp32", 4), ("bf16", 2), ("fp8", 1), ("nvfp4", 0.5625)])
+def test_what_no_cast_may_round_takes_four_bytes(weights: str, each: float) -> None:
+    member = LATENT.uniform([0, 1, 3], experts=4)
+    spec = MemorySpec(weights=weights, length=16)
+    sizes = {t.hf: math.prod(t.shape) for t in tensors(LATENT, member)}
+    cache = cache_elements(LATENT, member, 1, 16)
+    held = sum(n * (4 if is_exact(name) else each) for name, n in sizes.items())
+    assert memory(LATENT, member, spec) == held + (cache["kv"] + cache["conv"]) * 2 + cache["ssm"] * 4
+    assert sum(n for name, n in sizes.items() if is_exact(name)) == 4
 
 
 def test_flops_of_the_matrices_are_two_per_parameter() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given
 
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.layout import by_name, megatron_selection, selection, table, tensors
-from tests.shapes import NANO_12B, PARENT
+from nemo_elastic.core.layout import by_name, is_exact, megatron_selection, selection, table, tensors
+from tests.shapes import LATENT, NANO_12B, PARENT
 
 from .test_family import members
 
@@ -82,3 +82,10 @@ def test_fused_projection_keeps_queries_per_group_and_all_keys() -> None:
     want = [g * block + i for g in range(2) for i in (*range(dim), *range(per * dim, block))]
     assert kept.indices.tolist() == want
     assert kept.size == math.prod((2, block))
+
+
+def test_of_all_tensors_no_cast_may_round_the_biases_of_experts() -> None:
+    assert not any(is_exact(t.hf) for t in tensors(PARENT, PARENT.full))
+    exact = [t.hf for t in tensors(LATENT, LATENT.full) if is_exact(t.hf)]
+    assert exact == [f"backbone.layers.{i}.mixer.gate.e_score_correction_bias" for i in (1, 4)]
+    assert is_exact("mtp.layers.1.mixer.gate.e_score_correction_bias") and not is_exact("mtp.layers.1.norm.weight")

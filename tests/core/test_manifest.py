@@ -21,7 +21,7 @@ from nemo_elastic.core.manifest import FILE, Family, Member
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
-from tests.shapes import NANO_12B, PARENT
+from tests.shapes import MOE, NANO_12B, PARENT
 from tests.strategies import chains, parents
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -289,3 +289,14 @@ def test_hostile_extras_are_refused(change, line):
     told = family().with_extra("code", OWN).to_json()
     with pytest.raises(ElasticError, match=line):
         Family.from_json(told | {"extras": change(told["extras"])})
+
+
+def test_bytes_that_were_counted_before_biases_of_experts_were_fp32():
+    family = Family.of(MOE, {"big": MOE.full, "low": MOE.uniform(experts=4)})
+    data = family.to_json()
+    for name, experts in (("big", 8), ("low", 4)):
+        data["members"][name]["memory"]["bytes"] -= 2 * 2 * experts
+    assert Family.from_json(data) == family
+    data["members"]["low"]["memory"]["bytes"] -= 2
+    with pytest.raises(ElasticError, match=r"members\.low\.memory\.bytes"):
+        Family.from_json(data)

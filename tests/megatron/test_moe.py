@@ -224,6 +224,12 @@ def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None
         with cuda_as_cpu():
             load_model_weights(other, out)
         assert all(torch.equal(value, weights_of(model)[name]) for name, value in weights_of(other).items())
+        half = build(parent, seed=1).bfloat16()  # as a run that goes on loads its own, and its teacher
+        with cuda_as_cpu():
+            load_model_weights(half, out)
+        for name, value in weights_of(half).items():
+            exact = name.endswith("expert_bias")
+            assert torch.equal(value, weights_of(model)[name].to(torch.float32 if exact else torch.bfloat16)), name
 
 
 @PARENTS

@@ -18,7 +18,7 @@ from nemo_elastic.core.layout import originals, selection, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
-from tests.shapes import PARENT
+from tests.shapes import MOE, PARENT
 from tests.strategies import chains, parents, parents_and_subnets, subnets
 
 CUTS = [*((axis,) for axis in all_axes()), all_axes()]
@@ -268,6 +268,18 @@ def test_half_precision_runs_close_to_single():
         assert found.dtype == torch.bfloat16
         assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
     assert len(half.generate(tokens, 3, choice=member)[0]) == 3
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m.to("cpu", torch.bfloat16)])
+def test_a_cast_model_keeps_the_biases_of_its_experts(cast):
+    name = "backbone.layers.1.mixer.gate.e_score_correction_bias"
+    model = NemotronH.random(MOE)
+    before = model.get_parameter(name).detach().clone()
+    half = cast(model)
+    assert half is model and model.get_parameter("backbone.norm_f.weight").dtype.itemsize == 2
+    assert model.get_parameter(name).dtype is torch.float32 and torch.equal(model.get_parameter(name), before)
+    assert torch.equal(NemotronH.random(MOE, dtype=torch.bfloat16).get_parameter(name), before)
+    assert model.double().get_parameter(name).dtype is torch.float64
 
 
 def test_wrong_choices_are_refused():

@@ -18,11 +18,16 @@ import torch
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
+from nemo_elastic.core.layout import is_exact
 from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.runs_in import needs_eager_experts
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import LATENT, MOE, PARENT
+from tests.slicing.helpers import large_biases, write
 
 pytestmark = pytest.mark.hf
 
@@ -87,6 +92,11 @@ CASES: dict[str, tuple[Parent, Subnet]] = {
 }
 
 
+#: what `slice --dtype bf16` writes of a parent whose biases bfloat16 cannot tell apart, and how it is loaded
+HALF = {"half": "bfloat16", "half_auto": "auto"}
+HALF_MEMBER = MOE.uniform(experts=4)
+
+
 def hf_python() -> Path:
     found = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
     found = found if found.is_absolute() else ROOT / found
@@ -116,6 +126,14 @@ def answers(tmp_path_factory) -> Path:
         np.save(root / name / "tokens.npy", tokens_of(parent))
         if needs_eager_experts(member, 4):
             (root / name / "eager").touch()
+    state = {n: t.detach().numpy() for n, t in parent_model(MOE).state_dict().items()}
+    write(tmp_path_factory.mktemp("half") / "family", MOE, {"small": HALF_MEMBER}, tensors=large_biases(state))
+    for name, dtype in HALF.items():
+        family = tmp_path_factory.getbasetemp() / "half0" / "family"
+        slice_checkpoint(family, root / name, member="small", dtype="bf16")
+        np.save(root / name / "tokens.npy", tokens_of(MOE))
+        (root / name / "dtype").write_text(dtype)
+        (root / name / "eager").touch()
     worker = Path(__file__).with_name("transformers_worker.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))  # remote code is copied there
@@ -142,3 +160,16 @@ def test_greedy_decoding_is_that_of_transformers(answers, case):
     expected = np.load(answers / case / "transformers.npz")["new"]
     new = parent_model(parent).generate(torch.from_numpy(tokens_of(parent))[:, :4], NEW_TOKENS, choice=member)
     assert expected.tolist() == new
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_it_takes_the_biases_of_experts_in_float32_beside_bfloat16(answers, case):
+    found, tensors = np.load(answers / case / "transformers.npz"), open_source(answers / case).tensors
+    own = {n: raw for n, raw in tensors.items() if is_exact(n)}
+    assert len(own) == 2 and tensors["backbone.norm_f.weight"].dtype == "BF16"
+    for name, raw in own.items():
+        bias = found[name.replace("backbone", "model")]
+        assert bias.dtype == np.float32 and len(set(bias.tolist())) == 4
+        np.testing.assert_array_equal(bias, raw.numpy())
+    logits = load_family(answers / case).select("small")(torch.from_numpy(tokens_of(MOE))).float().numpy()
+    assert np.abs(logits - found["logits"]).mean() < 0.02 * np.abs(logits).max()

@@ -20,8 +20,9 @@ def main() -> None:
     for folder in sorted(p for p in Path(sys.argv[1]).iterdir() if p.is_dir()):
         # grouped products want rows of whole 16 bytes
         eager = {"experts_implementation": "eager"} if (folder / "eager").exists() else {}
+        told = folder / "dtype"  # float32, unless it says another, or that the folder's own is taken
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=True, output_loading_info=True, **eager
+            folder, dtype=told.read_text() if told.exists() else torch.float32, trust_remote_code=True, output_loading_info=True, **eager
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], (folder, info)
         model.eval()
@@ -31,7 +32,8 @@ def main() -> None:
             # without a mask, generate() would take tokens equal to pad_token_id for padding
             prompt = {"input_ids": tokens[:, :4], "attention_mask": torch.ones_like(tokens[:, :4])}
             new = model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-        np.savez(folder / "transformers.npz", logits=logits.numpy(), new=new[:, 4:].numpy())
+        biases = {n: b.numpy() for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")}
+        np.savez(folder / "transformers.npz", logits=logits.float().numpy(), new=new[:, 4:].numpy(), **biases)
 
 
 if __name__ == "__main__":

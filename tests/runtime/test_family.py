@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.write import entries_of, write_model
@@ -19,8 +20,8 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.shapes import PARENT
-from tests.slicing.helpers import contents
+from tests.shapes import MOE, PARENT
+from tests.slicing.helpers import contents, large_biases, random_values
 
 MIDDLE = PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4)
 SMALL = PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=2, attention_heads=2)
@@ -140,6 +141,22 @@ def test_dtypes(tmp_path):
     path = write_family(tmp_path / "eight", PARENT, eight, Family.of(PARENT, MEMBERS))
     stored = NemotronH(PARENT, {k: v.bfloat16() for k, v in eight.items()})
     assert close(load_family(path).select("6b")(TOKENS), stored(TOKENS, SMALL), 0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_biases_of_experts_are_not_rounded(tmp_path, dtype):
+    values, small = large_biases(random_values(MOE)), MOE.uniform(experts=4, hidden=12)
+    path = write_family(tmp_path / "family", MOE, values, Family.of(MOE, {"big": MOE.full, "small": small}))
+    family, spec = load_family(path, dtype=dtype), MemorySpec(length=1)
+    cache = cache_elements(MOE, MOE.full, 1, 1)
+    state = 2 * (cache["kv"] + cache["conv"]) + 4 * cache["ssm"]
+    assert family.nbytes == memory(MOE, MOE.full, spec) - state
+    for name, experts in (("big", slice(8)), ("small", [0, 1, 4, 5])):
+        for layer, cut in zip(family.select(name).weights.member.layers, family.select(name).weights.layers):
+            if layer.type == "moe":
+                whole = values[f"backbone.layers.{layer.index}.mixer.gate.e_score_correction_bias"]
+                assert cut["gate_bias"].dtype is torch.float32 and cut["gate"].dtype is dtype
+                np.testing.assert_array_equal(cut["gate_bias"].numpy(), whole[experts])
 
 
 def test_a_runtime_of_a_model_in_memory():

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.layout import is_exact
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
@@ -32,7 +34,7 @@ from nemo_elastic.slicing.verify import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE, PARENT
 
-from .helpers import random_values, random_words, write
+from .helpers import large_biases, random_values, random_words, write
 
 PREDICTION = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E", "max_position_embeddings": 4096}
 BLOCK = {
@@ -195,6 +197,55 @@ def test_a_sorted_family_says_that_it_is_without_them(tmp_path: Path, capsys: py
     assert not open_source(out).prediction and "num_nextn_predict_layers" not in read_shapes(out).config
 
 
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None:
+    """Of parent, member and layers that predict: float32 as they were, beside weights in what was asked for."""
+    parent, small = unstriped(MOE), unstriped(MOE).uniform([0, 1, 3], hidden=12, experts=4)
+    write(tmp_path / "family", parent, {"small": small}, tensors=large_biases(random_values(parent)))
+    whole = open_source(tmp_path / "family").tensors
+    told = {"bf16": "BF16", "fp16": "F16"}[name]
+    for member, subnet in (("full", parent.full), ("small", small)):
+        out = slice_checkpoint(tmp_path / "family", tmp_path / member, member=member, dtype=name).out
+        found = open_source(out)
+        for key, raw in found.tensors.items():
+            assert raw.dtype == ("F32" if is_exact(key) else told), key
+        bias = "backbone.layers.1.mixer.gate.e_score_correction_bias"
+        kept = slice(subnet.by_index[1].widths["experts"])
+        np.testing.assert_array_equal(found.tensors[bias].words, whole[bias].words[kept])
+        checks = {check.name: check for check in verify(out, parent=tmp_path / "family").checks}
+        assert all(check.ok is not False for check in checks.values()), checks
+        assert json.loads((out / "config.json").read_text())["torch_dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[
+            name
+        ]
+    mtp = slice_checkpoint(
+        plain(tmp_path / "mtp", parent, prediction=True), tmp_path / "out", subnet=parent.full, dtype="bf16"
+    )
+    found = open_source(mtp.out).prediction
+    assert {name: raw.dtype for name, raw in found.items()} == {
+        "mtp.layers.0.eh_proj.weight": "BF16", "mtp.layers.1.mixer.gate.e_score_correction_bias": "F32",
+    }  # fmt: skip
+
+
+def test_folders_with_rounded_biases_open_and_are_told_from_cuts(tmp_path: Path) -> None:
+    """As versions before this one wrote them: their words stay what they are, and no cut is rounded like them."""
+    parent = unstriped(MOE)
+    small = parent.uniform(experts=4)
+    values = large_biases(random_values(parent))
+    write(tmp_path / "family", parent, {"small": small}, tensors=values)
+    rounded = {n: torch.from_numpy(v).bfloat16() for n, v in values.items()}
+    write(tmp_path / "old", parent, {"small": small}, tensors=rounded)
+    cut = open_source(slice_checkpoint(tmp_path / "old", tmp_path / "kept", member="small").out)
+    wide = open_source(slice_checkpoint(tmp_path / "old", tmp_path / "wide", member="small", dtype="bf16").out)
+    for name, raw in cut.tensors.items():
+        assert raw.dtype == "BF16" and wide.tensors[name].dtype == ("F32" if is_exact(name) else "BF16")
+        np.testing.assert_array_equal(raw.numpy(), wide.tensors[name].numpy())
+    for folder in ("kept", "wide"):
+        assert verify(tmp_path / folder, parent=tmp_path / "old").ok
+        told = {check.name: check for check in verify(tmp_path / folder, parent=tmp_path / "family").checks}
+        wrong = told["cut of the parent"]
+        assert not wrong.ok and "the first is backbone.layers.1.mixer.gate.e_score_correction_bias" in wrong.figure
+
+
 def test_tensors_of_prediction_layers_that_no_config_tells_of(tmp_path: Path) -> None:
     folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
     config = json.loads((folder / "config.json").read_text())
@@ -252,6 +303,17 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
         tmp_path / "hf" / "model.safetensors"
     ).read_bytes()
+    mixed = {n: v if is_exact(n) else torch.from_numpy(v).bfloat16()
+             for n, v in large_biases(random_values(parent)).items()}  # fmt: skip
+    write(tmp_path / "mixed", parent, tensors=mixed)
+    for format in ("hf", "megatron"):
+        slice_checkpoint(tmp_path / "mixed", tmp_path / f"mixed-{format}", subnet=member, format=format)
+    run(["convert", str(tmp_path / "mixed-megatron"), "--format", "hf", "--out", str(tmp_path / "mixed-back")])
+    wanted, found, back = (open_source(tmp_path / f"mixed-{name}") for name in ("hf", "megatron", "back"))
+    for name, raw in wanted.tensors.items():
+        for other in (found.tensors[name], back.tensors[name]):
+            assert other.dtype == raw.dtype == ("F32" if is_exact(name) else "BF16")
+            np.testing.assert_array_equal(other.words, raw.words)
     uneven = Subnet(parent.hidden, (*parent.full.layers[:4], parent.layer(4, experts=4)))
     with pytest.raises(ElasticError, match=r"member: 'MEM\*E' is not allowed; widths that are the same in all layers"):
         slice_checkpoint(tmp_path / "family", tmp_path / "out", subnet=uneven, format="megatron")
