@@ -31,7 +31,9 @@ _MEMORY = typer.Option("--memory", help="Largest shape that is served in so much
 _RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
-_DTYPE = typer.Option("--dtype", help="Store every tensor in bf16, fp16 or fp32, rounded to nearest; format hf only.")
+_DTYPE = typer.Option(
+    "--dtype", help="Store weights in bf16, fp16 or fp32, biases of experts in fp32; format hf only."
+)
 _LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
 _BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
 _PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")

@@ -55,7 +55,8 @@ class MemorySpec:
     Attributes:
         batch: sequences decoded at once.
         length: tokens each of them may have.
-        weights: dtype of the weights (what no cast may round is fp32); cache: dtype of the KV cache and the convolution state.
+        weights: dtype of the weights, but for those that no cast may round (fp32).
+        cache: dtype of the KV cache and the convolution state.
         state: dtype of the SSM state.
     """
 

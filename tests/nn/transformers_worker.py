@@ -21,8 +21,9 @@ def main() -> None:
         # grouped products want rows of whole 16 bytes
         eager = {"experts_implementation": "eager"} if (folder / "eager").exists() else {}
         told = folder / "dtype"  # float32, unless it says another, or that the folder's own is taken
+        dtype = told.read_text() if told.exists() else torch.float32
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=told.read_text() if told.exists() else torch.float32, trust_remote_code=True, output_loading_info=True, **eager
+            folder, dtype=dtype, trust_remote_code=True, output_loading_info=True, **eager
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], (folder, info)
         model.eval()

@@ -214,9 +214,10 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None
         np.testing.assert_array_equal(found.tensors[bias].words, whole[bias].words[kept])
         checks = {check.name: check for check in verify(out, parent=tmp_path / "family").checks}
         assert all(check.ok is not False for check in checks.values()), checks
-        assert json.loads((out / "config.json").read_text())["torch_dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[
-            name
-        ]
+        assert (
+            json.loads((out / "config.json").read_text())["torch_dtype"]
+            == {"bf16": "bfloat16", "fp16": "float16"}[name]
+        )
     mtp = slice_checkpoint(
         plain(tmp_path / "mtp", parent, prediction=True), tmp_path / "out", subnet=parent.full, dtype="bf16"
     )
