@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.layout import tensors
+from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.read import ELASTIC
@@ -36,12 +36,16 @@ __all__ = [
     "check_no_file",
     "check_ranks",
     "check_teacher",
+    "check_vocabulary",
     "router_warnings",
+    "vocabulary_rows",
 ]
 
 
 #: steps in which a router of the defaults decides (docs: method), and those defaults
 DECIDED, PAPERS = 200, RouterConfig()
+#: most rows that padding adds to a vocabulary: Megatron fills up 128 times the tensor-parallel ranks, 8 of a node
+PADDING = 1024
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,17 @@ def check_length(length: int, tensor: int, sequence_parallel: bool, where: str) 
         raise bad(where, length, f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
 
 
-def check_model(config: ElasticConfig, model: Any, vocabulary: int | None, where: str) -> Parent:
-    """Hold axes and budgets against the parent that a recipe describes.
+def check_model(
+    config: ElasticConfig, model: Any, vocabulary: int | None, names: Names, teacher: str | None = None
+) -> Parent:
+    """Hold the teacher, axes and budgets against the parent that a recipe describes.
 
     Args:
         config: the elastic block.
         model: the config of the recipe's model.
         vocabulary: rows of its embedding, None where they are not known: a budget says nothing without them.
-        where: the model's config, for errors.
+        names: of the settings.
+        teacher: checkpoint of the parent, where there is one.
 
     Returns:
         The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
@@ -112,10 +119,11 @@ def check_model(config: ElasticConfig, model: Any, vocabulary: int | None, where
         ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
     """
     try:
-        parent = parent_of(model, vocabulary or 1, where)
+        parent = parent_of(model, vocabulary or 1, names.model)
     except ElasticError as error:
-        raise error.within(where) from None
+        raise error.within(names.model) from None
     parent = config.parent_shape(parent)
+    check_teacher(teacher, parent, names)
     axes = config.resolve_axes(parent)
     if vocabulary is not None:
         config.targets(parent)
@@ -140,17 +148,47 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
         read_members(config.shapes, parent, config)
 
 
+def vocabulary_rows(teacher: str | Path | None) -> int | None:
+    """Rows of a teacher's vocabulary, which are those of the run, padding included; None where it is not at hand.
+
+    Raises:
+        ElasticError: what is there is no checkpoint.
+    """
+    if teacher is None or not Path(teacher).exists():
+        return None
+    size = _stored(teacher).sizes.get(by_name("embedding").megatron)
+    return size[0] if size else None  # what has none is no model, see `check_teacher`
+
+
+def check_vocabulary(size: int, rows: int, tensor: int, where: str, ranks: str) -> None:
+    """Raise for a vocabulary that is not the teacher's, which is never cut and never filled up.
+
+    Args:
+        size: tokens that the recipe has, those of its tokenizer or of its model.
+        rows: of the teacher's vocabulary: its tokens, and what they were padded with.
+        tensor: tensor-parallel ranks, which share the rows.
+        where, ranks: what has the size, and that setting, for errors.
+    """
+    if not max(rows // 2, rows - PADDING) < size <= rows:
+        raise bad(where, size, f"the teacher's own vocabulary, of {rows} rows: data and model take its tokenizer")
+    if rows % tensor:
+        raise bad(ranks, tensor, f"a size that divides the {rows} rows of the teacher's vocabulary")
+
+
+def _stored(teacher: str | Path) -> Stored:
+    try:
+        return Stored(teacher)
+    except ElasticError as error:
+        raise error.of("teacher") from None
+
+
 def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
     """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
     if teacher is None or not Path(teacher).exists():
         return
-    try:
-        stored = Stored(teacher)
-    except ElasticError as error:
-        raise error.of("teacher") from None
-    sizes = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
+    sizes = {name: size for name, size in _stored(teacher).sizes.items() if not name.startswith(ELASTIC)}
     found, held, _ = infer(sizes, config_fields(parent), "teacher")
-    parent = replace(parent.striped_as(found), vocab=found.vocab)  # a vocabulary is padded as the run needs it
+    parent = parent.striped_as(found)
     if held != found.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
     if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:

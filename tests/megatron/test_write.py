@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> 
     with cuda_as_cpu():
         load_model_weights(other, tmp_path / "out")
     assert all(torch.equal(value, weights(model)[name]) for name, value in weights(other).items())
+
+
+@pytest.mark.parametrize("rows", [20, 80])
+def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
+    """megatron-core does either in silence, for its own padding."""
+    from nemo_elastic.megatron.load import check_rows, load_model_weights
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.write import write_megatron_checkpoint
+
+    start()
+    model, other = build(PARENT), build(replace(PARENT, vocab=rows), seed=1)
+    write_megatron_checkpoint(
+        tmp_path / "out", PARENT, PARENT.full, from_megatron(PARENT, PARENT.full, weights(model))
+    )
+    before = weights(other)
+    for load in (load_model_weights, check_rows):  # the host loads where it is only checked
+        with cuda_as_cpu(), pytest.raises(ElasticError) as caught:
+            load(other, tmp_path / "out")
+        told = f"its vocabulary has 40 rows, the model {rows}; neither is cut or filled up"
+        assert str(caught.value) == f"checkpoint: {tmp_path / 'out'}: {told}"
+    assert all(torch.equal(value, before[name]) for name, value in weights(other).items())
+    check_rows(model, tmp_path / "out")
 
 
 def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:

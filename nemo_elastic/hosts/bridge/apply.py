@@ -23,7 +23,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.train.agreement import check_files, check_teacher
+from nemo_elastic.train.agreement import check_files, vocabulary_rows
 from nemo_elastic.train.schedule import Rates
 from nemo_elastic.train.stage import StageOptions
 
@@ -32,13 +32,14 @@ from .callbacks import ElasticCallback
 from .chained import experts_shared_or_not
 from .checkpoint import check_start
 from .checks import (
-    NAMES,
+    PLACEHOLDER,
     check_architecture,
     check_data,
     check_folders,
     check_parallel,
     check_shape,
     check_text,
+    check_vocabularies,
     warnings,
 )
 from .optim import ElasticOverrides
@@ -149,7 +150,7 @@ def apply_elastic(
     total = options.total(recipe.train.train_iters)
     changes.warnings = warnings(recipe, block, stage, total, ranked)
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
-    _model(recipe, block)
+    _model(recipe, block, vocabulary_rows(options.teacher))
     _precision(recipe, block)
     _checkpoints(recipe, at_hand(ranked))
     recipe.optimizer_config_override_provider = ElasticOverrides(elastic=block.to_dict(), stage=stage)
@@ -167,19 +168,22 @@ def _check(recipe: Any, block: ElasticConfig, options: StageOptions) -> None:
     """Raise where recipe, block and options do not fit."""
     check_architecture(recipe)
     options.check(block, recipe.train.train_iters, "train.train_iters")
-    parent = check_shape(recipe, block)
+    parent = check_shape(recipe, block, options.teacher)
     check_parallel(recipe, block, parent)
     check_data(recipe)
-    check_teacher(options.teacher, parent, NAMES)
     check_folders(recipe, options.out)
     if options.stage == 1:
         check_files(block, parent)
     check_text(recipe, options)
 
 
-def _model(recipe: Any, block: ElasticConfig) -> None:
-    model = recipe.model
+def _model(recipe: Any, block: ElasticConfig, rows: int | None) -> None:
+    model, tokenizer = recipe.model, recipe.tokenizer
     use_our_layers(model)
+    if rows is not None:  # as Bridge pads the tokenizer's, other ranks would have another padding
+        model.vocab_size, model.should_pad_vocab, tokenizer.use_tokenizer_vocab_size = rows, False, False
+        if tokenizer.tokenizer_type == PLACEHOLDER:
+            tokenizer.vocab_size = rows
     model.seq_length = recipe.dataset.seq_length
     if model.pipeline_model_parallel_size > 1 and block.distill.taught:
         model.variable_seq_lengths = True
@@ -242,8 +246,9 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     folder = recipe.checkpoint.save or "."
     previous = options.previous if stage == 2 else None
 
-    def before() -> None:
-        check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
+    def before() -> Path | None:
+        check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been at hand
+        return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 
     step = ElasticStep(
         recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before, rank_only=rank_only

@@ -24,7 +24,7 @@ from .saved import choose, problem, set_aside, step_of
 __all__ = ["check_start", "forget_passed", "go_on_from"]
 
 
-def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool) -> None:
+def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool) -> Path | None:
     """Look at what a run is going to load, before it is loaded, and compare its block with the run's.
 
     Args:
@@ -33,6 +33,9 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
         stage: 1 or 2.
         previous: what stage 2 goes on from.
         first: whether this rank prints.
+
+    Returns:
+        What is going to be loaded; None for nothing but the teacher.
 
     Raises:
         ElasticError: it is damaged, may run something, or belongs to another family.
@@ -47,14 +50,15 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
     if start is None:
         if previous is not None:
             raise bad("previous", previous, "a folder with a checkpoint of Megatron-Bridge's")
-        return
+        return None
     check_harmless(start, only_weights=True)
     before = read_context(start).elastic
     if before is None and own is None and stage == 1:
-        return  # a parent as it was: ranked in this run
+        return start  # a parent as it was: ranked in this run
     changes = check_same_family(before, config.to_dict(), start, may_change(stage, resumed=own is not None))
     for line in changes if first else ():
         print(f"  resume: {line}", flush=True)
+    return start
 
 
 def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
 from megatron.bridge.training.config import ConfigContainer, MockGPTDatasetConfig
+from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
 from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
@@ -23,7 +24,9 @@ from nemo_elastic.train.agreement import (
     check_model,
     check_no_file,
     check_ranks,
+    check_vocabulary,
     router_warnings,
+    vocabulary_rows,
 )
 from nemo_elastic.train.stage import StageOptions
 
@@ -36,6 +39,8 @@ NAMES = Names(
     expert_tensor="recipe.model.expert_tensor_parallel_size",
     model="recipe.model",
 )
+#: Bridge's tokenizer that stands for one, in recipes on random tokens; data that is tokenized needs no other
+PLACEHOLDER = "NullTokenizer"
 #: setting -> the values that a family can have, and why
 REFUSED = {
     "model.context_parallel_size": (
@@ -122,19 +127,45 @@ def check_data(config: Any) -> None:
 def vocabulary(config: Any) -> int | None:
     """Rows of the embedding, padded as Bridge pads them; None where a tokenizer would have to be downloaded."""
     model, tokenizer = config.model, config.tokenizer
-    if isinstance(model.vocab_size, int) and not model.should_pad_vocab:
-        return model.vocab_size
-    size = model.vocab_size
-    if size is None and tokenizer.tokenizer_type == "NullTokenizer" and isinstance(tokenizer.vocab_size, int):
+    size = _own_vocabulary(config)
+    if size is not None and not model.should_pad_vocab:
+        return size
+    if size is None and tokenizer.tokenizer_type == PLACEHOLDER and isinstance(tokenizer.vocab_size, int):
         size = tokenizer.vocab_size
-    if not isinstance(size, int):
+    if size is None:
         return None
     return calculate_padded_vocab_size(size, model.make_vocab_size_divisible_by, model.tensor_model_parallel_size)
 
 
-def check_shape(config: Any, block: ElasticConfig) -> Parent:
-    """The parent's shape, see `train.agreement.check_model`."""
-    return check_model(block, config.model, vocabulary(config), NAMES.model)
+def _own_vocabulary(config: Any) -> int | None:
+    """What the model says of its vocabulary, and Bridge goes by: None where it asks the tokenizer."""
+    by_tokenizer = config.tokenizer.use_tokenizer_vocab_size and config.model.vocab_size is not None
+    return config.model.vocab_size if isinstance(config.model.vocab_size, int) and not by_tokenizer else None
+
+
+def check_vocabularies(config: Any, rows: int | None) -> None:
+    """Raise where model or tokenizer have another vocabulary than the teacher; a placeholder's gives way to it.
+
+    Args:
+        config: of the run, before Bridge has built its tokenizer or after.
+        rows: of the teacher's vocabulary; None where it is not at hand.
+    """
+    if rows is None:
+        return
+    tensor, own, tokenizer = config.model.tensor_model_parallel_size, _own_vocabulary(config), config.tokenizer
+    built, files = getattr(config.dataset, "tokenizer", None), tokenizer.tokenizer_model
+    if built is None and tokenizer.tokenizer_type != PLACEHOLDER and files is not None and Path(files).exists():
+        built = build_tokenizer(tokenizer)
+    if built is not None:
+        check_vocabulary(built.vocab_size, rows, tensor, "recipe.tokenizer.vocab_size", NAMES.tensor)
+    check_vocabulary(rows if own is None else own, rows, tensor, "recipe.model.vocab_size", NAMES.tensor)
+
+
+def check_shape(config: Any, block: ElasticConfig, teacher: str | None) -> Parent:
+    """The parent's shape, see `train.agreement.check_model`; its vocabulary is the teacher's where that is at hand."""
+    rows = vocabulary_rows(teacher)
+    check_vocabularies(config, rows)
+    return check_model(block, config.model, rows or vocabulary(config), NAMES, teacher)
 
 
 def check_folders(config: Any, out: str | None) -> None:

@@ -18,7 +18,11 @@ REASONS = {
     "checkpoint.pretrained_checkpoint": "the teacher is the start",
     "ddp.check_for_nan_in_grad": "elastic.nonfinite looks at them",
     "model.seq_length": "that of the data",
+    "model.should_pad_vocab": "the teacher's is whole",
+    "model.vocab_size": "the teacher's",
     "model.variable_seq_lengths": "stages pass on the teacher's hidden states beside the student's",
+    "tokenizer.use_tokenizer_vocab_size": "the teacher's vocabulary holds",
+    "tokenizer.vocab_size": "the teacher's; NullTokenizer stands for none",
     "validation.eval_iters": "every member is validated",
 }
 #: what is one line, however many values it has

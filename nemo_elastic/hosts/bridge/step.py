@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.megatron.build import check_ranks, make_family
 from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.loss import report_parts
 from nemo_elastic.megatron.stages import FamilyStep
 from nemo_elastic.megatron.teacher import build_teacher
@@ -39,7 +41,7 @@ class ElasticStep:
         teacher: checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
         stage: 1 or 2.
         steps: optimizer steps of this stage.
-        before: called with the model's provider before anything is built: looks at what the run starts from.
+        before: called before anything is loaded: looks at what the run starts from, and gives what Bridge will load.
         rank_only: nothing is trained: there is no teacher, and no gradients and optimizer state of any matrix.
 
     Attributes:
@@ -59,7 +61,7 @@ class ElasticStep:
         teacher: str | None,
         stage: int,
         steps: int,
-        before: Callable[[], None],
+        before: Callable[[], Path | None],
         rank_only: bool = False,
     ) -> None:
         self.provider, self.teacher, self.before = provider, teacher, before
@@ -79,11 +81,13 @@ class ElasticStep:
 
     def build(self, model: list[Any]) -> list[Any]:
         """Make the model one of a family; Bridge calls it before data parallelism and the optimizer exist."""
-        self.before()
+        start = self.before()
         if len(model) > 1:
             raise bad("virtual_pipeline_model_parallel_size", len(model), "null: hybrid models have no virtual stages")
         check_ranks(self.family)
         core, distill = model[0], self.family.config.distill
+        if start is not None:
+            check_rows(core, start)
         teacher = None
         if distill.teacher == "frozen" and not self.rank_only:
             teacher = build_teacher(
@@ -92,8 +96,8 @@ class ElasticStep:
                 self.teacher,
                 distill.teacher_precision,
             )
-        start = self.teacher if self.family.stage == 1 else None
-        state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), start)
+        weights = self.teacher if self.family.stage == 1 else None
+        state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), weights)
         if self.rank_only:  # vectors stay, so that Bridge has something to make an optimizer of
             for name, parameter in named_parameters(core):
                 parameter.requires_grad_(name.startswith(ELASTIC) or parameter.ndim == 1)

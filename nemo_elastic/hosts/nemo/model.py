@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from nemo.collections import llm
+from nemo.lightning import get_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.megatron.build import check_ranks, make_family
+from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.megatron.stages import FamilyStep
 from nemo_elastic.megatron.teacher import build_teacher
+from nemo_elastic.train.agreement import check_vocabulary, vocabulary_rows
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import Draw, FamilyTraining
 
@@ -64,6 +68,7 @@ class ElasticMambaModel(llm.MambaModel):
         if self.elastic_config.distill.teacher == "frozen" and teacher is None:
             raise bad("teacher", teacher, "the parent's checkpoint: distill.teacher is frozen")
         self.teacher_path = teacher
+        self.start: str | Path | None = None  # what NeMo is going to load, by `ElasticResume`
         self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
         self.heldout = HeldOutReduction(self.elastic_config.distill)
         self._random_state: torch.Tensor | None = None  # from before a validation
@@ -78,6 +83,7 @@ class ElasticMambaModel(llm.MambaModel):
         check_ranks(self.family)
         distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
+        self._take_vocabulary()
         teacher = None
         if distill.teacher == "frozen":
             teacher = build_teacher(
@@ -88,11 +94,27 @@ class ElasticMambaModel(llm.MambaModel):
             )
         super().configure_model(vp_stage)
         core = self.module
-        start = self.teacher_path if self.stage == 1 else None
-        state = make_family(core, self.family, parent_of(self.config, core.vocab_size), start)
+        if self.start is not None:
+            check_rows(core, self.start)
+        weights = self.teacher_path if self.stage == 1 else None
+        state = make_family(core, self.family, parent_of(self.config, core.vocab_size), weights)
         # nn.Module.__setattr__ is not asked: nothing in it must be registered
         object.__setattr__(self, "host", NemoHost(self, state, core, teacher))
         object.__setattr__(self, "steps", FamilyStep(self.family, self.host, self.heldout))
+
+    def _take_vocabulary(self) -> None:
+        """Let the model have the rows of the teacher, or of what it starts from, whatever ranks they were padded for.
+
+        Raises:
+            ElasticError: the tokenizer is not the teacher's.
+        """
+        rows = vocabulary_rows(self.teacher_path or self.start)
+        if rows is None:
+            return
+        tokens, ranks = self.tokenizer.vocab_size, self.config.tensor_model_parallel_size  # pyright: ignore
+        check_vocabulary(tokens, rows, ranks, "recipe.data.tokenizer.vocab_size", "tensor_model_parallel_size")
+        if get_vocab_size(self.config, tokens, self.config.make_vocab_size_divisible_by) != rows:
+            self.config.make_vocab_size_divisible_by = rows // ranks
 
     @property
     def elastic_config(self) -> ElasticConfig:

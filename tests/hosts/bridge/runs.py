@@ -70,6 +70,8 @@ class Job:
         save_every: steps between checkpoints.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
+        placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
+        late: the teacher is not at hand before the run starts.
         experts: ranks that share the experts of a parent with such; None for the dense one.
     """
 
@@ -87,11 +89,15 @@ class Job:
     save_every: int | None = None
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
+    placeholder: int | None = None
+    late: bool = False
     experts: int | None = None
 
     @property
     def ends(self) -> int:
         """Its exit code."""
+        if self.late:
+            return forks.CLEAR
         return -signal.SIGKILL if self.until is not None else 0 if self.stop is None else STOPPED
 
     @classmethod
@@ -122,6 +128,9 @@ def config(place: Path, job: Job) -> Any:
     if layout.recompute:
         made.model.recompute_granularity, made.model.recompute_method = layout.recompute, "uniform"
         made.model.recompute_num_layers = 1
+    if job.placeholder is not None:
+        made.model.vocab_size, made.model.should_pad_vocab = None, True
+        made.tokenizer.vocab_size, made.tokenizer.use_tokenizer_vocab_size = job.placeholder, True
     return made
 
 
@@ -140,14 +149,18 @@ def run(place: Path, job: Job) -> None:
         with bridge_on_this_machine(container):
             pretrain(container, forward_step)
         return
-    second = job.kind == "stage2"
+    second, teacher = job.kind == "stage2", job.teacher
+    if job.late:
+        teacher = f"{job.out}-teacher"
     changes = job.changes if job.experts is None else EXPERT_BLOCK | job.changes
     elastic = apply_elastic(
-        container, block_of(job.layout, **changes), teacher=job.teacher, stage=2 if second else 1,
+        container, block_of(job.layout, **changes), teacher=teacher, stage=2 if second else 1,
         previous=job.previous, done_steps=job.done, total_steps=job.done + job.steps if second else None,
         ranked=job.ranked, rank_only=job.kind == "rank", verbose=False,
     )  # fmt: skip
     assert type(elastic.forward_step) is ElasticStep
+    if job.late:
+        os.symlink(job.teacher or "", teacher or "")
     if job.until is not None:
         elastic.callbacks.append(killer(job.until, signal.SIGKILL))
     if job.stop is not None:

@@ -14,14 +14,19 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig, RouterConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.shape import parent_of
 from tests.documentation import blocks
-from tests.parallel.runs import BLOCK
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import random_tensors
+from tests.parallel.runs import BLOCK, VOCAB
 from tests.workers import ROOT
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 from tests.support.bridge import import_bridge
 
 import_bridge()
+
+from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa: E402
 
 from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
@@ -102,6 +107,40 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
         recipe.train.train_iters = 5170
         changes = apply_elastic(recipe, block, verbose=False).changes
         assert ("elastic.router: lr 0.01, scale to 10.0 and prior 4.0 decide nearly all within 200" in changes) is told
+
+
+def parent_at(folder: Path, recipe: Any, rows: int = VOCAB) -> str:
+    """A checkpoint of the recipe's model."""
+    parent = parent_of(recipe.model, rows)
+    return str(store(folder, parent, parent.full, random_tensors(parent)))
+
+
+def test_the_teachers_vocabulary_takes_the_place_of_a_placeholders(recipe: Any, tmp_path: Path) -> None:
+    """Bridge's own recipes of the 8B, 9B and 12B have no tokenizer, and 32,000 tokens."""
+    recipe.model.vocab_size, recipe.tokenizer.vocab_size = None, 128
+    recipe.tokenizer.use_tokenizer_vocab_size = recipe.model.should_pad_vocab = True
+    recipe.model.make_vocab_size_divisible_by = 100
+    run = apply_elastic(recipe, BLOCK, teacher=parent_at(tmp_path / "parent", recipe), verbose=False)
+    model, tokenizer = recipe.model, recipe.tokenizer
+    assert (model.vocab_size, model.should_pad_vocab, tokenizer.vocab_size) == (512, False, 512)
+    assert _validate_and_set_vocab_size(512, 512, tokenizer.use_tokenizer_vocab_size) == (512, False)
+    assert "tokenizer.vocab_size: 128 -> 512 (the teacher's; NullTokenizer stands for none)" in run.changes
+    assert "model.vocab_size: None -> 512 (the teacher's)" in run.changes
+
+
+def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Path, tmp_path: Path) -> None:
+    teacher = parent_at(tmp_path / "parent", recipe)
+    recipe.model.vocab_size = 128
+    own = "is not allowed; the teacher's own vocabulary, of 512 rows: data and model take its tokenizer"
+    assert refused(recipe, teacher=teacher) == f"recipe.model.vocab_size: 128 {own}"
+    recipe.model.vocab_size, recipe.tokenizer.vocab_size = None, None
+    recipe.tokenizer.tokenizer_type = "HuggingFaceTokenizer"
+    recipe.tokenizer.tokenizer_model = str(place / "data" / "tokenizer")
+    other = parent_at(tmp_path / "other", recipe, 4 * VOCAB)
+    told = own.replace("512", str(4 * VOCAB))
+    assert refused(recipe, teacher=other) == f"recipe.tokenizer.vocab_size: 512 {told}"
+    apply_elastic(recipe, BLOCK, teacher=teacher, verbose=False)
+    assert (recipe.model.vocab_size, recipe.tokenizer.vocab_size) == (512, None)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.hosts.bridge.saved import choose, saved, step_of
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.layouts import DAMAGED, PAIRS, do, lines, losses, processes, same, train_all
+from tests.hosts.bridge.layouts import DAMAGED, PAIRS, SMALLER, do, lines, losses, processes, same, train_all
 from tests.hosts.bridge.runs import Job
-from tests.parallel.runs import PEAK, Layout
+from tests.parallel.runs import PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
@@ -37,6 +37,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
     same(place / name, place / f"{name}-alone")
+
+
+def test_a_vocabulary_is_the_teachers_or_the_run_is_refused_before_weights_are_loaded(place: Path) -> None:
+    whole = {name: Stored(place / name / "checkpoints").sizes for name in ("parent", "tp2-sp")}
+    name = "embedding.word_embeddings.weight"
+    assert whole["tp2-sp"][name] == whole["parent"][name] == (VOCAB, SHAPE["hidden_size"])
+    told = f"recipe.tokenizer.vocab_size: {SMALLER} is not allowed; the teacher's own vocabulary, of {VOCAB} rows"
+    assert f"error: {told}" in (place / "first.log").read_text()
+    assert not (place / "late" / "checkpoints").exists()
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:

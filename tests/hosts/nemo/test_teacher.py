@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from nemo_elastic.config.sections import TEACHER_PRECISIONS
+from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
 from tests.megatron.test_tensor_parallel import free_port
@@ -67,6 +68,37 @@ def held(model: Any) -> dict[str, int]:
 
 def is_linear(name: str) -> bool:
     return any(x in name for x in ("in_proj.", "out_proj.", "linear_")) and "norm" not in name
+
+
+@pytest.mark.parametrize(("tokens", "unit"), [(60, 128), (64, 3), (60, 1)])
+def test_the_family_has_the_teachers_rows_whatever_it_is_padded_for(checkpoint: Path, tokens: int, unit: int) -> None:
+    core, taught = (m for m in padded(checkpoint, tokens, unit))
+    rows = {n: tuple(p.shape) for m in (core, taught) for n, p in m.named_parameters() if "embeddings" in n}
+    assert set(rows.values()) == {(PARENT.vocab, PARENT.hidden)}
+    assert torch.equal(core.embedding.word_embeddings.weight, taught.embedding.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("tokens", [16, 65])
+def test_a_tokenizer_that_is_not_the_teachers_is_refused_when_the_run_starts(checkpoint: Path, tokens: int) -> None:
+    with pytest.raises(ElasticError) as caught:
+        padded(checkpoint, tokens, 1)
+    told = "the teacher's own vocabulary, of 64 rows: data and model take its tokenizer"
+    assert str(caught.value) == f"recipe.data.tokenizer.vocab_size: {tokens} is not allowed; {told}"
+
+
+def padded(checkpoint: Path, tokens: int, unit: int) -> tuple[Any, Any]:
+    """Student and teacher of a run with a tokenizer, whose size NeMo pads to a multiple of `unit`."""
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from tests.support.models import start
+
+    start()
+    config, tokenizer = settings(PARENT), SimpleNamespace(vocab_size=tokens)
+    config.make_vocab_size_divisible_by = unit
+    model = ElasticMambaModel(config, BLOCK, teacher=str(checkpoint), stage_steps=100, tokenizer=tokenizer)
+    with cuda_as_cpu():
+        model.configure_model()
+    return model.host.core, model.host.frozen
 
 
 @pytest.mark.parametrize("precision", TEACHER_PRECISIONS)

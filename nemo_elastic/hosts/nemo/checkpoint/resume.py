@@ -92,6 +92,7 @@ class ElasticResume(nl.AutoResume):
         block = getattr(model, "elastic_config", None)
         if block is None:
             return
+        model.start = start
         before = read_context(start).elastic
         if before is None and not trainer.ckpt_path and model.stage == 1:
             return  # a parent as it was: ranked in this run

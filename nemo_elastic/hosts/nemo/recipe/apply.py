@@ -20,11 +20,10 @@ from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
-from nemo_elastic.train.agreement import check_files, check_teacher
+from nemo_elastic.train.agreement import check_files
 from nemo_elastic.train.stage import StageOptions
 
 from .checks import (
-    NAMES,
     check_architecture,
     check_data,
     check_folders,
@@ -105,11 +104,10 @@ def change(
     check_architecture(recipe)
     steps = recipe.trainer.max_steps
     options.check(config, steps, "trainer.max_steps", "NeMo checkpoint")
-    parent = check_shape(recipe, config)
+    parent = check_shape(recipe, config, teacher)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
     check_data(recipe)
-    check_teacher(teacher, parent, NAMES)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)

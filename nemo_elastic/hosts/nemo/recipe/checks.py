@@ -33,7 +33,9 @@ from nemo_elastic.train.agreement import (
     check_model,
     check_no_file,
     check_ranks,
+    check_vocabulary,
     router_warnings,
+    vocabulary_rows,
 )
 from nemo_elastic.train.stage import StageOptions
 
@@ -171,6 +173,16 @@ def check_data(recipe: Any) -> None:
                     raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
 
 
+def tokens(recipe: Any) -> int | None:
+    """Size of the tokenizer; None where it would have to be downloaded."""
+    tokenizer = getattr(recipe.data, "tokenizer", None) or getattr(recipe.model, "tokenizer", None)
+    if isinstance(tokenizer, fiddle.Buildable) and any(
+        isinstance(v, str) and Path(v).exists() for v in tokenizer.__arguments__.values()
+    ):
+        return getattr(fiddle.build(tokenizer), "vocab_size", None)
+    return None
+
+
 def vocabulary(recipe: Any) -> int | None:
     """Rows of the embedding: the tokenizer's size, padded as NeMo pads it; the config's where that needs a download.
 
@@ -178,22 +190,20 @@ def vocabulary(recipe: Any) -> int | None:
         None where neither is known.
     """
     config = recipe.model.config
-    tokenizer = getattr(recipe.data, "tokenizer", None) or getattr(recipe.model, "tokenizer", None)
-    size = None
-    if isinstance(tokenizer, fiddle.Buildable) and any(
-        isinstance(v, str) and Path(v).exists() for v in tokenizer.__arguments__.values()
-    ):
-        size = getattr(fiddle.build(tokenizer), "vocab_size", None)
-    size = size or getattr(config, "vocab_size", None)
+    size = tokens(recipe) or getattr(config, "vocab_size", None)
     if not isinstance(size, int):
         return None
     unit = config.make_vocab_size_divisible_by * (recipe.trainer.strategy.tensor_model_parallel_size or 1)
     return -(-size // unit) * unit
 
 
-def check_shape(recipe: Any, config: ElasticConfig) -> Parent:
-    """The parent's shape, see `train.agreement.check_model`."""
-    return check_model(config, recipe.model.config, vocabulary(recipe), NAMES.model)
+def check_shape(recipe: Any, config: ElasticConfig, teacher: str | None = None) -> Parent:
+    """The parent's shape, see `train.agreement.check_model`; its vocabulary is the teacher's where that is at hand."""
+    rows = vocabulary_rows(teacher)
+    if rows is not None:
+        tensor = recipe.trainer.strategy.tensor_model_parallel_size or 1
+        check_vocabulary(tokens(recipe) or rows, rows, tensor, "recipe.data.tokenizer.vocab_size", NAMES.tensor)
+    return check_model(config, recipe.model.config, rows or vocabulary(recipe), NAMES, teacher)
 
 
 def check_folders(recipe: Any, out: str | None) -> None:

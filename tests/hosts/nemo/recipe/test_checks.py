@@ -213,33 +213,74 @@ def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_pat
     from tests.hosts.nemo.cutting import PARENT, random_tensors
 
     path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
-    check_teacher(path, replace(PARENT, vocab=1, ffn_stripes=1), NAMES)
+    check_teacher(path, replace(PARENT, ffn_stripes=1), NAMES)
     check_teacher("/cluster/12b", PARENT, NAMES)
     with pytest.raises(ElasticError) as caught:
         check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), NAMES)
     told = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
     assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {told}"
+    with pytest.raises(ElasticError, match=r"its vocab is 64, that of recipe\.model\.config 16$"):
+        check_teacher(path, replace(PARENT, vocab=16), NAMES)
     assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)
     told = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
     assert refused(recipe, teacher=str(tmp_path)) == told
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "tensor", "told"),
+    [
+        (500, 512, 8, None), (512, 512, 1, None), (130100, 131072, 8, None),
+        (513, 512, 1, "tokens: 513 is not allowed; the teacher's own vocabulary, of 512 rows"),
+        (256, 512, 1, "tokens: 256 is not allowed; the teacher's own vocabulary, of 512 rows"),
+        (32000, 131072, 4, "tokens: 32000 is not allowed; the teacher's own vocabulary, of 131072 rows"),
+        (511, 511, 2, "ranks: 2 is not allowed; a size that divides the 511 rows of the teacher's vocabulary"),
+    ],
+)  # fmt: skip
+def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, told: str | None) -> None:
+    from nemo_elastic.train.agreement import check_vocabulary
+
+    if told is None:
+        check_vocabulary(tokens, rows, tensor, "tokens", "ranks")
+        return
+    with pytest.raises(ElasticError) as caught:
+        check_vocabulary(tokens, rows, tensor, "tokens", "ranks")
+    assert str(caught.value).startswith(told)
+
+
+def test_a_tokenizer_that_is_at_hand_and_not_the_teachers_is_refused(recipe: Any, tmp_path: Path) -> None:
+    import nemo_run as run
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    from tests.hosts.nemo.checkpoints import store
+    from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+    path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
+    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(small_tokenizer(tmp_path)))
+    told = "recipe.data.tokenizer.vocab_size: 20 is not allowed; the teacher's own vocabulary, of 64 rows: "
+    assert refused(recipe, teacher=path).startswith(told)
 
 
 def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:
     """A budget just above the smallest member of the config's vocabulary is easy to meet with a small tokenizer."""
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     from nemo_elastic.hosts.nemo.recipe.checks import vocabulary
 
     assert vocabulary(recipe) == 131072
+    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(small_tokenizer(tmp_path)))
+    assert vocabulary(recipe) == 512  # padded to 128 times the tensor-parallel size of 4
+
+
+def small_tokenizer(folder: Path) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel()
     words.train_from_iterator(["one two three"], trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(tmp_path)
-    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(tmp_path))
-    assert vocabulary(recipe) == 512  # padded to 128 times the tensor-parallel size of 4
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["llama3_8b", "mamba2_130m"])
