@@ -138,6 +138,8 @@ def _open(
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
     family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
+    if family.underflowed:
+        typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
     return Conversation(family, budget, system, how, draft, auto)
 
 

@@ -96,7 +96,10 @@ def _rows(
         for name in bars.track(names, description=str(source.folder)):
             model = family.select(name)
             named = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
-            yield named | measure(model, tokenizer)
+            try:
+                yield named | measure(model, tokenizer)
+            except ElasticError as exc:
+                raise exc.within(name).within(source.folder) from None
             family.release()
 
 

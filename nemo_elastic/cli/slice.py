@@ -150,6 +150,7 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
             {"out": str(cut.out), "member": cut.member}
             | size(opened.parent, cut.subnet, spec)
             | ({"left_out": cut.left_out} if cut.left_out is not None else {})
+            | ({"underflowed": cut.underflowed} if cut.underflowed else {})
             | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
             for cut in cuts
         ]
@@ -162,6 +163,8 @@ def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | 
         typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
         if cut.left_out is not None:
             typer.echo(f"{cut.out}: without {cut.left_out}")
+        if cut.underflowed:
+            typer.echo(f"{cut.out}: {cut.underflowed:,} numbers are too small for this dtype, and are 0 now")
 
 
 def _members(source: Source, names: list[str]) -> dict[str, Subnet]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.errors import bad
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.dtype import work_dtype
 
@@ -39,10 +39,9 @@ class Loss:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Both figures; a loss that is no number (a broken model) is null."""
-        finite = math.isfinite(self.nats)
-        ppl = self.perplexity if finite and math.isfinite(self.perplexity) else None
-        return {"loss": self.nats if finite else None, "perplexity": ppl, "tokens": self.tokens}
+        """Both figures; a perplexity that no float holds is null."""
+        ppl = self.perplexity if math.isfinite(self.perplexity) else None
+        return {"loss": self.nats, "perplexity": ppl, "tokens": self.tokens}
 
 
 def perplexity(
@@ -68,7 +67,7 @@ def perplexity(
         The loss, the same for every `batch`.
 
     Raises:
-        ElasticError: fewer than two tokens, or a size that is not positive.
+        ElasticError: fewer than two tokens, a size that is not positive, or a loss that is no number.
     """
     seq_length = integer("seq_length", seq_length, 1, "a positive integer")
     batch = integer("batch", batch, 1, "a positive integer")
@@ -81,6 +80,11 @@ def perplexity(
     with torch.no_grad():
         for window_bl in _windows(tokens, count, seq_length, batch):
             total += sum(part_t.sum().item() for part_t in _token_losses(model, window_bl))
+            if not math.isfinite(total):
+                raise ElasticError(
+                    "loss: infinite or not a number on this data; load the family in a wider dtype, or see with "
+                    "nemo-elastic verify whether it is damaged"
+                )
     return Loss(total / count, count)
 
 

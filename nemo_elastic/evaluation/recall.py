@@ -31,12 +31,14 @@ def right_by_distance(
     """
     import torch
 
+    from nemo_elastic.nn.generate import check_finite
+
     tokens = torch.as_tensor(np.asarray(tokens_nl, dtype=np.int64))
     counts = [[0, 0] for _ in levels]
     asked = iter(questions)
     for rows_bl in tokens.split(batch):
         with torch.no_grad():
-            hits_bl = (model(rows_bl[:, :-1]).argmax(-1) == rows_bl[:, 1:]).tolist()
+            hits_bl = (check_finite(model(rows_bl[:, :-1])).argmax(-1) == rows_bl[:, 1:]).tolist()
         for hits, of_document in zip(hits_bl, asked, strict=False):
             for place, distance in of_document:
                 count = counts[next(i for i, level in enumerate(levels) if distance <= level)]

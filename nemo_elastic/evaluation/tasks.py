@@ -17,6 +17,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
+from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.runtime import MemberModel
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
@@ -155,7 +156,7 @@ def score_continuations(
         logits_blv = model(tokens[:, :-1])
         for row, i in enumerate(rows):
             context, rest = pairs[i]
-            logits_tv = logits_blv[row, len(context) - 1 : len(context) - 1 + len(rest)].float().cpu()
+            logits_tv = check_finite(logits_blv[row, len(context) - 1 : len(context) - 1 + len(rest)]).float().cpu()
             wanted = torch.tensor(rest, dtype=torch.long)
             logprob = logits_tv.log_softmax(-1).gather(1, wanted[:, None]).double().sum().item()
             out[i] = logprob, bool((logits_tv.argmax(-1) == wanted).all())

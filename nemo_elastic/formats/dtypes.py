@@ -90,6 +90,11 @@ def _bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), (bits >> 16) | 0x40, upper).astype("<u2")
 
 
+def _numbers(words: np.ndarray) -> int:
+    """How many words are not 0, with either sign."""
+    return int(np.count_nonzero(words << words.dtype.type(1)))  # without the sign
+
+
 def in_dtype(pieces: Pieces, dtype: str | None, tensor: str) -> Pieces | Converted:
     """Give what is kept of a tensor in a dtype; as it is where that is its own, or None."""
     return pieces if dtype in (None, pieces.dtype) else Converted(pieces, dtype, tensor)
@@ -102,10 +107,14 @@ class Converted:
         pieces: The tensor and what stays of it.
         target: The dtype, as a safetensors header has it.
         tensor: Its name, for the error.
+
+    Attributes:
+        underflowed: Numbers that are not 0 in the tensor, and 0 in the dtype, among the pieces that were given.
     """
 
     def __init__(self, pieces: Pieces, target: str, tensor: str) -> None:
         self.pieces, self.dtype, self.tensor = pieces, target, tensor
+        self.underflowed = 0
 
     @property
     def raw(self) -> Raw:
@@ -124,7 +133,10 @@ class Converted:
             ElasticError: A number is too large for the dtype.
         """
         for piece in self.pieces():
-            yield self._converted(piece)
+            out = self._converted(piece)
+            if self.dtype == "F16" or self.raw.dtype == "F64":  # no other ends before its source does
+                self.underflowed += _numbers(piece) - _numbers(out)
+            yield out
 
     def whole(self) -> np.ndarray:
         """Give it in one array."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.errors import bad
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
+from nemo_elastic.nn.dtype import count_not_finite
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.weights import Weights
 
@@ -26,9 +27,27 @@ Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
 Begun = tuple[Cache, torch.Tensor]
 
 
+def check_finite(logits: torch.Tensor) -> torch.Tensor:
+    """Logits [..., v], if they are numbers: of others the most likely is any token.
+
+    Raises:
+        ElasticError: one is infinite or not a number.
+    """
+    if count := count_not_finite(logits):
+        raise ElasticError(
+            f"logits: {count} of {logits.numel()} are infinite or not a number; load the family in a wider dtype, or "
+            "see with nemo-elastic verify whether it is damaged"
+        )
+    return logits
+
+
 def most_likely(logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-    """The most likely token of each row."""
-    return logits_bv.argmax(-1).tolist()
+    """The most likely token of each row.
+
+    Raises:
+        ElasticError: logits are not finite.
+    """
+    return check_finite(logits_bv).argmax(-1).tolist()
 
 
 class Unfinished:

@@ -96,7 +96,7 @@ class MostLikely:
 
     def settle(self, logits_lv: torch.Tensor, drafted: Sequence[int], prompt: int) -> list[int]:
         """See `Chooser`."""
-        return agreed(logits_lv.argmax(-1).tolist(), drafted)
+        return agreed(most_likely(logits_lv, ()), drafted)
 
 
 class Drawn:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.extras import require
 from nemo_elastic.io.apart import Exceeded, apart
 
 _RENDER = "nemo_elastic.formats.template:render"
@@ -32,6 +33,7 @@ class ChatTemplate:
     """
 
     def __init__(self, text: str, special: Mapping[str, str], where: str) -> None:
+        require("jinja2")  # the process apart could not say what brings it
         self._text, self._special, self._where = text, dict(special), where
         self._call(None)
 

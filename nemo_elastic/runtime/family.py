@@ -162,6 +162,11 @@ class FamilyRuntime:
         return sum(t.nbytes for t in self._storage.tensors.values())
 
     @property
+    def underflowed(self) -> int:
+        """How many weights are 0 in the dtype that was asked for, and were not."""
+        return self._storage.underflowed
+
+    @property
     def slice_bytes(self) -> int:
         """Bytes that selected members keep beside the weights: gathered vectors, and where channels are stored."""
         owned, kept = self._storage.owned, {}
@@ -213,15 +218,18 @@ def load_family(
         The family; a folder without `elastic.json` is a family of one.
 
     Raises:
-        ElasticError: not such a folder, one that contradicts itself, a dtype in which no model computes, or a device
-            that is not here.
+        ElasticError: not such a folder, one that contradicts itself, weights that are no numbers, a dtype in which no
+            model computes or that cannot hold them, or a device that is not here.
     """
     check_device(device)
     source = folder if isinstance(folder, Source) else open_source(folder)
     # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
     mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
     model = NemotronH(source.parent, mapped, source.held, trainable=False)
-    return FamilyRuntime(
-        model, path_of(source), extras=source.extras, dtype=dtype, device=device, copy=not mmap,
-        companions=Companions.of(source),
-    )  # fmt: skip
+    try:
+        return FamilyRuntime(
+            model, path_of(source), extras=source.extras, dtype=dtype, device=device, copy=not mmap,
+            companions=Companions.of(source),
+        )  # fmt: skip
+    except ElasticError as exc:
+        raise exc if exc.at[:1] == ("dtype",) else exc.within(source.folder) from None

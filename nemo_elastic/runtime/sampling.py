@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
 from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.generate import check_finite
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,7 @@ class Sampler:
         Raises:
             ElasticError: logits are not finite.
         """
-        p_bv = probabilities(logits_bv, self._how)
-        if not bool(p_bv.isfinite().all()):
-            raise ElasticError("logits: not finite; load the family in a wider dtype, or see whether it is damaged")
-        return p_bv
+        return probabilities(check_finite(logits_bv), self._how)
 
     def chance(self, prompt: int) -> float:
         """The next number from 0 up to 1, exclusive, of a prompt's stream."""

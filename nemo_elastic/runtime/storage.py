@@ -26,8 +26,8 @@ from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
-from nemo_elastic.errors import bad
-from nemo_elastic.nn.dtype import cast_dtype
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.nn.dtype import cast_dtype, count_not_finite
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 
 #: in which a model computes
@@ -49,8 +49,12 @@ class Storage:
         device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 
+    Attributes:
+        underflowed: numbers that are not 0 in the tensors, and 0 in this dtype.
+
     Raises:
-        ElasticError: a dtype in which no model computes, asked for or stored.
+        ElasticError: a dtype in which no model computes, asked for or stored; a number that is none, or that the dtype
+            cannot hold.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Storage:
             raise bad("dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
         self.parent, self.held = parent, held
         self.tensors: dict[str, torch.Tensor] = {}
+        self.underflowed = 0
         self._position = {index: i for i, index in enumerate(held.kept)}
         self._chains: dict[tuple[str, int], Chain] = {}  # of dimensions that are stored in another order
         self._places: dict[Chain, torch.Tensor] = {}  # where such an order has the channels
@@ -77,6 +82,8 @@ class Storage:
                 raise bad(f"dtype of {t.hf}", given.dtype, "weights are floating-point numbers")
             wanted = dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype)
             stored = given.to(cast_dtype(t.hf, wanted))
+            if copy or stored is not given:  # what is shared is read when it is used
+                self.underflowed += _check_values(t.hf, given, stored)
             for dim in (0, 1) if len(t.shape) == 2 else ():  # what is no matrix is small: each member gathers its own
                 stored = self._reorder(stored, t, dim, members, device)
             stored = stored.to(device=device)
@@ -201,3 +208,17 @@ class CutLayers(Sequence[LayerWeights]):
         if layer.type == MLP and len(tensors["up"]) == layer.widths[FFN]:
             places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
         return LayerWeights(layer, tensors, places)
+
+
+def _check_values(name: str, given: torch.Tensor, stored: torch.Tensor) -> int:
+    """Check that all values are numbers, and as `stored` still are; gives how many have become 0.
+
+    A member whose weights are not can say something all the same: a state that decays at once is a number.
+    """
+    if wrong := count_not_finite(stored):
+        if bool(given.to(torch.float64).isfinite().all()):
+            raise bad("dtype", str(stored.dtype), f"tensor {name!r} has {wrong} numbers that it cannot hold")
+        raise ElasticError(f"{wrong} values are infinite or not a number; nemo-elastic verify finds damage", name)
+    if torch.finfo(stored.dtype).smallest_normal <= torch.finfo(given.dtype).smallest_normal:
+        return 0
+    return int(torch.count_nonzero(given) - torch.count_nonzero(stored))

@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.dtypes import check_convertible, in_dtype, parse_dtype, stored_as
+from nemo_elastic.formats.dtypes import Converted, check_convertible, in_dtype, parse_dtype, stored_as
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.write import Model, write_models, write_text
@@ -50,6 +50,7 @@ class Cut:
         subnet: the shape.
         parameters: exact count.
         left_out: what the source has and it has not, in words; None where that is nothing.
+        underflowed: numbers that are 0 in the dtype that was asked for, and were not.
     """
 
     out: Path
@@ -57,6 +58,7 @@ class Cut:
     subnet: Subnet
     parameters: int
     left_out: str | None = None
+    underflowed: int = 0
 
 
 def left_out(source: Source, target: Subnet) -> str | None:
@@ -109,12 +111,13 @@ def slice_checkpoint(
     target, origin = _target(opened, member, subnet)
     write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
+    lost = 0
     if write is not None:
         write(opened, target, out, force)
     else:
         with atomic_dir(out, force) as folder:
-            _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
-    return Cut(Path(out), origin.name, target, parameters(opened.parent, target), left_out(opened, target))
+            (lost,) = _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
+    return _cut(opened, Path(out), target, origin, lost)
 
 
 def slice_members(
@@ -150,6 +153,7 @@ def slice_members(
         raise ElasticError("members: none to cut")
     write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
+    lost = [0] * len(targets)
     with atomic_dir(out, force) as folder:
         if write is not None:
             for name, (target, _) in targets.items():
@@ -157,13 +161,18 @@ def slice_members(
         else:
             for name in targets:
                 (folder / name).mkdir()
-            _write_hf(
+            lost = _write_hf(
                 opened, {folder / name: t for name, t in targets.items()}, stored, lineage, shard_bytes, progress
             )
     return [
-        Cut(Path(out, name), origin.name, target, parameters(opened.parent, target), left_out(opened, target))
-        for name, (target, origin) in targets.items()
+        _cut(opened, Path(out, name), target, origin, count)
+        for (name, (target, origin)), count in zip(targets.items(), lost, strict=True)
     ]
+
+
+def _cut(source: Source, out: Path, target: Subnet, origin: Origin, underflowed: int) -> Cut:
+    count = parameters(source.parent, target)
+    return Cut(out, origin.name, target, count, left_out(source, target), underflowed)
 
 
 def _options(
@@ -199,7 +208,8 @@ def _write_hf(
     lineage: Lineage,
     shard_bytes: int,
     progress: Progress | None,
-) -> None:
+) -> list[int]:
+    """Write members into their folders; gives how many numbers of each have become 0."""
     tokenizer = find_tokenizer(source.companions) is not None
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
@@ -220,6 +230,8 @@ def _write_hf(
         for folder, (target, _) in targets.items()
     ]
     write_models(models, shard_bytes=shard_bytes, progress=progress)
+    parts = ([e.chunks for e in (*m.entries, *m.prediction)] for m in models)
+    return [sum(part.underflowed for part in of_model if isinstance(part, Converted)) for of_model in parts]
 
 
 def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from nemo_elastic.cli import main
 from nemo_elastic.cli.chat import _show
@@ -25,7 +26,7 @@ from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.auto.file import write_calibration
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.runtime.auto.made import calibration_of
-from tests.runtime.talking import MESSAGES, talking_family
+from tests.runtime.talking import MESSAGES, overflowing, talking_family
 
 SUMMARY = (
     r"\(6b: \d+ tokens after \d+, [\d.]+ tokens/s; "
@@ -173,7 +174,8 @@ def test_the_runtime_extra_is_enough(folder):
     arguments = [str(folder), "Hi", "--temperature", "1", *SHORT]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert {"torch", "tokenizers", "jinja2"} <= loaded, done.stderr
+    assert {"torch", "tokenizers"} <= loaded, done.stderr
+    assert not loaded & {"jinja2"}, "a template is rendered in a process apart"
     assert not loaded & {"transformers", "nemo", "megatron", "lightning", "nemo_run", "pandas", "huggingface_hub"}
 
 
@@ -311,3 +313,21 @@ def test_ctrl_c_where_nothing_is_answered_is_130(folder, terminal):
     assert "no chat template" not in one.until("12b> ")
     one.interrupt()
     assert one.process.wait(60) == 130
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--draft", "6b"), ("--temperature", 1)])
+def test_an_answer_of_no_numbers_is_an_error(tmp_path, chat, more):
+    code, out, err = chat(overflowing(talking_family(tmp_path)), "Hello", *more)
+    assert (code, out) == (2, "") and re.fullmatch(
+        r"error: logits: \d+ of \d+ are infinite or not a number; .*\n", err
+    )
+
+
+def test_a_dtype_that_makes_weights_zero_is_told(tmp_path, chat):
+    folder = talking_family(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["backbone.embeddings.weight"][5, :3] = 1e-9
+    save_file(state, folder / "model.safetensors")
+    (folder / "elastic_checksums.json").unlink()
+    code, _, err = chat(folder, "Hello", "--dtype", "float16", "--max-new-tokens", 2)
+    assert code == 0 and re.match(r"note: \d+ weights are too small for float16, and are 0\n", err)

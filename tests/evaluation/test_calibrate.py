@@ -26,6 +26,7 @@ from nemo_elastic.runtime.auto.file import FILE, read_calibration
 from nemo_elastic.runtime.auto.signals import read
 from nemo_elastic.slicing.family_folder import write_family
 from tests.runtime.auto.made import NAMES, PARAMETERS, made
+from tests.runtime.talking import overflowing
 from tests.shapes import PARENT as SHAPE
 
 PARENT = replace(SHAPE, vocab=400)
@@ -124,3 +125,8 @@ def test_each_half_is_chosen_for_by_the_other():
     blind = np.random.default_rng(5).permutation(signals_ns)
     rows = held_out(Measured(NAMES, PARAMETERS, blind, quality_nm))
     assert all(row.gain < 2 * row.wide for row in rows)
+
+
+def test_members_that_give_no_numbers_are_not_calibrated(capsys, folder, data):
+    code, out, err = run(capsys, overflowing(folder), "--data", data.path, *QUICK)
+    assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import sysconfig
 from dataclasses import replace
@@ -22,6 +23,7 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.runtime.talking import overflowing
 from tests.shapes import PARENT
 
 PARENT_400 = replace(PARENT, vocab=400)
@@ -153,3 +155,11 @@ def test_nothing_is_held_after_a_source(folder, data, capsys, monkeypatch):
     assert run(capsys, folder, "--data", data.path, *QUICK[:-1], 0)[0] == 0
     assert len(held) == 2 and held[0] == 0 < held[1]
     assert not torch.is_inference_mode_enabled()
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(capsys, folder, data, tmp_path):
+    broken = overflowing(Path(shutil.copytree(folder, tmp_path / "broken")))
+    code, out, err = run(capsys, broken, "--data", data.path, *QUICK, "--json")
+    assert (code, out) == (2, "") and err.startswith(
+        f"error: {broken}: 12b: loss: infinite or not a number on this data"
+    )

@@ -65,7 +65,19 @@ def test_it_reads_a_memory_map_and_leaves_no_gradient(tmp_path):
 def test_json_has_no_infinity():
     assert Loss(1.0, 3).to_json() == {"loss": 1.0, "perplexity": math.e, "tokens": 3}
     assert Loss(900.0, 3).to_json() == {"loss": 900.0, "perplexity": None, "tokens": 3}
-    assert Loss(math.nan, 3).to_json() == {"loss": None, "perplexity": None, "tokens": 3}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_told(value):
+    """Also where one token of many has it."""
+
+    def model(tokens_bl):
+        logits_blv = MODEL(tokens_bl).clone()
+        logits_blv[-1, -1] = value
+        return logits_blv
+
+    with pytest.raises(ElasticError, match=r"^loss: infinite or not a number on this data; load the family"):
+        perplexity(model, np.array([1, 2, 3, 4, 5]), 2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.tokenizer import save_tokenizer, train_tokenizer
 from nemo_elastic.nn.model import NemotronH
@@ -39,6 +41,16 @@ MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": " def f(x): naïve 日本語 "},
 ]
+
+
+def overflowing(folder: Path) -> Path:
+    """Let a family have weights that are numbers, and logits that are none."""
+    state = load_file(folder / "model.safetensors")
+    for name in ("lm_head.weight", "backbone.norm_f.weight"):
+        state[name] *= 1e30
+    save_file(state, folder / "model.safetensors")
+    (folder / "elastic_checksums.json").unlink()
+    return folder
 
 
 def talking_family(

@@ -49,6 +49,12 @@ def test_what_templates_use(text, expected):
     assert render(text, [{"role": "user", "content": "<é>"}], eos_token="</s>") == expected
 
 
+def test_what_renders_is_told_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr("nemo_elastic.extras._has", lambda package: package != "jinja2")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'jinja2'"):
+        render("x")
+
+
 def test_the_date_is_there():
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
 

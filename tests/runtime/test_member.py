@@ -16,7 +16,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.generate import generate
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.talking import MEMBERS, MESSAGES, talking_family
+from tests.runtime.talking import MEMBERS, MESSAGES, overflowing, talking_family
 
 PROMPTS = ["def f(x):", "The first of 12", "é", "return x + 12  # 日本語 and more of it"]
 
@@ -270,3 +270,12 @@ def test_every_dtype_answers(folder, dtype):
     member = load_family(folder, dtype=dtype).select("9b")
     text = member.generate(PROMPTS, 6, temperature=0.8, top_p=0.9)
     assert [len(t) > 0 for t in text] == [True] * 4
+
+
+@pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}, {"draft": "6b", "temperature": 1.0}])
+def test_logits_that_are_no_numbers_are_told_and_no_answer(tmp_path, how):
+    """Every weight is a number, and what is computed of them is none."""
+    folder = overflowing(talking_family(tmp_path))
+    line = r"^logits: \d+ of \d+ are infinite or not a number; load the family in a wider dtype, or see with nemo-"
+    with pytest.raises(ElasticError, match=line):
+        load_family(folder).select("12b").generate("The first", 4, **how)

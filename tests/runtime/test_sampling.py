@@ -124,5 +124,5 @@ def test_what_is_refused(values, line):
 
 def test_logits_that_are_no_numbers_are_told():
     for broken in (math.nan, math.inf):
-        with pytest.raises(ElasticError, match="logits: not finite"):
+        with pytest.raises(ElasticError, match="logits: 1 of 3 are infinite or not a number"):
             Sampler(Sampling(1.0, 0.9))(torch.tensor([[0.0, broken, 1.0]]), [0])

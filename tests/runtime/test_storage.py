@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import AXES, layer_axes
 from nemo_elastic.core.layout import keys, rows, selection, shape
 from nemo_elastic.core.prefix import nested_order
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
 from nemo_elastic.runtime.storage import CutLayers
+from tests.runtime.talking import talking_family
 from tests.shapes import LATENT, PARENT
 from tests.strategies import chains, parents, subnets
 
@@ -238,3 +241,52 @@ def test_a_family_of_one_shares_the_memory_of_its_model():
     assert {t.data_ptr() for t in matrices(family.select()).values()} <= own
     copied = FamilyRuntime(model, copy=True)
     assert not own & {p.data_ptr() for p in copied.model.parameters()}
+
+
+def broken_family(tmp_path, name: str, value: float, dtype=torch.float32):
+    """A family's folder with one value of one tensor changed."""
+    folder = talking_family(tmp_path)
+    file = folder / "model.safetensors"
+    state = {n: t.to(dtype) for n, t in load_file(file).items()}
+    state[name].view(-1)[-1] = value
+    save_file(state, file)
+    (folder / "elastic_checksums.json").unlink()
+    return folder
+
+
+#: of these a member can say something finite: a state that decays at once, a neuron that is always off, a row unused
+@pytest.mark.parametrize("name", ["backbone.layers.0.mixer.A_log", "backbone.layers.0.mixer.dt_bias",
+                                  "backbone.layers.1.mixer.up_proj.weight", "backbone.embeddings.weight",
+                                  "backbone.norm_f.weight"])  # fmt: skip
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_told_when_they_are_read(tmp_path, name, value):
+    folder = broken_family(tmp_path, name, value)
+    line = rf"^{folder}: {name}: 1 values are infinite or not a number; nemo-elastic verify finds damage$"
+    with pytest.raises(ElasticError, match=line):
+        load_family(folder)
+
+
+def test_what_a_dtype_cannot_hold_is_told(tmp_path):
+    folder = broken_family(tmp_path, "lm_head.weight", 1e5)
+    load_family(folder), load_family(folder, dtype=torch.bfloat16)
+    line = "dtype: 'torch.float16' is not allowed; tensor 'lm_head.weight' has 1 numbers that it cannot hold"
+    with pytest.raises(ElasticError, match=f"^{line}$"):
+        load_family(folder, dtype=torch.float16)
+
+
+def test_what_a_dtype_makes_zero_is_counted(tmp_path):
+    folder = broken_family(tmp_path, "lm_head.weight", 1e-9)
+    exact = sum(int(((t.half() == 0) & (t != 0)).sum()) for t in load_file(folder / "model.safetensors").values())
+    assert load_family(folder, dtype=torch.float16).underflowed == exact >= 1
+    assert load_family(folder).underflowed == load_family(folder, dtype=torch.bfloat16).underflowed == 0
+
+
+def test_sums_that_overflow_are_no_damage(tmp_path):
+    """Every value is a number, and their sum is none."""
+    folder = talking_family(tmp_path)
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    state["lm_head.weight"][:] = 3e38
+    save_file(state, file)
+    (folder / "elastic_checksums.json").unlink()
+    load_family(folder)

@@ -105,3 +105,21 @@ def test_what_cannot_be_stored_so_leaves_nothing(run, tmp_path):
         )
         assert (code, out) == (2, "") and err.startswith(f"error: {line}") and len(err.splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fp8", "large"]
+
+
+def test_what_becomes_zero_is_told_and_counted(run, tmp_path):
+    values = random_values(PARENT)
+    name = "backbone.embeddings.weight"
+    values[name][3, :5] = [1e-9, -1e-9, 0.0, -0.0, 6e-8]  # the last is the smallest that stays
+    family = write(tmp_path / "family", PARENT, {"mid": MID, "small": SMALL}, tensors=values)
+    exact = sum(int(((t.half() == 0) & (t != 0)).sum()) for t in load_file(family / "model.safetensors").values())
+    assert exact >= 2
+    told = f"{exact} numbers are too small for this dtype, and are 0 now"
+    code, out, err = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "a")
+    assert (code, err) == (0, "") and told in out
+    code, out, _ = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "b", "--json")
+    assert code == 0 and json.loads(out)["underflowed"] == exact
+    cuts = slice_members(family, tmp_path / "c", {"x": PARENT.full, "y": SMALL}, dtype="fp16")
+    assert cuts[0].underflowed == exact and cuts[1].underflowed <= exact
+    code, out, _ = run("slice", family, "--budget", "full", "--dtype", "bf16", "--out", tmp_path / "d")
+    assert code == 0 and "too small" not in out

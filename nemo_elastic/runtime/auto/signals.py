@@ -15,7 +15,7 @@ import torch
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import Begun
+from nemo_elastic.nn.generate import Begun, check_finite
 from nemo_elastic.nn.weights import Weights
 
 #: positions at a prompt's end over which a mean is taken
@@ -38,8 +38,11 @@ def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list
 
     Returns:
         Numbers in the order of `SIGNALS`.
+
+    Raises:
+        ElasticError: logits are not finite.
     """
-    log_tv = logits_tv.to(work_dtype(logits_tv)).log_softmax(-1)
+    log_tv = check_finite(logits_tv).to(work_dtype(logits_tv)).log_softmax(-1)
     entropy_t = torch.special.entr(log_tv.exp()).sum(-1)
     best_t2 = log_tv.topk(2, -1).values
     margin_t = best_t2[:, 0] - best_t2[:, 1]

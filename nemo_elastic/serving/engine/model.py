@@ -92,6 +92,9 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         """Load the family once; what vLLM would read of the files stays unread."""
         device = self.active.model.norm_f.weight.device
         self.family = load_family(self.source, dtype=self.model_config.dtype, device=device)
+        if self.family.underflowed:
+            dtype = self.model_config.dtype
+            logger.warning("%d weights are too small for %s, and are 0", self.family.underflowed, dtype)
         for name, member in zip(self.names, self.members, strict=True):
             member.read(self.family.select(name).weights)
         logger.info(
