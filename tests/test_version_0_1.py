@@ -9,6 +9,7 @@ says what that version read out of it: members, the router's choices and costs, 
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import pytest
 import torch
 
 from nemo_elastic import ElasticConfig, Family, load_family
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.read import read_elastic
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
-from nemo_elastic.slicing.family_folder import read_members
+from nemo_elastic.slicing.family_folder import read_members, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verify import verify
 
@@ -72,6 +74,23 @@ def test_a_checkpoint_is_the_family_folder(old: Path, facts: dict[str, Any], tmp
     again, member = open_source(tmp_path / "small"), open_source(old / "member")
     assert again.held == member.held
     assert all(np.array_equal(again.tensors[n].words, t.words) for n, t in member.tensors.items())
+
+
+def test_folders_are_replaced_and_nothing_beside_them(old: Path, tmp_path: Path) -> None:
+    """They are not signed; what they hold is known by their manifest."""
+    family, ranking = Family.load(old / "family"), Ranking.load(old / "ranking")
+    source = open_source(old / "family")
+    for name, write in (
+        ("family", lambda out: write_family(out, source.parent, source.tensors, family, force=True)),
+        ("member", lambda out: slice_checkpoint(source, out, member="small", force=True)),
+        ("ranking", lambda out: ranking.save(out, force=True)),
+    ):
+        out = Path(shutil.copytree(old / name, tmp_path / name))
+        (out / "notes.txt").touch()
+        with pytest.raises(ElasticError, match=r"holds notes\.txt, which is no part of a"):
+            write(out)
+        (out / "notes.txt").unlink()
+        write(out)
 
 
 def test_rankings_and_shapes_are_read(old: Path, facts: dict[str, Any]) -> None:

@@ -52,14 +52,15 @@ def command(
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.calibrate import held_out
+    from nemo_elastic.formats.checksums import family_digest
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime.auto.file import FILE, family_digest, write_calibration
+    from nemo_elastic.runtime.auto.file import FILE, write_calibration
     from nemo_elastic.runtime.devices import check_device
 
     # What can be refused is refused before anything is computed.
     source = open_source(family)
-    family_digest(source.folder)
+    digest = family_digest(source.folder)
     check_file(source.folder / FILE, force)
     if source.family is None or len(source.family.members) < 2:
         raise ElasticError("calibrate: needs a family of at least two members", family)
@@ -68,7 +69,7 @@ def command(
     check_device(device, "--device")
     measured = _measured(source, folder, samples, prompt_tokens, answer_tokens, seed, batch, device, quiet=json)
     tried = held_out(measured, seed)
-    path = write_calibration(source.folder, measured.calibrate(), force)
+    path = write_calibration(source.folder, measured.calibrate(), force, digest)
     if json:
         typer.echo(json_module.dumps(_told(path, measured, tried), indent=2))
         return

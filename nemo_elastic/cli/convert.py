@@ -43,15 +43,18 @@ def command(
     from nemo_elastic.cli.show import writing
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.formats.registry import open_source, writer
+    from nemo_elastic.formats.registry import CHECKPOINT, open_source, writer
     from nemo_elastic.io.outputs import check_output
+    from nemo_elastic.slicing.family_folder import FAMILY
+    from nemo_elastic.slicing.slicer import MEMBER
 
     if format not in ("hf", "nemo", "megatron"):
         raise bad("--format", format, "hf, megatron or nemo")
     opened = open_source(source)
     if format == "hf" and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
-    check_output(out, force, source)
+    kind = CHECKPOINT if format != "hf" else MEMBER if opened.family is None else FAMILY
+    check_output(out, force, source, kind=kind)
     with writing(f"writing {out}", quiet=json) as progress:
         if format != "hf":
             writer(format, "hf")(opened, opened.held, out, force)

@@ -44,9 +44,9 @@ def command(
     from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.card import served_as
-    from nemo_elastic.slicing.family_folder import init_family
+    from nemo_elastic.slicing.family_folder import UNTRAINED, init_family
 
-    check_output(out, force, parent, config, ranking)
+    check_output(out, force, parent, config, ranking, kind=UNTRAINED)
     with writing(f"writing {out}", quiet=json) as progress:
         block = ElasticConfig.load(config)
         init_family(

@@ -74,10 +74,10 @@ def command(
     from nemo_elastic.config.sections import ImportanceConfig
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.ranking import RankOptions, Unfinished
+    from nemo_elastic.ranking import RANKING, RankOptions, Unfinished
     from nemo_elastic.runtime import load_family
 
-    check_output(out, force, parent, data)
+    check_output(out, force, parent, data, kind=RANKING)
     # refuses what the elastic block would refuse
     ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
     model = load_family(parent).model

@@ -46,11 +46,11 @@ def command(
 
     from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
     from nemo_elastic.io.atomic import filled_dir
-    from nemo_elastic.io.outputs import absolute, check_output, is_empty
+    from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 
-    folder = absolute(out).resolve()
+    folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if not is_empty(folder):
-        check_output(folder, force)
+        check_output(folder, force, kind=kind)
     family = load_recipe(find_recipe(recipe))
     from nemo_elastic.hosts.jobs.executors import local_executor
     from nemo_elastic.rehearsal.report import print_changes, print_report
@@ -63,7 +63,7 @@ def command(
     rehearsal = rehearsal_of(family, str(folder), Short(ranks=ranks, steps=steps), Machines(nodes, devices, gpu))
     if not json:
         print_changes(rehearsal.built.changed, console)
-    with filled_dir(folder, force):
+    with filled_dir(folder, kind, force):
         report = rehearsal.run(run_by(local_executor, family.name), lambda line: typer.echo(line, err=True))
     if json:
         typer.echo(json_module.dumps(report.to_json(), indent=2))

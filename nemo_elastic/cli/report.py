@@ -16,7 +16,7 @@ __all__ = ["command"]
 def command(
     run: Annotated[Path, typer.Argument(help="The folder that a run wrote, e.g. the demo's.")],
     out: Annotated[Path | None, typer.Option("--out", help="The folder to write.", show_default="RUN/report")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output that is more than a report.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a link to an earlier report, too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print files, members and notes as JSON.")] = False,
 ) -> None:
     """Turn a run into one HTML page with plots, and the plots as PNG files beside it.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Subnet
     from nemo_elastic.formats.source import Source
+    from nemo_elastic.io.outputs import Output
     from nemo_elastic.slicing.slicer import Cut
 
 __all__ = ["command"]
@@ -82,7 +83,7 @@ def command(
     options = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
     options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
-    check_output(out, force, source, subnet)
+    check_output(out, force, source, subnet, kind=_kind(format, names))
     spec = serving_spec(parse_dtype(dtype) or opened.dtype, batch=batch, length=length)
     shape, found = None, None
     if subnet is not None:
@@ -109,6 +110,14 @@ def _cut(
             return slice_members(opened, out, _members(opened, names), progress=progress, **options)
         member = names[0] if names else None
         return [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+
+
+def _kind(format: str, names: Sequence[str]) -> Output:
+    """What is going to be written."""
+    from nemo_elastic.formats.registry import CHECKPOINT
+    from nemo_elastic.slicing.slicer import MEMBER, MEMBERS
+
+    return MEMBERS if len(names) > 1 else MEMBER if format == "hf" else CHECKPOINT
 
 
 def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nemo_elastic.cli.sizes import Found, Request
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.core.cost import MemorySpec
+    from nemo_elastic.core.family import Subnet
     from nemo_elastic.core.manifest import Family
     from nemo_elastic.evaluation import Halves, Specialized
     from nemo_elastic.formats.source import Source
@@ -87,8 +88,7 @@ def command(
     spec = serving_spec(source.dtype, batch=batch, length=length)
     start = _start(source, read_request(source.parent, spec, params, memory, ratio, active_params))
     budget = start.request.budget(TASK)
-    if add is not None:
-        _own(family).with_extra(add, start.subnet, budget, force)  # what is refused is refused before the search
+    digest = None if add is None else _addable(family, add, start.subnet, budget, force)
     halves = halves_of(read_task(data, source), seq_length, tokens, seed, f"--data: {data}")
     found = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
     entry = _entry(source, start, budget, found, spec)
@@ -96,7 +96,7 @@ def command(
     if out is not None:
         atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
     if add is not None:
-        _add(family, add, found, budget, force)
+        _add(family, add, found, budget, force, digest, None if out is not None else entry)
     if json:
         written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
         typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
@@ -135,24 +135,32 @@ def _whole_family(source: Source) -> Family:
     return family
 
 
-def _own(folder: Path) -> Family:
-    """The family in a folder of the user's, as it is now: the search takes long, and others may have added to it."""
-    from nemo_elastic.core.manifest import FILE, Family
+def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool) -> str:
+    """Refuse before the search what would be refused after it; gives the digest of the family that is searched."""
+    from nemo_elastic.core.manifest import FILE
     from nemo_elastic.errors import ElasticError
+    from nemo_elastic.formats.checksums import family_digest
+    from nemo_elastic.slicing.extra_shapes import add_extra
 
     if not (folder / FILE).is_file():
         raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
-    return Family.load(folder)
+    add_extra(folder, name, start, budget, force, write=False)
+    return family_digest(folder)
 
 
-def _add(folder: Path, name: str, found: Specialized, budget: Budget, force: bool) -> None:
-    """Keep the found shape in the family itself, and on its card."""
-    from nemo_elastic.slicing.extra_shapes import update_card
-    from nemo_elastic.slicing.lineage import CARD
+def _add(
+    folder: Path, name: str, found: Specialized, budget: Budget, force: bool, digest: str | None, entry: Any
+) -> None:
+    """Keep the found shape in the family itself; where that fails, print `entry`: the search took long."""
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.slicing.extra_shapes import add_extra
 
-    whole = _own(folder).with_extra(name, found.shape, budget, force)
-    whole.save(folder)
-    update_card(folder / CARD, whole)
+    try:
+        add_extra(folder, name, found.shape, budget, force, digest)
+    except ElasticError:
+        if entry is not None:
+            typer.echo(json_module.dumps(entry, indent=2, allow_nan=False))
+        raise
 
 
 def _start(source: Source, request: Request) -> Found:

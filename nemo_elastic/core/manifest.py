@@ -228,9 +228,13 @@ class Family:
         except ElasticError as exc:
             raise exc.within(path) from None
 
+    def text(self) -> str:
+        """Give `elastic.json` as it is written."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
+
     def save(self, folder: str | Path) -> None:
-        """Write `elastic.json` into a folder, whole or not at all."""
-        atomic_write(Path(folder) / FILE, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        """Write `elastic.json` into a new folder, whole or not at all; `formats.checksums.held_family` changes one."""
+        atomic_write(Path(folder) / FILE, self.text())
 
     def _check_axes(self) -> None:
         if set(self.axes) != set(self.parent.axes):

@@ -20,7 +20,7 @@ from nemo_elastic.io.values import integer, number
 
 from . import mix
 from .corpus import Corpus, Document, read_corpus
-from .folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines
+from .folder import DATA, MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines
 from .indexed import write_indexed
 from .reasoning import Problem, long_weights, mixture, short_weights
 from .tokenizer import check_vocab, encode, save_tokenizer, train_tokenizer
@@ -75,7 +75,7 @@ def build_data(
     integer("held_out_problems", held_out_problems, 0, "an integer from 0")
     number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
     tell = progress or _nobody
-    with atomic_dir(out, force, sources) as folder:  # first of all: an existing output is refused at once
+    with atomic_dir(out, force, sources, DATA) as folder:  # first of all: an existing output is refused at once
         tell("reading text", 0.0)
         corpus = read_corpus(sources)
         tell("training the tokenizer", 0.0)

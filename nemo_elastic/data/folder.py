@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_elastic.core.family import known_fields
-from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, load_tokenizer
 from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
 
@@ -31,7 +33,7 @@ from .tokenizer import MAX_VOCAB, MIN_VOCAB
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["MANIFEST", "PROBLEMS", "SPLITS", "CorpusInfo", "DataFolder", "SplitInfo"]
+__all__ = ["DATA", "MANIFEST", "PROBLEMS", "SPLITS", "CorpusInfo", "DataFolder", "SplitInfo"]
 
 VERSION = 1
 MANIFEST = "data.json"
@@ -39,6 +41,20 @@ PROBLEMS = "val_problems.jsonl"
 TOKENIZER = "tokenizer"
 #: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
 SPLITS = ("train", "train_long", "val")
+#: with the orders of samples that Megatron puts there while it trains
+DATA = Output(
+    "a data folder",
+    "|".join(
+        (
+            re.escape(PROBLEMS),
+            f"(?:{'|'.join(SPLITS)})[.](?:bin|idx)",
+            f"{TOKENIZER}/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})",
+            r"(?:index|cache/GPTDataset_indices)/[0-9a-f]{32}-\w+-\w+-\w+[.](?:npy|txt|dsc)",
+        )
+    ),
+    MANIFEST,
+    frozenset({"version", "vocab_size", "corpus", "splits"}),
+)
 
 
 @dataclass(frozen=True)

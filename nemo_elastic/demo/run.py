@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_elastic.io.atomic import atomic_write, filled_dir
-from nemo_elastic.io.outputs import absolute, check_output, is_empty
+from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
 from .context import context_rows
 from .settings import Settings
 
 VERSION = 1
+DEMO = Output("a demo")
 #: loss above the parent's that each member may have, and how far the parent must be below a bigram model
 LIMITS = (0.08, 0.15, 0.25)
 BIGRAM_MARGIN = 0.5
@@ -35,14 +36,14 @@ class Demo:
     Args:
         out: folder to fill; one that is not empty is refused unless `force`, which replaces it.
         settings: sizes.
-        force: replace `out`, if this program wrote it.
+        force: replace `out`, if it is a demo.
         console: where progress goes.
     """
 
     def __init__(self, out: Path, settings: Settings, force: bool = False, console: Console | None = None) -> None:
         self.out, self.settings, self.force = absolute(out).resolve(), settings, force
         if not is_empty(self.out):
-            check_output(self.out, force)
+            check_output(self.out, force, kind=DEMO)
         screen = Console(highlight=False)
         # a file or a pipe has no width of its own: the table must not be cut there
         self.console = console or (screen if screen.is_terminal else Console(highlight=False, width=110))
@@ -62,7 +63,7 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns what metrics.json holds. An older demo goes when this one is whole."""
-        with filled_dir(self.out, self.force):
+        with filled_dir(self.out, DEMO, self.force):
             return self._run()
 
     def _run(self) -> dict[str, Any]:

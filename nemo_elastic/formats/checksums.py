@@ -13,16 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from nemo_elastic.core.family import known_fields
+from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
+from nemo_elastic.io.temporary import locked
 from nemo_elastic.io.values import integer
 
 try:
@@ -38,6 +42,8 @@ __all__ = [
     "ReadCheck",
     "Sums",
     "digest",
+    "family_digest",
+    "held_family",
     "read_checksums",
     "read_digests",
     "write_checksums",
@@ -48,6 +54,8 @@ CHECKSUMS_FILE = "elastic_checksums.json"
 PART_BYTES = 2**18
 #: bytes that are asked for at once, of what is read for its checksum alone
 _STEP = 2**22
+#: of such a file: 12B parameters have a megabyte
+_BYTES = 2**28
 _ALGORITHM = "crc32"
 _DIGITS = 8
 _ONE, _SEVERAL = re.compile("[0-9a-f]{8}"), re.compile("(?:[0-9a-f]{8})+")
@@ -306,3 +314,40 @@ def _digits(field: str, found: object, wanted: re.Pattern[str], allowed: str) ->
         if not isinstance(digits, str) or not wanted.fullmatch(digits):
             raise bad(f"{field}.{name}", digits, allowed)
     return found
+
+
+def family_digest(folder: Path) -> str:
+    """SHA-256 over a family's shapes and the checksums of its tensors: another training is another family.
+
+    Extra shapes are none of its members, and may come and go.
+
+    Raises:
+        ElasticError: The folder is no family.
+    """
+    if not (folder / FILE).is_file():
+        raise ElasticError(f"no family: it has no {FILE}", folder)
+    path = replace(Family.load(folder), extras=()).to_json()
+    found = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
+    if (folder / CHECKSUMS_FILE).is_file():
+        found.update(read_bytes(check_inside(folder / CHECKSUMS_FILE), _BYTES))
+    return found.hexdigest()
+
+
+@contextmanager
+def held_family(folder: Path, known: str | None = None) -> Iterator[Family]:
+    """Hold a family while something is added to its folder; whoever else does so waits, and finds it there.
+
+    Args:
+        folder: Of the family.
+        known: Digest of the family for which it was found, which may have taken long; None for the one that is there.
+
+    Yields:
+        The family as it is now.
+
+    Raises:
+        ElasticError: It is another one by now.
+    """
+    with locked(folder / FILE):
+        if known is not None and family_digest(folder) != known:
+            raise ElasticError("another family was written there meanwhile; start anew", folder)
+        yield Family.load(folder)

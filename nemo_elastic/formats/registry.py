@@ -18,14 +18,17 @@ from typing import Any, Protocol
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
+from nemo_elastic.io.outputs import Output
 
 from .hf import folder as hf
 from .hub import local_folder
 from .source import Shapes, Source
 
-__all__ = ["open_source", "read_parent", "read_shapes", "writer"]
+__all__ = ["CHECKPOINT", "open_source", "read_parent", "read_shapes", "writer"]
 
 WRITERS = "nemo_elastic.writers"
+#: what a writer of another format than ours gives to `atomic_dir`, which lists the files in it
+CHECKPOINT = Output("a checkpoint")
 
 
 class Reader(Protocol):

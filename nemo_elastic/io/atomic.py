@@ -11,14 +11,14 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, is_environment
-from nemo_elastic.io.outputs import absolute, check_output, is_empty, sign
-from nemo_elastic.io.temporary import clear_leftovers, put_in_place, sync, temporary
+from nemo_elastic.io.outputs import MARK, Output, absolute, check_output, is_empty, sign
+from nemo_elastic.io.temporary import clear_leftovers, in_place_of, put_in_place, sync, temporary
 
-__all__ = ["atomic_dir", "atomic_write", "explain_os_error", "explained", "filled_dir", "flush"]
+__all__ = ["atomic_dir", "atomic_write", "explain_os_error", "explained", "filled_dir", "flush", "prepared"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 #: What libraries leave of the operating system's error when they raise their own: safetensors its text, torch's
@@ -27,7 +27,7 @@ _FULL_TEXT = ("No space left on device", "Disk quota exceeded")
 _LARGE_TEXT = ("File too large",)
 _SHORT_TEXT = ("PytorchStreamWriter failed writing", "unexpected pos ")
 #: Names that `temporary` makes up; messages have the target's own.
-_MADE_UP = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(?:lock|tmp|old)", re.DOTALL)
+_MADE_UP = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(?:lock|tmp|old|fill)", re.DOTALL)
 
 
 def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
@@ -43,12 +43,12 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
     path = _target(path)
     told, text = getattr(exc, "errno", None), str(exc)
     if told in _FULL or any(words in text for words in _FULL_TEXT):
-        return ElasticError("no space left on the disk; nothing was written", path)
+        return ElasticError("no space left on the disk; nothing was changed there", path)
     if told == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
-        told = "a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
+        told = "a file is larger than the file system, or `ulimit -f`, allows; nothing was changed there"
         return ElasticError(told, path)
     if any(words in text for words in _SHORT_TEXT):
-        return ElasticError("could not be written to its end, as on a full disk; nothing was written", path)
+        return ElasticError("could not be written to its end, as on a full disk; nothing was changed there", path)
     if not isinstance(exc, OSError) or not is_environment(exc):
         return None
     named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, (str, bytes)) else path
@@ -85,7 +85,10 @@ def _target(path: Path) -> Path:
 
 @contextmanager
 def atomic_dir(
-    out: str | os.PathLike[str], force: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()
+    out: str | os.PathLike[str],
+    force: bool = False,
+    inputs: Sequence[str | os.PathLike[str] | None] = (),
+    kind: Output | None = None,
 ) -> Iterator[Path]:
     """Write a folder whole or not at all.
 
@@ -95,9 +98,10 @@ def atomic_dir(
 
     Args:
         out: The folder to write. Missing parents are made.
-        force: Replace an existing `out`, if it is empty or this program wrote it. The two are exchanged in one step
+        force: Replace an existing `out`, if it is empty or of the same kind. The two are exchanged in one step
             and the old one is removed afterwards. A symbolic link is replaced, not what it points to.
         inputs: All that the block reads. `out` has to be apart from it.
+        kind: What is written; it is signed where it has no manifest. None for what is never replaced.
 
     Yields:
         The folder to write into.
@@ -107,55 +111,57 @@ def atomic_dir(
     """
     path = absolute(out)
     with explained(path):
-        check_output(path, force, *inputs)
-        _make_parent(path)
-        with temporary(path) as tmp:
+        check_output(path, force, *inputs, kind=kind)
+        with _folders_above(path), temporary(path) as tmp:
             tmp.mkdir()  # not tempfile.mkdtemp: the result must have the permissions of the user's umask, not 0700
             yield tmp
+            if kind is not None and kind.manifest == MARK:
+                sign(tmp, kind)
             flush(tmp)
-            check_output(path, force, *inputs)  # something may have appeared while the block ran
+            check_output(path, force, *inputs, kind=kind)  # something may have appeared while the block ran
             _put_new(tmp, path, force)
 
 
 @contextmanager
-def filled_dir(out: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+def filled_dir(out: str | os.PathLike[str], kind: Output, force: bool = False) -> Iterator[Path]:
     """Write a folder in its place, for what has its own path inside; half of it may stay when the block raises.
 
-    An older one stands aside while the block runs. It is removed when the block ends, and back when it raises.
+    An older one stands aside while the block runs. It is removed when the block ends, and back when it raises, or when
+    the process was killed and the next writes the same `out`.
 
     Args:
         out: The folder to write. One that is there and empty is filled.
+        kind: What is written.
         force: Replace an existing `out`, see `atomic_dir`.
 
     Yields:
-        The folder to write into, signed as ours.
+        The folder to write into, signed. What is in it is listed when the block ends or raises.
 
     Raises:
         ElasticError: See `atomic_dir`.
     """
     path = absolute(out)
     clear_leftovers(path)
-    if is_empty(path):
+    with ExitStack() as held:
         with explained(path):
-            sign(path)
-        yield path
-        return
-    check_output(path, force)
-    with explained(path):
-        _make_parent(path)
-    with temporary(path) as tmp:
-        old = tmp.with_suffix(".old")  # whoever leaves `temporary` removes it, or brings it back to an empty place
-        with explained(path):
-            if os.path.lexists(path):
-                os.rename(path, old)
-            path.mkdir()
-            sign(path)
+            made = not is_empty(path)
+            if made:
+                check_output(path, force, kind=kind)
+                held.enter_context(_folders_above(path))
+                held.enter_context(in_place_of(path))
+                path.mkdir()
+            try:
+                sign(path, kind, whole=False)
+            except BaseException:
+                (path / MARK).unlink(missing_ok=True)
+                if made:
+                    path.rmdir()
+                raise
         try:
             yield path
-        except BaseException:
-            if os.path.lexists(old):
-                os.rename(path, tmp)
-            raise
+        finally:
+            with suppress(OSError):
+                sign(path, kind)
 
 
 def atomic_write(path: str | os.PathLike[str], content: str | bytes, replace: bool = True) -> None:
@@ -169,16 +175,35 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes, replace: bo
     Raises:
         ElasticError: It exists and may not, the place cannot be written, or the disk is full.
     """
+    with prepared(path, content, replace):
+        pass
+
+
+@contextmanager
+def prepared(path: str | os.PathLike[str], content: str | bytes, replace: bool = True) -> Iterator[None]:
+    """Write one file beside its place, and put it there when the block ends; nothing is changed where it raises.
+
+    Of several files all are on the disk before the first is put in its place, which is that of the innermost block.
+
+    Args:
+        path, content, replace: See `atomic_write`.
+
+    Raises:
+        ElasticError: See `atomic_write`.
+    """
     path = absolute(path)
     if os.path.isdir(path):  # pathlib's raises where the name is too long
         raise ElasticError("is a folder; name a file", path)
-    with explained(path):
-        _make_parent(path)
-        with temporary(path) as tmp:
+    with ExitStack() as held:
+        with explained(path):
+            held.enter_context(_folders_above(path))
+            tmp = held.enter_context(temporary(path))
             with open(tmp, "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
+        yield
+        with explained(path):
             if replace:
                 os.replace(tmp, path)
                 sync(path.parent)
@@ -193,11 +218,21 @@ def _put_new(tmp: Path, path: Path, force: bool = False) -> None:
         raise ElasticError("another process has written it just now; it is left as it is", path) from None
 
 
-def _make_parent(path: Path) -> None:
+@contextmanager
+def _folders_above(path: Path) -> Iterator[None]:
+    """Make the folders above a path for the block that writes it; where that raises, none of them is left empty."""
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as exc:  # pathlib's word for a file where a folder is needed
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), exc.filename) from None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as exc:  # pathlib's word for a file where a folder is needed
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), exc.filename) from None
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def flush(root: Path) -> None:

@@ -3,9 +3,10 @@
 """What may be written where. Every command's output passes through `check_output` or `check_file`.
 
 - An output is neither one of the command's inputs, nor inside one, nor around one.
-- `--force` replaces an empty folder, or one that this program wrote: a manifest of ours in it says so, or the mark of
-  `sign` where an output has no manifest.
+- `--force` replaces an empty folder, or one of the kind (`Output`) that the command writes, which its manifest or the
+  mark of `sign` says, and which holds nothing beside what such a folder has.
 - What holds the current folder, a home folder or a mount point is never replaced.
+- A place that cannot be written is found before anything is computed for it.
 
 Paths are compared where they really are, by file number too: links and bind mounts are no other place.
 """
@@ -17,44 +18,65 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, is_environment
 from nemo_elastic.io.bounded import open_regular, read_bytes
-from nemo_elastic.io.temporary import clear_leftovers
+from nemo_elastic.io.temporary import clear_leftovers, temporary
 
 __all__ = [
+    "MARK",
+    "Output",
     "absolute",
     "check_apart",
     "check_file",
     "check_output",
+    "check_place",
     "check_room",
+    "holds_text",
     "is_empty",
-    "is_ours",
-    "is_report_page",
     "sign",
+    "why_kept",
 ]
 
-#: The file that signs an output without a manifest: NeMo checkpoints, the demo's folder.
+#: The file that signs an output without a manifest, and lists what is in it: checkpoints, the demo's folder.
 MARK = ".nemo-elastic"
-#: Files by which an output is known, and keys that the JSON object in them has at least.
-_MANIFESTS = {
-    MARK: {"made_by"},
-    "elastic.json": {"version", "parent", "axes", "members"},
-    "elastic_member.json": {"version", "parent", "subnet"},
-    "ranking.json": {"version", "digest", "parent", "depth"},
-    "data.json": {"version", "vocab_size", "corpus", "splits"},
-    "metrics.json": {"version", "seconds", "bigram_loss", "members", "targets"},  # the demo, before it was signed
-}
-#: A report, and what stands near the end of its page.
-_PAGE, _FOOTER, _TAIL = "report.html", b"<footer>Made by nemo-elastic ", 1000
+#: Bytes at a file's end in which `holds_text` looks.
+_TAIL = 1000
 #: What file managers leave in a folder by themselves.
 _NOTHING = {".DS_Store"}
 
 _Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A kind of folder that a command writes, and alone replaces.
+
+    Attributes:
+        name: in words, with an article.
+        files: regular expression of what such a folder may hold beside its manifest, each file by its way from there.
+            Where nobody can say that before, `sign` lists what was written.
+        manifest: the file by which one is known.
+        says: whether what is in that file says so: a JSON object that has these keys at least, or a test of its own.
+    """
+
+    name: str
+    files: str = ""
+    manifest: str = MARK
+    says: frozenset[str] | Callable[[Path], bool] = frozenset()
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether a folder is of this kind, whatever else is in it."""
+        path = folder / self.manifest
+        if callable(self.says):
+            return self.says(path)
+        told = json_object(path)
+        return told.get("kind") == self.name if self.manifest == MARK else bool(told) and self.says <= set(told)
 
 
 def at_hand(path: str | os.PathLike[str] | None) -> str | None:
@@ -103,28 +125,36 @@ def check_apart(out: _Path, *inputs: _Path | None) -> None:
             raise ElasticError(f"{path}: holds {source}, which is read; name another folder")
 
 
-def check_output(out: _Path, force: bool, *inputs: _Path | None) -> None:
+def check_output(out: _Path, force: bool, *inputs: _Path | None, kind: Output | None = None) -> None:
     """Refuse a folder that may not be written.
 
     Args:
         out: The folder.
         force: Whether one that is there may be replaced.
         inputs: All that is going to be read for it, see `check_apart`.
+        kind: What is going to be written, and may be replaced; with None only an empty folder may.
 
     Raises:
-        ElasticError: It is not apart from the inputs; it exists and `force` is False; this program did not write it,
-            or it holds what is never replaced.
+        ElasticError: It is not apart from the inputs; it exists and `force` is False; it is of another kind, or holds
+            what is never replaced, or anything that no such folder has; the place cannot be written.
     """
     path = absolute(out)
     check_apart(path, *inputs)
     clear_leftovers(path)  # what a killed writer left goes even where nothing may be written
-    if not _exists(path):
-        return
-    ours = is_ours(path) or is_empty(path) or (path.is_symlink() and not path.exists())
-    if not force and ours:
-        raise ElasticError(f"{path}: already exists; --force replaces it")
-    if not force:
-        raise ElasticError(f"{path}: already exists, and nemo-elastic did not write it; name another folder")
+    if _exists(path):
+        why = why_kept(path, kind)
+        if not force and why is None:
+            raise ElasticError(f"{path}: already exists; --force replaces it")
+        if not force:
+            raise ElasticError(f"{path}: already exists, and {why}; name another folder")
+        _check_never(path)
+        if why is not None:
+            raise ElasticError(f"{path}: {why}, so --force does not replace it; move it away first")
+    check_place(path)
+
+
+def _check_never(path: Path) -> None:
+    """Refuse what is never replaced, whoever wrote it."""
     places = _places(path)
     for kept, word in _kept():
         if any(_same(kept, place) or _within(kept, place) for place in places):
@@ -134,8 +164,25 @@ def check_output(out: _Path, force: bool, *inputs: _Path | None) -> None:
         raise ElasticError(f"{path}: is a mount point, which cannot be replaced; name a folder inside it")
     if any(_within(mount, place) for mount in mounts for place in places):
         raise ElasticError(f"{path}: holds a mount point and is never replaced; name a new folder")
-    if not ours:
-        raise ElasticError(f"{path}: nemo-elastic did not write it, so --force does not replace it; remove it first")
+
+
+def check_place(out: _Path) -> None:
+    """Refuse what cannot be written because of its place, by taking and leaving a name there.
+
+    Args:
+        out: A folder or a file. Folders above it may be missing: the last one that is there has to take them.
+    """
+    path = absolute(out)
+    place = path
+    while not os.path.lexists(place.parent):
+        place = place.parent
+    try:
+        with temporary(place):
+            pass
+    except OSError as exc:
+        if not is_environment(exc):
+            raise
+        raise ElasticError(f"{path}: cannot be written ({exc.strerror}: {place.parent})") from None
 
 
 def check_file(out: _Path, force: bool, *inputs: _Path | None) -> None:
@@ -144,12 +191,12 @@ def check_file(out: _Path, force: bool, *inputs: _Path | None) -> None:
     check_apart(path, *inputs)
     if path.is_dir():
         raise ElasticError(f"{path}: is a folder; name a file")
-    if not _exists(path):
-        return
-    if not force:
-        raise ElasticError(f"{path}: already exists; --force replaces it")
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise ElasticError(f"{path}: is no regular file, so --force does not replace it; name another file")
+    if _exists(path):
+        if not force:
+            raise ElasticError(f"{path}: already exists; --force replaces it")
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ElasticError(f"{path}: is no regular file, so --force does not replace it; name another file")
+    check_place(path)
 
 
 def check_room(folder: _Path, total: int) -> None:
@@ -166,53 +213,84 @@ def check_room(folder: _Path, total: int) -> None:
     free = disk.f_bavail * disk.f_frsize
     if disk.f_blocks and total > free:  # some network file systems give no sizes
         lack = f"{total:,} bytes are needed and {free:,} free"
-        raise ElasticError(f"no space left on the disk: {lack}; nothing was written")
+        raise ElasticError(f"no space left on the disk: {lack}")
 
 
-def sign(folder: Path, made_by: str = "nemo-elastic") -> None:
-    """Mark a folder as ours, so that `--force` may replace it. For outputs that have no manifest of their own."""
-    (folder / MARK).write_text(json.dumps({"made_by": made_by}) + "\n", encoding="utf-8")
+def sign(folder: Path, kind: Output, whole: bool = True) -> None:
+    """Mark a folder as an output of a kind that has no manifest of its own.
+
+    Args:
+        folder: The folder.
+        kind: What it is.
+        whole: Whether all is in it that is ever written there, and is listed as such. Without a list nothing is known
+            of what else is in it but by `kind.files`.
+    """
+    told = {"made_by": "nemo-elastic", "kind": kind.name} | ({"files": sorted(_contents(folder))} if whole else {})
+    (folder / MARK).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
-def is_ours(folder: _Path) -> bool:
-    """Whether this program wrote a folder, or every folder in it where that is all there is (several members)."""
-    if _has_manifest(Path(folder)):
-        return True
-    inside = _entries(Path(folder))
-    return bool(inside) and all(_has_manifest(Path(folder, name)) for name in inside)
+def why_kept(folder: _Path, kind: Output | None) -> str | None:
+    """Why a folder that is there may not be replaced by a new one of a kind, in words; None where it may be."""
+    path = Path(folder)
+    if is_empty(path) or (path.is_symlink() and not path.exists()):
+        return None
+    if kind is None or not kind.is_at(path):
+        return f"is not {kind.name if kind else 'an output'} that nemo-elastic wrote"
+    files = json_object(path / MARK).get("files") if kind.manifest == MARK else None
+    listed = [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
+    known = {kind.manifest, *listed}
+    try:
+        other = next((name for name in _contents(path) if name not in known and not _is(kind.files, name)), None)
+    except OSError as exc:
+        raise ElasticError(f"{exc.filename}: cannot be read ({exc.strerror})") from None
+    if other is None:
+        return None
+    if kind.manifest == MARK and not kind.files and not listed:
+        return f"is {kind.name} without a list of its files, as a killed writer leaves it"
+    return f"holds {other}, which is no part of {kind.name}"
+
+
+def _contents(folder: Path) -> Iterator[str]:
+    """The way to everything in a folder that is no folder; behind what is no regular file stands an `@`."""
+
+    def fail(exc: OSError) -> None:
+        raise exc
+
+    for here, folders, files in os.walk(folder, onerror=fail):
+        for name in sorted((*folders, *files)):
+            path = os.path.join(here, name)
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISDIR(mode) and name not in _NOTHING:
+                yield os.path.relpath(path, folder) + ("" if stat.S_ISREG(mode) else "@")
+
+
+def _is(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, name, re.DOTALL) is not None
 
 
 def is_empty(folder: _Path) -> bool:
     """Whether a folder is there with nothing in it."""
-    return _entries(Path(folder)) == []
-
-
-def _entries(folder: Path) -> list[str] | None:
     try:
-        return [name for name in os.listdir(folder) if name not in _NOTHING]
+        return all(name in _NOTHING for name in os.listdir(folder))
     except OSError:
-        return None
+        return False
 
 
-def _has_manifest(folder: Path) -> bool:
-    return any(keys <= _keys(folder / name) for name, keys in _MANIFESTS.items()) or is_report_page(folder / _PAGE)
-
-
-def is_report_page(path: Path) -> bool:
-    """Whether a file is the page of a report of ours."""
+def holds_text(path: Path, text: bytes) -> bool:
+    """Whether a text stands near the end of a file."""
     with suppress(OSError, ElasticError), open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-        return _FOOTER in file.read(_TAIL)
+        return text in file.read(_TAIL)
     return False
 
 
-def _keys(path: Path) -> set[str]:
-    """Keys of the JSON object in a file; none where it holds no such thing."""
+def json_object(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file; an empty one where it holds no such thing."""
     try:
         found: Any = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
-        return set()
-    return set(found) if isinstance(found, dict) else set()
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _places(path: Path) -> set[Path]:

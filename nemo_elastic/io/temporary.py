@@ -6,8 +6,9 @@ The names are `.TARGET.TOKEN.KIND` in the target's folder, one token per writer:
 
 - `lock`: an empty file on which the writer holds a lock as long as it lives. Made first, removed last.
 - `tmp`: what is being written, or removed.
-- `old`: what is being replaced, where the file system cannot exchange two names. Always whole: it is renamed to `tmp`
-  before it is removed.
+- `old`: what is being replaced, where the file system cannot exchange two names, or where the target is filled in its
+  place. Always whole: it is renamed to `tmp` before it is removed.
+- `fill`: an empty file, as long as the target is filled in its place: what stands there is then not whole.
 
 A token whose lock is free belongs to a writer that was killed, and the next one for the same target clears it away.
 The lock is a file because network file systems lock no folders.
@@ -27,12 +28,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["clear_leftovers", "is_temporary", "put_in_place", "remove", "sync", "temporary"]
+__all__ = ["clear_leftovers", "in_place_of", "is_temporary", "locked", "put_in_place", "remove", "sync", "temporary"]
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
 #: What it answers where the kernel, a sandbox or the file system does not know a flag.
 _UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
-_KINDS = ("lock", "tmp", "old")
+_KINDS = ("lock", "tmp", "old", "fill")
 _TEMPORARY = re.compile(rf"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})", re.DOTALL)
 #: A file name has at most 255 bytes; what a temporary name adds must still fit.
 _LONGEST = 200
@@ -78,6 +79,45 @@ def put_in_place(tmp: Path, path: Path, replace: bool) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         os.rename(tmp, path)
     sync(path.parent)
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[None]:
+    """Make way for what is filled in its place while the block runs; what was there stands aside.
+
+    It comes back where the block raises, or where the process is killed, and goes where the block ends.
+
+    Args:
+        path: The target. Its folder exists.
+    """
+    with temporary(path) as tmp:
+        tmp.with_suffix(".fill").touch()
+        if os.path.lexists(path):
+            os.rename(path, tmp.with_suffix(".old"))
+        yield
+        tmp.with_suffix(".fill").unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until nobody else holds a file, and hold it while the block runs, which may replace it.
+
+    Args:
+        path: An existing file. Where the file system knows no locks, nobody waits.
+    """
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # network file systems lock what may be written alone
+        except OSError:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
 def clear_leftovers(path: Path) -> None:
@@ -166,14 +206,18 @@ def _writer_is_dead(lock: Path) -> Iterator[bool]:
 
 
 def _clear(path: Path, token: str) -> None:
-    """Remove all that has a token; first bring `path` back if its place was left empty."""
-    lock, tmp, old = (_name(path, token, kind) for kind in _KINDS)
+    """Remove all that has a token; first bring `path` back if its place was left empty, or half filled."""
+    lock, tmp, old, fill = (_name(path, token, kind) for kind in _KINDS)
     remove(tmp)
+    if all(map(os.path.lexists, (fill, old, path))):
+        with suppress(OSError):
+            os.rename(path, tmp)
     if os.path.lexists(old):
         with suppress(OSError):
             os.rename(old, tmp if os.path.lexists(path) else path)
-        remove(tmp)
+    remove(tmp)
     if not os.path.lexists(old):
+        remove(fill)
         remove(lock)
 
 

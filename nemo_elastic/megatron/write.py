@@ -24,9 +24,10 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.adapter import extra_states, stacked_of, to_megatron, to_parts
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.megatron.stored import RELEASE, RUN_CONFIG, TRACKER
+from nemo_elastic.formats.registry import CHECKPOINT
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
-from nemo_elastic.io.outputs import check_room, sign
+from nemo_elastic.io.outputs import check_room
 from nemo_elastic.slicing.slicer import cut_tensors
 
 from .platform.device import cuda_as_cpu
@@ -64,7 +65,7 @@ def write_megatron_checkpoint(
     from megatron.core import dist_checkpointing
 
     sizes = stock_sizes(parent, member.validate(parent), experts=True)
-    with atomic_dir(out, force, []) as folder:
+    with atomic_dir(out, force, kind=CHECKPOINT) as folder:
         state = to_megatron(parent, member, tensors_hf)
         check_room(folder, sum(t.nbytes for t in state.values()))
         dtype = dtype_args(state["embedding.word_embeddings.weight"].dtype)
@@ -75,7 +76,6 @@ def write_megatron_checkpoint(
             dist_checkpointing.save(content, str(release), ("torch_dist", 1), content_metadata={})
         atomic_write(release / RUN_CONFIG, yaml.safe_dump(_run_config(sizes, dtype, seq_length)))
         atomic_write(folder / TRACKER, RELEASE)
-        sign(folder)
     return Path(out)
 
 

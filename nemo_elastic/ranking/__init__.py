@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .options import RankOptions
-from .ranking import Ranking
+from .ranking import RANKING, Ranking
 from .sorting import moved_from, permutation, sort
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
-    "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished", "moved_from",
-    "permutation", "rank", "sort",
+    "RANKING", "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished",
+    "moved_from", "permutation", "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -21,6 +22,7 @@ from nemo_elastic.core.family import Parent, known_fields
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
+from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
 from nemo_elastic.ranking.options import RankOptions
 from nemo_elastic.ranking.orders import check_orders, identity
@@ -29,6 +31,7 @@ VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
 #: two numbers per channel of a parent, a hundred times over: a 12B has 20 MB
 _TENSOR_BYTES = 2**31
+RANKING = Output("a ranking", re.escape(TENSORS), JSON, frozenset({"version", "digest", "parent", "depth"}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,7 @@ class Ranking:
         text = json.dumps(head, indent=2, allow_nan=False) + "\n"
         tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
         tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
-        with atomic_dir(out, force, inputs) as folder:
+        with atomic_dir(out, force, inputs, RANKING) as folder:
             save_file(tensors, folder / TENSORS)
             (folder / JSON).write_text(text, encoding="utf-8")
 

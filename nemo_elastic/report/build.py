@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import check_apart, is_report_page
+from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
 
-from ..errors import ElasticError
 from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes
 from .load import RunRecord, load_run
 from .page import Picture, render
@@ -33,6 +33,14 @@ FIGURES: dict[str, Callable[[RunRecord, Sheet], Drawing | None]] = {
 __all__ = ["FIGURES", "PAGE", "build_report"]
 
 
+def _is_page(path: Path) -> bool:
+    """Whether a file is the page of a report of ours, by what stands near its end."""
+    return holds_text(path, b"<footer>Made by nemo-elastic ")
+
+
+REPORT = Output("a report", "|".join(map(re.escape, FIGURES)), PAGE, _is_page)
+
+
 def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
     """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
 
@@ -43,7 +51,7 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     Args:
         run: The folder that a run wrote, e.g. what `nemo-elastic demo --out` named.
         out: The folder to write, `report` in the run's when None. An earlier report there is replaced.
-        force: Replace an earlier report with other files beside it, or another folder that this program wrote.
+        force: Replace a link to an earlier report, too.
 
     Returns:
         The page.
@@ -57,7 +65,8 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     read = _read_for(run)
     check_apart(target, *read)  # first: what is read may be what would be replaced
     loaded = load_run(run)
-    with atomic_dir(target, force or _is_report(target), read) as folder:
+    earlier = target.is_dir() and not target.is_symlink() and why_kept(target, REPORT) is None
+    with atomic_dir(target, force or earlier, read, REPORT) as folder:
         with house():
             drawn = {name: _picture(loaded, draw, folder / name) for name, draw in FIGURES.items()}
         pictures = {name: picture for name, picture in drawn.items() if picture is not None}
@@ -90,15 +99,4 @@ def _read_for(run: Path) -> list[Path]:
         inside = [Path(run, name) for name in os.listdir(run)]
     except OSError:
         return []  # `load_run` says what it is
-    return [path for path in inside if path.name != DEFAULT and not is_report_page(path / PAGE)]
-
-
-def _is_report(folder: Path) -> bool:
-    """Whether a folder holds files of a report and nothing else, so that nothing is lost when it is replaced."""
-    if not folder.is_dir() or folder.is_symlink():
-        return False
-    try:
-        names = {entry.name for entry in os.scandir(folder) if entry.name != ".DS_Store"}
-    except OSError as exc:
-        raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
-    return names <= {PAGE, *FIGURES} and (not names or is_report_page(folder / PAGE))
+    return [path for path in inside if path.name != DEFAULT and not _is_page(path / PAGE)]

@@ -12,8 +12,8 @@ from nemo_elastic.formats.registry import open_source
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.ranking import Ranking
 
-from .family_folder import write_family
-from .slicer import slice_members
+from .family_folder import FAMILY, write_family
+from .slicer import MEMBERS, slice_members
 
 __all__ = ["slice_family"]
 
@@ -26,8 +26,8 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
         out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
         ranking: folder of the ranking that sorted the weights, for the family's record.
     """
-    for name in ("family", "members"):
-        check_output(Path(out, name), True, checkpoint, ranking)
+    for name, kind in (("family", FAMILY), ("members", MEMBERS)):
+        check_output(Path(out, name), True, checkpoint, ranking, kind=kind)
     source = open_source(checkpoint)
     if source.family is None:
         raise bad("checkpoint", checkpoint, "an elastic checkpoint")

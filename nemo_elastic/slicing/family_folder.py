@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,31 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.write import entries_of, write_model, write_text
+from nemo_elastic.formats.hf.write import FILES, entries_of, write_model, write_text
 from nemo_elastic.formats.pieces import SPAN, Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.outputs import Output, check_output, json_object
 from nemo_elastic.io.read import read_json
 
 from .card import family_card
 from .lineage import CARD, Lineage, lineage_of
 
-__all__ = ["init_family", "read_members", "write_family"]
+__all__ = ["FAMILY", "UNTRAINED", "init_family", "read_members", "write_family"]
+
+FAMILY = Output(
+    "a family",
+    f"{FILES}|{re.escape(CALIBRATION)}",
+    FILE,
+    frozenset({"version", "parent", "axes", "members"}),
+)
 
 
 def write_family(
@@ -78,6 +87,16 @@ def write_family(
     return _write(out, family, entries, base, files_from, lineage, force, shard_bytes, progress)
 
 
+def _is_untrained(path: Path) -> bool:
+    """Whether `init` wrote a family, by what its manifest says of where it comes from."""
+    told = json_object(path).get("provenance")
+    return isinstance(told, dict) and told.get("training", ...) is None
+
+
+#: what `init` replaces: weeks of training are not in it
+UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
+
+
 def init_family(
     parent_folder: str | Path,
     config: ElasticConfig,
@@ -115,7 +134,7 @@ def init_family(
     """
     source = open_source(parent_folder)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
-    check_output(out, force, source.folder, ranking, config.ranking, config.shapes)
+    check_output(out, force, source.folder, ranking, config.ranking, config.shapes, kind=UNTRAINED)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent)
@@ -135,7 +154,9 @@ def init_family(
         drop_order=order,
     )
     kept = source.prediction if digest is None else {}
-    _write(out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, kept)
+    _write(
+        out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, kept, UNTRAINED
+    )
     return family
 
 
@@ -164,9 +185,10 @@ def _write(
     shard_bytes: int,
     progress: Progress | None,
     prediction: Mapping[str, Raw] | None = None,
+    kind: Output = FAMILY,
 ) -> Path:
     parent = family.parent
-    with atomic_dir(out, force, [files_from]) as folder:
+    with atomic_dir(out, force, [files_from], kind) as folder:
         write_model(
             folder,
             parent,

@@ -23,21 +23,23 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.dtypes import Converted, check_convertible, in_dtype, parse_dtype, stored_as
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.write import Model, write_models, write_text
+from nemo_elastic.formats.hf.write import FILES, Model, write_models, write_text
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, writer
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import check_apart
+from nemo_elastic.io.outputs import Output, check_apart
 
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
 
-__all__ = ["Cut", "cut_pieces", "cut_tensors", "left_out", "slice_checkpoint", "slice_members"]
+__all__ = ["MEMBER", "MEMBERS", "Cut", "cut_pieces", "cut_tensors", "left_out", "slice_checkpoint", "slice_members"]
 
 HF = "hf"
+MEMBER = Output("a member", FILES, MEMBER_FILE, frozenset({"version", "parent", "subnet"}))
+MEMBERS = Output("a folder of members")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def slice_checkpoint(
     if write is not None:
         write(opened, target, out, force)
     else:
-        with atomic_dir(out, force) as folder:
+        with atomic_dir(out, force, kind=MEMBER) as folder:
             (lost,) = _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
     return _cut(opened, Path(out), target, origin, lost)
 
@@ -154,7 +156,7 @@ def slice_members(
     write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
     lost = [0] * len(targets)
-    with atomic_dir(out, force) as folder:
+    with atomic_dir(out, force, kind=MEMBERS) as folder:
         if write is not None:
             for name, (target, _) in targets.items():
                 write(opened, target, folder / name)

@@ -18,7 +18,8 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.io.outputs import check_output
+from nemo_elastic.ranking import RANKING, Ranking, RankOptions, rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
@@ -83,6 +84,8 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     smallest = axes[DEPTH].choices[-1]
     if config.ranking is not None:
         return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+    if host.first:
+        check_output(out / "ranking", True, kind=RANKING)  # it takes long
     imp = config.importance
     options = RankOptions(
         ffn=imp.ffn,

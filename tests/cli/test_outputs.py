@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import shutil
 import typing
@@ -19,7 +20,7 @@ from nemo_elastic.cli.app import COMMANDS
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.io.outputs import sign
+from nemo_elastic.io.outputs import Output, sign
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from tests.bad_input.case import BLOCK, SMALL, Originals
 from tests.slicing.helpers import call, contents
@@ -77,15 +78,13 @@ def box(tmp_path_factory) -> Path:
     originals = Originals(tmp_path_factory.mktemp("originals"))
     box = tmp_path_factory.mktemp("place") / "box"
     box.mkdir()
-    sign(box)
+    sign(box, Output("a box"), whole=False)
     originals.copy({"family", "parent", "ranking", "data", "elastic.yaml"}, box)
     for path, text in (("texts/a.txt", "text"), ("run/metrics.json", '{"version": 1}'), ("shape.json", "{}")):
         (box / path).parent.mkdir(exist_ok=True)
         (box / path).write_text(text)
     (box / "run" / "family").mkdir()
     (box / "run" / "family" / "elastic.json").write_text("{}")
-    sign(box / "texts")
-    sign(box / "run")
     (box.parent / "link").symlink_to(box)
     return box
 
@@ -124,12 +123,86 @@ def test_no_output_replaces_what_is_not_ours(box, name, tmp_path):
     (tmp_path / "link").symlink_to("thesis")
     for out in ("thesis", "link"):
         for force, words in (
-            ([], "already exists, and nemo-elastic did not write it"),
-            (["--force"], "did not write"),
+            ([], "already exists, and is not a"),
+            (["--force"], "that nemo-elastic wrote, so --force does not replace it; move it away first"),
         ):
             code, told = call(name, *shlex.split(line.format(**values)), "--out", tmp_path / out, *force)
             assert (code, len(told.splitlines())) == (2, 1) and words in told, told
     assert contents(tmp_path / "thesis") == {"a.tex": b"mine"} and (tmp_path / "link").is_symlink()
+
+
+@pytest.fixture(scope="module")
+def own(box, tmp_path_factory) -> dict[str, Path]:
+    """What each command writes, and alone replaces; the larger ones as their marks say it."""
+    place = tmp_path_factory.mktemp("own")
+    fine("init", box / "parent", "--config", box / "elastic.yaml", "--out", place / "init")
+    fine("slice", box / "family", "--budget", "small", "--out", place / "slice")
+    for name in ("data", "ranking"):
+        shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
+    (place / "report").mkdir()
+    (place / "report" / "report.html").write_text("<p>\n<footer>Made by nemo-elastic 0.1.0 from the files.</footer>\n")
+    for name, kind in (("convert", "a checkpoint"), ("demo", "a demo"), ("rehearse", "a rehearsal")):
+        (place / name / "weights").mkdir(parents=True)
+        (place / name / "weights" / "0.distcp").write_text("weights")
+        sign(place / name, Output(kind))
+    return {name: place / name for name in LINES if name not in FILES}
+
+
+def fine(*arguments: object) -> None:
+    code, told = call(*arguments)
+    assert code == 0, told
+
+
+def forced(box: Path, name: str, out: Path) -> tuple[int, str]:
+    """A command with --force over a folder."""
+    line, inputs = LINES[name]
+    values = {key: str(box / value) for key, value in inputs.items()}
+    return call(name, *shlex.split(line.format(**values)), "--out", out, "--force")
+
+
+FOLDERS = [name for name in LINES if name not in FILES]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("extra", ["notes.txt", "mine/notes.txt", "link"])
+def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name, extra):
+    out = Path(shutil.copytree(own[name], tmp_path / "out"))
+    (out / extra).parent.mkdir(exist_ok=True)
+    (out / extra).symlink_to(box / "family") if extra == "link" else (out / extra).write_text("mine")
+    before = contents(tmp_path)
+    code, told = forced(box, name, out)
+    assert (code, len(told.splitlines())) == (2, 1), told
+    assert f"out: holds {extra}" in told and ", which is no part of a" in told and "so --force does not" in told
+    assert contents(tmp_path) == before and os.path.lexists(out / extra)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_output_replaces_what_another_command_wrote(box, own, tmp_path, name):
+    """A folder of several families was taken for one output of ours, by every command."""
+    for number in "12":
+        shutil.copytree(box / "family", tmp_path / "models" / number)
+    others = {other: path for other, path in own.items() if other != name}
+    shutil.copytree(own["slice"], tmp_path / "members" / "small")
+    for out in (tmp_path / "models", tmp_path / "members", box / "family", *others.values()):
+        if out == box / "family" and name in ("slice", "convert"):
+            continue  # which read it
+        before = contents(out)
+        code, told = forced(box, name, out)
+        assert (code, len(told.splitlines())) == (2, 1), (out, told)
+        assert "that nemo-elastic wrote, so --force does not replace it" in told or "a list of its files" in told
+        assert contents(out) == before
+
+
+def test_a_folder_of_members_is_replaced_by_the_same_alone(box, tmp_path):
+    line = ("slice", box / "family", "--budget", "small", "--budget", "full", "--out", tmp_path / "cuts")
+    fine(*line)
+    fine(*line, "--force")
+    fine("slice", box / "family", "--budget", "small", "--out", tmp_path / "cuts" / "small", "--force")
+    fine(*line, "--force")
+    (tmp_path / "cuts" / "full" / "notes.txt").write_text("mine")
+    code, told = call(*line, "--force")
+    assert code == 2 and "cuts: holds full/notes.txt, which is no part of a folder of members, so --force" in told
+    assert (tmp_path / "cuts" / "full" / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("name", list(LINES))

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.search import trained_space
+from nemo_elastic.slicing.extra_shapes import add_extra
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 
@@ -157,3 +160,29 @@ def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):
     assert code == 0 and memory(SHAPE, found_in(out), spec) <= limit
     assert json.loads(out)["budget"]["memory"] == {"size": f"{limit}B", "batch": 4, "length": 64, "weights": "fp32",
                                                    "cache": "bf16", "state": "fp32"}  # fmt: skip
+
+
+def test_side_by_side_all_are_kept(folder, data, tmp_path):
+    names = [f"task{i}" for i in range(4)]
+    command = [sys.executable, "-m", "nemo_elastic", "specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK]
+    runs = [subprocess.Popen([*map(str, [*command, "--add", name])], stdout=subprocess.DEVNULL) for name in names]
+    assert [run.wait() for run in runs] == [0] * 4
+    assert sorted(Family.load(folder).extra_names) == names
+
+
+def test_what_was_found_is_printed_where_it_cannot_be_kept(capsys, folder, data, monkeypatch):
+    """The name was free when the search began; another command took it meanwhile."""
+    import nemo_elastic.evaluation as evaluation
+
+    searched = evaluation.specialize
+
+    def meanwhile(*arguments, **options):
+        found = searched(*arguments, **options)
+        add_extra(folder, "code", MEMBERS["small"])
+        return found
+
+    monkeypatch.setattr(evaluation, "specialize", meanwhile)
+    line = ("specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK, "--add", "code")
+    code, out, err = run(capsys, *line)
+    assert code == 2 and err.endswith("error: extras.code: already there; --force replaces it\n")
+    assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == MEMBERS["small"]

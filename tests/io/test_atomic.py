@@ -12,18 +12,20 @@ import stat
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.atomic import atomic_dir, atomic_write, explain_os_error, filled_dir
-from nemo_elastic.io.outputs import MARK, sign
+from nemo_elastic.io.atomic import atomic_dir, atomic_write, explain_os_error, filled_dir, prepared
+from nemo_elastic.io.outputs import MARK, Output
 
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+OURS = Output("a test output")
+
+
 def write(out, text="new", **options):
     """A folder of ours: it is signed."""
-    with atomic_dir(out, **options) as tmp:
-        sign(tmp)
+    with atomic_dir(out, kind=OURS, **options) as tmp:
         (tmp / "sub").mkdir()
         (tmp / "sub" / "file").write_text(text)
 
@@ -67,7 +69,7 @@ def test_a_folder_that_is_filled_in_its_place(tmp_path, before, way):
         out.mkdir(parents=True)
     raised = {"done": None, "failed": RuntimeError("bug"), "interrupted": KeyboardInterrupt()}[way]
     try:
-        with filled_dir(out, force=before == "ours") as folder:
+        with filled_dir(out, OURS, force=before == "ours") as folder:
             assert folder == out and names(out) == [MARK]
             (out / "new").touch()
             if raised is not None:
@@ -83,7 +85,7 @@ def test_a_folder_that_is_filled_replaces_nothing_else(tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "thesis").touch()
     for name, force in (("mine", False), ("theirs", False), ("theirs", True)):
-        with pytest.raises(ElasticError), filled_dir(tmp_path / name, force):
+        with pytest.raises(ElasticError), filled_dir(tmp_path / name, OURS, force):
             pytest.fail("the block must not run")
     assert names(tmp_path / "mine") == [MARK, "sub"] and names(tmp_path / "theirs") == ["thesis"]
 
@@ -91,7 +93,7 @@ def test_a_folder_that_is_filled_replaces_nothing_else(tmp_path):
 def test_a_failure_under_force_keeps_the_old_one(tmp_path):
     out = tmp_path / "out"
     write(out, "old")
-    with pytest.raises(RuntimeError), atomic_dir(out, force=True):
+    with pytest.raises(RuntimeError), atomic_dir(out, force=True, kind=OURS):
         raise RuntimeError
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
 
@@ -108,7 +110,7 @@ def test_a_full_disk_is_one_line(tmp_path, code):
     with pytest.raises(ElasticError) as raised, atomic_dir(tmp_path / "out") as tmp:
         (tmp / "file").write_text("x")
         raise OSError(code, os.strerror(code), str(tmp / "file"))
-    assert str(raised.value) == f"{tmp_path / 'out'}: no space left on the disk; nothing was written"
+    assert str(raised.value) == f"{tmp_path / 'out'}: no space left on the disk; nothing was changed there"
     assert names(tmp_path) == []
 
 
@@ -236,13 +238,44 @@ def test_an_unwritable_folder_is_one_line_that_names_it(tmp_path, monkeypatch):
     (tmp_path / "ro").mkdir()
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "mkdir", lambda path, *rest, **other: refuse(path, *rest, make=True, **other))
-    for out, where in (
-        (tmp_path / "ro" / "out", tmp_path / "ro"),
-        (tmp_path / "ro" / "a" / "out", tmp_path / "ro" / "a"),
-    ):
+    for out in (tmp_path / "ro" / "out", tmp_path / "ro" / "a" / "out"):
         with pytest.raises(ElasticError) as told:
             write(out)
-        assert told.value.message == f"{out}: cannot be written (Read-only file system: {where})"
+        assert told.value.message == f"{out}: cannot be written (Read-only file system: {tmp_path / 'ro'})"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
+def test_folders_above_a_failed_output_do_not_stay(tmp_path, error):
+    for write_it in (lambda: atomic_dir(tmp_path / "a" / "b" / "out"), lambda: prepared(tmp_path / "a" / "f", "x")):
+        with pytest.raises(type(error)), write_it():
+            raise error
+        assert names(tmp_path) == []
+    with pytest.raises(type(error)), atomic_dir(tmp_path / "a" / "out"):
+        atomic_write(tmp_path / "a" / "theirs", "x")
+        raise error
+    assert names(tmp_path / "a") == ["theirs"]
+
+
+def test_of_several_files_none_is_changed_unless_all_are_on_the_disk(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        atomic_write(path, "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for a, b, told in (("new", "x" * 2000, second), ("x" * 2000, "new", first)):
+            with pytest.raises(ElasticError, match=f"^{told}: a file is larger .*; nothing was changed there$"):
+                with prepared(first, a), prepared(second, b):
+                    pytest.fail("the block must not run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(RuntimeError), prepared(first, "new"), prepared(second, "new"):
+        assert first.read_text() == second.read_text() == "old"
+        raise RuntimeError
+    assert first.read_text() == second.read_text() == "old" and names(tmp_path) == ["first", "second"]
+    with prepared(first, "new"), prepared(second, "new"):
+        pass
+    assert first.read_text() == second.read_text() == "new" and names(tmp_path) == ["first", "second"]
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "é" * 128])

@@ -16,8 +16,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.io import atomic as files
 from nemo_elastic.io import outputs
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
-from nemo_elastic.io.outputs import MARK, check_apart, check_file, check_output, is_ours, sign
-from tests.io.test_atomic import names, write
+from nemo_elastic.io.outputs import MARK, Output, check_apart, check_file, check_output, check_place, sign, why_kept
+from tests.io.test_atomic import OURS, names, write
 from tests.slicing.helpers import scratch
 
 
@@ -32,9 +32,9 @@ def test_an_existing_output_is_refused_and_untouched(tmp_path, kind):
         out.write_text("old")
     else:
         out.symlink_to("nowhere")
-    told = "already exists, and nemo-elastic did not write it; name another" if kind == "file" else (
-        "already exists; --force replaces it"
-    )  # fmt: skip
+    told = "already exists; --force replaces it"
+    if kind == "file":
+        told = "already exists, and is not a test output that nemo-elastic wrote; name another folder"
     with pytest.raises(ElasticError, match=f"out: {told}"):
         write(out)
     assert names(tmp_path) == ["out"]
@@ -47,7 +47,7 @@ def test_force_replaces_what_is_ours(tmp_path, kind):
     write(other, "kept")
     if kind == "folder":
         write(out, "old")
-        (out / "stale").write_text("x")
+        (out / "sub" / ".DS_Store").touch()
     elif kind == "empty folder":
         out.mkdir()
         (out / ".DS_Store").touch()  # nobody's file
@@ -76,46 +76,77 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path, kind):
     else:
         out.symlink_to(other if kind.endswith("folder") else other / "thesis")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ElasticError, match="out: nemo-elastic did not write it, so --force does not replace it"):
-        with atomic_dir(out, force=True):
+    told = "out: is not a test output that nemo-elastic wrote, so --force does not replace it; move it away first"
+    with pytest.raises(ElasticError, match=told):
+        with atomic_dir(out, force=True, kind=OURS):
             pytest.fail("the block must not run")
-    with pytest.raises(ElasticError, match="out: already exists, and nemo-elastic did not write it"):
+    with pytest.raises(ElasticError, match="out: already exists, and is not a test output that"):
         write(out)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("what", ["file", "deep file", "link", "link to a folder", "pipe", "link for a file"])
+def test_force_does_not_replace_what_holds_anything_else(tmp_path, what):
+    """What was listed is replaced, and a folder without files is nothing; what else is there was put there."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    write(out, "old")
+    (out / "empty").mkdir()
+    name = {"file": "thesis", "deep file": "sub/deep/thesis", "link for a file": "sub/file"}.get(what, "thesis")
+    (out / name).parent.mkdir(exist_ok=True)
+    if what == "pipe":
+        os.mkfifo(out / name)
+    elif what.startswith("link"):
+        (out / name).unlink(missing_ok=True)
+        (out / name).symlink_to(other if what == "link to a folder" else "nowhere")
+    else:
+        (out / name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    told = f"holds {name}{'' if 'file' in what and 'link' not in what else '@'}, which is no part of a test output"
+    for force, words in ((False, f"already exists, and {told}; name another"), (True, f"{told}, so --force does not")):
+        with pytest.raises(ElasticError, match=f"out: {words}"):
+            write(out, force=force)
+    assert sorted(tmp_path.rglob("*")) == before
+    (out / name).unlink()
+    write(out, force=True)
+    assert names(out) == [MARK, "sub"]
+
+
+def test_an_output_without_a_list_is_kept(tmp_path):
+    """Of a writer that was killed; and `kind=None` writes what is never replaced."""
+    (tmp_path / "out").mkdir()
+    sign(tmp_path / "out", OURS, whole=False)
+    assert why_kept(tmp_path / "out", OURS) is None  # nothing else is in it
+    (tmp_path / "out" / "file").touch()
+    for kind, why in (
+        (OURS, "is a test output without a list of its files, as a killed writer leaves it, so --force"),
+        (None, "is not an output that nemo-elastic wrote, so --force"),
+        (Output("another output"), "is not another output that nemo-elastic wrote, so --force"),
+    ):
+        with pytest.raises(ElasticError, match=f"out: {why}"), atomic_dir(tmp_path / "out", True, kind=kind):
+            pytest.fail("the block must not run")
+    for text in ('{"kind": "a test output", "files": 3}', '{"kind": "a test output", "files": [[], "x"]}', "[", "{}"):
+        (tmp_path / "out" / MARK).write_text(text)
+        assert why_kept(tmp_path / "out", OURS) is not None
 
 
 def test_what_became_foreign_while_the_block_ran_is_not_replaced(tmp_path):
     out = tmp_path / "out"
     write(out, "old")
-    with pytest.raises(ElasticError, match="nemo-elastic did not write it"), atomic_dir(out, force=True):
-        (out / MARK).unlink()
+    with pytest.raises(ElasticError, match="holds thesis, which"), atomic_dir(out, force=True, kind=OURS):
+        (out / "thesis").touch()
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "ours"),
-    [
-        ("elastic.json", '{"version": 1, "parent": {}, "axes": {}, "members": {}}', True),
-        ("elastic_member.json", '{"version": 1, "parent": {}, "subnet": {}}', True),
-        ("ranking.json", '{"version": 1, "digest": "", "parent": {}, "depth": []}', True),
-        ("data.json", '{"version": 1, "vocab_size": 1, "corpus": {}, "splits": {}}', True),
-        ("metrics.json", '{"version": 1, "seconds": {}, "bigram_loss": 1, "members": [], "targets": {}}', True),
-        ("report.html", "<p>\n<footer>Made by nemo-elastic 0.1.0 from the files of the run alone.</footer>\n", True),
-        ("data.json", '{"version": 1, "users": []}', False),
-        ("data.json", "[" * 100_000, False),
-        ("metrics.json", "[1]", False),
-        ("report.html", "<footer>Made by pytest-html</footer>", False),
-        ("config.json", '{"model_type": "nemotron_h"}', False),
-    ],
-)
-def test_a_folder_is_known_by_its_manifest(tmp_path, name, text, ours):
-    """Also one of release 0.1, which signed nothing."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).write_text(text)
-    assert is_ours(tmp_path / "out") is ours
-    assert is_ours(tmp_path) is ours  # several members: each in a folder of its own
-    (tmp_path / "thesis").touch()
-    assert is_ours(tmp_path) is False
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_made(tmp_path):
+    """`tests/slicing/test_faults.py` mounts one that is read-only."""
+    (tmp_path / "file").touch()
+    check_place(tmp_path / "a" / "b" / "out")
+    check_place(tmp_path / "file")
+    assert names(tmp_path) == ["file"]
+    for check in (check_place, lambda out: check_file(out, False), lambda out: check_output(out, False)):
+        with pytest.raises(ElasticError, match=r"out: cannot be written \(Not a directory: "):
+            check(tmp_path / "file" / "out")
 
 
 def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypatch):
@@ -138,8 +169,8 @@ def test_force_never_replaces_them_under_another_name(tmp_path, monkeypatch):
     for folder in (work, home):
         folder.mkdir(parents=True)
         (folder / "thesis").touch()
-        sign(folder)
-    sign(tmp_path / "disk")
+        sign(folder, OURS)
+    sign(tmp_path / "disk", OURS)
     for name, target in (("work", work), ("home", home), ("all", tmp_path / "disk")):
         (tmp_path / name).symlink_to(target)
     monkeypatch.chdir(tmp_path / "work")

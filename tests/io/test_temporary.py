@@ -19,9 +19,11 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io import temporary as renames
-from nemo_elastic.io.atomic import atomic_dir, atomic_write, flush
+from nemo_elastic.io.atomic import atomic_dir, atomic_write, filled_dir, flush
 from nemo_elastic.io.outputs import MARK, sign
-from nemo_elastic.io.temporary import clear_leftovers, put_in_place, remove, temporary
+from nemo_elastic.io.temporary import clear_leftovers, locked, put_in_place, remove, temporary
+
+from .test_atomic import OURS
 
 #: What Python tells its audit hooks of, among the steps that touch the disk.
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.flock"}
@@ -41,12 +43,11 @@ def names(folder):
 
 
 def write(out: Path, text: str = "new") -> None:
-    with atomic_dir(out, force=True) as tmp:
+    with atomic_dir(out, force=True, kind=OURS) as tmp:
         fill(tmp, text)
 
 
 def fill(folder: Path, text: str) -> None:
-    sign(folder)
     (folder / "sub").mkdir()
     for name in ("a", "sub/b"):
         (folder / name).write_text(text)
@@ -57,6 +58,7 @@ def write_over(out: Path) -> None:
     with temporary(out) as tmp:
         tmp.mkdir()
         fill(tmp, "new")
+        sign(tmp, OURS)
         flush(tmp)
         put_in_place(tmp, out, replace=True)
 
@@ -151,6 +153,66 @@ def test_killed_again_while_clearing_up(tmp_path, way):
     assert again > 15
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_that_is_filled_in_its_place_killed_at_every_step(tmp_path, before):
+    """An older one comes back whenever the new one was not whole; nothing else stays beside it."""
+
+    def refill() -> None:
+        with filled_dir(out, OURS, force=True):
+            for name in ("a", "sub/b"):
+                (out / name).parent.mkdir(exist_ok=True)
+                (out / name).write_text("new")
+
+    seen = set()
+    for step in range(1000):
+        out = tmp_path / str(step) / "out"
+        out.parent.mkdir()
+        if before:
+            write(out, "old")
+        if not killed_at(step, refill):
+            break
+        clear_leftovers(out)
+        if before:
+            seen.add(state(out))
+        assert names(out.parent) in (["out"], [] if not before else ["out"])
+        shutil.rmtree(out.parent)
+    assert step > 15 and seen == ({"old", "new"} if before else set())
+    assert state(out) == "new" and names(out.parent) == ["out"]
+
+
+def test_a_full_disk_before_a_folder_is_filled_leaves_the_old_one(tmp_path, monkeypatch):
+    out, new = tmp_path / "out", tmp_path / "new"
+    write(out, "old")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nemo_elastic.io.atomic.sign", full)
+    for place in (out, new):
+        with pytest.raises(ElasticError, match="no space left"), filled_dir(place, OURS, force=True):
+            pytest.fail("the block must not run")
+    assert state(out) == "old" and names(tmp_path) == ["out"]
+
+
+def _count(path: Path, seed: int) -> None:
+    for i in range(25):
+        with locked(path):
+            atomic_write(path, f"{path.read_text()}{seed}.{i}\n")
+
+
+def test_what_is_held_is_changed_by_one_at_a_time(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_count, args=(path, seed)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(path.read_text().split()) == sorted(f"{seed}.{i}" for seed in range(4) for i in range(25))
+    assert names(tmp_path) == ["file"]
+
+
 def test_a_file_killed_at_every_step(tmp_path):
     path = tmp_path / "file"
     for step in range(100):
@@ -165,13 +227,13 @@ def test_a_file_killed_at_every_step(tmp_path):
 
 def test_what_a_living_writer_has_is_left_alone(tmp_path):
     out = tmp_path / "out"
-    with atomic_dir(out, force=True) as tmp:
+    with atomic_dir(out, force=True, kind=OURS) as tmp:
         write(tmp_path / "warm up")
         clear_leftovers(out)
         write(out, "meanwhile")
         assert tmp.is_dir() and state(out) == "meanwhile"
         (tmp / "file").write_text("x")
-    assert names(out) == ["file"] and names(tmp_path) == ["out", "warm up"]
+    assert names(out) == [MARK, "file"] and names(tmp_path) == ["out", "warm up"]
 
 
 def test_only_leftovers_of_this_target_are_cleared(tmp_path):

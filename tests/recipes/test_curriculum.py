@@ -67,7 +67,7 @@ def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
 
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
-    from nemo_elastic.io.outputs import sign
+    from nemo_elastic.io.outputs import Output, sign
     from nemo_elastic.slicing.all_members import slice_family
 
     for checkpoint, ranking in (
@@ -79,7 +79,7 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
         place = tmp_path / checkpoint.replace("/", "-") / str(ranking).replace("/", "-")
         for name in ("family", "members", "stage2"):
             (place / name).mkdir(parents=True)
-            sign(place / name)
+            sign(place / name, Output("a folder"))
         (place / checkpoint).mkdir(exist_ok=True)
         before = sorted(place.rglob("*"))
         with pytest.raises(ElasticError, match="which is read; name"):
@@ -89,7 +89,7 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
 
 def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """The place alone: `tests/recipes/test_tiny.py` ranks for real."""
-    from nemo_elastic.hosts.nemo.curriculum.rank import save_whole
+    from nemo_elastic.hosts.nemo.curriculum.rank import UNFINISHED, save_whole
     from nemo_elastic.io.outputs import sign
 
     class Full:
@@ -106,11 +106,12 @@ def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None
     theirs = tmp_path / "a-unfinished"
     theirs.mkdir()
     (theirs / "thesis").touch()
-    with pytest.raises(ElasticError, match="a-unfinished: nemo-elastic did not write it"):
+    with pytest.raises(ElasticError, match="a-unfinished: is not an unfinished checkpoint that nemo-elastic wrote"):
         save_whole(trainer, tmp_path / "a")
     assert (theirs / "thesis").exists()
     (tmp_path / "b-unfinished" / "weights").mkdir(parents=True)  # of a killed run
-    sign(tmp_path / "b-unfinished")
-    with pytest.raises(ElasticError, match="b: no space left on the disk; nothing was written"):
+    (tmp_path / "b-unfinished" / "weights" / "0.distcp").touch()
+    sign(tmp_path / "b-unfinished", UNFINISHED, whole=False)
+    with pytest.raises(ElasticError, match="b: no space left on the disk; nothing was changed there"):
         save_whole(trainer, tmp_path / "b")
     assert [p.name for p in tmp_path.iterdir()] == ["a-unfinished"]

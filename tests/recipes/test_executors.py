@@ -269,7 +269,7 @@ def test_the_tiny_one_shows_what_it_would_do(
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(SystemExit) as stopped:
         script("nemotron_elastic_tiny", [*args[:-1], "mine"], tmp_path, monkeypatch)
-    assert stopped.value.code == 2 and "nemo-elastic did not write it" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "is not a dry run that nemo-elastic wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

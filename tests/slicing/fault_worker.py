@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,20 @@ def read_only(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "slice", place / "cut", "--budget", "small", "--out", family.parent / "from read-only")
 
 
+def read_only_early(family: Path, place: Path) -> Iterator[Told]:
+    """A family, and outputs, on a disk that is read-only; the text that is named does not exist."""
+    mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
+    shutil.copytree(family, place / "family")
+    mount("-o", "remount,ro", str(place))
+    own, gone = place / "family", ("--data", family.parent / "nowhere")
+    yield run(place, "specialize", own, *gone, "--ratio", 0.7, "--add", "task")
+    yield run(place, "specialize", family, *gone, "--ratio", 0.7, "--out", place / "shape.json")
+    yield run(place, "calibrate", own, *gone)
+    yield run(place, "rank", family, *gone, "--out", place / "ranking")
+    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "data", family.parent / "nowhere", "--out", place / "data")
+
+
 def full_nemo(family: Path, place: Path) -> Iterator[Told]:
     """The same for NeMo's format, whose writer has processes of its own, and for a run's YAML file."""
     mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
@@ -109,6 +124,7 @@ if __name__ == "__main__":
         "full_nemo": full_nemo,
         "full_midway": full_midway,
         "read_only": read_only,
+        "read_only_early": read_only_early,
         "mount_point": mount_point,
     }
     print(json.dumps(list(scenarios[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))))

@@ -102,6 +102,17 @@ def test_a_setting_that_is_no_number(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_init_replaces_no_family_that_was_trained(plain, tmp_path):
+    out = tmp_path / "family"
+    init_family(plain, config(), out)
+    init_family(plain, config(), out, force=True)
+    write_family(out, PARENT, random_values(PARENT), FAMILY, force=True)
+    before = contents(out)
+    with pytest.raises(ElasticError, match="family: is not an untrained family that nemo-elastic wrote, so --force"):
+        init_family(plain, config(), out, force=True)
+    assert contents(out) == before
+
+
 def test_init_makes_even_members(plain, tmp_path):
     family = init_family(plain, config(), tmp_path / "family")
     assert Family.load(tmp_path / "family") == family and family.names == ("big", "mid", "low")

@@ -140,7 +140,7 @@ def test_killed_at_random_points(large, tmp_path, way):
         else:
             assert way != "force"
         took = min(took, whole("--force"))
-        assert way != "several" or names(out) == members
+        assert way != "several" or names(out) == [".nemo-elastic", *members]
     assert killed >= KILLS // 2 and in_the_middle >= 1, (killed, in_the_middle, took)
 
 
@@ -182,12 +182,12 @@ def test_a_full_disk(family, tmp_path):
     told = scenario("full", family, tmp_path / "disk")
     line = "error: no space left on the disk: "
     check(told, (2, line, []), (0, "", ["cut"]), (0, "", ["cut"]))
-    assert " bytes are needed and " in told[0]["error"] and told[0]["error"].endswith("; nothing was written\n")
+    assert " bytes are needed and " in told[0]["error"] and told[0]["error"].endswith(" free\n")
 
 
 def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
     told = scenario("full_midway", family, tmp_path / "disk")
-    line = f"error: {tmp_path / 'disk' / 'cut'}: no space left on the disk; nothing was written"
+    line = f"error: {tmp_path / 'disk' / 'cut'}: no space left on the disk; nothing was changed there"
     check(told, (0, "", ["cut"]), (2, line, ["cut"]), *[(0, "", ["cut"])] * 3)
 
 
@@ -198,12 +198,12 @@ def test_a_full_disk_in_the_format_of_nemo(family, tmp_path):
     (tmp_path / "elastic.yaml").write_text(yaml.safe_dump(LARGE_BLOCK))
     told = scenario("full_nemo", tmp_path / "family", tmp_path / "disk")
     place = tmp_path / "disk"
-    full = f"error: {place / 'checkpoint'}: no space left on the disk; nothing was written"
+    full = f"error: {place / 'checkpoint'}: no space left on the disk; nothing was changed there"
     twice = f"error: --to-yaml: {place / 'run.yaml'} already exists and is not replaced; name another file"
     expected = [
         (2, "bytes are needed and", []),
         *[(2, full, [])] * 3,
-        (2, f"error: {place / 'run.yaml'}: no space left on the disk; nothing was written", []),
+        (2, f"error: {place / 'run.yaml'}: no space left on the disk; nothing was changed there", []),
         (0, "", ["run.yaml"]),
         (2, twice, ["run.yaml"]),
         (0, "", ["checkpoint", "run.yaml"]),
@@ -224,12 +224,25 @@ def test_a_target_that_is_read_only(family, tmp_path):
     check(
         told,
         (2, f"error: {place / 'cut'}: cannot be written (Read-only file system: {place})", []),
-        (2, f"error: {place / 'deep' / 'cut'}: cannot be written (Read-only file system: {place / 'deep'})", []),
+        (2, f"error: {place / 'deep' / 'cut'}: cannot be written (Read-only file system: {place})", []),
         (0, "", ["cut"]),
         (2, f"error: {place / 'cut'}: cannot be written (Read-only file system: {place})", ["cut"]),
         (0, "", ["cut"]),
         (0, "", ["cut"]),
     )
+
+
+def test_a_place_that_is_read_only_is_told_before_anything_is_computed(family, tmp_path):
+    """The text that a search, a ranking or a calibration would read is not even there."""
+    shutil.copytree(family, tmp_path / "family")
+    place = tmp_path / "disk"
+    told = scenario("read_only_early", tmp_path / "family", place)
+    read_only = f"cannot be written (Read-only file system: {place}"
+    for got, name in zip(told, ("family/elastic.json", "shape.json", "family/auto.json", "ranking", "cut", "data")):
+        where = f"{place}/family)" if name.startswith("family/") else f"{place})"
+        assert (got["code"], got["names"]) == (2, ["family"]), got
+        assert got["error"] == f"error: {place / name}: {read_only.removesuffix(str(place))}{where}\n", got
+    assert len(told) == 6
 
 
 def test_a_volume_where_the_output_should_be(family, tmp_path):
@@ -281,7 +294,7 @@ def test_a_limit_on_the_size_of_files(family, tmp_path):
         return in_child(cut)
 
     size = (family / "model.safetensors").stat().st_size
-    line = "a file is larger than the file system, or `ulimit -f`, allows; nothing was written"
+    line = "a file is larger than the file system, or `ulimit -f`, allows; nothing was changed there"
     for limit in (0, 100, size // 2, size - 1):
         assert limited(limit) == (2, f"error: {tmp_path / 'cut'}: {line}\n") and names(tmp_path) == []
     assert limited(size) == (0, "") and verify(tmp_path / "cut", forward=False).ok
@@ -291,7 +304,6 @@ def test_a_limit_on_the_size_of_files(family, tmp_path):
 def test_a_target_that_is_there(family, tmp_path, run, kind):
     out, other = tmp_path / "out", tmp_path / "other"
     slice_checkpoint(family, other, member="full")
-    (other / "mine").touch()
     if kind == "ours":
         shutil.copytree(other, out)
     elif kind == "empty folder":
@@ -319,8 +331,8 @@ def test_a_target_that_is_not_ours(family, tmp_path, run, kind):
         out.symlink_to(other)
     before = names(tmp_path), names(other)
     for options, line in (
-        ([], "already exists, and nemo-elastic did not write it; name another folder"),
-        (["--force"], "nemo-elastic did not write it, so --force does not replace it; remove it first"),
+        ([], "already exists, and is not a member that nemo-elastic wrote; name another folder"),
+        (["--force"], "is not a member that nemo-elastic wrote, so --force does not replace it; move it away first"),
     ):
         code, _, err = run("slice", family, "--budget", "small", "--out", out, *options)
         assert code == 2 and err == f"error: {out}: {line}\n"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Any
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import Sums, digest, write_checksums
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_checksums
 from nemo_elastic.formats.pieces import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
@@ -24,17 +25,24 @@ from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
-from .shards import SHARD_BYTES, NewTensor, Progress, write_weights
+from .shards import INDEX, SHARD_BYTES, SINGLE, NewTensor, Progress, write_weights
 
 __all__ = [
-    "CONFIG", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_model", "write_models",
-    "write_text",
+    "CONFIG", "FILES", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_model",
+    "write_models", "write_text",
 ]  # fmt: skip
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
 COMPANIONS = (*TOKENIZER_FILES, GENERATION, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
 REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
+#: regular expression of all that a folder written here holds, with the card that each has
+FILES = "|".join(
+    (
+        *map(re.escape, (*COMPANIONS, *REMOTE_CODE, CONFIG, "README.md", CHECKSUMS_FILE, SINGLE, INDEX)),
+        r"model-\d+-of-\d+\.safetensors",
+    )
+)
 
 
 @dataclass(frozen=True)

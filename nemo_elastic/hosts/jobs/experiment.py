@@ -14,7 +14,7 @@ from torchx.specs.api import AppState
 from nemo_elastic.errors import ElasticError, exit_in_one_line
 from nemo_elastic.hosts.planned import Estimate
 from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import absolute, sign
+from nemo_elastic.io.outputs import Output, absolute
 from nemo_elastic.io.values import integer
 
 from .local_jobs import jobs_end_with_this
@@ -80,11 +80,12 @@ def run_jobs(
     """
     integer("repeat", repeat, 1, "at least 1")
     if dryrun is not None:
-        with atomic_dir(dryrun, force=True) as folder:
-            sign(folder)
-            with run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment:
-                titles = _add(experiment, jobs, executors, repeat)
-                write(experiment, folder, absolute(dryrun))
+        with (
+            atomic_dir(dryrun, force=True, kind=Output("a dry run")) as folder,
+            run.Experiment(name, base_dir=str(folder), clean_mode=True) as experiment,
+        ):
+            titles = _add(experiment, jobs, executors, repeat)
+            write(experiment, folder, absolute(dryrun))
         show(experiment.jobs, titles, jobs, estimates or {}, absolute(dryrun))
         return
     with jobs_end_with_this(), run.Experiment(name) as experiment:

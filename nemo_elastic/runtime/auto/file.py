@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +11,9 @@ from typing import Any
 
 from nemo_elastic.core.family import known_names
 from nemo_elastic.core.manifest import CALIBRATION as FILE
-from nemo_elastic.core.manifest import FILE as FAMILY
-from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE
+from nemo_elastic.formats.checksums import family_digest, held_family
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
@@ -29,48 +24,39 @@ from .signals import SIGNALS
 VERSION = 1
 #: no weight, mean or price of real signals is near it; sums of such numbers stay finite
 MOST = 1e12
-#: of a checksum file: 12B parameters have a megabyte of them
-_BYTES = 2**28
 
 
-def family_digest(folder: Path) -> str:
-    """SHA-256 over a family's shapes and the checksums of its tensors: another training is another family.
-
-    Extra shapes are none of its members, and may come and go.
-
-    Raises:
-        ElasticError: the folder is no family.
-    """
-    if not (folder / FAMILY).is_file():
-        raise ElasticError(f"no family: it has no {FAMILY}", folder)
-    path = dataclasses.replace(Family.load(folder), extras=()).to_json()
-    digest = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
-    if (folder / CHECKSUMS_FILE).is_file():
-        digest.update(read_bytes(check_inside(folder / CHECKSUMS_FILE), _BYTES))
-    return digest.hexdigest()
-
-
-def write_calibration(folder: Path, calibration: Calibration, replace: bool = False) -> Path:
+def write_calibration(
+    folder: Path, calibration: Calibration, replace: bool = False, digest: str | None = None
+) -> Path:
     """Write it beside the family.
 
+    Args:
+        folder: of the family.
+        calibration: what was found.
+        replace: whether an older one may be replaced.
+        digest: `family_digest` of what was measured, which another may have replaced meanwhile.
+
     Raises:
-        ElasticError: there is one already and it may not be replaced, or the place cannot be written.
+        ElasticError: there is one already and it may not be replaced, another family is there, or the place cannot be
+            written.
     """
     signals = [
         {"name": name, "mean": mean, "spread": spread}
         for name, mean, spread in zip(SIGNALS, calibration.means, calibration.spreads, strict=True)
     ]
     sizes = zip(calibration.members, calibration.parameters, strict=True)
-    told = {
-        "version": VERSION,
-        "family": family_digest(folder),
-        "members": [{"name": name, "parameters": count} for name, count in sizes],
-        "signals": signals,
-        "climbs": [list(climb) for climb in calibration.climbs],
-        "prices": list(calibration.prices),
-    }
     path = folder / FILE
-    atomic_write(path, json.dumps(told, indent=2) + "\n", replace)
+    with held_family(folder, digest):
+        told = {
+            "version": VERSION,
+            "family": family_digest(folder),
+            "members": [{"name": name, "parameters": count} for name, count in sizes],
+            "signals": signals,
+            "climbs": [list(climb) for climb in calibration.climbs],
+            "prices": list(calibration.prices),
+        }
+        atomic_write(path, json.dumps(told, indent=2) + "\n", replace)
     return path
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, family_digest
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.runtime.auto.calibration import Calibration
-from nemo_elastic.runtime.auto.file import FILE, family_digest, read_calibration, write_calibration
+from nemo_elastic.runtime.auto.file import FILE, read_calibration, write_calibration
 from tests.runtime.auto.made import calibration_of
 from tests.runtime.talking import talking_family
 

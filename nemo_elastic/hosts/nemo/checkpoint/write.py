@@ -25,12 +25,13 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.megatron.stored import PREFIX
+from nemo_elastic.formats.registry import CHECKPOINT
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.inside import check_inside
-from nemo_elastic.io.outputs import check_room, sign
+from nemo_elastic.io.outputs import check_room
 from nemo_elastic.megatron.write import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.slicer import cut_tensors
 
@@ -71,7 +72,7 @@ def write_nemo_checkpoint(
             several.
     """
     sizes = stock_sizes(parent, member.validate(parent))
-    with atomic_dir(out, force, [tokenizer_dir]) as folder:
+    with atomic_dir(out, force, [tokenizer_dir], CHECKPOINT) as folder:
         state = to_megatron(parent, member, tensors_hf)
         check_room(folder, sum(t.nbytes for t in state.values()))
         config_args = sizes | dtype_args(state["embedding.word_embeddings.weight"].dtype)
@@ -80,7 +81,6 @@ def write_nemo_checkpoint(
             context, common, io = _stock(config_args, parent.vocab, tokenizer)
             _save(folder, io, common, sharded(parent, member, state, PREFIX))
             context.io_dump(folder / "context", yaml_attrs=["model"])
-        sign(folder)
     return Path(out)
 
 

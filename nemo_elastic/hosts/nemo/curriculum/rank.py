@@ -29,11 +29,14 @@ from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
 from nemo_elastic.io.atomic import explained, flush
-from nemo_elastic.io.outputs import check_output, sign
+from nemo_elastic.io.outputs import Output, check_output, sign
 from nemo_elastic.io.temporary import put_in_place, remove
 from nemo_elastic.megatron.host import check_pipeline
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.stage import StageOptions
+
+#: what a killed ranking leaves
+UNFINISHED = Output("an unfinished checkpoint", "(?:weights|context)/.*")
 
 
 class RankCallback(pl.Callback, io.IOMixin):
@@ -78,10 +81,10 @@ def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
     partial, first = checkpoint.with_name(f"{checkpoint.name}-unfinished"), trainer.is_global_zero
     with explained(checkpoint):
         if first:
-            check_output(partial, True)
+            check_output(partial, True, kind=UNFINISHED)
             remove(partial)
             partial.mkdir(parents=True)
-            sign(partial)
+            sign(partial, UNFINISHED, whole=False)
         trainer.strategy.barrier()
         try:
             trainer.save_checkpoint(partial, weights_only=True)
