@@ -67,7 +67,6 @@ def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
 
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
-    from nemo_elastic.io.outputs import Output, sign
     from nemo_elastic.slicing.all_members import slice_family
 
     for checkpoint, ranking in (
@@ -79,7 +78,6 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
         place = tmp_path / checkpoint.replace("/", "-") / str(ranking).replace("/", "-")
         for name in ("family", "members", "stage2"):
             (place / name).mkdir(parents=True)
-            sign(place / name, Output("a folder"))
         (place / checkpoint).mkdir(exist_ok=True)
         before = sorted(place.rglob("*"))
         with pytest.raises(ElasticError, match="which is read; name"):
