@@ -33,6 +33,7 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer, Tra
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.gates import LayerGates
+from nemo_elastic.nn.moe import faded
 
 from .compat import with_names
 from .experts import experts
@@ -60,7 +61,7 @@ class ReplicatedLinear(torch.nn.Module):
 
 
 class ElasticRouter(TopKRouter):
-    """megatron-core's router, to which a member's dropped experts are not there; soft gates multiply the scores."""
+    """megatron-core's router, to which a member's dropped experts are not there; soft gates multiply the weights."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> ElasticRouter:
         """Move or cast, but no buffer: biases may be large beside what tells experts apart, and tokens are counted."""
@@ -109,12 +110,12 @@ class ElasticRouter(TopKRouter):
     def _gated(
         self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """megatron-core's choice of scores that gates multiply."""
-        scores_te = logits_te.float().sigmoid() * gate_e
-        chosen_tk = (scores_te + bias_e).topk(self.topk, 1, sorted=False).indices
+        """megatron-core's choice, under soft gates: see `nn.moe.route`."""
+        scores_te = logits_te.float().sigmoid()
+        chosen_tk = faded(scores_te + bias_e, gate_e).topk(self.topk, 1, sorted=False).indices
         weight_tk = scores_te.gather(1, chosen_tk)
         weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20)
-        weight_tk = weight_tk * (self.config.moe_router_topk_scaling_factor or 1.0)
+        weight_tk = weight_tk * (self.config.moe_router_topk_scaling_factor or 1.0) * gate_e[chosen_tk]
         none = torch.zeros_like(scores_te)
         weights_te = none.scatter(1, chosen_tk, weight_tk).type_as(logits_te)
         return weights_te, none.scatter(1, chosen_tk, 1.0).bool()

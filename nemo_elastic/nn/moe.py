@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
     from nemo_elastic.nn.forward import LayerRun
 
 
+#: share of a gate's logarithm that is added to scores where experts are chosen, which lie between 0 and 1
+FADING = 0.05
+
+
 def moe(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """The chosen experts of each token, and the shared expert; squared ReLU, no gate, no bias."""
     return _experts(x_bld, run) + _shared(x_bld, run)
@@ -28,18 +31,26 @@ def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor
     """The experts of each token [t, k], and their weights.
 
     A token goes to the experts with the highest sums of score and bias. Their scores, scaled to add up to the parent's
-    scaling, are the weights. Gates multiply the scores: an expert with a gate of 0 is never chosen, and the weights of
-    the others are then as if it were not there.
+    scaling, are the weights. Gates multiply the weights, and lower what chooses (`faded`): an expert with a gate of 0
+    is never chosen, and the weights of the others are then as if it were not there.
     """
-    w, gates = run.w, run.gates
+    w = run.w
     scores_te = w.linear("gate", x_td.to(work_dtype(x_td))).sigmoid()
     bias_e = w["gate_bias"].to(scores_te.dtype)
-    if gates is not None:
-        gate_e = gates[EXPERTS].to(scores_te.dtype)
-        scores_te, bias_e = scores_te * gate_e, bias_e.masked_fill(gate_e == 0, -math.inf)
-    chosen_tk = (scores_te + bias_e).topk(run.parent.size(TOP_K), sorted=False).indices
+    gate_e = None if run.gates is None else run.gates[EXPERTS].to(scores_te.dtype)
+    chosen_tk = faded(scores_te + bias_e, gate_e).topk(run.parent.size(TOP_K), sorted=False).indices
     weight_tk = scores_te.gather(1, chosen_tk)
-    return chosen_tk, weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * run.parent.size(SCALING)
+    weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * run.parent.size(SCALING)
+    return chosen_tk, weight_tk if gate_e is None else weight_tk * gate_e[chosen_tk]
+
+
+def faded(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> torch.Tensor:
+    """What chooses experts, lower by a share of the gates' logarithms, which ends at -inf; no gradient passes here.
+
+    Gates that multiplied scores before the choice would be a threshold: below 0.5 an expert has no slot that would
+    tell what it is worth. Gates that did not touch the choice would jump at 0, where others take its slots.
+    """
+    return keys_te if gate_e is None else keys_te + FADING * gate_e.detach().log()
 
 
 def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:

@@ -36,14 +36,15 @@ def by_hand(
 ) -> tuple[np.ndarray, dict[int, float]]:
     """The layer's output for one token, and the norm of what each of its experts adds. Gates may be ones."""
     w = {name.removeprefix("backbone.layers.0.mixer."): value for name, value in state.items()}
-    score_e = gate_e / (1 + np.exp(-w["gate.weight"] @ x_d))
-    rank_e = np.where(gate_e > 0, score_e + w["gate.e_score_correction_bias"], -np.inf)
+    score_e = 1 / (1 + np.exp(-w["gate.weight"] @ x_d))
+    with np.errstate(divide="ignore"):
+        rank_e = score_e + w["gate.e_score_correction_bias"] + np.log(gate_e) / 20
     chosen = np.argsort(-rank_e)[: parent.size("top_k")]
     x_i = w["fc1_latent_proj.weight"] @ x_d if parent.has("latent") else x_d
     y_i, norms = np.zeros_like(x_i), {}
     for e in chosen:
         h_f = np.maximum(w[f"experts.{e}.up_proj.weight"] @ x_i, 0) ** 2 * gate_f
-        added = w[f"experts.{e}.down_proj.weight"] @ h_f * score_e[e] / score_e[chosen].sum() * 2.5
+        added = w[f"experts.{e}.down_proj.weight"] @ h_f * gate_e[e] * score_e[e] / score_e[chosen].sum() * 2.5
         y_i, norms[int(e)] = y_i + added, float(np.linalg.norm(added))
     y_d = w["fc2_latent_proj.weight"] @ y_i if parent.has("latent") else y_i
     shared_f = np.maximum(w["shared_experts.up_proj.weight"] @ x_d, 0) ** 2
@@ -83,13 +84,15 @@ def test_each_token_goes_to_its_experts(name: str, gated: bool) -> None:
     assert len(used) > 4 and not (gated and used & {1, 6})
 
 
-def test_weights_add_up_to_the_scaling_whatever_the_gates_are() -> None:
+def test_weights_without_their_gates_add_up_to_the_scaling() -> None:
     parent = ONE["plain"]
     model = NemotronH.random(parent, seed=4, dtype=torch.float64)
     x_td = torch.randn(30, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for gates in (None, soft(parent).layers[0]):
         run = LayerRun(parent, model.weights().layers[0], gates, None, None)
         chosen_tk, weight_tk = route(x_td, run)
+        if gates is not None:
+            weight_tk = weight_tk / gates["experts"][chosen_tk]
         assert torch.allclose(weight_tk.sum(1), torch.full((30,), 2.5, dtype=torch.float64))
         assert all(len(set(row)) == 2 for row in chosen_tk.tolist())
 
@@ -126,26 +129,42 @@ def test_a_dropped_expert_takes_no_token_whatever_its_bias_says() -> None:
     assert torch.allclose(masked, model(tokens, small), rtol=1e-12)
 
 
+def between(share: float | torch.Tensor, whole: Gates, hard: Gates) -> Gates:
+    """Gates on the way from a member to the parent, experts and all else."""
+    out = Gates.of(MOE, MOE.full, dtype=torch.float64)
+    for mine, a, b in zip(out.layers, whole.layers, hard.layers, strict=True):
+        mine.widths = {axis: share * a[axis] + (1 - share) * b[axis] for axis in a.widths}
+    return out
+
+
 def test_gates_close_to_one_hot_are_close_to_the_member() -> None:
     """Nothing jumps on the way: what the router learns on soft gates holds for the member that it chooses."""
     model = NemotronH.random(MOE, seed=6, dtype=torch.float64)
     small, tokens = MOE.uniform(experts=4, expert_ffn=6), tokens_of(MOE)
     whole, hard = (Gates.of(MOE, member, dtype=torch.float64) for member in (MOE.full, small))
     expected = model(tokens, small)
+    assert torch.equal(model(tokens, between(0.0, whole, hard)), model(tokens, hard))
+    gaps = [float((model(tokens, between(x, whole, hard)) - expected).abs().max()) for x in (1e-1, 1e-3, 1e-16)]
+    assert gaps[2] < 1e-10 < gaps[0]
 
-    def between(share: float) -> Gates:
-        out = Gates.of(MOE, MOE.full, dtype=torch.float64)
-        for mine, a, b in zip(out.layers, whole.layers, hard.layers, strict=True):
-            mine.widths = {axis: share * a[axis] + (1 - share) * b[axis] for axis in a.widths}
-        return out
 
-    assert torch.equal(model(tokens, between(0.0)), model(tokens, hard))
-    bias = [model.get_parameter(f"backbone.layers.{i}.mixer.gate.e_score_correction_bias").data for i in (1, 4)]
-    for b in bias:  # as long as its score decides, an expert that is nearly gone is not chosen
-        b.zero_()
-    expected = model(tokens, small)
-    gaps = [float((model(tokens, between(share)) - expected).abs().max()) for share in (1e-1, 1e-3, 1e-6)]
-    assert gaps[2] < 1e-4 < gaps[0]
+def test_experts_fade_and_tell_at_every_gate_what_they_are_worth() -> None:
+    """They keep slots until the end, and the loss has a slope: gates that only choose are a threshold."""
+    model = NemotronH.random(MOE, seed=6, dtype=torch.float64)
+    small, tokens = MOE.uniform(experts=4), tokens_of(MOE, 64)
+    whole, hard = (Gates.of(MOE, member, dtype=torch.float64) for member in (MOE.full, small))
+    dropped = hard.layers[1].widths["experts"] == 0
+    expected, shares, gaps = model(tokens).detach(), [], []
+    for value in (1.0, 0.7, 0.3, 0.1):
+        gate, seen = torch.tensor(value, dtype=torch.float64, requires_grad=True), []
+        probe = lambda site, _, x, to=seen: to.append(x) if site == "routed" else None  # noqa: E731
+        out = model(tokens, between(gate, whole, hard), probe)
+        gaps.append((out - expected).square().mean())
+        shares.append(float(seen[0][..., dropped].sum() / seen[0].sum()))
+        (slope,) = torch.autograd.grad(gaps[-1], gate)
+        assert value == 1 or slope < -1e-3 * gaps[-1], value
+    assert shares[0] > shares[1] > shares[2] > shares[3] > 0.05
+    assert gaps[0] < 1e-20 and gaps[1] < gaps[2] < gaps[3] < (model(tokens, small) - expected).square().mean()
 
 
 def test_tokens_of_half_precision_are_routed_in_single() -> None:
