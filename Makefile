@@ -158,6 +158,10 @@ study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, hal
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
 	mv runs/study_specialize.md docs/tables/study_specialize.md
 
+.PHONY: study-gates
+study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
+
 .PHONY: study
 study: $(VENV)/.stamp $(if $(filter rates peers experts,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes peers weights five context router schedule experts", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
