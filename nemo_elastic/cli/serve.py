@@ -14,7 +14,10 @@ from nemo_elastic.cli.within import within
 
 __all__ = ["command"]
 
-_KEY = typer.Option("--api-key", help="What clients must send as their key; VLLM_API_KEY does the same.")
+_KEY = typer.Option(
+    "--api-key", help="What clients must send as their key, on every path but /health; VLLM_API_KEY does the same."
+)
+_BODY = typer.Option("--max-body", help="Largest body of a request, such as 8MiB; by default 32MiB.")
 _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
@@ -38,6 +41,7 @@ def command(
     auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
     carry_cache: Annotated[bool, _CARRY] = False,
     draft: Annotated[str | None, _DRAFT] = None,
+    max_body: Annotated[str | None, _BODY] = None,
 ) -> None:
     """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
 
@@ -48,13 +52,18 @@ def command(
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
     from nemo_elastic.io.apart import end_apart
+    from nemo_elastic.io.values import parse_size
+    from nemo_elastic.serving.arguments import NO_TEMPLATE
     from nemo_elastic.serving.command import Server, check_installed
 
-    server = Server(family, host, port, api_key, end_of_thinking, auto, carry_cache, draft, flags or [])
+    most = None if max_body is None else parse_size("--max-body", max_body)
+    server = Server(family, host, port, api_key, end_of_thinking, auto, carry_cache, draft, most, flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
         typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
+    if not server.takes_messages:
+        typer.echo(f"note: {family} has {NO_TEMPLATE}", err=True)
     end_apart()
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

@@ -123,6 +123,15 @@ def _in_one_line(what: str) -> Iterator[None]:
         raise ElasticError(f"{what}: the tokenizer fails ({str(exc) or type(exc).__name__})") from None
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer has a chat template.
+
+    Raises:
+        ElasticError: a file is damaged.
+    """
+    return _template(folder, _settings(folder / CONFIG))[0] is not None
+
+
 def _settings(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}

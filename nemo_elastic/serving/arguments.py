@@ -4,22 +4,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.registry import read_shapes
 
 from .names import Names, family_names
 from .settings import Settings
 from .thinking import find_end
 from .versions import check_version
 
-MIDDLEWARE = "nemo_elastic.serving.middleware.MemberMiddleware"
+if TYPE_CHECKING:
+    from nemo_elastic.core.family import Parent
+
+MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
 PROPOSER = f"{_ENGINE}.draft.MemberProposer"
+#: where a family has no chat template: to its operator, and to a client
+NO_TEMPLATE = "no chat template: without --chat-template it takes prompts at /v1/completions, and no messages"
 #: most tokens that a member drafts at once: each costs a request a page of Mamba states
 MOST_DRAFTED = 4
 #: most bytes of cache on a CPU unless asked for
@@ -58,6 +67,8 @@ def name_members(args: Any) -> None:
     names = server_names(args) if hasattr(args, "middleware") else None
     if names is None:  # another model, or a command of vLLM's that serves nobody
         return
+    from .plugin import name_answers
+
     _check_installed()
     if getattr(args, "grpc", False):
         raise bad("--grpc", True, "members are served over HTTP only")
@@ -66,9 +77,22 @@ def name_members(args: Any) -> None:
             "VLLM_USE_RUST_FRONTEND", os.environ["VLLM_USE_RUST_FRONTEND"], "members need vLLM's server in Python"
         )
     args.served_model_name = list(names.listed)
-    if MIDDLEWARE not in args.middleware:
-        args.middleware = [*args.middleware, MIDDLEWARE]
+    # the last one is the first that a request meets
+    args.middleware = [MIDDLEWARE, *(m for m in args.middleware if m not in (MIDDLEWARE, GATE)), GATE]
+    name_answers(names)
+    if not takes_messages(args):
+        logging.getLogger("vllm.nemo_elastic").warning("%s has %s", args.model, NO_TEMPLATE)
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+
+
+def takes_messages(args: Any) -> bool:
+    """Whether a server has a chat template; vLLM has none of its own for those that do not."""
+    folder = Path(getattr(args, "tokenizer", None) or args.model)
+    if getattr(args, "chat_template", None) or not folder.is_dir():
+        return True
+    from nemo_elastic.runtime.tokenizer import has_template
+
+    return has_template(folder)
 
 
 def prepare_engine(args: Any) -> None:
@@ -85,6 +109,7 @@ def prepare_engine(args: Any) -> None:
     from .plugin import ARCHITECTURE
 
     _check_installed()
+    parent = check_layers(args.model)
     _check_settings(args)
     _set_draft(args, names)
     if isinstance(args.hf_overrides, Mapping):
@@ -102,6 +127,8 @@ def prepare_engine(args: Any) -> None:
             raise bad("--enable-prefix-caching", True, "not with --carry-cache or --draft")
         args.enable_prefix_caching = False
     if cpu:
+        if ATTENTION in parent.types:
+            _check_heads(parent)
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens
         if not _asks_for_memory(args):
@@ -112,6 +139,40 @@ def prepare_engine(args: Any) -> None:
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
         # a graph of the whole model would be one member's, whoever's turn it is
         args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+
+
+def check_layers(folder: str | Path) -> Parent:
+    """The shape of a family, if it has no layers of a kind that is not served.
+
+    Raises:
+        ElasticError: it has.
+    """
+    parent = read_shapes(folder).parent
+    if MOE in parent.types:
+        raise bad("folder", str(folder), "a family without experts; `nemo-elastic chat` runs one")
+    return parent
+
+
+def _check_heads(parent: Parent) -> None:
+    """Ask vLLM's kernels for a CPU for attention of these heads: vLLM does it at the first request, and dies of it.
+
+    Its list of what they have is shorter than what they have.
+    """
+    import torch
+    from vllm import _custom_ops as ops
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, _get_attn_isa
+
+    size, ends = parent.attention_head_dim, torch.tensor([0, 1], dtype=torch.int32)
+    block = max(multiple.base for multiple in CPUAttentionBackend.get_supported_kernel_block_sizes())
+    try:
+        ops.cpu_attn_get_scheduler_metadata(
+            num_reqs=1, num_heads=parent.attention_heads, num_kv_heads=parent.kv_heads, head_dim=size,
+            seq_lens=ends[1:], dtype=torch.float32, query_start_loc=ends, causal=True, sliding_window_size=-1,
+            isa=_get_attn_isa(torch.float32, block, size), enable_kv_split=False,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as exc:
+        told = str(exc).splitlines()[0]
+        raise bad("attention_head_dim", size, f"vLLM on a CPU has no attention of that size ({told})") from None
 
 
 def _set_draft(args: Any, names: Names) -> None:

@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nemo_elastic.core.dial import check_cost
-from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.runtime.tokenizer import has_template
 
+from .arguments import GATE, check_layers
 from .names import calibration
 from .settings import Settings
 from .versions import check_version
@@ -42,6 +43,7 @@ class Server:
         auto: the dial of the model `auto` where a request has none, None for the usual.
         carry_cache: the second member of a pair goes on from what the first has read.
         draft: the member that drafts for larger ones, None for none.
+        max_body: most bytes of a request's body, None for the usual.
         flags: more flags, for vLLM.
     """
 
@@ -53,6 +55,7 @@ class Server:
     auto: float | None = None
     carry_cache: bool = False
     draft: str | None = None
+    max_body: int | None = None
     flags: Sequence[str] = ()
 
     def check(self) -> None:
@@ -62,8 +65,7 @@ class Server:
             ElasticError: no such folder, or a value that is not allowed.
         """
         shapes = read_shapes(self.folder)
-        if MOE in shapes.parent.types:
-            raise bad("folder", str(self.folder), "a family without experts; `nemo-elastic chat` runs one")
+        check_layers(self.folder)
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
         if self.api_key is not None and not (
@@ -78,6 +80,7 @@ class Server:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self._settings != Settings():
                 given = {"--end-of-thinking": self.end_of_thinking, "--auto": self.auto, "--draft": self.draft}
+                given["--max-body"] = self.max_body
                 ours = next((option for option, value in given.items() if value is not None), "--carry-cache")
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
@@ -106,12 +109,24 @@ class Server:
 
     @property
     def _settings(self) -> Settings:
-        return Settings(self.end_of_thinking, auto=self.auto, carry_cache=self.carry_cache, draft=self.draft)
+        return Settings(
+            self.end_of_thinking,
+            auto=self.auto,
+            carry_cache=self.carry_cache,
+            draft=self.draft,
+            max_body=self.max_body,
+        )
 
     @property
     def is_open(self) -> bool:
         """Whether others than this machine can reach it without a key."""
         return self.host not in LOCAL and self.api_key is None and not os.environ.get("VLLM_API_KEY")
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether there is a chat template, the folder's own or one that a flag names."""
+        flags = [flag.partition("=")[0].replace("_", "-") for flag in self.flags]
+        return "--chat-template" in flags or "--tokenizer" in flags or has_template(self.folder)
 
     def argv(self, cli: bool) -> list[str]:
         """The arguments, with the interpreter.
@@ -124,7 +139,8 @@ class Server:
         own = [f"--host={self.host}", f"--port={self.port}"]
         if self._settings != Settings():
             own.append(f"--additional-config={json.dumps(self._settings.within(None))}")
-        return [sys.executable, "-m", *start, *own, *self.flags]
+        # behind theirs, so that it is the first that a request meets; a family's plugin sees to it itself
+        return [sys.executable, "-m", *start, *own, *self.flags, f"--middleware={GATE}"]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment of the server: the key stands there, where other users of the machine cannot read it."""

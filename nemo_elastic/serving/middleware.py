@@ -9,25 +9,24 @@ nothing to any log.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 
-from .arguments import server_names
+from .answers import Answer, asked
+from .arguments import NO_TEMPLATE, server_names, takes_messages
 from .counters import Requests
+from .gate import App, Gone, Message, Receive, Send, again, header, path_of, read_body, refuse
 from .names import AUTO, DIAL, Choice, Names
 from .settings import Settings
 from .thinking import BUDGET, check_ends, read_budget
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
 #: what answers as the member that a request names: its body has `vllm_xargs`
-ANSWERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+ANSWERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations")
+#: of those, what makes messages of whatever it is given
+CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 #: what gives the same whichever member is named
 SAME = ("/tokenize", "/detokenize")
 NOT_FOUND, BAD = HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST
@@ -46,12 +45,6 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.message, self.field = status, message, field
 
-    def body(self) -> bytes:
-        """In the form of OpenAI's errors, as vLLM has them."""
-        kind = "NotFoundError" if self.status == NOT_FOUND else "BadRequestError"
-        error = {"message": self.message, "type": kind, "param": self.field, "code": int(self.status)}
-        return json.dumps({"error": error}).encode()
-
 
 class Door:
     """What is done with a body.
@@ -60,25 +53,32 @@ class Door:
         names: of the family.
         end: token ids that end the thinking of a pair.
         enforced: vLLM itself ends the thinking after `thinking_token_budget`, since it knows how it looks.
+        chats: the server has a chat template.
+        trusts: it takes one from a request.
     """
 
-    def __init__(self, names: Names, end: tuple[int, ...] = (), enforced: bool = False) -> None:
-        self.names, self.end, self.enforced = names, end, enforced
+    def __init__(
+        self, names: Names, end: tuple[int, ...] = (), enforced: bool = False, chats: bool = True, trusts: bool = False
+    ) -> None:
+        self.names, self.end, self.enforced, self.chats, self.trusts = names, end, enforced, chats, trusts
 
     def read(self, path: str, body: dict[str, Any]) -> Choice | None:
         """Write the member into the body; None where the path answers nothing.
 
         Raises:
-            Refused: no such member, or nothing that ends a pair's thinking.
+            Refused: no such member, nothing that ends a pair's thinking, or messages where there is no chat template.
         """
+        if (_under(path, CHATS) or "messages" in body) and not (
+            self.chats or (self.trusts and body.get("chat_template"))
+        ):
+            raise Refused(BAD, f"messages: this family has {NO_TEMPLATE}", "messages")
         if path.endswith(SAME):
             return None
         try:
             choice = self.names.read(body.get("model"))
         except ElasticError as exc:
             raise Refused(NOT_FOUND, str(exc), "model") from None
-        answers = any(path == known or path.startswith(f"{known}/") for known in ANSWERS)
-        if not answers:
+        if not _under(path, ANSWERS):
             if "model" in body and choice.name != self.names.largest:
                 message = f"model: {choice.name!r} is not allowed; {path} answers as {self.names.largest} only"
                 raise Refused(BAD, message, "model")
@@ -111,10 +111,10 @@ class Door:
         extra |= {"member": choice.member} if choice.cost is None else {"member": AUTO, DIAL: choice.cost}
         if body.get("model") in self.names.unlisted:
             body["model"] = choice.name
+        if choice.then is not None and not self.enforced and body.get(BUDGET) is not None:
+            extra[BUDGET] = body.pop(BUDGET)
+        budget = read_budget(extra)
         if choice.then is not None:
-            if not self.enforced and body.get(BUDGET) is not None:
-                extra[BUDGET] = body.pop(BUDGET)
-            budget = read_budget(extra)
             check_ends(self.end, body.get(BUDGET) if budget is None else budget, choice.name)
             extra["then"] = choice.then
         body["vllm_xargs"] = extra
@@ -136,22 +136,29 @@ class MemberMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST" or _is_form(scope):
             await self.app(scope, receive, send)
             return
-        raw, path = await _whole(receive), scope["path"].removeprefix(scope.get("root_path", ""))
+        try:
+            raw = await read_body(scope, receive)
+        except Gone:
+            return
+        assert raw is not None
         try:
             body = json.loads(raw)
-            choice = self._open(scope).read(path, body) if isinstance(body, dict) else None
+            choice = self._open(scope).read(path_of(scope), body) if isinstance(body, dict) else None
         except (ValueError, RecursionError):  # no JSON: vLLM says so
-            await self.app(scope, _again(raw, receive), send)
+            await self.app(scope, again(raw, receive), send)
             return
         except Refused as refused:
-            await self._refuse(refused, scope, receive, send)
+            self.requests.refused(int(refused.status))
+            await refuse(send, refused.status, refused.message, refused.field)
             return
         if choice is None:
-            await self.app(scope, _again(raw, receive), send)
+            await self.app(scope, again(raw, receive), send)
             return
         raw = json.dumps(body).encode()
-        with self.requests.asked(choice.name) as answered:
-            await self.app(_of_length(scope, len(raw)), _again(raw, receive), _watched(send, answered))
+        answer = Answer.to(choice, body)
+        with self.requests.asked(choice.name) as answered, asked(answer):
+            sent = answer.told(_watched(send, answered))
+            await self.app(_of_length(scope, len(raw)), again(raw, receive), sent)
 
     def _open(self, scope: Message) -> Door:
         if self._door is None:
@@ -159,60 +166,22 @@ class MemberMiddleware:
             names = server_names(args)
             assert names is not None
             enforced = bool(getattr(args, "reasoning_parser", None) or getattr(args, "reasoning_config", None))
-            self._door = Door(names, Settings.read(args.additional_config).end_ids, enforced)
+            ends, trusts = (
+                Settings.read(args.additional_config).end_ids,
+                getattr(args, "trust_request_chat_template", False),
+            )
+            self._door = Door(names, ends, enforced, takes_messages(args), trusts)
         return self._door
 
-    async def _refuse(self, refused: Refused, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer from here, but only whom the server lets in: what checks keys is behind this door.
 
-        So it is asked with an empty body. If it turns the client away, that is the answer.
-        """
-        turned_away = False
-
-        async def told(message: Message) -> None:
-            nonlocal turned_away
-            if message["type"] == "http.response.start":
-                turned_away = message["status"] in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-            if turned_away:
-                await send(message)
-
-        await self.app(_of_length(scope, 2), _again(b"{}", receive), told)
-        if turned_away:
-            return
-        body = refused.body()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        self.requests.refused(int(refused.status))
-        await send({"type": "http.response.start", "status": int(refused.status), "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+def _under(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def _is_form(scope: Message) -> bool:
     """A form has no JSON; everything else is looked at, whatever its headers say it is."""
-    kind = next((v for k, v in scope["headers"] if k.lower() == b"content-type"), b"")
+    kind = header(scope, b"content-type") or b""
     return kind.lower().startswith((b"multipart/", b"application/x-www-form-urlencoded"))
-
-
-async def _whole(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(raw: bytes, receive: Receive) -> Receive:
-    """Give a body once more; afterwards what the client does, such as going away."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": raw, "more_body": False}
-
-    return again
 
 
 def _of_length(scope: Message, length: int) -> Message:

@@ -3,14 +3,18 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
 
 Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker. For a family
-three of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
-that every member becomes a model name; what makes an engine's settings; and what takes its figures in.
+five of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
+that every member becomes a model name; what makes an engine's settings; what takes its figures in; and in a server
+what names the model of an answer, and what hands a request to the engine.
 """
 
 from __future__ import annotations
 
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .names import Names
 
 #: our own name for the model, so that the one that vLLM has stays as it is
 ARCHITECTURE = "NemotronElasticForCausalLM"
@@ -62,3 +66,20 @@ def register() -> None:
     EngineArgs.from_cli_args = from_cli_args
     EngineArgs.create_engine_config = create_engine_config
     setattr(EngineArgs, _DONE, True)
+
+
+def name_answers(names: Names) -> None:
+    """Let the server of this process say who answers. May be called any number of times.
+
+    Args:
+        names: of the family that it serves.
+    """
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from .answers import generate_with, model_name_with
+
+    if not getattr(AsyncLLM, _DONE, False):
+        AsyncLLM.generate = generate_with(AsyncLLM.generate, names)
+        OpenAIServingModels.model_name = model_name_with(OpenAIServingModels.model_name)
+        setattr(AsyncLLM, _DONE, True)

@@ -14,6 +14,8 @@ from nemo_elastic.io.values import integer
 
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
+#: most bytes of a request's body where nobody says: some millions of token ids
+MOST_OF_BODY = 2**25
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Settings:
         auto: the dial of the model `auto` where a request has none; None for the usual.
         carry_cache: the second member of a pair goes on from what the first has read, instead of reading all again.
         draft: the member that drafts for larger ones; None for none.
+        max_body: most bytes of a request's body; None for the usual.
     """
 
     end_of_thinking: str | None = None
@@ -33,6 +36,12 @@ class Settings:
     auto: float | None = None
     carry_cache: bool = False
     draft: str | None = None
+    max_body: int | None = None
+
+    @property
+    def most_of_body(self) -> int:
+        """Most bytes of a request's body."""
+        return MOST_OF_BODY if self.max_body is None else self.max_body
 
     @classmethod
     def read(cls, additional: Any) -> Settings:
@@ -58,7 +67,10 @@ class Settings:
         if not isinstance(carry, bool):
             raise bad(f"additional_config.{KEY}.carry_cache", carry, "true or false")
         dial = None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto")
-        return cls(given.get("end_of_thinking"), ends, dial, carry, given.get("draft"))
+        most = given.get("max_body")
+        if most is not None:
+            most = integer(f"additional_config.{KEY}.max_body", most, 1, "a number of bytes")
+        return cls(given.get("end_of_thinking"), ends, dial, carry, given.get("draft"), most)
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""

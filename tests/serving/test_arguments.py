@@ -14,12 +14,14 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving.arguments import (
     CPU_CACHE,
+    GATE,
     MIDDLEWARE,
     MOST_DRAFTED,
     PROPOSER,
     name_members,
     prepare_engine,
     server_names,
+    takes_messages,
     with_end,
 )  # fmt: skip
 from nemo_elastic.serving.settings import KEY, Settings
@@ -37,8 +39,24 @@ def vllm(monkeypatch):
     package, platforms = ModuleType("vllm"), ModuleType("vllm.platforms")
     package.__version__ = "0.32.0"
     platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
-    monkeypatch.setitem(sys.modules, "vllm", package)
-    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    ops, models, llm, attention = (ModuleType(name) for name in ("ops", "models", "llm", "attention"))
+
+    def metadata(head_dim, **_):
+        if head_dim in package.without:
+            raise RuntimeError(f"Unsupported: head_dim={head_dim}\nmore")
+
+    package.without, package._custom_ops, ops.cpu_attn_get_scheduler_metadata = (), ops, metadata
+    models.OpenAIServingModels = type("OpenAIServingModels", (), {"model_name": lambda self, lora=None: "theirs"})
+    llm.AsyncLLM = type("AsyncLLM", (), {"generate": lambda self, *more: "outputs"})
+    package.models, package.llm = models.OpenAIServingModels, llm.AsyncLLM
+    attention._get_attn_isa = lambda dtype, block, size: "vec"
+    blocks = [SimpleNamespace(base=32)]
+    attention.CPUAttentionBackend = SimpleNamespace(get_supported_kernel_block_sizes=lambda: blocks)
+    for name, module in (
+        ("vllm", package), ("vllm.platforms", platforms), ("vllm.v1.attention.backends.cpu_attn", attention),
+        ("vllm.entrypoints.openai.models.serving", models), ("vllm.v1.engine.async_llm", llm),
+    ):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
     return package
 
 
@@ -66,12 +84,45 @@ def test_members_become_names(folder, vllm):
     )
     name_members(args)
     assert args.served_model_name == ["12b", "9b", "6b", "mine", "family", "9b>12b", "6b>12b", "6b>9b"]
-    assert args.middleware == ["theirs", MIDDLEWARE]
+    assert args.middleware == [MIDDLEWARE, "theirs", GATE], "the last one is the first that a request meets"
     before = dict(vars(args))
     name_members(args)
     assert vars(args) == before, "each process of a server does it"
     names = server_names(args)
     assert names is not None and names.members == ("12b", "9b", "6b") and names.aliases == ("mine", "family")
+
+
+def test_the_gate_is_first_wherever_it_was_put(folder, vllm):
+    args = Namespace(
+        model=str(folder), served_model_name=None, middleware=[GATE, MIDDLEWARE, "theirs"], tokenizer=None,
+        additional_config={},
+    )  # fmt: skip
+    name_members(args)
+    assert args.middleware == [MIDDLEWARE, "theirs", GATE]
+    assert vllm.models().model_name() == "theirs", "nobody was asked"
+    sampling = SimpleNamespace(extra_args={"thinking_token_budget": "abc"})
+    with pytest.raises(ElasticError, match=r"^thinking_token_budget: 'abc' is not allowed"):
+        vllm.llm().generate("a", sampling, "r")
+    assert vllm.llm().generate("a", SimpleNamespace(extra_args=None), "r") == "outputs"
+
+
+def test_a_family_without_a_chat_template_is_told_of(tmp_path, vllm, caplog):
+    bare = talking_family(tmp_path, template=None)
+    args = Namespace(model=str(bare), served_model_name=None, middleware=[], tokenizer=None, additional_config={})
+    name_members(args)
+    assert f"{bare} has no chat template: without --chat-template it takes prompts" in caplog.text
+    assert not takes_messages(args)
+    args.chat_template = "some.jinja"
+    assert takes_messages(args) and takes_messages(Namespace(model=str(bare), tokenizer="a/hub-id"))
+
+
+def test_heads_that_the_kernels_do_not_have_are_refused_at_the_start(folder, vllm):
+    size = Family.load(folder).parent.attention_head_dim
+    vllm.without = (size,)
+    says = rf"^attention_head_dim: {size} is not allowed; vLLM on a CPU has no attention of that size \(Unsupported"
+    with pytest.raises(ElasticError, match=says) as caught:
+        prepare_engine(engine(folder))
+    assert "more" not in str(caught.value)
 
 
 def test_other_models_are_left_alone(tmp_path):
@@ -194,6 +245,8 @@ def test_the_end_of_thinking(folder, tmp_path):
         {KEY: {"end_ids": [-1]}},
         {KEY: {"carry_cache": 1}},
         {KEY: {"draft": 6}},
+        {KEY: {"max_body": 0}},
+        {KEY: {"max_body": "1MiB"}},
     ],
 )
 def test_damaged_settings(given):

@@ -14,6 +14,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.auto.file import write_calibration
 from nemo_elastic.serving import command
+from nemo_elastic.serving.arguments import GATE
 from nemo_elastic.serving.command import Server, check_installed
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.versions import check_version
@@ -32,6 +33,7 @@ def test_arguments_of_the_server(folder):
     assert argv[:2] == [sys.executable, "-m"]
     assert argv[2:] == [
         "vllm.entrypoints.cli.main", "serve", str(folder), "--host=127.0.0.1", "--port=9000", "--max-model-len", "512",
+        f"--middleware={GATE}",
     ]  # fmt: skip
     other = Server(folder, end_of_thinking="</mind>").argv(cli=False)
     assert other[2:4] == ["vllm.entrypoints.launchers.api_server.entry", f"--model={folder}"]
@@ -82,6 +84,21 @@ def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):
     assert not any("secret" in a for a in server.argv(cli=True))
     assert server.environment({"A": "b"}) == {"A": "b", "VLLM_API_KEY": "a secret", "VLLM_NO_USAGE_STATS": "1"}
     assert Server(folder).environment({"VLLM_NO_USAGE_STATS": "0"}) == {"VLLM_NO_USAGE_STATS": "0"}
+
+
+def test_how_large_a_body_may_be(folder):
+    own = next(a for a in Server(folder, max_body=99).argv(cli=True) if a.startswith("--additional-config="))
+    assert Settings.read(json.loads(own.partition("=")[2])).most_of_body == 99
+    with pytest.raises(ElasticError, match="not with --max-body, which is written there"):
+        Server(folder, max_body=99, flags=["--additional-config={}"]).check()
+    code, said = call("serve", folder, "--max-body", "much")
+    assert code == 2 and said.startswith("error: --max-body: 'much' is not allowed; a size such as")
+
+
+def test_a_chat_template_is_looked_for(folder, tmp_path):
+    bare = talking_family(tmp_path, template=None)
+    assert Server(folder).takes_messages and not Server(bare).takes_messages
+    assert Server(bare, flags=["--chat_template=a"]).takes_messages
 
 
 def test_who_can_reach_it(folder, monkeypatch):

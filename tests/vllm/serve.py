@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -42,6 +44,7 @@ TIGHT = "--num-gpu-blocks-override=26"
 VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
 LARGE, SMALL = "12b", "6b"
 PAIR = f"{SMALL}>{LARGE}"
+MOST = 2**20  # bytes of a body
 DIAL = 0.4  # of `auto`, where a request has none
 
 
@@ -161,6 +164,72 @@ def check_auto(talk: Talk, expected: Expected, checks: Checks) -> None:
     checks.equal("vllm_xargs.member auto", extra, expected.auto(0.5)[1])
 
 
+def check_told(talk: Talk, expected: Expected, checks: Checks) -> None:
+    """Every way to ask says who answered, in one piece and as a stream."""
+    chosen = expected.family.auto(cost=DIAL).choose(expected.ids)
+    wrong, seen = [], 0
+    asks = [(m, i, {m}) for i, m in enumerate((*SHAPES, PAIR))] + [("auto", i, {m}) for i, m in enumerate(chosen)]
+    for model, i, wanted in [*asks, ("family", 0, {LARGE})]:
+        for path in ("/v1/completions", "/invocations"):
+            for stream in (False, True):
+                got = talk.models(path, model=model, prompt=expected.ids[i], max_tokens=3, stream=stream)
+                seen, wrong = seen + 1, wrong + ([] if got == wanted else [(path, model, stream, got)])
+    messages = [{"role": "user", "content": "The first"}]
+    for path, body in (
+        ("/v1/chat/completions", {"messages": messages, "max_tokens": 3}),
+        ("/v1/messages", {"messages": messages, "max_tokens": 3}),
+        ("/v1/responses", {"input": "The first", "max_output_tokens": 3}),
+    ):
+        for model in (*SHAPES, PAIR, "auto"):
+            for stream in (False, True):
+                got = talk.models(path, model=model, stream=stream, **body)
+                # a stream of responses begins before anybody is chosen
+                right = got == {model} if model != "auto" else len(got - {"auto"}) == 1 and got <= {*MEMBERS, "auto"}
+                seen, wrong = seen + 1, wrong + ([] if right else [(path, model, stream, got)])
+    checks.tell(
+        "answers and streams whose `model` is who answered", not wrong, f"{seen - len(wrong)} of {seen}", str(wrong)
+    )
+    several = talk.models("/v1/completions", model="auto", prompt=expected.ids, max_tokens=3)
+    checks.tell("`model` of prompts that several members answered", several == {"auto"}, ", ".join(several))
+
+
+def check_gate(talk: Talk, log: Path, checks: Checks) -> None:
+    """Every route that vLLM has registered, and what is no route, without a key."""
+    routes = re.findall(r"Route: (\S+), Methods: (.+)", log.read_text(errors="replace"))
+    paths = sorted({path for path, _ in routes} - {"/health"}) + [
+        "/nowhere",
+        "//v1/models",
+        "/health/",
+        "/v1/../invocations",
+    ]
+    asks = [(path, body) for path in paths for body in (None, b'{"model": "x"}', b'{"prompt": "a", "max_tokens": 1}')]
+    answers = [talk.ask(path, body, key) for path, body in asks for key in (None, "another")]
+    let_in = sum(status != 401 for status, _ in answers)
+    named = sum(f'"{m}"' in text or f" {m}," in text for _, text in answers for m in SHAPES)
+    checks.tell("paths of the server, each asked without its key", len(routes) > 20, len(paths))
+    checks.tell("of those that let somebody in, or named a member", let_in + named == 0, f"{let_in}, {named}")
+    checks.tell("the health check without a key", talk.ask("/health") == (200, ""), talk.ask("/health")[0])
+    large = talk.ask("/invocations", b" " * (MOST + 1), KEY)[0]
+    checks.tell("a body above the limit", large == 413, large)
+    base = {
+        "/v1/completions": {"prompt": "a"}, "/invocations": {"prompt": "a"}, "/v1/responses": {"input": "a"},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+    }  # fmt: skip
+    odd = [{"thinking_token_budget": b} for b in ("abc", -1, 1.5, [1])] + [
+        {"vllm_xargs": x}
+        for x in ({"thinking_token_budget": "abc"}, {"thinking_token_budget": -1}, {"member": []}, {"then": 5}, [1])
+    ]
+    codes = collections.Counter(
+        talk.ask(path, json.dumps({"model": model, "max_tokens": 1, **body, **more}).encode(), KEY)[0]
+        for path, body in base.items() for model in (LARGE, PAIR, "auto") for more in odd
+    )  # fmt: skip
+    checks.tell(
+        "odd budgets and members that are a 400 or taken, and errors of the server",
+        not any(c >= 500 for c in codes),
+        _told(codes),
+    )
+
+
 def check_mixed(talk: Talk, expected: Expected, end: int, checks: Checks, seconds: float) -> None:
     """Clients at once, members and pairs mixed."""
     jobs: list[tuple[str, int, int | None]] = []
@@ -276,7 +345,7 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     """`nemo-elastic serve`, with a key and an end of thinking."""
     text, end = expected.ending()
     command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
-    command += ["--end-of-thinking", text, "--auto", str(DIAL)]
+    command += ["--end-of-thinking", text, "--auto", str(DIAL), "--max-body", str(MOST) + "B"]
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
@@ -286,6 +355,8 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
         check_auto(talk, expected, checks)
+        check_told(talk, expected, checks)
+        check_gate(talk, log, checks)
         check_mixed(talk, expected, end, checks, args.seconds)
         check_gone(talk, expected, checks)
         check_metrics(talk, checks)

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,9 +109,30 @@ class Talk:
             return exc.status_code, str(told.get("message", exc.message))
         return 200, ""
 
+    def ask(self, path: str, body: bytes | None = None, key: str | None = None) -> tuple[int, str]:
+        """Status and text of an answer, without a client library."""
+        asked = urllib.request.Request(f"{self.address}{path}", body, {"Content-Type": "application/json"})
+        if key is not None:
+            asked.add_header("Authorization", f"Bearer {key}")
+        try:
+            with urllib.request.urlopen(asked, timeout=600) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as exc:
+            return exc.code, exc.read().decode()
+
+    def models(self, path: str, **body: Any) -> set[str]:
+        """What an answer, or each event of a stream, says of who answered."""
+        text = self.ask(path, json.dumps(body).encode(), KEY)[1]
+        lines = (
+            [line[6:] for line in text.splitlines() if line.startswith("data: {")] if body.get("stream") else [text]
+        )
+        events = [json.loads(line) for line in lines]
+        inner = [e.get("response") or e.get("message") or e for e in events]
+        return {e["model"] for e in inner if isinstance(e, dict) and "model" in e}
+
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric over what has these labels."""
-        text = urllib.request.urlopen(f"{self.address}/metrics", timeout=60).read().decode()
+        text = self.ask("/metrics", key=KEY)[1]
         total = 0.0
         for line in text.splitlines():
             if re.match(rf"{re.escape(name)}(\{{|\s)", line) and all(f'{k}="{v}"' in line for k, v in labels.items()):

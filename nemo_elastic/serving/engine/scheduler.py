@@ -22,6 +22,7 @@ from vllm.v1.request import Request, RequestStatus
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.runtime.auto.signals import TAIL
+from nemo_elastic.serving.answers import tell_member
 from nemo_elastic.serving.counters import Work
 from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.serving.settings import Settings
@@ -54,6 +55,7 @@ class FamilyScheduler(Scheduler):
         self.turns, self.room, self.work = Turns(names.shapes), Room(), Work()
         self._choices: dict[str, Choice] = {}  # of pairs that still think
         self._budgets: dict[str, int | None] = {}
+        self._autos: set[str] = set()  # those of which the server says who answers
         self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
         self._member: dict[str, str] = {}
         shapes = read_shapes(self.vllm_config.model_config.model)
@@ -88,6 +90,7 @@ class FamilyScheduler(Scheduler):
         """Who reads a request. Nothing is to be chosen at the dial's ends."""
         if choice.cost is None:
             return choice.member
+        self._autos.add(request.request_id)
         if choice.cost in (0, 1):
             return self.names.largest if choice.cost else choice.member
         self._costs[request.request_id] = choice.cost
@@ -108,6 +111,7 @@ class FamilyScheduler(Scheduler):
         for kept in (self._member, self._choices, self._budgets, self._costs, self._carrying):
             kept.pop(request.request_id, None)
         self._tried.discard(request)
+        self._autos.discard(request.request_id)
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
@@ -207,7 +211,11 @@ class FamilyScheduler(Scheduler):
         """Take a step's tokens in. Behind a pair's thoughts, or a prompt of `auto`, another member may go on."""
         climbing = self._climbing(model_runner_output)
         before = {i: len(r.output_token_ids) for i in self._choices if (r := self.requests.get(i)) is not None}
+        answering = {i: self._member[i] for i in self._autos}
         out = super().update_from_output(scheduler_output, model_runner_output)
+        for output in (output for client in out.values() for output in client.outputs):
+            if output.request_id in answering:
+                tell_member(output, answering[output.request_id])
         for request_id, length in before.items():
             request = self.requests.get(request_id)
             if request is None or request.status != RequestStatus.RUNNING:
