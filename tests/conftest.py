@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def end_all(run: str) -> None:
     """Kill what a run of tests has left: a test that failed between start and end of a program leaves it at work."""
     end_apart()  # as it does when this process ends
     for process in psutil.wait_procs(left_by(run), timeout=3)[1]:  # the forks' server sees that its socket has gone
-        print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
-        process.kill()
+        with suppress(psutil.Error):  # it ends at this moment
+            print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
+            process.kill()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -100,7 +100,16 @@ def full_nemo(family: Path, place: Path) -> Iterator[Told]:
         yield run(place, *arguments)
     mount("-o", f"remount,size={PAGE}", str(place))
     block = family.parent / "elastic.yaml"
-    train = ("train", "--factory", "nemotron_nano_12b_v2", "--yaml", block, "--to-yaml", place / "run.yaml")
+    train = (
+        "train",
+        "--factory",
+        "nemotron_nano_12b_v2",
+        "--yaml",
+        block,
+        "--to-yaml",
+        place / "run.yaml",
+        "mock_data=true",
+    )
     yield run(place, *train)
     mount("-o", "remount,size=50m", str(place))
     yield run(place, *train)
