@@ -21,10 +21,12 @@ import numpy as np
 
 from nemo_elastic.io.bounded import check_no_holes, open_regular
 
-from ..errors import ElasticError
+from ..errors import ElasticError, bad
 
-__all__ = ["Index", "count_tokens", "open_tokens", "read_index", "token_dtype", "write_indexed"]
+__all__ = ["Index", "check_prefix", "count_tokens", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 
+#: endings of files that people name in place of a prefix
+NO_PREFIX = {".arrow", ".bin", ".csv", ".gz", ".idx", ".json", ".jsonl", ".parquet", ".txt", ".zst"}
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
 #: Megatron's codes of the types that tokens are stored in.
@@ -110,6 +112,18 @@ def read_index(prefix: Path) -> Index:
     if not sound:
         raise ElasticError(f"{path}: does not fit {data.name}; one of them is damaged or from another build")
     return Index(dtype, lengths, documents)
+
+
+def check_prefix(where: str, prefix: str) -> None:
+    """Raise for a file where the prefix of a pair of token files is asked for; on a cluster, by its name alone.
+
+    Raises:
+        ElasticError: it is text, or one of the two.
+    """
+    path = Path(prefix)
+    if path.suffix in NO_PREFIX or (path.is_file() and not Path(f"{prefix}.idx").is_file()):
+        allowed = "the prefix of Megatron's token files, which end in .bin and .idx; no text is read here"
+        raise bad(where, prefix, allowed)
 
 
 def count_tokens(prefix: Path) -> int:

@@ -19,7 +19,8 @@ class StageOptions:
     """The arguments that `apply_elastic`, `ElasticPlugin`, `nemo elastic train` and a run's file share.
 
     Attributes:
-        teacher: checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
+        teacher: checkpoint of the parent, or the folder of its training, whose newest whole one is taken; the frozen
+            teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum.
         previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.

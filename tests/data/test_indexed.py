@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.data.indexed import count_tokens, open_tokens, read_index, token_dtype, write_indexed
+from nemo_elastic.data.indexed import check_prefix, count_tokens, open_tokens, read_index, token_dtype, write_indexed
 from nemo_elastic.errors import ElasticError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=20), min_size=1, max_size=10)
@@ -120,3 +120,14 @@ def test_a_pipe_is_no_index(tmp_path: Path) -> None:
     os.mkfifo(f"{prefix}.idx")
     with pytest.raises(ElasticError, match=r"x\.idx: (is a pipe|no such file)"):
         read_index(prefix)
+
+
+@pytest.mark.parametrize("name", ["chat.jsonl", "/cluster/text.bin", "text", "pair.idx"])
+def test_a_file_is_no_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("one two")
+    write_indexed(tmp_path / "pair", [np.arange(3)], 512)
+    with pytest.raises(ElasticError, match=f"^data: '{name}' is not allowed; the prefix of Megatron's token files"):
+        check_prefix("data", name)
+    for prefix in ("pair", "/cluster/v1.2", str(tmp_path / "pair")):
+        check_prefix("data", prefix)

@@ -21,6 +21,7 @@ from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
+from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.agreement import check_files, vocabulary_rows
@@ -139,7 +140,7 @@ def apply_elastic(
             recipe and block do not fit.
     """
     options = StageOptions(
-        teacher=at_hand(teacher), stage=stage, previous=at_hand(previous), done_steps=done_steps,
+        teacher=newest_of(teacher), stage=stage, previous=at_hand(previous), done_steps=done_steps,
         total_steps=total_steps, out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic)

@@ -21,6 +21,7 @@ from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
+from nemo_elastic.data.indexed import check_prefix
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.hosts.planned import (
     NODES,
@@ -309,6 +310,8 @@ def _blend(data: Sequence[str | float]) -> tuple[list[str], list[float] | None]:
     prefixes = [str(x) for x, number in zip(data, numbers, strict=True) if number is None]
     if weights and len(weights) != len(prefixes):
         raise bad("data", list(data), "a weight before each prefix, or before none")
+    for prefix in prefixes:
+        check_prefix("data", prefix)
     return prefixes, weights or None
 
 

@@ -17,6 +17,7 @@ from nemo.collections.llm.recipes.log.default import tensorboard_logger
 from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
+from nemo_elastic.data.indexed import check_prefix
 from nemo_elastic.data.megatron import FolderDataModule
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
@@ -252,6 +253,9 @@ def blend(data: Blend, stage: Stage, tokenizer: Any, *, index: str, seed: int = 
         paths: Any = {"test": list(data["validation"])} | {split: list(prefixes) for split, prefixes in data.items()}
     else:
         paths = list(data)
+    for part in paths.values() if isinstance(paths, dict) else [paths]:
+        for prefix in part:
+            check_prefix("data", str(prefix))
     return run.Config(
         FolderDataModule,
         paths=paths,

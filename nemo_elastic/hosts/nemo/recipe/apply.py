@@ -18,6 +18,7 @@ from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
+from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
 from nemo_elastic.train.agreement import check_files
@@ -99,7 +100,7 @@ def change(
     """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
     config = ElasticConfig.of(elastic)
     config = replace(config, ranking=at_hand(config.ranking), shapes=at_hand(config.shapes))
-    teacher, previous = at_hand(options.teacher), at_hand(options.previous)
+    teacher, previous = newest_of(options.teacher), at_hand(options.previous)
     stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
     steps = recipe.trainer.max_steps

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.data.indexed import count_tokens
+from nemo_elastic.data.indexed import check_prefix, count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
@@ -167,6 +167,8 @@ def check_data(recipe: Any) -> None:
     for part in paths.values() if isinstance(paths, Mapping) else [paths]:
         for prefix in [part] if isinstance(part, str) else part or []:
             # weights of a blend, and files that only the cluster has, are passed over
+            if isinstance(prefix, str):
+                check_prefix("recipe.data.paths", prefix)
             if isinstance(prefix, str) and Path(f"{prefix}.idx").is_file():
                 tokens = count_tokens(Path(prefix))
                 if tokens <= length:
