@@ -278,8 +278,11 @@ def test_the_tiny_one_shows_what_it_would_do(
         ("run_local", [*RECIPE, *DATA, "--devices", "1"], "error: no layout"),
         ("run_local", [*RECIPE, *DATA, "--gpu", "a100"], "error: --gpu: 'a100' is not allowed; one of h100, h200"),
         ("run_slurm", [*RECIPE[:-1], "runs", *DATA, *SLURM], "error: dir: 'runs' is not allowed; an absolute path"),
-        ("run_slurm", [*RECIPE, "--data", "0.7", "/data/text", "0.3", "chat.jsonl", *SLURM],
-         "error: data: 'chat.jsonl' is not allowed; the prefix of Megatron's token files, which end in .bin and .idx"),
+        (
+            "run_slurm",
+            [*RECIPE, "--data", "0.7", "/data/text", "0.3", "chat.jsonl", *SLURM],
+            "error: data: 'chat.jsonl' is not allowed; the prefix of Megatron's token files, which end in .bin and .idx",
+        ),
         ("run_slurm", [*RECIPE, *DATA, *SLURM, "--jobs", "0"], "error: repeat: 0 is not allowed; at least 1"),
         ("run_slurm", [*RECIPE, *DATA, *SLURM, "--host", "login"], "error: --host needs --user"),
         ("run_slurm", ["--recipe", "nemotron_elastic_7b", *RECIPE[2:], *DATA, *SLURM], "invalid choice"),
