@@ -281,7 +281,7 @@ def test_the_tiny_one_shows_what_it_would_do(
         (
             "run_slurm",
             [*RECIPE, "--data", "0.7", "/data/text", "0.3", "chat.jsonl", *SLURM],
-            "error: data: 'chat.jsonl' is not allowed; the prefix of Megatron's token files, which end in .bin and .idx",
+            "error: data: 'chat.jsonl' is not allowed; the prefix of Megatron's token files",
         ),
         ("run_slurm", [*RECIPE, *DATA, *SLURM, "--jobs", "0"], "error: repeat: 0 is not allowed; at least 1"),
         ("run_slurm", [*RECIPE, *DATA, *SLURM, "--host", "login"], "error: --host needs --user"),

@@ -81,7 +81,8 @@ def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(pla
         names: dict[str, Any] = {"__name__": "train"}
         exec(text, names)
         made.append({"train": settings(names["recipe"])})
-    found = changes(*made, {**OF_REHEARSALS, **{f"{why} of a page": names for why, names in DECLARED.items()}})
+    before, after = made
+    found = changes(before, after, {**OF_REHEARSALS, **{f"{why} of a page": names for why, names in DECLARED.items()}})
     assert {c.name for c in found} >= {"train: model.config.hidden_size", "train: trainer.max_steps"}
 
 
