@@ -100,7 +100,7 @@ def _measured(
     try:
         given = examples(folder, samples, prompt_tokens, answer_tokens, seed)
     except ElasticError as exc:
-        raise exc.of("--samples") from None
+        raise exc.of("--samples") if exc.at[:1] == ("samples",) else exc from None
     runtime = load_family(source, device=device)
     with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
         task = bars.add_task(str(source.folder), total=len(given) * len(runtime.path))

@@ -73,3 +73,4 @@ def check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
         own = source.folder / "tokenizer.json"
         if own.is_file() and load_tokenizer(source.folder).get_vocab() != folder.tokenizer().get_vocab():
             raise ElasticError(f"{where} was made with another tokenizer than that of {source.folder}")
+    folder.tokens("val")  # looks at each of them

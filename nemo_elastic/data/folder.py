@@ -216,8 +216,12 @@ class DataFolder:
         return read_index(self.prefix(split))
 
     def tokens(self, split: str) -> np.ndarray:
-        """All tokens of a split end to end: a read-only memory map of uint16 or int32."""
-        return open_tokens(self.prefix(split))
+        """All tokens of a split end to end: a read-only memory map of uint16 or int32.
+
+        Raises:
+            ElasticError: If one is not in the vocabulary.
+        """
+        return open_tokens(self.prefix(split), self.vocab_size)
 
     def documents(self, split: str) -> list[np.ndarray]:
         """The tokens of each document of a split, as parts of `tokens`."""

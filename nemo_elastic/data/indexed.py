@@ -33,6 +33,8 @@ _HEADER = struct.Struct("<9sQBQQ")
 _DTYPES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 #: bytes of an index up to which it may be a sparse file
 _HOLES = 2**24
+#: tokens that are looked at together
+_LOOK = 2**24
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -150,9 +152,25 @@ def _header(path: Path, raw: bytes) -> tuple[np.dtype, int, int]:
     return _DTYPES[code], sequences, marks
 
 
-def open_tokens(prefix: Path) -> np.ndarray:
-    """All tokens of a pair, end to end, as a read-only memory map of uint16 or int32."""
+def open_tokens(prefix: Path, vocab: int | None = None) -> np.ndarray:
+    """All tokens of a pair, end to end, as a read-only memory map of uint16 or int32.
+
+    Args:
+        prefix: Path without suffix.
+        vocab: Size of the vocabulary; every token is looked at where it is given.
+
+    Raises:
+        ElasticError: If a file is missing, they are not a sound pair, or a token is not in the vocabulary.
+    """
     index = read_index(prefix)
     if not index.tokens:
         raise ElasticError(f"{prefix}.bin: empty")
-    return np.memmap(f"{prefix}.bin", dtype=index.dtype, mode="r")
+    tokens = np.memmap(f"{prefix}.bin", dtype=index.dtype, mode="r")
+    if vocab is None:
+        return tokens
+    for at in range(0, len(tokens), _LOOK):
+        part = tokens[at : at + _LOOK]
+        low, high = int(part.min()), int(part.max())
+        if low < 0 or high >= vocab:
+            raise bad(f"{prefix}.bin", low if low < 0 else high, f"tokens are 0 to {vocab - 1}; the data is damaged")
+    return tokens

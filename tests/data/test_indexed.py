@@ -131,3 +131,16 @@ def test_a_file_is_no_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
         check_prefix("data", name)
     for prefix in ("pair", "/cluster/v1.2", str(tmp_path / "pair")):
         check_prefix("data", prefix)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "token"), [(1000, 1000), (1000, 65_535), (70_000, 70_000), (70_000, -1), (70_000, -(2**31))]
+)
+def test_a_token_outside_the_vocabulary_is_told(tmp_path: Path, vocab: int, token: int) -> None:
+    prefix = write(tmp_path, [[1, 2, 3], [vocab - 1]], vocab)
+    assert open_tokens(prefix, vocab).tolist() == [1, 2, 3, vocab - 1]
+    tokens = np.memmap(f"{prefix}.bin", dtype=token_dtype(vocab), mode="r+")
+    tokens[2] = token
+    with pytest.raises(ElasticError, match=rf"x\.bin: {token} is not allowed; tokens are 0 to {vocab - 1}; the data"):
+        open_tokens(prefix, vocab)
+    assert open_tokens(prefix)[2] == token

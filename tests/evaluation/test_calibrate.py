@@ -28,6 +28,7 @@ from nemo_elastic.slicing.family_folder import write_family
 from tests.runtime.auto.made import NAMES, PARAMETERS, made
 from tests.runtime.talking import overflowing
 from tests.shapes import PARENT as SHAPE
+from tests.texts import spoiled
 
 PARENT = replace(SHAPE, vocab=400)
 MEMBERS = {
@@ -130,3 +131,9 @@ def test_each_half_is_chosen_for_by_the_other():
 def test_members_that_give_no_numbers_are_not_calibrated(capsys, folder, data):
     code, out, err = run(capsys, overflowing(folder), "--data", data.path, *QUICK)
     assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()
+
+
+def test_tokens_outside_the_vocabulary_are_told(capsys, folder, data, tmp_path):
+    wrong = spoiled(data.path, tmp_path / "data", at=-1)
+    code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
+    assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399" in err

@@ -25,6 +25,7 @@ from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.runtime.talking import overflowing
 from tests.shapes import PARENT
+from tests.texts import spoiled
 
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
@@ -163,3 +164,10 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(capsys, fold
     assert (code, out) == (2, "") and err.startswith(
         f"error: {broken}: 12b: loss: infinite or not a number on this data"
     )
+
+
+def test_tokens_outside_the_vocabulary_are_told_before_anything_is_read(capsys, folder, data, tmp_path):
+    wrong = spoiled(data.path, tmp_path / "data", at=-1)
+    code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
+    told = f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399; the data is damaged\n"
+    assert (code, out) == (2, "") and err.endswith(told) and "Traceback" not in err

@@ -28,6 +28,7 @@ from nemo_elastic.search import trained_space
 from nemo_elastic.slicing.extra_shapes import add_extra
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
+from tests.texts import spoiled
 
 SHAPE = replace(PARENT, vocab=400, pattern="-M-*")
 AXES = {
@@ -186,3 +187,10 @@ def test_what_was_found_is_printed_where_it_cannot_be_kept(capsys, folder, data,
     code, out, err = run(capsys, *line)
     assert code == 2 and err.endswith("error: extras.code: already there; --force replaces it\n")
     assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == MEMBERS["small"]
+
+
+def test_tokens_outside_the_vocabulary_are_told(capsys, folder, data, tmp_path):
+    wrong = spoiled(data.path, tmp_path / "data", at=-1)
+    line = ("specialize", folder, "--data", wrong, "--ratio", 0.9, *QUICK, "--out", tmp_path / "x.json")
+    code, out, err = run(capsys, *line)
+    assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399" in err

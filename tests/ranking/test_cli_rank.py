@@ -20,6 +20,7 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE
+from tests.texts import spoiled
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
 SIZE = ("--samples", "20", "--length", "64")
@@ -144,3 +145,12 @@ def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path, capsys)
         code, _, said = run(capsys, "init", str(place / "parent"), "--config", str(block), "--ranking",
                             str(tmp_path / "ranking"), "--out", str(tmp_path / f"family{len(depth)}"))  # fmt: skip
         assert (code, says in said) == (2 if says else 0, True), said
+
+
+def test_tokens_outside_the_vocabulary_are_told(place, tmp_path, capsys):
+    wrong = spoiled(place / "data", tmp_path / "data", "train", at=-1)
+    code, out, err = run(
+        capsys, "rank", str(place / "parent"), "--data", str(wrong), "--out", str(tmp_path / "r"), *SIZE
+    )
+    assert (code, out) == (2, "") and not (tmp_path / "r").exists()
+    assert err == f"error: {wrong}/train.bin: 60000 is not allowed; tokens are 0 to 511; the data is damaged"

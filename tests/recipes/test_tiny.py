@@ -8,6 +8,7 @@ It runs once; every test reads what the jobs left and what `recorder.StateRecord
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from tests.texts import library_text
+from tests.texts import library_text, spoiled
 from tests.workers import environment
 
 from .tiny_worker import STEPS
@@ -164,6 +165,20 @@ def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
     assert read_history(stage / METRICS).lines == lines
     steps = [(line["step"], line["tokens"]) for line in lines if line["kind"] == "step"]
     assert steps == [(i, i * 4 * 128) for i in range(1, STOPPED_STEPS + 1)]
+
+
+def test_tokens_outside_the_vocabulary_end_a_stage_in_one_line(ran: Path) -> None:
+    whole = ran / "data"
+    after_ranking(ran, "spoiled")
+    whole.rename(ran / "whole")
+    try:
+        spoiled(ran / "whole", whole, "train")
+        said = run_worker("stop_worker", ran, "spoiled", code=2)
+    finally:
+        shutil.rmtree(whole)
+        (ran / "whole").rename(whole)
+    line = "error: data: 60000 is not allowed; tokens are 0 to 1023, as the model has"
+    assert line in said.splitlines() and "Traceback" not in said
 
 
 def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) -> None:

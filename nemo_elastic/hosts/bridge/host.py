@@ -45,7 +45,7 @@ class BridgeHost(MegatronHost):
         return get_dataset_provider(self.run.cfg.dataset)([samples, 0, 0], self.run.cfg.dataset)[0]
 
     def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        return first_batches(self._data, count, size)
+        return first_batches(self._data, count, size, self.core.vocab_size)
 
     def weights_changed(self) -> None:
         self.optimizer.reload_model_params()  # its fp32 copies still hold the old ones

@@ -19,6 +19,7 @@ from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.megatron.build import check_ranks, make_family
 from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.megatron.data import Looked
 from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.loss import report_parts
 from nemo_elastic.megatron.stages import FamilyStep
@@ -112,7 +113,7 @@ class ElasticStep:
         core = self.host.core
         if not core.pre_process:
             self.host.receive(core.decoder.input_tensor)
-        read = lambda: _read(state, data_iterator, model)  # noqa: E731
+        read = lambda: _read(state, Looked(data_iterator, core.vocab_size), model)  # noqa: E731
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:

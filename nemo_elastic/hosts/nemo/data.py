@@ -12,6 +12,6 @@ import torch
 from nemo_elastic.megatron.data import first_batches
 
 
-def training_batches(trainer: Any, sequences: int, size: int) -> Iterator[torch.Tensor]:
+def training_batches(trainer: Any, sequences: int, size: int, vocab: int | None = None) -> Iterator[torch.Tensor]:
     """`first_batches` of a trainer's training data."""
-    return first_batches(trainer.datamodule._train_ds, sequences, size)
+    return first_batches(trainer.datamodule._train_ds, sequences, size, vocab)

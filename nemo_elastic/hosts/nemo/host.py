@@ -36,7 +36,7 @@ class NemoHost(MegatronHost):
         return self.module.trainer.datamodule.data_sampler.seq_len
 
     def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        return training_batches(self.module.trainer, count, size)
+        return training_batches(self.module.trainer, count, size, self.core.vocab_size)
 
     def weights_changed(self) -> None:
         for optimizer in self.module.trainer.optimizers:  # its fp32 copies still hold the old ones

@@ -17,6 +17,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.megatron.build import check_ranks, make_family
+from nemo_elastic.megatron.data import Looked
 from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.megatron.stages import FamilyStep
@@ -151,6 +152,10 @@ class ElasticMambaModel(llm.MambaModel):
     def set_input_tensor(self, received: list[torch.Tensor | None]) -> None:
         """Take what the pipeline stage before this one has given; megatron-core's schedule calls it."""
         self.host.receive(received[0])
+
+    def data_step(self, dataloader_iter: Any) -> dict[str, Any]:
+        """The next micro-batch, whose tokens are in the vocabulary."""
+        return super().data_step(Looked(dataloader_iter, self.host.core.vocab_size))
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""

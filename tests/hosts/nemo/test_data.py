@@ -98,3 +98,33 @@ def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any, sequences
 
     rank_of(0, ranks)
     assert training_share(sequences) == share
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sound"),
+    [("tokens", 8, False), ("tokens", -1, False), ("labels", 8, False), ("labels", -100, True), ("tokens", 7, True)],
+)
+def test_what_a_loader_gives_is_looked_at(name: str, value: int, sound: bool) -> None:
+    from nemo_elastic.megatron.data import Looked
+
+    batch = {"tokens": torch.zeros(2, 3, dtype=torch.long), "labels": torch.ones(2, 3, dtype=torch.long)}
+    batch[name][1, 2] = value
+    for given in (batch, (batch, 0, 0), {**batch, "loss_mask": None}):
+        if sound:
+            assert next(Looked(iter([given]), 8)) is given
+            continue
+        with pytest.raises(
+            ElasticError, match=rf"^data: {value} is not allowed; tokens are 0 to 7, as the model has$"
+        ):
+            next(Looked(iter([given]), 8))
+    with pytest.raises(StopIteration):
+        next(Looked(iter([]), 8))
+
+
+def test_what_is_ranked_by_is_looked_at(rank_of: Any) -> None:
+    from nemo_elastic.megatron.data import first_batches
+
+    rank_of(0, 1)
+    assert firsts(first_batches(Numbered(8), 4, 2, vocab=104)) == [[0, 1], [2, 3]]
+    with pytest.raises(ElasticError, match=r"^data: 103 is not allowed; tokens are 0 to 102, as the model has$"):
+        list(first_batches(Numbered(8), 4, 2, vocab=103))
