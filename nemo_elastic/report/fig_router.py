@@ -37,7 +37,24 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     figure.get_layout_engine().set(hspace=0.05)  # pyright: ignore
     frozen = f" Shapes were frozen at step {until}." if until is not None else ""
     words = f"Each step trains one budget; lines are running means.{frozen}"
-    return Drawing(figure, "How the router decided", words, "The choice of shapes went from undecided to frozen.")
+    return Drawing(figure, "How the router decided", words, _claim(run, phase, until))
+
+
+def _claim(run: RunRecord, phase: Phase, until: int | None) -> str:
+    """What became of its choices, from what was logged and of which shapes are known."""
+    told = []
+    means = [smooth(y) for axis in phase.keys("entropy_") if (y := phase.series(f"entropy_{axis}", until)[1])]
+    if means:
+        first, last = (sum(mean[at] for mean in means) / len(means) for at in (0, -1))
+        told.append(
+            f"The mean entropy of its choices was {first:.2f} of uniform at the start and {last:.2f} at the end."
+        )
+    found, frozen = run.shapes.found, run.shapes.frozen
+    both = found.keys() & frozen.keys()
+    if both:
+        changed = sum(found[name] != frozen[name] for name in both)
+        told.append(f"Of the {len(both)} shapes that it began with it changed {changed or 'none'}.")
+    return " ".join(told)
 
 
 def smooth(values: list[float], span: int = 9) -> list[float]:

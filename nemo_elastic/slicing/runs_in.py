@@ -14,6 +14,8 @@ __all__ = ["needs_eager_experts", "runs_in"]
 
 #: axes that vLLM keeps one width of for all layers
 _ONE_STATE = ("mamba_heads", "mamba_head_dim")
+#: of which the converter of llama.cpp, `GraniteHybridModel.set_gguf_parameters`, wants the Mamba inner size a multiple
+_INNER = 64
 #: symbols of layers that vLLM, llama.cpp and NeMo were tried with
 _TRIED = set("M-*")
 
@@ -25,7 +27,8 @@ def runs_in(member: Subnet) -> str:
         member: its shape.
 
     Returns:
-        E.g. "transformers, vLLM, llama.cpp, NeMo", or with needs in brackets.
+        E.g. "transformers, vLLM, NeMo", with needs in brackets. llama.cpp's converter knows tokenizers by a
+        fingerprint, of which no shape says anything: that is always such a need.
     """
     code = "" if member.is_uniform else "its own code"
     attention = bool(member.widths("attention_heads"))
@@ -37,8 +40,15 @@ def runs_in(member: Subnet) -> str:
     if served and tried:
         told.append(_with("vLLM", code))
     if member.is_uniform and tried:
-        told += ["llama.cpp", "NeMo"] if attention else ["NeMo"]
+        told += ["llama.cpp (a tokenizer that its converter knows)"] if attention and _is_converted(member) else []
+        told.append("NeMo")
     return ", ".join(told)
+
+
+def _is_converted(member: Subnet) -> bool:
+    """Whether llama.cpp's converter takes the widths of a uniform member."""
+    heads, sizes = (member.widths(axis) for axis in _ONE_STATE)
+    return all(h * p % _INNER == 0 for h, p in zip(heads, sizes, strict=True))
 
 
 def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from nemo_elastic.report.fig_router import draw, smooth
 from nemo_elastic.report.load import Phase, RunRecord, ShapeHistory
 from nemo_elastic.report.style import NARROW, WIDE, Drawing, Sheet, house
+from tests.shapes import PARENT
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,20 @@ def test_what_is_logged_after_shapes_were_frozen_is_left_out() -> None:
     drawing = drawn(run(*STEPS, frozen=20))
     assert drawing.words.endswith("Shapes were frozen at step 20.")
     assert max(lines_of(drawing.figure, 0)[0][0]) == 20 == drawing.figure.axes[0].get_xlim()[1]
+
+
+def test_what_is_said_of_its_choices_is_what_was_logged() -> None:
+    assert (
+        drawn(run(*STEPS)).more
+        == "The mean entropy of its choices was 0.97 of uniform at the start and 0.25 at the end."
+    )
+    still = [{**line(step), "entropy_hidden": 0.99} for step in range(1, 31)]
+    assert "0.99 of uniform at the start and 0.99 at the end" in drawn(run(*still)).more
+    small, other = PARENT.uniform(hidden=8), PARENT.uniform(hidden=12)
+    for frozen, told in (({"a": small, "b": small}, "changed none."), ({"a": small, "b": other}, "changed 1.")):
+        record = run(*still, frozen=20)
+        record.shapes = ShapeHistory(found={"a": small, "b": small}, frozen=frozen, step=20)
+        assert drawn(record).more.endswith(f"Of the 2 shapes that it began with it {told}")
 
 
 def test_a_cost_that_is_logged_again_counts_once() -> None:

@@ -18,8 +18,8 @@ TWO = replace(PARENT, pattern="M-M*-*")
 @pytest.mark.parametrize(
     ("member", "line"),
     [
-        (TWO.full, "transformers, vLLM, llama.cpp, NeMo"),
-        (TWO.uniform([0, 1, 3], hidden=8), "transformers, vLLM, llama.cpp, NeMo"),
+        (TWO.full, "transformers, vLLM, NeMo"),
+        (TWO.uniform([0, 1, 3], hidden=8), "transformers, vLLM, NeMo"),
         (
             Subnet(16, (TWO.layer(1, ffn=8), TWO.layer(3), TWO.layer(4))),
             "transformers (its own code), vLLM (its own code)",
@@ -38,3 +38,11 @@ TWO = replace(PARENT, pattern="M-M*-*")
 )
 def test_a_member_runs_where_the_page_says(member: Subnet, line: str) -> None:
     assert runs_in(member.validate(TWO)) == line
+
+
+@pytest.mark.parametrize(("heads", "size", "converted"), [(8, 16, True), (4, 16, True), (8, 12, False), (4, 8, False)])
+def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int, converted: bool) -> None:
+    """As its converter asserts, and a tokenizer is never promised: no shape says which one a family has."""
+    member = replace(TWO, mamba_heads=8, mamba_head_dim=16).uniform(mamba_heads=heads, mamba_head_dim=size)
+    told = "llama.cpp (a tokenizer that its converter knows), " if converted else ""
+    assert runs_in(member) == f"transformers, vLLM, {told}NeMo"
