@@ -29,7 +29,7 @@ REFUSED = {
     "pickles that name or do what describes no data": "tests/formats/megatron/test_pickled.py",
     "checkpoints that carry code, lie about themselves or are cut": "tests/formats/megatron/test_harmless.py",
 }
-FUZZED = "tests/test_fuzz_readers.py"
+FUZZED, PICKLES = "tests/test_fuzz_readers.py", "tests/formats/megatron/test_forms.py"
 
 
 def survived(found: dict[str, Any]) -> dict[str, int]:
@@ -76,6 +76,10 @@ def main() -> None:
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
     from tests.test_fuzz_readers import EXAMPLES
 
+    from tests.formats.megatron.test_forms import COUNT
+
+    passed(PICKLES)
+    rows["random pickles: refused, or read by torch soon, in little room, with no call beside the list"] = COUNT
     passed(FUZZED)
     rows["random blocks, families and files: a valid object or one line"] = sum(EXAMPLES.values())
     text = "\n".join(["| what | count |", "|---|---:|", *(f"| {what} | {n:,} |" for what, n in rows.items())]) + "\n"

@@ -8,23 +8,23 @@ whoever wrote it: `.metadata`, `common.pt` and the objects among the weights may
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.bounded import open_regular
 
-from .items import STORAGES, TENSOR, Item
-from .metadata import NAMES, ByteRange, Metadata, read_metadata, regular_size, signature
-from .pickled import ARRAY, PickleError, read_pickle
+from .forms import OBJECTS
+from .items import Item
+from .metadata import ByteRange, Metadata, read_metadata, regular_size, signature
+from .pickled import PickleError
 from .stored import check_format, weights_folder
 
-#: what common.pt and the objects of a checkpoint may name beside what its metadata does: values, all of them
-OBJECTS = NAMES | STORAGES | {
-    TENSOR, ("torch", "device"), ("_io", "BytesIO"), ("_codecs", "encode"),
-    *ARRAY, ("numpy", "ndarray"),  # as numpy's random state has one
-}  # fmt: skip
-#: the object in which today's megatron-core keeps what is not sharded
-_COMMON = "common_state/"
+#: what is not sharded: the file, and the object in which today's megatron-core keeps it where there is no such file
+_COMMON, _COMMON_OBJECT = "common.pt", "common_state/shard_0_1"
+#: where a run of Bridge's stands
+STATE = "train_state.pt"
 #: in a folder of weights: what NeMo's classes, not ours, would run or follow
 _FORBIDDEN = {
     "modelopt_state": "NeMo would run what it holds",
@@ -53,19 +53,26 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
     metadata = read_metadata(folder)
     for name in metadata.needed:
         metadata.file(name)
-    for name in _files(folder, metadata):
-        _check_object(folder / name, ByteRange(name, 0, regular_size(folder / name)), "")
+    for name in _files(folder, metadata, only_weights):
+        check_file(folder / name)
     for name, place in metadata.objects.items():
         _check_object(folder / place.file, place, f"{name}: ")
     return metadata
 
 
-def _files(folder: Path, metadata: Metadata) -> list[str]:
-    """Pickles beside the weights: what is not sharded, which today's megatron-core keeps among them.
+def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
+    """Pickles beside the weights that are loaded, by what is there: a file goes before an object of `.metadata`."""
+    there = [name for name in (_COMMON, STATE) if os.path.lexists(folder / name)]
+    return there if only_weights and _COMMON_OBJECT in metadata.objects else sorted({_COMMON, *there})
 
-    Bridge's own train_state.pt is none of these: it is read as tensors alone.
+
+def check_file(path: Path) -> None:
+    """Raise where a file of torch's holds what may run when it is loaded.
+
+    Raises:
+        ElasticError: one line that names the file and what is in it.
     """
-    return [] if any(name.startswith(_COMMON) for name in metadata.objects) else ["common.pt"]
+    _check_object(path, ByteRange(path.name, 0, regular_size(path)), "")
 
 
 def _check_object(path: Path, place: ByteRange, name: str) -> None:
@@ -79,8 +86,8 @@ def _check_object(path: Path, place: ByteRange, name: str) -> None:
 
 @lru_cache(maxsize=2**14)
 def _check_values(path: Path, place: ByteRange, _: tuple[int, ...]) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         item = Item(file, place)
-        read_pickle(item.pickle(), OBJECTS)
+        item.read(OBJECTS)
         if not item.is_the_same_to_torch():
             raise PickleError("torch.load would find something else in it")

@@ -10,23 +10,16 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from .forms import STORAGES, TENSOR, TENSORS, fits_storage
 from .metadata import ByteRange, Piece
-from .pickled import STORED, Made, Name, Named, PickleError, read_pickle
+from .pickled import MOST, Form, Made, Name, PickleError, read_pickle
 
-#: class of a storage -> dtype of its values
-_DTYPES = {
-    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
-STORAGES: frozenset[Name] = frozenset(("torch", storage) for storage in _DTYPES)
-TENSOR: Name = ("torch._utils", "_rebuild_tensor_v2")
-_NAMES = STORAGES | {TENSOR, ("collections", "OrderedDict")}
 #: bytes of a pickle beside a tensor, of another object, of a table of contents, and in front of the name of a record
 _PICKLE, _OBJECT, _CONTENTS, _HEADER = 2**26, 2**28, 2**23, 30
 #: of a record; a zip file of torch's has one at its beginning
@@ -57,7 +50,8 @@ class Item:
         self._records = {entry.filename.partition("/")[2]: entry for entry in entries}
         folders = {entry.filename.partition("/")[0] for entry in entries}
         twice, squeezed = len(self._records) < len(entries), any(e.compress_type for e in entries)
-        if len(folders) != 1 or twice or squeezed:
+        more = sum(entry.file_size for entry in entries) > place.length  # the same bytes many times
+        if len(folders) != 1 or twice or squeezed or more:
             raise PickleError("it is not what torch.save writes")
         if "constants.pkl" in self._records:
             raise PickleError("it is a program in TorchScript")
@@ -70,6 +64,13 @@ class Item:
         if not found:
             raise PickleError("it holds no pickle")
         return found
+
+    def read(self, forms: Mapping[Name, Form], most: int = MOST) -> Any:
+        """What the pickle is of, see `read_pickle`; what it says to lie beside it is there."""
+        return read_pickle(self.pickle(), forms, most, lambda about: fits_storage(about, self._size))
+
+    def _size(self, name: str) -> int | None:
+        return self._records[name].file_size if name in self._records else None
 
     def is_the_same_to_torch(self) -> bool:
         """Whether torch.load finds the same records: a file can be two zip files, one to each reader."""
@@ -167,7 +168,7 @@ def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
     """
     with path.open("rb", buffering=0) as file:
         item = Item(file, piece.place)
-        told = read_pickle(item.pickle(), _NAMES, most=1000)
+        told = item.read(TENSORS, most=1000)
         values = _values(told, target)
         if values is not None:
             item.read_into(f"data/{values[0]}", _bytes(target), values[1] * target.itemsize)
@@ -175,17 +176,15 @@ def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
 
 def _values(told: Any, target: torch.Tensor) -> tuple[str, int] | None:
     """Key of the storage that a tensor's values are in, and of how many others they come after; None for no values."""
-    if not isinstance(told, Made) or told.kind != TENSOR or len(told.arguments) < 4:
+    if not isinstance(told, Made) or told.kind != TENSOR:
         raise PickleError("it is no dense tensor")
     stored, first, size, stride = told.arguments[:4]
-    about = stored.arguments[0] if isinstance(stored, Made) and stored.kind == STORED else None
-    if type(about) is not tuple or len(about) != 5 or not isinstance(about[1], Named) or type(about[2]) is not str:
-        raise PickleError("it is no dense tensor")
-    if _DTYPES.get(about[1].kind[1]) != target.dtype or size != tuple(target.shape):
+    about = stored.arguments[0]
+    if STORAGES[about[1].kind] != target.dtype or size != tuple(target.shape):
         raise PickleError(f"it is not of shape {list(target.shape)} and {target.dtype}, as is said")
     if not target.numel():
         return None
-    if stride != target.stride() or type(first) is not int or first < 0:
+    if stride != target.stride():
         raise PickleError("its values do not lie in order")
     return about[2], first
 

@@ -25,34 +25,14 @@ import torch
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.io.bounded import check_no_holes
 
-from .pickled import Made, Name, Named, PickleError, read_pickle
+from .forms import DTYPES, METADATA
+from .pickled import Made, Named, PickleError, read_pickle
 
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
 #: what both put before those of the optimizer's; megatron-core has one of its own for experts, and counts them
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 
-_TORCH = "torch.distributed.checkpoint."
-_CORE = "megatron.core.dist_checkpointing.strategies.torch"
-_SHARDED = "torch.distributed._shard.sharded_tensor.metadata"  # before torch 2.3
-_DTYPES = {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-#: all that a checkpoint's metadata names: classes of records, and a few values
-NAMES: frozenset[Name] = frozenset({
-    *_DTYPES,
-    (_TORCH + "metadata", "Metadata"), (_CORE, "MCoreMetadata"),
-    *((_TORCH + "metadata", name) for name in (
-        "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "MetadataIndex",
-        "StorageMeta", "_MEM_FORMAT_ENCODING")),
-    (_TORCH + "filesystem", "_StorageInfo"), (_TORCH + "filesystem", "_StoragePrefix"),
-    (_SHARDED, "TensorProperties"), (_SHARDED, "MEM_FORMAT_ENCODING"),
-    # megatron-core adds the plans of all ranks, which nobody reads again
-    (_CORE, "MCoreSavePlan"),
-    *((_TORCH + "planner", name) for name in (
-        "SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData")),
-    ("torch", "Size"), ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"), ("builtins", "set"), ("builtins", "slice"),
-    *itertools.product(("pathlib", "pathlib._local"), ("PosixPath", "PurePosixPath", "WindowsPath")),
-})  # fmt: skip
 #: of the file, dimensions of a tensor, and what the smallest file of a tensor takes in front of its values
 _BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
 
@@ -158,7 +138,7 @@ def signature(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
 def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
-    told = read_pickle(read_bytes(folder / ".metadata", _BYTES), NAMES)
+    told = read_pickle(read_bytes(folder / ".metadata", _BYTES), METADATA)
     return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
 
 
@@ -324,6 +304,6 @@ def _dtype(told: Any) -> torch.dtype:
         raise PickleError("it has something else where a TensorProperties belongs")
     dtype, layout = state[:2]
     plain = isinstance(layout, Made) and layout.arguments == ("torch.strided",)
-    if not isinstance(dtype, Named) or dtype.kind not in _DTYPES or not plain:
+    if not isinstance(dtype, Named) or dtype.kind not in DTYPES or not plain:
         raise PickleError("it has a tensor of another kind than torch's dense ones")
-    return _DTYPES[dtype.kind]
+    return DTYPES[dtype.kind]

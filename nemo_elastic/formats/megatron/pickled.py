@@ -4,22 +4,26 @@
 
 Python's own reader imports what a pickle names and calls it. This one does neither, for it has nothing to do it with:
 a name stays a `Named`, what would be called becomes a `Made` that says so, and every other value is a plain number,
-text, tuple, list or dict. Opcodes that describe no value, names that are not on the caller's list and what is too
-large are refused. So is what Python's reader would take otherwise than this one, for megatron-core gives to that one
-what has passed here.
+text, bytes, tuple, list or dict. Refused is all else: opcodes that describe no value, names that are not on the
+caller's list or are not used as their `Form` says, and what is too large.
+
+megatron-core gives to Python's reader what has passed here. So what that one would take otherwise is refused, too, and
+so is what would cost it more than the pickle's own length: keys that take long to hash or to tell apart, copies of
+copies, values that are short written with references and endless without.
 """
 
 from __future__ import annotations
 
 import pickletools
-import re
 import struct
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 #: (module, name), as a pickle spells them
 Name = tuple[str, str]
+Check = Callable[[Any], bool]
 
 #: opcodes that a pickle may have: a 12B on 64 GPUs takes about two million, which are two seconds here
 MOST = 2**24
@@ -27,20 +31,14 @@ MOST = 2**24
 STORED: Name = ("", "stored beside the pickle")
 #: bytes of an integer: sizes of files fit
 _LONG = 9
-#: what makes an array of numbers anew, whatever its arguments are: numpy's now and before 2.0
-ARRAY: frozenset[Name] = frozenset({
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"), ("numpy", "dtype"),
-})  # fmt: skip
-#: classes whose state is a tuple, for they set it themselves: torch's now and before 2.3, a file in memory, arrays
-_OWN_STATE = ARRAY | {
-    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
-    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
-    ("_io", "BytesIO"),
-}
 #: how bytes are written before protocol 3
-_ENCODE: Name = ("_codecs", "encode")
-#: numpy's codes of numbers and truth values
-_NUMBERS = re.compile("b1|[iu][1248]|f[248]")
+ENCODE: Name = ("_codecs", "encode")
+#: a mapping that is made by a call, and the record that is a key
+_ORDERED, _INDEX = ("collections", "OrderedDict"), "MetadataIndex"
+#: what may be copied and unfolded, in characters and values for each byte of the pickle, and in any
+_FOLD, _FREE = 4, 2**12
+#: of values in each other; and of keys with the same hash
+_DEPTH, _ALIKE = 50, 16
 _CODE = {op.name: ord(op.code) for op in pickletools.opcodes}
 _STOP = _CODE["STOP"]
 
@@ -63,35 +61,51 @@ class Made:
     Attributes:
         kind: name of the class or function, or `STORED`.
         arguments: of the call.
-        state: what its attributes would be set to.
-        new: whether it can be nothing that others hold, too.
+        state: what it would be set to after that; of a mapping what it holds.
     """
 
     kind: Name
     arguments: tuple[Any, ...]
     state: Any = None
-    new: bool = False
 
 
-def read_pickle(data: bytes, names: Container[Name], most: int = MOST) -> Any:
+@dataclass(frozen=True)
+class Form:
+    """What a pickle may do with a name.
+
+    Attributes:
+        called: whether it may be called with these arguments; None: not at all.
+        state: whether what was made may be set to this state; None: it has none.
+        anew: whether it is a class of which an empty object is made, else it is called.
+        value: whether the name alone is a value.
+    """
+
+    called: Check | None = None
+    state: Check | None = None
+    anew: bool = False
+    value: bool = False
+
+
+def read_pickle(data: bytes, forms: Mapping[Name, Form], most: int = MOST, stored: Check | None = None) -> Any:
     """Read a pickle as data.
 
     Args:
         data: the pickle.
-        names: what it may name.
+        forms: what it may name, and what for.
         most: opcodes that it may have.
+        stored: whether values beside it are as it says; None where there are none.
 
     Raises:
         PickleError: it is no whole pickle, or has what is no plain data.
     """
-    machine = _Machine(data, names)
+    machine = _Machine(data, forms, stored)
     steps = machine.steps()
     try:
         for _ in range(most):
             code = data[machine.at]
             machine.at += 1
             if code == _STOP:
-                return machine.stack.pop()
+                return machine.whole()
             steps[code]()
     except PickleError:
         raise
@@ -100,22 +114,42 @@ def read_pickle(data: bytes, names: Container[Name], most: int = MOST) -> Any:
     raise PickleError(f"it has more than {most} opcodes")
 
 
-#: what keys of a mapping may be, or be flat tuples of, and of how many
-_KEYS, _PARTS = (str, int, bool, type(None), Named, Made), 4
+class _Unfolded:
+    """Counts what a value is when everything that it holds more than once is written out each time."""
 
+    def __init__(self, forms: Mapping[Name, Form]) -> None:
+        self.forms = forms
+        self.known: dict[int, tuple[int, int]] = {}
 
-def _makes_numbers(kind: Name, arguments: tuple[Any, ...]) -> bool:
-    """Whether a call is one by which numpy writes arrays of numbers: others make what is large, or objects."""
-    if kind == ("numpy", "dtype"):
-        return bool(arguments) and type(arguments[0]) is str and _NUMBERS.fullmatch(arguments[0]) is not None
-    return kind in ARRAY and arguments[:2] == (Named(("numpy", "ndarray")), (0,))
+    def of(self, value: Any, depth: int = 0) -> tuple[int, int]:
+        """Values in a value, itself among them, and how deep they lie."""
+        kind = type(value)
+        if kind is Named and not self.forms[value.kind].value:
+            raise PickleError(f"it has {value.kind[1]} where a value belongs")
+        if kind is str or kind is bytes:
+            return 1 + len(value) // 64, 0
+        if kind not in (list, tuple, dict, Made):
+            return 1, 0
+        if id(value) not in self.known:
+            if depth > _DEPTH:
+                raise PickleError("its values are nested too deeply, or hold themselves")
+            inner = value.state if kind is Made else value
+            parts = inner.values() if type(inner) is dict else inner if type(inner) in (list, tuple) else ()
+            count, deepest = 1, 0
+            for part in parts:
+                more, deep = self.of(part, depth + 1)
+                count, deepest = count + more, max(deepest, deep + 1)
+            self.known[id(value)] = count, deepest
+        return self.known[id(value)]
 
 
 class _Machine:
     """The stack machine that a pickle is a program of; one method for each opcode, or for a family of them."""
 
-    def __init__(self, data: bytes, names: Container[Name]) -> None:
-        self.data, self.at, self.names = data, 0, names
+    def __init__(self, data: bytes, forms: Mapping[Name, Form], stored: Check | None) -> None:
+        self.data, self.at, self.forms, self.are_stored = data, 0, forms, stored
+        self.left = _FOLD * len(data) + _FREE  # characters that calls may copy
+        self.alike: Counter[int] = Counter()
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -123,7 +157,7 @@ class _Machine:
     def steps(self) -> list[Callable[[], None]]:
         """What to do at each opcode, by its number."""
         known = {
-            "PROTO": self.proto, "FRAME": lambda: self.take(8), "MARK": self.mark,
+            "PROTO": self.proto, "FRAME": self.frame, "MARK": self.mark,
             "NONE": lambda: self.stack.append(None),
             "NEWTRUE": lambda: self.stack.append(True), "NEWFALSE": lambda: self.stack.append(False),
             "BININT": lambda: self.fixed(4, True), "BININT1": lambda: self.fixed(1, False),
@@ -133,15 +167,14 @@ class _Machine:
             "EMPTY_TUPLE": lambda: self.stack.append(()), "TUPLE1": lambda: self.tuple(1),
             "TUPLE2": lambda: self.tuple(2), "TUPLE3": lambda: self.tuple(3),
             "TUPLE": self.tuple_of_marked,
-            "EMPTY_LIST": lambda: self.stack.append([]), "EMPTY_SET": lambda: self.stack.append([]),
+            "EMPTY_LIST": lambda: self.stack.append([]), "EMPTY_DICT": lambda: self.stack.append({}),
             "APPEND": lambda: self.extend([self.stack.pop()]), "APPENDS": lambda: self.extend(self.marked()),
-            "ADDITEMS": lambda: self.extend(self.marked()),
-            "EMPTY_DICT": lambda: self.stack.append({}),
             "SETITEM": self.item, "SETITEMS": lambda: self.update(self.marked()),
             "MEMOIZE": self.memoize, "BINPUT": lambda: self.put(1), "LONG_BINPUT": lambda: self.put(4),
             "BINGET": lambda: self.get(1), "LONG_BINGET": lambda: self.get(4),
             "GLOBAL": self.line, "STACK_GLOBAL": self.named,
-            "REDUCE": self.call, "NEWOBJ": self.new, "BUILD": self.build, "BINPERSID": self.stored,
+            "REDUCE": lambda: self.call(False), "NEWOBJ": lambda: self.call(True),
+            "BUILD": self.build, "BINPERSID": self.stored,
         }  # fmt: skip
         by_number: list[Callable[[], None]] = [self.no_data] * 256
         for name, step in known.items():
@@ -150,6 +183,15 @@ class _Machine:
 
     def no_data(self) -> None:
         raise PickleError(f"it has the opcode {self.data[self.at - 1 : self.at]!r}, which describes no data")
+
+    def whole(self) -> Any:
+        """What the pickle is of; it ends here, and nothing is left over."""
+        value = self.stack.pop()
+        if self.stack or self.outer or self.at != len(self.data):
+            raise PickleError("it goes on behind its end")
+        if _Unfolded(self.forms).of(value)[0] > _FOLD * len(self.data) + _FREE:
+            raise PickleError("it stands for much more than it holds")
+        return value
 
     # ------------------------------------------------------------------ numbers and texts
 
@@ -164,8 +206,12 @@ class _Machine:
         return int.from_bytes(self.take(size), "little")
 
     def proto(self) -> None:
-        if self.count(1) > 5:
+        if self.count(1) > 5 or self.at != 2:
             raise PickleError("it is of a protocol that no checkpoint is written in")
+
+    def frame(self) -> None:
+        if self.count(8) > len(self.data) - self.at:
+            raise PickleError("it is cut off or damaged")
 
     def fixed(self, size: int, signed: bool) -> None:
         self.stack.append(int.from_bytes(self.take(size), "little", signed=signed))
@@ -216,16 +262,31 @@ class _Machine:
 
     def update(self, items: list[Any]) -> None:
         owner = self.stack[-1]
-        # what an OrderedDict holds, one of torch's that is empty apart, says no reader of ours
-        if type(owner) is not dict and not (type(owner) is Made and owner.kind == ("collections", "OrderedDict")):
+        inner = owner if type(owner) is dict else owner.state if self.ordered(owner) else None
+        if inner is None:
             raise PickleError("it sets items of what is no mapping")
         for key in items[::2]:
-            # megatron-core counts buckets by pairs of dtypes
-            parts = key if type(key) is tuple and 0 < len(key) <= _PARTS else (key,)
-            if any(type(part) not in _KEYS for part in parts):  # others may take long to hash, or forever
-                raise PickleError(f"it has a key that is a {type(key).__name__}")
-        if type(owner) is dict:
-            owner.update(zip(items[::2], items[1::2], strict=True))
+            if type(key) not in (str, int):
+                self.check_key(key)
+        inner.update(zip(items[::2], items[1::2], strict=True))
+
+    def is_value(self, named: Any) -> bool:
+        return type(named) is Named and self.forms[named.kind].value
+
+    @staticmethod
+    def ordered(value: Any) -> bool:
+        return type(value) is Made and value.kind == _ORDERED
+
+    def check_key(self, key: Any) -> None:
+        """Raise for a key that may take long to hash or to tell from others, or forever."""
+        if type(key) is Made and key.kind[1] == _INDEX and key.state is not None:
+            offset = key.state.get("offset")
+            alike = hash((key.state["fqn"], None if offset is None else offset.arguments))
+            self.alike[alike] += 1
+            if self.alike[alike] > _ALIKE:
+                raise PickleError("it has many keys that are hard to tell apart")
+        elif type(key) is not tuple or len(key) != 2 or not all(map(self.is_value, key)):  # dtypes of buckets
+            raise PickleError(f"it has a key that is a {type(key).__name__}")
 
     # ------------------------------------------------------------------ what is held twice
 
@@ -233,7 +294,10 @@ class _Machine:
         self.memo[len(self.memo)] = self.stack[-1]
 
     def put(self, size: int) -> None:
-        self.memo[self.count(size)] = self.stack[-1]
+        number = self.count(size)
+        if number > len(self.memo):  # Python's reader makes room for all below
+            raise PickleError("it counts what it holds twice in another order than it comes")
+        self.memo[number] = self.stack[-1]
 
     def get(self, size: int) -> None:
         self.stack.append(self.memo[self.count(size)])
@@ -253,36 +317,42 @@ class _Machine:
         self.allowed(module, name)
 
     def allowed(self, module: str, name: str) -> None:
-        if (module, name) not in self.names:
+        if (module, name) not in self.forms:
             raise PickleError(f"it names {module}.{name}")
         self.stack.append(Named((module, name)))
 
-    def call(self) -> None:
+    def call(self, anew: bool) -> None:
         arguments, named = self.stack.pop(), self.stack.pop()
         if type(named) is not Named or type(arguments) is not tuple:
             raise PickleError("it calls what is no name")
-        if named.kind == _ENCODE and arguments[1:] != ("latin1",):
-            raise PickleError("it encodes a text in another way than bytes of old protocols are")
-        if named.kind[0].partition(".")[0] == "numpy" and not _makes_numbers(named.kind, arguments):
-            raise PickleError("it makes another array than one of numbers, empty as numpy begins one")
-        self.stack.append(Made(named.kind, arguments, new=named.kind in ARRAY))
-
-    def new(self) -> None:
-        self.call()
-        self.stack[-1].new = not self.stack[-1].arguments  # a member of an enum has one, and is there once
+        form = self.forms[named.kind]
+        if form.called is None or form.anew is not anew or not form.called(arguments):
+            raise PickleError(f"it calls {'.'.join(named.kind)} otherwise than checkpoints do")
+        self.copied(arguments)
+        if named.kind == ENCODE:
+            self.stack.append(arguments[0].encode("latin-1"))
+        else:
+            self.stack.append(Made(named.kind, arguments, {} if named.kind == _ORDERED else None))
 
     def build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if type(made) is not Made or not made.new or made.state is not None:
+        form = self.forms.get(made.kind) if type(made) is Made else None
+        if form is None or form.state is None or made.state is not None:
             raise PickleError("it sets attributes of what it has not just made")
-        if made.kind in _OWN_STATE:
-            fits = type(state) is tuple
-        else:
-            fits = type(state) is dict and all(type(key) is str for key in state)
-        if not fits:
-            raise PickleError(f"it sets the state of a {made.kind[1]} to a {type(state).__name__}")
+        if not form.state(state):
+            raise PickleError(f"it sets the state of a {made.kind[1]} to another {type(state).__name__} than its own")
         # Python's reader copies it, too: what is done to the mapping later changes nothing
         made.state = dict(state) if type(state) is dict else state
+        self.copied(state)
+
+    def copied(self, values: Any) -> None:
+        """Count what Python's reader would copy; values are few wherever a form is kept."""
+        self.left -= sum(len(v) for v in values if type(v) in (str, bytes)) if type(values) is tuple else 0
+        if self.left < 0:
+            raise PickleError("it copies much more than it holds")
 
     def stored(self) -> None:
-        self.stack.append(Made(STORED, (self.stack.pop(),)))
+        about = self.stack.pop()
+        if self.are_stored is None or not self.are_stored(about):
+            raise PickleError("it has values beside it that are not there")
+        self.stack.append(Made(STORED, (about,)))

@@ -101,6 +101,50 @@ def test_common_may_be_no_bare_pickle(checkpoint: Path, tmp_path: Path) -> None:
     refused("common.pt: not what NeMo writes", lambda: check_harmless(checkpoint))
 
 
+@pytest.mark.parametrize("only_weights", [True, False])
+def test_common_is_looked_at_whatever_the_metadata_names(
+    checkpoint: Path, tmp_path: Path, only_weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """megatron-core reads the file wherever there is one."""
+    path = checkpoint / "weights" / "common.pt"
+    for name in ("common_state/shard_0_1", "common_state/x"):
+        change(checkpoint, with_object(name))
+        assert name in check_harmless(checkpoint, only_weights).objects
+    torch.save({"a": Runs(tmp_path / "ran")}, path)
+    refused(r"common.pt: .*\(it names posix.mkdir\)", lambda: check_harmless(checkpoint, only_weights))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.load(path)
+    assert (tmp_path / "ran").is_dir(), "so the test can fail"
+
+
+def with_object(name: str) -> Callable[[Metadata], None]:
+    """Let an object of a checkpoint have another name."""
+
+    def edit(metadata: Metadata) -> None:
+        old = next(i for i in metadata.storage_data if i.fqn.endswith("shard_0_1") or i.fqn.startswith("common_state"))
+        metadata.storage_data[type(old)(name)] = metadata.storage_data.pop(old)
+        metadata.state_dict_metadata[name] = metadata.state_dict_metadata.pop(old.fqn)
+
+    return edit
+
+
+def test_without_common_it_is_the_object_that_todays_megatron_core_reads(checkpoint: Path) -> None:
+    (checkpoint / "weights" / "common.pt").unlink()
+    change(checkpoint, with_object("common_state/x"))
+    refused("common.pt: cannot be read", lambda: check_harmless(checkpoint, only_weights=True))
+    change(checkpoint, with_object("common_state/shard_0_1"))
+    check_harmless(checkpoint, only_weights=True)
+    refused("common.pt: cannot be read", lambda: check_harmless(checkpoint))  # NeMo's megatron-core reads no other
+
+
+def test_where_a_run_of_bridges_stands_is_looked_at(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / "weights" / "train_state.pt"
+    torch.save({"step": torch.tensor(3)}, path)
+    check_harmless(checkpoint, only_weights=True)
+    torch.save({"step": Runs(tmp_path / "ran")}, path)
+    refused("train_state.pt: not what NeMo writes", lambda: check_harmless(checkpoint, only_weights=True))
+
+
 def both(folder: Path, first: Any, second: Any) -> bytes:
     """A file that is the first to torch.load, which looks for the table of contents where the end says, and the second
     to Python's zipfile, which looks right before the end."""
@@ -235,7 +279,7 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     ),
     "a file above": (lambda m: setattr(places(m), "relative_path", "../a"), "which is not in the same folder"),
     "the folder": (lambda m: setattr(places(m), "relative_path", ".."), "which is not in the same folder"),
-    "no name": (lambda m: setattr(places(m), "relative_path", 7), "names the file 7"),
+    "no name": (lambda m: setattr(places(m), "relative_path", 7), "the state of a _StorageInfo"),
     "no pieces": (lambda m: setattr(entry(m), "chunks", []), "do not make up its shape"),
     "a piece twice": (double, "do not make up its shape"),
     "a piece that is too small": (
@@ -248,10 +292,13 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "fewer bytes than any": (lambda m: setattr(places(m), "length", 0), "is said to take 0 bytes"),
     "a place before the file": (lambda m: setattr(places(m), "offset", -1), "a number of bytes"),
     "no place": (forget, "it does not say where"),
-    "no places": (lambda m: setattr(m, "storage_data", None), "storage_data is a NoneType"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "the state of a Metadata"),
     "another form": (lambda m: setattr(places(m), "transform_descriptors", ["zstd"]), "in another form"),
-    "a layout": (lambda m: setattr(entry(m).properties, "layout", torch.sparse_coo), "another kind"),
-    "seven dimensions": (lambda m: setattr(entry(m), "size", torch.Size([1] * 7)), "where a torch.Size belongs"),
+    "a layout": (
+        lambda m: setattr(entry(m).properties, "layout", torch.sparse_coo),
+        "it calls torch.serialization._get_layout",
+    ),
+    "seven dimensions": (lambda m: setattr(entry(m), "size", torch.Size([1] * 7)), "it calls torch.Size"),
 }
 
 
