@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.bounded import read_bytes
+
 METRICS = "metrics.jsonl"
 #: of a file and of a line: far above what any run writes, and little enough to read
 MOST_BYTES, MOST_OF_A_LINE = 1 << 26, 1 << 16
@@ -94,7 +97,7 @@ def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any
         if path.stat().st_size > MOST_BYTES:
             left_out.append(f"{name}: more than {MOST_BYTES >> 20} MiB")
             return
-        for i, raw in enumerate(path.read_bytes().splitlines(), 1):
+        for i, raw in enumerate(read_bytes(path, MOST_BYTES).splitlines(), 1):
             if raw.strip():
                 line = _line(raw)
                 if line is None:
@@ -103,6 +106,8 @@ def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any
                     yield line
     except OSError as exc:
         left_out.append(f"{name}: cannot be read ({exc.strerror})")
+    except ElasticError as exc:  # a pipe, or a link to another's file
+        left_out.append(str(exc))
     if wrong:
         named = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         several = "s" * (len(wrong) > 1)

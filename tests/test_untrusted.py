@@ -42,6 +42,44 @@ ALLOWED = {
     ): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }
 
+#: what opens a file, as it is called in whole or by its last name
+OPENERS = {
+    "open", "read_text", "read_bytes", "memmap", "fromfile", "safe_open", "load_file", "from_file", "from_pretrained",
+    "ZipFile", "is_zipfile", "mmap", "copy2", "copyfile", "copytree",
+}  # fmt: skip
+#: names that say the same and are others: ours, which open files by the one function
+OURS = {"DataFolder.open", "read_text", "read_bytes", "shutil.copy"}
+#: file, call -> why it opens no file of a folder from elsewhere other than by `io.bounded.open_regular`
+OPENED: dict[tuple[str, str], str] = {
+    ("data/build.py", "read_bytes"): "its own output",
+    ("data/corpus.py", "tokenize.open"): "the standard library",
+    ("data/indexed.py", "open"): "its own output",
+    ("data/indexed.py", "np.memmap"): "what that function opened",
+    ("demo/run.py", "read_text"): "its own output",
+    ("formats/hf/safetensors_io.py", "mmap.mmap"): "what that function opened",
+    ("formats/hf/shards.py", "os.open"): "its own output",
+    ("formats/hf/shards.py", "open"): "its own output",
+    ("formats/hf/write.py", "read_bytes"): "of the package, and its own output",
+    ("formats/megatron/items.py", "zipfile.ZipFile"): "what that function opened",
+    ("gpu_checks/checks.py", "file.read_text"): "its own output",
+    ("gpu_checks/mamba.py", "file.open"): "its own output",
+    ("gpu_checks/mamba.py", "read_text"): "its own output",
+    ("gpu_checks/training.py", "read_text"): "its own output",
+    ("gpu_checks/training.py", "shutil.copytree"): "its own output",
+    ("hosts/bridge/saved.py", "zipfile.is_zipfile"): "what that function opened",
+    ("io/atomic.py", "open"): "its own output",
+    ("io/bounded.py", "os.open"): "the one function",
+    ("io/outputs.py", "open"): "the system's mounts",
+    ("io/read.py", "OmegaConf.load"): "a text that was read",
+    ("io/temporary.py", "os.open"): "its own locks and folders",
+    ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
+    ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
+    ("rehearsal/checks.py", "read_text"): "its own output",
+    ("rehearsal/nemo/watch.py", "shutil.copytree"): "its own run's checkpoint",
+    ("runtime/conversation.py", "statm.read_text"): "the system's account of this process",
+    ("train/metrics.py", "file.open"): "its own output",
+}
+
 
 def _dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
@@ -74,6 +112,42 @@ def test_nothing_runs_what_a_file_says() -> None:
     }
     assert found - set(ALLOWED) == set(), "read it as data, or say in ALLOWED why nobody else can reach it"
     assert set(ALLOWED) - found == set(), "nothing needs this any more"
+
+
+def openers(text: str) -> Iterator[str]:
+    """Calls in source code that open a file by its path."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = _dotted(node.func)
+            last = node.func.attr if isinstance(node.func, ast.Attribute) else name
+            if name not in OURS and (last in OPENERS or name == "OmegaConf.load"):
+                yield name.lstrip(".")
+
+
+def test_one_function_opens_the_files_of_others() -> None:
+    """It follows no link out of their folder and waits for no pipe, see `io.bounded.open_regular`."""
+    found = {
+        (str(path.relative_to(PACKAGE)), name)
+        for path in PACKAGE.rglob("*.py")
+        for name in openers(path.read_text(encoding="utf-8"))
+    }
+    assert found - set(OPENED) == set(), "use io.bounded, or say in OPENED why it is nobody else's"
+    assert set(OPENED) - found == set(), "nothing needs this any more"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("open(path)", "open"),
+        ("(folder / 'a').read_text()", "read_text"),
+        ("path.open('rb')", "path.open"),
+        ("np.memmap(path)", "np.memmap"),
+        ("AutoTokenizer.from_pretrained(folder)", "AutoTokenizer.from_pretrained"),
+    ],
+)
+def test_what_opens_a_file_would_be_found(text: str, name: str) -> None:
+    assert list(openers(text)) == [name]
+    assert list(openers("read_text(path)\nDataFolder.open(path)\nopen_regular(path)")) == []
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def _wanted(path: Path, root: Path) -> bool:
 
 def _read_file(path: Path, name: str) -> Iterator[Document]:
     try:
-        text = read_text(path, MAX_BYTES, "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = read_text(path, MAX_BYTES, "utf-8-sig", own=True).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
     except OSError as error:

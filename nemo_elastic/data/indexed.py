@@ -97,12 +97,12 @@ def read_index(prefix: Path) -> Index:
     with open_regular(path) as stream:
         size = check_no_holes(path, os.fstat(stream.fileno()), _HOLES)
         dtype, sequences, marks = _header(path, stream.read(_HEADER.size))
+        raw = np.memmap(stream, np.uint8, mode="r")
     missing = _HEADER.size + 12 * sequences + 8 * marks - size
     if missing > 0:
         raise ElasticError(f"{path}: cut short")
     if -missing not in (0, sequences):  # a mode of each sequence may follow, of multimodal data; nothing here needs it
         raise ElasticError(f"{path}: longer than the {sequences} sequences of its header")
-    raw = np.memmap(path, np.uint8, mode="r")
     start = _HEADER.size
     lengths = np.frombuffer(raw, "<i4", sequences, start)
     offsets = np.frombuffer(raw, "<i8", sequences, start + 4 * sequences)
@@ -137,7 +137,7 @@ def count_tokens(prefix: Path) -> int:
     path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     if not data.is_file():
         raise ElasticError(f"{data}: no such file")
-    with open_regular(path) as stream:
+    with open_regular(path, own=True) as stream:  # of a pair that the user has named
         dtype, _, _ = _header(path, stream.read(_HEADER.size))
     return data.stat().st_size // dtype.itemsize
 
@@ -165,7 +165,8 @@ def open_tokens(prefix: Path, vocab: int | None = None) -> np.ndarray:
     index = read_index(prefix)
     if not index.tokens:
         raise ElasticError(f"{prefix}.bin: empty")
-    tokens = np.memmap(f"{prefix}.bin", dtype=index.dtype, mode="r")
+    with open_regular(f"{prefix}.bin") as stream:
+        tokens = np.memmap(stream, dtype=index.dtype, mode="r")
     if vocab is None:
         return tokens
     for at in range(0, len(tokens), _LOOK):

@@ -15,7 +15,6 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import load_tokenizer
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.runtime import MemberModel
@@ -197,7 +196,7 @@ def _end_of_text(folder: Path, token_to_id: Callable[[str], int | None]) -> int:
     path = folder / "tokenizer_config.json"
     token: Any = None
     if path.is_file():
-        settings = read_json(check_inside(path))
+        settings = read_json(path)
         if not isinstance(settings, dict):
             raise ElasticError(f"{path}: not a JSON object")
         token = settings.get("eos_token")

@@ -24,7 +24,6 @@ from nemo_elastic.core.family import known_fields
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.temporary import locked
 from nemo_elastic.io.values import integer
@@ -289,7 +288,7 @@ def _read(folder: Path) -> tuple[dict[str, Sums], dict[str, str] | None] | None:
     if not path.is_file():
         return None
     try:
-        known = _File(**known_fields(_File, read_json(check_inside(path)), CHECKSUMS_FILE))
+        known = _File(**known_fields(_File, read_json(path), CHECKSUMS_FILE))
         if known.algorithm != _ALGORITHM:
             raise bad("algorithm", known.algorithm, f"this nemo-elastic reads {_ALGORITHM}")
         size = integer("part_bytes", known.part_bytes, 2**12, "a number of bytes from 4096 to 2**40", 2**40)
@@ -329,7 +328,7 @@ def family_digest(folder: Path) -> str:
     path = replace(Family.load(folder), extras=()).to_json()
     found = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
     if (folder / CHECKSUMS_FILE).is_file():
-        found.update(read_bytes(check_inside(folder / CHECKSUMS_FILE), _BYTES))
+        found.update(read_bytes(folder / CHECKSUMS_FILE, _BYTES))
     return found.hexdigest()
 
 

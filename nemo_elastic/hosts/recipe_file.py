@@ -41,7 +41,7 @@ def find_recipe(name: str) -> Path:
 def host_of(path: Path) -> str:
     """Whose recipe a file is, by what it imports: bridge, or else nemo. Nothing of it runs."""
     try:
-        tree = ast.parse(read_text(path))
+        tree = ast.parse(read_text(path, own=True))
     except SyntaxError as error:
         raise bad("RECIPE", str(path), f"a Python file ({error.msg}, line {error.lineno})") from None
     names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what others wrote: regular files only, and no more of them than such a file ever has.
+"""Opening what others wrote: regular files of the folder that they are named in, and no more of them than any has.
 
 A pipe under the name of a file would keep us waiting for ever, a device may have no end, and a sparse file of many
 gigabytes takes no room on the disk, but all of the memory.
@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 from nemo_elastic.errors import ElasticError
 
+from .inside import check_inside
+
 __all__ = ["check_no_holes", "open_regular", "read_bytes", "read_text"]
 
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
@@ -30,19 +32,22 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading, without waiting and without touching what is no regular file.
+def open_regular(path: str | os.PathLike[str], own: bool = False) -> BinaryIO:
+    """Open a file for reading, without waiting and without touching what is no regular file: all but our own are.
 
     Args:
-        path: The file, or a link to one.
+        path: The file, or a link to another of its folder.
+        own: Whether the user has named this very file, so that a link is followed wherever it leads.
 
     Returns:
         The open file, in bytes.
 
     Raises:
-        ElasticError: A pipe, a socket or a device.
+        ElasticError: A link out of its folder, a pipe, a socket or a device.
         OSError: It is missing, a folder, or cannot be read.
     """
+    if not own:
+        check_inside(Path(path))
     _check_regular(path, os.stat(path).st_mode)  # first: to open a device can do something
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -80,35 +85,37 @@ def check_no_holes(path: str | os.PathLike[str], found: os.stat_result, large: i
     return found.st_size
 
 
-def read_bytes(path: str | os.PathLike[str], most: int = SMALL) -> bytes:
+def read_bytes(path: str | os.PathLike[str], most: int = SMALL, own: bool = False) -> bytes:
     """Read a file that has to be small, whole.
 
     Args:
         path: The file.
         most: Bytes that it may have.
+        own: See `open_regular`.
 
     Raises:
-        ElasticError: It is larger, or no regular file.
+        ElasticError: It is larger, a link out of its folder, or no regular file.
         OSError: It cannot be read.
     """
-    with open_regular(path) as file:
+    with open_regular(path, own) as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if content is None or len(content) > most:  # it may have grown since
         raise ElasticError(f"larger than {most >> 10} KiB, which no such file is", path)
     return content
 
 
-def read_text(path: str | os.PathLike[str], most: int = SMALL, encoding: str = "utf-8") -> str:
+def read_text(path: str | os.PathLike[str], most: int = SMALL, encoding: str = "utf-8", own: bool = False) -> str:
     """Read a text file that has to be small; newlines stay as they are.
 
     Args:
         path: The file.
         most: Bytes that it may have.
         encoding: `utf-8`, or `utf-8-sig` where a byte order mark may begin it.
+        own: See `open_regular`.
 
     Raises:
-        ElasticError: It is larger, or no regular file.
+        ElasticError: It is larger, a link out of its folder, or no regular file.
         OSError: It cannot be read.
         UnicodeDecodeError: It is not in that encoding.
     """
-    return read_bytes(Path(path), most).decode(encoding)
+    return read_bytes(Path(path), most, own).decode(encoding)

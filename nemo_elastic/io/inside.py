@@ -33,7 +33,9 @@ def check_inside(path: Path) -> Path:
 
 
 def _own(folder: Path) -> list[Path]:
-    """The folder; of a snapshot in the hub's cache, models--OWNER--NAME/snapshots/REVISION, its blobs, too."""
-    snapshots = folder.parent
-    cached = snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
-    return [folder, snapshots.parent / "blobs"] if cached else [folder]
+    """The folder; in the hub's cache, at or below models--OWNER--NAME/snapshots/REVISION, its blobs, too."""
+    found = [folder]
+    for snapshots in folder.parents:
+        if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
+            found.append(snapshots.parent / "blobs")
+    return found

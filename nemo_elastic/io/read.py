@@ -28,11 +28,12 @@ _INTERPOLATION = 5_000
 _DIGITS = 20
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], own: bool = False) -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
 
     Args:
         path: The file.
+        own: Whether the user has named this very file, see `open_regular`.
 
     Returns:
         What it holds.
@@ -42,7 +43,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        text = read_text(path)
+        text = read_text(path, own=own)
     except FileNotFoundError:
         raise ElasticError("no such file", path) from None
     except UnicodeDecodeError as exc:
@@ -62,9 +63,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file as OmegaConf does: plain values, no tag that names code, interpolations resolved.
+    """Read a YAML file that the user has named, as OmegaConf does: plain values, no tag that names code.
 
-    Aliases and interpolations are counted before they are written out: a dozen lines of them can stand for terabytes.
+    Interpolations are resolved; they and aliases are counted before they are written out: a dozen lines of them can
+    stand for terabytes.
 
     Args:
         path: The file.
@@ -78,7 +80,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
     from omegaconf import OmegaConf
 
-    text = read_text(path, _YAML_BYTES)
+    text = read_text(path, _YAML_BYTES, own=True)
     if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
         raise ValueError("its aliases and interpolations may stand for too much")
     return resolved(OmegaConf.load(io.StringIO(text)))

@@ -12,7 +12,6 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.source import Source
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 from .auto.calibration import Calibration
@@ -72,7 +71,7 @@ class Companions:
         """
         path = None if self.folder is None else self.folder / GENERATION
         if path is not None and path.is_file():
-            settings = read_json(check_inside(path))
+            settings = read_json(path)
             if not isinstance(settings, dict):
                 raise ElasticError("not a JSON object", path)
             if settings.get("eos_token_id") is not None:

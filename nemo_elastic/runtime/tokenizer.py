@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 from .chat_template import ChatTemplate, Message
@@ -135,7 +134,7 @@ def has_template(folder: Path) -> bool:
 def _settings(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    settings = read_json(check_inside(path))
+    settings = read_json(path)
     if not isinstance(settings, dict):
         raise ElasticError("not a JSON object", path)
     return settings
@@ -146,7 +145,7 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Pa
     path = folder / TEMPLATE
     if path.is_file():
         try:
-            return read_text(check_inside(path)), path
+            return read_text(path), path
         except UnicodeDecodeError:
             raise ElasticError("not UTF-8 text", path) from None
     path, text = folder / CONFIG, settings.get("chat_template")

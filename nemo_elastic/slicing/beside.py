@@ -20,7 +20,6 @@ from nemo_elastic.formats.hf.write import CONFIG, GENERATION, REMOTE_CODE, remot
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 __all__ = ["Check", "beside_checks"]
@@ -116,7 +115,7 @@ def _files(source: Source) -> Check:
 
 
 def _digest(path: Path) -> str | None:
-    return digest(read_bytes(check_inside(path))) if path.is_file() else None
+    return digest(read_bytes(path)) if path.is_file() else None
 
 
 def _code(source: Source) -> Iterator[Check]:
@@ -129,7 +128,7 @@ def _code(source: Source) -> Iterator[Check]:
         return
     wrong, old = [], False
     for name in REMOTE_CODE:
-        content = read_bytes(check_inside(folder / name)) if (folder / name).is_file() else None
+        content = read_bytes(folder / name) if (folder / name).is_file() else None
         if content != remote_code(name):
             known = content is not None and digest(content) in _EARLIER
             old |= known
@@ -141,7 +140,7 @@ def _code(source: Source) -> Iterator[Check]:
 
 
 def _names_code(path: Path) -> bool:
-    return path.is_file() and b'"auto_map"' in read_bytes(check_inside(path))
+    return path.is_file() and b'"auto_map"' in read_bytes(path)
 
 
 def _companions(folder: Path, parent: Path) -> Check:
@@ -158,7 +157,7 @@ def _companions(folder: Path, parent: Path) -> Check:
 def _generation(folder: Path) -> Any:
     """Settings of generation but for the cache, which only models with attention have."""
     path = folder / GENERATION
-    settings = read_json(check_inside(path)) if path.is_file() else None
+    settings = read_json(path) if path.is_file() else None
     if settings is not None and not isinstance(settings, dict):
         raise ElasticError("not a JSON object", path)
     return {k: v for k, v in (settings or {}).items() if k != "use_cache"}

@@ -20,7 +20,6 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.hub import check_repo, is_repo, repo_of
 from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import plain_yaml
 
 __all__ = ["CARD", "Lineage", "check_license", "lineage_of"]
@@ -126,7 +125,7 @@ def _front_matter(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        text = read_text(check_inside(path), encoding="utf-8-sig").replace("\r\n", "\n")
+        text = read_text(path, encoding="utf-8-sig").replace("\r\n", "\n")
         head, found, _ = text.removeprefix("---\n").partition("\n---")
         data = plain_yaml(head) if found and text.startswith("---\n") else None
     except (ElasticError, OSError, ValueError, RecursionError, yaml.YAMLError):

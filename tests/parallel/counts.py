@@ -74,9 +74,8 @@ def main() -> None:
     work("tests.parallel.faults", args.folder.resolve())
     rows = survived(json.loads((args.folder / "faults.json").read_text()))
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
-    from tests.test_fuzz_readers import EXAMPLES
-
     from tests.formats.megatron.test_forms import COUNT
+    from tests.test_fuzz_readers import EXAMPLES
 
     passed(PICKLES)
     rows["random pickles: refused, or read by torch soon, in little room, with no call beside the list"] = COUNT

@@ -20,7 +20,6 @@ from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json, whole_number
 
 from .config import from_hf_config, predicts, to_hf_config
@@ -79,7 +78,7 @@ def read_shapes(folder: Path) -> Shapes:
 def _read_config(path: Path) -> dict[str, Any]:
     # Not `read.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
     try:
-        config = json.loads(read_text(check_inside(path)), parse_int=whole_number)
+        config = json.loads(read_text(path), parse_int=whole_number)
     except FileNotFoundError:
         raise ElasticError(f"{path.parent}: not a model folder (it has no config.json)") from None
     except OSError as exc:
@@ -138,7 +137,7 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
 
 def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
     try:
-        known = known_fields(_MemberFile, read_json(check_inside(path)), MEMBER_FILE)
+        known = known_fields(_MemberFile, read_json(path), MEMBER_FILE)
         if isinstance(known["version"], bool) or known["version"] != VERSION:
             raise bad("version", known["version"], f"this nemo-elastic reads version {VERSION}")
         parent = Parent.from_json(known["parent"])
@@ -184,7 +183,7 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
     """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
-        found = open_shard(check_inside(folder / SINGLE))
+        found = open_shard(folder / SINGLE)
     elif (folder / INDEX).is_file():
         found = dict(_open_index(folder / INDEX))
     else:
@@ -209,7 +208,7 @@ def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) ->
 
 
 def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
-    index = read_json(check_inside(path))
+    index = read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ElasticError(f"{path}: has no weight_map")
@@ -219,7 +218,7 @@ def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
             raise bad(f"{path}: weight_map", file, "names of .safetensors files in the same folder")
     for file in sorted(set(weight_map.values())):
         wanted = {name for name, f in weight_map.items() if f == file}
-        shard = open_shard(check_inside(path.parent / file))
+        shard = open_shard(path.parent / file)
         if wanted != set(shard):
             name = min(wanted ^ set(shard))
             where = "is not in that file" if name in wanted else "is in that file but not in the index"

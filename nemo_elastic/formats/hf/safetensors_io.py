@@ -11,7 +11,6 @@ import json
 import math
 import mmap
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -20,7 +19,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
-from nemo_elastic.io.bounded import check_no_holes
+from nemo_elastic.io.bounded import check_no_holes, open_regular
 
 __all__ = ["open_shard"]
 
@@ -42,11 +41,8 @@ def open_shard(path: Path) -> dict[str, Raw]:
         ElasticError: The file is missing, mostly holes, or not what its header says, or that contradicts itself.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ElasticError(f"{path}: is a pipe or a device, not a file of weights")
-            size = check_no_holes(path, found)
+        with open_regular(path) as file:
+            size = check_no_holes(path, os.fstat(file.fileno()))
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")
@@ -77,11 +73,6 @@ def open_shard(path: Path) -> dict[str, Raw]:
         flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
         out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data, handle))
     return out
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe, which else waits for a writer, comes back at once."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_plain_yaml
 
 from .io_json import read_io_json
@@ -53,7 +54,7 @@ def read_context(checkpoint: Path) -> Context:
     Raises:
         ElasticError: there is none, or it does not describe a model.
     """
-    folder = checkpoint / "context"
+    folder = check_inside(checkpoint / "context")
     file = folder / "model.yaml"
     iteration = last_iteration(checkpoint)
     if iteration is not None:

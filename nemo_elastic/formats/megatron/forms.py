@@ -151,8 +151,9 @@ def fits_storage(about: Any, size: Any) -> bool:
     _, named, key, place, count = about
     dtype = STORAGES.get(named.kind) if type(named) is Named else None
     at = type(place) is str and re.fullmatch("cpu|cuda(:[0-9]{1,3})?", place) is not None
-    ok = dtype is not None and at and type(key) is str and type(count) is int and 0 <= count < 2**62
-    return ok and size(f"data/{key}") == count * dtype.itemsize
+    if dtype is None or not at or type(key) is not str or type(count) is not int or not 0 <= count < 2**62:
+        return False
+    return size(f"data/{key}") == count * dtype.itemsize
 
 
 # ------------------------------------------------------------------ names

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from nemo_elastic.io.bounded import open_regular
+
 from .forms import STORAGES, TENSOR, TENSORS, fits_storage
 from .metadata import ByteRange, Piece
 from .pickled import MOST, Form, Made, Name, PickleError, read_pickle
@@ -166,7 +168,7 @@ def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
         PickleError: it is something else.
         OSError: the file cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         item = Item(file, piece.place)
         told = item.read(TENSORS, most=1000)
         values = _values(told, target)

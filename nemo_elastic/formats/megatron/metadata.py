@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.io.bounded import check_no_holes
+from nemo_elastic.io.bounded import check_no_holes, read_bytes
+from nemo_elastic.io.inside import check_inside
 
 from .forms import DTYPES, METADATA
 from .pickled import Made, Named, PickleError, read_pickle
@@ -142,27 +143,14 @@ def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
     return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """Read a file that has to be small.
-
-    Raises:
-        ElasticError: it is larger than `most`, or no file.
-        OSError: it cannot be read.
-    """
-    path.stat()  # what is missing is told apart
-    if regular_size(path) > most:
-        raise ElasticError(f"larger than {most >> 20} MiB, which no such file is", path)
-    return path.read_bytes()
-
-
 def regular_size(path: Path) -> int:
     """Bytes of a file, which is one: a pipe would be waited for, and a device has no end.
 
     Raises:
-        ElasticError: it is none, is missing, or is mostly holes.
+        ElasticError: it is none, is missing, is a link out of the folder, or is mostly holes.
     """
     try:
-        found = path.stat()
+        found = check_inside(path).stat()
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     if not stat.S_ISREG(found.st_mode):

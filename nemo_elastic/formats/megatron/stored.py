@@ -16,6 +16,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.read import read_json
 
 from .items import read_piece
@@ -39,7 +41,7 @@ def weights_folder(path: str | Path) -> Path:
     last = last_iteration(path)
     for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
         if (candidate / "metadata.json").is_file():
-            return candidate
+            return candidate if candidate.name != "weights" else check_inside(candidate)
     raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
 
 
@@ -54,7 +56,7 @@ def last_iteration(path: str | Path | None) -> Path | None:
     if (folder.name.startswith(ITERATION) or folder.name == RELEASE) and (folder / RUN_CONFIG).is_file():
         return folder
     try:
-        told = (folder / TRACKER).read_text()[:20].strip()
+        told = read_text(folder / TRACKER, most=1024)[:20].strip()
     except (OSError, UnicodeDecodeError):
         return None
     number = told.isdecimal() and told.isascii()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from megatron.bridge.training.state import TrainState
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.context import read_context
-from nemo_elastic.formats.megatron.harmless import check_harmless
+from nemo_elastic.formats.megatron.harmless import check_file, check_harmless
 from nemo_elastic.formats.megatron.stored import ITERATION, last_iteration
 from nemo_elastic.train.resume import check_same_family, may_change
 
 from .chained import experts_shared_or_not
-from .saved import choose, problem, set_aside, step_of
+from .saved import NEWEST_STATE, choose, problem, set_aside, step_of
 
 __all__ = ["check_start", "forget_passed", "go_on_from"]
 
@@ -52,6 +53,8 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
             raise bad("previous", previous, "a folder with a checkpoint of Megatron-Bridge's")
         return None
     check_harmless(start, only_weights=True)
+    if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
+        check_file(newest)  # by which Bridge finds it
     before = read_context(start).elastic
     if before is None and own is None and stage == 1:
         return start  # a parent as it was: ranked in this run

@@ -8,20 +8,20 @@ names, whatever is left of that.
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.harmless import check_harmless
+from nemo_elastic.formats.megatron.harmless import STATE, check_harmless
 from nemo_elastic.formats.megatron.stored import ITERATION, RUN_CONFIG, TRACKER, last_iteration
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.bounded import open_regular, read_bytes
 from nemo_elastic.train.resume import choose_whole
 
 __all__ = ["choose", "problem", "saved", "set_aside", "step_of"]
 
-#: of a run: steps and samples; in each checkpoint, and that of the newest beside all of them
-STATE, NEWEST_STATE = "train_state.pt", "latest_train_state.pt"
+#: of a run: steps and samples of the newest checkpoint, beside all of them
+NEWEST_STATE = "latest_train_state.pt"
 #: before the name of a damaged checkpoint; Bridge counts and removes what begins as its own do
 ASIDE = "damaged_"
 
@@ -44,8 +44,9 @@ def problem(checkpoint: Path) -> str | None:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
     try:
-        if not zipfile.is_zipfile(checkpoint / STATE):
-            return f"{STATE} is cut off"
+        with open_regular(checkpoint / STATE) as file:
+            if not zipfile.is_zipfile(file):
+                return f"{STATE} is cut off"
         check_harmless(checkpoint, only_weights=True)
     except (ElasticError, OSError) as exc:
         return str(exc).removeprefix(f"{checkpoint}/")
@@ -68,7 +69,7 @@ def set_aside(folder: Path, start: Path) -> None:
     if not later:
         return
     atomic_write(folder / TRACKER, str(step_of(start)))
-    shutil.copyfile(start / STATE, folder / f"{NEWEST_STATE}.new")
+    (folder / f"{NEWEST_STATE}.new").write_bytes(read_bytes(start / STATE))
     (folder / f"{NEWEST_STATE}.new").rename(folder / NEWEST_STATE)
     for checkpoint in later:
         names = (checkpoint.with_name(f"{ASIDE}{checkpoint.name}{n or ''}") for n in range(1000))

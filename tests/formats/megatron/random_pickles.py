@@ -196,8 +196,8 @@ class Writer:
 
     def fill(self, value: Any) -> None:
         if value:
-            pairs = value.items() if isinstance(value, dict) else ()
-            self.marked([x for pair in pairs for x in pair] if pairs else value, b"u" if pairs else b"e")
+            pairs = isinstance(value, dict)
+            self.marked([x for pair in value.items() for x in pair] if pairs else value, b"u" if pairs else b"e")
 
     def marked(self, values: Sequence[Any], end: bytes) -> None:
         self.out.append(b"(")

@@ -19,15 +19,17 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.folder import open_folder
 from nemo_elastic.formats.megatron.harmless import check_harmless
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, read_metadata
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.stored import Stored, last_iteration
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.poison import TOLD, change, metadata_of, with_template
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
+NAME_HF = "backbone.embeddings.weight"
 
 
 class Runs:
@@ -248,6 +250,48 @@ def test_a_file_that_is_missing_or_cut_is_named(checkpoint: Path, name: str, how
         path.write_bytes(content[: len(content) * 3 // 4 if how == "cut" else 0])
     gone = name == "metadata.json" and how in ("gone", "pipe")  # what makes a folder a checkpoint
     refused("a NeMo checkpoint folder" if gone else f"weights/{name}: ", lambda: check_harmless(checkpoint))
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "__0_0.distcp", "model.yaml"])
+def test_no_file_of_a_checkpoint_is_a_link_out_of_it(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    path = checkpoint / ("context" if name == "model.yaml" else "weights") / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    words = f"{name}: is a link out of its folder, which is not followed"
+    if name != "model.yaml":
+        refused(words, lambda: check_harmless(checkpoint))
+    if name != "common.pt":
+        refused(words.removeprefix("__0_0.distcp: "), lambda: open_folder(checkpoint).tensors[NAME_HF].words)
+
+
+@pytest.mark.parametrize("name", ["context", "weights"])
+def test_no_folder_of_a_checkpoint_is_a_link_out_of_it(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    (checkpoint / name).rename(tmp_path / "elsewhere")
+    (checkpoint / name).symlink_to(tmp_path / "elsewhere")
+    refused(f"{name}: is a link out of its folder", lambda: open_folder(checkpoint))
+
+
+def test_a_checkpoint_in_the_hubs_cache_is_links_to_its_blobs(checkpoint: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in checkpoint.rglob("*") if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../../../blobs/{number}")
+    snapshot = Path(shutil.move(checkpoint, tmp_path / "models--a--b" / "snapshots" / "0123" / "one"))
+    assert len(open_folder(snapshot).tensors[NAME_HF].words) and check_harmless(snapshot)
+
+
+@pytest.mark.parametrize("how", ["pipe", "device", "long"])
+def test_the_tracker_of_a_run_is_a_small_file(tmp_path: Path, how: str) -> None:
+    tracker = tmp_path / "latest_checkpointed_iteration.txt"
+    if how == "pipe":
+        os.mkfifo(tracker)
+    elif how == "device":
+        tracker.symlink_to("/dev/zero")
+    else:
+        tracker.write_text("1" * 5000)
+    words = {"pipe": "is a pipe", "device": "is a link out of its folder", "long": "larger than 1 KiB"}[how]
+    refused(f"{tracker.name}: {words}", lambda: last_iteration(tmp_path))
 
 
 # ------------------------------------------------------------------ what metadata says

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._utils
 import torch.distributed.checkpoint
 
 from nemo_elastic.errors import ElasticError

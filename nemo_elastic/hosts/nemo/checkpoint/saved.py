@@ -27,6 +27,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.harmless import check_harmless
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.bounded import open_regular
 from nemo_elastic.io.read import read_json
 from nemo_elastic.train.resume import choose_whole
 
@@ -213,7 +214,7 @@ def _owner(name: str, ranks: int) -> int:
 def file_sum(path: Path) -> str:
     """CRC-32 of a file, in hexadecimal digits."""
     value = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             value = zlib.crc32(block, value)  # other threads run meanwhile
     return f"{value:08x}"

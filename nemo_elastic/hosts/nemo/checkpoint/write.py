@@ -30,7 +30,6 @@ from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.inside import check_inside
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.megatron.write import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.slicer import cut_tensors
@@ -164,7 +163,7 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
         copy.mkdir()
         for name in TOKENIZER_FILES:
             if (Path(folder) / name).is_file():
-                (copy / name).write_bytes(read_bytes(check_inside(Path(folder) / name)))
+                (copy / name).write_bytes(read_bytes(Path(folder) / name))
         try:
             tokenizer = AutoTokenizer(pretrained_model_name=str(copy))
         except Exception as exc:  # transformers and tokenizers raise whatever the files made them stumble over
