@@ -29,6 +29,8 @@ ALLOWED = {
         "importlib.import_module",
     ): "the two modules of NeMo's and our model classes, for their defaults",
     ("hosts/bridge/cli.py", "importlib.import_module"): "the recipe that the user names on the command line",
+    ("io/apart.py", "importlib.import_module"): "our own functions, which the caller names to the process apart",
+    ("io/apart.py", "subprocess"): "itself, by its fixed name",
     ("moved.py", "importlib.import_module"): "our own modules, from the table of old names",
     ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
     ("gpu_checks/checks.py", "subprocess"): "our own worker, by its fixed name",
