@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from megatron.core import parallel_state
@@ -19,7 +20,26 @@ from .mixer import have_kernels
 from .run import ElasticState
 from .vocabulary import make_elastic
 
-__all__ = ["check_ranks", "make_family"]
+__all__ = ["OVERLAPS", "check_overlaps", "check_ranks", "make_family"]
+
+#: settings of data parallelism and of the optimizer that count on every micro-batch using every weight
+OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
+
+
+def check_overlaps(owners: Mapping[str, Any]) -> None:
+    """Raise where a run is about to start with overlaps that were turned on again after `apply_elastic`.
+
+    Args:
+        owners: by their names, what may have such settings.
+
+    Raises:
+        ElasticError: one is on.
+    """
+    for owner, settings in owners.items():
+        for name in OVERLAPS:
+            if getattr(settings, name, False):
+                why = "false, as apply_elastic left it: a micro-batch uses a part of the weights alone"
+                raise bad(f"recipe.{owner}.{name}", True, why)
 
 
 def check_ranks(family: FamilyTraining) -> None:

@@ -58,6 +58,8 @@ def dataset_tokens(
     if wanted and wanted[-1] >= len(dataset):
         raise bad("data", f"{len(dataset)} sequences", f"at least {wanted[-1] + 1} are needed")
     items = [dataset[i] for i in wanted]
+    if any("tokens" not in item for item in items):
+        raise bad("data", type(dataset).__name__, "text, to rank and to search on: items with `tokens` and `labels`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {k: torch.stack([torch.as_tensor(x[k]) for x in items]).long() for k in ("tokens", "labels")}
     if vocab is not None:

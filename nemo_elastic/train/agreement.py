@@ -34,8 +34,10 @@ __all__ = [
     "check_length",
     "check_model",
     "check_no_file",
+    "check_prompts",
     "check_ranks",
     "check_teacher",
+    "check_unpacked",
     "check_vocabulary",
     "router_warnings",
     "vocabulary_rows",
@@ -216,6 +218,25 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
     return [f"elastic.router: lr {router.lr}, scale to {router.scale[1]} and prior {router.prior} decide nearly all "
             f"within {DECIDED} of the {router.freeze_step(steps)} steps before shapes are frozen, the others teach it "
             "nothing; for so many take the router of conf/elastic_12b.yaml"]  # fmt: skip
+
+
+def check_unpacked(where: str, packed: Any) -> None:
+    """Raise for data that holds several documents in one sequence, where `packed` says anything of it."""
+    if packed not in (None, False):
+        raise bad(where, packed, "data that is not packed: layers would read over the bounds of documents")
+
+
+def check_prompts(config: ElasticConfig, where: str, data: str, ranked: str) -> None:
+    """Raise for data of prompts and answers where a ranking or a search would have to read it.
+
+    Args:
+        config: the elastic block.
+        where, data: the recipe's field, and what stands there.
+        ranked: how a host is given what a ranking left.
+    """
+    if config.ranking is None or (config.search is not None and config.shapes is None):
+        raise bad(where, data, f"text, to rank and to search on; prompts and answers after that: {ranked}, or "
+                  "elastic.ranking and search: null")  # fmt: skip
 
 
 def check_no_file(where: str, folder: str | None) -> None:

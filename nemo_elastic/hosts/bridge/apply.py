@@ -20,9 +20,12 @@ from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.megatron.build import OVERLAPS, check_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.agreement import check_files, vocabulary_rows
 from nemo_elastic.train.schedule import Rates
@@ -38,9 +41,11 @@ from .checks import (
     check_data,
     check_folders,
     check_parallel,
+    check_settings,
     check_shape,
     check_text,
     check_vocabularies,
+    pace,
     warnings,
 )
 from .optim import ElasticOverrides
@@ -49,8 +54,6 @@ from .saved import choose, step_of
 from .settings import ConfigChanges
 from .step import ElasticStep
 
-#: settings of data parallelism and of the optimizer that count on every micro-batch using every weight
-OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
 #: of the model, that need layers of one shape, or TransformerEngine's: name -> what we set
 MODEL_SETTINGS = {"fp8": None, "fp4": None, "tp_comm_overlap": False, "cuda_graph_impl": "none"}
 #: the same of experts: ours are computed one after the other, each at its member's widths, and sent by the dispatcher
@@ -61,6 +64,8 @@ EXPERT_SETTINGS = {
     "moe_shared_expert_overlap": False,
     "moe_router_fusion": False,
     "moe_router_padding_for_quantization": False,
+    "moe_router_force_load_balancing": False,
+    "moe_router_force_biased": None,
     "overlap_moe_expert_parallel_comm": False,
     "delay_wgrad_compute": False,
     "use_fused_weighted_squared_relu": False,
@@ -145,11 +150,13 @@ def apply_elastic(
     )  # fmt: skip
     block = ElasticConfig.of(elastic)
     block = replace(block, ranking=at_hand(block.ranking), shapes=at_hand(block.shapes))
-    _check(recipe, block, options)
+    parent = _check(recipe, block, options, ranked)
     register_layers()
     changes = ConfigChanges(recipe)
     total = options.total(recipe.train.train_iters)
     changes.warnings = warnings(recipe, block, stage, total, ranked)
+    if not rank_only:
+        changes.warnings += pace(recipe, total).warnings(parameters(parent, parent.full), stage, total)
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, block, vocabulary_rows(options.teacher))
     _precision(recipe, block)
@@ -165,17 +172,18 @@ def apply_elastic(
     return run
 
 
-def _check(recipe: Any, block: ElasticConfig, options: StageOptions) -> None:
-    """Raise where recipe, block and options do not fit."""
+def _check(recipe: Any, block: ElasticConfig, options: StageOptions, ranked: str | None) -> Parent:
+    """The parent's shape; raise where recipe, block and options do not fit."""
     check_architecture(recipe)
     options.check(block, recipe.train.train_iters, "train.train_iters")
     parent = check_shape(recipe, block, options.teacher)
     check_parallel(recipe, block, parent)
-    check_data(recipe)
+    check_data(recipe, None if ranked or options.stage == 2 else block)
     check_folders(recipe, options.out)
     if options.stage == 1:
         check_files(block, parent)
     check_text(recipe, options)
+    return parent
 
 
 def _model(recipe: Any, block: ElasticConfig, rows: int | None) -> None:
@@ -213,7 +221,7 @@ def _precision(recipe: Any, block: ElasticConfig) -> None:
     if not recipe.optimizer.fp16:  # whose infinities are no mistakes
         recipe.ddp.check_for_nan_in_grad = False
     low = recipe.mixed_precision
-    if low is not None and (any(word in str(low) for word in ("fp8", "fp4")) if isinstance(low, str) else low.fp8):
+    if any(word in low if isinstance(low, str) else getattr(low, word, None) for word in ("fp8", "fp4")):
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
     if half and block.router is not None and not recipe.optimizer.use_distributed_optimizer:
@@ -248,6 +256,8 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     previous = options.previous if stage == 2 else None
 
     def before() -> Path | None:
+        check_settings(recipe)  # a script may have set them again
+        check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer})
         check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been at hand
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 

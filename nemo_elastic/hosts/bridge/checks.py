@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from megatron.bridge.data.builders.direct_hf_sft import DirectHFSFTDatasetConfig
+from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
 from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
 from megatron.bridge.training.config import ConfigContainer, MockGPTDatasetConfig
 from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
@@ -18,12 +20,15 @@ from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import layer_pattern
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.plan.curriculum import Pace
 from nemo_elastic.train.agreement import (
     Names,
     check_length,
     check_model,
     check_no_file,
+    check_prompts,
     check_ranks,
+    check_unpacked,
     check_vocabulary,
     router_warnings,
     vocabulary_rows,
@@ -41,6 +46,8 @@ NAMES = Names(
 )
 #: Bridge's tokenizer that stands for one, in recipes on random tokens; data that is tokenized needs no other
 PLACEHOLDER = "NullTokenizer"
+#: of data sets, by which they put several documents into a sequence
+PACKED = ("enable_offline_packing", "enable_in_batch_packing", "offline_packing_specs", "packed_sequence_specs")
 #: setting -> the values that a family can have, and why
 REFUSED = {
     "model.context_parallel_size": (
@@ -74,6 +81,11 @@ def check_architecture(config: Any) -> None:
         raise bad("recipe.model.hybrid_layer_pattern", None, "a pattern such as M-M*-, one symbol per layer")
     if config.optimizer.lr is None:
         raise bad("recipe.optimizer.lr", None, "a peak learning rate")
+    check_settings(config)
+
+
+def check_settings(config: Any) -> None:
+    """Raise for what no family can be trained with, whatever it is of the recipe."""
     for name, (allowed, why) in REFUSED.items():
         value: Any = config
         for part in name.split("."):
@@ -115,9 +127,20 @@ def check_text(config: Any, options: StageOptions) -> None:
         options.check_mock("recipe.dataset", type(dataset).__name__, "text, as dataset.data_path=[PREFIX]")
 
 
-def check_data(config: Any) -> None:
-    """Raise where the data gives no sequences of one length, or none that the ranks can share."""
-    length = getattr(config.dataset, "seq_length", None)
+def check_data(config: Any, unranked: ElasticConfig | None) -> None:
+    """Raise where the data gives no sequences of one length, none that the ranks can share, or several in one.
+
+    Args:
+        config: the container.
+        unranked: the block of a run that may have to rank or search, and reads its data for that; None for another.
+    """
+    dataset, own = config.dataset, config.checkpoint.load
+    for name in PACKED:
+        check_unpacked(f"recipe.dataset.{name}", getattr(dataset, name, None))
+    goes_on = own is not None and Path(own).exists()
+    if unranked is not None and not goes_on and isinstance(dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
+        check_prompts(unranked, "recipe.dataset", type(dataset).__name__, "ranked= of a run with rank_only=True")
+    length = getattr(dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
     model = config.model
@@ -172,6 +195,19 @@ def check_folders(config: Any, out: str | None) -> None:
     """Raise where a file lies in the way of what the run writes."""
     check_no_file("out", out)
     check_no_file("recipe.checkpoint.save", config.checkpoint.save)
+
+
+def pace(config: Any, total_steps: int) -> Pace:
+    """Rates and batches as `Rates` and the data have them."""
+    scheduler, batch = config.scheduler, config.train.global_batch_size
+    falls = {"lr_decay_style": (None, "cosine"), "lr_decay_iters": (None, total_steps)}
+    other = {name: value for name, usual in falls.items() if (value := getattr(scheduler, name)) not in usual}
+    return Pace(
+        lr=("recipe.optimizer.lr", config.optimizer.lr),
+        warmup=("recipe.scheduler.lr_warmup_iters", scheduler.lr_warmup_iters),
+        batch=None if not batch else ("recipe.train.global_batch_size", batch, batch * config.dataset.seq_length),
+        schedule=next(((f"recipe.scheduler.{name}", str(value)) for name, value in other.items()), None),
+    )
 
 
 def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ranked: str | None) -> list[str]:

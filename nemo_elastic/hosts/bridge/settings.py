@@ -17,6 +17,7 @@ REASONS = {
     "checkpoint.load": "a run that was stopped goes on",
     "checkpoint.pretrained_checkpoint": "the teacher is the start",
     "ddp.check_for_nan_in_grad": "elastic.nonfinite looks at them",
+    "model.moe_router_force_load_balancing": "the router chooses experts",
     "model.seq_length": "that of the data",
     "model.should_pad_vocab": "the teacher's is whole",
     "model.vocab_size": "the teacher's",

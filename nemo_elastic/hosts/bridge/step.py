@@ -24,6 +24,7 @@ from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.loss import report_parts
 from nemo_elastic.megatron.stages import FamilyStep
 from nemo_elastic.megatron.teacher import build_teacher
+from nemo_elastic.train.agreement import check_unpacked
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 
@@ -102,6 +103,7 @@ class ElasticStep:
         if self.rank_only:  # vectors stay, so that Bridge has something to make an optimizer of
             for name, parameter in named_parameters(core):
                 parameter.requires_grad_(name.startswith(ELASTIC) or parameter.ndim == 1)
+        core.register_forward_pre_hook(_refuse)  # our step runs layers and head, never the whole
         self.host = BridgeHost(state, core, teacher)
         self.steps = FamilyStep(self.family, self.host, self.heldout)
         return model
@@ -111,6 +113,8 @@ class ElasticStep:
     def __call__(self, state: GlobalState, data_iterator: Iterator[Any], model: Any) -> tuple[torch.Tensor, Any]:
         """What this pipeline stage gives of the next micro-batch, and what makes a loss of it on the last."""
         core = self.host.core
+        if not hasattr(self.host, "run"):
+            raise bad("callbacks", None, "run.callbacks of apply_elastic: they prepare members, rates and checkpoints")
         if not core.pre_process:
             self.host.receive(core.decoder.input_tensor)
         read = lambda: _read(state, Looked(data_iterator, core.vocab_size), model)  # noqa: E731
@@ -158,7 +162,14 @@ class ElasticStep:
         return kept[self._at - 1]
 
 
+def _refuse(*_: Any) -> None:
+    raise bad(
+        "forward_step", "another", "run.forward_step of apply_elastic, which draws members; so does run.pretrain()"
+    )
+
+
 def _read(state: GlobalState, data_iterator: Iterator[Any], model: Any) -> dict[str, Any]:
     """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere."""
-    tokens, labels, mask, *_ = get_batch(data_iterator, state.cfg, pg_collection=get_pg_collection(model))
+    tokens, labels, mask, *_, packed = get_batch(data_iterator, state.cfg, pg_collection=get_pg_collection(model))
+    check_unpacked("recipe.dataset", packed and sorted(packed))
     return {"tokens": tokens, "labels": labels, "loss_mask": None if mask is None else mask.float()}

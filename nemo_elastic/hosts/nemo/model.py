@@ -16,13 +16,13 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
-from nemo_elastic.megatron.build import check_ranks, make_family
+from nemo_elastic.megatron.build import check_overlaps, check_ranks, make_family
 from nemo_elastic.megatron.data import Looked
 from nemo_elastic.megatron.load import check_rows
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.megatron.stages import FamilyStep
 from nemo_elastic.megatron.teacher import build_teacher
-from nemo_elastic.train.agreement import check_vocabulary, vocabulary_rows
+from nemo_elastic.train.agreement import check_unpacked, check_vocabulary, vocabulary_rows
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import Draw, FamilyTraining
 
@@ -82,6 +82,9 @@ class ElasticMambaModel(llm.MambaModel):
         if hasattr(self, "module"):
             return
         check_ranks(self.family)
+        if self._trainer is not None:
+            ddp, optimizer = getattr(self._trainer.strategy, "ddp_config", None), getattr(self.optim, "config", None)
+            check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer})
         distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
         self._take_vocabulary()
@@ -154,8 +157,14 @@ class ElasticMambaModel(llm.MambaModel):
         self.host.receive(received[0])
 
     def data_step(self, dataloader_iter: Any) -> dict[str, Any]:
-        """The next micro-batch, whose tokens are in the vocabulary."""
-        return super().data_step(Looked(dataloader_iter, self.host.core.vocab_size))
+        """The next micro-batch, whose tokens are in the vocabulary.
+
+        Raises:
+            ElasticError: they are not, or it has several documents in a sequence.
+        """
+        batch = super().data_step(Looked(dataloader_iter, self.host.core.vocab_size))
+        check_unpacked("recipe.data", "cu_seqlens" if batch.get("cu_seqlens") is not None else None)
+        return batch
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""

@@ -71,7 +71,7 @@ class Job:
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
         placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
-        late: the teacher is not at hand before the run starts.
+        wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
     """
 
@@ -90,13 +90,13 @@ class Job:
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     placeholder: int | None = None
-    late: bool = False
+    wrong: str | None = None
     experts: int | None = None
 
     @property
     def ends(self) -> int:
         """Its exit code."""
-        if self.late:
+        if self.wrong is not None:
             return forks.CLEAR
         return -signal.SIGKILL if self.until is not None else 0 if self.stop is None else STOPPED
 
@@ -150,7 +150,7 @@ def run(place: Path, job: Job) -> None:
             pretrain(container, forward_step)
         return
     second, teacher = job.kind == "stage2", job.teacher
-    if job.late:
+    if job.wrong == "late":
         teacher = f"{job.out}-teacher"
     changes = job.changes if job.experts is None else EXPERT_BLOCK | job.changes
     elastic = apply_elastic(
@@ -159,8 +159,10 @@ def run(place: Path, job: Job) -> None:
         ranked=job.ranked, rank_only=job.kind == "rank", verbose=False,
     )  # fmt: skip
     assert type(elastic.forward_step) is ElasticStep
-    if job.late:
+    if job.wrong == "late":
         os.symlink(job.teacher or "", teacher or "")
+    elif job.wrong is not None and spoilt(place, job.wrong, elastic):
+        return
     if job.until is not None:
         elastic.callbacks.append(killer(job.until, signal.SIGKILL))
     if job.stop is not None:
@@ -168,6 +170,43 @@ def run(place: Path, job: Job) -> None:
     train_to_the_end(elastic)
     if job.kind == "rank":
         holds_weights_alone(elastic.forward_step)
+
+
+def spoilt(place: Path, wrong: str, elastic: Any) -> bool:
+    """Do with an elastic run what no script should; whether that was to start it."""
+    from megatron.bridge.data.packing.config import PackedSequenceSpecs
+    from megatron.bridge.training import config as bridge
+    from megatron.bridge.training.gpt_step import forward_step
+    from megatron.bridge.training.pretrain import pretrain
+    from megatron.bridge.training.tokenizers.config import TokenizerConfig
+
+    from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
+
+    config = elastic.config
+    if wrong in ("forward_step", "callbacks"):
+        with bridge_on_this_machine(config):
+            if wrong == "forward_step":
+                pretrain(config, forward_step, callbacks=elastic.callbacks)
+            else:
+                pretrain(config, elastic.forward_step)
+        return True
+    if wrong == "overlap":
+        config.ddp.overlap_grad_reduce = True
+    if wrong == "packed":
+        rows = [json.dumps({"input": f"what is {i} + {i}?", "output": f" {2 * i}."}) for i in range(200)]
+        (place / "sft").mkdir()
+        for name in ("training", "validation", "test"):
+            (place / "sft" / f"{name}.jsonl").write_text("\n".join(rows))
+        config.dataset = bridge.GPTSFTDatasetConfig(
+            dataset_root=str(place / "sft"), seq_length=LENGTH, dataloader_type="single", num_workers=0,
+            enable_offline_packing=True,
+            offline_packing_specs=PackedSequenceSpecs(packed_sequence_size=LENGTH, tokenizer_model_name="tiny"),
+        )  # fmt: skip
+        config.tokenizer = TokenizerConfig(
+            tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer")
+        )
+        config.train.micro_batch_size = 1
+    return False
 
 
 def holds_weights_alone(step: Any) -> None:

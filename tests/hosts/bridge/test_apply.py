@@ -26,13 +26,14 @@ from tests.support.bridge import import_bridge
 
 import_bridge()
 
+from megatron.bridge.training.mixed_precision import MixedPrecisionConfig  # noqa: E402
 from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa: E402
 
 from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.settings import settings  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
-from tests.hosts.bridge.runs import SIZES, prepare_data  # noqa: E402
+from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, prepare_data  # noqa: E402
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
 BLOCK = BLOCK | {"distill": {"mode": "ce"}, "router": {"freeze_at": 0.5}}
@@ -101,12 +102,74 @@ def test_a_recipe_of_random_tokens_is_trained_on_where_that_is_asked_for() -> No
     apply_elastic(recipe, BLOCK_12B, mock_data=True, verbose=False)
 
 
+def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any) -> None:
+    """Those of Bridge's own recipe are for training from scratch; a small parent's are its own."""
+    stock, right = large(), large()
+    for one in (stock, right):
+        one.train.train_iters = 5170
+    right.optimizer.lr, right.scheduler.lr_warmup_iters, right.scheduler.lr_decay_iters = 9e-5, 60, 6960
+    told = apply_elastic(stock, BLOCK_12B, verbose=False).changes.partition("apply_elastic warns:")[2]
+    assert "  recipe.optimizer.lr: 0.0003; the curriculum of a trained parent has 9e-05\n" in told
+    assert "  recipe.scheduler.lr_warmup_iters: 2000 of 5170 steps; the curriculum has 60 of 6960" in told
+    run = apply_elastic(right, BLOCK_12B, total_steps=6960, verbose=False)
+    assert "apply_elastic warns:" not in run.changes
+    wrong = large()
+    wrong.train.train_iters, wrong.train.global_batch_size, wrong.optimizer.lr = 5170, 8, 5e-6
+    wrong.scheduler.lr_decay_style = "WSD"
+    told = apply_elastic(wrong, BLOCK_12B, rank_only=False, verbose=False).changes
+    assert "recipe.train.global_batch_size: 8, 0.0655M tokens in a step; the curriculum has 12.6M in stage 1" in told
+    assert "recipe.optimizer.lr: 5e-06; " in told
+    assert "recipe.scheduler.lr_decay_style: WSD; a family's rates are a cosine's over all 5170 steps" in told
+    recipe.optimizer.lr, recipe.train.global_batch_size = 1.0, 8
+    assert "warns" not in apply_elastic(recipe, BLOCK, verbose=False).changes
+
+
 def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
     for block, told in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
         recipe = large()
         recipe.train.train_iters = 5170
         changes = apply_elastic(recipe, block, verbose=False).changes
         assert ("elastic.router: lr 0.01, scale to 10.0 and prior 4.0 decide nearly all within 200" in changes) is told
+
+
+def test_packed_data_is_refused_and_prompts_cannot_rank() -> None:
+    """Bridge's own recipes for them."""
+    recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
+    why = "data that is not packed: layers would read over the bounds of documents"
+    given = {"teacher": "/a/parent"}
+    assert refused(recipe, BLOCK_12B, **given) == f"recipe.dataset.enable_offline_packing: True is not allowed; {why}"
+    recipe.dataset.enable_offline_packing, recipe.dataset.enable_in_batch_packing = False, True
+    assert refused(recipe, BLOCK_12B, **given) == f"recipe.dataset.enable_in_batch_packing: True is not allowed; {why}"
+    recipe.dataset.enable_in_batch_packing, recipe.dataset.offline_packing_specs = False, None
+    told = "recipe.dataset: 'GPTSFTDatasetConfig' is not allowed; text, to rank and to search on; prompts and answers"
+    for block in (BLOCK_12B, replace(BLOCK_12B, ranking="/a/ranking")):
+        assert refused(recipe, block, **given).startswith(told)
+    apply_elastic(recipe, BLOCK_12B, ranked="/a/rank/checkpoints", verbose=False, **given)
+
+
+def test_settings_that_are_changed_back_are_refused_when_the_run_starts(recipe: Any) -> None:
+    run = apply_elastic(recipe, BLOCK, verbose=False)
+    run.forward_step.before()
+    for owner, name in ((recipe.ddp, "overlap_param_gather"), (recipe.model, "calculate_per_token_loss")):
+        setattr(owner, name, True)
+        with pytest.raises(ElasticError, match=rf"^recipe\.(ddp|model)\.{name}: True is not allowed; f"):
+            run.forward_step.before()
+        setattr(owner, name, False)
+
+
+@pytest.mark.parametrize("low", [{"fp4": "e2m1"}, {"fp8": "hybrid"}])
+def test_low_precision_is_turned_off_whatever_it_is_written_as(recipe: Any, low: dict[str, str]) -> None:
+    recipe.mixed_precision = MixedPrecisionConfig(bf16=True, **low)
+    run = apply_elastic(recipe, BLOCK, verbose=False)
+    assert recipe.mixed_precision == "bf16_mixed" and "mixed_precision: MixedPrecisionConfig -> bf16_m" in run.changes
+
+
+def test_experts_are_those_that_the_router_chooses(place: Path) -> None:
+    recipe = tiny_config(place / "data", place / "run", steps=10, seq_length=64, warmup_steps=2, sizes=EXPERTS)
+    recipe.model.moe_router_force_load_balancing = True
+    run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK, verbose=False)
+    assert recipe.model.moe_router_force_load_balancing is False
+    assert "model.moe_router_force_load_balancing: True -> False (the router chooses experts)" in run.changes
 
 
 def parent_at(folder: Path, recipe: Any, rows: int = VOCAB) -> str:

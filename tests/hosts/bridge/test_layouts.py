@@ -18,7 +18,7 @@ from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.hosts.bridge.saved import choose, saved, step_of
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.layouts import DAMAGED, PAIRS, SMALLER, do, lines, losses, processes, same, train_all
+from tests.hosts.bridge.layouts import DAMAGED, PAIRS, REFUSED, do, lines, losses, processes, same, train_all
 from tests.hosts.bridge.runs import Job
 from tests.parallel.runs import PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
@@ -39,13 +39,16 @@ def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
     same(place / name, place / f"{name}-alone")
 
 
-def test_a_vocabulary_is_the_teachers_or_the_run_is_refused_before_weights_are_loaded(place: Path) -> None:
+def test_a_vocabulary_is_the_teachers_in_every_layout(place: Path) -> None:
     whole = {name: Stored(place / name / "checkpoints").sizes for name in ("parent", "tp2-sp")}
     name = "embedding.word_embeddings.weight"
     assert whole["tp2-sp"][name] == whole["parent"][name] == (VOCAB, SHAPE["hidden_size"])
-    told = f"recipe.tokenizer.vocab_size: {SMALLER} is not allowed; the teacher's own vocabulary, of {VOCAB} rows"
-    assert f"error: {told}" in (place / "first.log").read_text()
-    assert not (place / "late" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_script_does_to_an_elastic_run_ends_it_in_one_line(place: Path, name: str) -> None:
+    assert f"error: {REFUSED[name]}" in (place / "first.log").read_text()
+    assert not list((place / name / "checkpoints").glob("iter_*"))
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:

@@ -57,6 +57,8 @@ def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
     from nemo_elastic.megatron.data import dataset_tokens
 
     assert len(dataset_tokens(Numbered(8), 3, offset=1, step=3)[0]) == 3
+    with pytest.raises(ElasticError, match=r"^data: 'list' is not allowed; text, to rank and to search on"):
+        dataset_tokens([{"input_ids": [1, 2]}], 1)  # as data of prompts and answers has them
     with pytest.raises(ElasticError, match=r"^data: '7 sequences' is not allowed; at least 8 are needed$"):
         dataset_tokens(Numbered(7), 3, offset=1, step=3)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from nemo_elastic.errors import ElasticError
 from tests.megatron.models import start
@@ -18,6 +19,45 @@ BLOCK: dict[str, Any] = {
     "axes": {"hidden": [128, 64], "mamba_heads": [16, 12], "mamba_head_dim": [16, 9]},
     "distill": {"mode": "ce"},
 }
+
+
+@pytest.mark.parametrize("owner", ["ddp_config", "optim"])
+def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig
+    from nemo import lightning as nl
+
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+
+    start()
+    optimizer, ddp = OptimizerConfig(lr=1e-3), DistributedDataParallelConfig()
+    (optimizer if owner == "optim" else ddp).overlap_param_gather = True
+    optim, tokenizer = nl.MegatronOptimizerModule(config=optimizer), SimpleNamespace(vocab_size=1024)
+    model: Any = ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=tokenizer, optim=optim)
+    model._trainer = SimpleNamespace(strategy=nl.MegatronStrategy(ddp=ddp))
+    name = "optim.config" if owner == "optim" else "trainer.strategy.ddp"
+    with pytest.raises(
+        ElasticError, match=rf"^recipe\.{name}\.overlap_param_gather: True is not allowed; false, as ap"
+    ):
+        model.configure_model()
+
+
+def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+
+    start()
+    model: Any = ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
+    model.host = SimpleNamespace(core=SimpleNamespace(vocab_size=1024))
+    whole = {name: torch.zeros(1, 8, dtype=torch.long) for name in ("tokens", "labels", "loss_mask", "position_ids")}
+    packed = whole | {"cu_seqlens": torch.tensor([[0, 4, 8]]), "cu_seqlens_argmin": torch.tensor([[3]])}
+    packed["max_seqlen"] = torch.tensor([4])
+    with cuda_as_cpu():
+        assert model.data_step(iter([whole]))["tokens"].shape == (1, 8)
+        with pytest.raises(ElasticError, match=r"^recipe\.data: 'cu_seqlens' is not allowed; data that is not packed"):
+            model.data_step(iter([packed]))
 
 
 @pytest.mark.parametrize("kernels", [True, False])

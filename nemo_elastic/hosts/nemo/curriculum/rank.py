@@ -120,7 +120,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
     block = replace(config, distill=DistillConfig(teacher="none"))
-    told = change(recipe, block, StageOptions(teacher=parent))
+    told = change(recipe, block, StageOptions(teacher=parent), trains=False)
     # where the checkpoint lies on this machine, one of another block is refused before anything starts
     already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))
     trainer = recipe.trainer

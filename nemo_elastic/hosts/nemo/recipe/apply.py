@@ -14,12 +14,14 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.megatron.build import OVERLAPS
 from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
 from nemo_elastic.train.agreement import check_files
 from nemo_elastic.train.stage import StageOptions
@@ -33,14 +35,13 @@ from .checks import (
     check_shape,
     check_text,
     made_by,
+    pace,
     warnings,
 )
 from .settings import Changes
 
 #: arguments of MegatronMixedPrecision that go back to their defaults with fp8
 LOW_PRECISION = ("fp8", "fp4", "first_last_layers_bf16", "num_layers_at_", "reuse_grad_buf_for_mxfp8")
-#: of data parallelism and of the optimizer
-OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
 #: settings of the model that need layers of one shape, or TransformerEngine's: name -> what we set
 MODEL_SETTINGS = {
     "fp8": None,
@@ -96,8 +97,16 @@ def change(
     elastic: ElasticConfig | Mapping[str, Any] | str | Path,
     options: StageOptions,
     changes: Changes | None = None,
+    trains: bool = True,
 ) -> Changes:
-    """What `apply_elastic` does, for callers that change more and tell it together; `changes` if they began before."""
+    """What `apply_elastic` does, for callers that change more and tell it together.
+
+    Args:
+        recipe, elastic: as there.
+        options: its other arguments.
+        changes: if they began before.
+        trains: whether steps are taken, whose rates and batches may make no sense.
+    """
     config = ElasticConfig.of(elastic)
     config = replace(config, ranking=at_hand(config.ranking), shapes=at_hand(config.shapes))
     teacher, previous = newest_of(options.teacher), at_hand(options.previous)
@@ -108,7 +117,7 @@ def change(
     parent = check_shape(recipe, config, teacher)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
-    check_data(recipe)
+    check_data(recipe, None if stage == 2 else config)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)
@@ -116,6 +125,8 @@ def change(
     changes = changes or Changes(recipe)
     total = options.total(steps)
     changes.warnings = warnings(recipe, config, stage, total)
+    if trains:
+        changes.warnings += pace(recipe).warnings(parameters(parent, parent.full), stage, total)
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, config, teacher=teacher, stage=stage, steps=steps)
     _optimizer(recipe, config, stage=stage, done=done, total=total)

@@ -26,13 +26,17 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.data.indexed import check_prefix, count_tokens
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.plan.curriculum import Pace
 from nemo_elastic.train.agreement import (
     Names,
     check_length,
     check_model,
     check_no_file,
+    check_prompts,
     check_ranks,
+    check_unpacked,
     check_vocabulary,
     router_warnings,
     vocabulary_rows,
@@ -146,8 +150,22 @@ def check_text(recipe: Any, options: StageOptions) -> None:
         options.check_mock("recipe.data", name_of(recipe.data), "a module that reads text, or data.paths=[PREFIX]")
 
 
-def check_data(recipe: Any) -> None:
-    """Raise where model and data disagree on the sequence, or the data is shorter than one."""
+def check_data(recipe: Any, unranked: ElasticConfig | None) -> None:
+    """Raise where model and data disagree on the sequence, or the data is shorter than one, or has several in one.
+
+    Args:
+        recipe: a stock recipe.
+        unranked: the block of a run that may have to rank or search, and reads its data for that; None for another.
+    """
+    specs = getattr(recipe.data, "packed_sequence_specs", None)
+    for name, owner in (("packed_sequence_specs.packed_sequence_size", specs), ("packed_sequence_size", recipe.data)):
+        size = getattr(owner, "packed_sequence_size", None)
+        check_unpacked(f"recipe.data.{name}", size if isinstance(size, int) and size > 0 else None)
+    made = made_by(recipe.data)
+    prompts = isinstance(made, type) and issubclass(made, llm.FineTuningDataModule)
+    ranked = getattr(getattr(recipe, "resume", None), "resume_from_path", None)
+    if unranked is not None and prompts and ranked is None:
+        check_prompts(unranked, "recipe.data", made.__name__, "recipe.resume.resume_from_path")
     length = getattr(recipe.data, "seq_length", None)
     if length is None:
         return
@@ -213,6 +231,19 @@ def check_folders(recipe: Any, out: str | None) -> None:
     log = getattr(recipe, "log", None)
     check_no_file("out", out)
     check_no_file("recipe.log.explicit_log_dir", getattr(log, "explicit_log_dir", None))
+
+
+def pace(recipe: Any) -> Pace:
+    """Rates and batches as `ElasticSchedule` and the data have them."""
+    schedule, batch = getattr(recipe.optim, "lr_scheduler", None), getattr(recipe.data, "global_batch_size", None)
+    warmup, length = getattr(schedule, "warmup_steps", None), getattr(recipe.data, "seq_length", None)
+    cosine = schedule is None or "Cosine" in name_of(schedule) or made_by(schedule) is ElasticSchedule
+    return Pace(
+        lr=("recipe.optim.config.lr", recipe.optim.config.lr),
+        warmup=("recipe.optim.lr_scheduler.warmup_steps", warmup) if isinstance(warmup, int) else None,
+        batch=("recipe.data.global_batch_size", batch, batch * length) if batch and length else None,
+        schedule=None if cosine else ("recipe.optim.lr_scheduler", name_of(schedule)),
+    )
 
 
 def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -> list[str]:

@@ -174,6 +174,28 @@ def test_a_stage_has_what_it_starts_from(recipe: Any, settings: dict[str, Any], 
     assert told in refused(recipe, **settings)
 
 
+@pytest.mark.parametrize("name", ["FineTuningDataModule", "ChatDataModule"])
+def test_packed_data_is_refused_and_prompts_cannot_rank(recipe: Any, name: str) -> None:
+    import nemo_run as run
+    from nemo.collections import llm
+    from nemo.collections.llm.gpt.data.chat import ChatDataModule
+    from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    made = {"FineTuningDataModule": llm.FineTuningDataModule, "ChatDataModule": ChatDataModule}[name]
+    specs = run.Config(PackedSequenceSpecs, packed_sequence_size=8192)
+    recipe.data = run.Config(made, dataset_root="sft", seq_length=8192, packed_sequence_specs=specs)
+    why = "data that is not packed: layers would read over the bounds of documents"
+    told = f"recipe.data.packed_sequence_specs.packed_sequence_size: 8192 is not allowed; {why}"
+    assert refused(recipe) == told
+    recipe.data.packed_sequence_specs = run.Config(PackedSequenceSpecs)  # which packs nothing
+    told = f"recipe.data: '{name}' is not allowed; text, to rank and to search on; prompts and answers after that: "
+    assert refused(recipe).startswith(told)
+    assert refused(recipe, BLOCK | {"ranking": "/a/ranking"}).startswith(told)
+    apply_elastic(recipe, BLOCK | {"ranking": "/a/ranking", "search": None}, teacher="parent", verbose=False)
+
+
 def test_misspelt_fields_that_kwargs_would_swallow(recipe: Any) -> None:
     recipe.trainer.strategy.tensor_model_paralel_size = 2
     line = refused(recipe)
@@ -376,6 +398,23 @@ def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
     assert line.startswith("recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=")
     assert "mock_data: 'yes' is not allowed; true or false" in refused(stock, mock_data="yes")
     apply_elastic(stock, BLOCK, teacher="parent", mock_data=True, verbose=False)
+
+
+def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any, capsys: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    stock = recipe.clone()
+    stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
+    apply_elastic(stock, BLOCK, teacher="parent")
+    told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in told
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in told
+    recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
+    recipe.data.global_batch_size = 64
+    apply_elastic(recipe, BLOCK, teacher="parent")
+    told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in told
+    assert "recipe.optim" not in told
 
 
 def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
