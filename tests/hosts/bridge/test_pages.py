@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pages' own lines train on this host: those of the quick start, and the command of Megatron-Bridge's page."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documentation import blocks, named_files
+from tests.hosts.pages import BATCH, STEPS, in_small, paths, prepare
+from tests.workers import ROOT, environment
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+from tests.support.bridge import SITE, import_bridge
+
+import_bridge()
+
+pytestmark = [pytest.mark.slow, pytest.mark.dist]
+NARROW = "import tests.hosts.bridge.small_stock"
+#: what the pages' lines name beside a rehearsal's
+DECLARED = {
+    "intervals of a page": (r"validation\.eval_iters",),
+    "the teacher's vocabulary, where it is at hand": (
+        r"tokenizer\.use_tokenizer_vocab_size",
+        r"model\.should_pad_vocab",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = prepare(tmp_path_factory.mktemp("pages"))
+    run(folder, "-m", "tests.hosts.bridge.small_stock", str(folder))
+    return folder
+
+
+def run(place: Path, *command: str) -> str:
+    path = os.pathsep.join([str(SITE), str(ROOT)])
+    with socket.socket() as one:  # without a launcher Bridge takes one port for all
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command], cwd=place, env=environment(PYTHONPATH=path, MASTER_PORT=port),
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+def script(place: Path) -> tuple[str, str]:
+    """The quick start's lines as they are, and in small."""
+    page = ROOT / "docs" / "quickstart.md"
+    (text,) = (b.text for b in blocks("python", page=page) if "megatron.bridge" in b.text)
+    return text, f"{NARROW}\n" + in_small(text, paths(place) | {"5170, 1536": f"{STEPS}, {BATCH}"})
+
+
+def trained(out: Path, told: str) -> None:
+    """What a run of a page has left: members of the teacher's vocabulary, which the recipe's tokenizer has not."""
+    lines = map(json.loads, (out / "checkpoints" / "metrics.jsonl").read_text().splitlines())
+    assert len([line for line in lines if line["kind"] == "step"]) == STEPS
+    assert (out / "checkpoints" / f"iter_{STEPS:07d}" / "run_config.yaml").is_file()
+    assert "model.vocab_size: None -> 512" in told
+
+
+def test_the_lines_of_the_quick_start_train(place: Path) -> None:
+    (place / "train.py").write_text(script(place)[1])
+    trained(place / "runs", run(place, "train.py"))
+
+
+def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path, monkeypatch: Any) -> None:
+    from nemo_elastic.hosts.bridge.settings import run_settings
+    from nemo_elastic.rehearsal.bridge.declared import DECLARED as OF_REHEARSALS
+    from nemo_elastic.rehearsal.changes import changes
+
+    made = []
+    for text, folder in zip(script(place), (ROOT, place), strict=True):
+        monkeypatch.chdir(folder)
+        names: dict[str, Any] = {"__name__": "train"}
+        exec(text, names)
+        made.append({"train": run_settings(names["run"])})
+    before, after = made
+    found = changes(before, after, {**OF_REHEARSALS, **DECLARED})
+    assert {c.name for c in found} >= {"train: model.hidden_size", "train: train.train_iters"}
+
+
+def test_the_command_of_the_page_trains(place: Path) -> None:
+    page = ROOT / "docs" / "bridge.md"
+    (words,) = (w for b in blocks("bash", page=page) for w in b.commands() if w[:2] == ["nemo-elastic", "train"])
+    text = named_files(page)["run.yaml"]
+    small = in_small(text[: text.index("elastic:\n")], paths(place) | {
+        "train_iters: 5170": f"train_iters: {STEPS}", "global_batch_size: 1536": f"global_batch_size: {BATCH}",
+    })  # fmt: skip
+    (place / "run.yaml").write_text(
+        small.replace(f"{place}/runs", f"{place}/command") + (place / "conf" / "elastic_12b.yaml").read_text()
+    )
+    told = run(place, "-c", f"{NARROW}; from nemo_elastic.cli import main; main({words[1:]!r})")
+    trained(place / "command", told)
