@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.extras import installing
+
 __all__ = ["ERROR", "NOTE", "WARNING", "Device", "Facts", "Finding", "collect", "diagnose", "paths"]
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -115,7 +117,6 @@ def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
 
 
 _Told = Iterator[tuple[str, str, str, str]]
-_EXTRA = "pip install 'nemo-elastic[nemo]'"
 
 
 def _python(facts: Facts) -> _Told:
@@ -126,11 +127,11 @@ def _python(facts: Facts) -> _Told:
 def _training(facts: Facts, wanted: bool) -> _Told:
     if not facts.trains:
         told = "not installed; slice, init, inspect, verify and plan need nothing more"
-        yield ERROR if wanted else NOTE, "training", told, _EXTRA
+        yield ERROR if wanted else NOTE, "training", told, installing("nemo")
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):
-            yield ERROR, name, "missing, and training needs it", _EXTRA
+            yield ERROR, name, "missing, and training needs it", installing("nemo")
     nemo, core = facts.release("nemo-toolkit"), facts.release("megatron-core")
     if facts.has("nemo-toolkit"):
         if nemo >= (3,) or not facts.llm:
@@ -155,7 +156,7 @@ def _bridge(facts: Facts) -> _Told:
         yield ERROR, "python", "Megatron-Bridge takes 3.12 and newer", "make an environment with 3.12"
     for name in ("torch", *BRIDGE):
         if not facts.has(name):
-            yield ERROR, name, "missing, and Megatron-Bridge needs it", "pip install 'nemo-elastic[bridge]'"
+            yield ERROR, name, "missing, and Megatron-Bridge needs it", installing("bridge")
     if facts.has("nemo-toolkit"):
         told = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
         yield ERROR, "nemo-toolkit", told, "pip uninstall nemo-toolkit, or megatron-bridge"
@@ -168,7 +169,7 @@ def _bridge(facts: Facts) -> _Told:
         yield ERROR if facts.gpus else WARNING, "transformer-engine", told, fix
     if not facts.has("nemo-run"):
         told = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"
-        yield NOTE, "nemo-run", told, "pip install 'nemo-elastic[bridge]'"
+        yield NOTE, "nemo-run", told, installing("bridge")
     yield from _untested(facts)
 
 
@@ -199,7 +200,7 @@ def _kernels(facts: Facts) -> _Told:
         return
     if not facts.has("mamba-ssm"):
         told = "missing: the scan runs in torch, slower and with several times the activations"
-        yield WARNING, "mamba-ssm", told, "pip install --no-build-isolation 'nemo-elastic[gpu]'"
+        yield WARNING, "mamba-ssm", told, installing("gpu", "--no-build-isolation ")
     elif not facts.has("causal-conv1d"):
         told = "missing: mamba-ssm's fused scan calls it and fails in the first forward"
         yield ERROR, "causal-conv1d", told, "pip install --no-build-isolation 'causal-conv1d~=1.5'"
@@ -221,7 +222,7 @@ def paths(facts: Facts) -> dict[str, str]:
     device = f"{len(facts.gpus)} x {facts.gpus[0].name}" if facts.gpus else "this CPU"
     errors = [f for f in diagnose(facts) if f.level == ERROR]
     if not facts.trains:
-        training = f"not installed: {_EXTRA}"
+        training = f"not installed: {installing('nemo')}"
     elif errors:
         training = f"will not work: see {', '.join(dict.fromkeys(f.about for f in errors))}"
     else:
@@ -231,7 +232,7 @@ def paths(facts: Facts) -> dict[str, str]:
     fused = fused and not {KERNELS["mamba-ssm"], KERNELS["causal-conv1d"]} & set(facts.broken)
     return {
         "slice, init, inspect, verify, plan": "ready",
-        "eval, rank": f"on {device}" if facts.has("torch") else "not installed: pip install 'nemo-elastic[runtime]'",
+        "eval, rank": f"on {device}" if facts.has("torch") else f"not installed: {installing('runtime')}",
         "training": training,
         "Mamba scan in training": "mamba_ssm's fused kernel on sliced tensors" if fused else "torch (nn.ssd)",
         "attention": "torch's scaled_dot_product_attention",

@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import unquote, urlsplit
 
-__all__ = ["EXTRAS", "missing", "require"]
+__all__ = ["EXTRAS", "installing", "missing", "require"]
 
 #: package, a top-level one or by its whole name, -> the extra of ours that installs it
 EXTRAS = {
@@ -40,7 +44,31 @@ def missing(error: ModuleNotFoundError) -> str | None:
     if package not in EXTRAS:
         return None
     extra = "bridge" if package in OF_BOTH and _has("megatron.bridge") else EXTRAS[package]
-    return f"{package} is not installed; pip install 'nemo-elastic[{extra}]' brings it"
+    return f"{package} is not installed; {installing(extra)} brings it"
+
+
+@cache
+def installing(extra: str, options: str = "") -> str:
+    """The command that installs one of our extras from where this package came: a folder, a repository, an index.
+
+    Args:
+        extra: its name.
+        options: of pip's, with a blank behind.
+    """
+    try:
+        told = json.loads(distribution("nemo-elastic").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # the sources are on the path: the command is for their folder
+        told = {"url": ".", "dir_info": {}}
+    url, name = told.get("url"), f"nemo-elastic[{extra}]"
+    if url is None:
+        what = name
+    elif "dir_info" in told:
+        options += "-e " if told["dir_info"].get("editable") else ""
+        what = f"{unquote(urlsplit(url).path)}[{extra}]"
+    else:
+        vcs = told.get("vcs_info", {})
+        what = f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else f"{name} @ {url}"
+    return f"pip install {options}'{what}'"
 
 
 def require(package: str) -> None:

@@ -59,12 +59,12 @@ SICK = {
     "core 0.14": (with_versions(CPU, megatron_core="0.14.0rc7"), ERROR, "megatron-core", "nemo:25.11"),
     "core 0.16": (with_versions(CPU, megatron_core="0.16.0"), ERROR, "megatron-core", "~=0.15.3"),
     "transformers 5": (with_versions(CPU, transformers="5.6.0"), ERROR, "transformers", "<5"),
-    "no nemo-run": (with_versions(CPU, nemo_run=None), ERROR, "nemo-run", "nemo-elastic[nemo]"),
-    "no core": (with_versions(CPU, megatron_core=None), ERROR, "megatron-core", "nemo-elastic[nemo]"),
+    "no nemo-run": (with_versions(CPU, nemo_run=None), ERROR, "nemo-run", "[nemo]'"),
+    "no core": (with_versions(CPU, megatron_core=None), ERROR, "megatron-core", "[nemo]'"),
     "mamba-ssm on a CPU": (with_versions(CPU, mamba_ssm="2.2.5"), ERROR, "mamba-ssm", "pip uninstall mamba-ssm"),
     "TE on a CPU": (with_versions(CPU, transformer_engine="2.9"), ERROR, "transformer-engine", "pip uninstall"),
     "triton on a CPU": (with_versions(CPU, triton="3.5.0"), WARNING, "triton", "CPU build"),
-    "no kernels": (with_versions(CUDA, mamba_ssm=None), WARNING, "mamba-ssm", "nemo-elastic[gpu]"),
+    "no kernels": (with_versions(CUDA, mamba_ssm=None), WARNING, "mamba-ssm", "[gpu]'"),
     "half the kernels": (with_versions(CUDA, causal_conv1d=None), ERROR, "causal-conv1d", "causal-conv1d~=1.5"),
     "both hosts": (with_versions(BRIDGE, nemo_toolkit="2.7.3"), ERROR, "nemo-toolkit", "pip uninstall"),
     "an old core of Bridge's": (with_versions(BRIDGE, megatron_core="0.16.1"), ERROR, "megatron-core", ">=0.19.2"),
@@ -96,7 +96,7 @@ def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
     assert found.level == NOTE and "slice, init, inspect, verify" in found.problem
     told = paths(DEPLOYER)
     assert told["slice, init, inspect, verify, plan"] == "ready"
-    assert "nemo-elastic[runtime]" in told["eval, rank"] and "nemo-elastic[nemo]" in told["training"]
+    assert "[runtime]'" in told["eval, rank"] and "[nemo]'" in told["training"]
 
 
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1), (["--training", "--json"], 1)])

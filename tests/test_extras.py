@@ -4,25 +4,58 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, PathDistribution
 from pathlib import Path
 
 import pytest
 
-from nemo_elastic.extras import EXTRAS, missing, require
+from nemo_elastic.extras import EXTRAS, installing, missing, require
 
 
 def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> None:
     told = missing(ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core"))
-    assert told == "megatron is not installed; pip install 'nemo-elastic[nemo]' brings it"
+    assert told == f"megatron is not installed; {installing('nemo')} brings it"
+
+
+@pytest.mark.parametrize(
+    ("direct", "what"),
+    [
+        (None, "'nemo-elastic[runtime]'"),
+        ({"url": "file:///home/me/the%20clone", "dir_info": {}}, "'/home/me/the clone[runtime]'"),
+        ({"url": "file:///clone", "dir_info": {"editable": True}}, "-e '/clone[runtime]'"),
+        (
+            {"url": "https://host/n.git", "vcs_info": {"vcs": "git", "commit_id": "a1"}},
+            "'nemo-elastic[runtime] @ git+https://host/n.git@a1'",
+        ),
+        ({"url": "https://host/n.whl", "archive_info": {}}, "'nemo-elastic[runtime] @ https://host/n.whl'"),
+        (PackageNotFoundError, "'.[runtime]'"),
+    ],
+)
+def test_an_extra_comes_from_where_the_package_came(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: object, what: str
+) -> None:
+    def found(name: str) -> PathDistribution:
+        assert name == "nemo-elastic"
+        if direct is PackageNotFoundError:
+            raise PackageNotFoundError
+        if direct is not None:
+            (tmp_path / "direct_url.json").write_text(json.dumps(direct), encoding="utf-8")
+        return PathDistribution(tmp_path)
+
+    monkeypatch.setattr("nemo_elastic.extras.distribution", found)
+    installing.cache_clear()
+    assert installing("runtime") == f"pip install {what}"
+    installing.cache_clear()
 
 
 def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'nemo_run'", name="nemo_run")
     for there, extra in ((True, "bridge"), (False, "nemo")):
         monkeypatch.setattr("nemo_elastic.extras._has", lambda package, there=there: there)
-        assert missing(error) == f"nemo_run is not installed; pip install 'nemo-elastic[{extra}]' brings it"
+        assert missing(error) == f"nemo_run is not installed; {installing(extra)} brings it"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])

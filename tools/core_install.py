@@ -136,15 +136,15 @@ def use(binaries: Path, place: Path) -> None:
     if "already exists" not in line:
         raise Failed(f"slice: an output in the way was told as: {line}")
     line = call(cli, "verify", family, "--forward", code=2)
-    if "nemo-elastic[runtime]" not in line:
+    if f"{ROOT}[runtime]" not in line:
         raise Failed(f"verify --forward: that torch is missing was told as: {line}")
     commands = (("demo", "--out", place / "demo"), ("train", "--factory", "x"), ("eval", family, "--data", place))
     for command in commands:
         line = call(cli, *command, code=2)
-        if "nemo-elastic[" not in line or (place / "demo").exists():
+        if f"pip install '{ROOT}[" not in line or (place / "demo").exists():
             raise Failed(f"{command[0]}: that an extra is missing was told as: {line}")
     line = call(binaries / "python", "-c", "from nemo_elastic import load_family", code=1)
-    if "pip install 'nemo-elastic[runtime]'" not in line:
+    if f"pip install '{ROOT}[runtime]'" not in line:
         raise Failed(f"load_family: that torch is missing was told as: {line}")
     print(f"init, inspect, verify and slice work: {sizes}; what needs an extra names it")
 

@@ -38,7 +38,7 @@ def command(
     one that does not.
 
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
-    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need `nemo-elastic[nemo]`.
+    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need the extra `[nemo]`.
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.core.cost import parameters

@@ -18,6 +18,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.dtypes import DTYPES, FLOATS, convert, in_dtype
 from nemo_elastic.formats.pieces import Pieces
@@ -220,7 +221,7 @@ def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
         return "not asked for"
     if importlib.util.find_spec("torch") is None:
         if wanted:
-            raise ElasticError("verify: running the model needs torch; pip install 'nemo-elastic[runtime]' brings it")
+            raise ElasticError(f"verify: running the model needs torch; {installing('runtime')} brings it")
         return "torch is not installed"
     count = parameters(source.parent, source.held)
     if wanted is None and count > FORWARD_LIMIT:

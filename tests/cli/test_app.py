@@ -16,6 +16,7 @@ import pytest
 
 from nemo_elastic import __version__
 from nemo_elastic.cli import app, main
+from nemo_elastic.extras import installing
 
 COMMAND = '''
 import errno, typer
@@ -179,7 +180,7 @@ def test_the_command_chooses_its_exit_code(table, capsys):
         ("interrupt", 130, "interrupted\n"),
         ("training", 130, "interrupted\n"),
         ("stopped", 75, ""),
-        ("torch", 2, "error: torch is not installed; pip install 'nemo-elastic[runtime]' brings it\n"),
+        ("torch", 2, f"error: torch is not installed; {installing('runtime')} brings it\n"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(table, capsys, mode, code, line):

@@ -11,6 +11,7 @@ import pytest
 
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.extras import installing
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.auto.file import write_calibration
 from nemo_elastic.serving import command
@@ -158,7 +159,7 @@ def test_what_must_be_installed(monkeypatch):
 
 def test_the_command_line_ends_in_one_line(folder, tmp_path):
     code, said = call("serve", folder)
-    assert code == 2 and said == "error: vllm is not installed; pip install 'nemo-elastic[vllm]' brings it\n"
+    assert code == 2 and said == f"error: vllm is not installed; {installing('vllm')} brings it\n"
     for arguments, says in (
         ((tmp_path / "nowhere",), "no such folder"),
         ((tmp_path,), "config.json"),

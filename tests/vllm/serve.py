@@ -205,7 +205,7 @@ def check_gate(talk: Talk, log: Path, checks: Checks) -> None:
     asks = [(path, body) for path in paths for body in (None, b'{"model": "x"}', b'{"prompt": "a", "max_tokens": 1}')]
     answers = [talk.ask(path, body, key) for path, body in asks for key in (None, "another")]
     let_in = sum(status != 401 for status, _ in answers)
-    named = sum(f'"{m}"' in text or f" {m}," in text for _, text in answers for m in SHAPES)
+    named = sum(f'"{m}"' in text or f" {m}," in text for _, text in answers for m in MEMBERS)
     checks.tell("paths of the server, each asked without its key", len(routes) > 20, len(paths))
     checks.tell("of those that let somebody in, or named a member", let_in + named == 0, f"{let_in}, {named}")
     checks.tell("the health check without a key", talk.ask("/health") == (200, ""), talk.ask("/health")[0])
