@@ -55,7 +55,8 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         assert config.checkpoint.pretrained_checkpoint == left
         assert run.callbacks[0].previous == (None if number == 1 else str(tmp_path / "stage1" / "checkpoints"))
         assert summed_in(config) == family.precision.gradients == "fp32"
-        assert family.layout(number, PAPER, 128, "h100").memory.gradients == layout.memory.weights * 4 / 2
+        memory = family.layout(number, PAPER, 128, "h100").memory  # some kB of its weights, biases, are fp32
+        assert memory.gradients == pytest.approx(layout.memory.weights * 4 / 2, rel=1e-6)
     assert JOBS == ("rank", "stage1", "stage2", "slice")
     rank = family.job("rank", "/checkpoints/parent", data, dir, gpus=8)
     assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
