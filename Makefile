@@ -92,9 +92,11 @@ rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge in s
 		tests/hosts/bridge $(ARGS)
 
 .PHONY: recipe-tables
-recipe-tables: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the large recipes of both hosts build, into docs/tables/recipes.md and recipes_bridge.md
+recipe-tables: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the large recipes of both hosts build, and `apply_elastic` says of the hosts' own, into docs/tables
 	$(BIN)/python -W ignore tools/recipe_table.py nemo docs/tables/recipes.md
 	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge tools/recipe_table.py bridge docs/tables/recipes_bridge.md
+	$(BIN)/python -W ignore -m tests.hosts.nemo.stock --markdown docs/tables/stock_nemo.md
+	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge -m tests.hosts.bridge.stock --markdown docs/tables/stock_bridge.md
 
 .PHONY: parity-bridge
 parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, and Bridge's layouts of ranks, into docs/tables/hosts.md

@@ -55,7 +55,13 @@ from .settings import ConfigChanges
 from .step import ElasticStep
 
 #: of the model, that need layers of one shape, or TransformerEngine's: name -> what we set
-MODEL_SETTINGS = {"fp8": None, "fp4": None, "tp_comm_overlap": False, "cuda_graph_impl": "none"}
+MODEL_SETTINGS = {
+    "fp8": None,
+    "fp4": None,
+    "tp_comm_overlap": False,
+    "cuda_graph_impl": "none",
+    "use_transformer_engine_op_fuser": False,
+}
 #: the same of experts: ours are computed one after the other, each at its member's widths, and sent by the dispatcher
 #: that asks for no kernels of its own
 EXPERT_SETTINGS = {
@@ -69,6 +75,13 @@ EXPERT_SETTINGS = {
     "overlap_moe_expert_parallel_comm": False,
     "delay_wgrad_compute": False,
     "use_fused_weighted_squared_relu": False,
+    # of other dispatchers, each of which asks for its own
+    "moe_flex_dispatcher_backend": "deepep",
+    "moe_expert_rank_capacity_factor": None,
+    "moe_paged_stash": False,
+    # Bridge would write the rows of experts in another order than they are in
+    "moe_mlp_glu_interleave_size": None,
+    "moe_shared_expert_glu_interleave_size": None,
 }
 
 

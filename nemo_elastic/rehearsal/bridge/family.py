@@ -58,10 +58,7 @@ class SmallBridgeFamily(BridgeFamily):
 
     def stock_config(self, job: str, *args: Any, **kwargs: Any) -> Any:
         config = super().stock_config(job, *args, **kwargs)
-        for name, value in stock_sizes(self.parent, self.parent.full, experts=True).items():
-            # a pattern is under Bridge's own name, and as it was
-            if name != "hybrid_override_pattern" and getattr(config.model, name) != value:
-                setattr(config.model, name, value)
+        set_sizes(config.model, self.parent)
         if job != "rank":
             steps = self.small.curriculum.stage(2 if job == "stage2" else 1).max_steps
             config.validation.eval_interval = max(1, steps // self.short.validations)
@@ -71,6 +68,13 @@ class SmallBridgeFamily(BridgeFamily):
         if not self.short.cuda:
             config.dist.distributed_backend = "gloo"  # it says that no kernels have to take these widths
         return config
+
+
+def set_sizes(model: Any, parent: Parent) -> None:
+    """Give a provider a parent's widths; its pattern, which is under Bridge's own name, stays."""
+    for name, value in stock_sizes(parent, parent.full, experts=True).items():
+        if name not in ("hybrid_override_pattern", "num_layers") and getattr(model, name) != value:
+            setattr(model, name, value)
 
 
 def train_parent(family: SmallBridgeFamily, dir: str) -> None:

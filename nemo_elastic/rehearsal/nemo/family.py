@@ -13,6 +13,7 @@ from typing import Any
 
 import nemo_run as run
 
+from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.hosts.nemo.curriculum.large import Blend, FamilyRecipe
 from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
@@ -67,10 +68,8 @@ class SmallFamily(FamilyRecipe):
 
     def _stock(self, *args: Any, **kwargs: Any) -> run.Partial:
         recipe = super()._stock(*args, **kwargs)
-        config, trainer, parent = recipe.model.config, recipe.trainer, self.small.parent
-        for name, value in stock_sizes(parent, parent.full).items():
-            if getattr(config, name, None) != value:
-                setattr(config, name, value)
+        trainer = recipe.trainer
+        set_sizes(recipe.model.config, self.small.parent)
         trainer.val_check_interval = max(1, trainer.max_steps // self.short.validations)
         trainer.limit_val_batches = min(trainer.limit_val_batches, self.short.validation_batches)
         recipe.log.ckpt.every_n_train_steps = max(1, self.short.steps // 3)
@@ -79,6 +78,13 @@ class SmallFamily(FamilyRecipe):
         if not self.short.cuda:
             without_kernels(recipe)
         return recipe
+
+
+def set_sizes(config: run.Config, parent: Parent) -> None:
+    """Give a model's config a parent's widths and layers."""
+    for name, value in stock_sizes(parent, parent.full).items():
+        if getattr(config, name, None) != value:
+            setattr(config, name, value)
 
 
 def without_kernels(recipe: run.Partial) -> None:

@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every Nemotron recipe of Megatron-Bridge's own through `apply_elastic`: what it says, and a step of each in small.
+
+    python -m tests.support.bridge -m tests.hosts.bridge.stock --markdown docs/tables/stock_bridge.md
+    python -m tests.support.bridge -m tests.hosts.bridge.stock --steps PLACE
+
+The second gives PLACE/steps.json: of each accepted recipe what its step left. Each runs in a fork of this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.hosts.stock import (
+    ACCEPTED,
+    BATCH,
+    LENGTH,
+    TEACHER,
+    VOCAB,
+    Outcome,
+    block_of,
+    in_small,
+    outcome,
+    run_steps,
+    write_table,
+)
+
+PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.nemotronh")
+#: why -> settings that a step in small changes beside those that a rehearsal may
+DECLARED = {
+    "layers": (r"model\.(hybrid_layer_pattern|num_layers)",),
+    "micro-batch": (r"train\.micro_batch_size",),
+    "one step": (r"train\.exit_interval", r"validation\.eval_iters"),
+    "no hub": (r"tokenizer\.hf_tokenizer_kwargs(\..*)?",),
+    "no TransformerEngine": (r"optimizer\.use_precision_aware_optimizer",),
+}
+
+
+def recipes() -> dict[str, Callable[[], Any]]:
+    """All of them, each by the shortest of its names that is not another's already; exported names come first."""
+    found: dict[Callable[[], Any], set[str]] = {}
+    for package in map(importlib.import_module, PACKAGES):
+        names = [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
+        for module in map(importlib.import_module, names):
+            for name, made in sorted(vars(module).items()):
+                own = str(getattr(made, "__module__", "")).startswith(PACKAGES)
+                if own and callable(made) and name.endswith("_config") and not name.startswith("_"):
+                    found.setdefault(made, set()).add(name)
+    named: dict[str, Callable[[], Any]] = {}
+    for made, names in found.items():
+        free = sorted(names - named.keys(), key=lambda name: (len(name), name))
+        named[free[0] if free else f"{made.__module__.split('.')[2]}.{min(names)}"] = made
+    return dict(sorted(named.items()))
+
+
+def on_text(config: Any) -> Any:
+    """As the quick start does it: those that train from scratch have random tokens."""
+    from megatron.bridge.training.config import GPTDatasetConfig
+
+    if isinstance(config.dataset, GPTDatasetConfig):
+        config.dataset.blend = (["/data/text"], None)
+    return config
+
+
+def outcomes() -> Iterator[Outcome]:
+    """Of all of them, at their full size, with no network."""
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+
+    def apply(config: Any) -> str:
+        return apply_elastic(on_text(config), block_for(config), teacher=TEACHER, verbose=False).changes
+
+    with mock.patch.dict(os.environ, HF_HUB_OFFLINE="1"), mock.patch.object(time, "sleep"):  # between its tries
+        for name, make in recipes().items():
+            yield outcome(name, make, apply, ValueError)
+
+
+def block_for(config: Any) -> dict[str, Any]:
+    """A block for the recipe's parent."""
+    from nemo_elastic.formats.megatron.shape import parent_of
+
+    with mock.patch.object(config.model, "mtp_num_layers", None):  # `apply_elastic` refuses it
+        return block_of(parent_of(config.model, 131072))
+
+
+def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
+    """A recipe whose model, sequences and batch are small: it, its parent and the block. No other setting differs."""
+    from nemo_elastic.formats.megatron.shape import parent_of
+    from nemo_elastic.hosts.bridge.settings import settings
+    from nemo_elastic.rehearsal.bridge.declared import DECLARED as REHEARSED
+    from nemo_elastic.rehearsal.bridge.family import set_sizes
+    from nemo_elastic.rehearsal.changes import changes
+
+    make = recipes()[name]
+    config = on_text(make())
+    model, train, tokenizer, vocab = config.model, config.train, config.tokenizer, config.model.vocab_size
+    parent, block = in_small(parent_of(model, VOCAB))
+    set_sizes(model, parent)
+    model.hybrid_layer_pattern, model.num_layers = parent.pattern, model.num_layers and parent.num_layers
+    model.vocab_size = vocab  # the teacher's, by `apply_elastic`
+    model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.expert_model_parallel_size = 1
+    model.sequence_parallel = False
+    config.dataset.seq_length = model.seq_length = LENGTH
+    each = [([str(place / "data" / part)], None) for part in ("train", "val", "val")]
+    config.dataset.blend, config.dataset.split, config.dataset.blend_per_split = None, None, each
+    train.global_batch_size, train.micro_batch_size, train.exit_interval = BATCH, 1, 1
+    config.validation.eval_iters = min(1, config.validation.eval_iters)
+    if tokenizer.tokenizer_type == "HuggingFaceTokenizer":
+        tokenizer.tokenizer_model, tokenizer.hf_tokenizer_kwargs = str(place / "data" / "tokenizer"), {}
+    config.optimizer.use_precision_aware_optimizer = False
+    config.checkpoint.save = config.checkpoint.load = str(out / "checkpoints")
+    config.logger.tensorboard_dir, config.dataset.path_to_cache = str(out / "tensorboard"), str(out / "index")
+    config.dist.distributed_backend = "gloo"
+    changes({"step": settings(make())}, {"step": settings(config)}, REHEARSED | DECLARED)
+    return config, parent, block
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Of a recipe in small, elastic."""
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.settings import settings
+
+    config, _, block = small(name, Path("/place"), Path("/out"))
+    return settings(apply_elastic(config, block, teacher=TEACHER, verbose=False).config)
+
+
+def step(name: str, place: Path) -> dict[str, Any]:
+    """One training step of a recipe, from a random parent, with a ranking, a search and a router before it."""
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from tests.hosts.nemo.cutting import random_tensors
+
+    out = place / name
+    config, parent, block = small(name, place, out)
+    teacher = write_megatron_checkpoint(out / "parent", parent, parent.full, random_tensors(parent))
+    run = apply_elastic(config, block, teacher=str(teacher), verbose=False)
+    try:
+        run.pretrain()
+    except SystemExit as end:  # after its step
+        assert not end.code
+    lines = (out / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+    return {"lines": [json.loads(line) for line in lines], "checkpoints": str(out / "checkpoints")}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--markdown":
+        write_table(sys.argv[2], outcomes())
+    else:
+        import nemo_elastic.hosts.bridge.apply  # noqa: F401  (once, for all)
+
+        names = sys.argv[3:] or [one.recipe for one in outcomes() if one.verdict == ACCEPTED]
+        run_steps(Path(sys.argv[2]), step, {name: settings_of(name) for name in names})

@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `apply_elastic` does with a host's own recipes, as a table; and a block for any of their parents."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mlp import FFN
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS
+from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.rehearsal.small import ON_CPU, narrow
+from tests.parallel import forks
+
+#: where nothing is: what of a teacher can be seen is seen when the run starts
+TEACHER = "/checkpoints/parent"
+#: of steps in small: tokens of a sequence, sequences, tokens of the vocabulary
+LENGTH, BATCH, VOCAB = 64, 4, 512
+#: settings in which recipes of one kind differ, and that steps in small make alike or small in any case
+SIZES = (
+    r"model\.(config\.)?(hidden_size|ffn_hidden_size|mamba_\w+|num_\w+|kv_channels|hybrid_\w+)"
+    r"|model\.elastic.*|optimizer_\w+_provider.*"
+)
+#: what the table says, in this order
+ACCEPTED, REFUSED, HUB = "accepted", "refused", "needs a hub"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recipe.
+
+    Attributes:
+        recipe: its name.
+        verdict: one of the words above.
+        line: that refuses it, or names what it asks a hub for.
+        changes: setting -> what became of it; warnings: lines.
+    """
+
+    recipe: str
+    verdict: str
+    line: str = ""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+def block_of(parent: Parent) -> dict[str, Any]:
+    """A block with all defaults, for any parent: two members, and the widths of the residual stream and the FFNs."""
+    axes = {HIDDEN: 64, **({EXPERTS: 8, EXPERT_FFN: 64} if parent.has(EXPERTS) else {FFN: 512})}
+    sizes = {name: parent.size(name) if name in parent.more else getattr(parent, name) for name in axes}
+    return {
+        "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.8}],
+        "axes": {name: {"choices": [n, *[n * k // 4 // axes[name] * axes[name] for k in (3, 2)]]}
+                 for name, n in sizes.items()},
+    }  # fmt: skip
+
+
+def in_small(parent: Parent) -> tuple[Parent, ElasticConfig]:
+    """A parent's first layers, as many as it takes to have one of each kind, narrow; and a block for them."""
+    ends = max(parent.pattern.index(symbol) for symbol in set(parent.pattern))
+    few = {"importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256}}
+    first = replace(parent, pattern=parent.pattern[: ends + 1])
+    return narrow(first, ElasticConfig.of(block_of(parent) | few), ON_CPU)
+
+
+def outcome(name: str, make: Callable[[], Any], apply: Callable[[Any], str], hub: type[Exception]) -> Outcome:
+    """Build a recipe, and let `apply` make it elastic: it returns the changes as they are printed.
+
+    Args:
+        name: of the recipe.
+        make: builds it.
+        apply: of the host.
+        hub: what `make` raises where it would ask a hub.
+    """
+    try:
+        recipe = make()
+    except hub as error:
+        (asked,) = set(re.findall(r"nvidia/[\w.-]+\w", str(error)))
+        return Outcome(name, HUB, asked)
+    try:
+        told = apply(recipe)
+    except ElasticError as error:
+        return Outcome(name, REFUSED, re.sub(r"\(target_modules=.* is not", "(…) is not", str(error)))
+    changes, _, warned = told.replace(f"{os.getcwd()}/", "").partition("\napply_elastic warns:\n")
+    found = dict(line.strip().split(": ", 1) for line in changes.splitlines()[1:] if " -> " in line)
+    return Outcome(name, ACCEPTED, "", found, [line.strip() for line in warned.splitlines()])
+
+
+def markdown(found: Sequence[Outcome]) -> str:
+    """The table: recipes of one outcome share a row; below it the settings that change, and in which rows."""
+    alike: dict[Any, list[Outcome]] = {}
+    for one in sorted(found, key=lambda x: (ACCEPTED, REFUSED, HUB).index(x.verdict)):
+        alike.setdefault((one.verdict, one.line, *one.warnings, *one.changes.items()), []).append(one)
+    rows = list(enumerate(alike.values(), 1))
+    lines = ["| | Recipes | `apply_elastic` | It warns of, or the line that refuses |", "|---:|---|---|---|"]
+    for number, (first, *_) in ((n, ones) for n, ones in rows):
+        names = ", ".join(f"`{one.recipe}`" for one in dict(rows)[number])
+        count = f", {len(first.changes)} changes" if first.verdict == ACCEPTED else ""
+        told = "<br>".join(_cell(line) for line in (first.line, *first.warnings) if line)
+        lines.append(f"| {number} | {names} | {first.verdict}{count} | {told} |")
+    accepted = {number: ones[0] for number, ones in rows if ones[0].verdict == ACCEPTED}
+    settings = sorted({(name, what) for one in accepted.values() for name, what in one.changes.items()})
+    lines += ["", "| Setting | becomes | in the rows |", "|---|---|---|"]
+    for name, what in settings:
+        having = [number for number, one in accepted.items() if one.changes.get(name) == what]
+        where = "all accepted" if len(having) == len(accepted) else ", ".join(map(str, having))
+        lines.append(f"| `{name}` | {_cell(what)} | {where} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(file: str, found: Iterable[Outcome]) -> None:
+    Path(file).write_text(markdown(list(found)), encoding="utf-8")
+
+
+def run_steps(
+    place: Path, step: Callable[[str, Path], Any], settings: Mapping[str, Mapping[str, Any]], seconds: float = 240
+) -> None:
+    """Let `step` run for each recipe in a fork, once for those that it configures alike; into PLACE/steps.json.
+
+    Args:
+        place: folder; text is made in it.
+        step: called with a recipe's name and the folder.
+        settings: of each recipe as `step` configures it.
+        seconds: that one may take.
+    """
+    import logging
+    import warnings
+
+    import torch
+
+    from nemo_elastic.data.build import build_data
+    from tests.texts import FEW, library_text
+
+    def data() -> None:
+        build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
+
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    forks.run(place / "log" / "data", 1, data)
+    alike: dict[Any, str] = {}
+    found: dict[str, Any] = {}
+    for name, own in settings.items():
+        first = alike.setdefault(frozenset((k, v) for k, v in own.items() if not re.fullmatch(SIZES, k)), name)
+        if first == name:
+            began = time.monotonic()
+            ran = forks.start(place / "log" / name, 1, step, name, place)
+            (code,) = ran.wait(seconds)
+            found[name] = ran.result() if code == 0 else {"code": code, "said": ran.said()[-3000:]}
+            found[name]["seconds"] = time.monotonic() - began
+        else:
+            found[name] = {"as": first}
+    (place / "steps.json").write_text(json.dumps(found))
+
+
+def check_steps(place: Path, accepted: Sequence[str], steps: int) -> dict[str, Any]:
+    """Every accepted recipe has trained: finite losses of all members, a rate, a checkpoint that is a family."""
+    found = json.loads((place / "steps.json").read_text())
+    assert sorted(found) == sorted(accepted)
+    for name, one in found.items():
+        if "as" in one:
+            assert "as" not in found[one["as"]]
+            continue
+        assert "code" not in one, f"{name}: {one}"
+        lines = [line for line in one["lines"] if line["kind"] == "step"]
+        assert [line["step"] for line in lines] == list(range(1, steps + 1)), name
+        for line in lines:
+            assert 0 <= line["loss_full"] < line["loss_small"] < 10 and 0 < line["grad_norm"] < 1e3, (name, line)
+            assert line["lr"] > 0
+        family = open_source(one["checkpoints"]).family
+        assert family is not None and [member.name for member in family] == ["full", "small"], name
+    return found
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("->", "→")
