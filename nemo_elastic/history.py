@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`metrics.jsonl`: the steps of a training run as one history, however often it was stopped and went on.
 
-One JSON object per line, of kind "step" or "heldout", with the step and the tokens seen until then. What a start does
-again counts once, as the later start did it. NeMo moves the files of a log directory to `run_0`, `run_1`, … when a run
-starts again there; version 0.1 let it, and counted tokens and seconds from each start. Such parts are read as one.
+One JSON object per line, of kind "step" or "heldout", with the step and the tokens that counted in the loss so far.
+Those that a loss mask leaves out, as padding, do not count; version 0.1 counted them. What a start does again counts
+once, as the later start did it. NeMo moves the files of a log directory to `run_0`, `run_1`, … when a run starts again
+there; version 0.1 let it, and counted tokens and seconds from each start. Such parts are read as one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ METRICS = "metrics.jsonl"
 MOST_BYTES, MOST_OF_A_LINE = 1 << 26, 1 << 16
 #: above this a step or a count of tokens is none
 MOST = 2**53
-#: what grows over a run
-COUNTED = ("tokens", "seconds")
+#: what grows over a run; tokens stand still over a step of which none counts
+COUNTED = ("seconds", "tokens")
 
 
 @dataclass
@@ -65,13 +66,15 @@ def join(written: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         while kept and _is_redone(kept[-1], line):
             kept.pop()
             before = dict.fromkeys(COUNTED, 0)
-        line = dict(line)
+        line, goes_on = dict(line), False
         for name in COUNTED:
             last = next((old for old in reversed(kept[-3:]) if name in old), None)
             if last is not None and name in line:
                 more = line[name] + before[name] - last[name]
-                if more < 0 or (more == 0 and line["step"] > last["step"]):
+                if more < 0 or (more == 0 and line["step"] > last["step"] and not goes_on):
                     before[name] = last[name]  # this start counts anew
+                else:
+                    goes_on = True
                 line[name] += before[name]
         kept.append(line)
     return kept

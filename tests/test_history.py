@@ -96,6 +96,11 @@ def test_what_nemo_has_moved_away_is_read_and_counted_on(
     assert seconds == sorted(seconds) and seconds[-1] >= 20 - len(starts)
 
 
+def test_a_step_of_which_no_token_counts_is_no_new_start() -> None:
+    lines = [heldout(0), *(step(i, tokens) for i, tokens in enumerate((PER_STEP, PER_STEP, 2 * PER_STEP), 1))]
+    assert join([*lines[:3], *lines[2:]]) == lines
+
+
 def test_moved_runs_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for i in (0, 2, 10):
         write(tmp_path / f"run_{i}" / METRICS, [step(i + 1)])

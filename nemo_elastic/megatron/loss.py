@@ -13,6 +13,7 @@ from megatron.core import parallel_state
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.train.training import Part
 
+from .validation import all_ranks, from_last_stage
 from .vocabulary import vocabulary_loss
 
 #: a megatron-core MambaModel and its hidden states [s, b, d]
@@ -77,3 +78,14 @@ def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
     """
     torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     return {i: float(s / n) for i, (s, n) in enumerate(each.tolist()) if n > 0}
+
+
+def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
+    """Tokens that count in a step's loss, known to every rank; all of them call it.
+
+    Args:
+        totals: [loss sum, tokens] of this rank's micro-batches, as `report_parts` gives them; only the last pipeline
+            stage has any.
+    """
+    tokens = all_ranks([t[1].double() for t in totals]) if totals else torch.zeros((), dtype=torch.float64)
+    return int(from_last_stage(tokens))

@@ -16,16 +16,18 @@ from nemo_elastic.io.atomic import atomic_write
 __all__ = ["Progress", "append", "start_again"]
 
 
-def start_again(file: Path, step: int) -> tuple[float, int]:
+def start_again(file: Path, step: int) -> tuple[int, float, int]:
     """Cut a run's file to what a checkpoint of `step` has seen; a new run's file is empty then.
 
     Returns:
-        Seconds that the run has taken so far, and the step of its last validation, -1 for none.
+        Tokens that have counted in the loss so far, seconds that the run has taken, and the step of its last
+        validation, -1 for none.
     """
     lines = up_to(read_history(file).lines, step)
     atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
     validated = [line["step"] for line in lines if line["kind"] == "heldout"]
-    return max((line.get("seconds", 0) for line in lines), default=0), validated[-1] if validated else -1
+    tokens, seconds = (max((line.get(name, 0) for line in lines), default=0) for name in ("tokens", "seconds"))
+    return tokens, seconds, validated[-1] if validated else -1
 
 
 def append(file: Path, line: Mapping[str, Any]) -> None:

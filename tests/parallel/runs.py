@@ -141,6 +141,21 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     )
 
 
+def padded() -> None:
+    """From here on the first quarter of every sample of text is no part of the loss, as padding is."""
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+
+    whole = GPTDataset.__getitem__
+
+    def masked(self: Any, index: int | None) -> dict[str, Any]:
+        sample = whole(self, index)
+        mask = sample["loss_mask"].clone()
+        mask[: len(mask) // 4] = 0
+        return sample | {"loss_mask": mask}
+
+    GPTDataset.__getitem__ = masked
+
+
 def quiet() -> None:
     """One thread per rank, and nothing that NeMo has to say."""
     import torch

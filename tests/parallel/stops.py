@@ -52,6 +52,7 @@ def train(
     from tests.parallel import runs
 
     runs.quiet()
+    runs.padded()
     if stage == 2:
         task = second(place, out, layout)
     elif elastic:
@@ -136,6 +137,7 @@ def main(place: Path) -> None:
     }.items():  # fmt: skip
         found[name] = attempt(place, place / name, **how)
     stages = {name: place / name / "stage1" for name in ("whole", "row", "killed")}
+    stages["stock model"] = place / "stock model"
     found["histories"] = {name: history(out) for name, out in stages.items()}
     found["digests"] = {f"{run.name}-{stage}": digests(run / stage) for run in (whole, row) for stage in
                         ("stage1", "stage2")} | {"killed-stage1": digests(killed / "stage1")}  # fmt: skip

@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 
 from nemo_elastic.history import METRICS
 from nemo_elastic.megatron.host import check_pipeline
-from nemo_elastic.megatron.loss import mean_by_budget
+from nemo_elastic.megatron.loss import mean_by_budget, tokens_counted
 from nemo_elastic.megatron.validation import all_ranks, from_last_stage, losses_of_last_stage
 from nemo_elastic.train.facts import step_facts_of
 from nemo_elastic.train.guard import Guard
@@ -53,7 +53,7 @@ class ElasticCallback(Callback):
         self.step, self.rates, self.previous, self.label = step, rates, previous, label
         self.rank_only = rank_only
         self.out, self.file = Path(out), Path(folder) / METRICS
-        self._before = 0.0  # seconds until this start
+        self._tokens, self._before = 0, 0.0  # that have counted in the loss so far; seconds until this start
 
     # ------------------------------------------------------------------ a training
 
@@ -72,7 +72,7 @@ class ElasticCallback(Callback):
         family, host = self.step.family, self.step.host
         self._progress = Progress(self.label, context.state.cfg.train.train_iters, host.step)
         if host.first:
-            self._before, _ = start_again(self.file, host.step)
+            self._tokens, self._before, _ = start_again(self.file, host.step)
         if not family.members.found:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size(), "model.")
             prepare_members(family, host, self.out)
@@ -85,12 +85,13 @@ class ElasticCallback(Callback):
     def on_train_step_start(self, context: Any) -> None:
         self._freeze_when_due()
         refresh_members(self.step.family, self.step.host)
-        self.step.each = []
+        self.step.totals, self.step.each = [], []
         context.scheduler.step(0)
 
     def on_train_step_end(self, context: Any) -> None:
         """Bridge counts the step after this."""
-        step, config = self.step, context.state.cfg
+        step = self.step
+        self._tokens += tokens_counted(step.totals)
         by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
         losses = losses_of_last_stage(by_budget, len(step.family.config.budgets))
         line = step_facts_of(step.family, losses)
@@ -102,7 +103,7 @@ class ElasticCallback(Callback):
         if context.grad_norm is not None:
             line["grad_norm"] = float(context.grad_norm)
         seconds = self._before + self._progress.seconds
-        self._write(step.host.step + 1, config, line | {"kind": "step", "seconds": seconds})
+        self._write(step.host.step + 1, line | {"kind": "step", "seconds": seconds})
         self._progress.show(step.host.step + 1, line, step.host.first)
 
     # ------------------------------------------------------------------ a validation
@@ -118,7 +119,7 @@ class ElasticCallback(Callback):
         measured = heldout.end(from_last_stage(heldout.sums))
         context.state.train_state.consumed_valid_samples = 0
         found = {"losses": measured.losses, "kl": measured.kl}
-        self._write(self.step.host.step, context.state.cfg, {"kind": "heldout", **found})
+        self._write(self.step.host.step, {"kind": "heldout", **found})
 
     def on_test_start(self, context: Any) -> None:
         self.step.begin_validation("test")
@@ -130,7 +131,6 @@ class ElasticCallback(Callback):
         if not family.members.is_frozen and host.step >= family.freeze_step:
             freeze_members(family, host, self.out)
 
-    def _write(self, step: int, config: Any, line: dict[str, Any]) -> None:
+    def _write(self, step: int, line: dict[str, Any]) -> None:
         if self.step.host.first:
-            tokens = step * config.train.global_batch_size * config.dataset.seq_length
-            append(self.file, {"phase": self.label, "step": step, "tokens": tokens} | line)
+            append(self.file, {"phase": self.label, "step": step, "tokens": self._tokens} | line)

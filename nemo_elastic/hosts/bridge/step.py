@@ -48,7 +48,7 @@ class ElasticStep:
 
     Attributes:
         family, host, steps: of the training; the latter two since `build`.
-        each: what this rank's micro-batches of the present step reported of the budgets.
+        totals, each: what this rank's micro-batches of the present step reported, of all tokens and of the budgets.
         rows: the same of a validation's.
     """
 
@@ -70,6 +70,7 @@ class ElasticStep:
         self.rank_only = rank_only
         self.family = FamilyTraining(config, stage, steps)
         self.heldout = HeldOut(config.distill)
+        self.totals: list[torch.Tensor] = []
         self.each: list[torch.Tensor] = []
         self.rows: list[torch.Tensor] = []
         self._kept: dict[str, list[dict[str, Any]]] = {}  # data of a validation, by what is validated
@@ -129,6 +130,7 @@ class ElasticStep:
 
         def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
             total, each = report_parts(parts, tokens, len(self.family.config.budgets))
+            self.totals.append(total)
             self.each.append(each)
             return loss, tokens, {LOSS: total}
 

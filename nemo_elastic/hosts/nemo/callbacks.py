@@ -21,6 +21,7 @@ from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
 from nemo_elastic.io.temporary import is_temporary
 from nemo_elastic.megatron.host import check_pipeline
+from nemo_elastic.megatron.loss import tokens_counted
 from nemo_elastic.megatron.validation import from_last_stage, losses_of_last_stage
 from nemo_elastic.train.facts import step_facts_of
 from nemo_elastic.train.metrics import Progress, append, start_again
@@ -111,6 +112,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self.path = path
         self.label, self.total = label, total
         self._before, self._measured = 0.0, -1  # seconds until this start; step of the last validation
+        self._tokens = 0  # that have counted in the loss so far
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -128,7 +130,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._progress = Progress(self.label, self.total, trainer.global_step)
         if trainer.is_global_zero:
-            self._before, self._measured = start_again(self._file, trainer.global_step)
+            self._tokens, self._before, self._measured = start_again(self._file, trainer.global_step)
         validate_by_steps(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -136,6 +138,11 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._measured = trainer.strategy.broadcast(self._measured)
         if due(trainer) and self._measured != trainer.global_step:
             validate(trainer)
+
+    def on_megatron_microbatches_end(self, step: MegatronStep, microbatch_outputs: list[Any]) -> None:
+        """Called by NeMo after a step's micro-batches have run; padding counts in none of them."""
+        if not step.forward_only:
+            self._tokens += tokens_counted([out["loss_sum_and_ub_size"] for out in microbatch_outputs])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
@@ -172,7 +179,5 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 
     def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
         if trainer.is_global_zero:
-            sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
-            samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
-            told = {"phase": self.label, "step": trainer.global_step, "tokens": samples * sampler.seq_len}
+            told = {"phase": self.label, "step": trainer.global_step, "tokens": self._tokens}
             append(self._file, told | line)

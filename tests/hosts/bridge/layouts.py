@@ -94,7 +94,7 @@ def train_all(place: Path) -> None:
         return str(place / f"rank-{layout.soft}" / "checkpoints")
 
     def stage(name: str, layout: Layout, **more: Any) -> Job:
-        more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout)} | more
+        more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout), "padded": True} | more
         return Job(str(place / name), layout=layout, **more)
 
     alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}

@@ -22,7 +22,7 @@ from typing import Any
 
 from nemo_elastic.errors import STOPPED
 from tests.parallel import forks
-from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of
+from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of, padded
 from tests.texts import FEW, library_text
 
 SIZES = {
@@ -70,6 +70,7 @@ class Job:
         save_every: steps between checkpoints.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
+        padded: a part of every sample does not count, see `padded`.
         placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
         wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
@@ -89,6 +90,7 @@ class Job:
     save_every: int | None = None
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
+    padded: bool = False
     placeholder: int | None = None
     wrong: str | None = None
     experts: int | None = None
@@ -115,6 +117,8 @@ def config(place: Path, job: Job) -> Any:
     from nemo_elastic.hosts.bridge.tiny import tiny_config
 
     layout, times = job.layout, 2 if job.longer else 1
+    if job.padded:
+        padded()
     made = tiny_config(
         place / "data", job.out, steps=job.steps, seq_length=LENGTH * times,
         micro_batch_size=job.batch // layout.data, global_batch_size=job.batch * layout.micro_batches * times,

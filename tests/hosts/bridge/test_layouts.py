@@ -20,7 +20,7 @@ from nemo_elastic.hosts.bridge.saved import choose, saved, step_of
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.layouts import DAMAGED, PAIRS, REFUSED, do, lines, losses, processes, same, train_all
 from tests.hosts.bridge.runs import Job
-from tests.parallel.runs import PEAK, SHAPE, VOCAB, Layout
+from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
@@ -59,6 +59,16 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> Non
     found, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("name", ["whole", "killed", "stopped", "dp2", "pp2", "pp2-alone"])
+def test_tokens_are_those_that_count_over_ranks_micro_batches_and_stops(place: Path, name: str) -> None:
+    """A quarter of every sample is masked."""
+    layout = PAIRS.get(name.removesuffix("-alone"), Layout())
+    per_step = BATCH * LENGTH * layout.micro_batches * 3 // 4
+    for kind in ("step", "heldout"):
+        found = lines(place / name, kind)
+        assert found and [line["tokens"] for line in found] == [per_step * line["step"] for line in found]
 
 
 @pytest.mark.parametrize("name", DAMAGED)
