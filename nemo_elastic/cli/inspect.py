@@ -59,7 +59,7 @@ def command(
     console.print(members_table(shapes.parent, named, spec, str(source)))
     console.print(widths_table(shapes.parent, named))
     for name, subnet in named.items():
-        typer.echo(f"{printable(name)} runs in {runs_in(subnet)}")
+        typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent)}")
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

@@ -80,7 +80,7 @@ def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     from nemo_elastic.slicing.runs_in import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    return {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet)}
+    return {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent)}
 
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:

@@ -18,7 +18,7 @@ from nemo_elastic.formats.source import Origin
 
 from .extra_shapes import extras_inside, extras_section
 from .lineage import Lineage
-from .runs_in import needs_eager_experts, runs_in
+from .runs_in import needs_eager_experts, runs_in, vllm_heads
 
 __all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
 
@@ -100,7 +100,7 @@ def member_card(
         "",
         f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
-        *_usage(member, tokenizer),
+        *_usage(member, parent, tokenizer),
         "## Configuration",
         "",
         f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
@@ -129,7 +129,7 @@ def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = 
         "",
         *_table(family.parent, {m.name: m.subnet for m in family.members}, dtype),
         "",
-        *_usage(whole.subnet, tokenizer),
+        *_usage(whole.subnet, family.parent, tokenizer),
         *extras_section(family.parent, extras_inside(family, whole.subnet)),
         *_provenance(family.ranking_digest, family.provenance),
     ]
@@ -170,7 +170,7 @@ def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> 
     return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
 
 
-def _usage(member: Subnet, tokenizer: bool) -> list[str]:
+def _usage(member: Subnet, parent: Parent, tokenizer: bool) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
@@ -192,13 +192,15 @@ def _usage(member: Subnet, tokenizer: bool) -> list[str]:
         "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
         "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
     ]
-    lines = ["## Use", "", f"Runs in {runs_in(member)}.", ""]
+    lines = ["## Use", "", f"Runs in {runs_in(member, parent)}.", ""]
     if not tokenizer:
         lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
         flag += " --tokenizer PARENT"
     lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
     if member.widths(EXPERTS):
         lines += ["vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried.", ""]
+    elif not vllm_heads(member, parent):
+        lines += [f"vLLM has no attention for heads of {parent.attention_head_dim} channels and cannot serve it.", ""]
     elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:

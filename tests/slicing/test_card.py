@@ -7,16 +7,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
-from tests.shapes import PARENT
+from tests.shapes import PARENT as SMALL_HEADS
 
 from .helpers import SMALL, random_values, write
 
+#: with heads that vLLM has attention for
+PARENT = replace(SMALL_HEADS, attention_head_dim=32)
 NOT_TRAINED = "was not trained. Evaluate it before use."
 BETWEEN = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=8, mamba_heads=4)
 
@@ -47,6 +50,12 @@ def test_a_folder_without_a_tokenizer_has_a_card_without_one(family: Path, tmp_p
     for folder in (family, tmp_path / "cut"):
         assert "AutoTokenizer" not in card(folder) and "This folder has no tokenizer" in card(folder)
         assert "vllm serve . --tokenizer PARENT" in card(folder)
+
+
+def test_no_command_serves_heads_that_vllm_has_no_attention_for(tmp_path: Path) -> None:
+    told = card(write(tmp_path / "family", SMALL_HEADS, {}))
+    assert "vLLM has no attention for heads of 4 channels" in told and "vllm serve" not in told
+    assert "Runs in transformers, NeMo." in told
 
 
 def test_a_folder_with_one_reads_text(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def told(subnet, **spec):
     held = MemorySpec(**spec)
     return (
         f"{parameters(PARENT, subnet):,} parameters, {human_bytes(memory(PARENT, subnet, held))} in service "
-        f"(bf16, {held.batch} x {held.length} tokens); runs in {runs_in(subnet)}"
+        f"(bf16, {held.batch} x {held.length} tokens); runs in {runs_in(subnet, PARENT)}"
     )
 
 
@@ -66,7 +66,7 @@ def test_slice_by_name(run, family, tmp_path):
     assert code == 0 and json.loads(out) == {
         "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
         "memory": asdict(MemorySpec()) | {"bytes": memory(PARENT, SMALL, MemorySpec())}, "request": None,
-        "runs_in": runs_in(SMALL),
+        "runs_in": runs_in(SMALL, PARENT),
     }  # fmt: skip
 
 

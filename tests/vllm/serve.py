@@ -34,7 +34,7 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
 from .engines import check_carried, check_drafted, check_engine
-from .served import CLOSE, MEMBERS, SHAPES, write_served
+from .served import CLOSE, MEMBERS, SHAPES, write_served, wrong_heads
 from .server import KEY, NEW, Talk, serving
 
 CLIENTS, LENGTH, PLACES, EAGER = 32, 512, 16, "--enforce-eager"  # compiling takes minutes
@@ -404,6 +404,7 @@ def main() -> int:
     )
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
+    checks.faults += wrong_heads()
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
