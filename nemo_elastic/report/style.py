@@ -123,7 +123,8 @@ def settle(figure: Figure) -> None:
         engine.execute(figure)
         figure.set_layout_engine(None)
         for axes in figure.axes:  # the solver's last digits are not the same each time, and ids of an SVG hash them
-            axes.set_position([round(float(v), 6) for v in axes.get_position(original=True).bounds])
+            left, bottom, wide, high = (round(float(v), 6) for v in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, wide, high))
 
 
 def raise_edge(figure: Figure, inches: float) -> None:
