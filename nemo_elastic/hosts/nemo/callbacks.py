@@ -112,7 +112,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self.path = path
         self.label, self.total = label, total
         self._before, self._measured = 0.0, -1  # seconds until this start; step of the last validation
-        self._tokens = 0  # that have counted in the loss so far
+        self._tokens, self._counts = 0, True  # that have counted in the loss so far; whether it says how many do
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -142,7 +142,8 @@ class MetricsWriter(pl.Callback, io.IOMixin):
     def on_megatron_microbatches_end(self, step: MegatronStep, microbatch_outputs: list[Any]) -> None:
         """Called by NeMo after a step's micro-batches have run; padding counts in none of them."""
         if not step.forward_only:
-            self._tokens += tokens_counted([out["loss_sum_and_ub_size"] for out in microbatch_outputs])
+            self._counts = all("loss_sum_and_ub_size" in out for out in microbatch_outputs)
+            self._tokens += tokens_counted([out["loss_sum_and_ub_size"] for out in microbatch_outputs if self._counts])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
@@ -179,5 +180,10 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 
     def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
         if trainer.is_global_zero:
-            told = {"phase": self.label, "step": trainer.global_step, "tokens": self._tokens}
+            tokens = self._tokens
+            if not self._counts:  # NeMo's own distillation reports a mean alone
+                sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
+                samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
+                tokens = samples * sampler.seq_len
+            told = {"phase": self.label, "step": trainer.global_step, "tokens": tokens}
             append(self._file, told | line)
