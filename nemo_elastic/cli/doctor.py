@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from nemo_elastic.doctor import Facts, Finding
-    from nemo_elastic.gpu_checks.checks import Result
+    from nemo_elastic.gpu_checks.run_checks import Result
 
 __all__ = ["command"]
 
@@ -53,7 +53,7 @@ def command(
 
 def _checked(facts: Facts, quiet: bool) -> list[Result]:
     """Run the checks, or say what they are; each is a line of a table as soon as it is done."""
-    from nemo_elastic.gpu_checks.checks import CHECKS, Result, perform_all
+    from nemo_elastic.gpu_checks.run_checks import CHECKS, Result, perform_all
 
     width = max(len(check.name) for check in CHECKS)
 

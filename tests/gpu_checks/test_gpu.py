@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""On a GPU: what `nemo-elastic doctor --kernels` checks, each as a test, with more time. Skipped without one."""
+"""On a GPU: what `nemo-elastic doctor --kernels` checks, each as a test, with more time; and a tiny family's training.
+
+Skipped without a GPU.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemo_elastic.doctor import collect
-from nemo_elastic.gpu_checks.cases import CASES, Case
-from nemo_elastic.gpu_checks.checks import CHECKS, KernelCheck, lacking, perform
-from nemo_elastic.gpu_checks.compare import compare, faults
+from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, compare, faults
+from nemo_elastic.gpu_checks.run_checks import CHECKS, KernelCheck, lacking, perform
 
 pytestmark = pytest.mark.gpu
 #: seconds: Triton compiles, and caches
@@ -24,7 +27,7 @@ PATIENCE = 900
 def kernels() -> Any:
     if importlib.util.find_spec("mamba_ssm") is None:
         pytest.skip("mamba_ssm is not installed")
-    from nemo_elastic.gpu_checks.mamba import EXACT, installed
+    from nemo_elastic.gpu_checks.kernel_checks import EXACT, installed
 
     os.environ.update(EXACT)
     return installed(slice(0, 1))
@@ -32,7 +35,7 @@ def kernels() -> Any:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.title}, {'bf16' if c.bf16 else 'float32'}")
 def test_mamba_ssm_gives_the_results_of_torch(case: Case, kernels: Any) -> None:
-    from nemo_elastic.gpu_checks.mamba import LIMITS
+    from nemo_elastic.gpu_checks.kernel_checks import LIMITS
 
     assert faults(case, compare(case, kernels, "cuda"), LIMITS) == []
 
@@ -45,3 +48,16 @@ def test_the_checks_of_doctor(check: KernelCheck) -> None:
         pytest.skip(reason)
     result = perform(check, "cuda", PATIENCE)
     assert result.ok, result.told
+
+
+@pytest.mark.slow
+@pytest.mark.nemo
+@pytest.mark.parametrize("gpus", [1, 2], ids=["a-save-and-a-load", "two-ranks-over-NCCL"])
+def test_a_tiny_family_trains_as_the_large_ones_do(gpus: int, tmp_path: Path) -> None:
+    from tests.gpu_checks import training
+
+    facts = collect()
+    if not facts.has("nemo-toolkit") or len(facts.gpus) < gpus:
+        pytest.skip(f"needs NeMo and {gpus} of {len(facts.gpus)} GPUs")
+    result = (training.save_and_load, training.tensor_parallel)[gpus - 1](tmp_path)
+    assert result["ok"], result["told"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interpreted kernels of one mamba_ssm against torch, case by case; runs in a process of its own.
 
-Usage: python -m tests.kernels.compare SOURCES FILE. Writes a list in the order of `CASES`: what `gpu_checks.compare`
+Usage: python -m tests.kernels.compare SOURCES FILE. Writes a list in the order of `CASES`: what `kernel_cases.compare`
 finds, and `padded`, what the fused call alone would do with rows that it does not take: right, misaligned, or the
 first line of its refusal.
 """
@@ -19,8 +19,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.gpu_checks.cases import CASES, Case
-from nemo_elastic.gpu_checks.compare import compare, deviation, run
+from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, compare, deviation, run
 from nemo_elastic.kernels import VECTOR, MambaWidths
 from nemo_elastic.nn.mixing import Kernels
 

@@ -25,8 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.gpu_checks.cases import CASES, Case
-from nemo_elastic.gpu_checks.compare import Limits, faults
+from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, Limits, faults
 from nemo_elastic.io.atomic import atomic_write
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny family trained as the large ones are: bf16, the distributed optimizer, a router, saves that any layout reads.
 
-python -m nemo_elastic.gpu_checks.training DATA OUT TENSOR: one rank of a run; it goes on from a checkpoint in OUT.
+python -m tests.gpu_checks.training DATA OUT TENSOR: one rank of a run; it goes on from a checkpoint in OUT.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def launch(data: Path, out: Path, tensor: int = 1) -> list[float]:
         RuntimeError: It failed.
     """
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={tensor}", "--standalone", "--module"]
-    command += ["nemo_elastic.gpu_checks.training", str(data), str(out), str(tensor)]
+    command += ["tests.gpu_checks.training", str(data), str(out), str(tensor)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "Error" in line and "ChildFailedError" not in line]
@@ -115,7 +115,7 @@ def make_data(place: Path) -> Path:
     return place / "data"
 
 
-def save_and_load(device: str, place: Path) -> dict[str, Any]:
+def save_and_load(place: Path) -> dict[str, Any]:
     """A run of four steps, and another that goes on from what that had saved after two."""
     from nemo_elastic.hosts.nemo.curriculum.jobs import end_of
 
@@ -137,7 +137,7 @@ def judge_load(losses: list[float], again: list[float], other: list[str]) -> dic
     return {"ok": not other and worst <= GONE_ON, "told": told, "figures": figures}
 
 
-def tensor_parallel(device: str, place: Path) -> dict[str, Any]:
+def tensor_parallel(place: Path) -> dict[str, Any]:
     """The same run on one rank and on two with sequence parallelism; NCCL between GPUs."""
     data = make_data(place)
     one, two = launch(data, place / "one"), launch(data, place / "two", 2)

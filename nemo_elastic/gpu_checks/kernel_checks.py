@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The installed mamba_ssm on this GPU: the results of torch on every case, and the time of slices."""
+"""The installed mamba_ssm on this GPU: the results of torch on every case, the time of slices. Attention's memory.
+
+python -m nemo_elastic.gpu_checks.kernel_checks INDEX COUNT DEVICE FILE: a share of the cases, in this process.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nemo_elastic.nn.attention import causal_attention
 from nemo_elastic.nn.mixing import Kernels
 
-from .cases import CASES, SPEED, Case
-from .compare import CaseLayer, Limits, compare, faults
+from .kernel_cases import CASES, SPEED, Case, CaseLayer, Limits, compare, faults
 
-__all__ = ["EXACT", "LIMITS", "installed", "judge", "parity", "part", "shares", "speed", "times"]
+__all__ = [
+    "EXACT",
+    "LENGTH",
+    "LIMITS",
+    "attend",
+    "installed",
+    "judge",
+    "long_context",
+    "parity",
+    "part",
+    "shares",
+    "speed",
+    "times",
+]
 
 #: products of float32 are not rounded to TF32 (`EXACT`), exponentials are the GPU's; in bf16 as interpreted on a CPU
 LIMITS: Limits = {False: (1e-5, 2e-4), True: (8e-3, 3e-2)}
@@ -72,15 +90,7 @@ def parity(device: str, place: Path) -> dict[str, Any]:
     count = min(PARTS, len(CASES), os.cpu_count() or 1)
     started = []
     for i in range(count):
-        command = [
-            sys.executable,
-            "-m",
-            "nemo_elastic.gpu_checks.mamba",
-            str(i),
-            str(count),
-            device,
-            str(place / f"{i}.jsonl"),
-        ]
+        command = [sys.executable, "-m", __name__, str(i), str(count), device, str(place / f"{i}.jsonl")]
         started.append(subprocess.Popen(command, env=os.environ | EXACT, stderr=subprocess.PIPE, text=True))
     failed = []
     for one in started:
@@ -160,6 +170,67 @@ def shares(found: dict[str, float], cases: Sequence[Case]) -> str:
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
+
+
+#: tokens of stage 2
+LENGTH = 49152
+#: of the 12B on one rank at tensor-parallel size 4: query heads, key-value heads, channels
+HEADS, GROUPS, CHANNELS = 10, 2, 128
+
+
+class _Squares(TorchDispatchMode):
+    """Notes every operation whose result is length x length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length, self.found = length, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == (self.length, self.length):
+                self.found.add(str(func))
+        return out
+
+
+def long_context(device: str, place: Path) -> dict[str, Any]:
+    """As stage 2 of the 12B attends, forward and backward."""
+    return attend(device, LENGTH)
+
+
+def attend(device: str, length: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+    """`nn.attention.causal_attention` over so many tokens, forward and backward.
+
+    On CUDA the memory that it takes on top of its inputs must stay below one byte per pair of tokens, half of one
+    head's scores; anywhere, no operation of its forward may give a matrix of length x length.
+    """
+    g = torch.Generator(device).manual_seed(0)
+    sizes = {"q": (1, HEADS, length, CHANNELS), "k": (1, GROUPS, length, CHANNELS), "v": (1, GROUPS, length, CHANNELS)}
+    q, k, v = (torch.randn(*size, generator=g, device=device, dtype=dtype).requires_grad_() for size in sizes.values())
+    chosen = torch._fused_sdp_choice(q, k, v, None, 0.0, True, enable_gqa=True)  # pyright: ignore[reportPrivateImportUsage]
+    kernel = SDPBackend(chosen).name
+    on_gpu = device != "cpu"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    start = time.perf_counter()
+    with _Squares(length) as squares:
+        y = causal_attention(q, k, v)
+    torch.autograd.grad(y.float().square().mean(), [q, k, v])
+    extra = None
+    if on_gpu:
+        torch.cuda.synchronize()
+        extra = torch.cuda.max_memory_allocated() - before
+    seconds = time.perf_counter() - start
+    matrix = bool(squares.found) or (extra is not None and extra >= length * length)
+    told = f"{kernel} at {length} tokens, {seconds:.2f} s"
+    told += f", {extra / 1e9:.2f} GB on top of its inputs" if extra is not None else ""
+    if matrix:
+        told += f"; one head's scores are {2e-9 * length * length:.2f} GB: some are made"
+    figures = {"kernel": kernel, "length": length, "seconds": seconds, "extra_bytes": extra,
+               "operations": sorted(squares.found)}  # fmt: skip
+    return {"ok": not matrix, "told": told, "figures": figures}
 
 
 def main(index: int, count: int, device: str, file: Path) -> None:
