@@ -64,10 +64,12 @@ def _start(address: str, pid: str):  # socket is imported late
             except OSError:
                 connection.close()
             if server is None:
-                env = {k: v for k, v in os.environ.items() if k not in ("NEMO_ELASTIC_WARM", "PYTHONPATH")}
+                here = os.path.dirname(__file__)
+                root = os.path.dirname(os.path.dirname(here))  # this checkout, whichever is installed
+                env = {k: v for k, v in os.environ.items() if k != "NEMO_ELASTIC_WARM"} | {"PYTHONPATH": root}
                 with open(f"{address}.log", "w") as log:
                     server = subprocess.Popen(
-                        [sys.executable, os.path.join(os.path.dirname(__file__), "server.py"), address, pid],
+                        [sys.executable, os.path.join(here, "server.py"), address, pid],
                         env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     )  # fmt: skip
             if server.poll() is not None:

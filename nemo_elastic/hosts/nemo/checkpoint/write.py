@@ -123,7 +123,10 @@ def _stock(config_args: dict[str, Any], vocab: int, tokenizer: Any) -> tuple[Any
     config.__io__ = config.io_init(**config_args)
     model = llm.MambaModel(config, tokenizer=tokenizer)
     strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
-    trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False)
+    # A trainer says which devices there are, and where NeMo-Run has set up logging it says so on stdout, before the
+    # JSON that a command writes there.
+    with quiet("lightning.pytorch"):
+        trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False)
     common = {
         "epoch": 0,
         "global_step": 0,

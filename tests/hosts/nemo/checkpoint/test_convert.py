@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,23 @@ def test_any_model_goes_through_nemo_unchanged(tied, drawn):
         again = open_source(place / "hf2")
         assert (again.parent, again.held) == as_model(parent, parent.full)
         assert_equal({t: v for t, v in tensors_of(again).items() if t in own}, own)
+
+
+def test_what_lightning_logs_does_not_stand_before_the_json(tmp_path):
+    """NeMo-Run gives the root logger a handler that writes on stdout, and Lightning's messages may reach it."""
+    folder = store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT))
+    fine("convert", folder, "--format", "hf", "--out", tmp_path / "hf")
+    handler, lightning = logging.Handler(), logging.getLogger("lightning.pytorch")
+    handler.emit = lambda record: print(record.getMessage())
+    propagates = lightning.propagate
+    logging.getLogger().addHandler(handler)
+    lightning.propagate = True
+    try:
+        out = fine("convert", tmp_path / "hf", "--format", "nemo", "--out", tmp_path / "nemo2", "--json")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        lightning.propagate = propagates
+    assert json.loads(out)["format"] == "nemo"
 
 
 def test_widths_that_differ_go_to_hugging_face_and_not_to_stock_nemo(tmp_path):
