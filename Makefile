@@ -151,10 +151,6 @@ bench-serve: $(VENV)/.stamp $(VLLM)/.stamp ## One vLLM engine for a family again
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.serving --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/bench_serve.md $(ARGS)
 
-.PHONY: bench-carry
-bench-carry: $(VENV)/.stamp ## What a cache that goes over to a larger member loses, in the demo's family, into docs/tables/bench_carry.md
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.carry --markdown docs/tables/bench_carry.md $(ARGS)
-
 .PHONY: study-specialize
 study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, half an hour after `make demo`, into docs/tables/study_specialize.md
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md

@@ -122,9 +122,9 @@ def prepare_engine(args: Any) -> None:
     args.async_scheduling = False
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
     settings = Settings.read(args.additional_config)
-    if settings.carry_cache or settings.draft:
+    if settings.draft:
         if args.enable_prefix_caching:
-            raise bad("--enable-prefix-caching", True, "not with --carry-cache or --draft")
+            raise bad("--enable-prefix-caching", True, "not with --draft")
         args.enable_prefix_caching = False
     if cpu:
         if ATTENTION in parent.types:
@@ -183,8 +183,6 @@ def _set_draft(args: Any, names: Names) -> None:
     smaller = names.members[1:]
     if settings.draft not in smaller:
         raise bad("--draft", settings.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
-    if settings.carry_cache:
-        raise bad("--draft", settings.draft, "not with --carry-cache")
     if not args.enforce_eager:
         raise bad("--draft", settings.draft, "only with --enforce-eager, behind --")
     args.speculative_config = {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": MOST_DRAFTED}

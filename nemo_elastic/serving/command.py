@@ -41,7 +41,6 @@ class Server:
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
         auto: the dial of the model `auto` where a request has none, None for the usual.
-        carry_cache: the second member of a pair goes on from what the first has read.
         draft: the member that drafts for larger ones, None for none.
         max_body: most bytes of a request's body, None for the usual.
         flags: more flags, for vLLM.
@@ -53,7 +52,6 @@ class Server:
     api_key: str | None = None
     end_of_thinking: str | None = None
     auto: float | None = None
-    carry_cache: bool = False
     draft: str | None = None
     max_body: int | None = None
     flags: Sequence[str] = ()
@@ -80,8 +78,7 @@ class Server:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self._settings != Settings():
                 given = {"--end-of-thinking": self.end_of_thinking, "--auto": self.auto, "--draft": self.draft}
-                given["--max-body"] = self.max_body
-                ours = next((option for option, value in given.items() if value is not None), "--carry-cache")
+                ours = next((option for option, value in given.items() if value is not None), "--max-body")
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
             check_cost(self.auto, "--auto")
@@ -92,8 +89,6 @@ class Server:
             smaller = list(shapes.members)[1:]
             if self.draft not in smaller:
                 raise bad("--draft", self.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
-            if self.carry_cache:
-                raise bad("--draft", self.draft, "not with --carry-cache")
 
         self._check_text(shapes.companions)
 
@@ -109,13 +104,7 @@ class Server:
 
     @property
     def _settings(self) -> Settings:
-        return Settings(
-            self.end_of_thinking,
-            auto=self.auto,
-            carry_cache=self.carry_cache,
-            draft=self.draft,
-            max_body=self.max_body,
-        )
+        return Settings(self.end_of_thinking, auto=self.auto, draft=self.draft, max_body=self.max_body)
 
     @property
     def is_open(self) -> bool:

@@ -26,7 +26,6 @@ class Settings:
         end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
         end_ids: its token ids; found from the text when the server starts.
         auto: the dial of the model `auto` where a request has none; None for the usual.
-        carry_cache: the second member of a pair goes on from what the first has read, instead of reading all again.
         draft: the member that drafts for larger ones; None for none.
         max_body: most bytes of a request's body; None for the usual.
     """
@@ -34,7 +33,6 @@ class Settings:
     end_of_thinking: str | None = None
     end_ids: tuple[int, ...] = ()
     auto: float | None = None
-    carry_cache: bool = False
     draft: str | None = None
     max_body: int | None = None
 
@@ -63,16 +61,14 @@ class Settings:
         if not isinstance(ids, (list, tuple)):
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
         ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
-        auto, carry = given.get("auto"), given.get("carry_cache", False)
-        if not isinstance(carry, bool):
-            raise bad(f"additional_config.{KEY}.carry_cache", carry, "true or false")
+        auto = given.get("auto")
         dial = None if auto is None else check_cost(auto, f"additional_config.{KEY}.auto")
         most = given.get("max_body")
         if most is not None:
             most = integer(f"additional_config.{KEY}.max_body", most, 1, "a number of bytes")
-        return cls(given.get("end_of_thinking"), ends, dial, carry, given.get("draft"), most)
+        return cls(given.get("end_of_thinking"), ends, dial, given.get("draft"), most)
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""
-        own = {k: v for k, v in asdict(self).items() if v not in (None, ()) and v is not False}
+        own = {k: v for k, v in asdict(self).items() if v not in (None, ())}
         return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}

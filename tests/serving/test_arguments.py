@@ -160,15 +160,6 @@ def test_an_engine_gets_our_parts(folder, vllm):
     assert asked.enable_prefix_caching is True
 
 
-def test_a_server_that_carries_the_cache_shares_no_prefixes(folder, vllm):
-    carries = {KEY: {"carry_cache": True}}
-    args = engine(folder, additional_config=carries)
-    prepare_engine(args)
-    assert args.enable_prefix_caching is False and Settings.read(args.additional_config).carry_cache
-    with pytest.raises(ElasticError, match=r"^--enable-prefix-caching: True is not allowed; not with --carry-cache"):
-        prepare_engine(engine(folder, additional_config=carries, enable_prefix_caching=True))
-
-
 def test_a_member_that_drafts(folder, vllm):
     names = list(Family.load(folder).names)
     drafts = {KEY: {"draft": names[-1]}}
@@ -180,7 +171,6 @@ def test_a_member_that_drafts(folder, vllm):
     for settings, more, says in (
         ({"draft": names[0]}, {}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
         ({"draft": names[-1]}, {"enforce_eager": False}, "only with --enforce-eager"),
-        ({"draft": names[-1], "carry_cache": True}, {}, "not with --carry-cache"),
         ({"draft": names[-1]}, {"enable_prefix_caching": True}, "^--enable-prefix-caching: True"),
         ({"draft": names[-1]}, {"speculative_config": {"method": "ngram"}}, "^--speculative-config: "),
     ):
@@ -243,7 +233,7 @@ def test_the_end_of_thinking(folder, tmp_path):
         {KEY: {"end": 1}},
         {KEY: {"end_of_thinking": 1}},
         {KEY: {"end_ids": [-1]}},
-        {KEY: {"carry_cache": 1}},
+        {KEY: {"carry_cache": True}},
         {KEY: {"draft": 6}},
         {KEY: {"max_body": 0}},
         {KEY: {"max_body": "1MiB"}},

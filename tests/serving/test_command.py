@@ -57,12 +57,8 @@ def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
         Server(calibrated, auto=0.5, flags=["--additional-config={}"]).check()
 
 
-def test_the_cache_is_carried_only_where_that_is_asked_for(folder):
+def test_nothing_is_written_where_nothing_is_asked_for(folder):
     assert not any("additional" in a for a in Server(folder).argv(cli=True))
-    own = next(a for a in Server(folder, carry_cache=True).argv(cli=True) if a.startswith("--additional-config="))
-    assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"carry_cache": True}}
-    with pytest.raises(ElasticError, match="not with --carry-cache, which is written there"):
-        Server(folder, carry_cache=True, flags=["--additional-config={}"]).check()
 
 
 def test_who_drafts(folder):
@@ -73,7 +69,6 @@ def test_who_drafts(folder):
     assert Settings.read(json.loads(own.partition("=")[2])).draft == names[-1]
     for given, says in (
         ({"draft": names[0]}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
-        ({"draft": names[-1], "carry_cache": True}, "not with --carry-cache"),
         ({"draft": names[-1], "flags": ["--additional-config={}"]}, "not with --draft, which is written there"),
     ):
         with pytest.raises(ElasticError, match=says):

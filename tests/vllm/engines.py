@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_elastic.nn.carry import why_not_carried
-
 from .cases import ROOT
 from .served import MEMBERS, SHAPES
 from .server import NEW
@@ -21,9 +19,7 @@ from .set import BESIDE
 if TYPE_CHECKING:
     from .serve import Checks, Expected
 
-LARGE, MIDDLE, SMALL = MEMBERS
-#: the smallest has lost a layer of attention, so that only the first carries its cache
-PAIRS = ((MIDDLE, LARGE), (SMALL, LARGE), (SMALL, MIDDLE))
+LARGE, _, SMALL = MEMBERS
 
 
 def longest_wait(steps: list[dict]) -> int:
@@ -70,34 +66,6 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     for what, holds in told["salts"].items():
         checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
     checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
-
-
-def check_carried(place: Path, folder: Path, expected: Expected, checks: Checks) -> None:
-    """An engine that carries the cache over goes on as the runtime does, where it can; where not, it reads again."""
-    jobs, wanted, exact = [], [], []
-    for i, ids in enumerate(expected.ids):
-        for small, large in PAIRS:
-            jobs.append(({"member": small, "then": large, "thinking_token_budget": 3 + i}, ids))
-            exact.append(expected.pair(i, None, 3 + i, small, large))
-            goes = why_not_carried(SHAPES[small], SHAPES[large]) is None
-            wanted.append(expected.carried(i, small, large, 3 + i) if goes else exact[-1])
-        jobs.append(({"member": LARGE}, ids))  # others run between
-        wanted.append(expected.tokens[LARGE][i])
-        exact.append(wanted[-1])
-    job, out, log = (place / f"carried.{end}" for end in ("job.json", "out.json", "log"))
-    job.write_text(json.dumps(jobs), encoding="utf-8")
-    if not run_engine("set", log, place, folder, job, out, '{"carry_cache": true}'):
-        checks.tell("an engine that carries the cache", False, log.read_text(errors="replace")[-3000:])
-        return
-    told = json.loads(out.read_text(encoding="utf-8"))
-    line = "Pairs that read everything again, as attention needs it: 6b>12b, 6b>9b"
-    others = line in log.read_text(errors="replace")
-    checks.tell("the log names the other pairs", others, "yes" if others else "no")
-    checks.tell("pairs whose cache is carried", told["carriable"] == ["9b>12b"], ", ".join(told["carriable"]))
-    checks.equal("pairs, the cache carried, as in the runtime", told["tokens"], wanted)
-    differ = sum(a != b for a, b in zip(wanted, exact, strict=True))
-    checks.tell("of them other answers than by reading again", differ > 0, differ)
-    checks.tell("what the scheduler then keeps", told["left"] == 0, told["left"])
 
 
 def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) -> None:

@@ -24,16 +24,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.nn.carry import carried
-from nemo_elastic.nn.generate import Decoding
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .cases import ROOT
-from .engines import check_carried, check_drafted, check_engine
+from .engines import check_drafted, check_engine
 from .served import CLOSE, MEMBERS, SHAPES, write_served, wrong_heads
 from .server import KEY, NEW, Talk, serving
 
@@ -86,17 +82,6 @@ class Expected:
         if len(thought) == NEW:
             return thought
         return thought + self.family.select(large).generate(self.ids[i] + thought, NEW - len(thought), ())
-
-    def carried(self, i: int, small: str, large: str, budget: int) -> list[int]:
-        """What the larger member says behind the first one's thoughts from the first one's cache."""
-        thought = self.tokens[small][i][:budget]
-        one, other = self.family.select(small), self.family.select(large)
-        cache = one.init_cache(1)
-        one(torch.tensor([self.ids[i] + thought[:-1]]), cache=cache)
-        cache = carried(cache, self.family.parent, other.subnet, other.weights.embedding)
-        logits_bv = other(torch.tensor([thought[-1:]]), cache=cache)[:, -1]
-        behind = Decoding(other.weights, [self.ids[i] + thought], [NEW - budget], (), begun=(cache, logits_bv))
-        return thought + [said[0] for said in behind]
 
 
 class Checks:
@@ -399,9 +384,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument(
-        "--only", choices=("command", "engine", "carried", "drafted", "vllm", "plain"), help="one of the servers"
-    )
+    parser.add_argument("--only", choices=("command", "engine", "drafted", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
     checks.faults += wrong_heads()
@@ -414,8 +397,6 @@ def main() -> int:
             check_own_command(place, folder, expected, checks, args)
         if args.only in (None, "engine"):
             check_engine(place, folder, expected, checks)
-        if args.only in (None, "carried"):
-            check_carried(place, folder, expected, checks)
         if args.only in (None, "drafted"):
             close = write_served(place / "close", CLOSE, {})
             check_drafted(place, close, Expected(close), checks)

@@ -68,8 +68,6 @@ def main(folder: Path, job: Path, out: Path, settings: str) -> None:
     beside = _joined(llm.llm_engine, list(zip(prompts, sampling, strict=True))[::BESIDE], (prompts[0], drawn))
     told = {
         "tokens": [list(answer.outputs[0].token_ids) for answer in answers],
-        "carriable": sorted(f"{small}>{large}" for small, large in core.scheduler._carriable),
-        "left": len(core.scheduler._carrying) + len(core.scheduler.requests),
         "drafts": counted_then,
         "beside": beside,
     }

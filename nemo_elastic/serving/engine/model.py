@@ -21,7 +21,6 @@ from nemo_elastic.formats.registry import open_source
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.family import members_of
 
-from .carrying import Pages, carry
 from .member import Member
 from .shared_cache import share_attention, share_mamba, share_metadata
 
@@ -51,11 +50,6 @@ class FamilyForCausalLM(NemotronHForCausalLM):
     def use(self, name: str) -> None:
         """Let this member run until told otherwise."""
         self._active = self.names.index(name)
-
-    def carry(self, small: str, large: str, page_of: Pages) -> None:
-        """Let a request of one member go on with another from what was read."""
-        one, other = (self.members[self.names.index(name)] for name in (small, large))
-        carry(self.source.parent, one, other, self.members[0], page_of)
 
     @property
     def active(self) -> Member:

@@ -20,16 +20,14 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.runtime.auto.signals import TAIL
 from nemo_elastic.serving.answers import tell_member
 from nemo_elastic.serving.counters import Work
-from nemo_elastic.serving.names import Choice, Names, family_names
+from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.settings import Settings
 from nemo_elastic.serving.thinking import Thinking, read_budget
 from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
-from .carrying import carriable
 from .worker import TailPart
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
@@ -58,15 +56,9 @@ class FamilyScheduler(Scheduler):
         self._autos: set[str] = set()  # those of which the server says who answers
         self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
         self._member: dict[str, str] = {}
-        shapes = read_shapes(self.vllm_config.model_config.model)
-        self._carriable = carriable(shapes.members) if settings.carry_cache else set()
-        self._carrying: dict[str, tuple[str, str]] = {}  # of pairs whose second member has not run since the change
         at = names.members.index(settings.draft) if settings.draft is not None else 0
         self._drafted_for = frozenset(names.members[:at])
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
-        if settings.carry_cache:
-            told = [name for name in names.pairs if Names.parts(name) not in self._carriable]
-            logger.info("Pairs that read everything again, as attention needs it: %s", ", ".join(told) or "none")
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -108,7 +100,7 @@ class FamilyScheduler(Scheduler):
 
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
         self.room.made()
-        for kept in (self._member, self._choices, self._budgets, self._costs, self._carrying):
+        for kept in (self._member, self._choices, self._budgets, self._costs):
             kept.pop(request.request_id, None)
         self._tried.discard(request)
         self._autos.discard(request.request_id)
@@ -116,7 +108,6 @@ class FamilyScheduler(Scheduler):
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
         self.room.made()
-        self._carrying.pop(request.request_id, None)
         super()._preempt_request(request, *more, **named)
 
     # ------------------------------------------------------------------------------------------------------ turns
@@ -137,7 +128,6 @@ class FamilyScheduler(Scheduler):
             else:
                 self.room.none_for(member)
         output.member, output.undecided = member, self._undecided(output)
-        output.carried = {i: self._carrying.pop(i) for i in self._carrying.keys() & output.num_scheduled_tokens.keys()}
         output.drafting = self._drafting(output) if drafting else []
         return output
 
@@ -223,7 +213,9 @@ class FamilyScheduler(Scheduler):
             new = len(request.output_token_ids) - length
             if new and self.thinking.over(request.output_token_ids, new, self._budgets[request_id]):
                 self._budgets.pop(request_id)
-                self._answer(request, self._choices.pop(request_id))
+                choice = self._choices.pop(request_id)
+                assert choice.then is not None
+                self._give(request, choice.then)
         for request_id, member in climbing.items():
             request = self.requests.get(request_id)
             if request is not None and request.status == RequestStatus.RUNNING:
@@ -245,16 +237,6 @@ class FamilyScheduler(Scheduler):
                 if request_id in output.prompt_logprobs_dict:
                     output.prompt_logprobs_dict[request_id] = None
         return found
-
-    def _answer(self, request: Request, choice: Choice) -> None:
-        """Let a pair's second member go on: it reads everything again, or a server carries the cache over to it."""
-        assert choice.then is not None
-        if (choice.member, choice.then) in self._carriable:
-            self._carrying[request.request_id] = choice.member, choice.then
-            self._member[request.request_id] = choice.then
-            self.room.forget(choice.then)
-        else:
-            self._give(request, choice.then)
 
     def _give(self, request: Request, member: str) -> None:
         """Give a request to another member, which reads everything again."""

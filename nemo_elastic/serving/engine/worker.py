@@ -56,7 +56,6 @@ class RunsMembers:
         return super().determine_available_memory()  # type: ignore[misc]
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        self._carry(getattr(scheduler_output, "carried", None) or {})
         member = getattr(scheduler_output, "member", None)
         if member is not None:
             self.get_model().use(member)  # type: ignore[attr-defined]
@@ -77,18 +76,6 @@ class RunsMembers:
             patch_cpu()
         drafter = runner.drafter
         drafter.tell(runner.input_batch, scheduler_output.drafting, scheduler_output.finished_req_ids)
-
-    def _carry(self: Any, carried: Mapping[str, tuple[str, str]]) -> None:
-        """Let requests that another member goes on with in this step keep what was read."""
-        runner = self.model_runner
-        for request_id, (small, large) in carried.items():
-            groups = runner.kv_cache_config.kv_cache_groups
-            pages = {
-                name: blocks[0]
-                for group, blocks in zip(groups, runner.requests[request_id].block_ids, strict=True)
-                for name in group.layer_names
-            }
-            self.get_model().carry(small, large, pages.__getitem__)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         return self._told(super().sample_tokens(grammar_output))  # type: ignore[misc]

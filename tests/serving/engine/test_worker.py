@@ -41,12 +41,7 @@ class Worker:
         self.model_runner = SimpleNamespace(**{name: lambda name=name: self.seen.append(name) for name in runner})
 
     def get_model(self) -> Any:
-        def carry(small: str, large: str, page_of: Any) -> None:
-            self.seen.append(f"{small}>{large}: {page_of('mamba')}, {page_of('attention')}")
-
-        return SimpleNamespace(
-            names=("full", "half", "small"), use=lambda name: self.seen.append(f"use {name}"), carry=carry
-        )
+        return SimpleNamespace(names=("full", "half", "small"), use=lambda name: self.seen.append(f"use {name}"))
 
     def determine_available_memory(self) -> int:
         self.seen.append("measure")
@@ -90,15 +85,6 @@ def test_on_a_cpu_members_are_compiled_by_its_own_run(runs_members: Any) -> None
 def test_where_nothing_is_compiled_nothing_runs_before(runs_members: Any) -> None:
     one = worker(runs_members)
     assert one.determine_available_memory() == 5 and one.seen == ["measure"]
-
-
-def test_pages_are_carried_before_the_step_of_the_larger_member(runs_members: Any) -> None:
-    one = worker(runs_members)
-    groups = [SimpleNamespace(layer_names=["attention"]), SimpleNamespace(layer_names=["mamba", "other"])]
-    one.model_runner.kv_cache_config = SimpleNamespace(kv_cache_groups=groups)
-    one.model_runner.requests = {"a": SimpleNamespace(block_ids=([4, 5], [7]))}
-    one.execute_model(SimpleNamespace(member="full", carried={"a": ("small", "full")}))
-    assert one.seen == ["small>full: 7, 4", "use full", "step"]
 
 
 class Reads(Worker):
