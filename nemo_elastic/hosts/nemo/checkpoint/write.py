@@ -109,6 +109,7 @@ def divisor(vocab: int, tokens: int) -> int:
 def _stock(config_args: dict[str, Any], vocab: int, tokenizer: Any) -> tuple[Any, dict[str, Any], Any]:
     """NeMo's context of a stock model and trainer, the unsharded part of a checkpoint, and NeMo's writer."""
     import lightning.pytorch as pl
+    from lightning.pytorch.utilities.rank_zero import rank_zero_module
     from nemo import lightning as nl
     from nemo.collections import llm
     from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
@@ -124,8 +125,8 @@ def _stock(config_args: dict[str, Any], vocab: int, tokenizer: Any) -> tuple[Any
     model = llm.MambaModel(config, tokenizer=tokenizer)
     strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
     # A trainer says which devices there are, and where NeMo-Run has set up logging it says so on stdout, before the
-    # JSON that a command writes there.
-    with quiet("lightning.pytorch"):
+    # JSON that a command writes there. Its logger is that of the Lightning package that was imported last.
+    with quiet(rank_zero_module.log.name):
         trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False)
     common = {
         "epoch": 0,

@@ -136,20 +136,17 @@ def test_any_model_goes_through_nemo_unchanged(tied, drawn):
         assert_equal({t: v for t, v in tensors_of(again).items() if t in own}, own)
 
 
-def test_what_lightning_logs_does_not_stand_before_the_json(tmp_path):
+def test_what_lightning_logs_does_not_stand_before_the_json(tmp_path, monkeypatch):
     """NeMo-Run gives the root logger a handler that writes on stdout, and Lightning's messages may reach it."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_module
+
     folder = store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT))
     fine("convert", folder, "--format", "hf", "--out", tmp_path / "hf")
-    handler, lightning = logging.Handler(), logging.getLogger("lightning.pytorch")
+    handler, logger = logging.Handler(), logging.getLogger(rank_zero_module.log.name.partition(".")[0])
     handler.emit = lambda record: print(record.getMessage())
-    propagates = lightning.propagate
-    logging.getLogger().addHandler(handler)
-    lightning.propagate = True
-    try:
-        out = fine("convert", tmp_path / "hf", "--format", "nemo", "--out", tmp_path / "nemo2", "--json")
-    finally:
-        logging.getLogger().removeHandler(handler)
-        lightning.propagate = propagates
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    out = fine("convert", tmp_path / "hf", "--format", "nemo", "--out", tmp_path / "nemo2", "--json")
     assert json.loads(out)["format"] == "nemo"
 
 
