@@ -48,10 +48,20 @@ help: ## Show this list
 demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)
 
+# $(call run-tests,MARKS): the tests with such marks, in processes that take a file at a time, the slowest files first.
+run-tests = $(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(1)" $(ARGS)
+
 .PHONY: test
-test: $(VENV)/.stamp $(HF)/.stamp ## All tests but those of `make rehearsals`, transformers parity included
-	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not rehearsal" $(ARGS)
+test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, 12 minutes on two cores
+	$(call run-tests,not long and not rehearsal)
+
+.PHONY: test-long
+test-long: $(VENV)/.stamp $(HF)/.stamp ## What `make test` leaves out but for `make rehearsals`: more layouts, faults, precisions
+	$(call run-tests,long and not rehearsal)
+
+.PHONY: test-all
+test-all: test test-long ## Both, as CI does
 
 .PHONY: rehearsals
 rehearsals: $(VENV)/.stamp $(HF)/.stamp ## The large recipes on NeMo in small, all three, ten minutes; one by `nemo-elastic rehearse`

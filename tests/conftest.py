@@ -40,7 +40,7 @@ def left_by(run: str) -> list[psutil.Process]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let a run in the background hear Ctrl-C, end what tests leave running, and name the socket of NeMo's forks.
+    """Let a run in the background hear Ctrl-C, end what tests leave running, order files, and name the forks' socket.
 
     A shell ignores SIGINT for what it starts with `&`, and so would every process of the tests of Ctrl-C. The forks
     are of a process that has NeMo imported; who is the first to need it starts it.
@@ -50,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if RUN not in os.environ:  # not a worker of pytest-xdist's
         os.environ[RUN] = run = f"{os.getpid()}-{os.urandom(8).hex()}"
         config.add_cleanup(lambda: end_all(run))
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's own order is by number of cases
+        config.option.loadscopereorder = False
     if hasattr(os, "pidfd_open") and find_spec("nemo") is not None and "NEMO_ELASTIC_WARM" not in os.environ:
         folder = tempfile.mkdtemp(prefix="nemo-elastic-")
         os.environ["NEMO_ELASTIC_WARM"] = f"{folder}/socket:{os.getpid()}"
@@ -63,6 +65,13 @@ def end_all(run: str) -> None:
         with suppress(psutil.Error):  # it ends at this moment
             print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
             process.kill()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: a worker takes a file at a time, and none should be left with a long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,7 +14,7 @@ import pytest
 from tests.parallel.numerics import SHORT, STEPS
 from tests.workers import work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 #: bf16 against float32: mean loss and gradient norm of fifty steps, relative; held-out loss, in nats
 LOSS, NORM, HELDOUT = 0.01, 0.02, 1e-3
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds.
 
-`make test` rehearses the smallest; `make rehearsals` the others too, one of them by the command.
+`make test-long` rehearses the smallest; `make rehearsals` the others too, one of them by the command.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param("nemotron_elastic_12b", marks=pytest.mark.rehearsal), "nemotron_elastic_8b"]
 )
@@ -122,6 +123,7 @@ def put(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
+@pytest.mark.long
 def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import router_moved
 
@@ -144,6 +146,7 @@ def test_a_few_weights_that_move_are_no_router_that_learns() -> None:
     assert movement(begun, begun) == 0.0
 
 
+@pytest.mark.long
 def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import optimizer_loaded
 
@@ -154,6 +157,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     assert check.ok is False and "others than stage 1 left" in check.told
 
 
+@pytest.mark.long
 def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import ranked_loaded, resumed
 
@@ -165,6 +169,7 @@ def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
     assert ranked_loaded(where).ok is False
 
 
+@pytest.mark.long
 def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
     from nemo_elastic.rehearsal.checks import members_validated
 
@@ -183,6 +188,7 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
     assert members_validated(where).told == "no held-out loss of 4b"
 
 
+@pytest.mark.long
 def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.rehearsal.checks import in_transformers, members_cut
 
