@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import BATCH_SIZE, FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.data.folder import DataFolder
@@ -31,11 +31,11 @@ def command(
     ] = None,
     prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 64,
     answer_tokens: Annotated[int, within(1, TOKENS, "--answer-tokens", "With which it goes on.")] = 32,
-    seed: Annotated[int, within(0, 2**53, "--seed", "Which pieces are drawn, and the halves of the check.")] = 0,
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences at once.")] = 8,
-    device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace an older auto.json.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Which pieces are drawn, and the halves of the check.")] = 0,
+    batch: Annotated[int, BATCH_SIZE] = 8,
+    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    force: Annotated[bool, options.force("an older auto.json")] = False,
+    json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
     """Find out from held-out prompts when the smallest member is not enough, for `chat --auto` and `family.auto`.
 
@@ -48,10 +48,10 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.cli.task import check_tokens
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.calibrate import held_out
+    from nemo_elastic.evaluation.task_text import check_tokens
     from nemo_elastic.formats.checksums import family_digest
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_file
@@ -71,7 +71,7 @@ def command(
     tried = held_out(measured, seed)
     path = write_calibration(source.folder, measured.calibrate(), force, digest)
     if json:
-        typer.echo(json_module.dumps(_told(path, measured, tried), indent=2))
+        print_json(_told(path, measured, tried))
         return
     for table in _tables(measured, tried):
         Console(markup=False).print(table)

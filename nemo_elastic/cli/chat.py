@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.within import TOKENS, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.runtime.conversation import Conversation
@@ -55,12 +54,12 @@ def command(
     top_k: Annotated[
         int, within(0, TOKENS, "--top-k", "Draw from so many most likely tokens; by default 0, from all.")
     ] = 0,
-    seed: Annotated[int, within(0, 2**53, "--seed", "Fixes what is drawn; by default 0.")] = 0,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is drawn; by default 0.")] = 0,
     stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
-    device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, FAMILY_DEVICE] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Of the weights in memory; as in the files by default.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the answer to PROMPT as JSON.")] = False,
+    json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family; all of them are in the memory of the largest.
 
@@ -87,7 +86,7 @@ def command(
         return
     if json:
         talk.answer(prompt, lambda piece: None)
-        typer.echo(json_module.dumps({"source": str(family)} | talk.told(), indent=2))
+        print_json({"source": str(family)} | talk.told())
         return
     talk.answer(prompt, _show)
     typer.echo()

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import as_json, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +24,13 @@ def command(
     source: Annotated[
         Path, typer.Argument(help="A checkpoint of NeMo's or Megatron-Bridge's, or any folder of a Nemotron-H.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    out: Annotated[Path, options.out()],
     format: Annotated[
         str,
         typer.Option("--format", help="hf: for transformers and vLLM; nemo: stock classes; megatron: Bridge's."),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    force: Annotated[bool, options.force()] = False,
+    json: Annotated[bool, as_json("what was written")] = False,
 ) -> None:
     """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline; its weights stay.
 
@@ -65,7 +67,7 @@ def command(
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
         told = {"out": str(out), "format": format, "pattern": opened.held.pattern, "members": counts}
-        typer.echo(json_module.dumps(told, indent=2))
+        print_json(told)
         return
     for name, count in counts.items():
         typer.echo(f"{out}: {name}, {count:,} parameters")

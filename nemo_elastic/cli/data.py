@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nemo_elastic.cli.within import TOKENS, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.data.folder import DataFolder
@@ -22,7 +22,7 @@ __all__ = ["command"]
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    out: Annotated[Path, options.out()],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -34,9 +34,9 @@ def command(
     reasoning: Annotated[
         float, within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
     ] = 0.25,
-    seed: Annotated[int, within(0, 2**53, "--seed", "Seed of the problems and of every order.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the folder's manifest as JSON.")] = False,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the problems and of every order.")] = 0,
+    force: Annotated[bool, options.force()] = False,
+    json: Annotated[bool, as_json("the folder's manifest")] = False,
 ) -> None:
     """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
 
@@ -51,7 +51,7 @@ def command(
             out, sources or (), vocab=vocab, reasoning=reasoning, seed=seed, force=force, progress=tell
         )
     if json:
-        typer.echo(json_module.dumps(folder.to_json(), indent=2))
+        print_json(folder.to_json())
         return
     _print(out, folder, time.monotonic() - started)
 

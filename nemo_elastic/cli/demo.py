@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -12,16 +11,17 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import as_json, print_json
+
 __all__ = ["command"]
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
+    out: Annotated[Path, options.out("The folder to fill.")],
     short: Annotated[bool, typer.Option("--short", help="Every part, too briefly to learn much.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier demo.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print members, targets and seconds as JSON; progress goes to stderr.")
-    ] = False,
+    force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
+    json: Annotated[bool, as_json("members, targets and seconds", "; progress goes to stderr")] = False,
 ) -> None:
     """Real text to a nested family, through NeMo, on this machine's CPU, with a report at the end.
 
@@ -40,4 +40,4 @@ def command(
         demo = Demo(out, SHORT if short else FULL, force)
         metrics = demo.run()
     if json:
-        typer.echo(json_module.dumps({"out": str(demo.out)} | metrics, indent=2))
+        print_json({"out": str(demo.out)} | metrics)

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nemo_elastic.cli.options import as_json, print_json
 
 if TYPE_CHECKING:
     from nemo_elastic.doctor import Facts, Finding
@@ -25,7 +26,7 @@ def command(
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Run on the GPU what only a GPU can show; up to three minutes.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Annotated[bool, as_json()] = False,
 ) -> None:
     """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
 
@@ -46,7 +47,7 @@ def command(
         told = {"facts": asdict(facts), "uses": paths(facts), "findings": [asdict(f) for f in found], "ok": not wrong}
         if kernels:
             told["kernels"] = [asdict(result) for result in results]
-        typer.echo(json_module.dumps(told, indent=2))
+        print_json(told)
     if wrong:
         raise typer.Exit(1)
 

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.task import check_tokens
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli.options import BATCH_SIZE, CONTEXT, TOKENS, as_json, print_json, within
 from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.evaluation.task_text import check_tokens
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,13 +30,13 @@ def command(
     member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
     problems: Annotated[int, within(0, TOKENS, "--problems", "Held-out problems to solve; 0 for none.")] = 64,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Held-out tokens to predict.")] = 20_000,
-    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")] = 512,
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences at once.")] = 8,
+    seq_length: Annotated[int, CONTEXT] = 512,
+    batch: Annotated[int, BATCH_SIZE] = 8,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, within(1, TOKENS, "--limit", "Documents of each lm-eval task.")] = None,
     device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
     """Perplexity, answers to held-out problems and lm-eval tasks, per member.
 
@@ -73,7 +72,7 @@ def command(
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
         rows = list(_rows(zip(opened, wanted, tokenizers, strict=True), device, bars, measure))
     if json:
-        typer.echo(json_module.dumps(rows, indent=2))
+        print_json(rows)
         return
     for table in _tables(rows):
         Console(markup=False).print(table)

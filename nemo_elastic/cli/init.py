@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import CONFIG, as_json, print_json
 
 __all__ = ["command"]
 
 
 def command(
     parent: Annotated[Path, typer.Argument(help="A plain Nemotron-H in Hugging Face's format or NeMo's.")],
-    config: Annotated[Path, typer.Option("--config", help="YAML file with the `elastic:` block.")],
-    out: Annotated[Path, typer.Option("--out", help="The family folder to write.")],
+    config: Annotated[Path, CONFIG],
+    out: Annotated[Path, options.out("The family folder to write.")],
     ranking: Annotated[
         Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")
     ] = None,
@@ -28,8 +30,8 @@ def command(
         str | None,
         typer.Option("--base-model", help="The parent's id on the hub, owner/name. Else what it says itself."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the members as JSON.")] = False,
+    force: Annotated[bool, options.force()] = False,
+    json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
     """Make a family from a parent without training: even cuts that meet the budgets of the block.
 
@@ -55,7 +57,7 @@ def command(
     shapes = read_shapes(out)
     spec = served_as(shapes.config)
     if json:
-        typer.echo(json_module.dumps(describe(shapes, spec), indent=2))
+        print_json(describe(shapes, spec))
         return
     Console(markup=False).print(members_table(shapes.parent, shapes.members, spec, str(out)))
     if (left_out := shapes.origin.provenance.get("left_out")) is not None:

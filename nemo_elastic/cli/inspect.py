@@ -4,26 +4,25 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, print_json, within
 
 __all__ = ["command"]
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
-    length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
+    batch: Annotated[int, BATCH_SERVED] = 1,
+    length: Annotated[int, LENGTH_SERVED] = 8192,
     path: Annotated[
         bool, typer.Option("--path", help="List sizes between the members, too: what `slice --params` can cut.")
     ] = False,
     sizes: Annotated[int, within(2, 10_000, "--sizes", "How many of them, evenly spaced, for --path.")] = 12,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Annotated[bool, as_json()] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
 
@@ -33,9 +32,9 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
-    from nemo_elastic.cli.sizes import rest_of_path
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.slicing.by_size import rest_of_path
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.runs_in import runs_in
 
@@ -49,7 +48,7 @@ def command(
         told = describe(shapes, spec)
         if between is not None:
             told["path"] = describe_path(between, places, spec)
-        typer.echo(json_module.dumps(told, indent=2))
+        print_json(told)
         return
     console = Console(markup=False)
     if between is not None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli.options import BATCH, CONFIG, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.config.block import ElasticConfig
@@ -28,7 +27,7 @@ _MARGIN = "Share of each GPU's memory that stays free, for what the formulas do 
 
 
 def command(
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file with the `elastic:` block.")] = None,
+    config: Annotated[Path | None, CONFIG] = None,
     parent: Annotated[str | None, _PARENT] = None,
     recipe: Annotated[str | None, _RECIPE] = None,
     seq_length: Annotated[
@@ -46,7 +45,7 @@ def command(
     margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     gradients: Annotated[str | None, typer.Option("--gradients", help=_SUMS)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Annotated[bool, as_json()] = False,
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
 
@@ -78,7 +77,7 @@ def command(
     chosen = choose(found)
     time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
     if json:
-        typer.echo(json_module.dumps(_told(name, shape, run, found, chosen, time), indent=2))
+        print_json(_told(name, shape, run, found, chosen, time))
     else:
         _print(name, shape, run, found, chosen)
         if time is not None:

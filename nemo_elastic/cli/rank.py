@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nemo_elastic.cli.within import BATCH as MOST
-from nemo_elastic.cli.within import TOKENS, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import BATCH as MOST
+from nemo_elastic.cli.options import TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ _SAVE_EVERY = within(
 def command(
     parent: Annotated[Path, typer.Argument(help="A Hugging Face folder of a Nemotron-H.")],
     data: Annotated[Path, typer.Option("--data", help="A data folder (nemo-elastic data) of the parent's tokenizer.")],
-    out: Annotated[Path, typer.Option("--out", help="The ranking folder to write.")],
+    out: Annotated[Path, options.out("The ranking folder to write.")],
     samples: Annotated[int, within(1, TOKENS, "--samples", "Training sequences to look at.")] = 64,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
     depth: Annotated[str, _DEPTH] = "mse",
@@ -59,8 +59,8 @@ def command(
     min_depth: Annotated[int | None, _MIN_DEPTH] = None,
     min_head_dim: Annotated[int | None, _MIN_HEAD_DIM] = None,
     save_every: Annotated[float, _SAVE_EVERY] = 60.0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing ranking, finished or not.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print digest and depth order as JSON.")] = False,
+    force: Annotated[bool, options.force("an existing ranking, finished or not")] = False,
+    json: Annotated[bool, as_json("digest and depth order")] = False,
 ) -> None:
     """Measure the importance of channels, heads and layers with forward passes only.
 
@@ -103,7 +103,7 @@ def command(
     ranking.save(out, force, [parent, data])
     unfinished.remove()
     if json:
-        typer.echo(json_module.dumps({"digest": ranking.digest, "depth": list(ranking.depth)}))
+        print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
         return
     say(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}")
 

@@ -4,27 +4,27 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.within import within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import as_json, print_json, within
 
 __all__ = ["command"]
 
 
 def command(
     recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, NeMo's or bridge/…, or its file.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
+    out: Annotated[Path, options.out("The folder to fill.")],
     nodes: Annotated[int, within(1, 4096, "--nodes", "Nodes of the real run.")] = 16,
     devices: Annotated[int, within(1, 64, "--devices", "GPUs per node of the real run.")] = 8,
     gpu: Annotated[str, typer.Option("--gpu", help="Their kind, for the layouts: h100 or h200.")] = "h100",
     ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
     steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 18,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier rehearsal.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print changes, jobs and checks as JSON.")] = False,
+    force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
+    json: Annotated[bool, as_json("changes, jobs and checks")] = False,
 ) -> None:
     """Run a large recipe's own jobs on this machine before anybody pays for them: rank, stage 1, stage 2, slice.
 
@@ -66,7 +66,7 @@ def command(
     with filled_dir(folder, kind, force):
         report = rehearsal.run(run_by(local_executor, family.name), lambda line: typer.echo(line, err=True))
     if json:
-        typer.echo(json_module.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         print_report(report, console)
     if not report.ok:

@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import as_json, print_json
 
 __all__ = ["command"]
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="The folder that a run wrote, e.g. the demo's.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The folder to write.", show_default="RUN/report")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a link to an earlier report, too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print files, members and notes as JSON.")] = False,
+    out: Annotated[Path | None, options.out(show_default="RUN/report")] = None,
+    force: Annotated[bool, options.force("a link to an earlier report, too")] = False,
+    json: Annotated[bool, as_json("files, members and notes")] = False,
 ) -> None:
     """Turn a run into one HTML page with plots, and the plots as PNG files beside it.
 
@@ -33,7 +35,7 @@ def command(
     pictures = sorted(str(p) for p in page.parent.glob("*.png"))
     if json:
         told = {"page": str(page), "pictures": pictures, "members": members(loaded), "notes": loaded.notes}
-        typer.echo(json_module.dumps(told, indent=2))
+        print_json(told)
         return
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)

@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
+from nemo_elastic.cli import options
+
 __all__ = ["command"]
 
 
 def command(
-    out: Annotated[Path | None, typer.Option("--out", help="File to write, instead of printing it.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    out: Annotated[Path | None, options.out("File to write, instead of printing it.")] = None,
+    force: Annotated[bool, options.force("an existing file")] = False,
 ) -> None:
     """Print the JSON schema of a YAML file with an `elastic:` block.
 

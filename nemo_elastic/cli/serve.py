@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.within import within
+from nemo_elastic.cli.options import within
 
 __all__ = ["command"]
 

@@ -19,33 +19,12 @@ __all__ = [
     "describe",
     "describe_path",
     "members_table",
-    "parse_count",
     "path_table",
     "size",
     "size_line",
     "widths_table",
     "writing",
 ]
-
-_COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-
-
-def parse_count(option: str, text: str) -> float:
-    """Read a number of parameters: 6e9, 6B, 850M.
-
-    Raises:
-        ElasticError: It is none, or not above zero.
-    """
-    from nemo_elastic.errors import bad
-
-    unit = _COUNTS.get(text[-1:].upper(), 1.0)
-    try:
-        count = float(text[:-1] if unit > 1 else text) * unit
-    except ValueError:
-        count = 0.0
-    if not 0 < count < 1e18:
-        raise bad(option, text, "a number of parameters such as 6e9, 6B or 850M")
-    return count
 
 
 @contextmanager

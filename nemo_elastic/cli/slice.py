@@ -4,21 +4,21 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, check_one_size, print_json
 
 if TYPE_CHECKING:
-    from nemo_elastic.cli.sizes import Found
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Subnet
     from nemo_elastic.formats.source import Source
     from nemo_elastic.io.outputs import Output
+    from nemo_elastic.slicing.by_size import Fit
     from nemo_elastic.slicing.slicer import Cut
 
 __all__ = ["command"]
@@ -26,10 +26,7 @@ __all__ = ["command"]
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
-_PARAMS = typer.Option("--params", help="Largest shape of at most so many parameters: 7e9, 7B.")
-_ACTIVE = typer.Option("--active-params", help="Largest shape in which a token meets at most so many: 2.8e9, 2.8B.")
-_MEMORY = typer.Option("--memory", help="Largest shape that is served in so much memory: 14GiB.")
-_RATIO = typer.Option("--ratio", help="Largest shape of at most this share of the parent's parameters: 0.6.")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY = options.size_options("Largest shape", "Largest shape that is")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
 _DTYPE = typer.Option(
@@ -43,15 +40,15 @@ _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the 
 
 def command(
     source: Annotated[Path, _SOURCE],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    out: Annotated[Path, options.out()],
     budget: Annotated[list[str] | None, _BUDGET] = None,
     params: Annotated[str | None, _PARAMS] = None,
     active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
     ratio: Annotated[str | None, _RATIO] = None,
     subnet: Annotated[Path | None, _SUBNET] = None,
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
-    length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
+    batch: Annotated[int, BATCH_SERVED] = 1,
+    length: Annotated[int, LENGTH_SERVED] = 8192,
     format: Annotated[str, _FORMAT] = "hf",
     dtype: Annotated[str | None, _DTYPE] = None,
     license: Annotated[str | None, _LICENSE] = None,
@@ -59,8 +56,8 @@ def command(
     push: Annotated[str | None, _PUSH] = None,
     public: Annotated[bool, typer.Option("--public", help="What --push makes is public.")] = False,
     max_shard_size: Annotated[str, _SHARDS] = "5GB",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what was cut as JSON.")] = False,
+    force: Annotated[bool, options.force()] = False,
+    json: Annotated[bool, as_json("what was cut")] = False,
 ) -> None:
     """Cut members out of a family: weights are copied, nothing is trained. Sizes may lie between two members.
 
@@ -68,38 +65,38 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. A shape between two members is nested like
     them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.cli.sizes import find, read_request, read_subnet
     from nemo_elastic.formats import hub
     from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
+    from nemo_elastic.slicing.by_size import largest_within, read_limit, read_subnet
     from nemo_elastic.slicing.card import serving_spec
 
     names = budget or []
-    ways = {"--budget": budget or None, "--params": params, "--active-params": active_params, "--memory": memory}
-    _check_ways(ways | {"--ratio": ratio, "--subnet": subnet})
+    sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
+    _check_ways({"--budget": budget or None, **sizes, "--subnet": subnet})
     _check_push(push, public, format, names)
-    options = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
-    options["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
+    how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
+    how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
     spec = serving_spec(parse_dtype(dtype) or opened.dtype, batch=batch, length=length)
-    shape, found = None, None
+    shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
     elif not names:
-        found = find(opened, read_request(opened.parent, spec, params, memory, ratio, active_params))
-        shape = found.subnet
-    cuts = _cut(opened, out, names, shape, json, options)
+        fit = largest_within(opened, read_limit(opened.parent, spec, sizes))
+        shape = fit.subnet
+    cuts = _cut(opened, out, names, shape, json, how)
     address = hub.push(out, push, private=not public) if push is not None else None
-    _tell(cuts, opened, spec, found, json)
+    _print(cuts, opened, spec, fit, json)
     if address is not None and not json:
         typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
 
 
 def _cut(
-    opened: Source, out: Path, names: list[str], shape: Subnet | None, quiet: bool, options: Mapping[str, Any]
+    opened: Source, out: Path, names: list[str], shape: Subnet | None, quiet: bool, how: Mapping[str, Any]
 ) -> list[Cut]:
     """Write several members by their names, or one: a name, or a shape."""
     from nemo_elastic.cli.show import writing
@@ -107,9 +104,9 @@ def _cut(
 
     with writing(f"writing {out}", quiet=quiet) as progress:
         if len(names) > 1:
-            return slice_members(opened, out, _members(opened, names), progress=progress, **options)
+            return slice_members(opened, out, _members(opened, names), progress=progress, **how)
         member = names[0] if names else None
-        return [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **options)]
+        return [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **how)]
 
 
 def _kind(format: str, names: Sequence[str]) -> Output:
@@ -138,37 +135,32 @@ def _check_ways(ways: Mapping[str, Any]) -> None:
     """Raise unless one way to name a size was taken, and no member is named twice."""
     from nemo_elastic.errors import ElasticError
 
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
-        told = f", not {' and '.join(given)}" if given else ""
-        raise ElasticError(
-            f"slice: give exactly one of {', '.join(ways)}{told} (only --budget may come several times)"
-        )
+    check_one_size("slice", ways, " (only --budget may come several times)")
     names = ways["--budget"] or []
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ElasticError(f"--budget: {twice!r} is given twice")
 
 
-def _tell(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, found: Found | None, json: bool) -> None:
-    """Print what was cut; `found` is a size that was looked for."""
+def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | None, json: bool) -> None:
+    """Print what was cut; `fit` is a size that was looked for."""
     from nemo_elastic.cli.show import size, size_line
 
     if json:
-        told = [
+        rows = [
             {"out": str(cut.out), "member": cut.member}
             | size(opened.parent, cut.subnet, spec)
             | ({"left_out": cut.left_out} if cut.left_out is not None else {})
             | ({"underflowed": cut.underflowed} if cut.underflowed else {})
-            | {"subnet": cut.subnet.to_json(), "request": found and found.to_json()}
+            | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}
             for cut in cuts
         ]
-        typer.echo(json_module.dumps(told if len(cuts) > 1 else told[0], indent=2))
+        print_json(rows if len(cuts) > 1 else rows[0])
         return
-    if found is not None:
-        typer.echo(str(found))
+    if fit is not None:
+        typer.echo(str(fit))
     for cut in cuts:
-        name = cut.member or (found.name if found is not None else "a shape of your own")
+        name = cut.member or (fit.name if fit is not None else "a shape of your own")
         typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
         if cut.left_out is not None:
             typer.echo(f"{cut.out}: without {cut.left_out}")

@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.within import BATCH, TOKENS, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import (
+    BATCH_SERVED,
+    CONTEXT,
+    FAMILY_DEVICE,
+    LENGTH_SERVED,
+    SEEDS,
+    TOKENS,
+    as_json,
+    check_one_size,
+    print_json,
+    within,
+)
 
 if TYPE_CHECKING:
-    from nemo_elastic.cli.sizes import Found, Request
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Subnet
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
     from nemo_elastic.evaluation import Halves, Specialized
     from nemo_elastic.formats.source import Source
     from nemo_elastic.search import Trial
+    from nemo_elastic.slicing.by_size import Fit, SizeLimit
 
 __all__ = ["command"]
 
@@ -32,12 +44,9 @@ TASK = "task"
 _DATA = typer.Option(
     "--data", help="Text of the task: files or a folder of them, or a data folder (its held-out part)."
 )
-_OUT = typer.Option("--out", help="File to write the shape to, for `slice --subnet`.")
+_OUT = options.out("File to write the shape to, for `slice --subnet`.")
 _ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --budget`.")
-_PARAMS = typer.Option("--params", help="Shapes of at most so many parameters: 7e9, 7B.")
-_ACTIVE = typer.Option("--active-params", help="Shapes in which a token meets at most so many: 2.8e9, 2.8B.")
-_RATIO = typer.Option("--ratio", help="Shapes of at most this share of the parent's parameters: 0.6.")
-_MEMORY = typer.Option("--memory", help="Shapes that are served in so much memory: 14GiB.")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY = options.size_options("Shapes", "Shapes that are")
 _TOKENS = "Most tokens of the half that is searched on; the other half is read to four times as many."
 
 
@@ -50,15 +59,15 @@ def command(
     ratio: Annotated[str | None, _RATIO] = None,
     active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once, for the memory.")] = 1,
-    length: Annotated[int, within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")] = 8192,
+    batch: Annotated[int, BATCH_SERVED] = 1,
+    length: Annotated[int, LENGTH_SERVED] = 8192,
     candidates: Annotated[int, within(1, 10**6, "--candidates", "How many shapes are measured.")] = 128,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", _TOKENS)] = 32_768,
-    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")] = 512,
-    seed: Annotated[int, within(0, 2**53, "--seed", "Of the search, and of how the text is halved.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the family runs: cpu, cuda, cuda:1.")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file, or an extra shape.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    seq_length: Annotated[int, CONTEXT] = 512,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Of the search, and of how the text is halved.")] = 0,
+    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
+    json: Annotated[bool, as_json("what was found")] = False,
 ) -> None:
     """Search all shapes inside a trained family for the one that predicts your text best, within a size.
 
@@ -69,39 +78,42 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
-    from nemo_elastic.cli.sizes import read_request
-    from nemo_elastic.cli.task import read_task
+    from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation import halves_of
+    from nemo_elastic.evaluation.task_text import read_task
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime.devices import check_device
+    from nemo_elastic.slicing.by_size import read_limit
     from nemo_elastic.slicing.card import serving_spec
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
-    _check_options(sizes, out, add)
+    check_one_size("specialize", sizes)
+    if out is None and add is None:
+        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
     if out is not None:
         check_file(out, force, family, data)
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
     spec = serving_spec(source.dtype, batch=batch, length=length)
-    start = _start(source, read_request(source.parent, spec, params, memory, ratio, active_params))
-    budget = start.request.budget(TASK)
+    start = _start(source, read_limit(source.parent, spec, sizes))
+    budget = start.limit.budget(TASK)
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
     halves = halves_of(read_task(data, source), seq_length, tokens, seed, f"--data: {data}")
-    found = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
-    entry = _entry(source, start, budget, found, spec)
-    entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | found.to_json(manifest)
+    best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
+    entry = _entry(source, start, budget, best, spec)
+    entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | best.to_json(manifest)
+    text = json_module.dumps(entry, indent=2, allow_nan=False)
     if out is not None:
-        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
+        atomic_write(out, text + "\n", replace=force)
     if add is not None:
-        _add(family, add, found, budget, force, digest, None if out is not None else entry)
+        _add(family, add, best, budget, force, digest, None if out is not None else text)
     if json:
-        written = {"out": None if out is None else str(out), "extra": add, "request": start.to_json()}
-        typer.echo(json_module.dumps(written | entry, indent=2, allow_nan=False))
+        print_json({"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry)
     else:
-        typer.echo("\n".join([*_lines(start, found, halves), *_places(source, found, spec, out, add)]))
+        typer.echo("\n".join([*_lines(start, best, halves), *_places(source, best, spec, out, add)]))
 
 
 def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:
@@ -109,20 +121,8 @@ def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized
     from nemo_elastic.evaluation import specialize
     from nemo_elastic.runtime import load_family
 
-    with _counting(quiet) as told:
-        return specialize(load_family(source, device=device), *what, progress=told)
-
-
-def _check_options(sizes: dict[str, str | None], out: Path | None, add: str | None) -> None:
-    """Raise unless there is one size, and a place for what is found."""
-    from nemo_elastic.errors import ElasticError
-
-    given = [name for name, value in sizes.items() if value is not None]
-    if len(given) != 1:
-        told = f", not {' and '.join(given)}" if given else ""
-        raise ElasticError(f"specialize: give exactly one of {', '.join(sizes)}{told}")
-    if out is None and add is None:
-        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
+    with _counting(quiet) as progress:
+        return specialize(load_family(source, device=device), *what, progress=progress)
 
 
 def _whole_family(source: Source) -> Family:
@@ -149,29 +149,29 @@ def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool
 
 
 def _add(
-    folder: Path, name: str, found: Specialized, budget: Budget, force: bool, digest: str | None, entry: Any
+    folder: Path, name: str, best: Specialized, budget: Budget, force: bool, digest: str | None, entry: str | None
 ) -> None:
-    """Keep the found shape in the family itself; where that fails, print `entry`: the search took long."""
+    """Keep the chosen shape in the family itself; where that fails, print `entry`: the search took long."""
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.slicing.extra_shapes import add_extra
 
     try:
-        add_extra(folder, name, found.shape, budget, force, digest)
+        add_extra(folder, name, best.shape, budget, force, digest)
     except ElasticError:
         if entry is not None:
-            typer.echo(json_module.dumps(entry, indent=2, allow_nan=False))
+            typer.echo(entry)
         raise
 
 
-def _start(source: Source, request: Request) -> Found:
+def _start(source: Source, limit: SizeLimit) -> Fit:
     """The path's shape within a limit, below the parent."""
-    from nemo_elastic.cli.sizes import find
     from nemo_elastic.errors import ElasticError
+    from nemo_elastic.slicing.by_size import largest_within
 
-    found = find(source, request)
-    if found.whole:
-        raise ElasticError(f"{request.option}: {request.asked} holds the whole parent; nothing is to choose")
-    return found
+    fit = largest_within(source, limit)
+    if fit.whole:
+        raise ElasticError(f"{limit.option}: {limit.asked} holds the whole parent; nothing is to choose")
+    return fit
 
 
 @contextmanager
@@ -184,12 +184,12 @@ def _counting(quiet: bool) -> Iterator[Callable[[int, int, Trial], None]]:
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("searching", total=None)
 
-        def told(number: int, candidates: int, trial: Trial) -> None:
+        def progress(number: int, candidates: int, trial: Trial) -> None:
             nonlocal best
             best = min(best, trial.loss)
             bar.update(task, completed=number, total=candidates, description=f"lowest loss {best:.4f}")
 
-        yield told
+        yield progress
 
 
 def _read(halves: Halves) -> dict[str, Any]:
@@ -198,29 +198,29 @@ def _read(halves: Halves) -> dict[str, Any]:
     return {"seq_length": length, "searched_tokens": halves.search_tokens, "held_out_tokens": halves.held_out_tokens}
 
 
-def _entry(source: Source, start: Found, budget: Budget, found: Specialized, spec: MemorySpec) -> dict[str, Any]:
+def _entry(source: Source, start: Fit, budget: Budget, best: Specialized, spec: MemorySpec) -> dict[str, Any]:
     """The chosen shape as `inspect --json` prints a member, good for `slice --subnet`."""
     from nemo_elastic.cli.show import size
 
-    kept = not found.wins
+    kept = not best.wins
     return {
         "member": start.name if kept and start.between is None else None,
         "between": list(start.between) if kept and start.between is not None else None,
         "budget": budget.to_json(),
-        **size(source.parent, found.shape, spec),
-        "subnet": found.shape.to_json(),
+        **size(source.parent, best.shape, spec),
+        "subnet": best.shape.to_json(),
     }
 
 
-def _lines(start: Found, found: Specialized, halves: Halves) -> Iterator[str]:
+def _lines(start: Fit, best: Specialized, halves: Halves) -> Iterator[str]:
     """What was found, in words."""
-    gain, (path, own) = found.gain, found.held_out
+    gain, (path, own) = best.gain, best.held_out
     yield f"start: {start}"
     yield (
-        f"{found.trials} shapes on {halves.search_tokens:,} tokens: loss {found.searched[1]:.4f} for the best, "
-        f"{found.searched[0]:.4f} for the start"
+        f"{best.trials} shapes on {halves.search_tokens:,} tokens: loss {best.searched[1]:.4f} for the best, "
+        f"{best.searched[0]:.4f} for the start"
     )
-    if found.found == found.path:
+    if best.found == best.path:
         yield "no shape is better than the start on the half that was searched"
         return
     yield (
@@ -229,17 +229,17 @@ def _lines(start: Found, found: Specialized, halves: Halves) -> Iterator[str]:
     )
     if gain.holds_zero:
         yield "the interval includes 0: no gain that shows, so the start's shape is kept"
-    elif not found.wins:
+    elif not best.wins:
         yield "the found shape is worse there, so the start's shape is kept"
 
 
-def _places(source: Source, found: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> Iterator[str]:
+def _places(source: Source, best: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> Iterator[str]:
     """Where the shape is now."""
     from nemo_elastic.cli.show import size_line
 
-    what = "the found shape" if found.wins else "the start's shape"
-    told = f"{what}, {size_line(source.parent, found.shape, spec)}"
+    what = "the found shape" if best.wins else "the start's shape"
+    line = f"{what}, {size_line(source.parent, best.shape, spec)}"
     if out is not None:
-        yield f"{out}: {told}"
+        yield f"{out}: {line}"
     if add is not None:
-        yield f"{source.folder}: {add}, {told}"
+        yield f"{source.folder}: {add}, {line}"

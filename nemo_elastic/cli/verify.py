@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.within import within
+from nemo_elastic.cli.options import as_json, print_json, within
 
 __all__ = ["command"]
 
@@ -34,7 +33,7 @@ def command(
         ),
     ] = None,
     tokens: Annotated[int, within(1, 2**17, "--tokens", "Length of the random text that it is run on.")] = 64,
-    json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    json: Annotated[bool, as_json("the checks")] = False,
 ) -> None:
     """Check that a family is what it says it is. Exit code 1 if a check fails, 2 if the folder cannot be read at all.
 
@@ -48,7 +47,7 @@ def command(
 
     report = verify(source, parent=parent, forward=forward, tokens=tokens)
     if json:
-        typer.echo(json_module.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         table = Table(title=printable(str(source)), title_justify="left")
         for header in ("check", "", "figure"):

@@ -9,12 +9,10 @@ import json
 import pytest
 import torch
 
-from nemo_elastic.cli.show import parse_count
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
@@ -144,17 +142,3 @@ def test_verify(run, family):
 def test_help_has_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0 and f"nemo-elastic {command} " in " ".join(out.split()).partition("Example")[2]
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
-)
-def test_counts(text, count):
-    assert parse_count("--params", text) == pytest.approx(count)
-
-
-@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
-def test_no_counts(text):
-    with pytest.raises(ElasticError, match="a number of parameters"):
-        parse_count("--params", text)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,45 +19,63 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import number, parse_float, parse_size
-from nemo_elastic.slicing.card import human_bytes
 
-from .show import parse_count
+from .card import human_bytes
 
-__all__ = ["Found", "Request", "find", "read_request", "read_subnet", "rest_of_path"]
+__all__ = ["Fit", "SizeLimit", "largest_within", "parse_count", "read_limit", "read_subnet", "rest_of_path"]
+
+_COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+def parse_count(option: str, text: str) -> float:
+    """Read a number of parameters: 6e9, 6B, 850M.
+
+    Raises:
+        ElasticError: It is none, or not above zero.
+    """
+    unit = _COUNTS.get(text[-1:].upper(), 1.0)
+    try:
+        count = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        count = 0.0
+    if not 0 < count < 1e18:
+        raise bad(option, text, "a number of parameters such as 6e9, 6B or 850M")
+    return count
 
 
 @dataclass(frozen=True)
-class Request:
+class SizeLimit:
     """A limit on the size.
 
     Attributes:
         option: as the user wrote it; value: what the user gave, as a number; asked: the same in words.
-        limit: the limit on `price`, in parameters or bytes.
-        told: says an amount of that in words.
+        most: the limit on `price`, in parameters or bytes.
+        in_words: says an amount of that in words.
         spec: what a deployment holds in memory, where that is limited.
     """
 
     option: str
     value: float
     asked: str
-    limit: float
+    most: float
     price: Callable[[Subnet], float]
-    told: Callable[[float], str]
+    in_words: Callable[[float], str]
     spec: MemorySpec | None = None
 
     def budget(self, name: str) -> Budget:
         """The same limit as a search takes it."""
         if self.spec is not None:
-            return Budget(name, memory={"size": f"{self.limit:.0f}B", **asdict(self.spec)})
+            return Budget(name, memory={"size": f"{self.most:.0f}B", **asdict(self.spec)})
         limit: dict[str, Any] = {self.option.removeprefix("--").replace("-", "_"): self.value}
         return Budget(name, **limit)
 
 
 @dataclass(frozen=True)
-class Found:
+class Fit:
     """The largest shape within a limit.
 
     Attributes:
+        limit: the limit.
         subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
         between: the members on either side; None where it is one.
         used: what it costs, in the unit of the limit.
@@ -65,7 +83,7 @@ class Found:
         whole: whether it is the parent.
     """
 
-    request: Request
+    limit: SizeLimit
     subnet: Subnet
     name: str
     between: tuple[str, str] | None
@@ -76,93 +94,79 @@ class Found:
     @property
     def below(self) -> float:
         """How far below the limit it is, as a share of the limit."""
-        return 1 - self.used / self.request.limit
+        return 1 - self.used / self.limit.most
 
     def __str__(self) -> str:
-        start = f"largest shape within {self.request.asked}: {self.name}"
+        start = f"largest shape within {self.limit.asked}: {self.name}"
         if self.larger is None:
             return f"{start}, {'the parent itself' if self.whole else 'the largest here'}, {self.below:.2%} below"
-        step = self.larger / self.request.limit - 1
+        step = self.larger / self.limit.most - 1
         return f"{start}, {self.below:.2%} below; the next larger one is {step:.2%} above"
 
     def to_json(self) -> dict[str, Any]:
         """Give what `slice --json` prints of it."""
         return {
-            "option": self.request.option,
-            "value": self.request.value,
-            "limit": self.request.limit,
+            "option": self.limit.option,
+            "value": self.limit.value,
+            "limit": self.limit.most,
             "below": self.below,
             "between": self.between,
             "larger": self.larger,
         }
 
 
-def read_request(
-    parent: Parent,
-    spec: MemorySpec,
-    params: str | None = None,
-    memory: str | None = None,
-    ratio: str | None = None,
-    active: str | None = None,
-) -> Request:
-    """Read the one of `--params`, `--active-params`, `--memory` and `--ratio` that is given.
+def read_limit(parent: Parent, spec: MemorySpec, given: Mapping[str, str | None]) -> SizeLimit:
+    """Read the limit of a size as it is written on a command line.
 
     Args:
         parent: Shape of the parent.
         spec: What a deployment holds in memory.
-        params: A number of parameters: 6e9, 6B.
-        memory: Bytes in service: 14GiB.
-        ratio: Share of the parent's parameters.
-        active: A number of parameters that one token meets.
+        given: One of `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB) and `--ratio`, a share of the
+            parent's parameters; others are None.
+
+    Raises:
+        ElasticError: The value is none.
     """
-
-    def count(subnet: Subnet) -> float:
-        return cost.parameters(parent, subnet)
-
-    def told(value: float) -> str:
-        return f"{value:,.0f} parameters"
-
-    if memory is not None:
-        size = parse_size("--memory", memory)
+    option, text = next((option, text) for option, text in given.items() if text is not None)
+    count = lambda subnet: cost.parameters(parent, subnet)  # noqa: E731
+    in_words = lambda value: f"{value:,.0f} parameters"  # noqa: E731
+    if option == "--memory":
+        value = parse_size(option, text)
         price = lambda subnet: cost.memory(parent, subnet, spec)  # noqa: E731
-        return Request("--memory", size, human_bytes(size), size, price, human_bytes, spec)
-    if active is not None:
-        value = parse_count("--active-params", active)
-        price = lambda subnet: cost.active_parameters(parent, subnet)  # noqa: E731
-        told_active = lambda value: f"{value:,.0f} active parameters"  # noqa: E731
-        return Request("--active-params", value, told_active(value), value, price, told_active)
-    if params is not None:
-        value = parse_count("--params", params)
-        return Request("--params", value, told(value), value, count, told)
-    share = parse_float(ratio or "")
-    share = number("--ratio", share, math.ulp(0.0), 1, "a share of the parent's parameters, above 0 and at most 1")
-    limit = share * count(parent.full)
-    return Request("--ratio", share, f"{share:g} of the parent ({told(limit)})", limit, count, told)
+        return SizeLimit(option, value, human_bytes(value), value, price, human_bytes, spec)
+    if option == "--ratio":
+        allowed = "a share of the parent's parameters, above 0 and at most 1"
+        share = number(option, parse_float(text), math.ulp(0.0), 1, allowed)
+        most = share * count(parent.full)
+        return SizeLimit(option, share, f"{share:g} of the parent ({in_words(most)})", most, count, in_words)
+    if option == "--active-params":
+        count = lambda subnet: cost.active_parameters(parent, subnet)  # noqa: E731
+        in_words = lambda value: f"{value:,.0f} active parameters"  # noqa: E731
+    value = parse_count(option, text)
+    return SizeLimit(option, value, in_words(value), value, count, in_words)
 
 
-def find(source: Shapes, request: Request) -> Found:
+def largest_within(source: Shapes, limit: SizeLimit) -> Fit:
     """The largest shape on the family's path, inside the source, within a limit.
 
     Raises:
         ElasticError: The source is one model, or even the smallest member is too large.
     """
     shapes = rest_of_path(source, "give a shape with --subnet")
-    at = shapes.fit(request.limit, request.price)
+    at = shapes.fit(limit.most, limit.price)
     if at is None:
         least = shapes.family.members[-1]
-        needed = request.told(request.price(least.subnet))
-        raise ElasticError(
-            f"{request.option}: {request.asked} is too little; the smallest, {least.name}, takes {needed}"
-        )
+        needed = limit.in_words(limit.price(least.subnet))
+        raise ElasticError(f"{limit.option}: {limit.asked} is too little; the smallest, {least.name}, takes {needed}")
     above, under = shapes.between(at)
     subnet = shapes[at]
-    return Found(
-        request,
+    return Fit(
+        limit,
         subnet,
         above if above == under else f"between {above} and {under}",
         None if above == under else (above, under),
-        request.price(subnet),
-        request.price(shapes[at - 1]) if at > 0 else None,
+        limit.price(subnet),
+        limit.price(shapes[at - 1]) if at > 0 else None,
         subnet == source.parent.full,
     )
 
@@ -180,11 +184,11 @@ def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     family = source.origin.family
     if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family; {instead}")
-    found = path(family, source.held)
-    if not found:
+    sizes = path(family, source.held)
+    if not sizes:
         least = family.members[-1].name
         raise ElasticError(f"{source.folder}: not even {least}, the smallest of its family, lies inside it; {instead}")
-    return found
+    return sizes
 
 
 @dataclass
@@ -214,9 +218,9 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
             return Subnet.from_json(data, parent)
         entry = known_fields(_Entry, data, "member")
         subnet = Subnet.from_json(entry["subnet"], parent)
-        told, count = entry.get("parameters"), cost.parameters(parent, subnet)
-        if told is not None and told != count:
-            raise bad("parameters", told, f"its shape has {count}")
+        given, count = entry.get("parameters"), cost.parameters(parent, subnet)
+        if given is not None and given != count:
+            raise bad("parameters", given, f"its shape has {count}")
         return subnet
     except ElasticError as exc:
         raise exc.within(file) from None

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.cli.sizes import find, read_request, read_subnet, rest_of_path
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.source import Origin, Shapes
+from nemo_elastic.slicing.by_size import largest_within, parse_count, read_limit, read_subnet, rest_of_path
 from tests.shapes import PARENT
 
 MEMBERS = {
@@ -31,60 +31,67 @@ SPEC = MemorySpec(batch=2, length=64)
 COUNTS = {name: parameters(PARENT, member) for name, member in MEMBERS.items()}
 
 
-def count(limit: float) -> Any:
-    return read_request(PARENT, SPEC, params=str(limit))
+def limit_of(limit: float) -> Any:
+    return read_limit(PARENT, SPEC, {"--params": str(limit)})
 
 
 def test_a_number_of_parameters_has_a_unit_or_none() -> None:
-    request = read_request(PARENT, SPEC, params="6B")
-    assert (request.option, request.limit, request.asked) == ("--params", 6e9, "6,000,000,000 parameters")
-    assert request.price(PARENT.full) == COUNTS["12b"]
+    limit = read_limit(PARENT, SPEC, {"--params": "6B"})
+    assert (limit.option, limit.most, limit.asked) == ("--params", 6e9, "6,000,000,000 parameters")
+    assert limit.price(PARENT.full) == COUNTS["12b"]
 
 
 def test_memory_is_that_of_a_deployment() -> None:
-    request = read_request(PARENT, SPEC, memory="14GiB")
-    assert (request.option, request.limit, request.asked) == ("--memory", 14 * 2**30, "14 GiB")
-    assert request.price(MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
+    limit = read_limit(PARENT, SPEC, {"--params": None, "--memory": "14GiB"})
+    assert (limit.option, limit.most, limit.asked) == ("--memory", 14 * 2**30, "14 GiB")
+    assert limit.price(MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
 
 
 def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
-    request = read_request(PARENT, SPEC, ratio="0.5")
-    assert (request.value, request.limit) == (0.5, COUNTS["12b"] / 2)
-    assert request.asked == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
-    assert read_request(PARENT, SPEC, ratio="1").limit == COUNTS["12b"]
+    limit = read_limit(PARENT, SPEC, {"--ratio": "0.5"})
+    assert (limit.value, limit.most) == (0.5, COUNTS["12b"] / 2)
+    assert limit.asked == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
+    assert read_limit(PARENT, SPEC, {"--ratio": "1"}).most == COUNTS["12b"]
 
 
 @pytest.mark.parametrize(
     "asked",
-    [{"ratio": "0"}, {"ratio": "1.01"}, {"ratio": "half"}, {"ratio": "nan"}, {"params": "0"}, {"memory": "14"}],
+    [
+        {"--ratio": "0"},
+        {"--ratio": "1.01"},
+        {"--ratio": "half"},
+        {"--ratio": "nan"},
+        {"--params": "0"},
+        {"--memory": "14"},
+    ],
 )
 def test_what_is_no_size_is_told_with_its_option(asked: dict[str, str]) -> None:
     (option,) = asked
-    with pytest.raises(ElasticError, match=f"^--{option}: .* is not allowed; "):
-        read_request(PARENT, SPEC, **asked)
+    with pytest.raises(ElasticError, match=f"^{option}: .* is not allowed; "):
+        read_limit(PARENT, SPEC, asked)
 
 
 def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
     prices = [parameters(PARENT, shape) for shape in path(FAMILY)]
     for at, price in enumerate(prices):
         for limit in (price, price + 1):
-            found = find(WHOLE, count(limit))
-            assert (found.subnet, found.used) == (path(FAMILY)[at], price) and found.used <= limit
-            assert found.larger == (None if at == 0 else prices[at - 1])
-            assert found.larger is None or found.larger > limit
+            fit = largest_within(WHOLE, limit_of(limit))
+            assert (fit.subnet, fit.used) == (path(FAMILY)[at], price) and fit.used <= limit
+            assert fit.larger == (None if at == 0 else prices[at - 1])
+            assert fit.larger is None or fit.larger > limit
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_member_that_fits_exactly_is_found_by_its_name(name: str) -> None:
-    found = find(WHOLE, count(COUNTS[name]))
-    assert (found.name, found.between, found.whole) == (name, None, name == "12b")
+    fit = largest_within(WHOLE, limit_of(COUNTS[name]))
+    assert (fit.name, fit.between, fit.whole) == (name, None, name == "12b")
 
 
 def test_a_shape_between_members_says_between_which() -> None:
-    found = find(WHOLE, count(COUNTS["9b"] - 1))
-    assert found.name == "between 9b and 6b" and found.between == ("9b", "6b")
-    told = found.to_json()
-    assert told["between"] == ("9b", "6b") and told["below"] == 1 - found.used / (COUNTS["9b"] - 1)
+    fit = largest_within(WHOLE, limit_of(COUNTS["9b"] - 1))
+    assert fit.name == "between 9b and 6b" and fit.between == ("9b", "6b")
+    told = fit.to_json()
+    assert told["between"] == ("9b", "6b") and told["below"] == 1 - fit.used / (COUNTS["9b"] - 1)
 
 
 def test_what_was_found_is_told_in_a_line() -> None:
@@ -92,13 +99,13 @@ def test_what_was_found_is_told_in_a_line() -> None:
     above = path(FAMILY)[path(FAMILY).fit(limit) - 1]  # pyright: ignore[reportOptionalOperand]
     step = parameters(PARENT, above) / limit - 1
     line = f"largest shape within {limit:,} parameters: 9b, 0.00% below; the next larger one is {step:.2%} above"
-    assert str(find(WHOLE, count(limit))) == line
-    assert str(find(WHOLE, count(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
+    assert str(largest_within(WHOLE, limit_of(limit))) == line
+    assert str(largest_within(WHOLE, limit_of(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
 
 
 def test_a_limit_below_the_smallest_member_is_told_with_what_that_takes() -> None:
     with pytest.raises(ElasticError, match=rf"^--params: .* is too little; the smallest, 6b, takes {COUNTS['6b']:,} "):
-        find(WHOLE, count(COUNTS["6b"] - 1))
+        largest_within(WHOLE, limit_of(COUNTS["6b"] - 1))
 
 
 def held(member: Subnet) -> Shapes:
@@ -108,8 +115,8 @@ def held(member: Subnet) -> Shapes:
 def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:
     rest = rest_of_path(held(MEMBERS["9b"]), "")
     assert rest[0] == MEMBERS["9b"] and rest[-1] == MEMBERS["6b"] and all(shape <= MEMBERS["9b"] for shape in rest)
-    found = find(held(MEMBERS["9b"]), count(COUNTS["12b"]))
-    assert found.subnet == MEMBERS["9b"] and str(found).endswith(f"9b, the largest here, {found.below:.2%} below")
+    fit = largest_within(held(MEMBERS["9b"]), limit_of(COUNTS["12b"]))
+    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest here, {fit.below:.2%} below")
 
 
 def test_one_model_alone_has_no_path_and_it_says_what_to_do_instead() -> None:
@@ -147,3 +154,17 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
 def test_a_file_that_is_no_shape_of_the_parent_is_told_by_its_name(tmp_path: Path, content: Any, told: str) -> None:
     with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{told}"):
         read_subnet(file(tmp_path, content), PARENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
+)
+def test_counts(text: str, count: float) -> None:
+    assert parse_count("--params", text) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(ElasticError, match="a number of parameters"):
+        parse_count("--params", text)

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nemo_elastic.cli.within import within
+from nemo_elastic.cli.options import check_one_size, within
 from nemo_elastic.errors import ElasticError
 
 
@@ -49,3 +49,13 @@ def test_a_command_refuses_a_value_before_it_does_anything() -> None:
     refused = CliRunner().invoke(app, ["--count", "10"]).exception
     assert isinstance(refused, ElasticError) and done == [7]
     assert "How many." in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"), [({}, ""), ({"--params": "1", "--ratio": "1"}, ", not --params and --ratio")]
+)
+def test_one_size_is_asked_for(given: dict[str, str], wrong: str) -> None:
+    ways = {"--params": None, "--ratio": None} | given
+    with pytest.raises(ElasticError, match=f"^slice: give exactly one of --params, --ratio{wrong} \\(once\\)$"):
+        check_one_size("slice", ways, " (once)")
+    check_one_size("slice", {"--params": None, "--ratio": "0.5"})

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands have, each defined once, and checks of values that the parser does not make.
+
+Options that are counts have a lowest and a highest value, and say so in one line before anything is done. The highest
+values are above any use and below what would fill a memory, hang, or leave 64 bits on the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.values import integer, number
+
+__all__ = [
+    "BATCH",
+    "BATCH_SERVED",
+    "BATCH_SIZE",
+    "CONFIG",
+    "CONTEXT",
+    "FAMILY_DEVICE",
+    "LENGTH_SERVED",
+    "SEEDS",
+    "TOKENS",
+    "as_json",
+    "check_one_size",
+    "force",
+    "out",
+    "print_json",
+    "size_options",
+    "within",
+]
+
+#: sequences at once, and tokens of a sequence or a text; the largest seed
+BATCH, TOKENS, SEEDS = 10**6, 10**9, 2**53
+
+
+def within(low: float, high: float, name: str, help: str) -> Any:
+    """An option for a whole number, or for any number where a bound is a float.
+
+    Args:
+        low: The lowest value that it may have.
+        high: The highest.
+        name: Its name with dashes.
+        help: Its help; the bounds are in the line that a value outside of them gets.
+    """
+
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(low, float) or isinstance(high, float):
+            return number(name, value, low, high, f"a number from {low:g} to {high:g}")
+        return integer(name, value, low, f"a whole number from {low} to {high}", high)
+
+    return typer.Option(name, callback=check, help=help)
+
+
+CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
+FAMILY_DEVICE = typer.Option("--device", help="Where the family runs: cpu, cuda, cuda:1.")
+BATCH_SIZE = within(1, BATCH, "--batch", "Sequences at once.")
+CONTEXT = within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")
+BATCH_SERVED = within(1, BATCH, "--batch", "Sequences served at once, for the memory.")
+LENGTH_SERVED = within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")
+
+
+def out(help: str = "The folder to write.", **more: Any) -> Any:
+    """`--out`: what is written."""
+    return typer.Option("--out", help=help, **more)
+
+
+def force(what: str = "an existing folder") -> Any:
+    """`--force`: what it replaces, in words."""
+    return typer.Option("--force", help=f"Replace {what}.")
+
+
+def as_json(what: str = "it", more: str = "") -> Any:
+    """`--json`: what is printed, in words."""
+    return typer.Option("--json", help=f"Print {what} as JSON{more}.")
+
+
+def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any]:
+    """`--params`, `--active-params`, `--ratio` and `--memory`.
+
+    Args:
+        shapes: What is looked for: "Shapes".
+        served: The same as the subject of the sentence on memory: "Shapes that are".
+    """
+    return (
+        typer.Option("--params", help=f"{shapes} of at most so many parameters: 7e9, 7B."),
+        typer.Option("--active-params", help=f"{shapes} in which a token meets at most so many: 2.8e9, 2.8B."),
+        typer.Option("--ratio", help=f"{shapes} of at most this share of the parent's parameters: 0.6."),
+        typer.Option("--memory", help=f"{served} served in so much memory: 14GiB."),
+    )
+
+
+def check_one_size(command: str, ways: Mapping[str, Any], more: str = "") -> None:
+    """Refuse none, or several, of the ways to name a size.
+
+    Args:
+        command: Its name.
+        ways: Option -> what was given.
+        more: Put behind the sentence.
+
+    Raises:
+        ElasticError: With all of them, and those that were given.
+    """
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        wrong = f", not {' and '.join(given)}" if given else ""
+        raise ElasticError(f"{command}: give exactly one of {', '.join(ways)}{wrong}{more}")
+
+
+def print_json(value: Any) -> None:
+    """What a command prints with `--json`."""
+    typer.echo(json.dumps(value, indent=2))
