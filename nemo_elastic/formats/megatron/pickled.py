@@ -1,19 +1,21 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles of checkpoints read as data, by an interpreter of the few opcodes that describe values.
+"""Pickles of checkpoints read as data, by Python's own reader without what calls or imports.
 
-Python's own reader imports what a pickle names and calls it. This one does neither, for it has nothing to do it with:
-a name stays a `Named`, what would be called becomes a `Made` that says so, and every other value is a plain number,
-text, bytes, tuple, list or dict. Refused is all else: opcodes that describe no value, names that are not on the
+`pickle._Unpickler` is the reader in Python; here it knows only the opcodes that describe values. What would import
+or call is replaced: a name stays a `Named`, what would be called becomes a `Made` that says so, and every other value
+is a plain number, text, bytes, tuple, list or dict. Refused is all else: other opcodes, names that are not on the
 caller's list or are not used as their `Form` says, and what is too large.
 
-megatron-core gives to Python's reader what has passed here. So what that one would take otherwise is refused, too, and
-so is what would cost it more than the pickle's own length: keys that take long to hash or to tell apart, copies of
-copies, values that are short written with references and endless without.
+megatron-core gives to Python's fast reader what has passed here. So what would cost that one more than the pickle's
+own length is refused, too: numbers of a memo that it would make room for, keys that take long to hash or to tell
+apart, copies of copies, values that are short written with references and endless without.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import pickletools
 import struct
 from collections import Counter
@@ -25,12 +27,10 @@ from typing import Any
 Name = tuple[str, str]
 Check = Callable[[Any], bool]
 
-#: opcodes that a pickle may have: a 12B on 64 GPUs takes about two million, which are two seconds here
+#: opcodes that a pickle may have: a 12B on 64 GPUs takes about two million, which are three seconds here
 MOST = 2**24
 #: what stands for a tensor's values, which lie beside the pickle
 STORED: Name = ("", "stored beside the pickle")
-#: bytes of an integer: sizes of files fit
-_LONG = 9
 #: how bytes are written before protocol 3
 ENCODE: Name = ("_codecs", "encode")
 #: a mapping that is made by a call, and the record that is a key
@@ -40,7 +40,13 @@ _FOLD, _FREE = 4, 2**12
 #: of values in each other; and of keys with the same hash
 _DEPTH, _ALIKE = 50, 16
 _CODE = {op.name: ord(op.code) for op in pickletools.opcodes}
-_STOP = _CODE["STOP"]
+#: opcodes that describe values, as Python's reader knows them
+_PLAIN = (
+    "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+    "SHORT_BINBYTES", "BINBYTES", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "EMPTY_DICT",
+    "APPEND", "APPENDS", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL",
+    "BINPERSID",
+)  # fmt: skip
 
 
 class PickleError(ValueError):
@@ -98,20 +104,13 @@ def read_pickle(data: bytes, forms: Mapping[Name, Form], most: int = MOST, store
     Raises:
         PickleError: it is no whole pickle, or has what is no plain data.
     """
-    machine = _Machine(data, forms, stored)
-    steps = machine.steps()
+    reader = _Reader(data, forms, most, stored)
     try:
-        for _ in range(most):
-            code = data[machine.at]
-            machine.at += 1
-            if code == _STOP:
-                return machine.whole()
-            steps[code]()
+        return reader.whole()
     except PickleError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, struct.error):
+    except (LookupError, TypeError, ValueError, AttributeError, EOFError, struct.error, pickle.UnpicklingError):
         raise PickleError("it is cut off or damaged") from None
-    raise PickleError(f"it has more than {most} opcodes")
 
 
 class _Unfolded:
@@ -143,126 +142,85 @@ class _Unfolded:
         return self.known[id(value)]
 
 
-class _Machine:
-    """The stack machine that a pickle is a program of; one method for each opcode, or for a family of them."""
+class _Memo(dict[int, Any]):
+    """What is held twice, by its number: Python's fast reader makes room for all numbers below."""
 
-    def __init__(self, data: bytes, forms: Mapping[Name, Form], stored: Check | None) -> None:
-        self.data, self.at, self.forms, self.are_stored = data, 0, forms, stored
+    def __setitem__(self, number: int, value: Any) -> None:
+        if number > len(self):
+            raise PickleError("it counts what it holds twice in another order than it comes")
+        super().__setitem__(number, value)
+
+
+class _Steps(dict[int, Callable[[Any], None]]):
+    """What to do at each opcode, so many times in all."""
+
+    def __init__(self, steps: Mapping[int, Callable[[Any], None]], most: int) -> None:
+        super().__init__(steps)
+        self.most = self.left = most
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise PickleError(f"it has more than {self.most} opcodes")
+        step = self.get(code)
+        if step is None:
+            raise PickleError(f"it has the opcode {bytes([code])!r}, which describes no data")
+        return step
+
+
+class _Reader(pickle._Unpickler):
+    """Python's reader in which a call is a record, and a name a name."""
+
+    stack: list[Any]
+    metastack: list[list[Any]]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, data: bytes, forms: Mapping[Name, Form], most: int, stored: Check | None) -> None:
+        self.file = io.BytesIO(data)
+        super().__init__(self.file)
+        self.size, self.forms, self.are_stored = len(data), forms, stored
         self.left = _FOLD * len(data) + _FREE  # characters that calls may copy
         self.alike: Counter[int] = Counter()
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-
-    def steps(self) -> list[Callable[[], None]]:
-        """What to do at each opcode, by its number."""
-        known = {
-            "PROTO": self.proto, "FRAME": self.frame, "MARK": self.mark,
-            "NONE": lambda: self.stack.append(None),
-            "NEWTRUE": lambda: self.stack.append(True), "NEWFALSE": lambda: self.stack.append(False),
-            "BININT": lambda: self.fixed(4, True), "BININT1": lambda: self.fixed(1, False),
-            "BININT2": lambda: self.fixed(2, False), "LONG1": self.long, "BINFLOAT": self.real,
-            "SHORT_BINUNICODE": lambda: self.text(1), "BINUNICODE": lambda: self.text(4),
-            "SHORT_BINBYTES": lambda: self.bytes(1), "BINBYTES": lambda: self.bytes(4),
-            "EMPTY_TUPLE": lambda: self.stack.append(()), "TUPLE1": lambda: self.tuple(1),
-            "TUPLE2": lambda: self.tuple(2), "TUPLE3": lambda: self.tuple(3),
-            "TUPLE": self.tuple_of_marked,
-            "EMPTY_LIST": lambda: self.stack.append([]), "EMPTY_DICT": lambda: self.stack.append({}),
-            "APPEND": lambda: self.extend([self.stack.pop()]), "APPENDS": lambda: self.extend(self.marked()),
-            "SETITEM": self.item, "SETITEMS": lambda: self.update(self.marked()),
-            "MEMOIZE": self.memoize, "BINPUT": lambda: self.put(1), "LONG_BINPUT": lambda: self.put(4),
-            "BINGET": lambda: self.get(1), "LONG_BINGET": lambda: self.get(4),
-            "GLOBAL": self.line, "STACK_GLOBAL": self.named,
-            "REDUCE": lambda: self.call(False), "NEWOBJ": lambda: self.call(True),
-            "BUILD": self.build, "BINPERSID": self.stored,
-        }  # fmt: skip
-        by_number: list[Callable[[], None]] = [self.no_data] * 256
-        for name, step in known.items():
-            by_number[_CODE[name]] = step
-        return by_number
-
-    def no_data(self) -> None:
-        raise PickleError(f"it has the opcode {self.data[self.at - 1 : self.at]!r}, which describes no data")
+        self.memo = _Memo()
+        self.dispatch = _Steps(_STEPS, most)  # pyright: ignore[reportAttributeAccessIssue]
 
     def whole(self) -> Any:
         """What the pickle is of; it ends here, and nothing is left over."""
-        value = self.stack.pop()
-        if self.stack or self.outer or self.at != len(self.data):
+        value = self.load()
+        if self.stack or self.metastack or self.file.tell() != self.size:
             raise PickleError("it goes on behind its end")
-        if _Unfolded(self.forms).of(value)[0] > _FOLD * len(self.data) + _FREE:
+        if _Unfolded(self.forms).of(value)[0] > _FOLD * self.size + _FREE:
             raise PickleError("it stands for much more than it holds")
         return value
 
-    # ------------------------------------------------------------------ numbers and texts
-
-    def take(self, length: int) -> bytes:
-        found = self.data[self.at : self.at + length]
-        if len(found) != length:
-            raise PickleError("it is cut off or damaged")
-        self.at += length
-        return found
-
-    def count(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def proto(self) -> None:
-        if self.count(1) > 5 or self.at != 2:
+    def load_proto(self) -> None:
+        if self.read(1)[0] > 5 or self.file.tell() != 2:
             raise PickleError("it is of a protocol that no checkpoint is written in")
 
-    def frame(self) -> None:
-        if self.count(8) > len(self.data) - self.at:
+    def load_frame(self) -> None:
+        if int.from_bytes(self.read(8), "little") > self.size - self.file.tell():
             raise PickleError("it is cut off or damaged")
 
-    def fixed(self, size: int, signed: bool) -> None:
-        self.stack.append(int.from_bytes(self.take(size), "little", signed=signed))
+    def load_short_text(self) -> None:
+        self.append(self.read(self.read(1)[0]).decode())
 
-    def long(self) -> None:
-        size = self.count(1)
-        if size > _LONG:
-            raise PickleError(f"it has an integer of {size} bytes")
-        self.fixed(size, True)
+    def load_text(self) -> None:
+        self.append(self.read(int.from_bytes(self.read(4), "little")).decode())
 
-    def real(self) -> None:
-        self.stack.append(struct.unpack(">d", self.take(8))[0])
+    # ------------------------------------------------------------------ mappings
 
-    def text(self, size: int) -> None:
-        self.stack.append(self.take(self.count(size)).decode("utf-8"))
-
-    def bytes(self, size: int) -> None:
-        self.stack.append(self.take(self.count(size)))
-
-    # ------------------------------------------------------------------ collections
-
-    def mark(self) -> None:
-        self.outer.append(self.stack)
-        self.stack = []
-
-    def marked(self) -> list[Any]:
-        items = self.stack
-        self.stack = self.outer.pop()
-        return items
-
-    def tuple(self, size: int) -> None:
-        if len(self.stack) < size:
-            raise PickleError("it is cut off or damaged")
-        self.stack[-size:] = [tuple(self.stack[-size:])]
-
-    def tuple_of_marked(self) -> None:
-        items = self.marked()
-        self.stack.append(tuple(items))
-
-    def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise PickleError("it adds to what is no list")
-        self.stack[-1].extend(items)
-
-    def item(self) -> None:
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self.update([key, value])
 
+    def load_setitems(self) -> None:
+        self.update(self.pop_mark())
+
     def update(self, items: list[Any]) -> None:
         owner = self.stack[-1]
-        inner = owner if type(owner) is dict else owner.state if self.ordered(owner) else None
+        inner = owner if type(owner) is dict else owner.state if self.is_ordered(owner) else None
         if inner is None:
             raise PickleError("it sets items of what is no mapping")
         for key in items[::2]:
@@ -274,7 +232,7 @@ class _Machine:
         return type(named) is Named and self.forms[named.kind].value
 
     @staticmethod
-    def ordered(value: Any) -> bool:
+    def is_ordered(value: Any) -> bool:
         return type(value) is Made and value.kind == _ORDERED
 
     def check_key(self, key: Any) -> None:
@@ -288,38 +246,23 @@ class _Machine:
         elif type(key) is not tuple or len(key) != 2 or not all(map(self.is_value, key)):  # dtypes of buckets
             raise PickleError(f"it has a key that is a {type(key).__name__}")
 
-    # ------------------------------------------------------------------ what is held twice
-
-    def memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def put(self, size: int) -> None:
-        number = self.count(size)
-        if number > len(self.memo):  # Python's reader makes room for all below
-            raise PickleError("it counts what it holds twice in another order than it comes")
-        self.memo[number] = self.stack[-1]
-
-    def get(self, size: int) -> None:
-        self.stack.append(self.memo[self.count(size)])
-
     # ------------------------------------------------------------------ names and calls
 
-    def line(self) -> None:
-        end = self.data.index(b"\n", self.data.index(b"\n", self.at) + 1)
-        module, name = self.data[self.at : end].decode("utf-8").split("\n")
-        self.at = end + 1
-        self.allowed(module, name)
-
-    def named(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        if type(name) is not str or type(module) is not str:
-            raise PickleError("it names what is no name")
-        self.allowed(module, name)
-
-    def allowed(self, module: str, name: str) -> None:
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.forms:
             raise PickleError(f"it names {module}.{name}")
-        self.stack.append(Named((module, name)))
+        return Named((module, name))
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self.are_stored is None or not self.are_stored(pid):
+            raise PickleError("it has values beside it that are not there")
+        return Made(STORED, (pid,))
+
+    def load_reduce(self) -> None:
+        self.call(False)
+
+    def load_newobj(self) -> None:
+        self.call(True)
 
     def call(self, anew: bool) -> None:
         arguments, named = self.stack.pop(), self.stack.pop()
@@ -330,11 +273,11 @@ class _Machine:
             raise PickleError(f"it calls {'.'.join(named.kind)} otherwise than checkpoints do")
         self.copied(arguments)
         if named.kind == ENCODE:
-            self.stack.append(arguments[0].encode("latin-1"))
+            self.append(arguments[0].encode("latin-1"))
         else:
-            self.stack.append(Made(named.kind, arguments, {} if named.kind == _ORDERED else None))
+            self.append(Made(named.kind, arguments, {} if named.kind == _ORDERED else None))
 
-    def build(self) -> None:
+    def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         form = self.forms.get(made.kind) if type(made) is Made else None
         if form is None or form.state is None or made.state is not None:
@@ -351,8 +294,11 @@ class _Machine:
         if self.left < 0:
             raise PickleError("it copies much more than it holds")
 
-    def stored(self) -> None:
-        about = self.stack.pop()
-        if self.are_stored is None or not self.are_stored(about):
-            raise PickleError("it has values beside it that are not there")
-        self.stack.append(Made(STORED, (about,)))
+
+_STEPS: Mapping[int, Callable[[Any], None]] = {
+    **{_CODE[name]: pickle._Unpickler.dispatch[_CODE[name]] for name in _PLAIN},
+    _CODE["PROTO"]: _Reader.load_proto, _CODE["FRAME"]: _Reader.load_frame,
+    _CODE["SHORT_BINUNICODE"]: _Reader.load_short_text, _CODE["BINUNICODE"]: _Reader.load_text,
+    _CODE["SETITEM"]: _Reader.load_setitem, _CODE["SETITEMS"]: _Reader.load_setitems,
+    _CODE["REDUCE"]: _Reader.load_reduce, _CODE["NEWOBJ"]: _Reader.load_newobj, _CODE["BUILD"]: _Reader.load_build,
+}  # fmt: skip
