@@ -27,6 +27,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.budget": (_C + "budget",),
     "nemo_elastic.checks": (_IO + "values",),
     "nemo_elastic.cost": (_C + "cost",),
+    "nemo_elastic.data.megatron": (_N + "folder_data",),
     "nemo_elastic.export": (),
     "nemo_elastic.export.card": (_S + "card",),
     "nemo_elastic.export.checksums": (_F + "checksums",),

@@ -15,7 +15,12 @@ from nemo_elastic.moved import MOVED
 
 PACKAGE = Path(nemo_elastic.__file__).parent
 #: only below these may a module import NeMo or Megatron when it is itself imported
-TRAINING = ("nemo_elastic.megatron", "nemo_elastic.hosts", "nemo_elastic.data.megatron", "nemo_elastic.rehearsal")
+TRAINING = (
+    "nemo_elastic.megatron",
+    "nemo_elastic.hosts",
+    "nemo_elastic.hosts.nemo.folder_data",
+    "nemo_elastic.rehearsal",
+)
 NEMO = ("nemo", "megatron", "lightning", "pytorch_lightning", "nemo_run", "modelopt", "transformer_engine")
 #: only vLLM imports these, in an environment of its own
 INSIDE_VLLM = "nemo_elastic.serving.engine"

@@ -13,8 +13,7 @@ import numpy as np
 from benchmarks.study.context import LENGTH, SHORT, WORDS, documents
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.recall import build_recall
-from nemo_elastic.data.words import build_words
+from nemo_elastic.demo.facts import build_recall, build_words
 
 #: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
 DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}

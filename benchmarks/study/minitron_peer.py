@@ -107,7 +107,7 @@ def training_tokens(data: str | Path, seq_length: int, sequences: int, seed: int
     """[n, s]: the first training sequences of a run with this order."""
     import fiddle
 
-    from nemo_elastic.data.megatron import pretraining_data
+    from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.megatron.data import dataset_tokens
 
     module = fiddle.build(

@@ -194,8 +194,8 @@ def heldout(
     import torch.nn.functional as F
 
     from benchmarks.study.evaluate import dense
-    from nemo_elastic.data.megatron import pretraining_data
     from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.megatron.data import dataset_tokens
 
     config = pretraining_data(

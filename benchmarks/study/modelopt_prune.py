@@ -34,7 +34,7 @@ def main(job: dict[str, Any]) -> None:
     from nemo.collections.llm.modelopt.prune import PruningConfig, pruner
 
     from benchmarks.study.modelopt_targets import DIVISORS
-    from nemo_elastic.data.megatron import pretraining_data
+    from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.io.atomic import atomic_dir
     from nemo_elastic.megatron.platform.device import cuda_as_cpu
 

@@ -2,6 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text to tokens: a corpus that is on every machine, worked problems, a tokenizer, Megatron token files.
 
-`build.build_data` makes a folder, `folder.DataFolder` reads one, `megatron.pretraining_data` gives it to NeMo,
-`bigram.bigram_loss` says what a model has to beat.
+`build.build_data` makes a folder, `folder.DataFolder` reads one. Who trains on it stands in `hosts`.
 """

@@ -17,9 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import read_text
-
-from ..errors import ElasticError, bad
 
 #: Share of the documents that is held out, in thousandths.
 HELD_OUT_PER_MILLE = 60

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_elastic.core.family import known_fields
+from nemo_elastic.data.bpe import MAX_VOCAB, MIN_VOCAB
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, load_tokenizer
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
 
-from ..errors import ElasticError, bad
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
-from .tokenizer import MAX_VOCAB, MIN_VOCAB
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import check_no_holes, open_regular
-
-from ..errors import ElasticError, bad
 
 __all__ = ["Index", "check_prefix", "count_tokens", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 

@@ -5,6 +5,9 @@
 The questions come from reasoning-gym; the steps are derived from what its generators tell about a question, and every
 answer is checked by the generator's own scoring. A question is held out by the hash of its own text, so no seed, no
 order and no amount of generated problems can bring a held-out question into training.
+
+A solver sees only a generator's metadata and returns (question, steps, answer). The written forms are short, because
+the tiny models that learn them see a few hundred thousand tokens of them: digits are one token each, words one or two.
 """
 
 from __future__ import annotations
@@ -12,12 +15,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import ElasticError, bad
-from .tasks import TASKS
+from nemo_elastic.errors import ElasticError, bad
 
 #: A problem of at most this many tokens is `short`: it fits the context of the parent and of stage 1.
 SHORT_TOKENS = 128
@@ -27,6 +29,12 @@ LONG_TOKENS = 500
 HELD_OUT_PER_MILLE = 100
 
 _ANSWER = re.compile(r"^(?:steps:)? ?answer: (.*)\n", re.MULTILINE)
+
+Solved = tuple[str, list[str], str]
+
+_SIDES = ("top", "right", "front", "left", "back", "bottom")
+_MACHINES = "ABCXYZ"
+_OPPOSITE = {"front": "back", "back": "front", "left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -149,3 +157,136 @@ def short_weights() -> dict[tuple[str, int], float]:
 def long_weights() -> dict[tuple[str, int], float]:
     """The mixture for long contexts: every level from the third on, alike."""
     return {(name, level): 1.0 for name, task in TASKS.items() for level in range(3, len(task.levels) + 1)}
+
+
+# ------------------------------------------------------------------ the tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of reasoning-gym.
+
+    Attributes:
+        solve: From an entry's metadata to question, steps and answer.
+        levels: Options of the generator, easiest first; the first must be within reach of a tiny model.
+        to_gym: From our answer to the form that the generator's scoring reads.
+    """
+
+    solve: Callable[[dict[str, Any]], Solved]
+    levels: tuple[dict[str, int], ...]
+    to_gym: Callable[[str], str] = str
+
+
+def chain_sum(metadata: dict[str, Any]) -> Solved:
+    """`12+34-5`: one line per running sum."""
+    first, *rest = metadata["expression"].split()
+    total, steps = int(first), []
+    for operator, term in zip(rest[::2], rest[1::2], strict=True):
+        after = total + int(term) if operator == "+" else total - int(term)
+        steps.append(f"{total}{operator}{term}={after}")
+        total = after
+    return "".join((first, *rest)), steps, str(total)
+
+
+def gcd(metadata: dict[str, Any]) -> Solved:
+    """`gcd 48 18`: Euclid's remainders."""
+    a, b = sorted(metadata["numbers"], reverse=True)
+    question, steps = f"gcd {a} {b}", []
+    while b:
+        steps.append(f"{a}%{b}={a % b}")
+        a, b = b, a % b
+    return question, steps, str(a)
+
+
+def number_sorting(metadata: dict[str, Any]) -> Solved:
+    """`sort up 71 5 23`: take the next one, and write down what is left."""
+    left = [int(float(number)) for number in metadata["original_numbers"]]
+    up = metadata["direction"] == "ascending"
+    question = f"sort {'up' if up else 'down'} {_join(left)}"
+    answer, steps = sorted(left, reverse=not up), []
+    for number in answer[:-1]:
+        left.remove(number)
+        steps.append(f"take {number} left {_join(left)}")
+    return question, steps, _join(answer)
+
+
+def string_splitting(metadata: dict[str, Any]) -> Solved:
+    """`machines A2 B1`: which machines and parts there are after every rule applied, zeros left out."""
+    first, *states = metadata["states"]
+    steps = [_counts(state) for state in states or [first]]  # no rule may apply, but there is always a step
+    return f"machines {_counts(first)}", steps, _counts(metadata["solution"])
+
+
+def color_cube_rotation(metadata: dict[str, Any]) -> Solved:
+    """`cube … turn front left ask back`: all six sides after every turn, in the order of reasoning-gym."""
+    cube = dict(metadata["initial_state"])
+    turns, asked = metadata["rotations"], metadata["target_side"]
+    question = f"cube {_colors(cube)} turn {' '.join(turns)} ask {asked}"
+    steps = []
+    for side in turns:
+        if side == "bottom":
+            cube.update(top=cube["bottom"], bottom=cube["top"], front=cube["back"], back=cube["front"])
+        else:
+            other = _OPPOSITE[side]
+            cube.update({"top": cube[side], side: cube["bottom"], "bottom": cube[other], other: cube["top"]})
+        steps.append(_colors(cube))
+    return question, steps, cube[asked]
+
+
+def _join(numbers: list[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _counts(state: list[int]) -> str:
+    return " ".join(f"{name}{count}" for name, count in zip(_MACHINES, state, strict=True) if count) or "none"
+
+
+def _all_counts(counts: str) -> str:
+    found = {part[0]: part[1:] for part in counts.split() if part != "none"}
+    return " ".join(found.get(name, "0") for name in _MACHINES)
+
+
+def _colors(cube: dict[str, str]) -> str:
+    return " ".join(cube[side] for side in _SIDES)
+
+
+def _terms(low: int, high: int, digits: int = 2) -> dict[str, int]:
+    return {"min_terms": low, "max_terms": high, "min_digits": digits, "max_digits": digits}
+
+
+def _values(high: int) -> dict[str, int]:
+    return {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": high}
+
+
+def _numbers(low: int, high: int, largest: int = 99) -> dict[str, int]:
+    decimals = {"min_decimals": 0, "max_decimals": 0}
+    return {"min_numbers": low, "max_numbers": high, "min_value": 0, "max_value": largest, **decimals}
+
+
+def _machines(low: int, high: int) -> dict[str, int]:
+    return {"min_initial_machines": low, "max_initial_machines": high}
+
+
+def _turns(low: int, high: int) -> dict[str, int]:
+    return {"min_rotations": low, "max_rotations": high}
+
+
+# The first level of each but the last is a table of up to 200 questions: a model that cannot copy from its context yet
+# can still learn it. Levels 1 to 3 are mostly short, from 4 on long.
+TASKS: dict[str, Task] = {
+    "chain_sum": Task(chain_sum, (_terms(2, 2, 1), _terms(2, 2), _terms(3, 5), _terms(8, 16), _terms(18, 32))),
+    "gcd": Task(gcd, (_values(12), _values(60), _values(1000), _values(10**6), _values(10**8))),
+    "number_sorting": Task(
+        number_sorting,
+        (_numbers(2, 2, 9), _numbers(3, 3), _numbers(4, 6), _numbers(7, 10), _numbers(11, 14)),
+        lambda answer: str(answer.split()),
+    ),
+    "string_splitting": Task(
+        string_splitting,
+        (_machines(0, 2), _machines(1, 4), _machines(3, 6), _machines(5, 9), _machines(8, 12)),
+        _all_counts,
+    ),
+    "color_cube_rotation": Task(
+        color_cube_rotation, (_turns(1, 1), _turns(2, 3), _turns(5, 8), _turns(12, 18), _turns(24, 48))
+    ),
+}

@@ -34,7 +34,7 @@ def run_context(out: Path, settings: RecallSettings, tell: Callable[[str], None]
         {"short", "whole": tokens of a piece and of a text, "levels": largest distances, "rows": [{"member",
         "stages": "short" or "whole" for each, "answers": [[right, asked] of each level]}]}.
     """
-    from nemo_elastic.data.recall import build_recall
+    from nemo_elastic.demo.facts import build_recall
 
     short, long = settings.texts
     data = out / "data"
@@ -124,7 +124,7 @@ def _answers(data: Path, checkpoint: Path, settings: RecallSettings) -> dict[str
     """Of every member of a checkpoint, (right, asked) by distance."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.data.recall import documents
+    from nemo_elastic.demo.facts import documents
     from nemo_elastic.evaluation.recall import right_by_distance
     from nemo_elastic.formats.megatron.family import checkpoint_members
     from nemo_elastic.formats.megatron.read import read_checkpoint

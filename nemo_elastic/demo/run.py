@@ -118,7 +118,7 @@ class Demo:
 
     def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
         from nemo_elastic.core.manifest import Family
-        from nemo_elastic.data.tokenizer import EOS_ID, PAD_ID
+        from nemo_elastic.data.bpe import EOS_ID, PAD_ID
         from nemo_elastic.formats.megatron.read import read_checkpoint
         from nemo_elastic.formats.megatron.shape import parent_of
         from nemo_elastic.hosts.nemo.checkpoint.family import export_family
@@ -160,7 +160,7 @@ class Demo:
             self.tell(f"{member.name}: {cut.parameters:,} parameters, {member.subnet.pattern}")
 
     def _metrics(self, data: Any, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-        from nemo_elastic.data.bigram import bigram_loss
+        from nemo_elastic.demo.bigram import bigram_loss
 
         heldout = [json.loads(x) for x in (self.out / "parent" / "metrics.jsonl").read_text().splitlines()]
         curve = [x["losses"]["parent"] for x in heldout if x["kind"] == "heldout"]

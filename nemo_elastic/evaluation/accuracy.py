@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.reasoning import Problem
-from nemo_elastic.data.tokenizer import EOS_ID
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.io.values import integer

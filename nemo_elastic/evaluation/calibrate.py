@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.tokenizer import EOS_ID
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.runtime.auto.calibration import LEAST, Calibration, fit

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model answers to the questions of `data.recall`, by how far back the answer stands."""
+"""What a model answers to the questions of `demo.facts`, by how far back the answer stands."""
 
 from __future__ import annotations
 

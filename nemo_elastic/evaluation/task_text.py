@@ -48,8 +48,8 @@ def _encoded(data: Path, source: Source) -> list[np.ndarray]:
     """Texts as tokens, each with the token behind it that ends a text."""
     import numpy as np
 
+    from nemo_elastic.data.bpe import encode
     from nemo_elastic.data.corpus import read_documents
-    from nemo_elastic.data.tokenizer import encode
     from nemo_elastic.runtime.companions import Companions
 
     companions = Companions.of(source)

@@ -16,11 +16,19 @@ STDLIB = Path(sysconfig.get_paths()["stdlib"])
 SMALL = {"vocab": 512, "held_out_problems": 24, "seed": 3}
 
 
+SOURCES = [STDLIB / "json", STDLIB / "email", STDLIB / "logging", STDLIB / "importlib"]
+
+
+def build_small(place: Path) -> DataFolder:
+    """The folder, in a place of its own."""
+    return build_data(place / "small", SOURCES, **SMALL)
+
+
 @pytest.fixture(scope="session")
 def small_sources() -> list[Path]:
-    return [STDLIB / "json", STDLIB / "email", STDLIB / "logging", STDLIB / "importlib"]
+    return SOURCES
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory, small_sources: list[Path]) -> DataFolder:
-    return build_data(tmp_path_factory.mktemp("data") / "small", small_sources, **SMALL)
+def small(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return build_small(tmp_path_factory.mktemp("data"))

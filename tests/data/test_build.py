@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nemo_elastic.data import build
+from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.corpus import read_corpus
 from nemo_elastic.data.folder import SPLITS, DataFolder
+from nemo_elastic.data.reasoning import TASKS
 from nemo_elastic.errors import ElasticError
 
 from .conftest import SMALL
@@ -99,3 +106,75 @@ def test_progress_is_told(small_sources: list[Path], tmp_path: Path) -> None:
     names = list(dict.fromkeys(name for name, _ in told))
     assert names[0] == "reading text" and names[-1] == "writing" and "making long problems" in names
     assert all(0 <= share <= 1 for _, share in told)
+
+
+# ------------------------------------------------------------------ from texts and problems to documents
+
+
+@pytest.fixture(scope="module")
+def pools(small: DataFolder) -> dict[str, build.Pool]:
+    return {length: build.fill_pool(small.tokenizer(), length, 1, 20_000, 60) for length in ("short", "long")}
+
+
+def test_pools_hold_what_was_asked_for(pools: dict[str, build.Pool]) -> None:
+    for length, pool in pools.items():
+        sizes = [len(ids) for ids in pool.train]
+        assert 20_000 <= sum(sizes) < 20_000 + max(sizes)
+        assert len(pool.held_out) >= 60
+        low, high = (1, 128) if length == "short" else (129, 500)
+        assert all(low <= size - 1 <= high for size in sizes)
+        assert all(ids[-1] == EOS_ID for ids in pool.train)
+        for problem, ids in pool.held_out.values():
+            assert problem.held_out and problem.length == length and problem.tokens == len(ids) - 1
+
+
+def test_nothing_held_out_is_trained_on(small: DataFolder, pools: dict[str, build.Pool]) -> None:
+    tokenizer = small.tokenizer()
+    held_out = {p.question for pool in pools.values() for p, _ in pool.held_out.values()}
+    for pool in pools.values():
+        texts = [tokenizer.decode(ids.tolist()) for ids in pool.train]
+        assert not held_out & {text.split("\n")[0].removeprefix("question: ") for text in texts}
+
+
+def test_pools_are_fixed_by_the_seed(small: DataFolder, pools: dict[str, build.Pool]) -> None:
+    again = build.fill_pool(small.tokenizer(), "short", 1, 20_000, 60)
+    assert all((a == b).all() for a, b in zip(pools["short"].train, again.train, strict=True))
+    other = build.fill_pool(small.tokenizer(), "short", 2, 20_000, 60)
+    assert [len(ids) for ids in other.train] != [len(ids) for ids in again.train]
+
+
+def test_chosen_problems_are_balanced(pools: dict[str, build.Pool]) -> None:
+    chosen = build.choose_problems(pools, 60)
+    assert len(chosen) == 60 == len({(p.task, p.question) for p in chosen})
+    assert Counter(p.length for p in chosen) == {"short": 40, "long": 20}
+    assert {p.task for p in chosen[:15]} == set(TASKS)
+    easiest = [p for p in chosen if p.level == 1]
+    assert {p.task for p in easiest} == set(TASKS) and len(easiest) >= 10
+    assert build.choose_problems(pools, 12) == chosen[:12]
+    assert build.choose_problems({"short": build.Pool(), "long": build.Pool()}, 12) == []
+
+
+def test_the_long_split_repeats_some_short_problems(pools: dict[str, build.Pool]) -> None:
+    problems = build.long_problems(pools, 10_000)
+    short = sum(len(ids) for ids in problems if len(ids) <= 129)
+    assert 10_000 <= sum(map(len, problems)) < 10_501
+    assert 0.19 < short / 10_000 < 0.22
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=5), st.integers(0, 30))
+def test_held_out_files_are_cut_and_no_problem_follows_half_a_file(sizes: list[int], count: int) -> None:
+    files = [np.append(np.arange(size) + 10_000 * (n + 1), EOS_ID) for n, size in enumerate(sizes)]
+    problems = [np.array([2, n + 100, EOS_ID]) for n in range(count)]
+    split = build.val_split(files, problems, 0)
+    assert all(0 < len(d) <= build.VAL_PIECE for d in split.documents)
+    stream = np.concatenate(split.documents)
+    assert sorted(stream) == sorted(np.concatenate([*files, *problems]))
+    assert all(stream[at - 1] == EOS_ID for at in np.flatnonzero(stream == 2) if at)
+    assert (split.problems, split.problem_tokens) == (count, 3 * count)
+
+
+def test_a_split_is_every_document_once() -> None:
+    files, problems = [np.array([n]) for n in range(5)], [np.array([n, n]) for n in range(5, 9)]
+    split = build.shuffled(files, problems, 0)
+    assert sorted(int(d[0]) for d in split.documents) == list(range(9))
+    assert (split.problems, split.problem_tokens) == (4, 8)

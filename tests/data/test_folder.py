@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, DataFolder
-from nemo_elastic.data.tokenizer import EOS_ID
 from nemo_elastic.errors import ElasticError
 
 

@@ -16,8 +16,8 @@ import torch
 
 from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.bpe import save_tokenizer, train_tokenizer
 from nemo_elastic.data.build import build_data
-from nemo_elastic.data.tokenizer import save_tokenizer, train_tokenizer
 from nemo_elastic.evaluation import answer_accuracy, perplexity
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.data.recall import WORDS, documents
+from nemo_elastic.demo.facts import WORDS, documents
 from nemo_elastic.evaluation.recall import right_by_distance
 
 LEVELS = (8, 32, 128)

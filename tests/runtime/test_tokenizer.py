@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from nemo_elastic.data.tokenizer import EOS, PAD
+from nemo_elastic.data.bpe import EOS, PAD
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family

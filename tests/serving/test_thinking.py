@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_elastic.data.tokenizer import train_tokenizer
+from nemo_elastic.data.bpe import train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime.tokenizer import FamilyTokenizer
 from nemo_elastic.serving.thinking import Thinking, check_ends, find_end, read_budget

@@ -14,9 +14,9 @@ from nemo import lightning as nl
 from nemo.collections import llm
 
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.megatron import pretraining_data
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.saved import choose
+from nemo_elastic.hosts.nemo.folder_data import pretraining_data
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .folder import DataFolder
+from nemo_elastic.data.folder import DataFolder
 
 __all__ = ["Bigram", "bigram_loss", "fit_bigram"]
 

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A data folder as NeMo's pre-training data: PreTrainingDataModule over Megatron's token files.
-
-The only module of this package that imports NeMo; import it inside functions.
-"""
+"""A data folder as NeMo's pre-training data: PreTrainingDataModule over Megatron's token files."""
 
 from __future__ import annotations
 
@@ -16,10 +13,9 @@ import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 
+from nemo_elastic.data.folder import SPLITS, DataFolder
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
-
-from ..errors import ElasticError, bad
-from .folder import SPLITS, DataFolder
 
 __all__ = ["FolderDataModule", "pretraining_data"]
 

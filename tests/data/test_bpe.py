@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_elastic.data.bpe import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, train_tokenizer
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.reasoning import Problem
-from nemo_elastic.data.tokenizer import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import load_tokenizer
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.tokenizer import EOS_ID
 from nemo_elastic.errors import ElasticError
+from tests.data.conftest import build_small
 
 pytestmark = pytest.mark.nemo
 
@@ -21,11 +22,16 @@ SIZES = {"seq_length": 64, "micro_batch_size": 2, "global_batch_size": 4, "num_t
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return build_small(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
 def module() -> Any:
     pytest.importorskip("nemo.collections.llm")
-    from nemo_elastic.data import megatron
+    from nemo_elastic.hosts.nemo import folder_data
 
-    return megatron
+    return folder_data
 
 
 def built(module: Any, folder: DataFolder, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import bad
+from nemo_elastic.errors import bad
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

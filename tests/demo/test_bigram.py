@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.data.bigram import Bigram, bigram_loss, fit_bigram
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.demo.bigram import Bigram, bigram_loss, fit_bigram
+from tests.data.conftest import build_small
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    return build_small(tmp_path_factory.mktemp("data"))
 
 
 @given(st.lists(st.integers(0, 7), min_size=2, max_size=60), st.floats(0.01, 0.95), st.floats(0.01, 0.95))
