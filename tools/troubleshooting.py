@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,14 @@ def read(path: Path = CATALOGUE) -> list[Group]:
     return [group(**g) for g in yaml.safe_load(path.read_text(encoding="utf-8"))]
 
 
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split(HOLE))))
+
+
 def matches(pattern: str, line: str) -> bool:
     """Whether a line with holes is one of those that a pattern stands for."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split(HOLE))), line) is not None
+    return _expression(pattern).fullmatch(line) is not None
 
 
 def explains(pattern: str, line: str) -> bool:

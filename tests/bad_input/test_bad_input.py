@@ -66,6 +66,6 @@ def test_every_command_that_reads_anything_has_cases() -> None:
     assert {case.arguments[0] for case in CASES} == set(COMMANDS) - {"doctor"}  # it takes no input
 
 
-@pytest.mark.parametrize("case", CASES, ids=_name)
-def test_every_line_is_explained(case: Case) -> None:
-    assert any(explains(pattern, case.says) for pattern in PATTERNS), "no entry of tools/troubleshooting.yaml"
+def test_every_line_is_explained() -> None:
+    alone = [case.says for case in CASES if not any(explains(pattern, case.says) for pattern in PATTERNS)]
+    assert alone == [], "no entry of tools/troubleshooting.yaml"
