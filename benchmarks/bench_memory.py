@@ -98,8 +98,7 @@ def models(parent: Parent, way: Way) -> tuple[Any, Any]:
 
 def loss_of(way: Way, student: Any, teacher: Any, tokens_bs: torch.Tensor, labels_bs: torch.Tensor) -> torch.Tensor:
     """Sum over tokens of the loss that each way trains with."""
-    from nemo_elastic.megatron.loss import distill_loss
-    from nemo_elastic.megatron.vocabulary import hidden_states
+    from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
 
     if teacher is None:
         return student(tokens_bs, None, None, labels=labels_bs).sum()
@@ -115,7 +114,7 @@ def loss_of(way: Way, student: Any, teacher: Any, tokens_bs: torch.Tensor, label
 
 def step(way: Way, student: Any, teacher: Any, length: int) -> torch.Tensor:
     """Forward and backward of one sequence; returns its loss per token."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     tokens_bs, labels_bs = torch.randint(0, student.vocab_size, (2, 1, length))
     with cuda_as_cpu():
@@ -175,7 +174,7 @@ def measure() -> dict[str, dict[str, dict[int, int]]]:
     """Bytes by model, way and length; ways with a teacher must agree about the loss."""
     from modelopt.torch.distill.plugins import megatron  # noqa: F401  # once for all processes
 
-    import nemo_elastic.megatron.loss  # noqa: F401
+    import nemo_elastic.megatron.vocabulary  # noqa: F401
 
     found: dict[str, dict[str, dict[int, int]]] = {}
     for model, (_, ways) in MODELS.items():

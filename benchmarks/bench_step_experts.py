@@ -44,7 +44,7 @@ def members() -> dict[str, Subnet]:
 
 
 def main() -> None:
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=rounds, default=7)

@@ -53,7 +53,7 @@ SMALL = replace(preset("nemotron-h-tiny"), vocab=256, ffn_stripes=4)
 
 def fresh(parent: Parent) -> Any:
     """A model with initial weights."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     torch.manual_seed(0)
     with cuda_as_cpu():
@@ -61,8 +61,8 @@ def fresh(parent: Parent) -> Any:
 
 
 def teacher(parent: Parent, path: Path, precision: str) -> Any:
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.teacher import build_teacher
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import build_teacher
 
     tokenizer, word = SimpleNamespace(vocab_size=parent.vocab), None if precision == "null" else precision
     with cuda_as_cpu():
@@ -156,7 +156,7 @@ def text(held_out: bool) -> torch.Tensor:
 @torch.enable_grad()
 def train(steps: int) -> Any:
     """A small parent after some steps on text."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     model, data, g = fresh(SMALL), text(held_out=False), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)

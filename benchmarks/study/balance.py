@@ -3,7 +3,7 @@
 """Other rules by which the bias that balances experts moves, for the study of them, and how even a model's loads are.
 
 megatron-core moves the bias of an expert down where it had more tokens than the mean, and up where it had less. In a
-family the layers count the micro-batches of the whole model alone (`nemo_elastic.megatron.moe`). Here every
+family the layers count the micro-batches of the whole model alone (`nemo_elastic.megatron.moe_layer`). Here every
 micro-batch counts: as it is, or with as many tokens for each dropped expert as the kept ones have on average, which
 is the stock rule for a member that trains alone.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.megatron.moe import ElasticRouter
-from nemo_elastic.megatron.run import WHOLE, Run, is_recomputing
+from nemo_elastic.megatron.choice import WHOLE, Run, is_recomputing
+from nemo_elastic.megatron.moe_layer import ElasticRouter
 from nemo_elastic.megatron.spec import elastic_stack_spec
 
 

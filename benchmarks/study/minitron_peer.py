@@ -108,7 +108,7 @@ def training_tokens(data: str | Path, seq_length: int, sequences: int, seed: int
     import fiddle
 
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
-    from nemo_elastic.megatron.data import dataset_tokens
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
     module = fiddle.build(
         pretraining_data(

@@ -40,8 +40,8 @@ def search(job: dict[str, Any], prune: Any) -> None:
 
     from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.megatron.compat import named_parameters
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.write import process_group
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.dist_checkpoint import process_group
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
     measured, scored = (torch.as_tensor(np.load(job[name])) for name in ("importance", "score"))

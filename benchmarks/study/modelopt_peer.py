@@ -196,7 +196,7 @@ def heldout(
     from benchmarks.study.evaluate import dense
     from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
-    from nemo_elastic.megatron.data import dataset_tokens
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
     config = pretraining_data(
         data, seq_length=seq_length, micro_batch_size=1, global_batch_size=1, num_train_samples=1, seed=seed

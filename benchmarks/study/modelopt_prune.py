@@ -36,7 +36,7 @@ def main(job: dict[str, Any]) -> None:
     from benchmarks.study.modelopt_targets import DIVISORS
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.io.atomic import atomic_dir
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
     batch = min(BATCH, job["samples"])
@@ -86,7 +86,7 @@ def _load(checkpoint: str, steps: int) -> tuple[Any, Any]:
 
     from benchmarks.study.modelopt_layers import prunable_stack_spec
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     strategy = strategy_class()(
         ckpt_load_optimizer=False,

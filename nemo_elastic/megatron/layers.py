@@ -14,9 +14,9 @@ from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.nn.gates import Probe
 
+from .choice import WHOLE, Run
 from .linear import all_reduce, tensor_group
-from .run import WHOLE, Run
-from .stack import ElasticMambaStack, block
+from .spec import ElasticMambaStack, block
 
 
 def _shared_out(kind: Kind) -> set[str]:
@@ -60,7 +60,7 @@ class MegatronLayers:
     Under sequence parallelism they are [s/tp, b, D].
 
     Args:
-        model: a MambaModel with an `ElasticMambaStack`, on one pipeline stage; no choice may be in force.
+        model: a MambaModel with an `ElasticMambaStack`, on one pipeline rank; no choice may be in force.
     """
 
     def __init__(self, model: Any) -> None:

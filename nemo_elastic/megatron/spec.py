@@ -1,12 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The stack spec: elastic modules under the parameter names of the default spec, on CPU and GPU alike.
+"""The stack, which runs the kept layers at the width of the micro-batch's member, and the spec that names its modules.
 
-Stock checkpoints load into the elastic model and back. TransformerEngine is not needed.
+They have the parameter names of the default spec, on CPU and GPU alike: stock checkpoints load into the elastic model
+and back. TransformerEngine is not needed.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.ssm.mamba_mixer import MambaMixerSubmodules
@@ -17,13 +23,98 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch.utils.checkpoint import checkpoint
 
-from .attention import ElasticSelfAttention
-from .compat import HYBRID, StackSubmodules, mlp_entry
+from nemo_elastic.errors import bad
+
+from .choice import WHOLE, ElasticState, Run, recomputing
+from .compat import HYBRID, Stack, StackSubmodules, mlp_entry
 from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
-from .mixer import ElasticMambaMixer
-from .mlp import ElasticMLP
-from .stack import ElasticMambaStack
+from .modules import ElasticMambaMixer, ElasticMLP, ElasticRMSNorm, ElasticSelfAttention
+
+
+class ElasticMambaStack(Stack):
+    """megatron-core's stack with slicing, gates, a final norm of our own and recomputation of activations.
+
+    Attributes:
+        elastic: the model's state; None in a model that only ever runs whole (a stock parent, the teacher).
+    """
+
+    elastic: ElasticState | None = None
+
+    def __init__(self, config: Any, submodules: Any, post_layer_norm: bool = True, **kwargs: Any) -> None:
+        if config.hidden_dropout or config.attention_dropout:
+            raise bad("hidden_dropout", config.hidden_dropout or config.attention_dropout, "0.0: Nemotron-H has none")
+        # the base class can only build TransformerEngine's final norm
+        super().__init__(config, submodules, post_layer_norm=False, **kwargs)
+        if self.config.num_layers % self.pp_group.size():
+            raise bad("pipeline_model_parallel_size", self.pp_group.size(), f"must divide {config.num_layers} layers")
+        self.post_layer_norm = post_layer_norm
+        if self.post_process and post_layer_norm:
+            self.final_norm = ElasticRMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+        self.tp_group = kwargs["pg_collection"].tp
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        hidden_states: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        inference_context: Any = None,
+        rotary_pos_emb: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Run [s, b, D or d] through the kept layers.
+
+        Between pipeline ranks the stream has the parent's width (their buffers are fixed): a slice is padded with
+        zeros at the end of a rank and cut again at the start of the next.
+        """
+        if inference_context is not None:
+            raise bad("inference_context", type(inference_context).__name__, "export the member and decode that")
+        x = hidden_states if self.pre_process else self.input_tensor
+        assert x is not None
+        run = self.elastic.run(self.tp_group, self.config.sequence_parallel) if self.elastic else WHOLE
+        if run.subnet is not None and x.shape[-1] > run.subnet.hidden:
+            x = x[..., : run.subnet.hidden]
+        if run.hidden_gate is not None and self.pre_process:
+            x = x * run.hidden_gate.to(x.dtype)
+        for layer in self.layers:
+            index = layer.layer_number - 1
+            if run.kept(index):
+                x = self._layer(layer, index, x, run)
+        if self.post_process:
+            return self.final_norm(x, run) if self.post_layer_norm else x
+        return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
+
+    def _layer(self, layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+        if not (self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()):
+            return block(layer, index, x, run)
+        # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
+        # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
+        return checkpoint(
+            block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
+        )
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of the forward, and of its recomputation."""
+    return nullcontext(), recomputing()
+
+
+def block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+    """One layer with its residual connection (bias-dropout-add without bias and dropout): [s, b, d] to the same."""
+    run.watch("layer_in", index, x)
+    mixer: Any = getattr(layer, "mixer", None)
+    inner = x.to(layer.config.params_dtype)
+    if mixer is None:
+        mlp, norm = getattr(layer, "mlp", None), getattr(layer, "pre_mlp_layernorm", None)
+        if mlp is not None and isinstance(norm, ElasticRMSNorm):  # others have theirs in their first linear
+            mixer, inner = mlp, norm(inner, run, index)
+        else:
+            mixer = mlp if isinstance(mlp, ElasticMLP) else layer.self_attention
+    y = mixer(inner, run, index)
+    gates = run.gates(index)
+    x = x + (y if gates is None else y * gates.keep.to(y.dtype))
+    run.watch("layer_out", index, x)
+    return x
 
 
 def elastic_stack_spec() -> ModuleSpec:
@@ -46,7 +137,7 @@ def elastic_stack_spec() -> ModuleSpec:
     )  # pyright: ignore
     experts = {}
     if HYBRID:
-        from .moe import moe_layer
+        from .moe_layer import moe_layer
 
         experts["moe_layer"] = moe_layer()
     return ModuleSpec(

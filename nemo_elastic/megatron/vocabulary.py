@@ -17,14 +17,18 @@ import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.loss.head import Head, head_loss
 
+from .choice import WHOLE, ElasticState, Run
 from .compat import Model
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
-from .run import WHOLE, ElasticState, Run
-from .stack import ElasticMambaStack
+from .spec import ElasticMambaStack
+
+#: a megatron-core MambaModel and its hidden states [s, b, d]
+Output = tuple[Any, torch.Tensor]
 
 
 class _SlicedEmbedding(torch.autograd.Function):
@@ -130,18 +134,49 @@ def make_elastic(model: Model, state: ElasticState) -> Model:
 
 
 def hidden_states(model: Model, tokens_bs: torch.Tensor | None) -> torch.Tensor:
-    """Output [s, b, d] of a pipeline stage's layers, on the last stage of the final norm; no logits are made.
+    """Output [s, b, d] of a pipeline rank's layers, on the last rank of the final norm; no logits are made.
 
-    What MambaModel's forward does before its head. Only the first stage looks at the tokens. Under sequence
+    What MambaModel's forward does before its head. Only the first rank looks at the tokens. Under sequence
     parallelism a shard [s/tp, b, d].
     """
     x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
     return model.decoder(hidden_states=x, attention_mask=None)
 
 
+def distill_loss(
+    config: DistillConfig,
+    student: Output,
+    teacher: Output | None,
+    labels_bs: torch.Tensor,
+    weights_bs: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Terms of the block's loss, of a micro-batch.
+
+    Args:
+        config: the elastic block's distill section.
+        student, teacher: models and their hidden states; without a teacher the terms that need
+            none.
+        labels_bs: target token ids.
+        weights_bs: weight of every token: the loss mask.
+
+    Returns:
+        The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
+    """
+    return vocabulary_loss(
+        student,
+        teacher,
+        labels_bs,
+        weights_bs,
+        terms=config.of(teacher is not None),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        chunk_tokens=config.chunk_tokens,
+    )
+
+
 def vocabulary_loss(
-    student: tuple[Model, torch.Tensor],
-    teacher: tuple[Model, torch.Tensor] | None,
+    student: Output,
+    teacher: Output | None,
     labels_bs: torch.Tensor,
     weights_bs: torch.Tensor | None = None,
     **how: Any,

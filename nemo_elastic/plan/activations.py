@@ -162,7 +162,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     (expert_tensor_parallel_size 1). I: what experts read, the latent width or the stream; F, S: widths of an expert
     and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte each; of every
     choice an index and three numbers in fp32. Each choice: its place, the expert's input I, and relu(h) of its F
-    (megatron.experts). The projection out of the latent width keeps its input. Gates keep what they multiply: scores,
+    (megatron.linear). The projection out of the latent width keeps its input. Gates keep what they multiply: scores,
     the shared S, and both sides of the latent width.
     """
     experts, top_k = parent.size(EXPERTS), parent.size(TOP_K)
@@ -214,7 +214,7 @@ def saved(
         parent: shape of the model; the full model is the largest that a micro-batch runs.
         kinds: layer types of the stage.
         shards: tensor and sequence parallelism.
-        recompute: megatron.stack checkpoints every layer: only its input stays.
+        recompute: megatron.spec checkpoints every layer: only its input stays.
         gated: soft masks of the router, before shapes are frozen.
         kernels: mamba_ssm's kernels are there.
         first: the stage has the embedding (token ids, and the stream before the hidden gate).

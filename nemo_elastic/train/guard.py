@@ -93,7 +93,8 @@ class Guard:
 
     def _trace_here(self, named: Sequence[Named]) -> tuple[int, int, str | None]:
         """How much this rank can say, from WEIGHT to GRADIENT; where that lies, the likeliest first; and that."""
-        host, names, staged = self.host, [b.name for b in self.family.config.budgets], self.host.stage is not None
+        host, names = self.host, [b.name for b in self.family.config.budgets]
+        in_parts = host.pipeline_rank is not None
         where = self._first_layers()  # all ranks of a tensor-parallel group run
         weight = next((n for n, p in named if not torch.isfinite(p).all()), None)
         if weight is not None:
@@ -103,17 +104,17 @@ class Guard:
             if layer is not None:
                 return LAYER, layer[0], f"{budget}: {layer[1]} gave the first value that is not finite"
             if ran.loss is not None and not torch.isfinite(ran.loss):
-                return LOSS, 0, f"{budget}: its loss is {float(ran.loss)}{'' if staged else ', no layer shows why'}"
-        # gradients run from the output, on the last pipeline stage, to the first: the last that is not finite began it
+                return LOSS, 0, f"{budget}: its loss is {float(ran.loss)}{'' if in_parts else ', no layer shows why'}"
+        # gradients run from the output, on the last pipeline rank, to the first: the last that is not finite began it
         bad = [n for n, p in named if not torch.isfinite(host.gradient(p)).all()]
         drawn = ", ".join(dict.fromkeys(names[ran.budget] for ran in self.family.ran))
         told = f"budgets {drawn}: the gradient of {host.whole_name(bad[-1])} is not finite" if bad else None
-        return GRADIENT, -(host.stage or 0), told
+        return GRADIENT, -(host.pipeline_rank or 0), told
 
     @torch.no_grad()
     def _first_layers(self) -> list[tuple[int, str] | None]:
         """Per micro-batch and budget: the first layer whose output is not finite; None where all are."""
-        if self.host.stage is not None:  # a stage's input is gone
+        if self.host.pipeline_rank is not None:  # the input of a rank is gone
             return [None] * len(self.family.ran)
         return [first_layer(self.host, self.family.parent.types, ran) for ran in self.family.ran]
 

@@ -138,8 +138,8 @@ class Host(Protocol):
     # ------------------------------------------------------------------ looking for what is not finite
 
     @property
-    def stage(self) -> int | None:
-        """This rank's pipeline stage; None for a model that is not cut into stages."""
+    def pipeline_rank(self) -> int | None:
+        """This rank's place in the pipeline; None for a model that is not cut into parts."""
         ...
 
     def gradient(self, parameter: Any) -> torch.Tensor:

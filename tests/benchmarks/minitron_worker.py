@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.core.family import Parent
     from nemo_elastic.formats.adapter import from_megatron
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     torch.set_num_threads(1)

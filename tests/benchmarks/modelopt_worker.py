@@ -125,7 +125,7 @@ def same_tokens(data: Path, folder: Path) -> bool:
 
     from benchmarks.study.minitron_peer import training_tokens
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
-    from nemo_elastic.megatron.data import first_batches
+    from nemo_elastic.megatron.gpt_tokens import first_batches
 
     run: Any = fiddle.build(tiny_recipe(data, folder / "run", steps=6, seed=7, **COMMON).data)
     run.build(6, trainer_val_check_interval=6, trainer_limit_val_batches=0, trainer_limit_test_batches=0)

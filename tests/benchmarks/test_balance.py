@@ -17,7 +17,7 @@ pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 ha
 @pytest.mark.parametrize("rule", ["whole", "every", "even"])
 def test_a_rule_counts_the_tokens_that_it_says(rule: str) -> None:
     from benchmarks.study.balance import SPECS
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from tests.megatron.moe import member_of, ran, row_of, tokens_of
     from tests.support.models import build, start
 

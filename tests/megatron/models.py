@@ -34,7 +34,7 @@ def logits_and_grads(
     model: Any, tokens: torch.Tensor, choice: Any, objective: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits [b, s, V] and every parameter's gradient (zeros where there is none) of a scalar objective."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     model.state.choice = choice
     model.zero_grad(set_to_none=True)

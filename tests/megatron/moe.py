@@ -84,7 +84,7 @@ def objective(z: torch.Tensor) -> torch.Tensor:
 
 def ran(model: Any, tokens: torch.Tensor, choice: Choice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits, and the gradients of all weights by megatron-core's names."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     model.state.choice = choice
     model.zero_grad(set_to_none=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.megatron.cpu import cuda_as_cpu
 from nemo_elastic.megatron.layers import MegatronLayers
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.depth import Depth, iterative_mse
 from nemo_elastic.ranking.layered import through

@@ -108,7 +108,7 @@ def trained(model: Any, ranks: Ranks, tokens: torch.Tensor) -> dict[str, Any]:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     parent, tensor, out = ranks.parent, ranks.tensor, {}
     member = member_of(parent)
@@ -153,8 +153,8 @@ def ranked(model: Any, ranks: Ranks, samples: torch.Tensor, folder: Path) -> dic
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from nemo_elastic.megatron.host import MegatronHost
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.megatron_host import MegatronHost
 
     host, at = MegatronHost(model.state, model), dist.get_rank()
     own = ranks.share(samples, at)
@@ -239,8 +239,8 @@ def test_ranks_equal_one(place: Path, name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
     """The orders of one rank, whose scores differ by rounding alone; experts and their neurons change ranks."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.layers import MegatronLayers
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
 
     ranks, (given, got) = LAYOUTS[name], left(place, name)
     parent, model = ranks.parent, made(ranks.parent).eval()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nemo
 
 @pytest.mark.parametrize("parent", PARENTS, ids=lambda p: p.pattern)
 def test_same_logits_whole_sliced_and_gated(parent: object) -> None:
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
     model = build(parent)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.megatron import run as runs
+from nemo_elastic.megatron import choice as runs
 
 from .models import build, start
 

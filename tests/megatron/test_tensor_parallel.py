@@ -81,7 +81,7 @@ def run(model: object, tokens: torch.Tensor) -> dict:
 
 
 def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: bool) -> None:
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start(rank, world, tensor=world, port=port)
     model = build(PARENT, sequence_parallel=sequence_parallel)

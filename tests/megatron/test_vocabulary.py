@@ -49,7 +49,7 @@ def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, t
 
 def step(way: Any, model: Any, teacher: Any, choice: Any, data: dict[str, torch.Tensor], **how: Any) -> dict[str, Any]:
     """Loss, losses, and every gradient, of a loss that is divided as megatron-core does it."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     model.zero_grad(set_to_none=True)
     model.state.choice = choice
@@ -110,7 +110,7 @@ def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, ti
 
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=tied))
     student, teacher = models()

@@ -289,7 +289,7 @@ def member_losses(model: Any) -> dict[str, list[float]]:
 
     from nemo_elastic.config.sections import DistillConfig
     from nemo_elastic.hosts.nemo.streams import evaluate
-    from nemo_elastic.megatron.loss import distill_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss
 
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randint(0, VOCAB, (BATCH, LENGTH), generator=generator) for _ in range(3)]

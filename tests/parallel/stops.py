@@ -48,7 +48,7 @@ def train(
     from nemo_elastic.hosts.jobs.experiment import job
     from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, stop_in_time
     from nemo_elastic.hosts.nemo.tiny.recipe import held_out
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from tests.parallel import runs
 
     runs.quiet()

@@ -42,7 +42,7 @@ def tokens_of(parent: Parent, batch: int, length: int) -> torch.Tensor:
 
 def saved_bytes(model: Any, parent: Parent, batch: int, length: int, gated: bool) -> int:
     """Bytes of all storages that one forward saves for its backward pass, each once, parameters excluded."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     model.state.choice = open_gates(parent) if gated else None
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -70,8 +70,8 @@ def buffers(model: Any) -> None:
 
 def loss_peak(model: Any, distill: DistillConfig, tokens: int) -> int:
     """Bytes at the fullest moment of the loss and its backward pass, beyond its hidden states and buffers."""
-    from nemo_elastic.megatron.loss import distill_loss
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.vocabulary import distill_loss
 
     config = model.config
     shape = (tokens // (config.tensor_model_parallel_size if config.sequence_parallel else 1), 1, config.hidden_size)
@@ -87,9 +87,8 @@ def loss_peak(model: Any, distill: DistillConfig, tokens: int) -> int:
 
 def step_peak(model: Any, parent: Parent, batch: int, length: int, distill: DistillConfig) -> int:
     """Bytes at the fullest moment of a distillation step, beyond parameters and gradient buffers."""
-    from nemo_elastic.megatron.loss import distill_loss
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.vocabulary import hidden_states
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
 
     buffers(model)
     tokens = tokens_of(parent, batch, length)

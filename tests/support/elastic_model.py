@@ -34,7 +34,7 @@ def elastic_model(
         teacher: NeMo checkpoint of the parent.
     """
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
     tokenizer = SimpleNamespace(vocab_size=parent.vocab)
@@ -65,7 +65,7 @@ def run_schedule(model: Any, batches: list[dict[str, torch.Tensor]]) -> list[dic
     )
     from megatron.core.pipeline_parallel.schedules import forward_backward_no_pipelining
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     def forward_step(data: Any, _: Any) -> Any:
         batch = dict(next(data))

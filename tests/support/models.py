@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.megatron.run import ElasticState
+from nemo_elastic.megatron.choice import ElasticState
 
 
 def start(
@@ -49,7 +49,7 @@ def build(
 
     from nemo_elastic.formats.megatron.shape import has_experts, stock_sizes
     from nemo_elastic.megatron.compat import new_model
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.spec import elastic_stack_spec
     from nemo_elastic.megatron.vocabulary import make_elastic
 
@@ -84,7 +84,7 @@ def distributed(core: Any) -> Any:
     """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run."""
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
     with cuda_as_cpu():

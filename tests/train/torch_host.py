@@ -20,7 +20,7 @@ from nemo_elastic.ranking import Ranking, Unfinished, sort
 class TorchHost:
     """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search."""
 
-    first, stage = True, None
+    first, pipeline_rank = True, None
 
     def __init__(
         self, parent: Parent, state: Mapping[str, torch.Tensor], data_ns: torch.Tensor, micro_batch_size: int

@@ -25,7 +25,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
-from nemo_elastic.megatron.build import OVERLAPS, check_overlaps
+from nemo_elastic.megatron.models import OVERLAPS, check_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.agreement import check_files, vocabulary_rows
 from nemo_elastic.train.schedule import Rates

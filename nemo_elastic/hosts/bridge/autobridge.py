@@ -21,8 +21,8 @@ from megatron.bridge.models.conversion.param_mapping import AutoMapping
 from megatron.core.utils import unwrap_model
 
 from nemo_elastic.megatron.linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
-from nemo_elastic.megatron.moe import ElasticRouter, ReplicatedLinear
-from nemo_elastic.megatron.norm import ElasticRMSNorm, GatedNormWeight
+from nemo_elastic.megatron.modules import ElasticRMSNorm, GatedNormWeight
+from nemo_elastic.megatron.moe_layer import ElasticRouter, ReplicatedLinear
 from nemo_elastic.megatron.vocabulary import ElasticEmbedding, ElasticHead
 
 __all__ = ["LAYERS", "as_stock", "register_layers"]

@@ -13,9 +13,14 @@ from megatron.bridge.training.checkpointing import save_checkpoint
 from megatron.core import parallel_state
 
 from nemo_elastic.history import METRICS
-from nemo_elastic.megatron.host import check_pipeline
-from nemo_elastic.megatron.loss import mean_by_budget, tokens_counted
-from nemo_elastic.megatron.validation import all_ranks, from_last_stage, losses_of_last_stage
+from nemo_elastic.megatron.megatron_host import check_pipeline
+from nemo_elastic.megatron.reports import (
+    all_ranks,
+    from_last_rank,
+    losses_of_last_rank,
+    mean_by_budget,
+    tokens_counted,
+)
 from nemo_elastic.train.facts import step_facts_of
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.metrics import Progress, append, start_again
@@ -93,11 +98,11 @@ class ElasticCallback(Callback):
         step = self.step
         self._tokens += tokens_counted(step.totals)
         by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
-        losses = losses_of_last_stage(by_budget, len(step.family.config.budgets))
+        losses = losses_of_last_rank(by_budget, len(step.family.config.budgets))
         line = step_facts_of(step.family, losses)
         loss = (context.loss_dict or {}).get(LOSS)
         if parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None:
-            loss = from_last_stage(torch.zeros(1) if loss is None else loss.detach().float().reshape(1).cpu())
+            loss = from_last_rank(torch.zeros(1) if loss is None else loss.detach().float().reshape(1).cpu())
             line["reduced_train_loss"] = float(loss)
         line |= {"lr": next(g["lr"] for g in context.optimizer.param_groups if g["params"])}
         if context.grad_norm is not None:
@@ -116,7 +121,7 @@ class ElasticCallback(Callback):
         heldout = self.step.heldout
         if self.step.rows:
             heldout.add(all_ranks(self.step.rows).cpu())
-        measured = heldout.end(from_last_stage(heldout.sums))
+        measured = heldout.end(from_last_rank(heldout.sums))
         context.state.train_state.consumed_valid_samples = 0
         found = {"losses": measured.losses, "kl": measured.kl}
         self._write(self.step.host.step, {"kind": "heldout", **found})

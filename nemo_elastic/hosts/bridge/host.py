@@ -12,8 +12,8 @@ import torch
 from megatron.bridge.data.loaders import get_train_valid_test_num_samples
 from megatron.bridge.data.utils import get_dataset_provider
 
-from nemo_elastic.megatron.data import first_batches
-from nemo_elastic.megatron.host import MegatronHost
+from nemo_elastic.megatron.gpt_tokens import first_batches
+from nemo_elastic.megatron.megatron_host import MegatronHost
 
 
 class BridgeHost(MegatronHost):

@@ -16,8 +16,8 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.megatron.host import trained
-from nemo_elastic.megatron.optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
+from nemo_elastic.megatron.megatron_host import trained
+from nemo_elastic.megatron.router_optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.schedule import Rates
 

@@ -18,8 +18,7 @@ import torch
 from megatron.bridge.training import initialize, setup
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
-from nemo_elastic.megatron.platform.adam import group_step_adam
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.cpu import cuda_as_cpu, group_step_adam
 
 
 def without_cuda(config: Any) -> None:

@@ -20,9 +20,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
 from nemo_elastic.io.temporary import is_temporary
-from nemo_elastic.megatron.host import check_pipeline
-from nemo_elastic.megatron.loss import tokens_counted
-from nemo_elastic.megatron.validation import from_last_stage, losses_of_last_stage
+from nemo_elastic.megatron.megatron_host import check_pipeline
+from nemo_elastic.megatron.reports import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.train.facts import step_facts_of
 from nemo_elastic.train.metrics import Progress, append, start_again
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
@@ -92,7 +91,7 @@ def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float
 
 def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
     """Budget index -> mean loss of the last step, on every rank."""
-    return losses_of_last_stage(model.training_loss_reduction.by_budget, model.training_loss_reduction.budgets)
+    return losses_of_last_rank(model.training_loss_reduction.by_budget, model.training_loss_reduction.budgets)
 
 
 class MetricsWriter(pl.Callback, io.IOMixin):
@@ -167,7 +166,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             found = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
         else:
             steps, self._steps = torch.stack(self._steps), []
-            found = {"losses": {"parent": float(from_last_stage(steps.double()).mean())}}
+            found = {"losses": {"parent": float(from_last_rank(steps.double()).mean())}}
         if found["losses"]:
             self._write(trainer, {"kind": "heldout", **found})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.megatron.data import first_batches
+from nemo_elastic.megatron.gpt_tokens import first_batches
 
 
 def training_batches(trainer: Any, sequences: int, size: int, vocab: int | None = None) -> Iterator[torch.Tensor]:

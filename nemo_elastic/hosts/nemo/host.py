@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.megatron.host import MegatronHost
-from nemo_elastic.megatron.run import ElasticState
+from nemo_elastic.megatron.choice import ElasticState
+from nemo_elastic.megatron.megatron_host import MegatronHost
 
 from .data import training_batches
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
-from nemo_elastic.megatron.loss import mean_by_budget, report_parts
+from nemo_elastic.megatron.reports import mean_by_budget, report_parts
 
 
 class ElasticLossReduction(MaskedTokenLossReduction):

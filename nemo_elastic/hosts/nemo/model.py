@@ -16,12 +16,10 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
-from nemo_elastic.megatron.build import check_overlaps, check_ranks, make_family
-from nemo_elastic.megatron.data import Looked
-from nemo_elastic.megatron.load import check_rows
+from nemo_elastic.megatron.gpt_tokens import Looked
+from nemo_elastic.megatron.megatron_host import FamilyStep
+from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.megatron.stages import FamilyStep
-from nemo_elastic.megatron.teacher import build_teacher
 from nemo_elastic.train.agreement import check_unpacked, check_vocabulary, vocabulary_rows
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import Draw, FamilyTraining
@@ -143,14 +141,14 @@ class ElasticMambaModel(llm.MambaModel):
         return self.family.next_draws(self.trainer.global_step)
 
     @property
-    def teaches_in_stages(self) -> bool:
+    def teaches_in_pipeline(self) -> bool:
         """Whether pipeline stages pass on a teacher's hidden states beside the student's, see `streams`."""
-        return self.steps.teaches_in_stages
+        return self.steps.teaches_in_pipeline
 
     @property
-    def validates_in_stages(self) -> bool:
+    def validates_in_pipeline(self) -> bool:
         """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last stage."""
-        return self.steps.validates_in_stages
+        return self.steps.validates_in_pipeline
 
     def set_input_tensor(self, received: list[torch.Tensor | None]) -> None:
         """Take what the pipeline stage before this one has given; megatron-core's schedule calls it."""

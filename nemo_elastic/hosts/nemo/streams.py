@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Both streams of `megatron.streams` through NeMo's pipeline: its steps make room for them."""
+"""Both streams of `megatron.megatron_host` through NeMo's pipeline: its steps make room for them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from nemo.lightning.megatron_parallel import MegatronStep
 
-from nemo_elastic.megatron.loss import Output
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
-from nemo_elastic.megatron.streams import join, twice_as_wide
+from nemo_elastic.megatron.cpu import cuda_as_cpu
+from nemo_elastic.megatron.megatron_host import join, twice_as_wide
+from nemo_elastic.megatron.vocabulary import Output
 from nemo_elastic.nn.gates import Choice
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TwoStreams(MegatronStep):
 
 def with_teacher(step: MegatronStep, model: Any) -> MegatronStep:
     """A step of a training or a validation, with room for the teacher's stream where stages pass one on."""
-    if not getattr(model, "validates_in_stages" if step.forward_only else "teaches_in_stages", False):
+    if not getattr(model, "validates_in_pipeline" if step.forward_only else "teaches_in_pipeline", False):
         return step
     return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
 

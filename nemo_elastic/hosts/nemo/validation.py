@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 
-from nemo_elastic.megatron.validation import all_ranks, from_last_stage
+from nemo_elastic.megatron.reports import all_ranks, from_last_rank
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 
 
@@ -34,7 +34,7 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
 
     def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
         """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
-        return super().end(from_last_stage(self.sums) if sums is None else sums)
+        return super().end(from_last_rank(self.sums) if sums is None else sums)
 
 
 def every_member(step: Any, members: int) -> None:

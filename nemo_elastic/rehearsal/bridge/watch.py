@@ -21,9 +21,9 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.formats.megatron.stored import ITERATION, TRACKER
 from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.megatron.data import dataset_tokens
-from nemo_elastic.megatron.loss import distill_loss
-from nemo_elastic.megatron.validation import from_last_stage
+from nemo_elastic.megatron.gpt_tokens import dataset_tokens
+from nemo_elastic.megatron.reports import from_last_rank
+from nemo_elastic.megatron.vocabulary import distill_loss
 from nemo_elastic.rehearsal.places import FROM, SEQUENCES, START
 
 
@@ -115,5 +115,5 @@ def members_lose(context: Any, step: ElasticStep) -> dict[str, Any]:
             )
         last = parallel_state.is_pipeline_last_stage()
         total = found[0].double() / labels_bl.numel() if last else torch.zeros((), dtype=torch.float64)
-        losses[name] = float(from_last_stage(total))
+        losses[name] = float(from_last_rank(total))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

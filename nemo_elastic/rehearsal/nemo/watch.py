@@ -20,9 +20,9 @@ from nemo_elastic.hosts.nemo.checkpoint.saved import folder_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.streams import evaluate
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.megatron.data import dataset_tokens
-from nemo_elastic.megatron.loss import Output, distill_loss
-from nemo_elastic.megatron.validation import from_last_stage
+from nemo_elastic.megatron.gpt_tokens import dataset_tokens
+from nemo_elastic.megatron.reports import from_last_rank
+from nemo_elastic.megatron.vocabulary import Output, distill_loss
 from nemo_elastic.rehearsal.places import FROM, SEQUENCES, START
 
 
@@ -82,5 +82,5 @@ def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any
     losses = {}
     for name, choice in zip(names, [None, *model.members.get()[1:]], strict=True):
         found = evaluate(model, [tokens_bl], choice, measure, taught=False)
-        losses[name] = float(from_last_stage(found[0] if found else torch.zeros((), dtype=torch.float64)))
+        losses[name] = float(from_last_rank(found[0] if found else torch.zeros((), dtype=torch.float64)))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

@@ -231,7 +231,7 @@ def test_metadata_that_runs_is_refused(checkpoint: Path, tmp_path: Path) -> None
 
 @pytest.mark.nemo
 def test_megatron_core_is_given_nothing_that_was_not_looked_at(checkpoint: Path, tmp_path: Path) -> None:
-    from nemo_elastic.megatron.load import load_model_weights
+    from nemo_elastic.megatron.models import load_model_weights
 
     path = checkpoint / "weights" / ".metadata"
     path.write_bytes(with_template(path.read_bytes(), tmp_path / "ran"))

@@ -31,8 +31,8 @@ def main(checkpoint: str, folder: str, out: str) -> None:
     from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.hosts.bridge.autobridge import as_stock, register_layers
     from nemo_elastic.hosts.bridge.platform import without_cuda
-    from nemo_elastic.megatron.build import make_family
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import make_family
     from nemo_elastic.train.training import FamilyTraining
 
     os.environ["MASTER_PORT"] = port_of(Path(out).with_name("exporter.port"), int(os.environ["RANK"]))

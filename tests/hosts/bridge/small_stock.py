@@ -39,7 +39,7 @@ def narrow() -> Any:
 
 def main(folder: Path) -> None:
     """Write the narrow parent."""
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
 
     parent, _ = small()
     write_megatron_checkpoint(folder / "parent", parent, parent.full, random_tensors(parent))

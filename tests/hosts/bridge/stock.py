@@ -136,7 +136,7 @@ def settings_of(name: str) -> dict[str, Any]:
 def step(name: str, place: Path) -> dict[str, Any]:
     """One training step of a recipe, from a random parent, with a ranking, a search and a router before it."""
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
     from tests.hosts.nemo.cutting import random_tensors
 
     out = place / name

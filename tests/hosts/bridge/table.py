@@ -112,7 +112,7 @@ def between_layouts_of_experts(place: Path) -> Iterator[Row]:
 
 def same_bytes(both: Path) -> int:
     """Cut the smallest member from NeMo's checkpoint, and from the same weights in Megatron's format."""
-    from nemo_elastic.megatron.write import write_cut
+    from nemo_elastic.megatron.dist_checkpoint import write_cut
 
     source = open_source(checkpoint(both / "nemo-sliced"))
     assert source.family is not None

@@ -120,8 +120,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.dist
 def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Path, tmp_path: Path) -> None:
-    from nemo_elastic.megatron.load import load_model_weights
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import load_model_weights
     from tests.support.models import build, start
 
     checkpoint = place / "ep2" / "checkpoints"

@@ -197,7 +197,7 @@ def main(folder: Path) -> None:
 
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     torch.set_num_threads(1)
     write_tokenizer(folder / "words", TOKENS)

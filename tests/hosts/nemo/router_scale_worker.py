@@ -51,7 +51,7 @@ class Stage:
         from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.hosts.nemo.host import NemoHost
         from nemo_elastic.hosts.nemo.recipe.checks import check_shape
-        from nemo_elastic.megatron.run import ElasticState
+        from nemo_elastic.megatron.choice import ElasticState
         from nemo_elastic.router import Router
         from nemo_elastic.search import Space, uniform_family
         from nemo_elastic.train.members import Members
@@ -140,7 +140,7 @@ def main(steps: int, names: list[str]) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()

@@ -46,7 +46,7 @@ def firsts(batches: Any) -> list[list[int]]:
 
 
 def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
-    from nemo_elastic.megatron.data import dataset_tokens
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
     tokens, labels = dataset_tokens(Numbered(9), 3, offset=1, step=3)
     assert tokens.tolist() == [[i] * 3 for i in (1, 4, 7)] and torch.equal(labels, tokens + 100)
@@ -54,7 +54,7 @@ def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
 
 
 def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
-    from nemo_elastic.megatron.data import dataset_tokens
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
     assert len(dataset_tokens(Numbered(8), 3, offset=1, step=3)[0]) == 3
     with pytest.raises(ElasticError, match=r"^data: 'list' is not allowed; text, to rank and to search on"):
@@ -96,7 +96,7 @@ def test_too_little_data_is_told_before_any_is_read(rank_of: Any) -> None:
 
 @pytest.mark.parametrize(("sequences", "ranks", "share"), [(10, 2, 5), (11, 2, 5), (3, 4, 1)])
 def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any, sequences: int, ranks: int, share: int) -> None:
-    from nemo_elastic.megatron.data import training_share
+    from nemo_elastic.megatron.gpt_tokens import training_share
 
     rank_of(0, ranks)
     assert training_share(sequences) == share
@@ -107,7 +107,7 @@ def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any, sequences
     [("tokens", 8, False), ("tokens", -1, False), ("labels", 8, False), ("labels", -100, True), ("tokens", 7, True)],
 )
 def test_what_a_loader_gives_is_looked_at(name: str, value: int, sound: bool) -> None:
-    from nemo_elastic.megatron.data import Looked
+    from nemo_elastic.megatron.gpt_tokens import Looked
 
     batch = {"tokens": torch.zeros(2, 3, dtype=torch.long), "labels": torch.ones(2, 3, dtype=torch.long)}
     batch[name][1, 2] = value
@@ -124,7 +124,7 @@ def test_what_a_loader_gives_is_looked_at(name: str, value: int, sound: bool) ->
 
 
 def test_what_is_ranked_by_is_looked_at(rank_of: Any) -> None:
-    from nemo_elastic.megatron.data import first_batches
+    from nemo_elastic.megatron.gpt_tokens import first_batches
 
     rank_of(0, 1)
     assert firsts(first_batches(Numbered(8), 4, 2, vocab=104)) == [[0, 1], [2, 3]]

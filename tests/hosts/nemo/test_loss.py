@@ -60,7 +60,7 @@ def expected(
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "ce", "trainable"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_every_mode(mode: str, size: int) -> None:
-    from nemo_elastic.megatron.loss import distill_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(size), batch(size)
     x_sbd.requires_grad_()
@@ -77,8 +77,7 @@ def test_every_mode(mode: str, size: int) -> None:
 
 
 def test_top_k_is_the_heads_option() -> None:
-    from nemo_elastic.megatron.loss import distill_loss
-    from nemo_elastic.megatron.vocabulary import vocabulary_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss, vocabulary_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     given = ((student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
@@ -105,7 +104,7 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
     from nemo_elastic.hosts.nemo.loss import ElasticLossReduction
-    from nemo_elastic.megatron.loss import distill_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     config, weight = DistillConfig(), student.output_layer.weight

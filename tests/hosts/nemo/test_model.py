@@ -46,7 +46,7 @@ def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
 def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
     model: Any = ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
@@ -64,10 +64,10 @@ def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo import model as module
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
-    monkeypatch.setattr("nemo_elastic.megatron.build.have_kernels", lambda: kernels)
+    monkeypatch.setattr("nemo_elastic.megatron.models.have_kernels", lambda: kernels)
     model = module.ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
     with cuda_as_cpu():
         if kernels:

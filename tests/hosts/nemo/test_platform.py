@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.cpu import cuda_as_cpu
 from tests.workers import environment
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -132,7 +132,7 @@ def draw(params: list[torch.Tensor], i: int) -> None:
 @pytest.mark.nemo
 @pytest.mark.parametrize("decoupled", [True, False])
 def test_the_adam_of_the_distributed_optimizer_is_that_of_torch_bit_for_bit(decoupled):
-    from nemo_elastic.megatron.platform.adam import GroupStepAdam
+    from nemo_elastic.megatron.cpu import GroupStepAdam
 
     start = [torch.randn(9, 5), torch.randn(7)]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
@@ -153,7 +153,7 @@ def test_the_adam_of_the_distributed_optimizer_is_that_of_torch_bit_for_bit(deco
 
 @pytest.mark.nemo
 def test_a_group_counts_its_steps_as_the_fused_adams_do():
-    from nemo_elastic.megatron.platform.adam import GroupStepAdam
+    from nemo_elastic.megatron.cpu import GroupStepAdam
 
     params = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
     own = GroupStepAdam(params, lr=1e-2)
@@ -173,7 +173,7 @@ def test_megatron_core_takes_our_adam_inside_alone():
     from megatron.core import optimizer as mcore
     from megatron.core.optimizer import distrib_optimizer
 
-    from nemo_elastic.megatron.platform.adam import GroupStepAdam, group_step_adam
+    from nemo_elastic.megatron.cpu import GroupStepAdam, group_step_adam
 
     before = mcore.Adam, mcore.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE
     with group_step_adam():

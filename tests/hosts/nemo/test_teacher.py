@@ -40,8 +40,8 @@ def write(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def teacher(checkpoint: Path, precision: str | None, given: Any = None) -> Any:
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.teacher import build_teacher
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import build_teacher
 
     with cuda_as_cpu():
         tokenizer = SimpleNamespace(vocab_size=PARENT.vocab)
@@ -89,7 +89,7 @@ def test_a_tokenizer_that_is_not_the_teachers_is_refused_when_the_run_starts(che
 def padded(checkpoint: Path, tokens: int, unit: int) -> tuple[Any, Any]:
     """Student and teacher of a run with a tokenizer, whose size NeMo pads to a multiple of `unit`."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from tests.support.models import start
 
     start()
@@ -132,8 +132,8 @@ def test_it_computes_with_the_rounded_weights(checkpoint: Path, precision: str) 
 
 def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
     """Compares on one of two tensor-parallel ranks."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.teacher import quantize
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import quantize
     from tests.support.models import build, start
 
     start(rank, 2, tensor=2, port=port)

@@ -18,7 +18,7 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from nemo_elastic.errors import INTERRUPTED, STOPPED
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.cpu import cuda_as_cpu
 
 from .saved import is_whole, newest
 

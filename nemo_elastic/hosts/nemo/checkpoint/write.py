@@ -31,7 +31,7 @@ from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import check_room
-from nemo_elastic.megatron.write import dtype_args, process_group, quiet, sharded
+from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.slicer import cut_tensors
 
 
@@ -179,7 +179,7 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
 def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]) -> None:
     from nemo.utils import logging as nemo_logging
 
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     # what MegatronStrategy.sharded_state_dict_metadata says of weights without an optimizer
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}

@@ -31,7 +31,7 @@ from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
 from nemo_elastic.io.atomic import explained, flush
 from nemo_elastic.io.outputs import Output, check_output, sign
 from nemo_elastic.io.temporary import put_in_place, remove
-from nemo_elastic.megatron.host import check_pipeline
+from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.stage import StageOptions
 

@@ -17,8 +17,7 @@ from nemo.lightning.io import pl as checkpoint_io
 from nemo.lightning.pytorch.callbacks.progress_printer import ProgressPrinter
 from nemo.utils import logging
 
-from nemo_elastic.megatron.platform.adam import group_step_adam
-from nemo_elastic.megatron.platform.device import cuda_as_cpu
+from nemo_elastic.megatron.cpu import cuda_as_cpu, group_step_adam
 
 #: Methods of MegatronStrategy that run inside `cuda_as_cpu`, and what names CUDA below each (NeMo 2.7.3, megatron-core
 #: 0.15.3). With a distributed optimizer they run inside `group_step_adam` too: several build one or read its state.

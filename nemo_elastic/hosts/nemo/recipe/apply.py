@@ -21,8 +21,8 @@ from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
-from nemo_elastic.megatron.build import OVERLAPS
-from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
+from nemo_elastic.megatron.models import OVERLAPS
+from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 from nemo_elastic.train.agreement import check_files
 from nemo_elastic.train.stage import StageOptions
 

@@ -161,8 +161,8 @@ def elastic_model(full: dict[str, torch.Tensor]):
 
     from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.run import ElasticState
+    from nemo_elastic.megatron.choice import ElasticState
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.vocabulary import make_elastic
 
     initialize_rng_tracker(inference_rng_tracker=True)

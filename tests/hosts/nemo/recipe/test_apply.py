@@ -167,7 +167,7 @@ def test_other_architectures_are_no_parents() -> None:
 def test_the_routers_parameters_are_a_group_of_their_own() -> None:
     import torch
 
-    from nemo_elastic.megatron.optim import is_router, no_weight_decay, router_ratio
+    from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
     p = torch.zeros(3, 3)
     assert is_router("module.elastic.router.down.hidden", p)

@@ -30,7 +30,7 @@ from nemo_elastic.io.atomic import atomic_dir, atomic_write
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.slicing.slicer import cut_tensors
 
-from .platform.device import cuda_as_cpu
+from .cpu import cuda_as_cpu
 
 __all__ = ["dtype_args", "process_group", "quiet", "sharded", "write_cut", "write_megatron_checkpoint"]
 

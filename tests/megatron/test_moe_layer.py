@@ -89,7 +89,7 @@ def test_a_dropped_expert_is_sent_no_token_whatever_its_score_is(parent: Parent)
 
 def test_the_balance_of_experts_is_that_of_the_whole_models_tokens() -> None:
     """A member's counts would push away the experts that it keeps; recomputation counts nothing twice."""
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
     for recompute in (None, "full"):
@@ -110,7 +110,7 @@ def test_the_balance_of_experts_is_that_of_the_whole_models_tokens() -> None:
 
 def test_a_cast_rounds_no_bias_and_counts_every_token() -> None:
     """Biases may be large: 34.5 is all that bfloat16 has between 34.375 and 34.625."""
-    from nemo_elastic.megatron.run import WHOLE
+    from nemo_elastic.megatron.choice import WHOLE
 
     start()
     model = made(MOE).train()
@@ -187,8 +187,8 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
 
 @PARENTS
 def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.layers import MegatronLayers
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
     from nemo_elastic.nn.forward import Layers
 
     start()
@@ -209,9 +209,9 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
 def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None:
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.formats.torch_io import to_torch
-    from nemo_elastic.megatron.load import load_model_weights
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
+    from nemo_elastic.megatron.models import load_model_weights
     from tests.ranking.test_sorting import unstriped
 
     start()
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None
 
 @PARENTS
 def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Parent) -> None:
-    from nemo_elastic.megatron.sorting import sort_in_place
+    from nemo_elastic.megatron.sharded_sort import sort_in_place
 
     start()
     model, random = made(parent), np.random.default_rng(3)

@@ -40,7 +40,7 @@ def data() -> torch.Tensor:
 
 
 def host_class() -> Any:
-    from nemo_elastic.megatron.host import MegatronHost
+    from nemo_elastic.megatron.megatron_host import MegatronHost
 
     class Host(MegatronHost):
         """Data in memory, and no optimizer."""
@@ -79,10 +79,9 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
 
 
 def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
-    from nemo_elastic.megatron.build import check_ranks, make_family
-    from nemo_elastic.megatron.members import SavedMembers
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.stages import FamilyStep
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.models import SavedMembers, check_ranks, make_family
 
     start()
     config = ElasticConfig.from_dict(BLOCK)
@@ -112,7 +111,7 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
             assert ours == [[b, pytest.approx(loss, rel=2e-4, abs=2e-4)] for b, loss in theirs]
         steps = FamilyStep(family, host, HeldOut(config.distill))
         steps.begin_validation()
-        assert not steps.teaches_in_stages and steps.heldout.names == ["full", "small"]
+        assert not steps.teaches_in_pipeline and steps.heldout.names == ["full", "small"]
         read = {"tokens": data()[:2], "labels": data()[:2], "loss_mask": torch.ones(2, 12)}
         for _ in steps.heldout.names:
             batch = steps.heldout.next(lambda: read)
@@ -121,8 +120,8 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
 
 
 def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:
-    from nemo_elastic.megatron.build import make_family
     from nemo_elastic.megatron.compat import content
+    from nemo_elastic.megatron.models import make_family
 
     start()
     family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)
@@ -135,7 +134,7 @@ def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:
 def test_ranks_that_cannot_share_a_parent_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron.core import parallel_state
 
-    from nemo_elastic.megatron.build import check_ranks, make_family
+    from nemo_elastic.megatron.models import check_ranks, make_family
 
     start()
     family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)

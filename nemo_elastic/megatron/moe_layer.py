@@ -35,11 +35,10 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.gates import LayerGates
 from nemo_elastic.nn.moe import faded
 
+from .choice import WHOLE, Run, is_recomputing
 from .compat import with_names
-from .experts import experts
-from .linear import SlicedLinear, all_reduce, gather, tensor_group
-from .norm import ElasticRMSNorm
-from .run import WHOLE, Run, is_recomputing
+from .linear import SlicedLinear, all_reduce, experts, gather, tensor_group
+from .modules import ElasticRMSNorm
 
 _ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 

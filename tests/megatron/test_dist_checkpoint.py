@@ -27,9 +27,9 @@ def weights(model: object) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> None:
-    from nemo_elastic.megatron.load import load_model_weights
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
+    from nemo_elastic.megatron.models import load_model_weights
 
     start()
     model = build(PARENT)
@@ -48,9 +48,9 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> 
 @pytest.mark.parametrize("rows", [20, 80])
 def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
     """megatron-core does either in silence, for its own padding."""
-    from nemo_elastic.megatron.load import check_rows, load_model_weights
-    from nemo_elastic.megatron.platform.device import cuda_as_cpu
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
+    from nemo_elastic.megatron.models import check_rows, load_model_weights
 
     start()
     model, other = build(PARENT), build(replace(PARENT, vocab=rows), seed=1)
@@ -68,7 +68,7 @@ def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
 
 
 def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
-    from nemo_elastic.megatron.write import write_megatron_checkpoint
+    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
 
     layers = PARENT.full.layers
     narrow = PARENT.uniform(ffn=12).layers[1]

@@ -42,7 +42,7 @@ def by_steps(
 @pytest.mark.parametrize("kept", NEURONS)
 @pytest.mark.parametrize("width", [None, WIDTH], ids=["whole", "cut"])
 def test_outputs_and_gradients(kept: str, width: Selection | None, gated: bool) -> None:
-    from nemo_elastic.megatron.experts import experts
+    from nemo_elastic.megatron.linear import experts
 
     neurons, random = NEURONS[kept], torch.Generator().manual_seed(0)
 
@@ -66,7 +66,7 @@ def test_outputs_and_gradients(kept: str, width: Selection | None, gated: bool) 
 
 
 def test_what_is_frozen_gets_no_gradient_and_keeps_it_from_nothing_else() -> None:
-    from nemo_elastic.megatron.experts import experts
+    from nemo_elastic.megatron.linear import experts
 
     x, weight = torch.randn(8, 5), torch.rand(8, requires_grad=True)
     up, down = [torch.randn(8, 5) for _ in COUNTS], [torch.randn(5, 8, requires_grad=True) for _ in COUNTS]
@@ -77,7 +77,7 @@ def test_what_is_frozen_gets_no_gradient_and_keeps_it_from_nothing_else() -> Non
 
 def test_ranks_without_tokens_pass_gradients_of_none_on() -> None:
     """The dispatcher's collectives, and those of gates, go backward on every rank."""
-    from nemo_elastic.megatron.experts import experts
+    from nemo_elastic.megatron.linear import experts
 
     x, weight, gate = (
         torch.randn(0, 5).requires_grad_(),
@@ -94,7 +94,7 @@ def test_ranks_without_tokens_pass_gradients_of_none_on() -> None:
 
 @pytest.mark.parametrize("kept", NEURONS)
 def test_gradients_are_added_where_the_slice_lies_in_the_buffer(kept: str) -> None:
-    from nemo_elastic.megatron.experts import experts
+    from nemo_elastic.megatron.linear import experts
 
     neurons = NEURONS[kept]
     x, weight = torch.randn(8, 4), torch.rand(8)
@@ -111,7 +111,7 @@ def test_gradients_are_added_where_the_slice_lies_in_the_buffer(kept: str) -> No
 
 
 def test_one_activation_of_each_neuron_is_kept() -> None:
-    from nemo_elastic.megatron.experts import experts
+    from nemo_elastic.megatron.linear import experts
 
     x, weight = torch.randn(8, 5).requires_grad_(), torch.rand(8, requires_grad=True)
     up, down = ([torch.randn(shape, requires_grad=True) for _ in COUNTS] for shape in ((8, 5), (5, 8)))

@@ -32,7 +32,7 @@ EVEN = Parent("M-M*-M", 24, 40, 24, 16, 4, 4, 14, 4, 6, 2, 4, ffn_stripes=4)
 def test_the_kernels_need_cuda_and_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron.core.ssm import mamba_mixer
 
-    from nemo_elastic.megatron.mixer import kernels_for
+    from nemo_elastic.megatron.modules import kernels_for
 
     on_gpu, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
     for name in NAMES[:2]:  # what megatron-core is without mamba_ssm
@@ -96,7 +96,7 @@ def reference_scan(x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.
 def test_kernels_and_torch_give_the_same(
     parent: Parent, calls: dict[str, int], choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nemo_elastic.megatron import mixer
+    from nemo_elastic.megatron import modules
 
     start()
     model = build(parent)
@@ -113,7 +113,7 @@ def test_kernels_and_torch_give_the_same(
     kernels = Kernels(
         counted("fused", reference), counted("scan", reference_scan), counted("conv", reference_conv), 128
     )
-    monkeypatch.setattr(mixer, "kernels_for", lambda x, chunk_size: kernels)
+    monkeypatch.setattr(modules, "kernels_for", lambda x, chunk_size: kernels)
     got = logits_and_grads(model, tokens, chosen, lambda z: z.square().mean())
     assert seen == calls
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=1e-5)

@@ -1,24 +1,27 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Code that names 'cuda', run on a CPU-only build of torch.
+"""What megatron-core lacks to train on a CPU: code that names 'cuda' gets the CPU, and an Adam that can be saved.
 
 NeMo's and megatron-core's training loop writes ``device="cuda"``, ``.cuda()``, ``pin_memory=True`` and
-``torch.cuda.current_device()`` literally, in places that no option reaches. This file has one job: inside
-`cuda_as_cpu` such code gets the CPU instead. Where CUDA exists it does nothing at all.
+``torch.cuda.current_device()`` literally, in places that no option reaches. Inside `cuda_as_cpu` such code gets the
+CPU instead. Where CUDA exists it does nothing at all. Two mechanisms do it: a `torch.overrides.TorchFunctionMode`,
+torch's public way to see every call of a torch function or tensor method that the current thread makes, and, for the
+few functions of ``torch.cuda`` that take no tensor and raise in a CPU build, a replacement for as long as it lasts.
 
-Two mechanisms do it: a `torch.overrides.TorchFunctionMode`, torch's public way to see every call of a torch function
-or tensor method that the current thread makes, and, for the few functions of ``torch.cuda`` that take no tensor and
-raise in a CPU build, a replacement for the duration of the context.
+megatron-core takes the layout of an optimizer's state from what it finds installed. Over torch's AdamW, whose steps
+are tensors among the moments, its distributed optimizer trains, but can neither save nor load (megatron-core 0.15.3).
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
@@ -37,16 +40,11 @@ def cuda_as_cpu() -> Iterator[None]:
     places = [(torch.cuda, name, value) for name, value in _REPLACED.items()]
     if _HYBRID in sys.modules and _DISPATCHER in sys.modules:
         places += [(torch.cuda, "current_device", lambda: CPU), (sys.modules[_DISPATCHER], _TO_CPU, _numbers)]
-    saved = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     _CudaAsCpu.active = True
     try:
-        for owner, name, replacement in places:
-            setattr(owner, name, replacement)
-        with _CudaAsCpu():
+        with _replaced(places), _CudaAsCpu():
             yield
     finally:
-        for owner, name, original in reversed(saved):
-            setattr(owner, name, original)
         _CudaAsCpu.active = False
 
 
@@ -143,3 +141,87 @@ _REPLACED: dict[str, Any] = {
     "get_rng_state": lambda device="cuda": torch.get_rng_state(),  # of which a checkpoint keeps one
     "set_rng_state": lambda state, device="cuda": None,  # it is the CPU's, which is set beside it
 }
+
+
+class GroupStepAdam(torch.optim.AdamW):
+    """torch's AdamW, bit for bit, with the state of the fused ones: two moments per parameter, one step per group.
+
+    Args:
+        params: parameters or groups of them.
+        adam_w_mode: decoupled weight decay, else Adam's; the name is that of the fused ones.
+        more: of torch's AdamW.
+    """
+
+    def __init__(self, params: Any, adam_w_mode: bool = True, **more: Any) -> None:
+        super().__init__(params, **more)
+        self._update = adamw if adam_w_mode else adam
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)  # AdamW's looks for a step among the moments
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; a group without parameters, of which a rank may hold no shard, does not count any."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["params"]:
+                self._step(group)
+        return loss
+
+    def _step(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] |= {k: torch.zeros_like(p) for k in ("exp_avg", "exp_avg_sq")}
+        done = group.get("step", 0)
+        self._update(
+            params,
+            [p.grad for p in params],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
+            [],
+            [torch.tensor(float(done)) for _ in params],  # each is counted up by itself
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        group["step"] = done + 1
+
+
+@contextlib.contextmanager
+def group_step_adam() -> Iterator[None]:
+    """Runs the body with `GroupStepAdam` as megatron-core's fused Adam. May be nested."""
+    from megatron.core import optimizer as mcore
+    from megatron.core.optimizer import distrib_optimizer
+
+    #: names that say which Adam there is and how its state is laid out
+    places = [
+        (mcore, "Adam", GroupStepAdam),
+        (mcore, "USING_PYTORCH_OPTIMIZER", False),
+        (distrib_optimizer, "Adam", GroupStepAdam),
+        (distrib_optimizer, "HAVE_APEX_OR_TE", True),
+        (distrib_optimizer, "USING_APEX_OPTIMIZER", True),
+    ]
+    with _replaced(places):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(places: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Gives attributes of modules other values, (module, name, value), for the duration of the body."""
+    saved = []
+    try:
+        for owner, name, value in places:
+            saved.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, original in reversed(saved):
+            setattr(owner, name, original)

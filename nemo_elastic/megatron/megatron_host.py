@@ -1,6 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A megatron-core model in training, whoever trains it: what the hosts on megatron-core share of `train.host.Host`."""
+"""A megatron-core model in training, whoever trains it, and what a rank does with a micro-batch.
+
+What the hosts on megatron-core share of `train.host.Host`.
+
+Two streams go through a pipeline: the teacher is cut as the student is, and runs beside it on every rank. A rank
+passes on both hidden states as one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron
+does: megatron-core's schedule knows one tensor per micro-batch and asks how its shape differs from the model's.
+Gradients come back in the same shape; the teacher's half of them is zero and ends where it came from.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +28,15 @@ from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.layered import Shards
+from nemo_elastic.train.heldout import HeldOut
+from nemo_elastic.train.training import Draw, FamilyTraining, Part
 
+from .choice import ElasticState
 from .compat import named_parameters, named_weights
 from .layers import MegatronLayers
-from .loss import Output, distill_loss
-from .run import ElasticState
-from .sorting import Together, sort_in_place
-from .streams import part
+from .sharded_sort import Together, sort_in_place
 from .unfinished import UnfinishedTogether, unfinished_file
-from .vocabulary import hidden_states
+from .vocabulary import Output, distill_loss, hidden_states
 
 
 @dataclass
@@ -49,7 +57,7 @@ class MegatronHost:
     frozen: Any = None
 
     def __post_init__(self) -> None:
-        #: what the pipeline stage before this one gave of student and teacher
+        #: what the pipeline rank before this one gave of student and teacher
         self.received: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
     # ------------------------------------------------------------------ a micro-batch
@@ -64,12 +72,12 @@ class MegatronHost:
 
     @torch.no_grad()
     def teacher(self, tokens_bs: torch.Tensor | None) -> Output:
-        """The teacher and what enters its head, or on all pipeline stages but the last what its layers here give.
+        """The teacher and what enters its head, or on all pipeline ranks but the last what its layers here give.
 
         It is a model of its own, or in mode `trainable` the whole student.
         """
         core, given = self.frozen or self.core, self.received
-        if given[1] is None:  # the first stage, or no pipeline
+        if given[1] is None:  # the first rank, or no pipeline
             return (core, hidden_states(core, tokens_bs)) if self.frozen is not None else self.student(tokens_bs)
         core.set_input_tensor([given[1].to(core.config.params_dtype)])
         try:
@@ -78,7 +86,7 @@ class MegatronHost:
             core.set_input_tensor([given[0] if core is self.core else None])
 
     def receive(self, tensor: torch.Tensor | None) -> None:
-        """Take what the pipeline stage before this one has given."""
+        """Take what the pipeline rank before this one has given."""
         self.received = part(tensor, self.core.config.hidden_size)
         self.core.set_input_tensor([self.received[0]])
 
@@ -166,9 +174,9 @@ class MegatronHost:
     # ------------------------------------------------------------------ looking for what is not finite
 
     @property
-    def stage(self) -> int | None:
-        staged = parallel_state.get_pipeline_model_parallel_world_size() > 1
-        return parallel_state.get_pipeline_model_parallel_rank() if staged else None
+    def pipeline_rank(self) -> int | None:
+        several = parallel_state.get_pipeline_model_parallel_world_size() > 1
+        return parallel_state.get_pipeline_model_parallel_rank() if several else None
 
     def gradient(self, parameter: Any) -> torch.Tensor:
         """Where megatron-core's data parallelism keeps it."""
@@ -177,7 +185,7 @@ class MegatronHost:
         return torch.zeros((), device=parameter.device) if grad is None else grad
 
     def whole_name(self, name: str) -> str:
-        """A pipeline stage counts its own layers from 0."""
+        """A pipeline rank counts its own layers from 0."""
         layers = self.core.decoder.layers
         return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])].layer_number - 1), name)
 
@@ -197,8 +205,101 @@ def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
                 yield name.rpartition("module.")[2], param
 
 
-def check_pipeline(stages: int, where: str = "") -> None:
-    """Raise for pipeline stages, of which none has all layers; `where` stands before the setting's name."""
-    if stages > 1:
-        allowed = "1 for ranking and search; start runs in pipeline stages from a checkpoint with members"
-        raise bad(f"{where}pipeline_model_parallel_size", stages, allowed)
+def check_pipeline(ranks: int, where: str = "") -> None:
+    """Raise for pipeline ranks, of which none has all layers; `where` stands before the setting's name."""
+    if ranks > 1:
+        allowed = "1 for ranking and search; start runs on several pipeline ranks from a checkpoint with members"
+        raise bad(f"{where}pipeline_model_parallel_size", ranks, allowed)
+
+
+__all__ = ["FamilyStep"]
+
+
+@dataclass
+class FamilyStep:
+    """The steps of a family's training, for whoever calls them.
+
+    Attributes:
+        family: what is trained.
+        host: whoever trains it.
+        heldout: of its validations.
+    """
+
+    family: FamilyTraining
+    host: MegatronHost
+    heldout: HeldOut
+
+    @property
+    def teaches_in_pipeline(self) -> bool:
+        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see the module."""
+        ranks = parallel_state.get_pipeline_model_parallel_world_size()
+        return ranks > 1 and self.family.config.distill.taught
+
+    @property
+    def validates_in_pipeline(self) -> bool:
+        """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last rank."""
+        return self.teaches_in_pipeline and self.host.frozen is not None
+
+    # ------------------------------------------------------------------ training
+
+    def pass_on(self, tokens_bs: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+        """What all ranks but the last pass on of a micro-batch that trains one budget."""
+        (draw,) = draws
+        self.family.remember(draw, tokens_bs)
+        teacher = self.family.teacher_of(self.host, tokens_bs, draws)
+        hidden = self.host.student(tokens_bs, draw.choice)[1]
+        if not self.teaches_in_pipeline:
+            return hidden
+        return join(hidden, hidden if teacher is None else teacher[1])
+
+    def loss(
+        self, draws: Sequence[Draw], tokens_bs: torch.Tensor, labels_bs: torch.Tensor, mask_bs: torch.Tensor
+    ) -> tuple[torch.Tensor, list[Part]]:
+        """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
+        return self.family.loss(self.host, draws, tokens_bs, labels_bs, mask_bs)
+
+    # ------------------------------------------------------------------ validating
+
+    def begin_validation(self) -> None:
+        """Start one: all members run, as they are now; the whole model alone before there are any."""
+        names = [b.name for b in self.family.config.budgets]
+        choices: list[Choice] = [None, *self.family.members.get()[1:]]
+        self.heldout.begin(names[: len(choices)], choices, taught=self.host.frozen is not None)
+
+    def pass_on_member(self, batch: dict[str, Any]) -> torch.Tensor:
+        """What all ranks but the last pass on for a member; the teacher runs beside the first one."""
+        tokens = batch["tokens"]
+        hidden = self.host.student(tokens, batch["choice"])[1]
+        if not self.validates_in_pipeline:
+            return hidden
+        return join(hidden, self.host.teacher(tokens)[1] if batch["member"] == 0 else hidden)
+
+    def measure(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`."""
+        tokens = batch["tokens"]
+
+        def teach() -> Output | None:
+            return None if self.host.frozen is None else self.host.teacher(tokens)
+
+        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"]), teach)
+
+
+Shapes = list[tuple[int, ...]]
+
+
+def twice_as_wide(received: Shapes, sent: Shapes) -> tuple[Shapes, Shapes]:
+    """The shapes of what a rank receives and sends, with room for both streams."""
+    both = [[(*shape[:-1], 2 * shape[-1]) for shape in shapes] for shapes in (received, sent)]
+    return both[0], both[1]
+
+
+def join(student_sbd: torch.Tensor, teacher_sbd: torch.Tensor) -> torch.Tensor:
+    """What a rank passes on, [s, b, 2D]."""
+    return torch.cat([student_sbd, teacher_sbd.detach().to(student_sbd.dtype)], -1)
+
+
+def part(received: torch.Tensor | None, width: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The student's and the teacher's half of what a rank has received; None where there is none."""
+    if received is None or received.shape[-1] == width:
+        return received, None
+    return received[..., :width], received[..., width:].detach()

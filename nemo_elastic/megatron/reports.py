@@ -1,54 +1,15 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loss of a micro-batch, distillation or cross-entropy from hidden states, and what is reported of it."""
+"""What ranks report of losses, and the sums of it over ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from megatron.core import parallel_state
 
-from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.train.training import Part
-
-from .validation import all_ranks, from_last_stage
-from .vocabulary import vocabulary_loss
-
-#: a megatron-core MambaModel and its hidden states [s, b, d]
-Output = tuple[Any, torch.Tensor]
-
-
-def distill_loss(
-    config: DistillConfig,
-    student: Output,
-    teacher: Output | None,
-    labels_bs: torch.Tensor,
-    weights_bs: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Terms of the block's loss, of a micro-batch.
-
-    Args:
-        config: the elastic block's distill section.
-        student, teacher: models and their hidden states (`megatron.vocabulary`); without a teacher the terms that need
-            none.
-        labels_bs: target token ids.
-        weights_bs: weight of every token: the loss mask.
-
-    Returns:
-        The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
-    """
-    return vocabulary_loss(
-        student,
-        teacher,
-        labels_bs,
-        weights_bs,
-        terms=config.of(teacher is not None),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        chunk_tokens=config.chunk_tokens,
-    )
 
 
 def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +46,34 @@ def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
 
     Args:
         totals: [loss sum, tokens] of this rank's micro-batches, as `report_parts` gives them; only the last pipeline
-            stage has any.
+            rank has any.
     """
     tokens = all_ranks([t[1].double() for t in totals]) if totals else torch.zeros((), dtype=torch.float64)
-    return int(from_last_stage(tokens))
+    return int(from_last_rank(tokens))
+
+
+def all_ranks(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of what micro-batches gave, over data-parallel ranks too; all of them call it."""
+    sums = torch.stack(list(rows)).sum(0)
+    torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+    return sums
+
+
+def from_last_rank(t: torch.Tensor) -> torch.Tensor:
+    """A tensor as the last pipeline rank has it, on all ranks."""
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        t = t.to(torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
+        torch.distributed.broadcast(
+            t,
+            parallel_state.get_pipeline_model_parallel_last_rank(),
+            parallel_state.get_pipeline_model_parallel_group(),
+        )
+    return t
+
+
+def losses_of_last_rank(by_budget: Mapping[int, float], budgets: int) -> dict[int, float]:
+    """Budget index -> mean loss of the last step, on every rank: only the last pipeline rank has seen them."""
+    seen = torch.zeros(budgets, 2, dtype=torch.float64)
+    for i, loss in by_budget.items():
+        seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
+    return {i: loss for i, (drawn, loss) in enumerate(from_last_rank(seen).tolist()) if drawn}

@@ -93,17 +93,17 @@ class RouterClip:
         return self._step()
 
     def _norm(self, params: list[torch.Tensor]) -> float:
-        """Norm over all shards; every pipeline stage has a whole replica, whose gradients are the same."""
+        """Norm over all shards; every pipeline rank has a whole replica, whose gradients are the same."""
         grads = [getattr(p, self._grad) for p in params if param_is_not_tensor_parallel_duplicate(p)]
         norm = get_grad_norm_fp32(grads, grad_stats_parallel_group=self._optimizer.get_grad_stats_parallel_group())
         return norm / math.sqrt(parallel_state.get_pipeline_model_parallel_world_size())
 
 
 def reduce_router(models: Sequence[Any]) -> None:
-    """Sum the router's gradients over pipeline stages, of which each has a replica of its own.
+    """Sum the router's gradients over pipeline ranks, of which each has a replica of its own.
 
     Before megatron-core's reductions: of the sum over data-parallel ranks the distributed optimizer leaves to each
-    rank its own shard, and the same shard of another stage may hold another part of the router.
+    rank its own shard, and the same shard of another rank may hold another part of the router.
     """
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         for name, param in (named for model in models for named in model.named_parameters()):

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Models that are built for a family: the student that becomes one, the frozen teacher, and the weights of both.
+
+ModelOpt's quantised formats of a teacher are weight-only and real: `mtq.quantize` alone computes in a narrow format
+and keeps the wide weight, `mtq.compress` replaces it. A layer's weight is made whole for as long as the layer runs, so
+activations and products have the model's own dtype and no calibration is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from nemo_elastic.core.family import Parent
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.megatron.harmless import check_harmless
+from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata
+from nemo_elastic.formats.megatron.stored import weights_folder
+from nemo_elastic.kernels import check_widths
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.training import FamilyTraining
+
+from .choice import ElasticState
+from .compat import content, shard
+from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
+from .modules import have_kernels
+from .vocabulary import make_elastic
+
+
+def check_rows(core: Any, path: str | Path) -> None:
+    """Raise where a checkpoint, of which a host is going to load all, has another vocabulary than the model.
+
+    megatron-core would cut it, or fill it up with zeros: of vocabularies alone it lets the shapes differ.
+    """
+    metadata = read_metadata(weights_folder(path))
+    _check_rows(content(core, model_prefix(metadata.tensors)), metadata, path)
+
+
+def _check_rows(wanted: Mapping[str, Any], metadata: Metadata, path: str | Path) -> None:
+    for tensor in wanted.values():
+        found = metadata.tensors.get(getattr(tensor, "key", ""))
+        if found is None or not getattr(tensor, "allow_shape_mismatch", False):
+            continue
+        rows, has = tensor.global_shape[0], found.size[0]
+        if rows != has:
+            raise ElasticError(
+                f"checkpoint: {path}: its vocabulary has {has} rows, the model {rows}; neither is cut or filled up"
+            )
+
+
+def load_model_weights(core: Any, path: str | Path | None) -> None:
+    """Load a checkpoint into a megatron-core model in place; the elastic submodule stays as it is.
+
+    Raises:
+        ElasticError: it is damaged, may run something, or is of another model.
+    """
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.validation import StrictHandling
+
+    assert path is not None
+    metadata = check_harmless(path, only_weights=True)
+    prefix = model_prefix(metadata.tensors)
+    wanted = {k: v for k, v in content(core, prefix).items() if not k.startswith(f"{prefix}elastic.")}
+    _check_rows(wanted, metadata, path)
+    loaded = dist_checkpointing.load(wanted, str(weights_folder(path)), strict=StrictHandling.RAISE_UNEXPECTED)
+    state = {k.removeprefix(prefix): v for k, v in loaded.items() if k in wanted}
+    missing, unexpected = core.load_state_dict(state, strict=False)
+    wrong = [k for k in [*missing, *unexpected] if "_extra_state" not in k and not k.startswith("elastic.")]
+    if wrong:
+        raise ElasticError(f"checkpoint: {path}: parameters do not match the model: {', '.join(wrong[:5])}")
+
+
+class SavedMembers(Members):
+    """Members that megatron-core saves and loads with the model."""
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Router and members for a distributed checkpoint: replicas on every rank, so one rank of all writes them.
+
+        megatron-core takes a module of its own to lie on one pipeline rank; this one lies on all.
+        """
+        state = shard(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+        for tensor in state.values():
+            tensor.replica_id = (parallel_state.get_pipeline_model_parallel_rank(), *tensor.replica_id[1:])
+        return state
+
+
+__all__ = ["OVERLAPS", "check_overlaps", "check_ranks", "make_family"]
+
+#: settings of data parallelism and of the optimizer that count on every micro-batch using every weight
+OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
+
+
+def check_overlaps(owners: Mapping[str, Any]) -> None:
+    """Raise where a run is about to start with overlaps that were turned on again after `apply_elastic`.
+
+    Args:
+        owners: by their names, what may have such settings.
+
+    Raises:
+        ElasticError: one is on.
+    """
+    for owner, settings in owners.items():
+        for name in OVERLAPS:
+            if getattr(settings, name, False):
+                why = "false, as apply_elastic left it: a micro-batch uses a part of the weights alone"
+                raise bad(f"recipe.{owner}.{name}", True, why)
+
+
+def check_ranks(family: FamilyTraining) -> None:
+    """Raise for ranks that a family cannot have.
+
+    Raises:
+        ElasticError: context parallelism, or pipeline ranks and several budgets per micro-batch.
+    """
+    context, several = parallel_state.get_context_parallel_world_size(), family.config.budgets_per_batch
+    if context > 1:
+        raise bad("context_parallel_size", context, "1 in this version")
+    ranks = parallel_state.get_pipeline_model_parallel_world_size()
+    if ranks > 1 and several > 1:
+        raise bad("pipeline_model_parallel_size", ranks, f"1 while elastic.budgets_per_batch is {several}")
+
+
+def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | None = None) -> ElasticState:
+    """Give a model router and members, in a submodule `elastic`, and the state that its layers obey.
+
+    Before data parallelism wraps it, and before an optimizer is made of its parameters.
+
+    Args:
+        core: built with `spec.elastic_stack_spec`; changed.
+        family: gets its members.
+        parent: shape of the model.
+        start: checkpoint of the parent, from which the weights are loaded.
+
+    Raises:
+        ElasticError: tensor-parallel ranks cannot share it, or a kernel refuses a width of the block's.
+    """
+    parent = family.config.parent_shape(parent)
+    world = parallel_state.get_tensor_model_parallel_world_size()
+    each = {"tensor": world, "expert tensor": parallel_state.get_expert_tensor_parallel_world_size()}
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            if axis.blocks is not None and axis.shared_by is not None:
+                parent.axis(axis.name).shard(each[axis.shared_by])
+    if have_kernels():
+        check_widths(parent, family.config.resolve_axes(parent), world)
+    router = family.new_router(parent)
+    members = SavedMembers(parent, len(family.config.budgets), router).to(next(core.parameters()).device)
+    core.add_module("elastic", members)
+    family.members = members
+    if start is not None:
+        load_model_weights(core, start)
+    state = ElasticState(parent)
+    make_elastic(core, state)
+    return state
+
+
+LINEAR = (ElasticLayerNormColumnParallelLinear, ElasticRowLinear)
+#: elastic.distill.teacher_precision -> ModelOpt's format of a weight: type of an element, one scale per row (axis 0)
+FORMATS = {"fp8": {"num_bits": (4, 3), "axis": 0}, "int8": {"num_bits": 8, "axis": 0}}
+
+
+def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, precision: str | None = None) -> Any:
+    """The parent as a frozen megatron-core model, sharded like the student.
+
+    In bf16 the model is allocated as such, whatever the checkpoint holds. To be quantised it exists once in the
+    model's own dtype, then shrinks weight by weight; call this before the student is built, and that peak (plus one
+    layer) is below what training takes later.
+
+    Args:
+        build: makes a model of a config.
+        config: of the parent, with the elastic stack spec.
+        path: checkpoint of the parent.
+        precision: `elastic.distill.teacher_precision`.
+    """
+    if precision == "bf16":
+        # the student keeps its own: a copy, not a change
+        config = copy.copy(config)
+        config.bf16, config.params_dtype = True, torch.bfloat16
+    teacher = build(config).eval().requires_grad_(False)
+    if config.bf16:
+        teacher = teacher.bfloat16()  # as megatron-core's Float16Module does with the student
+    load_model_weights(teacher, path)
+    if precision in FORMATS:
+        quantize(teacher, precision)
+    return teacher
+
+
+@torch.no_grad()
+def quantize(model: Any, precision: str) -> None:
+    """Replace the weights of the elastic linear layers by ModelOpt's compressed ones, in place. It cannot be undone.
+
+    Every tensor-parallel rank scales the rows of its own shard. A layer with a row of zeros stays as it is: its scale
+    would be zero.
+    """
+    import modelopt.torch.quantization as mtq
+
+    _register()
+    # in a list of their own: ModelOpt would convert convolutions and the head too, and set flags in the shared config
+    layers = [m for m in model.decoder.modules() if isinstance(m, LINEAR)]
+    layers = torch.nn.ModuleList(m for m in layers if m.weight.detach().abs().amax(1).min() > 0)  # pyright: ignore
+    off = {"enable": False}
+    quantizers = {"*weight_quantizer": FORMATS[precision], "*input_quantizer": off, "*output_quantizer": off}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message="Real quantization has been applied")  # nothing here is saved
+        mtq.quantize(layers, {"quant_cfg": quantizers, "algorithm": None})
+        mtq.compress(layers)
+
+
+def _register() -> None:
+    """Tell ModelOpt that our linears read their weight as `nn.Linear` does.
+
+    Its own rule for megatron-core's classes replaces functions of megatron-core, which ours do not call.
+    """
+    from modelopt.torch.quantization.nn import QuantModuleRegistry
+    from modelopt.torch.quantization.nn.modules.quant_module import QuantLinearConvBase
+    from modelopt.torch.utils.distributed import ParallelState
+
+    class QuantElasticLinear(QuantLinearConvBase):
+        def _setup(self) -> None:
+            self.parallel_state = ParallelState(
+                parallel_state.get_data_parallel_group(), parallel_state.get_tensor_model_parallel_group()
+            )
+            super()._setup()
+
+    for cls in LINEAR:
+        if cls not in QuantModuleRegistry:
+            QuantModuleRegistry.register({cls: cls.__name__})(QuantElasticLinear)
