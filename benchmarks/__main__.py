@@ -32,7 +32,6 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_teacher": (),
     "bench_memory": (),
     "bench_chunk": (),
-    "bench_backward": (),
     "bench_rank": (),
     "bench_start": (),
     "bench_runtime": (),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Time of the SSD scan, forward and backward, by the size of its chunks: what `nn.ssd.chunk_for` was chosen by.
+"""Time of the SSD scan, forward and backward, by the size of its chunks: what `kernels.chunk_for` was chosen by.
 
 All chunk sizes take turns, round after round; a figure is the median over rounds of the ratio to the chunk that
 `chunk_for` takes.
@@ -16,9 +16,10 @@ import time
 import torch
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.nn.ssd import chunk_for, ssd_chunked
+from nemo_elastic.kernels import chunk_for
+from nemo_elastic.nn.ssd import ssd_chunked
 
-CHUNKS = (16, 32, 64, 128, 256)
+CHUNKS = (8, 16, 32, 64, 128)
 #: state, heads, head dim, groups: as in tiny models, and in those of Nemotron-H's proportions; one sequence of LENGTH
 SHAPES = ((16, 16, 32, 4), (32, 16, 32, 4), (64, 16, 64, 4), (128, 16, 64, 2))
 LENGTH = 2048
@@ -54,7 +55,7 @@ def measure(shape: tuple[int, int, int, int], rounds: int) -> dict[int, float]:
             seconds = step(tensors, chunk)
             if r:  # the first round warms up
                 times[chunk].append(seconds)
-    base = times[chunk_for(state, LENGTH)]
+    base = times[chunk_for(state)]
     return {c: statistics.median(a / b for a, b in zip(times[c], base, strict=True)) for c in CHUNKS}
 
 
@@ -66,7 +67,7 @@ def table(found: dict[str, dict[int, float]]) -> str:
     ]
     for (state, heads, dim, _), ratios in zip(SHAPES, found.values(), strict=True):
         cells = [f"{ratios[c]:.2f}" for c in CHUNKS]
-        lines.append(f"| state {state}, {heads} heads of {dim} | {' | '.join(cells)} | {chunk_for(state, LENGTH)} |")
+        lines.append(f"| state {state}, {heads} heads of {dim} | {' | '.join(cells)} | {chunk_for(state)} |")
     return "\n".join(lines) + "\n"
 
 

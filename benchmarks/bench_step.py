@@ -34,8 +34,9 @@ from benchmarks.output import arguments, deliver
 from nemo_elastic.core.cost import counts, flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.mamba import mamba_inside
+from nemo_elastic.nn.ssd import MixerWeights, mix
 from tests.support.models import build, distributed, start
 
 PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
@@ -123,9 +124,10 @@ def inside(parent: Parent, work: Inside, shape: tuple[int, int]) -> float:
              (heads,), (inner,)]  # fmt: skip
     tensors = [torch.randn(size).requires_grad_() for size in sizes]
     tensors[3] = -torch.ones(heads, requires_grad=True)
+    widths = MambaWidths(heads, dim, parent.mamba_groups, parent.state)
     began = time.perf_counter()
     for _ in range(layers):
-        out = mamba_inside(*tensors, groups=parent.mamba_groups, state=parent.state, eps=1e-5)
+        out = mix(tensors[0], MixerWeights(*tensors[1:]), widths, 1e-5)
         torch.autograd.grad(out, tensors, out.detach())
     return time.perf_counter() - began
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import nemo_elastic.nn.moe as package
+import nemo_elastic.nn.forward as package
 from benchmarks.output import arguments, deliver
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
@@ -33,8 +33,8 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import EXPERTS, SCALING, TOP_K
 from nemo_elastic.data.build import build_data
-from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.forward import LayerRun, Layers
+from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, rank, sort

@@ -4,7 +4,7 @@
 
 causal_conv1d moves 16 bytes at a time. It takes x, B and C in rows of channels and asserts that 8 divides their number
 and the distance of two rows; where a row begins it does not ask, and fails with a misaligned address. So a width is
-one of three: refused; run in parts, each with rows of its own (`nn.mixing`); or run by mamba_ssm's one fused call.
+one of three: refused; run in parts, each with rows of its own (`nn.ssd`); or run by mamba_ssm's one fused call.
 """
 
 from __future__ import annotations
@@ -67,6 +67,15 @@ class MambaWidths:
     def fused(self) -> bool:
         """The fused call takes it: [x | B | C] is aligned where it lies in the projection, and so is its gradient."""
         return self.runs and self.inner % VECTOR == 0 and self.projection % VECTOR == 0
+
+
+def chunk_for(state: int) -> int:
+    """Positions per chunk of the scan in torch that are fastest on a CPU: 16, 32 or 64 by state channels.
+
+    Measured forward and backward (`benchmarks/bench_chunk.py`). A chunk of q positions costs q x q per head for what
+    mixes inside it, and p x n once for the state that it hands on, so more state wants longer chunks.
+    """
+    return 16 if state <= 16 else 32 if state <= 32 else 64
 
 
 #: names of settings, as `check_widths` says them

@@ -28,7 +28,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from benchmarks.study.modelopt_mixer import PrunableMixer, check_fresh, seen, tell_megatron
-from nemo_elastic.nn.norm import rms_norm
+from nemo_elastic.nn.functional import rms_norm
 
 
 class Linear(torch.nn.Module):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import bad
-from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.runtime.auto.calibration import LEAST, Calibration, fit
 from nemo_elastic.runtime.auto.signals import TAIL, signals
 from nemo_elastic.runtime.family import FamilyRuntime

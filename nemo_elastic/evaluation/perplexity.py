@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
-from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.functional import work_dtype
 
 #: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary
 _CHUNK = 1024

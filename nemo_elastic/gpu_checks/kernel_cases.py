@@ -16,7 +16,7 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.layout import by_name, selection
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
+from nemo_elastic.nn.ssd import Kernels, MixerWeights, mix
 
 __all__ = ["CASES", "SPEED", "Case", "CaseLayer", "Limits", "compare", "deviation", "faults", "run"]
 
@@ -105,7 +105,7 @@ class CaseLayer:
         }
 
     def forward(self, kernels: Kernels | None) -> torch.Tensor:
-        """The layer without its output projection, as megatron.mixer has it; None computes in torch."""
+        """The layer without its output projection, as megatron.modules has it; None computes in torch."""
         case, own = self.case, self.tensors
 
         def cut(name: str) -> torch.Tensor:

@@ -20,8 +20,8 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemo_elastic.nn.attention import causal_attention
-from nemo_elastic.nn.mixing import Kernels
+from nemo_elastic.nn.functional import causal_attention
+from nemo_elastic.nn.ssd import Kernels
 
 from .kernel_cases import CASES, SPEED, Case, CaseLayer, Limits, compare, faults
 
@@ -199,7 +199,7 @@ def long_context(device: str, place: Path) -> dict[str, Any]:
 
 
 def attend(device: str, length: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-    """`nn.attention.causal_attention` over so many tokens, forward and backward.
+    """`nn.functional.causal_attention` over so many tokens, forward and backward.
 
     On CUDA the memory that it takes on top of its inputs must stay below one byte per pair of tokens, half of one
     head's scores; anywhere, no operation of its forward may give a matrix of length x length.

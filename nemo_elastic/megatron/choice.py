@@ -92,8 +92,8 @@ class Run:
         known, key = self._known, (row, dim, index, world)
         if key not in known:
             own = self.parent.kind(self.parent.types[index]).tensors[row.partition(".")[2]]
-            found = megatron_selection(self.parent, own, dim, self.parent.full, self.subnet, index).shard(world)
-            known[key] = None if found.is_full else found
+            kept = megatron_selection(self.parent, own, dim, self.parent.full, self.subnet, index).shard(world)
+            known[key] = None if kept.is_full else kept
         return known[key]
 
     @cached_property

@@ -29,9 +29,9 @@ class Looked(Iterator):
 
     def __next__(self) -> Any:
         batch = next(self._loader)
-        told = batch[0] if isinstance(batch, tuple) else batch
-        if isinstance(told, Mapping):
-            check_tokens(told, self._vocab)
+        tensors = batch[0] if isinstance(batch, tuple) else batch
+        if isinstance(tensors, Mapping):
+            check_tokens(tensors, self._vocab)
         return batch
 
 
@@ -61,10 +61,10 @@ def dataset_tokens(
     if any("tokens" not in item for item in items):
         raise bad("data", type(dataset).__name__, "text, to rank and to search on: items with `tokens` and `labels`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = {k: torch.stack([torch.as_tensor(x[k]) for x in items]).long() for k in ("tokens", "labels")}
+    stacked = {k: torch.stack([torch.as_tensor(x[k]) for x in items]).long() for k in ("tokens", "labels")}
     if vocab is not None:
-        check_tokens(found, vocab)
-    return found["tokens"].to(device), found["labels"].to(device)
+        check_tokens(stacked, vocab)
+    return stacked["tokens"].to(device), stacked["labels"].to(device)
 
 
 def training_share(sequences: int) -> int:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.nn.norm import rms_norm
+from nemo_elastic.nn.functional import rms_norm
 
 from .choice import WHOLE, Run
 
@@ -263,14 +263,14 @@ class SlicedExperts(torch.autograd.Function):
             h_nf = _weighted(_gated(own_nf.square(), gate_f), weight_n[own])
             torch.mm(h_nf, cut(matrices[count + e], width, neurons).t(), out=y_ni[own])
         ctx.save_for_backward(x_ni, weight_n, gate_f, relu_nf, *matrices)
-        ctx.told = counts, neurons, width
+        ctx.args = counts, neurons, width
         ctx.mark_non_differentiable(relu_nf)
         return y_ni, relu_nf
 
     @staticmethod
     def backward(ctx: Any, dy_ni: torch.Tensor, _: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_ni, weight_n, gate_f, relu_nf, *matrices = ctx.saved_tensors
-        counts, neurons, width = ctx.told
+        counts, neurons, width = ctx.args
         needs_x, needs_weight, needs_gate, *_ = ctx.needs_input_grad
         needs, count = ctx.needs_input_grad[-len(matrices) :], len(matrices) // 2
         dx_ni = torch.empty_like(x_ni) if needs_x else None

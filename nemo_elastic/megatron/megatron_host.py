@@ -187,7 +187,7 @@ class MegatronHost:
     def whole_name(self, name: str) -> str:
         """A pipeline rank counts its own layers from 0."""
         layers = self.core.decoder.layers
-        return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])].layer_number - 1), name)
+        return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])].layer_number - 1), name)
 
     def watched(self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe) -> torch.Tensor:
         self.state.probe = probe

@@ -47,10 +47,10 @@ def check_rows(core: Any, path: str | Path) -> None:
 
 def _check_rows(wanted: Mapping[str, Any], metadata: Metadata, path: str | Path) -> None:
     for tensor in wanted.values():
-        found = metadata.tensors.get(getattr(tensor, "key", ""))
-        if found is None or not getattr(tensor, "allow_shape_mismatch", False):
+        stored = metadata.tensors.get(getattr(tensor, "key", ""))
+        if stored is None or not getattr(tensor, "allow_shape_mismatch", False):
             continue
-        rows, has = tensor.global_shape[0], found.size[0]
+        rows, has = tensor.global_shape[0], stored.size[0]
         if rows != has:
             raise ElasticError(
                 f"checkpoint: {path}: its vocabulary has {has} rows, the model {rows}; neither is cut or filled up"

@@ -19,9 +19,8 @@ from nemo_elastic.core.kinds.attention import ATTENTION_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.nn.attention import causal_attention
-from nemo_elastic.nn.mixing import Kernels, MixerWeights, mix
-from nemo_elastic.nn.norm import rms_norm
+from nemo_elastic.nn.functional import causal_attention, rms_norm
+from nemo_elastic.nn.ssd import Kernels, MixerWeights, mix
 
 from .choice import WHOLE, Run
 from .compat import convolution, shard, with_names
@@ -101,7 +100,7 @@ class ElasticMambaMixer(MambaMixer):
     """megatron-core's mixer (parameters, sharding) with a forward of our own that takes widths.
 
     On CUDA mamba_ssm's kernels get the sliced tensors; elsewhere, and without mamba_ssm, torch does the same
-    (`nn.mixing`).
+    (`nn.ssd`).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

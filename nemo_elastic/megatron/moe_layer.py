@@ -32,8 +32,8 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer, Tra
 
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN
 from nemo_elastic.core.prefix import Selection
+from nemo_elastic.nn.forward import faded
 from nemo_elastic.nn.gates import LayerGates
-from nemo_elastic.nn.moe import faded
 
 from .choice import WHOLE, Run, is_recomputing
 from .compat import with_names
@@ -109,7 +109,7 @@ class ElasticRouter(TopKRouter):
     def _gated(
         self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """megatron-core's choice, under soft gates: see `nn.moe.route`."""
+        """megatron-core's choice, under soft gates: see `nn.forward.route`."""
         scores_te = logits_te.float().sigmoid()
         chosen_tk = faded(scores_te + bias_e, gate_e).topk(self.topk, 1, sorted=False).indices
         weight_tk = scores_te.gather(1, chosen_tk)
@@ -209,7 +209,7 @@ class ElasticMoE(MoELayer):
         out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
         out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
         if seen is not None:
-            seen.tell(run, index)
+            seen.show(run, index)
         if latent:
             cols = run.select("moe.latent_out", 1, index, world=1)
             out_sbi = self.fc2_latent_proj(_gated(out_sbi, gates, LATENT), run.hidden_selection(), cols)
@@ -267,7 +267,7 @@ class _Seen:
         sequence_n = at_n // (self.length * self.batch) * self.batch + at_n % self.batch
         self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf.detach().abs().float() / self.length)
 
-    def tell(self, run: Run, index: int) -> None:
+    def show(self, run: Run, index: int) -> None:
         ranks = self.inner.size(), self.group.size()
         own_rtc = self.experts_tc.unflatten(0, (*ranks, -1))[self.inner.rank()]
         experts_te = _swap(own_rtc, self.group).transpose(0, 1).flatten(1)

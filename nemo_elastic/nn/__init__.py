@@ -9,10 +9,8 @@ Shape suffixes: b batch, l sequence position, d hidden channel, c convolution ch
 channel, g group (Mamba's or the key/value heads'), n state channel, t token, v vocabulary entry.
 """
 
-from nemo_elastic.nn.attention import causal_attention
-from nemo_elastic.nn.conv import causal_conv1d
-from nemo_elastic.nn.norm import gated_rms_norm, rms_norm
-from nemo_elastic.nn.ssd import ssd_chunked, ssd_step
+from nemo_elastic.nn.functional import causal_attention, gated_rms_norm, rms_norm
+from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked, ssd_step
 
 __all__ = [
     "causal_attention",

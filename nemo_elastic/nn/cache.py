@@ -19,7 +19,7 @@ import torch
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
-from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.functional import work_dtype
 
 
 @dataclass

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +22,13 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN, MLP
-from nemo_elastic.core.kinds.moe import MOE
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SCALING, SHARED_FFN, TOP_K
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.nn.attention import causal_attention
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
-from nemo_elastic.nn.conv import causal_conv1d
-from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.functional import causal_attention, rms_norm, work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates, Probe
-from nemo_elastic.nn.moe import moe
-from nemo_elastic.nn.norm import gated_rms_norm, rms_norm
-from nemo_elastic.nn.ssd import ssd_chunked, ssd_step
+from nemo_elastic.nn.ssd import MixerWeights, gate_projection, mix
 from nemo_elastic.nn.weights import LayerWeights, Weights
 
 
@@ -197,58 +194,119 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     """Mamba-2: input projection [z | x | B | C | dt], convolution, scan, gated norm, output projection."""
     w, parent = run.w, run.parent
-    groups, heads, head_dim = parent.mamba_groups, *(w.layer.widths[axis] for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM))
-    widths = MambaWidths(heads, head_dim, groups, parent.state)
-    z_bli, xbc_blc, dt_blh = widths.split(w.linear("in_proj", x_bld))
-    gate_i = count_g = None
+    heads, head_dim = (w.layer.widths[axis] for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM))
+    widths = MambaWidths(heads, head_dim, parent.mamba_groups, parent.state)
+    zxbcdt_blo, gate_i = w.linear("in_proj", x_bld), None
     if run.gates is not None:
-        channels = run.gates.channels(MAMBA_HEADS, MAMBA_HEAD_DIM)
-        gate_i = channels.to(z_bli.dtype)
-        count_g = channels.unflatten(0, (groups, -1)).sum(-1)
-        z_bli = z_bli * gate_i
-        xbc_blc = xbc_blc * torch.cat([gate_i, gate_i.new_ones(widths.convolved - widths.inner)])
-    run.watch("mamba_x", widths.scanned(xbc_blc)[0])
-
-    mamba_state = run.state if isinstance(run.state, MambaState) else None
-    conv_bck = None if mamba_state is None else mamba_state.conv_bck
-    if mamba_state is not None:
-        mamba_state.see(xbc_blc)
-    xbc_blc, conv_bck = causal_conv1d(xbc_blc, w["conv_weight"], w["conv_bias"], conv_bck, return_state=True)
-    if mamba_state is not None:
-        mamba_state.conv_bck = conv_bck
-    x_blhp, b_blgn, c_blgn = widths.scanned(xbc_blc)
-    y_blhp = _scan(x_blhp, dt_blh, b_blgn, c_blgn, w, mamba_state)
-    y_bli = y_blhp.flatten(2)
-    if gate_i is None:
-        y_bli = gated_rms_norm(y_bli, z_bli, w["norm"], groups, parent.norm_eps)
-    else:
-        y_bli = gated_rms_norm(y_bli * gate_i, z_bli, w["norm"], groups, parent.norm_eps, count_g) * gate_i
-    return w.linear("out_proj", y_bli)
-
-
-def _scan(
-    x_blhp: torch.Tensor,
-    dt_blh: torch.Tensor,
-    b_blgn: torch.Tensor,
-    c_blgn: torch.Tensor,
-    w: LayerWeights,
-    state: MambaState | None,
-) -> torch.Tensor:
-    """The scan over a sequence, from the state that there is and moving it on."""
+        gate_i = run.gates.channels(MAMBA_HEADS, MAMBA_HEAD_DIM).to(zxbcdt_blo.dtype)
+        zxbcdt_blo = gate_projection(zxbcdt_blo, widths, gate_i)
+    run.watch("mamba_x", widths.scanned(widths.split(zxbcdt_blo)[1])[0])
     a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
-    d_h, dt_bias_h = w["d"], w["dt_bias"]
-    if state is not None and (x_blhp.shape[1] == 1 or state.trail is not None):
-        y = []
-        for x_bhp, dt_bh, b_bgn, c_bgn in zip(*(t.unbind(1) for t in (x_blhp, dt_blh, b_blgn, c_blgn)), strict=True):
-            y_bhp, after = ssd_step(x_bhp, dt_bh, a_h, b_bgn, c_bgn, d_h, dt_bias_h, state.ssm_bhpn)
-            state.move(after)
-            y.append(y_bhp)
-        return torch.stack(y, 1)
-    before = None if state is None else state.ssm_bhpn
-    y_blhp, after = ssd_chunked(x_blhp, dt_blh, a_h, b_blgn, c_blgn, d_h, dt_bias_h, None, before, True)
-    if state is not None:
-        state.move(after)
-    return y_blhp
+    inner = MixerWeights(w["conv_weight"], w["conv_bias"], a_h, w["d"], w["dt_bias"], w["norm"])
+    state = run.state if isinstance(run.state, MambaState) else None
+    return w.linear("out_proj", mix(zxbcdt_blo, inner, widths, parent.norm_eps, gate_i, state=state))
+
+
+#: share of a gate's logarithm that is added to scores where experts are chosen, which lie between 0 and 1
+FADING = 0.05
+
+
+def moe(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    """The chosen experts of each token, and the shared expert; squared ReLU, no gate, no bias."""
+    return _experts(x_bld, run) + _shared_expert(x_bld, run)
+
+
+def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor]:
+    """The experts of each token [t, k], and their weights.
+
+    A token goes to the experts with the highest sums of score and bias. Their scores, scaled to add up to the parent's
+    scaling, are the weights. Gates multiply the weights, and lower what chooses (`faded`): an expert with a gate of 0
+    is never chosen, and the weights of the others are then as if it were not there.
+    """
+    w = run.w
+    scores_te = w.linear("gate", x_td.to(work_dtype(x_td))).sigmoid()
+    bias_e = w["gate_bias"].to(scores_te.dtype)
+    gate_e = None if run.gates is None else run.gates[EXPERTS].to(scores_te.dtype)
+    chosen_tk = faded(scores_te + bias_e, gate_e).topk(run.parent.size(TOP_K), sorted=False).indices
+    weight_tk = scores_te.gather(1, chosen_tk)
+    weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * run.parent.size(SCALING)
+    return chosen_tk, weight_tk if gate_e is None else weight_tk * gate_e[chosen_tk]
+
+
+def faded(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> torch.Tensor:
+    """What chooses experts, lower by a share of the gates' logarithms, which ends at -inf; no gradient passes here.
+
+    Gates that multiplied scores before the choice would be a threshold: below 0.5 an expert has no slot that would
+    tell what it is worth. Gates that did not touch the choice would jump at 0, where others take its slots.
+    """
+    return keys_te if gate_e is None else keys_te + FADING * gate_e.detach().log()
+
+
+def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    x_td = x_bld.flatten(0, 1)
+    chosen_tk, weight_tk = route(x_td, run)
+    in_ti = x_td
+    if run.parent.has(LATENT):
+        in_ti = _gated(run.w.linear("latent_in", x_td), run, LATENT)
+        run.watch("latent", in_ti.unflatten(0, x_bld.shape[:2]))
+    seen = _Seen.of(x_bld, run) if run.probe is not None else None
+    out_ti = torch.zeros_like(in_ti, dtype=weight_tk.dtype)
+    for expert, (at_n, weight_n) in _tokens_of(chosen_tk, weight_tk).items():
+        h_nf = F.relu(run.w.linear(f"up.{expert}", in_ti[at_n])).square()
+        y_ni = run.w.linear(f"down.{expert}", _gated(h_nf, run, EXPERT_FFN)) * weight_n[:, None]
+        out_ti = out_ti.index_add(0, at_n, y_ni)
+        if seen is not None:
+            seen.add(expert, at_n, h_nf, y_ni)
+    if seen is not None:
+        seen.show(run)
+    out_ti = out_ti.to(x_bld.dtype)
+    if run.parent.has(LATENT):
+        out_ti = run.w.linear("latent_out", _gated(out_ti, run, LATENT))
+    return out_ti.view_as(x_bld)
+
+
+def _shared_expert(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+    h_blf = F.relu(run.w.linear("shared_up", x_bld)).square()
+    run.watch("shared_ffn", h_blf)
+    return run.w.linear("shared_down", _gated(h_blf, run, SHARED_FFN))
+
+
+def _gated(x: torch.Tensor, run: LayerRun, axis: str) -> torch.Tensor:
+    return x if run.gates is None else x * run.gates[axis].to(x.dtype)
+
+
+def _tokens_of(chosen_tk: torch.Tensor, weight_tk: torch.Tensor) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Expert -> its tokens [n] and their weights [n]; experts without tokens are left out."""
+    flat, k = chosen_tk.flatten(), chosen_tk.shape[1]
+    parts = flat.argsort(stable=True).split(flat.bincount().tolist())
+    return {e: (part // k, weight_tk.flatten()[part]) for e, part in enumerate(parts) if len(part)}
+
+
+@dataclass
+class _Seen:
+    """What a probe is shown of experts; see `nn.gates.Probe`."""
+
+    experts_ble: torch.Tensor
+    routed_ble: torch.Tensor
+    ffn_b1ef: torch.Tensor
+
+    @classmethod
+    def of(cls, x_bld: torch.Tensor, run: LayerRun) -> _Seen:
+        experts, ffn = run.w.layer.widths[EXPERTS], run.w.layer.widths[EXPERT_FFN]
+        made = partial(torch.zeros, dtype=work_dtype(x_bld), device=x_bld.device)
+        batch, length = x_bld.shape[:2]
+        return cls(made(batch, length, experts), made(batch, length, experts), made(batch, 1, experts, ffn))
+
+    def add(self, expert: int, at_n: torch.Tensor, h_nf: torch.Tensor, y_ni: torch.Tensor) -> None:
+        length = self.experts_ble.shape[1]
+        self.experts_ble.flatten(0, 1)[at_n, expert] = y_ni.detach().norm(dim=1)
+        self.routed_ble.flatten(0, 1)[at_n, expert] = 1
+        self.ffn_b1ef[:, 0, expert].index_add_(0, at_n // length, h_nf.detach().abs().to(self.ffn_b1ef) / length)
+
+    def show(self, run: LayerRun) -> None:
+        run.watch("experts", self.experts_ble)
+        run.watch("routed", self.routed_ble)
+        run.watch("expert_ffn", self.ffn_b1ef)
 
 
 #: (normalised stream [b, l, d], run) -> what the layer adds [b, l, d]

@@ -15,8 +15,8 @@ import torch
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.dtype import count_not_finite
 from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.functional import count_not_finite
 from nemo_elastic.nn.weights import Weights
 
 #: the batch is made smaller once this share of its sequences has ended

@@ -18,8 +18,8 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.dtype import cast_dtype
 from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.functional import cast_dtype
 from nemo_elastic.nn.gates import Choice, Gates, Probe
 from nemo_elastic.nn.generate import generate
 from nemo_elastic.nn.weights import Weights, check_state, cut, cut_state, random_state

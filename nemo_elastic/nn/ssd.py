@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mamba-2's state-space scan (SSD) in torch: chunked for sequences, stepwise for decoding.
+"""The inside of a Mamba-2 layer at any width, gated or not: convolution, scan and gated norm.
 
+In torch, or by the kernels of mamba_ssm. The state-space scan (SSD) is chunked for sequences, stepwise for decoding.
 Per head, with ``dt = softplus(dt + dt_bias)``::
 
     state_l = exp(dt_l * A) * state_{l-1} + dt_l * x_l B_l^T        (p x n)
@@ -9,32 +10,77 @@ Per head, with ``dt = softplus(dt + dt_bias)``::
 
 Chunks of q positions turn this into matrix products: inside a chunk y is a causal q x q matrix times x, and only the
 states at the chunk borders go through a loop (Dao and Gu, arXiv 2405.21060, section 6). The decays inside a chunk are
-exponentials of differences that are never positive, so nothing overflows however large dt is.
+exponentials of differences that are never positive, so nothing overflows however large dt is. Gradients are
+autograd's.
+
+Letters beside those of `nn`: o the projection's [z | x | B | C | dt], i heads x head channels, q position in a chunk,
+r head of a group.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
-from nemo_elastic.nn.dtype import work_dtype
-from nemo_elastic.nn.scan import scan_backward, scan_forward
+from nemo_elastic.kernels import MambaWidths, chunk_for
+from nemo_elastic.nn.cache import MambaState
+from nemo_elastic.nn.functional import gated_rms_norm, rms_norm, work_dtype
+
+# --------------------------------------------------------------------------------------------------- convolution
 
 
-def chunk_for(state: int, length: int) -> int:
-    """Positions per chunk that are fastest on a CPU: 32 up to 32 state channels, 64 above.
+def causal_conv1d(
+    x_blc: torch.Tensor,
+    weight_ck: torch.Tensor,
+    bias_c: torch.Tensor | None,
+    state_bck: torch.Tensor | None = None,
+    return_state: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """``silu(bias + sum_i weight[:, i] * x[l - (k - 1) + i])``: every channel sees its own last k inputs.
 
-    Measured forward and backward (`benchmarks/bench_chunk.py`). A chunk of q positions costs q x q per head for what
-    mixes inside it, and p x n once for the state that it hands on, so more state wants longer chunks.
+    Runs as a sum of k shifted products: F.conv1d with ``groups=c`` has a slow backward pass on a CPU.
 
     Args:
-        state: state channels n.
-        length: positions there are; a chunk is never longer.
+        x_blc: Input ``[b, l, c]``.
+        weight_ck: Taps, oldest first, ``[c, k]`` or ``[c, 1, k]``.
+        bias_c: ``[c]`` or None.
+        state_bck: The k - 1 inputs before ``x_blc``, oldest first, ``[b, c, k - 1]``; None for zeros.
+        return_state: Also return the last k - 1 inputs, to go on from here.
+
+    Returns:
+        ``[b, l, c]`` in the dtype of ``x_blc``, computed in float32 at least; with ``return_state`` also the new state
+        ``[b, c, k - 1]``.
+
+    Raises:
+        ValueError: A shape does not fit.
     """
-    return min(length, 32 if state <= 32 else 64)
+    batch, length, channels = x_blc.shape
+    weight_c1k = weight_ck if weight_ck.dim() == 3 else weight_ck.unsqueeze(1)
+    past = weight_c1k.shape[-1] - 1
+    if weight_c1k.shape != (channels, 1, past + 1):
+        raise ValueError(f"weight {tuple(weight_ck.shape)} is neither [c, k] nor [c, 1, k] for c={channels} channels")
+    if state_bck is None:
+        seen_blc = F.pad(x_blc, (0, 0, past, 0))
+    elif state_bck.shape == (batch, channels, past):
+        seen_blc = torch.cat([state_bck.to(x_blc.dtype).transpose(1, 2), x_blc], dim=1)
+    else:
+        raise ValueError(f"state {tuple(state_bck.shape)} is not [b, c, k - 1] = {(batch, channels, past)}")
+    dtype = work_dtype(x_blc)
+    work_blc, weight_kc = seen_blc.to(dtype), weight_c1k[:, 0].to(dtype).t()
+    y_blc = work_blc.new_zeros(channels) if bias_c is None else bias_c.to(dtype)
+    for i in range(past + 1):
+        y_blc = torch.addcmul(y_blc, work_blc[:, i : i + length], weight_kc[i])
+    y_blc = F.silu(y_blc).to(x_blc.dtype)
+    if not return_state:
+        return y_blc
+    # a copy: a view would keep the whole input alive for as long as the cache lives
+    return y_blc, seen_blc[:, length:].transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+# ---------------------------------------------------------------------------------------------------------- scan
 
 
 def ssd_chunked(
@@ -49,7 +95,7 @@ def ssd_chunked(
     initial_state_bhpn: torch.Tensor | None = None,
     return_final_state: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """The scan over a whole sequence of any length, differentiable (once) in every tensor.
+    """The scan over a whole sequence of any length, differentiable in every tensor.
 
     Args:
         x_blhp: Inputs ``[b, l, h, p]``.
@@ -73,62 +119,60 @@ def ssd_chunked(
     b, length, h, p = x_blhp.shape
     g, n = B_blgn.shape[-2:]
     _check_shapes(dt_blh, (b, length, h), B_blgn, C_blgn, (b, length, g, n), initial_state_bhpn, (b, h, p, n))
-    if chunk_size is None:
-        chunk_size = chunk_for(n, length)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be positive, not {chunk_size}")
+    q = min(length, chunk_for(n)) if chunk_size is None else chunk_size
+    if q < 1:
+        raise ValueError(f"chunk_size must be positive, not {q}")
     dtype = work_dtype(x_blhp, dt_blh, A_h, B_blgn, C_blgn, initial_state_bhpn)
-    heads = (g, h // g)
     x, B, C = x_blhp.to(dtype), B_blgn.to(dtype), C_blgn.to(dtype)
-    by_head = None if D_h is None or D_h.dim() > 1 else D_h.to(dtype).view(heads)
-    y, state = _Scan.apply(
-        x.unflatten(2, heads),
-        _step_size(dt_blh.to(dtype), dt_bias_h).unflatten(2, heads),
-        A_h.to(dtype).view(heads),
-        B,
-        C,
-        by_head,
-        None if initial_state_bhpn is None else initial_state_bhpn.to(dtype).unflatten(1, heads),
-        chunk_size,
-    )
-    y = y.flatten(2, 3)
-    if D_h is not None and by_head is None:
-        y = _skip(y, x, D_h)
-    y = y.to(x_blhp.dtype)
-    return (y, state.flatten(1, 2)) if return_final_state else y
+    dt = _step_size(dt_blh.to(dtype), dt_bias_h)
+    if initial_state_bhpn is None:
+        state = x.new_zeros(b, g, h // g * p, n)
+    else:
+        state = initial_state_bhpn.to(dtype).reshape(b, g, -1, n)
+    heads = (g, h // g)
+    chunks = (_chunks(t, q) for t in (x.unflatten(2, heads), dt.unflatten(2, heads), B, C))
+    y, state = _scan(*chunks, A_h.to(dtype).view(heads), state)
+    y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
+    return (y, state.reshape(b, h, p, n)) if return_final_state else y
 
 
-class _Scan(torch.autograd.Function):
-    """`nn.scan` as one function of x, dt (the step sizes themselves), A, B, C, D and the first state."""
+def _chunks(t_bl: torch.Tensor, q: int) -> torch.Tensor:
+    """[b, l, g, ...] to [b, c, g, q, ...]; behind the end are zeros: steps of size 0, which change no state."""
+    missing = -t_bl.shape[1] % q
+    if missing:
+        t_bl = F.pad(t_bl, (0, 0) * (t_bl.dim() - 2) + (0, missing))
+    return t_bl.unflatten(1, (-1, q)).transpose(2, 3)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_blgrp: torch.Tensor,
-        dt_blgr: torch.Tensor,
-        A_gr: torch.Tensor,
-        B_blgn: torch.Tensor,
-        C_blgn: torch.Tensor,
-        D_gr: torch.Tensor | None,
-        state_bgrpn: torch.Tensor | None,
-        q: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        y_blgrp = torch.empty_like(x_blgrp)
-        last, starts = scan_forward(x_blgrp, dt_blgr, A_gr, B_blgn, C_blgn, D_gr, state_bgrpn, q, y_blgrp)
-        ctx.save_for_backward(x_blgrp, dt_blgr, A_gr, B_blgn, C_blgn, D_gr, y_blgrp, *starts)
-        ctx.q = q
-        ctx.set_materialize_grads(False)
-        return y_blgrp, last
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor | None, dlast: torch.Tensor | None) -> Any:  # pyright: ignore
-        x, dt, A, B, C, D, y, *starts = ctx.saved_tensors
-        dy = torch.zeros_like(y) if dy is None else dy
-        into = (torch.empty_like(x), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C))
-        dA, dD, dstate = scan_backward(dy, dlast, x, dt, A, B, C, D, starts, ctx.q, y, into)
-        dx, ddt, dB, dC = into
-        return dx, ddt, dA, dB, dC, dD, dstate if ctx.needs_input_grad[6] else None, None
+def _scan(
+    x_bcgqrp: torch.Tensor,
+    dt_bcgqr: torch.Tensor,
+    B_bcgqn: torch.Tensor,
+    C_bcgqn: torch.Tensor,
+    A_gr: torch.Tensor,
+    state_bgin: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself."""
+    x, B, C, dt = x_bcgqrp, B_bcgqn.contiguous(), C_bcgqn.contiguous(), dt_bcgqr.transpose(3, 4)
+    # log of the decay from the chunk's start to just after each position: falls along q
+    decay_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
+    end_bcgr1 = decay_bcgrq[..., -1:]
+    above_qq = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
+    fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(above_qq, -torch.inf).exp_()
+    mix_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * fade_bcgrqq
+    y_bcgqrp = (mix_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
+
+    # the heads of a group share B and C, and with them the products of states
+    rest_bcgqr = (dt * (end_bcgr1 - decay_bcgrq).exp()).transpose(3, 4)
+    added_bcgin = (x * rest_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
+    keep_bcgi1 = end_bcgr1.exp().expand(*end_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
+    before = []
+    for added, keep in zip(added_bcgin.unbind(1), keep_bcgi1.unbind(1), strict=True):
+        before.append(state_bgin)
+        state_bgin = torch.addcmul(added, state_bgin, keep)
+    carried_bcgqrp = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
+    y_bcgqrp = torch.addcmul(y_bcgqrp, carried_bcgqrp, decay_bcgrq.exp().transpose(3, 4)[..., None])
+    return y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
 
 
 def ssd_step(
@@ -207,3 +251,138 @@ def _check_shapes(
     ):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, {shape} is needed")
+
+
+# ---------------------------------------------------------------------------------------- all between two linears
+
+Call = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The three calls of the CUDA packages.
+
+    Attributes:
+        fused: mamba_ssm's mamba_split_conv1d_scan_combined.
+        scan: mamba_ssm's mamba_chunk_scan_combined.
+        conv: causal_conv1d's causal_conv1d_fn.
+        chunk_size: positions of a chunk of the scan.
+    """
+
+    fused: Call
+    scan: Call
+    conv: Call
+    chunk_size: int
+
+
+@dataclass(frozen=True)
+class MixerWeights:
+    """A Mamba layer's own tensors on one rank: conv_weight [c, 1, k], a (negative), d, dt_bias [heads], norm [i]."""
+
+    conv_weight: torch.Tensor
+    conv_bias: torch.Tensor
+    a: torch.Tensor
+    d: torch.Tensor
+    dt_bias: torch.Tensor
+    norm: torch.Tensor
+
+
+def gate_projection(zxbcdt_blo: torch.Tensor, widths: MambaWidths, gate_i: torch.Tensor | None) -> torch.Tensor:
+    """Gates of the inner channels times the input projection's z and x; B, C and dt stay."""
+    if gate_i is None:
+        return zxbcdt_blo
+    return zxbcdt_blo * torch.cat([gate_i, gate_i, gate_i.new_ones(widths.projection - 2 * widths.inner)])
+
+
+def mix(
+    zxbcdt_blo: torch.Tensor,
+    weights: MixerWeights,
+    widths: MambaWidths,
+    eps: float,
+    gate_i: torch.Tensor | None = None,
+    kernels: Kernels | None = None,
+    state: MambaState | None = None,
+) -> torch.Tensor:
+    """Convolution, scan and gated norm between the two projections.
+
+    Args:
+        zxbcdt_blo: output of the input projection, gated already.
+        weights: of this rank and run.
+        widths: of this rank and run.
+        eps: of the norm.
+        gate_i: gates of the inner channels; they multiply before and after the norm, whose mean runs over their sum.
+        kernels: None computes in torch.
+        state: of the positions before these, moved on; in torch only.
+
+    Returns:
+        [b, l, i], what the output projection takes.
+    """
+    w, groups, count_g = weights, widths.groups, None
+    if kernels is None:
+        y_bli, z_bli = torch_scan(zxbcdt_blo, w, widths, state)
+    else:  # which multiply by silu(z)
+        y_bli, z_bli = (_fused_scan if widths.fused else _split_scan)(kernels, zxbcdt_blo, w, widths), None
+    if gate_i is not None:
+        count_g = gate_i.to(work_dtype(gate_i)).view(groups, -1).sum(-1)
+        y_bli = y_bli * gate_i
+    if z_bli is None:
+        y_bli = rms_norm(y_bli, w.norm, eps, count_g, groups)
+    else:
+        y_bli = gated_rms_norm(y_bli, z_bli, w.norm, groups, eps, count_g)
+    return y_bli if gate_i is None else y_bli * gate_i
+
+
+def torch_scan(
+    zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths, state: MambaState | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Convolution and scan in torch; returns (y, z), both [b, l, i], before the gated norm."""
+    z, xbc, dt = widths.split(zxbcdt_blo)
+    if state is None:
+        xbc = causal_conv1d(xbc, w.conv_weight, w.conv_bias)
+        x, b, c = widths.scanned(xbc)
+        y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias)
+        assert isinstance(y, torch.Tensor)
+        return y.flatten(-2), z
+    state.see(xbc)
+    xbc, state.conv_bck = causal_conv1d(xbc, w.conv_weight, w.conv_bias, state.conv_bck, return_state=True)
+    x, b, c = widths.scanned(xbc)
+    if x.shape[1] > 1 and state.trail is None:
+        y, after = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias, None, state.ssm_bhpn, True)
+        state.move(after)
+        return y.flatten(-2), z
+    steps = []
+    for each in zip(*(t.unbind(1) for t in (x, dt, b, c)), strict=True):
+        y, after = ssd_step(each[0], each[1], w.a, each[2], each[3], w.d, w.dt_bias, state.ssm_bhpn)
+        state.move(after)
+        steps.append(y)
+    return torch.stack(steps, 1).flatten(-2), z
+
+
+def _fused_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths) -> torch.Tensor:
+    return kernels.fused(
+        zxbcdt_blo.contiguous(),
+        w.conv_weight.squeeze(1),
+        w.conv_bias,
+        w.dt_bias,
+        w.a,
+        D=w.d,
+        chunk_size=kernels.chunk_size,
+        activation="silu",
+        headdim=widths.head_dim,
+        ngroups=widths.groups,
+        norm_before_gate=False,
+    )
+
+
+def _split_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths) -> torch.Tensor:
+    """The convolution and the scan called apart, each on tensors of its own.
+
+    For rows that the fused call gets wrong. Padding them helps its forward only: its backward allocates the gradient
+    by `empty_like`, dense again, and mamba_ssm before 2.3 lets the convolution write into that.
+    """
+    z, xbc, dt = (part.contiguous() for part in widths.split(zxbcdt_blo))
+    xbc = kernels.conv(xbc.transpose(1, 2), w.conv_weight.squeeze(1), w.conv_bias, activation="silu").transpose(1, 2)
+    x, b, c = widths.scanned(xbc)
+    z = z.unflatten(-1, x.shape[-2:])
+    y = kernels.scan(x, dt, w.a, b, c, kernels.chunk_size, D=w.d, z=z, dt_bias=w.dt_bias, dt_softplus=True)
+    return y.flatten(-2)

@@ -18,7 +18,7 @@ from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import keys, named, original, rows, selection, tensors
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.nn.dtype import cast_dtype
+from nemo_elastic.nn.functional import cast_dtype
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def random_state(
         member: whose tensors to make.
         seed: fixes the values, whatever the dtype.
         scale: factor on the matrices of the layers: above 1 the residual stream is dominated by what layers add.
-        dtype: of the tensors; see `nn.dtype.cast_dtype`.
+        dtype: of the tensors; see `nn.functional.cast_dtype`.
     """
     random = torch.Generator().manual_seed(seed)
 

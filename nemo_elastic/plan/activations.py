@@ -21,11 +21,9 @@ from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.mlp import MLP
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SHARED_FFN, TOP_K
 from nemo_elastic.errors import bad
-from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.kernels import MambaWidths, chunk_for
 
 __all__ = [
-    "SPAN",
-    "TILE",
     "Sharding",
     "attention",
     "layer",
@@ -35,14 +33,9 @@ __all__ = [
     "norm",
     "saved",
     "stream",
-    "torch_scan_backward",
 ]
 
 HALF, SINGLE = 2, 4
-#: positions for which nn.scan keeps one state, at least: LEAST_CHUNKS chunks of 32
-SPAN = 128
-#: elements of a tile of nn.scan on a GPU
-TILE = 2**26
 
 
 @dataclass(frozen=True)
@@ -71,20 +64,19 @@ def stream(parent: Parent, shards: Sharding) -> float:
     return HALF * parent.hidden / shards.stream
 
 
-def norm(parent: Parent, shards: Sharding, gated: bool, kernels: bool) -> float:
+def norm(parent: Parent, shards: Sharding) -> float:
     """RMSNorm before a linear: its input in fp32, normalised in fp32, and its output, which the linear keeps.
 
-    Source: nn.norm.rms_norm. On a CPU a norm without gates keeps its input and the inverse of its size, and no more.
-    On CUDA it is F.rms_norm, which older releases do in steps that keep what is counted here; newer ones fuse them.
+    Source: nn.functional.rms_norm. F.rms_norm keeps on a CPU, and in older releases on CUDA, what is counted here;
+    newer ones fuse its steps there.
     """
-    single = 2 * parent.hidden if gated or kernels else parent.hidden + 1
-    return (SINGLE * single + HALF * parent.hidden) / shards.stream
+    return (2 * SINGLE + HALF) * parent.hidden / shards.stream
 
 
 def mlp(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, relu(h), relu(h)^2 (the second linear's input); gates keep that once more before they multiply it."""
     inner = (3 if gated else 2) * HALF * parent.ffn
-    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -96,14 +88,14 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * parent.kv_heads * parent.attention_head_dim
     inner = HALF * (4 * query + key_value) + SINGLE * parent.attention_heads
-    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, input projection, scan, gated norm in fp32, and the output projection's input.
 
     With kernels: the projection [z | x | B | C | dt] and the scan's output before SiLU(z) (both saved by mamba_ssm,
-    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.mixing. Widths that its
+    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.ssd. Widths that its
     fused call does not take keep the convolution's output, and sums of dt in fp32.
     Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
     output.
@@ -116,43 +108,26 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
         if not local.fused:
             scan += HALF * local.convolved * t + SINGLE * parent.mamba_heads
     else:
-        scan = _torch_scan(parent, projection, gated)
+        scan = _torch_scan(parent)
     own = scan + HALF * inner
     if gated:
         own += HALF * (projection + 2 * inner)
-    return norm(parent, shards, gated, kernels) + own / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards) + own / shards.tensor + _output_gates(parent, shards, gated)
 
 
-def _torch_scan(parent: Parent, projection: int, gated: bool) -> float:
-    """What the inside of a Mamba layer keeps in fp32 (measured tensor by tensor).
+def _torch_scan(parent: Parent) -> float:
+    """What the inside of a Mamba layer keeps in fp32, in torch (measured tensor by tensor).
 
-    Plain, nn.mamba: the projection, the scan's output, the inverse norm of every group, and a state for every `SPAN`
-    positions. Gated, the steps keep their own: the convolution its input; the scan x, y, B, C, two vectors over heads
-    and the states; the gated norm y, z, SiLU(z), their product and that normalised, and two inverse norms.
+    The convolution: its input and the sum before SiLU. The scan: B, C, and of the inner width x, what each position
+    puts in, what it leaves for the chunk's end, and what it carries from before; chunks' scores, which all heads of a
+    group share, their decays and the product of both; the states before each chunk, as the loop leaves them and side
+    by side; six vectors over heads. The gated norm: y, z, SiLU(z), their product, and that normalised.
     """
-    heads, groups = parent.mamba_heads, parent.mamba_groups
-    inner, maps = heads * parent.mamba_head_dim, groups * parent.state
-    states = inner * parent.state / SPAN
-    if not gated:
-        return SINGLE * (projection + inner + groups + states)
-    return SINGLE * (8 * inner + 4 * maps + 2 * heads + 2 * groups + states)
-
-
-def torch_scan_backward(parent: Parent, shards: Sharding, tokens: int) -> float:
-    """Bytes that the backward pass of nn.mamba takes for a moment, for all tokens of a micro-batch.
-
-    fp32 gradients of the projection and of the scan's and the layer's output, the convolution's output anew, copies of
-    B and C and of their gradients, a chunk's scores, vectors over heads; in bf16 what came and what goes. Then the
-    scratch of one tile of nn.scan: per position three rows of a chunk's q x q matrices of every head, five copies of x
-    and four states per chunk.
-    """
-    heads, p, groups, n = parent.mamba_heads, parent.mamba_head_dim, parent.mamba_groups, parent.state
-    inner, maps, q = heads * p, groups * n, 32 if n <= 32 else 64
-    projection = 2 * inner + 2 * maps + heads
-    each = SINGLE * (projection + 3 * inner + 6 * maps + 2 * groups * q + 12 * heads) + HALF * (projection + inner)
-    scratch = SINGLE * (3 * heads * q + 5 * inner + 4 * inner * n / q)
-    positions = min(tokens, max(4 * q, TILE / (heads / shards.tensor * max(p, q))))
-    return (tokens * each + positions * scratch) / shards.tensor
+    heads, groups, n = parent.mamba_heads, parent.mamba_groups, parent.state
+    inner, maps, q = heads * parent.mamba_head_dim, groups * n, chunk_for(n)
+    convolution = 2 * (inner + 2 * maps)
+    scan = 4 * inner + 2 * maps + (2 * heads + groups) * q + 2 * inner * n / q + 6 * heads
+    return SINGLE * (convolution + scan + 5 * inner + groups)
 
 
 def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -174,7 +149,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
         routed += SINGLE * experts + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
-    return norm(parent, shards, gated, kernels) + own + _output_gates(parent, shards, gated)
+    return norm(parent, shards) + own + _output_gates(parent, shards, gated)
 
 
 def _output_gates(parent: Parent, shards: Sharding, gated: bool) -> float:
@@ -225,4 +200,4 @@ def saved(
         total += stream(parent, shards) if recompute else layer(parent, kind, shards, gated, kernels)
     if first:
         total += 8 + (stream(parent, shards) if gated else 0.0)
-    return total + (norm(parent, shards, gated, kernels) if last else 0.0)
+    return total + (norm(parent, shards) if last else 0.0)

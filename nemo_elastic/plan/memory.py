@@ -11,11 +11,10 @@ from functools import lru_cache
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, rows, shape
 
-from .activations import HALF, SINGLE, Sharding, layer, saved, stream, torch_scan_backward
+from .activations import HALF, SINGLE, Sharding, layer, saved, stream
 
 __all__ = [
     "Memory",
@@ -29,7 +28,7 @@ __all__ = [
     "transient",
 ]
 
-#: logits on which nn.loss.rows works at a time on a GPU
+#: logits on which nn.loss.terms works at a time on a GPU
 LOGITS = 2**22
 #: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
 #: two moments (megatron-core, use_distributed_optimizer, as in NeMo's recipes)
@@ -115,7 +114,7 @@ def width(row: Row) -> int:
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
     """Bytes of the head and its loss at their fullest, on the last stage, for `tokens` of a micro-batch.
 
-    nn.loss.head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss.rows), and the
+    nn.loss.head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss.terms), and the
     head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
     and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
@@ -155,23 +154,17 @@ def transient(
     """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
 
     Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
-    together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). The scan in torch keeps
-    little and needs more (`torch_scan_backward`). Sequence parallelism gathers the stream whole, once for the weight
-    and once for its gradient. A layer's weight gradient exists once in bf16 and once in fp32 before it is added to
-    the buffer (megatron.linear.accumulate), the embedding's as a dummy in bf16; the head's is part of `loss`. Of
-    experts all are counted at once that a rank holds of a layer.
+    together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). Sequence parallelism
+    gathers the stream whole, once for the weight and once for its gradient. A layer's weight gradient exists once in
+    bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's as a dummy in
+    bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
     """
-    anew, own = (1.0, 0.5) if recompute else (0.0, 1.0)
-    scan = 0.0 if kernels else torch_scan_backward(parent, shards, tokens)
-
-    def moment(kind: str) -> float:
-        held = tokens * layer(parent, kind, shards, gated, kernels)
-        return anew * held + max(own * held, scan if kind == MAMBA else 0.0)
-
+    share = 1.5 if recompute else 1.0
+    fullest = max(share * tokens * layer(parent, kind, shards, gated, kernels) for kind in stage.kinds)
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
     local = list(_local(parent, stage, shards.tensor, shards.expert))
     pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
-    return max(moment(kind) for kind in stage.kinds) + tokens * gathered + pieces
+    return fullest + tokens * gathered + pieces
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
-from nemo_elastic.nn.dtype import work_dtype
+from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.nn.generate import check_finite
 
 

@@ -27,7 +27,7 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.nn.dtype import cast_dtype, count_not_finite
+from nemo_elastic.nn.functional import cast_dtype, count_not_finite
 from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 
 #: in which a model computes
@@ -45,7 +45,7 @@ class Storage:
         members: for which the order is made; all nested in `held`.
         tensors: by HF name, in the order of the model. Read one by one, never written.
         dtype: of what is stored, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with which
-            torch does not compute. What no cast may round gets at least float32 (`nn.dtype.cast_dtype`).
+            torch does not compute. What no cast may round gets at least float32 (`nn.functional.cast_dtype`).
         device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 

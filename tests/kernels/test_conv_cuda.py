@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_elastic.nn.conv import causal_conv1d
+from nemo_elastic.nn.ssd import causal_conv1d
 
 from .conv_cuda import Misaligned, causal_conv1d_bwd, causal_conv1d_fwd
 

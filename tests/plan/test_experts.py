@@ -80,7 +80,7 @@ def test_activations_by_hand() -> None:
     choices = 6 * (2 * 2688 + 2 * 1856 + 8 + 4)
     shared = 2 * 2 * 3712
     whole = layer(NANO, "moe", Sharding())
-    assert whole == norm(NANO, Sharding(), False, True) + router + choices + shared
+    assert whole == norm(NANO, Sharding()) + router + choices + shared
     assert layer(NANO, "moe", Sharding(2, True)) == whole / 2
     assert layer(NANO, "moe", Sharding(1, False, 8)) == whole  # as many tokens come as go
     assert layer(NANO, "moe", Sharding(), gated=True) > whole
@@ -88,7 +88,7 @@ def test_activations_by_hand() -> None:
 
 def test_experts_in_a_latent_width_keep_what_they_read_there() -> None:
     """2 choices of 8 experts of 12 neurons, which read 10 channels of 16; the shared expert has 20."""
-    inside = layer(LATENT, "moe", Sharding()) - norm(LATENT, Sharding(), False, True)
+    inside = layer(LATENT, "moe", Sharding()) - norm(LATENT, Sharding())
     assert inside == 8 * 10 + 2 * 20 + 2 * (2 * 10 + 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
 
 

@@ -15,7 +15,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
-from nemo_elastic.plan.activations import SPAN, TILE, Sharding, saved
+from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient
 from tests.support.models import start
 
@@ -91,13 +91,10 @@ def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str, top_k: int 
     assert measured == pytest.approx(loss(PARENT, distill, tokens, Sharding()), rel=0.06)
 
 
-def test_rows_and_tiles_that_the_loss_and_the_scan_work_on() -> None:
-    from nemo_elastic.nn import scan, ssd, tiles
-    from nemo_elastic.nn.loss import rows
+def test_rows_that_the_loss_works_on() -> None:
+    from nemo_elastic.nn.loss import terms
 
-    assert LOGITS == rows.BLOCK_GPU
-    assert TILE == tiles.TILE
-    assert scan.LEAST_CHUNKS * ssd.chunk_for(16, 1024) == SPAN
+    assert LOGITS == terms.BLOCK_GPU
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.dtype import work_dtype
 from nemo_elastic.nn.forward import forward
+from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.nn.generate import Begun, check_finite
 from nemo_elastic.nn.weights import Weights
 

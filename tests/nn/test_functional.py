@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of nemo_elastic.nn.norm."""
+"""Dtypes, norms and attention: each is its formula with its gradient, and a masked width is the sliced one."""
+
+from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
@@ -8,7 +12,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import gated_rms_norm, rms_norm
+from nemo_elastic.nn import causal_attention, gated_rms_norm, rms_norm
+from nemo_elastic.nn.functional import work_dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_everything_up_to_single_precision_is_computed_in_it(dtype: torch.dtype) -> None:
+    assert work_dtype(torch.zeros(1, dtype=dtype), None) == torch.float32
+
+
+def test_one_double_among_the_operands_is_enough() -> None:
+    half, double = torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64)
+    assert work_dtype(half, None, double) == work_dtype(double, half) == torch.float64
+
+
+def test_without_operands_it_is_single_precision() -> None:
+    assert work_dtype() == work_dtype(None) == torch.float32
+
 
 EPS = 1e-5
 
@@ -105,7 +125,7 @@ def test_gated_norm_of_a_prefix_per_group_is_the_sliced_norm(groups, full, data)
     torch.testing.assert_close(masked[:, mask], sliced, rtol=1e-12, atol=1e-12)
 
 
-def test_half_precision_is_computed_in_float32():
+def test_norms_of_half_precision_are_computed_in_float32():
     x, weight = rand(4, 256).to(torch.bfloat16), rand(256, seed=1).to(torch.bfloat16)
     y = rms_norm(x, weight, EPS)
     assert y.dtype == torch.bfloat16
@@ -126,6 +146,63 @@ def test_half_precision_is_computed_in_float32():
         (lambda x: gated_rms_norm(x, x, None, 3, EPS, -1), "count must be positive, not -1"),
     ],
 )
-def test_bad_input_is_told(call, message):
+def test_bad_input_of_norms_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.ones(2, 12))
+
+
+def queries(heads=6, groups=2, length=7, keys=None, b=2, d=4, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    keys = keys or length
+    shapes = ((b, heads, length, d), (b, groups, keys, d), (b, groups, keys, d))
+    return tuple(torch.randn(*s, generator=g, dtype=dtype) for s in shapes)
+
+
+def naive_attention(q, k, v, past):
+    r = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(r, 1), v.repeat_interleave(r, 1)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    i, j = torch.arange(q.shape[2])[:, None] + past, torch.arange(k.shape[2])
+    return scores.masked_fill(j > i, float("-inf")).softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("past", [0, 5])
+def test_attention_is_the_formula_with_its_gradient(heads, groups, past):
+    qkv = tuple(t.requires_grad_() for t in queries(heads, groups, keys=7 + past))
+    expected, actual = naive_attention(*qkv, past), causal_attention(*qkv, past_len=past)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    g = torch.rand_like(actual)
+    for a, e in zip(torch.autograd.grad(actual, qkv, g), torch.autograd.grad(expected, qkv, g)):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=30)
+@given(length=st.integers(1, 10), data=st.data())
+def test_prefill_and_decode_are_the_whole(length, data):
+    q, k, v = queries(length=length)
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, length - 1)))), length] if length > 1 else [0, 1]
+    parts = [causal_attention(q[:, :, i:j], k[:, :, :j], v[:, :, :j], past_len=i) for i, j in itertools.pairwise(cuts)]
+    torch.testing.assert_close(torch.cat(parts, 2), causal_attention(q, k, v), rtol=1e-10, atol=1e-12)
+
+
+def test_a_prefix_of_the_heads_of_every_group_is_the_slice():
+    q, k, v = queries(heads=6, groups=2)
+    kept = torch.tensor([0, 1, 3, 4])  # two of three in each group
+    sliced = causal_attention(q[:, kept], k, v)
+    torch.testing.assert_close(sliced, causal_attention(q, k, v)[:, kept], rtol=1e-10, atol=1e-12)
+
+
+def test_attention_in_half_precision():
+    q, k, v = queries(dtype=torch.bfloat16)
+    y = causal_attention(q, k, v)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), naive_attention(q.float(), k.float(), v.float(), 0), rtol=0.02, atol=0.02)
+
+
+def test_bad_input_of_attention_is_refused():
+    q, k, v = queries()
+    with pytest.raises(ValueError, match="5 query heads are not shared equally by 2"):
+        causal_attention(q[:, :5], k, v)
+    with pytest.raises(ValueError, match="7 keys for past_len=3 and 7 queries: 10 are needed"):
+        causal_attention(q, k, v, past_len=3)

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.nn.forward import LayerRun
+from nemo_elastic.nn.forward import LayerRun, route
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
-from nemo_elastic.nn.moe import route
 from tests.shapes import LATENT, MOE
 
 ONE = {"latent": replace(LATENT, pattern="E"), "plain": replace(MOE, pattern="E")}

@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What layers of every kind compute with: the dtype of numerics, norms over a given number of channels, attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from nemo_elastic.core.layout import is_exact
+
+Count = int | float | torch.Tensor | None
+
+
+def work_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+    """Returns the dtype to compute in: float32, or float64 as soon as one of ``tensors`` is float64.
+
+    Half precision is never accumulated in, and double precision is never lost, so that gradients can be checked.
+
+    Args:
+        *tensors: The operands; None is skipped.
+    """
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def cast_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a weight in a model that is cast to `dtype`: of what no cast may round at least float32.
+
+    Args:
+        name: Its Hugging Face name.
+        dtype: The dtype of the others.
+    """
+    return torch.promote_types(dtype, torch.float32) if is_exact(name) else dtype
+
+
+def count_not_finite(t: torch.Tensor) -> int:
+    """How many values are infinite or not a number.
+
+    One pass where none is, a tenth of the time of a look at each: what is no number stays so in a sum. A sum that
+    overflows by itself is looked at.
+    """
+    if bool(t.sum(dtype=torch.promote_types(t.dtype, torch.float32)).isfinite()):
+        return 0
+    return int((~t.isfinite()).sum())
+
+
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float, count: Count = None, groups: int = 1
+) -> torch.Tensor:
+    """RMSNorm over the channels of each group: ``x / sqrt(sum(x**2) / count + eps) * weight``.
+
+    A nested width keeps a prefix of d of D channels. The norm of the submodel averages over d, so on masked input (D
+    channels with zeros behind the first d) the mean must be taken over d as well, and over the sum of the gates when
+    the mask is soft: that number is ``count``.
+
+    Args:
+        x: Input ``[..., d]``, group after group.
+        weight: Scale ``[d]``, or None for 1.
+        eps: Added to the mean square.
+        count: Number of channels of ONE group that the mean runs over: None for ``d / groups``, a positive number for
+            a masked prefix; for the sum of soft gates a 0-dim tensor, differentiable, or one ``[groups]``.
+        groups: Number of groups; divides d.
+
+    Returns:
+        ``[..., d]`` in the dtype of ``x``; computed in float32 at least.
+
+    Raises:
+        ValueError: ``groups`` does not divide d, or ``count`` is not positive or has another shape.
+    """
+    channels, dtype = x.shape[-1], work_dtype(x, weight)
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{channels} channels are not groups={groups} equal groups")
+    size = channels // groups
+    y = x.to(dtype) if groups == 1 else x.to(dtype).unflatten(-1, (groups, size))
+    own = None if weight is None else weight.to(dtype)
+    if isinstance(count, torch.Tensor):
+        if count.dim() > 1 or (count.dim() == 1 and count.shape[0] != groups):
+            raise ValueError(f"count is a 0-dim tensor or one of [{groups}] (groups), not {tuple(count.shape)}")
+        # the sum of gates is never 0: every choice of widths keeps at least one channel
+        y = y * (y.square().sum(-1, keepdim=True) / count.to(dtype).unsqueeze(-1) + eps).rsqrt()
+    else:
+        # a stock norm averages over all channels: sum / count + eps = size / count * (sum / size + eps * count / size)
+        ratio = 1.0 if count is None else count / size
+        if not ratio > 0:
+            raise ValueError(f"count must be positive, not {count}")
+        if groups == 1 and ratio == 1:
+            return F.rms_norm(y, (size,), own, eps).to(x.dtype)
+        y = F.rms_norm(y, (size,), None, eps * ratio)
+        y = y if ratio == 1 else y * math.sqrt(ratio)
+    y = y if groups == 1 else y.flatten(-2)
+    return (y if own is None else y * own).to(x.dtype)
+
+
+def gated_rms_norm(
+    y: torch.Tensor, z: torch.Tensor, weight: torch.Tensor | None, groups: int, eps: float, count: Count = None
+) -> torch.Tensor:
+    """Mamba-2's gated norm, gate first: `rms_norm` of ``y * silu(z)`` over the channels of each group.
+
+    This is ``norm_before_gate=False`` with ``group_size = channels / groups`` of mamba_ssm's RMSNormGated.
+
+    Args:
+        y: Output of the scan ``[..., c]``, group after group.
+        z: Gate ``[..., c]``.
+        weight, groups, eps, count: As in `rms_norm`, with its errors.
+
+    Returns:
+        ``[..., c]`` in the dtype of ``y``; computed in float32 at least.
+    """
+    dtype = work_dtype(y, z, weight)
+    return rms_norm(y.to(dtype) * F.silu(z.to(dtype)), weight, eps, count, groups).to(y.dtype)
+
+
+def causal_attention(
+    q_bhld: torch.Tensor, k_bgld: torch.Tensor, v_bgld: torch.Tensor, past_len: int | Sequence[int] = 0
+) -> torch.Tensor:
+    """Scaled dot-product attention in which query i sees the keys 0 .. past_len + i; scale ``1 / sqrt(d)``.
+
+    Query heads belong to key/value groups in order: head h to group ``h // (heads / groups)``. A head count that
+    differs from the parent's needs nothing here, as long as every group keeps the same number.
+
+    Args:
+        q_bhld: Queries ``[b, heads, l, d]``.
+        k_bgld: Keys ``[b, groups, past_len + l, d]``: what the cache holds, then those of the queries' own tokens.
+        v_bgld: Values, same shape.
+        past_len: Number of tokens before the first query; one for all sequences, or one of each, where the keys are
+            as long as the longest needs and what is behind a sequence's own is not seen.
+
+    Returns:
+        ``[b, heads, l, d]`` in the dtype of the queries.
+
+    Raises:
+        ValueError: ``groups`` does not divide ``heads``, or the keys are not ``past_len + l`` long.
+    """
+    heads, length = q_bhld.shape[1:3]
+    groups, keys = k_bgld.shape[1:3]
+    if heads % groups:
+        raise ValueError(f"{heads} query heads are not shared equally by {groups} key/value groups")
+    longest = past_len if isinstance(past_len, int) else max(past_len)
+    if keys != longest + length:
+        raise ValueError(f"{keys} keys for past_len={past_len} and {length} queries: {longest + length} are needed")
+    mask_ls = None
+    if not isinstance(past_len, int):
+        past_b, at_l, at_s = (torch.tensor(past_len), torch.arange(length), torch.arange(keys))
+        mask_b1ls = at_s <= (past_b[:, None] + at_l)[:, None, :, None]
+        mask_ls = mask_b1ls.to(q_bhld.device)
+    elif past_len and length > 1:
+        # is_causal aligns the triangle with the first key, so queries behind a cache need it written out
+        mask_ls = torch.ones(length, keys, dtype=torch.bool, device=q_bhld.device).tril_(past_len)
+    return F.scaled_dot_product_attention(
+        q_bhld,
+        k_bgld,
+        v_bgld,
+        attn_mask=mask_ls,
+        is_causal=mask_ls is None and length > 1,
+        enable_gqa=heads != groups,
+    )
