@@ -16,7 +16,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 OUT ?= runs/demo
-STUDY ?= peers
+STUDY ?= baselines
 RUNS ?= runs/study
 WORKERS ?= 2
 VENV := .venv
@@ -93,7 +93,7 @@ has-bridge:
 .PHONY: test-bridge
 test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
-		-p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_peer.py \
+		-p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/benchmarks/test_minitron_baseline.py \
 		tests/benchmarks/test_balance.py tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: rehearsals-bridge
@@ -171,7 +171,7 @@ study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a qua
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
 
 .PHONY: study
-study: $(VENV)/.stamp $(if $(filter rates peers experts,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes peers weights five context router schedule experts", some of them; goes on where it stopped
+study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes baselines weights five context router schedule experts", some of them; goes on where it stopped
 	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
 
 .PHONY: parallel

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run studies: every job that has no result yet, each in a process of its own.
 
-python -m benchmarks.study shapes peers [--runs runs/study] [--jobs 2]
+python -m benchmarks.study shapes baselines [--runs runs/study] [--jobs 2]
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from benchmarks.study.data import FOLDERS, prepare
-from benchmarks.study.jobs import ON_BRIDGE, Job
-from benchmarks.study.minitron_peer import bridge_python
+from benchmarks.study.job import ON_BRIDGE, Job
+from benchmarks.study.minitron_baseline import bridge_python
 from benchmarks.study.studies import PARENT, STUDIES
 
 

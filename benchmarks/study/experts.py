@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study import work
-from benchmarks.study.before import fixed_shapes, read_result
 from benchmarks.study.evaluate import heldout
-from benchmarks.study.jobs import Job
+from benchmarks.study.job import Job, fixed_shapes, read_result
 from benchmarks.study.sizes import EXPERTS
 from benchmarks.study.train import ORDER
 from nemo_elastic.config.block import ElasticConfig

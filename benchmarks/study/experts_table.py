@@ -7,12 +7,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.study import peers_table
-from benchmarks.study.markdown import markdown, spread
-from benchmarks.study.peers_table import costs, head, ratios, ways
+from benchmarks.study import baselines_table
+from benchmarks.study.baselines_table import costs, head, ratios, ways
 from benchmarks.study.plots import UNITS
 from benchmarks.study.rates import EXPERTS_TRIED, STEPS
-from benchmarks.study.results import Results
+from benchmarks.study.results import Results, markdown, spread
 from benchmarks.study.sizes import EXPERTS, EXPERTS_SIZES
 from benchmarks.study.studies import (
     BALANCES,
@@ -88,7 +87,7 @@ def tried(found: Results, way: str, size: str) -> dict[float, float]:
 def experts_rates(found: Results) -> str:
     """Losses of every rate that was tried."""
     by_size = {(way, size): tried(found, way, size) for way, sizes in EXPERTS_TRIED.items() for size in sizes}
-    return peers_table.rates(by_size, f"mean of {' and '.join(EXPERTS_SIZES)}")
+    return baselines_table.rates(by_size, f"mean of {' and '.join(EXPERTS_SIZES)}")
 
 
 def experts_balance(found: Results) -> str:

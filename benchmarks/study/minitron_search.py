@@ -4,9 +4,9 @@
 
     python -m benchmarks.study.minitron_search JOB.json
 
-Theirs: importance as in the releases before (`modelopt_peer`); then every combination of widths within 40 % and of
+Theirs: importance as in the releases before (`modelopt_baseline`); then every combination of widths within 40 % and of
 depths within 20 % of the parent's whose parameters are within the bound; of those the largest, `top_k` of them, are
-scored, and the best is cut out. `minitron_peer` starts it, in Megatron-Bridge's environment, and gives it the tokens.
+scored, and the best is cut out. `minitron_baseline` starts it, in Megatron-Bridge's environment, and gives it tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.study.modelopt_targets import DIVISORS, FIELDS
 
 #: sequences per forward of the importance estimation
 BATCH = 8
-#: steps of the widths, as fine as those of the other peer; heads keep whole groups by themselves
+#: steps of the widths, as fine as those of the other baseline; heads keep whole groups by themselves
 STEPS = {name: DIVISORS[name] for name in ("hidden_size_divisor", "ffn_hidden_size_divisor", "mamba_head_dim_divisor")}
 STEPS |= {"num_layers_divisor": 1, "num_moe_experts_divisor": 1}
 

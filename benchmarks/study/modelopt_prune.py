@@ -5,7 +5,7 @@
     python -m benchmarks.study.modelopt_prune JOB.json
 
 What `llm.prune` does, whose loader names a GPU, bf16 and TransformerEngine: load with a prunable spec, measure and cut
-by `prune_language_model`, save by `save_pruned_model`. `modelopt_peer.prune` starts it; it writes into the working
+by `prune_language_model`, save by `save_pruned_model`. `modelopt_baseline.prune` starts it; it writes into the working
 directory.
 """
 
@@ -23,7 +23,7 @@ BATCH = 8
 
 
 def main(job: dict[str, Any]) -> None:
-    """Prune `job["parent"]` to `job["targets"]` and write `job["out"]`; the keys are `modelopt_peer.prune`'s."""
+    """Prune `job["parent"]` to `job["targets"]` and write `job["out"]`; the keys are `modelopt_baseline.prune`'s."""
     from benchmarks.study.modelopt_layers import pattern_of, prepare_modelopt
 
     prepare_modelopt()

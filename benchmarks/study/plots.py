@@ -10,8 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.study import auto_plot
-from benchmarks.study.auto_table import groups_of
+from benchmarks.study.auto_table import groups_of, picture
 from benchmarks.study.results import MAKERS, Results, named
 from benchmarks.study.sizes import EXPERTS_SIZES, THREE
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
@@ -58,11 +57,11 @@ def pictures(found: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
     drawn = {
         f"study_{name}.svg": draw(found, sizes, prefix)
-        for name, sizes, prefix in (("peers", THREE, ""), ("experts", EXPERTS_SIZES, "experts-"))
+        for name, sizes, prefix in (("baselines", THREE, ""), ("experts", EXPERTS_SIZES, "experts-"))
         if curves(found, list(sizes), "tokens", prefix)
     }
     groups = groups_of(found)
-    return drawn | ({"study_auto.svg": auto_plot.draw(groups)} if all(groups.values()) else {})
+    return drawn | ({"study_auto.svg": picture(groups)} if all(groups.values()) else {})
 
 
 def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the studies' jobs found: of this machine's runs, and those that the documentation shows.
+"""What the studies' jobs found, of this machine's runs and those that the documentation shows; and tables of it.
 
 The runs behind docs/studies.md are kept in `results.json` here, so that its tables and pictures can be made anew and
 its runs be compared with another machine's.
@@ -9,6 +9,7 @@ its runs be compared with another machine's.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,19 @@ def named(found: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int,
         family = [found[name] for name in names if name in found]
         if set(sizes) <= {size for result in family for size in result["losses"]}:
             yield steps, family
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    if not rows:
+        return "*No runs yet.*\n"
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the half-width of what was seen."""
+    if not values:
+        return ""
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")

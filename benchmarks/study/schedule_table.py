@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.study.markdown import markdown
-from benchmarks.study.results import Results
+from benchmarks.study.results import Results, markdown
 from benchmarks.study.schedule import CHANGES, NATS, POINTS, settings
 
 #: space -> ends of the names of the jobs that are told of together

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study.markdown import markdown
+from benchmarks.study.results import markdown
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet

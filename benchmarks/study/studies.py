@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.study import work
 from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.data import RECALL_LONG, RECALL_SHORT
-from benchmarks.study.jobs import Job
+from benchmarks.study.job import Job
 from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import EXPERTS_BEST, EXPERTS_TRIED, STEPS, TRIED
 from benchmarks.study.schedule import settings
@@ -91,17 +91,17 @@ def ours(steps: int, seed: int) -> Job:
 
 
 def pruning(name: str, ratio: float, seed: int) -> Job:
-    """The peer's first half: one size."""
+    """The baseline's first half: one size."""
     return Job(f"pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
 
 
 def searching(name: str, ratio: float, seed: int) -> Job:
-    """The strongest peer's first half: one size, whose shape ModelOpt searches by what our search goes by."""
+    """The strongest baseline's first half: one size, whose shape ModelOpt searches by what our search goes by."""
     return Job(f"searched-{name}-{seed}", "searched", seed, member=name, ratio=ratio, block=SHAPES[BEST])
 
 
 def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str = "modelopt") -> Job:
-    """A peer's second half: that size, distilled."""
+    """A baseline's second half: that size, distilled."""
     before = searching if way == "minitron" else pruning
     label = f"rate-{way}-{name}-{lr:g}" if lr else f"{way}-{name}-{steps}-{seed}"
     after, best = before(name, 0.0, seed).name, BEST_RATE[way][name]
@@ -121,7 +121,7 @@ def scratch(name: str, steps: int, after: str, lr: float | None = None) -> Job:
     return Job(label, "scratch", 0, steps, after=after, member=name, lr=lr or BEST_RATE["scratch"][name])
 
 
-def peers() -> list[Job]:
+def baselines() -> list[Job]:
     """(a) ModelOpt prunes and NeMo distills, once per size; (b) each size distilled alone, of our shapes; (c) from
     scratch; (d) ours, all sizes in one run; (e) as (a), of shapes that ModelOpt's own search finds.
     """
@@ -140,7 +140,7 @@ def peers() -> list[Job]:
 
 
 def five() -> list[Job]:
-    """The same with five sizes: ours in one run, and the two sizes that the peers have not made yet."""
+    """The same with five sizes: ours in one run, and the two sizes that the baselines have not made yet."""
     jobs = [Job(f"five-{steps}-0", "elastic", 0, steps, {**SHAPES[BEST], "budgets": block(FIVE)["budgets"]})
             for steps in (120, 240)]  # fmt: skip
     more = sorted(FIVE.keys() - THREE.keys())
@@ -341,7 +341,7 @@ def experts() -> list[Job]:
 
 
 STUDIES = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
+    "rates": rates, "shapes": shapes, "baselines": baselines, "weights": weights, "five": five, "context": context,
     "schedule": schedule, "router": router, "auto": auto, "experts": experts,
 }  # fmt: skip
 

@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import save_svg
-from benchmarks.study import peers_table
+from benchmarks.study import baselines_table
 from benchmarks.study.auto_table import auto
+from benchmarks.study.baselines_table import baselines, ratios
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.experts_table import experts, experts_balance, experts_rates
-from benchmarks.study.markdown import markdown, spread
-from benchmarks.study.peers_table import peers, ratios
 from benchmarks.study.plots import pictures
 from benchmarks.study.rates import TRIED
-from benchmarks.study.results import Results, keep, read_results
+from benchmarks.study.results import Results, keep, markdown, read_results, spread
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
 from benchmarks.study.studies import (
@@ -62,7 +61,7 @@ def tried(found: Results, way: str, size: str) -> dict[float, float]:
 def rates(found: Results) -> str:
     """Losses of every rate that was tried."""
     by_size = {(way, size): tried(found, way, size) for way, sizes in TRIED.items() for size in sizes}
-    return peers_table.rates(by_size, "mean of 72 and 50")
+    return baselines_table.rates(by_size, "mean of 72 and 50")
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
@@ -87,7 +86,7 @@ def shapes(found: Results) -> str:
     return markdown(head, rows)
 
 
-# ----------------------------------------------------------------------------------------------------- like the peers
+# ------------------------------------------------------------------------------------------------- like the baselines
 
 
 def weights(found: Results) -> str:
@@ -178,7 +177,7 @@ def context(found: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "peers": peers, "weights": weights, "five": five, "context": context,
+    "rates": rates, "shapes": shapes, "baselines": baselines, "weights": weights, "five": five, "context": context,
     "router": router, "auto": auto, "experts": experts, "experts_rates": experts_rates,
     "experts_balance": experts_balance,
     "schedule": schedule,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lets ModelOpt search in a tiny model, and writes down what test_minitron_peer.py asserts.
+"""Lets ModelOpt search in a tiny model, and writes down what test_minitron_baseline.py asserts.
 
 python -m tests.benchmarks.minitron_worker FOLDER     (in Megatron-Bridge's environment)
 """

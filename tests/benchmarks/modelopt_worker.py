@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prunes and distils a tiny model as the peer does, and writes down what test_modelopt_peer.py asserts.
+"""Prunes and distils a tiny model as the baseline does, and writes down what test_modelopt_baseline.py asserts.
 
 python -m tests.benchmarks.modelopt_worker FOLDER
 """
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
 
     from benchmarks.study.evaluate import dense
-    from benchmarks.study.modelopt_peer import distill, facts, heldout, prune
+    from benchmarks.study.modelopt_baseline import distill, facts, heldout, prune
     from benchmarks.study.train import launch
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
@@ -96,11 +96,11 @@ def main(folder: Path) -> None:
 
 
 def search_left(small: Path, parent: Path, out: Path) -> float:
-    """Write this model as what the strongest peer's search leaves is written; returns how far logits are apart."""
+    """Write this model as what the strongest baseline's search leaves is written; returns how far logits are apart."""
     import torch
 
     from benchmarks.study.evaluate import dense
-    from benchmarks.study.minitron_peer import write_checkpoint
+    from benchmarks.study.minitron_baseline import write_checkpoint
     from nemo_elastic.formats.adapter import from_parts
     from nemo_elastic.formats.megatron.folder import read_shapes
     from nemo_elastic.formats.megatron.read import plain_tensors
@@ -120,10 +120,10 @@ def search_left(small: Path, parent: Path, out: Path) -> float:
 
 
 def same_tokens(data: Path, folder: Path) -> bool:
-    """Whether the strongest peer measures and scores on the first tokens of a run, as our search does."""
+    """Whether the strongest baseline measures and scores on the first tokens of a run, as our search does."""
     import fiddle
 
-    from benchmarks.study.minitron_peer import training_tokens
+    from benchmarks.study.minitron_baseline import training_tokens
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
     from nemo_elastic.megatron.gpt_tokens import first_batches
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' plans, FLOPs and tables; their training is the demo's and the peer's, which have tests of their own."""
+"""The studies' plans, FLOPs and tables; their training is the demo's and the baselines', tested elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study import __main__ as launcher
-from benchmarks.study import experts_table, peers_table, plots, results, tables, work
-from benchmarks.study.before import random_shapes
-from benchmarks.study.jobs import KINDS, PARENTS, Job
-from benchmarks.study.minitron_peer import PYTHON
+from benchmarks.study import baselines_table, experts_table, plots, results, tables, work
+from benchmarks.study.job import PARENTS, Job, random_shapes
+from benchmarks.study.jobs import KINDS
+from benchmarks.study.minitron_baseline import PYTHON
 from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, TRIED
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
 from benchmarks.study.studies import (
@@ -139,7 +139,7 @@ def test_every_way_with_experts_runs_at_the_best_rate_that_was_tried(way: str, s
 
 def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
     checked = set()
-    for job in STUDIES["peers"]() + STUDIES["five"]():
+    for job in STUDIES["baselines"]() + STUDIES["five"]():
         way = "ours" if job.name.startswith("five-") else job.name.partition("-")[0]
         if way in TRIED:
             assert job.lr == BEST[way][job.member or "all"], job.name
@@ -149,11 +149,11 @@ def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() 
 
 def test_a_curve_is_read_between_its_points() -> None:
     points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
-    spent, mark = peers_table.level(points, 2.5)
+    spent, mark = baselines_table.level(points, 2.5)
     assert spent == pytest.approx(math.sqrt(100 * 400))
     assert mark == ""
-    assert peers_table.level(points, 3.5) == (100.0, "<")
-    assert peers_table.level(points, 1.0) == (800.0, ">")
+    assert baselines_table.level(points, 3.5) == (100.0, "<")
+    assert baselines_table.level(points, 1.0) == (800.0, ">")
 
 
 def test_a_ratio_adds_up_the_peers_sizes() -> None:
@@ -167,10 +167,10 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
     one("modelopt-72-2-0", {"72": 2.0}, 200)
     one("modelopt-50-1-0", {"50": 3.0}, 400)
     one("modelopt-50-2-0", {"50": 2.9}, 800)
-    assert peers_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
+    assert baselines_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
     one("modelopt-50-0-0", {"50": 3.5}, 200)
-    assert peers_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
-    text = peers_table.peers(found)
+    assert baselines_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
+    text = baselines_table.baselines(found)
     assert f"| {results.MAKERS['modelopt']} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in text
     assert f"| {results.MAKERS['modelopt']} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
     points = plots.curves(found, ["72", "50"], "tokens")["modelopt"]
@@ -180,7 +180,7 @@ def test_a_ratio_adds_up_the_peers_sizes() -> None:
     }
 
 
-@pytest.mark.parametrize("study", ["peers", "experts"])
+@pytest.mark.parametrize("study", ["baselines", "experts"])
 def test_a_study_asks_for_the_other_hosts_environment_before_it_starts(study, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(PYTHON, str(tmp_path / "python"))
     monkeypatch.setattr("sys.argv", ["study", study, "--runs", str(tmp_path)])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The strongest peer of the studies: what ModelOpt's search is given, what it may choose from, and what it cuts."""
+"""The strongest baseline of the studies: what ModelOpt's search is given, what it may choose from, what it cuts."""
 
 from __future__ import annotations
 

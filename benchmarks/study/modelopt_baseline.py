@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The peer: ModelOpt's Minitron pruning, then NeMo's distillation, once per size, as NVIDIA's guides do.
+"""The baseline: ModelOpt's Minitron pruning, then NeMo's distillation, once per size, as NVIDIA's guides do.
 
-    python -m benchmarks.study.modelopt_peer targets --parent CHECKPOINT --ratio 0.5
-    python -m benchmarks.study.modelopt_peer prune --parent CHECKPOINT --data DATA --ratio 0.5 --out DIR
-    python -m benchmarks.study.modelopt_peer distill --student DIR --teacher CHECKPOINT --data DATA --steps N --out DIR
-    python -m benchmarks.study.modelopt_peer heldout --checkpoint CHECKPOINT --data DATA
+    python -m benchmarks.study.modelopt_baseline targets --parent CHECKPOINT --ratio 0.5
+    python -m benchmarks.study.modelopt_baseline prune --parent CHECKPOINT --data DATA --ratio 0.5 --out DIR
+    python -m benchmarks.study.modelopt_baseline distill --student DIR --teacher CHECKPOINT --data DATA --steps N \
+        --out DIR
+    python -m benchmarks.study.modelopt_baseline heldout --checkpoint CHECKPOINT --data DATA
 
 Theirs: importance by activations over `samples` training sequences (L2 over samples of the mean absolute value over
 positions; behind norms for hidden, before the output projections for FFN and query heads, x for Mamba heads and head

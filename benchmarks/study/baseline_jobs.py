@@ -1,31 +1,28 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs of the peers: ModelOpt cuts one size out of the parent, by proportions or by search, and NeMo distills it."""
+"""Jobs of the baselines: ModelOpt cuts one size out of the parent, by proportions or search; NeMo distills it."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.study.before import parent_checkpoint, read_result
+from benchmarks.study.job import Job, parent_checkpoint, read_result
 from benchmarks.study.train import ORDER
-
-if TYPE_CHECKING:
-    from benchmarks.study.jobs import Job
 
 
 def pruned(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """ModelOpt prunes the parent to a share of its parameters."""
-    from benchmarks.study import modelopt_peer, work
+    from benchmarks.study import modelopt_baseline, work
     from benchmarks.study.evaluate import parent_shape
 
     assert job.ratio is not None and job.member is not None
-    checkpoint = modelopt_peer.prune_to_ratio(
+    checkpoint = modelopt_baseline.prune_to_ratio(
         parent_checkpoint(job, runs), out / "pruned", job.ratio, data=runs / job.data, seq_length=job.batch.length,
         seed=ORDER + job.seed,
     )  # fmt: skip
-    facts, whole = modelopt_peer.facts(checkpoint), parent_shape()
+    facts, whole = modelopt_baseline.facts(checkpoint), parent_shape()
     flops = facts["measured_tokens"] * work.forward(whole, whole.full, job.batch.length)
     return cut(job, runs, checkpoint, flops, facts["cpu_seconds"])
 
@@ -36,7 +33,7 @@ def searched(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     It goes by the loss and the tokens of our search (`job.block`), which finds all sizes at once, for as many
     candidates per size.
     """
-    from benchmarks.study import minitron_peer, work
+    from benchmarks.study import minitron_baseline, work
     from benchmarks.study.evaluate import parent_shape
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.core.cost import parameters
@@ -45,12 +42,12 @@ def searched(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     config, whole, length = ElasticConfig.from_dict(dict(job.block)), parent_shape(), job.batch.length
     assert config.search is not None
     sizes = sum(not budget.is_parent for budget in config.budgets)
-    checkpoint = minitron_peer.prune_by_search(
+    checkpoint = minitron_baseline.prune_by_search(
         parent_checkpoint(job, runs), out / "pruned", int(job.ratio * parameters(whole, whole.full)),
         data=runs / job.data, seq_length=length, score_tokens=config.search.tokens,
         top_k=config.search.candidates // sizes, seed=ORDER + job.seed,
     )  # fmt: skip
-    facts = minitron_peer.facts(checkpoint)
+    facts = minitron_baseline.facts(checkpoint)
     flops = facts["measured_tokens"] * work.forward(whole, whole.full, length)
     flops += work.search(whole, config, [{"cost": c["parameters"]} for c in facts["candidates"]], length)
     told = {"candidates": facts["candidates"], "within": facts["within"], "modelopt": facts["modelopt"]}
@@ -74,12 +71,12 @@ def cut(job: Job, runs: Path, checkpoint: Path, flops: float, cpu: float) -> dic
 
 def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """NVIDIA's way: what ModelOpt pruned (the job before, of either kind), NeMo distills."""
-    from benchmarks.study import modelopt_peer, work
+    from benchmarks.study import modelopt_baseline, work
     from benchmarks.study.evaluate import dense, heldout, parent_shape
 
     assert job.after is not None and job.member is not None
     cpu = time.process_time()
-    checkpoint = modelopt_peer.distill(
+    checkpoint = modelopt_baseline.distill(
         runs / job.after / "run" / "pruned", parent_checkpoint(job, runs), out / "distilled", data=runs / job.data,
         steps=job.steps, seq_length=job.batch.length, micro_batch_size=job.batch.sequences,
         global_batch_size=job.batch.sequences, lr=job.lr, warmup_steps=max(1, job.steps // 20), min_ratio=0.1,

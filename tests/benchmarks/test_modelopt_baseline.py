@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The peer of the studies: ModelOpt's pruning keeps the function at full size, and what it prunes is distilled."""
+"""The baseline of the studies: ModelOpt's pruning keeps the function at full size, and what it prunes is distilled."""
 
 from __future__ import annotations
 

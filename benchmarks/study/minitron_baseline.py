@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The strongest peer: ModelOpt 0.47 searches the shape, then NeMo distills what it has cut, once per size.
+"""The strongest baseline: ModelOpt 0.47 searches the shape, then NeMo distills what it has cut, once per size.
 
 ModelOpt 0.47 takes hybrid models of megatron-core 0.19 alone, so it runs in Megatron-Bridge's environment, that of
 `make .venv-bridge/.stamp` or the one whose python `NEMO_ELASTIC_BRIDGE_PYTHON` names. What it leaves becomes a NeMo
-checkpoint of the parent's classes, and is distilled by `modelopt_peer.distill` like that of its predecessor.
+checkpoint of the parent's classes, and is distilled by `modelopt_baseline.distill` like that of its predecessor.
 
 Theirs: the importance, the space (widths within 40 %, depth within 20 % of the parent's), the bound on parameters and
-the choice among the largest that meet it. Ours: steps of widths as fine as the other peer's, and what a candidate is
-scored by, which is what our search goes by: the same loss on the same tokens, for as many candidates per size.
+the choice among the largest that meet it. Ours: steps of widths as fine as the other baseline's, and what a candidate
+is scored by, which is what our search goes by: the same loss on the same tokens, for as many candidates per size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.modelopt_peer import _OWN, ROOT, SAMPLES, SEED
+from benchmarks.study.modelopt_baseline import _OWN, ROOT, SAMPLES, SEED
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.io.atomic import atomic_dir

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.study.markdown import markdown, spread
 from benchmarks.study.plots import UNITS
-from benchmarks.study.results import MAKERS, Results, named
+from benchmarks.study.results import MAKERS, Results, markdown, named, spread
 from benchmarks.study.sizes import THREE
 
 
@@ -37,7 +36,7 @@ def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, st
 
 
 def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
-    """Spending of a peer, once per size, to reach the losses of one of our runs for all sizes, over that run's.
+    """Spending of a baseline, once per size, to reach the losses of one of our runs for all sizes, over that run's.
 
     Those of our shapes are charged, once, for the ranking and the search that found them.
     """
@@ -86,13 +85,13 @@ def head(sizes: Sequence[str]) -> list[str]:
     return ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *sizes]
 
 
-def peers(found: Results) -> str:
-    """The ways of the study of the peers."""
+def baselines(found: Results) -> str:
+    """The ways of the study of the baselines."""
     return markdown(head([*THREE]), ways(found, [*THREE])) + "\n" + ratios(found, [*THREE], "ours")
 
 
 def ratios(found: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
-    """Peers' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
+    """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
     rows = []
     runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
     for steps, seed, name in sorted(runs):
