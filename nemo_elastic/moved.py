@@ -20,7 +20,7 @@ __all__ = ["MOVED", "find_moved_modules"]
 
 _F, _S, _T = "nemo_elastic.formats.", "nemo_elastic.slicing.", "nemo_elastic.train."
 _N, _M = "nemo_elastic.hosts.nemo.", "nemo_elastic.megatron."
-_C, _IO, _J = "nemo_elastic.core.", "nemo_elastic.io.", "nemo_elastic.hosts.jobs."
+_C, _IO, _J = "nemo_elastic.core.", "nemo_elastic.io.", "nemo_elastic.hosts.common."
 #: old name -> the modules that have its content now; none of a package that is gone
 MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.bounded": (_IO + "bounded",),
@@ -59,7 +59,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.curriculum": (_N + "curriculum.jobs",),
     "nemo_elastic.nemo.data": (_N + "data", _M + "gpt_tokens"),
     "nemo_elastic.nemo.ending": (_N + "checkpoint.ending",),
-    "nemo_elastic.nemo.executors": (_J + "executors",),
+    "nemo_elastic.nemo.executors": (_J + "experiment",),
     "nemo_elastic.nemo.family": (_N + "checkpoint.family", _F + "megatron.family"),
     "nemo_elastic.nemo.in_turn": (_T + "in_turn",),
     "nemo_elastic.nemo.inferred": (_F + "megatron.infer",),
@@ -78,7 +78,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.rank_run": (_N + "curriculum.rank",),
     "nemo_elastic.nemo.rename": (_F + "adapter",),
     "nemo_elastic.nemo.resume": (_N + "checkpoint.resume",),
-    "nemo_elastic.nemo.run_file": ("nemo_elastic.hosts.run_file", _N + "cli.run_file"),
+    "nemo_elastic.nemo.run_file": (_J + "run_file", _N + "cli.run_file"),
     "nemo_elastic.nemo.sampling": (_T + "sampling",),
     "nemo_elastic.nemo.saved": (_N + "checkpoint.saved",),
     "nemo_elastic.nemo.settings": (_N + "recipe.settings",),

@@ -51,10 +51,10 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
-    """torchrun on this machine, see `nemo_elastic.hosts.jobs.executors`."""
-    from nemo_elastic.hosts.jobs import executors
+    """torchrun on this machine, see `nemo_elastic.hosts.common.experiment`."""
+    from nemo_elastic.hosts.common import experiment as jobs
 
-    return executors.local_executor(nodes, devices)
+    return jobs.local_executor(nodes, devices)
 
 
 def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat: int = 1) -> None:

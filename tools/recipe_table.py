@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.hosts.planned import NODES
-from nemo_elastic.hosts.recipe_file import load_recipe
+from nemo_elastic.hosts.common.planned import NODES
+from nemo_elastic.hosts.common.recipe_file import load_recipe
 from nemo_elastic.plan.curriculum import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -100,7 +100,7 @@ def _described(config: Path | None, parent: str | None, recipe: str | None) -> t
         return parent, _read_parent(parent), ElasticConfig.load(config), "fp32"
     if config is not None or parent is not None:
         raise bad("--recipe", recipe, "without --config and --parent: it has both")
-    from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
+    from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
 
     family = load_recipe(find_recipe(recipe))
     return f"{family.name}: {family.shape}", preset(family.shape), family.config, family.precision.gradients

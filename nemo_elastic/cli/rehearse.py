@@ -44,7 +44,7 @@ def command(
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from rich.console import Console
 
-    from nemo_elastic.hosts.recipe_file import find_recipe, load_recipe
+    from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
     from nemo_elastic.io.atomic import filled_dir
     from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 
@@ -52,7 +52,7 @@ def command(
     if not is_empty(folder):
         check_output(folder, force, kind=kind)
     family = load_recipe(find_recipe(recipe))
-    from nemo_elastic.hosts.jobs.executors import local_executor
+    from nemo_elastic.hosts.common.experiment import local_executor
     from nemo_elastic.rehearsal.report import print_changes, print_report
     from nemo_elastic.rehearsal.run import rehearsal_of, run_by
     from nemo_elastic.rehearsal.short import Machines, Short

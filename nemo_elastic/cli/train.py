@@ -81,7 +81,7 @@ def train(
 def _check_block(yaml: str | None, overrides: list[str]) -> None:
     """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.run_file import RunFile
+    from nemo_elastic.hosts.common.run_file import RunFile
 
     ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]
     block = RunFile.load(yaml).override(ours).settings.get("elastic")

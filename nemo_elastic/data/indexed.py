@@ -22,7 +22,7 @@ import numpy as np
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import check_no_holes, open_regular
 
-__all__ = ["Index", "check_prefix", "count_tokens", "open_tokens", "read_index", "token_dtype", "write_indexed"]
+__all__ = ["Index", "check_prefix", "count", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 
 #: endings of files that people name in place of a prefix
 NO_PREFIX = {".arrow", ".bin", ".csv", ".gz", ".idx", ".json", ".jsonl", ".parquet", ".txt", ".zst"}
@@ -127,8 +127,8 @@ def check_prefix(where: str, prefix: str) -> None:
         raise bad(where, prefix, allowed)
 
 
-def count_tokens(prefix: Path) -> int:
-    """Tokens of a pair by its header and the size of `prefix.bin`: the whole index of a large corpus takes gigabytes.
+def count(prefix: Path) -> tuple[int, int]:
+    """Tokens and sequences of a pair by its header and the size of `prefix.bin`: a corpus has an index of gigabytes.
 
     Raises:
         ElasticError: If a file is missing, or the header is not Megatron's.
@@ -137,8 +137,8 @@ def count_tokens(prefix: Path) -> int:
     if not data.is_file():
         raise ElasticError(f"{data}: no such file")
     with open_regular(path, own=True) as stream:  # of a pair that the user has named
-        dtype, _, _ = _header(path, stream.read(_HEADER.size))
-    return data.stat().st_size // dtype.itemsize
+        dtype, sequences, _ = _header(path, stream.read(_HEADER.size))
+    return data.stat().st_size // dtype.itemsize, sequences
 
 
 def _header(path: Path, raw: bytes) -> tuple[np.dtype, int, int]:

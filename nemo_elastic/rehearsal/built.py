@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_elastic.hosts.jobs.experiment import Job
+from nemo_elastic.hosts.common.experiment import Job
 
 from .changes import Change
 from .short import Small

@@ -18,8 +18,8 @@ import nemo_run as run
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.jobs.experiment import Executors, Job, run_jobs
-from nemo_elastic.hosts.planned import PlannedFamily, ranking_experts
+from nemo_elastic.hosts.common.experiment import Executors, Job, run_jobs
+from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.curriculum import Curriculum
 
@@ -95,7 +95,7 @@ class Rehearsal:
         """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report.
 
         Args:
-            executors, name, dryrun: see `hosts.jobs.experiment.run_jobs`.
+            executors, name, dryrun: see `hosts.common.experiment.run_jobs`.
         """
         data = Job(run.Partial(make_data, out=data_dir(self.dir), vocab=self.built.small.parent.vocab))
         check = Job(run.Partial(look, dir=self.dir, plan=self.plan()))

@@ -12,7 +12,7 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.hosts.planned import NODES, PlannedFamily
+from nemo_elastic.hosts.common.planned import NODES, PlannedFamily
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout, preset
 from nemo_elastic.plan.curriculum import PAPER, Curriculum

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.data.indexed import check_prefix, count_tokens, open_tokens, read_index, token_dtype, write_indexed
+from nemo_elastic.data.indexed import check_prefix, count, open_tokens, read_index, token_dtype, write_indexed
 from nemo_elastic.errors import ElasticError
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=20), min_size=1, max_size=10)
@@ -29,7 +29,7 @@ def test_tokens_come_back(documents: list[list[int]], vocab: int) -> None:
         index = read_index(prefix)
         assert index.lengths.tolist() == [len(d) for d in documents]
         assert index.documents.tolist() == list(range(len(documents) + 1))
-        assert count_tokens(prefix) == index.tokens == sum(map(len, documents))
+        assert count(prefix) == (index.tokens, len(documents)) == (sum(map(len, documents)), len(index.lengths))
         tokens = open_tokens(prefix)
         assert tokens.dtype == token_dtype(vocab)
         assert tokens.tolist() == [n for d in documents for n in d]

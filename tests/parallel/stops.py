@@ -45,7 +45,7 @@ def train(
     import nemo_run as run
     from nemo.lightning.pytorch.callbacks import PreemptionCallback
 
-    from nemo_elastic.hosts.jobs.experiment import job
+    from nemo_elastic.hosts.common.experiment import job
     from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, stop_in_time
     from nemo_elastic.hosts.nemo.tiny.recipe import held_out
     from nemo_elastic.megatron.cpu import cuda_as_cpu

@@ -37,7 +37,7 @@ def main(folder: Path, out: str, step: int | None = None, in_time: bool = True) 
     import nemo_run as run
     import nemotron_elastic_tiny as tiny
 
-    from nemo_elastic.hosts.jobs.experiment import job
+    from nemo_elastic.hosts.common.experiment import job
     from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
     from tests.recipes.stop_worker import Signal
 

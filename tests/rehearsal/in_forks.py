@@ -24,7 +24,7 @@ def run_here(job: Any) -> None:
     """What a job's process does."""
     import fiddle
 
-    from nemo_elastic.hosts.jobs.experiment import job as as_job
+    from nemo_elastic.hosts.common.experiment import job as as_job
 
     os.environ["LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]
     as_job(fiddle.build(job))

@@ -23,13 +23,13 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
+from nemo_elastic.hosts.common.agreement import check_files, vocabulary_rows
+from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.models import OVERLAPS, check_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.train.agreement import check_files, vocabulary_rows
 from nemo_elastic.train.schedule import Rates
-from nemo_elastic.train.stage import StageOptions
 
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
@@ -46,6 +46,7 @@ from .checks import (
     check_text,
     check_vocabularies,
     pace,
+    warmup,
     warnings,
 )
 from .optim import ElasticOverrides
@@ -260,7 +261,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     peak, lowest = recipe.optimizer.lr, recipe.optimizer.min_lr
     rates = Rates(
         total,
-        recipe.scheduler.lr_warmup_iters,
+        warmup(recipe, total)[1],
         0.1 if lowest is None else lowest / peak,
         start_step=done,
         freeze_step=freeze,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import layer_pattern
-from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.plan.curriculum import Pace
-from nemo_elastic.train.agreement import (
+from nemo_elastic.hosts.common.agreement import (
     Names,
     check_length,
     check_model,
@@ -33,7 +32,10 @@ from nemo_elastic.train.agreement import (
     router_warnings,
     vocabulary_rows,
 )
-from nemo_elastic.train.stage import StageOptions
+from nemo_elastic.hosts.common.stage import StageOptions
+from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.plan.curriculum import Pace
 
 from .optim import ElasticOverrides
 
@@ -48,6 +50,7 @@ NAMES = Names(
 PLACEHOLDER = "NullTokenizer"
 #: of data sets, by which they put several documents into a sequence
 PACKED = ("enable_offline_packing", "enable_in_batch_packing", "offline_packing_specs", "packed_sequence_specs")
+FILES = FileNames("recipe.dataset.blend", "recipe.dataset.seq_length", "recipe.dataset.split")
 #: setting -> the values that a family can have, and why
 REFUSED = {
     "model.context_parallel_size": (
@@ -66,6 +69,7 @@ REFUSED = {
         "false: Bridge cannot name the router; slice writes such folders, and AutoBridge does under as_stock",
     ),
     "peft": ((None,), "null: every weight of the family is trained"),
+    "scheduler.lr_warmup_samples": ((None, 0), "0: a stage has so many steps; lr_warmup_iters or lr_warmup_fraction"),
 }
 
 
@@ -145,6 +149,23 @@ def check_data(config: Any, unranked: ElasticConfig | None) -> None:
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
     model = config.model
     check_length(length, model.tensor_model_parallel_size, model.sequence_parallel, "recipe.dataset.seq_length")
+    _check_files(dataset, length)
+
+
+def _check_files(dataset: Any, length: int) -> None:
+    """Raise where the token files of a data set are none, or none of a split's: see `check_token_files`."""
+    parts = [part[0] for part in getattr(dataset, "blend_per_split", None) or () if part]
+    if parts:
+        for prefixes in parts:
+            check_token_files(prefixes, length, None, replace(FILES, paths="recipe.dataset.blend_per_split"))
+        return
+    split, blend = getattr(dataset, "split", None), getattr(dataset, "blend", None)
+    if blend is not None:
+        check_token_files(blend[0], length, split, FILES)
+        return
+    given = getattr(dataset, "data_path", None) or ()
+    listed = prefixes_of(given.split() if isinstance(given, str) else given)
+    check_token_files(listed, length, split, replace(FILES, paths="recipe.dataset.data_path"))
 
 
 def vocabulary(config: Any) -> int | None:
@@ -185,7 +206,7 @@ def check_vocabularies(config: Any, rows: int | None) -> None:
 
 
 def check_shape(config: Any, block: ElasticConfig, teacher: str | None) -> Parent:
-    """The parent's shape, see `train.agreement.check_model`; its vocabulary is the teacher's where that is at hand."""
+    """The parent's shape, see `agreement.check_model`; its vocabulary is the teacher's where that is readable here."""
     rows = vocabulary_rows(teacher)
     check_vocabularies(config, rows)
     return check_model(block, config.model, rows or vocabulary(config), NAMES, teacher)
@@ -197,6 +218,17 @@ def check_folders(config: Any, out: str | None) -> None:
     check_no_file("recipe.checkpoint.save", config.checkpoint.save)
 
 
+def warmup(config: Any, total_steps: int) -> tuple[str, int]:
+    """Steps of warm-up, and the setting that says so: a number of them, or a share of those over which rates fall."""
+    scheduler = config.scheduler
+    if scheduler.lr_warmup_fraction is None:
+        return "recipe.scheduler.lr_warmup_iters", scheduler.lr_warmup_iters
+    return (
+        "recipe.scheduler.lr_warmup_fraction",
+        round(scheduler.lr_warmup_fraction * (scheduler.lr_decay_iters or total_steps)),
+    )
+
+
 def pace(config: Any, total_steps: int) -> Pace:
     """Rates and batches as `Rates` and the data have them."""
     scheduler, batch = config.scheduler, config.train.global_batch_size
@@ -204,7 +236,7 @@ def pace(config: Any, total_steps: int) -> Pace:
     other = {name: value for name, usual in falls.items() if (value := getattr(scheduler, name)) not in usual}
     return Pace(
         lr=("recipe.optimizer.lr", config.optimizer.lr),
-        warmup=("recipe.scheduler.lr_warmup_iters", scheduler.lr_warmup_iters),
+        warmup=warmup(config, total_steps),
         batch=None if not batch else ("recipe.train.global_batch_size", batch, batch * config.dataset.seq_length),
         schedule=next(((f"recipe.scheduler.{name}", str(value)) for name, value in other.items()), None),
     )
@@ -218,9 +250,9 @@ def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ra
     if stage == 1 and stages > 1 and ranked is None and not own:
         out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
                    "or the run is refused when it starts")  # fmt: skip
-    warmup = config.scheduler.lr_warmup_iters
-    if warmup >= total_steps:
-        out.append(f"recipe.scheduler.lr_warmup_iters: {warmup} of {total_steps} steps in all: "
+    name, steps = warmup(config, total_steps)
+    if steps >= total_steps:
+        out.append(f"{name}: {steps} of {total_steps} steps in all: "
                    "the learning rate never reaches its peak")  # fmt: skip
     samples, has = block.importance.samples, config.train.train_iters * config.train.global_batch_size
     if stage == 1 and block.ranking is None and ranked is None and has < samples:

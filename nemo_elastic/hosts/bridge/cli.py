@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
-from nemo_elastic.hosts.run_file import RunFile
+from nemo_elastic.hosts.common.run_file import RunFile
 from nemo_elastic.io.read import resolved
 
 __all__ = ["find_recipe", "main", "override"]

@@ -23,7 +23,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.indexed import check_prefix
 from nemo_elastic.errors import STOPPED, bad
-from nemo_elastic.hosts.planned import (
+from nemo_elastic.hosts.common.planned import (
     NODES,
     SAVE_EVERY,
     SPLIT,
@@ -39,7 +39,7 @@ from nemo_elastic.slicing.all_members import slice_family
 from .apply import ElasticRun, apply_elastic
 
 if TYPE_CHECKING:
-    from nemo_elastic.hosts.jobs.experiment import Executors
+    from nemo_elastic.hosts.common.experiment import Executors
 
 __all__ = ["JOBS", "Blend", "BridgeFamily", "checkpoints", "job_of", "ranking_dir", "slice_job", "train_to_the_end"]
 
@@ -219,13 +219,13 @@ class BridgeFamily(PlannedFamily):
 
         Args:
             executors: (nodes, GPUs per node) -> where a job runs.
-            repeat, dryrun: see `hosts.jobs.experiment.run_jobs`.
+            repeat, dryrun: see `hosts.common.experiment.run_jobs`.
             parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `jobs`.
 
         Raises:
             ElasticError: no layout fits, or the block does not fit the parent; a job failed.
         """
-        from nemo_elastic.hosts.jobs.experiment import run_jobs
+        from nemo_elastic.hosts.common.experiment import run_jobs
 
         from .experiment import described
 

@@ -12,7 +12,7 @@ from typing import Any
 import nemo_run as run
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.jobs.experiment import STOP_BEFORE, Job
+from nemo_elastic.hosts.common.experiment import STOP_BEFORE, Job
 from nemo_elastic.plan import NODE
 from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.layouts import layout_name

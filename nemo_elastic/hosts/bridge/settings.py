@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from nemo_elastic.train.changes import Changes, MadeName
+from nemo_elastic.hosts.common.changes import Changes, MadeName
 
 __all__ = ["ConfigChanges", "run_settings", "settings"]
 
@@ -71,7 +71,7 @@ def run_settings(run: Any) -> dict[str, Any]:
 
 
 class ConfigChanges(Changes):
-    """`train.changes.Changes` of a `ConfigContainer`."""
+    """`hosts.common.changes.Changes` of a `ConfigContainer`."""
 
     settings = staticmethod(settings)
     reasons = REASONS

@@ -17,12 +17,12 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.hosts.common.agreement import check_unpacked
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_ranks, check_rows, make_family
 from nemo_elastic.megatron.reports import report_parts
-from nemo_elastic.train.agreement import check_unpacked
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 

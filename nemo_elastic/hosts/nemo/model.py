@@ -16,11 +16,11 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.hosts.common.agreement import check_unpacked, check_vocabulary, vocabulary_rows
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.train.agreement import check_unpacked, check_vocabulary, vocabulary_rows
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import Draw, FamilyTraining
 

@@ -11,7 +11,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"model\.(kv_channels|vocab_size)",
         r"model\.(num_moe_experts|moe_ffn_hidden_size|moe_shared_expert_intermediate_size)",
         r"optimizer_config_override_provider\.elastic\.axes\.\w+\.choices\[\d+\]",
-        r"optimizer_config_override_provider\.elastic\.budgets\[\d+\]\.(params|memory\.size)",
+        r"optimizer_config_override_provider\.elastic\.budgets\[\d+\]\.(params|active_params|memory\.size)",
         r"tokenizer\.(tokenizer_type|tokenizer_model|vocab_size)",
     ),
     "lengths": (r"(dataset|model)\.seq_length", r"dataset\.sequence_length"),

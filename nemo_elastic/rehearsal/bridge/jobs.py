@@ -14,7 +14,7 @@ from nemo_elastic.hosts.bridge.cli import find_recipe
 from nemo_elastic.hosts.bridge.curriculum import BridgeFamily, checkpoints, slice_job, train_to_the_end
 from nemo_elastic.hosts.bridge.experiment import described_job, plain
 from nemo_elastic.hosts.bridge.settings import run_settings
-from nemo_elastic.hosts.jobs.experiment import Job
+from nemo_elastic.hosts.common.experiment import Job
 from nemo_elastic.plan.curriculum import Curriculum
 from nemo_elastic.rehearsal.built import THERE, Built
 from nemo_elastic.rehearsal.changes import changes

@@ -10,7 +10,7 @@ DECLARED: dict[str, tuple[str, ...]] = {
         r"model\.config\.(hidden_size|ffn_hidden_size|mamba_num_heads|mamba_head_dim|mamba_state_dim)",
         r"model\.config\.(num_attention_heads|kv_channels|vocab_size)",
         r"model\.elastic\.axes\.\w+\.choices\[\d+\]",
-        r"model\.elastic\.budgets\[\d+\]\.(params|memory\.size)",
+        r"model\.elastic\.budgets\[\d+\]\.(params|active_params|memory\.size)",
         r"(model|data)\.tokenizer(\..*)?",
     ),
     "lengths": (r"(data|model\.config)\.seq_length",),

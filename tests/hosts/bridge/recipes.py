@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_elastic.hosts.recipe_file import load_recipe
+from nemo_elastic.hosts.common.recipe_file import load_recipe
 from tests.workers import ROOT
 
 

@@ -124,6 +124,39 @@ def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any) -> Non
     assert "warns" not in apply_elastic(recipe, BLOCK, verbose=False).changes
 
 
+def test_a_warm_up_may_be_a_share_of_the_steps() -> None:
+    recipe = large()
+    recipe.train.train_iters, recipe.optimizer.lr = 5170, 9e-5
+    recipe.scheduler.lr_warmup_iters, recipe.scheduler.lr_warmup_fraction = 0, 0.5
+    run = apply_elastic(recipe, BLOCK_12B, verbose=False)
+    told = "recipe.scheduler.lr_warmup_fraction: 2585 of 5170 steps; the curriculum has 60 of 6960"
+    assert told in run.changes and run.callbacks[0].rates.warmup_steps == 2585
+    right = large()
+    right.train.train_iters, right.optimizer.lr = 5170, 9e-5
+    right.scheduler.lr_warmup_iters, right.scheduler.lr_warmup_fraction = 0, 0.01
+    assert "lr_warmup" not in apply_elastic(right, BLOCK_12B, verbose=False).changes
+    right = large()
+    right.scheduler.lr_warmup_iters, right.scheduler.lr_warmup_samples = 0, 1000
+    assert refused(right, BLOCK_12B).startswith("recipe.scheduler.lr_warmup_samples: 1000 is not allowed; for a famil")
+
+
+def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path) -> None:
+    """megatron-core counts the epochs of such a split for ever."""
+    stock = large()
+    stock.dataset.data_path = "0.7 /data/code.jsonl 0.3 /data/web"
+    assert refused(stock, BLOCK_12B).startswith("recipe.dataset.data_path: '/data/code.jsonl' is not allowed; the pre")
+    stock.dataset.data_path, stock.dataset.blend = None, (["/data/code", "/data/web.txt"], [0.7, 0.3])
+    assert refused(stock, BLOCK_12B).startswith("recipe.dataset.blend: '/data/web.txt' is not allowed; the prefix of ")
+    data = str(place / "data" / "val")
+    recipe.dataset.blend_per_split, recipe.dataset.blend = None, ([data], None)
+    recipe.dataset.split = "99999999,8,2"
+    assert refused(recipe).startswith("recipe.dataset.split: '99999999,8,2' is not allowed; shares that leave some of")
+    recipe.dataset.split = "8,1,1"
+    apply_elastic(copy.deepcopy(recipe), BLOCK, verbose=False)
+    recipe.dataset.blend, recipe.dataset.blend_per_split = None, [([data], None), (["/data/a.txt"], None), None]
+    assert refused(recipe).startswith("recipe.dataset.blend_per_split: '/data/a.txt' is not allowed; the prefix of Me")
+
+
 def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
     for block, told in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
         recipe = large()

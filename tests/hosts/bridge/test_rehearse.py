@@ -41,6 +41,20 @@ def test_only_declared_settings_differ(rehearsal: Any) -> None:
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 
+def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    family = recipe_of("30b_a3b")
+    budgets = [{"name": "full"}, {"name": "small", "active_params": "2B"}]
+    block = family.config.to_dict() | {"budgets": budgets, "sampling": None}
+    changed = rehearsal_of(replace(family, block=block), str(tmp_path)).built.changed
+    assert [one.why for one in changed if one.name.endswith("budgets[1].active_params")] == [
+        "widths and vocabulary"
+    ] * 3
+
+
 def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
     """By hand, as the comparison could be wrong."""
     from nemo_elastic.rehearsal.bridge.family import SmallBridgeFamily

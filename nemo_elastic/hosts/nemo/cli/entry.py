@@ -28,10 +28,10 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, made_by
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
-from nemo_elastic.hosts.run_file import SETTINGS, RunFile
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.run_file import value_of
+from nemo_elastic.hosts.common.run_file import value_of
 
 #: the field of a recipe that names text. NeMo annotates it as a union of types, which NeMo-Run's parser refuses
 PATHS = "data.paths"

@@ -24,19 +24,19 @@ from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import STOPPED, bad
-from nemo_elastic.hosts.jobs.experiment import STOP_BEFORE, Job, run_jobs
-from nemo_elastic.hosts.jobs.experiment import Executors as Executors
+from nemo_elastic.hosts.common.experiment import STOP_BEFORE, Job, run_jobs
+from nemo_elastic.hosts.common.experiment import Executors as Executors
+from nemo_elastic.hosts.common.planned import Estimate
+from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.checkpoint.ending import StopInTime
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
-from nemo_elastic.hosts.planned import Estimate
 from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
 from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.all_members import slice_family
-from nemo_elastic.train.stage import StageOptions
 
 from .rank import rank_only
 
@@ -61,7 +61,7 @@ def ranking_dir(dir: str) -> str:
 
 
 def ranked_checkpoint(dir: str) -> str:
-    """What the ranking leaves, see `rank_run`."""
+    """What the ranking leaves, see `rank`."""
     return os.path.join(inside(dir, "rank"), "checkpoints", "ranked")
 
 
@@ -98,7 +98,7 @@ def rank_recipe(recipe: run.Partial, config: ElasticConfig, *, parent: str, dir:
     """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking.
 
     Args:
-        recipe: see `rank_run.rank_only`.
+        recipe: see `rank.rank_only`.
         config: the elastic block.
         parent: NeMo checkpoint of the parent.
         dir: folder of the curriculum.
@@ -173,7 +173,7 @@ def run_family(
 
     Args:
         jobs: NeMo's tasks by name, in order.
-        name, executors, repeat, dryrun, estimates, tail_logs: see `hosts.jobs.experiment.run_jobs`.
+        name, executors, repeat, dryrun, estimates, tail_logs: see `hosts.common.experiment.run_jobs`.
 
     Raises:
         ElasticError: a job failed; the folder of the dry run may not be written.

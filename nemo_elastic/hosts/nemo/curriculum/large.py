@@ -19,9 +19,9 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.data.indexed import check_prefix
 from nemo_elastic.errors import bad
+from nemo_elastic.hosts.common.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, Precision
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
-from nemo_elastic.hosts.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, Precision
 from nemo_elastic.plan import Layout
 
 from .jobs import (

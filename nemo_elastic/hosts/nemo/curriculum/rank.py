@@ -24,6 +24,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.checkpoint.saved import write_list
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
@@ -33,7 +34,6 @@ from nemo_elastic.io.outputs import Output, check_output, sign
 from nemo_elastic.io.temporary import put_in_place, remove
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.train.shaping import prepare_members
-from nemo_elastic.train.stage import StageOptions
 
 #: what a killed ranking leaves
 UNFINISHED = Output("an unfinished checkpoint", "(?:weights|context)/.*")

@@ -15,6 +15,8 @@ from nemo import lightning as nl
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
+from nemo_elastic.hosts.common.agreement import check_files
+from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
@@ -23,8 +25,6 @@ from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.models import OVERLAPS
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
-from nemo_elastic.train.agreement import check_files
-from nemo_elastic.train.stage import StageOptions
 
 from .checks import (
     check_architecture,

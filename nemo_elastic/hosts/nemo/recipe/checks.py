@@ -23,13 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.data.indexed import check_prefix, count_tokens
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-from nemo_elastic.hosts.nemo.optim import ElasticSchedule
-from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.plan.curriculum import Pace
-from nemo_elastic.train.agreement import (
+from nemo_elastic.hosts.common.agreement import (
     Names,
     check_length,
     check_model,
@@ -41,7 +36,12 @@ from nemo_elastic.train.agreement import (
     router_warnings,
     vocabulary_rows,
 )
-from nemo_elastic.train.stage import StageOptions
+from nemo_elastic.hosts.common.stage import StageOptions
+from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
+from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+from nemo_elastic.hosts.nemo.optim import ElasticSchedule
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.plan.curriculum import Pace
 
 STRATEGY = "recipe.trainer.strategy"
 #: how a recipe of NeMo's spells what a check may refuse
@@ -50,6 +50,8 @@ NAMES = Names(
     pipeline=f"{STRATEGY}.pipeline_model_parallel_size",
     model="recipe.model.config",
 )
+#: the same of token files
+FILES = FileNames("recipe.data.paths", "recipe.data.seq_length", "recipe.data.split")
 
 
 def made_by(value: Any) -> Any:
@@ -182,15 +184,10 @@ def check_data(recipe: Any, unranked: ElasticConfig | None) -> None:
         allowed = f"at least trainer.max_steps x global_batch_size = {steps * batch}"
         raise bad("recipe.data.num_train_samples", samples, allowed)
     paths = getattr(recipe.data, "paths", None)
-    for part in paths.values() if isinstance(paths, Mapping) else [paths]:
-        for prefix in [part] if isinstance(part, str) else part or []:
-            # weights of a blend, and files that only the cluster has, are passed over
-            if isinstance(prefix, str):
-                check_prefix("recipe.data.paths", prefix)
-            if isinstance(prefix, str) and Path(f"{prefix}.idx").is_file():
-                tokens = count_tokens(Path(prefix))
-                if tokens <= length:
-                    raise bad("recipe.data.seq_length", length, f"shorter sequences: {prefix} has {tokens} tokens")
+    parts = list(paths.values()) if isinstance(paths, Mapping) else [paths]
+    listed = [entry for part in parts for entry in ([part] if isinstance(part, str) else part or [])]
+    split = None if isinstance(paths, Mapping) else getattr(recipe.data, "split", None)
+    check_token_files(prefixes_of(listed), length, split, FILES)
 
 
 def tokens(recipe: Any) -> int | None:
@@ -218,7 +215,7 @@ def vocabulary(recipe: Any) -> int | None:
 
 
 def check_shape(recipe: Any, config: ElasticConfig, teacher: str | None = None) -> Parent:
-    """The parent's shape, see `train.agreement.check_model`; its vocabulary is the teacher's where that is at hand."""
+    """The parent's shape, see `agreement.check_model`; its vocabulary is the teacher's where that is readable here."""
     rows = vocabulary_rows(teacher)
     if rows is not None:
         tensor = recipe.trainer.strategy.tensor_model_parallel_size or 1

@@ -13,7 +13,7 @@ import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
-from nemo_elastic.train.stage import STAGE_OPTIONS, StageOptions
+from nemo_elastic.hosts.common.stage import STAGE_OPTIONS, StageOptions
 
 from .apply import apply_elastic
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import fiddle
 
-from nemo_elastic.train.changes import ABSENT, MadeName
-from nemo_elastic.train.changes import Changes as RecipeChanges
+from nemo_elastic.hosts.common.changes import ABSENT, MadeName
+from nemo_elastic.hosts.common.changes import Changes as RecipeChanges
 
 __all__ = ["Changes", "settings"]
 
@@ -68,7 +68,7 @@ def _called(value: Any) -> str:
 
 
 class Changes(RecipeChanges):
-    """`train.changes.Changes` of a recipe of NeMo-Run."""
+    """`hosts.common.changes.Changes` of a recipe of NeMo-Run."""
 
     settings = staticmethod(settings)
     reasons = REASONS

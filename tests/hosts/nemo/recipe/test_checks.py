@@ -226,11 +226,13 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
     for paths in ([0.5, short], short, {"train": ["/cluster/train"], "validation": [short]}):
         recipe.data = run.Config(PreTrainingDataModule, paths=paths, seq_length=8192)
         assert refused(recipe).endswith(f"shorter sequences: {short} has 150 tokens")
+    recipe.data = run.Config(PreTrainingDataModule, paths=[short], seq_length=64, split="9999,8,2")
+    assert refused(recipe).startswith("recipe.data.split: '9999,8,2' is not allowed; shares that leave some of the 2 ")
 
 
 def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
+    from nemo_elastic.hosts.common.agreement import check_teacher
     from nemo_elastic.hosts.nemo.recipe.checks import NAMES
-    from nemo_elastic.train.agreement import check_teacher
     from tests.hosts.nemo.checkpoints import store
     from tests.hosts.nemo.cutting import PARENT, random_tensors
 
@@ -259,7 +261,7 @@ def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_pat
     ],
 )  # fmt: skip
 def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, told: str | None) -> None:
-    from nemo_elastic.train.agreement import check_vocabulary
+    from nemo_elastic.hosts.common.agreement import check_vocabulary
 
     if told is None:
         check_vocabulary(tokens, rows, tensor, "tokens", "ranks")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from nemo_elastic import apply_elastic
+from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.cli.entry import train
 from nemo_elastic.hosts.nemo.recipe.plugin import ElasticPlugin
-from nemo_elastic.train.stage import StageOptions
 
 
 @pytest.mark.parametrize("door", [apply_elastic, ElasticPlugin, train])

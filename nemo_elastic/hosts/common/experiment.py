@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nemo_run as run
 from torchx.specs.api import AppState
 
-from nemo_elastic.errors import ElasticError, exit_in_one_line
-from nemo_elastic.hosts.planned import Estimate
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, absolute
 from nemo_elastic.io.values import integer
@@ -20,7 +23,7 @@ from nemo_elastic.io.values import integer
 from .local_jobs import jobs_end_with_this
 from .preview import show, write
 
-__all__ = ["STOP_BEFORE", "Executors", "Job", "job", "run_jobs"]
+__all__ = ["STOP_BEFORE", "Executors", "Job", "job", "local_executor", "run_jobs"]
 
 #: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
@@ -117,3 +120,21 @@ def job(task: Callable[[], Any]) -> Any:
     """What a job's process does: a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130."""
     with exit_in_one_line():
         return task()
+
+
+def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
+    """torchrun on this machine; one process for a job without GPUs.
+
+    Raises:
+        ElasticError: more than one node.
+    """
+    if nodes != 1:
+        raise bad("num_nodes", nodes, "1 on this machine; run_slurm.py has more")
+    # torchrun lies beside python, also where the environment is not active
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return run.LocalExecutor(
+        ntasks_per_node=max(1, devices),
+        launcher="torchrun",
+        env_vars={"PATH": path, "TOKENIZERS_PARALLELISM": "0"} | threads,
+    )

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.nemo
 SCRIPT = """
 import subprocess, sys
 from nemo_elastic.errors import exit_in_one_line
-from nemo_elastic.hosts.jobs import local_jobs
+from nemo_elastic.hosts.common import local_jobs
 
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN);"
 RANK = (DEAF if "deaf" in sys.argv else "") + "import time; time.sleep(600)"

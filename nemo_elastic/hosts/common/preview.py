@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import nemo_run as run
 
-from nemo_elastic.hosts.planned import Estimate
+from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.io.atomic import atomic_write
 
 if TYPE_CHECKING:

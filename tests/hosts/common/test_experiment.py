@@ -17,14 +17,14 @@ pytestmark = pytest.mark.nemo
 
 @pytest.mark.parametrize(("devices", "processes"), [(0, 1), (1, 1), (4, 4)])
 def test_every_gpu_has_a_process_and_a_job_without_gpus_one(devices: int, processes: int) -> None:
-    from nemo_elastic.hosts.jobs.executors import local_executor
+    from nemo_elastic.hosts.common.experiment import local_executor
 
     executor = local_executor(1, devices)
     assert (executor.ntasks_per_node, executor.launcher) == (processes, "torchrun")
 
 
 def test_torchrun_is_found_beside_python_before_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemo_elastic.hosts.jobs.executors import local_executor
+    from nemo_elastic.hosts.common.experiment import local_executor
 
     monkeypatch.setenv("PATH", "/usr/bin")
     path = local_executor(1, 1).env_vars["PATH"].split(os.pathsep)
@@ -33,7 +33,7 @@ def test_torchrun_is_found_beside_python_before_any_other(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("nodes", [0, 2])
 def test_more_than_this_machine_is_refused(nodes: int) -> None:
-    from nemo_elastic.hosts.jobs.executors import local_executor
+    from nemo_elastic.hosts.common.experiment import local_executor
 
     with pytest.raises(ElasticError, match=rf"^num_nodes: {nodes} is not allowed; 1 on this machine"):
         local_executor(nodes, 8)

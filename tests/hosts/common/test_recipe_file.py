@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.recipe_file import find_recipe, host_of, load_recipe
+from nemo_elastic.hosts.common.recipe_file import find_recipe, host_of, load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +55,13 @@ def test_where_there_are_no_recipes_it_says_where_they_would_be(
 
 @pytest.mark.parametrize("name", ["12b", "9b", "8b"])
 def test_the_host_is_what_a_recipe_imports(name: str) -> None:
-    recipes = Path(__file__).parents[2] / "recipes"
+    recipes = Path(__file__).parents[3] / "recipes"
     assert host_of(recipes / f"nemotron_elastic_{name}.py") == "nemo"
     assert host_of(recipes / "bridge" / f"nemotron_elastic_{name}.py") == "bridge"
 
 
 def test_what_is_no_recipe_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemo_elastic.hosts.recipe_file.require", lambda package: None)
+    monkeypatch.setattr("nemo_elastic.hosts.common.recipe_file.require", lambda package: None)
     file = here / "own.py"
     file.write_text("import json as\n")
     with pytest.raises(ElasticError, match=r"^RECIPE: .*own\.py.*; a Python file \(invalid syntax, line 1"):
@@ -73,7 +73,7 @@ def test_what_is_no_recipe_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_recipe_asks_for_its_own_host(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, asked = here / "own.py", []
-    monkeypatch.setattr("nemo_elastic.hosts.recipe_file.require", asked.append)
+    monkeypatch.setattr("nemo_elastic.hosts.common.recipe_file.require", asked.append)
     for line in ("from megatron.bridge.recipes import x", "import nemo"):
         file.write_text(f"if False:\n    {line}\nFAMILY = None\n")
         with pytest.raises(ElasticError, match="a file with FAMILY"):

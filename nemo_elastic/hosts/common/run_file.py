@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.hosts.common.stage import STAGE_OPTIONS
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_yaml, resolved
-from nemo_elastic.train.stage import STAGE_OPTIONS
 
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
 SETTINGS = ("elastic", *STAGE_OPTIONS)

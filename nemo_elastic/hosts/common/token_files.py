@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The token files that a run trains on, as users list them, and what of them is checked before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from nemo_elastic.data.indexed import check_prefix, count
+from nemo_elastic.errors import bad
+
+__all__ = ["SPLIT", "SPLITS", "Blend", "FileNames", "check_token_files", "empty_splits", "prefixes_of", "splits_of"]
+
+#: prefixes of Megatron's token files, with weights before them or not, or such lists by split
+Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
+#: in Megatron's order
+SPLITS = ("train", "validation", "test")
+#: their shares of the data, where it is not given by split
+SPLIT = "998,1,1"
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """How a host's recipes spell the token files, the length of a sequence, and the shares of the splits."""
+
+    paths: str
+    length: str
+    split: str
+
+
+def splits_of(data: Blend) -> Sequence[str | float] | dict[str, list[str | float]]:
+    """Data as a user gives them: one list of which each split takes a share, or a list for each split.
+
+    Args:
+        data: `["/data/a", "/data/b"]`, with weights `[0.7, "/data/a", 0.3, "/data/b"]`, or by split
+            `{"train": […], "validation": […]}`, where test is the validation unless given. Prefixes of Megatron's .bin
+            and .idx files; without splits, shares of 998, 1 and 1 are taken from each.
+
+    Raises:
+        ElasticError: no data, a split is missing, or a file is no token file.
+    """
+    if not data or isinstance(data, str):
+        raise bad("data", data, "a list of prefixes of token files, such as [0.7, /data/a, 0.3, /data/b]")
+    if not isinstance(data, Mapping):
+        parts, given = [data], list(data)
+    else:
+        if not {"train", "validation"} <= set(data) <= set(SPLITS):
+            raise bad("data", sorted(data), "the splits train and validation, and test if there is one")
+        given = {"test": list(data["validation"])} | {split: list(entries) for split, entries in data.items()}
+        parts = list(given.values())
+    for part in parts:
+        for prefix in prefixes_of(part):
+            check_prefix("data", prefix)
+    return given
+
+
+def prefixes_of(entries: Iterable[object]) -> list[str]:
+    """Prefixes of a blend; a command line has their weights as text, too."""
+    return [entry for entry in entries if isinstance(entry, str) and number(entry) is None]
+
+
+def number(entry: str | float) -> float | None:
+    """The weight that an entry of a blend is, None for a prefix."""
+    try:
+        return float(entry)
+    except ValueError:
+        return None
+
+
+def check_token_files(prefixes: Iterable[str], length: int, split: str | None, names: FileNames) -> None:
+    """Raise for text where token files are asked for, for files too short, and for shares that leave a split empty.
+
+    megatron-core counts the epochs of a split without documents in a loop that never ends. Files that only a cluster
+    has are judged by their names alone.
+
+    Args:
+        prefixes: of the token files.
+        length: tokens of a sequence.
+        split: shares of each file for training, validation and test; None where files are not shared.
+        names: of the recipe's fields.
+
+    Raises:
+        ElasticError: as above.
+    """
+    for prefix in prefixes:
+        check_prefix(names.paths, prefix)
+        if not Path(f"{prefix}.idx").is_file():
+            continue
+        tokens, documents = count(Path(prefix))
+        if tokens <= length:
+            raise bad(names.length, length, f"shorter sequences: {prefix} has {tokens} tokens")
+        empty = empty_splits(split, documents) if isinstance(split, str) else []
+        if empty:
+            allowed = f"shares that leave some of the {documents} documents of {prefix} for {empty[0]}, or 0 for it"
+            raise bad(names.split, split, allowed)
+
+
+def empty_splits(shares: str, documents: int) -> list[str]:
+    """The splits that get a share of a file's documents, and none of them when it is rounded as megatron-core does."""
+    parts = [float(part) for part in re.findall(r"[.0-9]+", shares)]
+    ends = [round(end * documents) for end in accumulate(part / sum(parts) for part in parts)]
+    each = zip(SPLITS, parts, [0, *ends], ends)  # noqa: B905  (megatron-core refuses more shares)
+    return [name for name, share, start, end in each if share and end <= start]
