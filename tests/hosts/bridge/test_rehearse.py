@@ -47,7 +47,7 @@ def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.run import rehearsal_of
 
     family = recipe_of("30b_a3b")
-    budgets = [{"name": "full"}, {"name": "small", "active_params": "2B"}]
+    budgets = [{"name": "full"}, {"name": "small", "active_params": 2.6e9}]
     block = family.config.to_dict() | {"budgets": budgets, "sampling": None}
     changed = rehearsal_of(replace(family, block=block), str(tmp_path)).built.changed
     assert [one.why for one in changed if one.name.endswith("budgets[1].active_params")] == [
