@@ -37,8 +37,8 @@ from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.report import build_report, load_run, style
-from nemo_elastic.report.page import render
+from nemo_elastic.report import build_report, drawing, load_run
+from nemo_elastic.report.html_page import render
 from nemo_elastic.runtime.tokenizer import FamilyTokenizer
 from tests.hostile import damaged, leaves
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
@@ -425,7 +425,7 @@ def test_reports(whole_run: Path, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(files))
     text = path.read_text()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "DPI", 20)
+        patch.setattr(drawing, "DPI", 20)
         try:
             path.write_bytes(
                 data.draw(damaged_lines(text if path.suffix == ".jsonl" else json.dumps(json.loads(text))))

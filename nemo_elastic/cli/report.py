@@ -28,7 +28,7 @@ def command(
     Example: `nemo-elastic report runs/demo`
     """
     from nemo_elastic.report import build_report, load_run
-    from nemo_elastic.report.tables import members
+    from nemo_elastic.report.page_tables import members
 
     page = build_report(run, out, force)
     loaded = load_run(run)

@@ -99,7 +99,7 @@ class Demo:
         with self.phase("report", "plots and one HTML page"):
             metrics = self._metrics(folder, rows, time.monotonic() - began) | {"context": context}
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-            from nemo_elastic.report.build import build_report
+            from nemo_elastic.report.html_page import build_report
 
             page = build_report(out)
         self.console.print(f"report: {page}", markup=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nemo_elastic.errors import bad
-from nemo_elastic.report.load import load_run
+from nemo_elastic.report.run_record import load_run
 
 
 def table(run: Path) -> str:

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..verdicts import SHARED
+from .drawing import Drawing, Sheet, colour, counts, millions, new_figure, settle, short
 from .labels import Label, Labels
-from .load import RunRecord
 from .palette import GREY, INK, LIGHT, MUTED
 from .result import MemberResult
-from .style import Drawing, Sheet, colour, counts, millions, new_figure, settle, short
+from .run_record import RunRecord
 
 
 def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:

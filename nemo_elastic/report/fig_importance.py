@@ -13,10 +13,10 @@ from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 
 from ..ranking import Ranking
+from .drawing import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
 from .labels import halo
-from .load import RunRecord
 from .palette import INK, LIGHT, MUTED, SHARES, axis_colour, kind_colour
-from .style import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
+from .run_record import RunRecord
 
 #: places of a sorted curve that are drawn
 MOST_CHANNELS = 300

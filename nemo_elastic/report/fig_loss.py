@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .drawing import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
 from .labels import name_lines
-from .load import MOST_NAMES, Phase, RunRecord, number
 from .palette import INK, LIGHT, MUTED
-from .style import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
+from .run_record import MOST_NAMES, Phase, RunRecord, number
 
 BANDS = {"parent": LIGHT["band0"], "stage1": LIGHT["band1"], "stage2": LIGHT["band2"]}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens

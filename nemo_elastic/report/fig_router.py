@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .drawing import Drawing, Sheet, colour, new_figure, short, thin
 from .labels import name_lines
-from .load import Phase, RunRecord
 from .palette import INK, LIGHT, axis_colour, axis_words
-from .style import Drawing, Sheet, colour, new_figure, short, thin
+from .run_record import Phase, RunRecord
 
 TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
 

@@ -14,9 +14,9 @@ from matplotlib.patches import Patch, Rectangle
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.member import why_not_nested
 
-from .load import RunRecord
+from .drawing import Drawing, Sheet, level, new_figure, on_level, share_scale, short
 from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour
-from .style import Drawing, Sheet, level, new_figure, on_level, share_scale, short
+from .run_record import RunRecord
 
 
 def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+from .drawing import Sheet
 from .palette import PAPER
-from .style import Sheet
 
 #: points from one line of a label to the next
 LEADING = 14.0

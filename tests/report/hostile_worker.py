@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.report import build_report, load_run, style
+from nemo_elastic.report import build_report, drawing, load_run
 
 #: a picture in a page
 DRAWN = re.compile("<svg.*?</svg>", re.DOTALL)
@@ -162,7 +162,7 @@ assert sorted(case for page in PAGES for case in page) == sorted(CASES)
 def main(folder: Path, whole: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    style.DPI = 30
+    drawing.DPI = 30
     for i, cases in enumerate(PAGES):
         run = folder / str(i)
         shutil.copytree(whole, run)

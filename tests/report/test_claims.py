@@ -7,19 +7,19 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.demo.run import context_markdown, markdown, targets
 from nemo_elastic.report import build_report, load_run
-from nemo_elastic.report.page import render
+from nemo_elastic.report.html_page import render
+from nemo_elastic.report.page_tables import members
 from nemo_elastic.report.result import Results
-from nemo_elastic.report.tables import members
 from nemo_elastic.slicing.family_folder import write_family
 from tests.report.fabricate import BEFORE, CONTEXT, TOTAL, make_run
 from tests.shapes import PARENT
@@ -224,8 +224,8 @@ def test_the_demos_table_has_them(run: Path) -> None:
 
 
 def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
+    from nemo_elastic.report.drawing import WIDE
     from nemo_elastic.report.fig_shapes import draw
-    from nemo_elastic.report.style import WIDE
 
     loaded = load_run(run)
     drawn = draw(loaded, WIDE)
@@ -238,8 +238,8 @@ def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
 
 
 def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
+    from nemo_elastic.report.drawing import WIDE
     from nemo_elastic.report.fig_family import draw
-    from nemo_elastic.report.style import WIDE
 
     rows = json.loads((run / "metrics.json").read_text())["members"]
     drawn = draw(load_run(run), WIDE)

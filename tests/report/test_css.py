@@ -7,10 +7,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nemo_elastic import report
-from nemo_elastic.report.css import STYLE
+from nemo_elastic.report import html_page
+from nemo_elastic.report.html_page import render
 from nemo_elastic.report.palette import PALETTE
+from nemo_elastic.report.run_record import RunRecord
 
+STYLE = render(RunRecord(Path("run")), {}).partition("<style>")[2].partition("</style>")[0]
 ROOT_BLOCKS = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
 
 
@@ -36,9 +38,7 @@ def test_the_dark_values_are_those_of_a_dark_page() -> None:
 
 
 def test_every_class_of_the_page_has_a_rule() -> None:
-    written = "".join(
-        (Path(report.__file__).with_name(f"{name}.py")).read_text("utf-8") for name in ("page", "tables")
-    )
+    written = (Path(html_page.__file__).with_name("page.html")).read_text("utf-8")
     classes = {word for words in re.findall(r'class="([\w ]+)"', written) for word in words.split()}
     assert {"tile", "plot", "box", "notes"} <= classes
     assert [name for name in classes if not re.search(rf"\.{name}\b", STYLE)] == []

@@ -19,9 +19,9 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.report.drawing import NARROW, WIDE, house
 from nemo_elastic.report.fig_importance import _of, draw
-from nemo_elastic.report.load import RunRecord
-from nemo_elastic.report.style import NARROW, WIDE, house
+from nemo_elastic.report.run_record import RunRecord
 from tests.report.fabricate import PARENT, make_ranking, make_subnets
 from tests.shapes import MOE
 

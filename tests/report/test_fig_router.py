@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from nemo_elastic.report.drawing import NARROW, WIDE, Drawing, Sheet, house
 from nemo_elastic.report.fig_router import draw, smooth
-from nemo_elastic.report.load import Phase, RunRecord, ShapeHistory
-from nemo_elastic.report.style import NARROW, WIDE, Drawing, Sheet, house
+from nemo_elastic.report.run_record import Phase, RunRecord, ShapeHistory
 from tests.shapes import PARENT
 
 

@@ -11,10 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
+from nemo_elastic.report.drawing import house, inline, new_figure
 from nemo_elastic.report.labels import halo
 from nemo_elastic.report.palette import INK, LIGHT, PALETTE, PAPER
-from nemo_elastic.report.style import house, new_figure
-from nemo_elastic.report.svg import inline
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,48 +1,34 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the page: HTML from a run, everything from its files escaped."""
+"""Tables of the page: text by rows and columns, from a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.cost import parameters
 
-from ..errors import printable, shown
-from .load import RunRecord, number
+from ..errors import shown
+from .run_record import RunRecord, number
 
 DASH = "–"
-#: what a table lies in: it scrolls there, by keys too, and the page does not
-BOX = '<div class="box" tabindex="0" role="group">'
-#: characters of a name that stays on one line, also on a phone
-FEW = 18
-#: of a word that may be broken anywhere
-ENDLESS = 24
-#: of values from a run's files: characters of one, entries of a list, rows of a table, and levels
-LONGEST, MOST_ENTRIES, MOST_ROWS, DEEPEST = 1000, 100, 500, 6
+#: of values from a run's files: entries of a list, rows of a table, and levels
+MOST_ENTRIES, MOST_ROWS, DEEPEST = 100, 500, 6
 
 
-def safe(text: str) -> str:
-    """Text from a run's files as HTML shows it, and does nothing else with it."""
-    return escape(printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…"))
+@dataclass(frozen=True)
+class Table:
+    """Text in cells; without heads it has two columns, of names and values.
 
+    Attributes:
+        heads: Of the columns; all but the first hold numbers.
+        rows: As many cells each.
+    """
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table of cells that are text, in a box of its own that scrolls; all but the first column are numbers."""
-
-    def kind(i: int, cell: str) -> str:
-        if i or len(cell) <= FEW:
-            return " class=num" if i else ""
-        return ' class="long endless"' if max(map(len, cell.split()), default=0) > ENDLESS else " class=long"
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{kind(i, cell)}>{safe(cell)}</{tag}>" for i, cell in enumerate(cells))
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f"{BOX}<table><thead><tr>{line(heads, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def decimals(value: float | None, places: int = 3) -> str:
@@ -113,7 +99,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 
-def sizes_table(run: RunRecord) -> str:
+def sizes_table(run: RunRecord) -> Table | None:
     """What every member is."""
     dtype = run.serving.weights
     return _members_table(run, [
@@ -127,12 +113,12 @@ def sizes_table(run: RunRecord) -> str:
     ])  # fmt: skip
 
 
-def patterns_table(run: RunRecord) -> str:
+def patterns_table(run: RunRecord) -> Table | None:
     """The layers that every member keeps, in letters."""
     return facts_table({m["name"]: m["pattern"] for m in members(run) if m["pattern"]})
 
 
-def quality_table(run: RunRecord) -> str:
+def quality_table(run: RunRecord) -> Table | None:
     """What every member is worth."""
     answers = run.results.answers if run.results else ()
     totals = {a.total for a in answers}
@@ -148,35 +134,35 @@ def quality_table(run: RunRecord) -> str:
     ])  # fmt: skip
 
 
-def context_table(run: RunRecord) -> str:
+def context_table(run: RunRecord) -> Table | None:
     """Right answers of the second family by distance, with their intervals."""
     told = run.results and run.results.context
     if not told:
-        return ""
+        return None
     totals = {tuple(a.total for a in row.answers) for row in told.rows}
     one = len(totals) == 1  # all were asked the same
     asked = [f", n = {n:,}" for n in totals.pop()] if one else [""] * len(told.levels)
     heads = [f"up to {level:,}{n}" for level, n in zip(told.levels, asked, strict=True)]
-    return table(["member", "distilled in", *heads], [
+    return Table(["member", "distilled in", *heads], [
         [row.member, ", then ".join(map(whole, row.stages)),
          *(share(asdict(a) | {"interval": a.interval}, None, counted=not one) for a in row.answers)]
         for row in told.rows
     ])  # fmt: skip
 
 
-def _members_table(run: RunRecord, columns: Sequence[Column]) -> str:
+def _members_table(run: RunRecord, columns: Sequence[Column]) -> Table | None:
     rows = members(run)
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
     if not used:
-        return ""
-    return table(["member", *(head for head, _ in used)], [[m["name"], *(give(m) for _, give in used)] for m in rows])
+        return None
+    return Table(["member", *(head for head, _ in used)], [[m["name"], *(give(m) for _, give in used)] for m in rows])
 
 
-def tasks_table(run: RunRecord) -> str:
+def tasks_table(run: RunRecord) -> Table | None:
     rows = run.results.members if run.results else ()
     tasks = list(dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task)))
     if not tasks:
-        return ""
+        return None
     body = []
     for task in tasks:
         told = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
@@ -185,8 +171,8 @@ def tasks_table(run: RunRecord) -> str:
         body.append([task, n, *(share(a and asdict(a) | {"interval": a.interval}, v, n == DASH) for a, v in told)])
     if all(row[1] == DASH for row in body):
         body = [[task, *cells] for task, _, *cells in body]
-        return table(["task", *(m.name for m in rows)], body)
-    return table(["task", "n", *(m.name for m in rows)], body)
+        return Table(["task", *(m.name for m in rows)], body)
+    return Table(["task", "n", *(m.name for m in rows)], body)
 
 
 def share(answers: Mapping[str, Any] | None, told: float | None, counted: bool) -> str:
@@ -198,7 +184,7 @@ def share(answers: Mapping[str, Any] | None, told: float | None, counted: bool) 
     return f"{answers['correct'] / answers['total']:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def projection_table(run: RunRecord) -> str:
+def projection_table(run: RunRecord) -> Table | None:
     rows = []
     for name, p in run.shapes.projection.items():
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
@@ -207,23 +193,23 @@ def projection_table(run: RunRecord) -> str:
                 [name, whole(target), whole(raw), f"{raw / target - 1:+.1%}", whole(cost), f"{cost / target - 1:+.1%}"]
             )
     heads = ["budget", "target", "router's choice", "miss", "frozen", "miss"]
-    return table(heads, rows) if rows else ""
+    return Table(heads, rows) if rows else None
 
 
-def time_table(run: RunRecord) -> str:
+def time_table(run: RunRecord) -> Table | None:
     told = run.results.seconds if run.results else {}
     if told and run.results:
-        return table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", run.results.spent or 0)]])
+        return Table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", run.results.spent or 0)]])
     rows = []
     for phase in run.phases:
         spent = phase.series("seconds")[1]
         if spent:
             rows.append([phase.label, whole(phase.steps[-1]["step"]), whole(phase.tokens), seconds(spent[-1])])
-    return table(["phase", "steps", "tokens", "time"], rows) if rows else ""
+    return Table(["phase", "steps", "tokens", "time"], rows) if rows else None
 
 
-def targets_table(run: RunRecord) -> str:
-    """What the run was held against: what was found, what was asked, and whether that is met; else as it was told."""
+def targets_tables(run: RunRecord) -> list[Table]:
+    """What the run was held against: what was measured and asked, and whether that is met; others as they are."""
     told = run.results.targets if run.results else {}
     rows, others = [], {}
     for name, target in list(told.items())[:MOST_ROWS]:
@@ -237,7 +223,8 @@ def targets_table(run: RunRecord) -> str:
         unit = str(fields.get("unit", ""))[:20]
         rows.append([name, f"{found:+.3f} {unit}", f"at {'least' if least is not None else 'most'} {asked:g}",
                      "yes" if met else "no"])  # fmt: skip
-    return (table(["target", "found", "asked", "met"], rows) if rows else "") + facts_table(others)
+    tables = [Table(["target", "found", "asked", "met"], rows) if rows else None, facts_table(others)]
+    return [table for table in tables if table is not None]
 
 
 def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -253,11 +240,8 @@ def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
-def facts_table(data: Mapping[str, Any] | None) -> str:
-    if not data:
-        return ""
-    body = "".join(f"<tr><th>{safe(k)}</th><td>{safe(v)}</td></tr>" for k, v in facts(data))
-    return f'{BOX}<table class="facts"><tbody>{body}</tbody></table></div>'
+def facts_table(data: Mapping[str, Any] | None) -> Table | None:
+    return Table((), facts(data)) if data else None
 
 
 def _text(value: Any, levels: int = DEEPEST) -> str:

@@ -1,15 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How every picture looks: one set of values, and two widths."""
+"""How every picture looks, on two widths; saved as a PNG, or as an SVG whose colours are a page's CSS variables."""
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -17,10 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 from ..errors import printable
-from .palette import INK, LIGHT, MARKERS, MEMBERS, MUTED, PAPER, PARENT, SHARES
+from .palette import INK, LIGHT, MARKERS, MEMBERS, MUTED, PALETTE, PAPER, PARENT, SHARES
 
 VALUES: dict[Any, Any] = {
     "figure.facecolor": PAPER,
@@ -65,6 +69,12 @@ LONGEST, NARROWEST = 24, 10
 #: points of a line, which a picture has no more pixels for
 MOST_POINTS = 400
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+#: `metadata` of matplotlib that leaves all of it out
+NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
+_COLOUR = re.compile("#[0-9a-f]{6}")
+_LONG = re.compile(r"-?\d+\.\d{2,}")
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,59 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def inline(figure: Figure, name: str, told: str) -> str:
+    """Give the figure as an `<svg>` element for an HTML page whose style has the palette's variables.
+
+    Text that crosses lines (see `labels.halo`) is outlined by the page, in class `halo`.
+
+    Args:
+        figure: In the palette's light values, which it may share with others of the page.
+        name: Of its ids, which are the page's.
+        told: What it shows, for those who do not see it.
+    """
+    outlined = {text: text.get_path_effects() for text in figure.findobj(Text) if text.get_path_effects()}
+    for text in outlined:
+        text.set(path_effects=[], gid="halo")  # effects would turn it into outlines of letters
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(out, format="svg", metadata=NOTHING, transparent=True)
+    for text, effects in outlined.items():
+        text.set_path_effects(effects)
+    root = ElementTree.fromstring(out.getvalue())
+    defined = {e.get("id") for e in root.iter() if not e.tag.endswith("}g")}
+    for element in root.iter():
+        _plain(element, name, defined)
+    width, height = figure.get_size_inches() * 72
+    root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": told}
+    style = root.find("defs/style")
+    if style is not None:
+        style.text = ""  # a rule for everything in the page
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _plain(element: ElementTree.Element, name: str, defined: set[str | None]) -> None:
+    """One element as HTML has it, short."""
+    element.tag = element.tag.rpartition("}")[2]
+    attributes = {}
+    for key, value in element.attrib.items():
+        key = key.rpartition("}")[2]
+        if key == "id" and value not in defined:  # names of groups, the same in every figure
+            if value == "halo":
+                attributes["class"] = value
+            continue
+        if key == "fill":  # of a hatch's ground
+            key, value = "style", f"fill: {value}"
+        if key == "style":
+            value = _COLOUR.sub(lambda m: _VARIABLES[m[0]], value)
+        elif key in ("d", "x", "y", "transform"):
+            value = _LONG.sub(lambda m: f"{float(m[0]):.1f}", " ".join(value.split()))
+        attributes[key] = value
+    element.attrib = attributes
+    element.tail = None
+    if element.text and not element.text.strip():
+        element.text = None
+
+
 def headline(figure: Figure, title: str, subtitle: str = "") -> None:
     """Title and an explaining line under it, at the left of the figure, which has room for them if it is settled."""
     width, height = figure.get_size_inches()
@@ -156,7 +219,7 @@ def headline(figure: Figure, title: str, subtitle: str = "") -> None:
 
 
 def colour(place: int | None) -> str:
-    """Colour of a member by its place, see `load.RunRecord.place`; None is the parent as it was."""
+    """Colour of a member by its place, see `run_record.RunRecord.place`; None is the parent as it was."""
     return PARENT if place is None else MEMBERS[place % len(MEMBERS)]
 
 

@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and page of a run, in one folder that appears when it is whole. `page.html` says how the page looks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
+
+from .. import __version__
+from ..errors import printable
+from ..verdicts import SHARED, TIE
+from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes, page_tables
+from .drawing import (
+    HEADROOM,
+    NARROW,
+    WIDE,
+    Drawing,
+    Sheet,
+    headline,
+    house,
+    inline,
+    millions,
+    raise_edge,
+    save,
+    settle,
+)
+from .page_tables import Table
+from .palette import variables
+from .run_record import RunRecord, load_run
+
+PAGE = "report.html"
+#: in a run's folder, where nothing else of a run is
+DEFAULT = "report"
+#: file -> what draws it, in the order of the page; None means that the run has nothing for it
+FIGURES: dict[str, Callable[[RunRecord, Sheet], Drawing | None]] = {
+    "family.png": fig_family.draw,
+    "loss.png": fig_loss.draw,
+    "shapes.png": fig_shapes.draw,
+    "importance.png": fig_importance.draw,
+    "router.png": fig_router.draw,
+}
+#: characters of a name that stays on one line, also on a phone; of a word that may be broken anywhere; of any text
+FEW, ENDLESS, LONGEST = 18, 24, 1000
+
+__all__ = ["FIGURES", "PAGE", "build_report", "render"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for the page: what it shows, and its `<svg>` for a wide column and for a phone."""
+
+    title: str
+    words: str
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: tables may have titles of their own."""
+
+    title: str
+    words: str = ""
+    picture: Picture | None = None
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is the page of a report of ours, by what stands near its end."""
+    return holds_text(path, b"<footer>Made by nemo-elastic ")
+
+
+REPORT = Output("a report", "|".join(map(re.escape, FIGURES)), PAGE, _is_page)
+
+
+def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+    """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
+
+    On the page they follow the reader's light or dark scheme and the width of the window.
+
+    Parts that the run has not make the report shorter; damaged ones are left out and named on the page.
+
+    Args:
+        run: The folder that a run wrote, e.g. what `nemo-elastic demo --out` named.
+        out: The folder to write, `report` in the run's when None. An earlier report there is replaced.
+        force: Replace a link to an earlier report, too.
+
+    Returns:
+        The page.
+
+    Raises:
+        ElasticError: The run's folder holds nothing of a run, `out` exists and is no earlier report, or it is the run
+            itself or a part of it.
+    """
+    run = Path(run)
+    target = Path(out) if out is not None else run / DEFAULT
+    read = _read_for(run)
+    check_apart(target, *read)  # first: what is read may be what would be replaced
+    loaded = load_run(run)
+    earlier = target.is_dir() and not target.is_symlink() and why_kept(target, REPORT) is None
+    with atomic_dir(target, force or earlier, read, REPORT) as folder:
+        with house():
+            drawn = {name: _picture(loaded, draw, folder / name) for name, draw in FIGURES.items()}
+        pictures = {name: picture for name, picture in drawn.items() if picture is not None}
+        (folder / PAGE).write_text(render(loaded, pictures), encoding="utf-8")
+    return target / PAGE
+
+
+def _picture(run: RunRecord, draw: Callable[[RunRecord, Sheet], Drawing | None], path: Path) -> Picture | None:
+    """One picture in every form; None where the run has nothing for it."""
+    wide, narrow = draw(run, WIDE), draw(run, NARROW)
+    if wide is None or narrow is None:
+        return None
+    settle(wide.figure)
+    settle(narrow.figure)
+    words = f"{wide.words} {wide.more}".strip()
+    told = f"{wide.title}: {words}"
+    picture = Picture(
+        wide.title, words, inline(wide.figure, f"{path.stem}-wide", told),
+        inline(narrow.figure, f"{path.stem}-narrow", told),
+    )  # fmt: skip
+    raise_edge(wide.figure, HEADROOM)
+    headline(wide.figure, wide.title, wide.words)  # the page has it as text
+    save(wide.figure, path)
+    return picture
+
+
+def _read_for(run: Path) -> list[Path]:
+    """What a report reads: everything in a run but earlier reports, which may be replaced."""
+    try:
+        inside = [Path(run, name) for name in os.listdir(run)]
+    except OSError:
+        return []  # `load_run` says what it is
+    return [path for path in inside if path.name != DEFAULT and not _is_page(path / PAGE)]
+
+
+def _safe(value: Any) -> Any:
+    """What stands in a place of the template: text from a run's files is cut, and control characters spelled out."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return printable(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")
+
+
+def render(run: RunRecord, pictures: Mapping[str, Picture]) -> str:
+    """Write the page.
+
+    Args:
+        run: What is known of the run.
+        pictures: File name -> picture, see `FIGURES`.
+
+    Returns:
+        The whole HTML document.
+    """
+    environment = Environment(autoescape=True, finalize=_safe, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.tests["endless"] = lambda text: max(map(len, text.split()), default=0) > ENDLESS
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=f"Elastic run: {run.path.resolve().name}",
+        lead=_lead(run),
+        tiles=list(_tiles(run)),
+        notes=run.notes,
+        sections=list(_sections(run, pictures)),
+        settings=_with_titles(_settings(run)),
+        version=__version__,
+        variables=variables,
+        few=FEW,
+    )
+
+
+def _lead(run: RunRecord) -> str:
+    rows = [m for m in page_tables.members(run) if m["trained"]]
+    phases = ", ".join(p.label for p in run.phases)
+    told = f"Phases with figures: {phases}." if phases else ""
+    if len(rows) > 1 and rows[0]["parameters"]:
+        smallest = rows[-1]["parameters"]
+        down = f" down to {millions(smallest)}" if smallest else ""
+        return (
+            f"A parent of {millions(rows[0]['parameters'])} parameters and {len(rows) - 1} smaller members inside "
+            f"it{down}. Any of them is cut out without training. {told}"
+        ).strip()
+    return told
+
+
+def _tiles(run: RunRecord) -> Iterator[tuple[str, str]]:
+    rows = [m for m in page_tables.members(run) if m["trained"]]
+    small = rows[-1] if len(rows) > 1 else None
+    number, share, results = page_tables.decimals, page_tables.percent, run.results
+    if run.before and run.before.loss is not None:
+        yield number(run.before.loss), "held-out loss of the parent before elastic training"
+    elif results and results.parent_end is not None:
+        yield number(results.parent_end), "held-out loss of the parent as its own training ended"
+    if rows and rows[0]["loss"] is not None:
+        yield number(rows[0]["loss"]), f"loss of the largest member, {rows[0]['name']}"
+    if small and small["loss"] is not None:
+        yield number(small["loss"]), f"loss of the smallest member, {small['name']}"
+    if small and small["ratio"]:
+        yield share(small["ratio"]), f"of the parent's parameters in {small['name']}"
+    if small and small["recovered"] is not None:
+        yield share(small["recovered"]), f"of the gap of {small['name']} closed by training"
+    if results and results.bigram_loss is not None:
+        yield number(results.bigram_loss), "loss of a bigram model"
+    if results and results.spent:
+        yield page_tables.seconds(results.spent), "all phases"
+
+
+def _with_titles(tables: Mapping[str, Table | None]) -> list[tuple[str, Table]]:
+    return [(title, table) for title, table in tables.items() if table is not None]
+
+
+def _sections(run: RunRecord, pictures: Mapping[str, Picture]) -> Iterator[Section]:
+    """Pictures, and tables behind the first of them."""
+    for name in FIGURES:
+        if name in pictures:
+            more = {"Router's choices and their projection": page_tables.projection_table(run)}
+            tables = _with_titles(more) if name == "shapes.png" else []
+            yield Section(pictures[name].title, pictures[name].words, pictures[name], tables)
+        if name == "family.png":
+            yield from _members(run)
+
+
+def _members(run: RunRecord) -> Iterator[Section]:
+    spec = run.serving
+    sizes, quality = page_tables.sizes_table(run), page_tables.quality_table(run)
+    tasks, distances = page_tables.tasks_table(run), page_tables.context_table(run)
+    if sizes:
+        words = (
+            f"Parameters are exact counts. Memory is {spec.weights} weights, KV cache ({spec.cache}) and state "
+            f"({spec.state}) of one sequence of {spec.length:,} tokens, as nemo-elastic inspect counts it."
+        )
+        yield Section("Members", words, None, _with_titles({"": sizes, "Layers": page_tables.patterns_table(run)}))
+    if quality or tasks:
+        words = (
+            "Loss is held-out nats per token. Untrained and unsorted are the member's shape, cut before training from "
+            "the sorted and from the unsorted parent; gap closed is the share of the way from the untrained cut to "
+            f"the parent before elastic training, told of gaps from {SHARED:g} nats. Losses closer than {TIE:g} count "
+            "as equal. In brackets: Wilson's interval of 95%, in percent."
+        )
+        yield Section("What they are worth", words, None, _with_titles({"": quality, "Accuracy by task": tasks}))
+    if distances:
+        words = (
+            "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how "
+            "many tokens back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens, in "
+            "sequences as short or of whole texts. In brackets: Wilson's interval of 95%, in percent."
+        )
+        yield Section("What the longer context brings", words, None, [("", distances)])
+
+
+def _settings(run: RunRecord) -> dict[str, Table | None]:
+    facts, family, ranking = page_tables.facts_table, run.family, run.ranking
+    tables = {"Time": page_tables.time_table(run)}
+    targets = page_tables.targets_tables(run) if run.results else []
+    tables |= dict(zip(("Targets", ""), targets, strict=False))
+    if family:
+        budgets = {m.name: dict(m.budget) if m.budget else "the parent" for m in family}
+        tables["Choices of every axis"] = facts({n: list(a.choices) for n, a in family.axes.items()})
+        tables["Budgets"] = facts(budgets)
+    tables["Parent"] = facts(run.parent.to_json() if run.parent else None)
+    if ranking:
+        tables["Ranking"] = facts({"digest": ranking.digest, **ranking.options.to_json(), **ranking.provenance})
+    tables["Data"] = facts(run.data)
+    if family:
+        tables["Provenance of the family"] = facts({"ranking": family.ranking_digest, **family.provenance})
+    return tables
