@@ -8,8 +8,7 @@ What was checked against real runs: parameters, and the activations and the loss
 """
 
 from nemo_elastic.plan.curriculum import PAPER, Curriculum
-from nemo_elastic.plan.hours import Duration, duration
-from nemo_elastic.plan.layouts import Layout, best, choose, layouts
+from nemo_elastic.plan.layouts import Duration, Layout, best, choose, duration, layouts
 from nemo_elastic.plan.machine import GPUS, NODE, Gpu, RunShape
 from nemo_elastic.plan.memory import Memory
 from nemo_elastic.plan.presets import PRESETS, preset

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every parallel layout of a run, with what it takes and whether it fits."""
+"""Every parallel layout of a run, with what it takes and whether it fits, and how long a training takes on one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from nemo_elastic.kernels import check_widths
 from .activations import Sharding
 from .machine import GPUS, SUMS, RunShape
 from .memory import Memory, local_experts, local_parameters, stage_memory, stages
-from .pipeline import passed_on, wait
-from .work import Work, gated_share, members, seconds, step_work
+from .work import Work, gated_share, members, passed_on, seconds, step_work, wait
 
-__all__ = ["Layout", "best", "choose", "expert_sizes", "layout_name", "layouts", "why_not"]
+__all__ = ["Duration", "Layout", "best", "choose", "duration", "expert_sizes", "layout_name", "layouts", "why_not"]
 
 #: pipeline-parallel sizes above this are not tried
 MOST_STAGES = 16
@@ -275,8 +274,32 @@ def _layout(
         work,
         seconds(
             parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
-            experts=experts, recompute=recompute, wait=waits, passed_on=passed_on(parent, config, run, shards),
+            experts=experts, recompute=recompute, waiting=waits, handed_on=passed_on(parent, config, run, shards),
         ),
         fits,
         told if fits else f"{told}; most of it {memory.largest}",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A training of so many steps.
+
+    Attributes:
+        steps: optimizer steps.
+        hours: estimated; validation, saves and starts are not in them.
+        gpu_hours: those of all GPUs together.
+    """
+
+    steps: int
+    hours: float
+    gpu_hours: float
+
+    def __str__(self) -> str:
+        return f"{self.steps:,} steps in about {self.hours:,.3g} hours, {self.gpu_hours:,.0f} GPU-hours"
+
+
+def duration(layout: Layout, steps: int) -> Duration:
+    """The time that a layout takes for so many steps."""
+    hours = layout.seconds * steps / 3600
+    return Duration(steps, hours, hours * layout.tensor * layout.pipeline * layout.data)

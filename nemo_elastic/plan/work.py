@@ -1,11 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs and time of one optimizer step."""
+"""FLOPs and time of one optimizer step, and what a pipeline waits for.
+
+Pipeline ranks are not equal, and neither are the members that are in the pipeline at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import inclusion
@@ -17,8 +22,9 @@ from nemo_elastic.search import Space, uniform_family
 
 from .activations import HALF, Sharding
 from .machine import EFFICIENCY, SUMS, Gpu, RunShape
+from .memory import stages
 
-__all__ = ["Work", "dispatched", "gated_share", "members", "seconds", "step_work"]
+__all__ = ["Work", "dispatched", "gated_share", "members", "passed_on", "seconds", "step_work", "wait"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -90,6 +96,79 @@ def step_work(
     return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
 
 
+@dataclass(frozen=True)
+class _Part:
+    hidden: int
+    layers: tuple[Any, ...]
+
+
+@lru_cache(maxsize=1024)
+def _stage_flops(parent: Parent, member: Subnet, pipeline: int, length: int, heads: bool) -> tuple[float, ...]:
+    """Forward FLOPs per token of each stage, the head on the last of them or left out."""
+    size = parent.num_layers // pipeline
+    parts = [
+        _Part(member.hidden, tuple(layer for layer in member.layers if layer.index // size == stage.index))
+        for stage in stages(parent, pipeline)
+    ]
+    return tuple(
+        flops_per_token(parent, part, length, head=heads and i == pipeline - 1) for i, part in enumerate(parts)
+    )
+
+
+def wait(
+    parent: Parent, family: Mapping[str, Subnet], config: ElasticConfig, run: RunShape, recompute: bool, pipeline: int
+) -> float:
+    """Time of a pipeline's slot as a share of that of equal stages and equal micro-batches; 1 without a pipeline.
+
+    In a slot every stage runs another micro-batch, each with a member of its own draw, and all go on when the slowest
+    is done: the mean of the largest of so many independent draws, each at its stage's cost. That is somewhat too much,
+    since a stage that is ahead does not wait at once. A stage's cost is the student's forward, its backward (twice
+    that), what is recomputed, and the teacher's forward.
+
+    Args:
+        parent: shape of the model.
+        family: members by budget.
+        config: the block; one budget per micro-batch.
+        run: the run.
+        recompute: layers are checkpointed.
+        pipeline: number of stages.
+    """
+    if pipeline == 1:
+        return 1.0
+    share = gated_share(config, run)
+    draws: dict[Subnet, float] = {}
+    for chance, member in zip(inclusion(config.weights(), 1), family.values(), strict=True):
+        for which, part in ((parent.full, share), (member, 1 - share)):
+            draws[which] = draws.get(which, 0.0) + chance * part
+
+    def cost(member: Subnet) -> list[float]:
+        whole, layers = (_stage_flops(parent, member, pipeline, run.seq_length, head) for head in (True, False))
+        return [3 * a + (b if recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
+
+    taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.taught else ()
+    costs = {
+        member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in draws
+    }
+    mean = sum(chance * sum(costs[member]) for member, chance in draws.items()) / pipeline
+    values = sorted({c for held in costs.values() for c in held})
+    largest, below = 0.0, 0.0
+    for value in values:  # the largest is at most this where every stage's cost is
+        up_to = 1.0
+        for i in range(pipeline):
+            up_to *= sum(chance for member, chance in draws.items() if costs[member][i] <= value)
+        largest, below = largest + value * (up_to - below), up_to
+    return largest / mean
+
+
+def passed_on(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding) -> float:
+    """Bytes that a rank gives to the next stage for a micro-batch; as many come back in its backward pass.
+
+    The student's hidden states, and with a teacher those of the teacher beside them (`megatron.streams`).
+    """
+    streams = 1 + config.distill.taught
+    return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / shards.stream
+
+
 def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
     """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
 
@@ -119,8 +198,8 @@ def seconds(
     parameters: int,
     experts: int = 0,
     recompute: bool,
-    wait: float = 1.0,
-    passed_on: float = 0.0,
+    waiting: float = 1.0,
+    handed_on: float = 0.0,
 ) -> float:
     """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
 
@@ -145,8 +224,8 @@ def seconds(
         parameters: parameters on one GPU.
         experts: those of them that are experts'.
         recompute: layers are checkpointed.
-        wait: see `pipeline.wait`.
-        passed_on: bytes from a stage to the next, see `pipeline.passed_on`.
+        waiting: see `wait`.
+        handed_on: bytes from a stage to the next, see `passed_on`.
     """
     micro_batches = run.global_batch // (run.micro_batch * data)
     products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
@@ -163,5 +242,5 @@ def seconds(
         near = run.gpus <= run.node or run.node % shards.expert == 0
         sent = dispatched(parent, config, run, shards, recompute) / pipeline
         tensor += micro_batches * sent / (gpu.nvlink if near else gpu.network)
-    between = 2 * passed_on * micro_batches / link if pipeline > 1 else 0.0
-    return ((products + tensor) * wait + between) * (1 + (pipeline - 1) / micro_batches) + reduction
+    between = 2 * handed_on * micro_batches / link if pipeline > 1 else 0.0
+    return ((products + tensor) * waiting + between) * (1 + (pipeline - 1) / micro_batches) + reduction

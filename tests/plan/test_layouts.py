@@ -20,8 +20,7 @@ from nemo_elastic.plan.activations import Sharding, layer, norm
 from nemo_elastic.plan.layouts import BLUR
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
-from nemo_elastic.plan.pipeline import passed_on, wait
-from nemo_elastic.plan.work import members, step_work
+from nemo_elastic.plan.work import members, passed_on, step_work, wait
 
 from ..shapes import PARENT
 
@@ -351,3 +350,13 @@ def test_hours_are_those_of_all_steps_on_all_gpus() -> None:
 def test_a_block_of_another_parent_is_refused() -> None:
     with pytest.raises(ElasticError, match=r"elastic\.axes\.hidden"):
         layouts(PARENT, block(), STAGE_1)
+
+
+def test_hours_are_those_of_the_clock_and_of_every_gpu() -> None:
+    config = ElasticConfig.from_dict({"budgets": [{"name": "small", "ratio": 0.7}], "axes": {"depth": [12, 6]}})
+    one = layouts(preset("nemotron-h-tiny"), config, RunShape(64, 8, gpus=1))[0]
+    layout = replace(one, tensor=2, pipeline=3, data=4, seconds=1.8)
+    time = duration(layout, steps=4000)
+    assert (time.steps, time.hours, time.gpu_hours) == (4000, pytest.approx(2.0), pytest.approx(48.0))
+    assert str(time) == "4,000 steps in about 2 hours, 48 GPU-hours"
+    assert str(duration(replace(layout, seconds=7.2), 617)) == "617 steps in about 1.23 hours, 30 GPU-hours"
