@@ -35,9 +35,8 @@ from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.nn.generate import Decoding
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
-from nemo_elastic.runtime.acceptance import MostLikely, agreed
-from nemo_elastic.runtime.draft_length import speed_up
-from nemo_elastic.runtime.speculation import Speculation
+from nemo_elastic.runtime.speculation import Speculation, speed_up
+from nemo_elastic.runtime.token_sampling import MostLikely, agreed
 
 #: draft tokens at once; None for as many as pay, which is what users get
 LENGTHS: tuple[int | None, ...] = (2, 3, None)

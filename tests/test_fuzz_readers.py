@@ -28,7 +28,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation.tasks import _end_of_text as end_of_text
+from nemo_elastic.evaluation.harness import _end_of_text as end_of_text
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.folder import MEMBER_FILE, member_to_json
@@ -39,7 +39,7 @@ from nemo_elastic.formats.tokenizer import load_tokenizer
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import build_report, drawing, load_run
 from nemo_elastic.report.html_page import render
-from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
 from tests.hostile import damaged, leaves
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE

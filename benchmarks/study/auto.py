@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.evaluation.calibrate import Measured, examples, measure
-from nemo_elastic.evaluation.mixing import against_random, random_mix
-from nemo_elastic.runtime.auto.calibration import price_of, shares, worthiest
-from nemo_elastic.runtime.auto.signals import SIGNALS, TAIL, signals
-from nemo_elastic.runtime.family import FamilyRuntime
+from nemo_elastic.evaluation.known_answers import Measured, against_random, examples, measure, random_mix
+from nemo_elastic.runtime.calibration import price_of, shares, worthiest
+from nemo_elastic.runtime.family_runtime import FamilyRuntime
+from nemo_elastic.runtime.signals import SIGNALS, TAIL, signals
 
 #: of the dial
 DIALS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)

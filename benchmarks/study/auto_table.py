@@ -14,7 +14,7 @@ from benchmarks.study.auto import AT, DIALS
 from benchmarks.study.results import Results, markdown
 from benchmarks.study.studies import SEEDS
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, new_figure
-from nemo_elastic.runtime.auto.signals import SIGNALS
+from nemo_elastic.runtime.signals import SIGNALS
 
 #: first part of the jobs' names -> how quality is told: its column, a factor, digits
 TOLD = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}

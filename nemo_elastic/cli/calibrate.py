@@ -15,8 +15,7 @@ from nemo_elastic.cli.options import BATCH_SIZE, FAMILY_DEVICE, SEEDS, TOKENS, a
 
 if TYPE_CHECKING:
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.evaluation.calibrate import Measured
-    from nemo_elastic.evaluation.mixing import Against
+    from nemo_elastic.evaluation.known_answers import Against, Measured
     from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
@@ -31,7 +30,7 @@ def command(
     ] = None,
     prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 64,
     answer_tokens: Annotated[int, within(1, TOKENS, "--answer-tokens", "With which it goes on.")] = 32,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Which pieces are drawn, and the halves of the check.")] = 0,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Which pieces are sampled, and the halves of the check.")] = 0,
     batch: Annotated[int, BATCH_SIZE] = 8,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an older auto.json")] = False,
@@ -50,13 +49,13 @@ def command(
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.evaluation.calibrate import held_out
+    from nemo_elastic.evaluation.known_answers import held_out
     from nemo_elastic.evaluation.task_text import check_tokens
     from nemo_elastic.formats.checksums import family_digest
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime.auto.file import FILE, write_calibration
-    from nemo_elastic.runtime.devices import check_device
+    from nemo_elastic.runtime.calibration import FILE, write_calibration
+    from nemo_elastic.runtime.storage import check_device
 
     # What can be refused is refused before anything is computed.
     source = open_source(family)
@@ -94,7 +93,7 @@ def _measured(
     from rich.progress import Progress
 
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.evaluation.calibrate import examples, measure
+    from nemo_elastic.evaluation.known_answers import examples, measure
     from nemo_elastic.runtime import load_family
 
     try:
@@ -109,7 +108,7 @@ def _measured(
 
 def _fixed(measured: Measured) -> list[dict[str, Any]]:
     """Every member alone, from the smallest."""
-    from nemo_elastic.runtime.auto.calibration import shares
+    from nemo_elastic.runtime.calibration import shares
 
     rows = zip(
         measured.members, measured.parameters, shares(measured.parameters), measured.quality_nm.mean(0), strict=True
@@ -121,12 +120,12 @@ def _fixed(measured: Measured) -> list[dict[str, Any]]:
 
 
 def _told(path: Path, measured: Measured, tried: list[Against]) -> dict[str, Any]:
-    from nemo_elastic.evaluation.calibrate import DIALS
+    from nemo_elastic.evaluation.known_answers import TRIED
 
     rows = [
-        {"dial": dial, "cost": row["cost"], "nats": -row["quality"], "random_nats": -row["random"]}
+        {"dial": asked, "cost": row["cost"], "nats": -row["quality"], "random_nats": -row["random"]}
         | {"gain": row["gain"], "interval": [row["gain"] - row["wide"], row["gain"] + row["wide"]]}
-        for dial, row in zip(DIALS, map(asdict, tried), strict=True)
+        for asked, row in zip(TRIED, map(asdict, tried), strict=True)
     ]
     return {"out": str(path), "samples": len(measured.signals_ns), "members": _fixed(measured), "auto": rows}
 
@@ -135,13 +134,13 @@ def _tables(measured: Measured, tried: list[Against]) -> list[Any]:
     from rich.table import Table
 
     from nemo_elastic.errors import printable
-    from nemo_elastic.evaluation.calibrate import DIALS
+    from nemo_elastic.evaluation.known_answers import TRIED
 
     fixed = Table("member", "parameters", "cost", "nats per token")
     for row in _fixed(measured):
         fixed.add_row(printable(row["member"]), f"{row['parameters']:,}", f"{row['cost']:.2f}", f"{row['nats']:.4f}")
     auto = Table("--auto", "cost", "nats per token", "random mixing", "gain")
-    for dial, row in zip(DIALS, tried, strict=True):
+    for asked, row in zip(TRIED, tried, strict=True):
         gain = f"{row.gain:+.4f} ± {row.wide:.4f}"
-        auto.add_row(f"{dial:g}", f"{row.cost:.2f}", f"{-row.quality:.4f}", f"{-row.random:.4f}", gain)
+        auto.add_row(f"{asked:g}", f"{row.cost:.2f}", f"{-row.quality:.4f}", f"{-row.random:.4f}", gain)
     return [fixed, auto]

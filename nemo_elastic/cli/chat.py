@@ -49,12 +49,12 @@ def command(
         float, within(0.0, 100.0, "--temperature", "Draw with it; by default 0, the most likely token.")
     ] = 0.0,
     top_p: Annotated[
-        float, within(1e-6, 1.0, "--top-p", "Draw from the fewest most likely tokens with this share.")
+        float, within(1e-6, 1.0, "--top-p", "Sample from the fewest most likely tokens with this share.")
     ] = 1.0,
     top_k: Annotated[
-        int, within(0, TOKENS, "--top-k", "Draw from so many most likely tokens; by default 0, from all.")
+        int, within(0, TOKENS, "--top-k", "Sample from so many most likely tokens; by default 0, from all.")
     ] = 0,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is drawn; by default 0.")] = 0,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is sampled; by default 0.")] = 0,
     stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
@@ -65,9 +65,9 @@ def command(
 
     With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
     and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
-    that member drafts for larger ones: tokens come faster and stay what they are, or what they are drawn with. With
-    `--auto 0.3` each message gets the member that it needs, at about that cost between the smallest and the largest;
-    `nemo-elastic calibrate` comes before.
+    that member drafts for larger ones: tokens come faster and stay what they are, or follow the same distribution.
+    With `--auto 0.3` each message gets the member that it needs, at about that cost between the smallest and the
+    largest; `nemo-elastic calibrate` comes before.
 
     Example: `nemo-elastic chat family/ --budget 6b`, or for one answer
     `nemo-elastic chat family/ --budget 6b "def f(" --temperature 0.7 --top-p 0.9`.
@@ -86,7 +86,7 @@ def command(
         return
     if json:
         talk.answer(prompt, lambda piece: None)
-        print_json({"source": str(family)} | talk.told())
+        print_json({"source": str(family)} | talk.report())
         return
     talk.answer(prompt, _show)
     typer.echo()
@@ -108,13 +108,12 @@ def _open(
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime import load_family
-    from nemo_elastic.runtime.auto.file import read_calibration
+    from nemo_elastic.runtime.answer import stop_strings
+    from nemo_elastic.runtime.calibration import read_calibration
     from nemo_elastic.runtime.conversation import Conversation
-    from nemo_elastic.runtime.devices import check_device
-    from nemo_elastic.runtime.family import members_of, path_of
-    from nemo_elastic.runtime.sampling import Sampling
-    from nemo_elastic.runtime.stop import stop_strings
-    from nemo_elastic.runtime.storage import DTYPES
+    from nemo_elastic.runtime.family_runtime import members_of, path_of
+    from nemo_elastic.runtime.storage import DTYPES, check_device
+    from nemo_elastic.runtime.token_sampling import Sampling
 
     try:
         Sampling(*(how[name] for name in ("temperature", "top_p", "top_k", "seed")))
@@ -176,15 +175,15 @@ def _turn(talk: Conversation, text: str, typing: bool) -> None:
             raise
         typer.echo()
         typer.echo("interrupted", err=True)
-    if talk.told():  # it may not have begun
+    if talk.report():  # it may not have begun
         typer.echo(talk.summary(), err=True)
 
 
 def _obey(talk: Conversation, words: list[str]) -> str:
     """What a line that begins with a slash does; gives what to show."""
-    from nemo_elastic.core.dial import check_cost
     from nemo_elastic.errors import bad
     from nemo_elastic.io.values import parse_float
+    from nemo_elastic.runtime.calibration import check_cost
 
     if words[0] == "/help" and len(words) == 1:
         return HELP

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.source import Source
-    from nemo_elastic.runtime.family import MemberModel
+    from nemo_elastic.runtime import MemberModel
 
 __all__ = ["command"]
 
@@ -55,7 +55,7 @@ def command(
 
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.runtime.devices import check_device
+    from nemo_elastic.runtime.storage import check_device
 
     # What can be refused is refused before anything is computed; opening reads no weights.
     folder = None if data is None else DataFolder.open(data)
@@ -122,7 +122,7 @@ def _harness(
     tasks: Sequence[str], tasks_from: Path | None, opened: Sequence[Source], folder: DataFolder | None
 ) -> tuple[Any, list[Path]]:
     """lm-eval with some tasks, and the folder of each source's tokenizer."""
-    from nemo_elastic.evaluation.tasks import Harness
+    from nemo_elastic.evaluation.harness import Harness
 
     tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
     return Harness(list(tasks), tasks_from), tokenizers

@@ -84,7 +84,7 @@ def command(
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime.devices import check_device
+    from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.slicing.by_size import read_limit
     from nemo_elastic.slicing.card import serving_spec
 

@@ -38,7 +38,7 @@ from nemo_elastic.io.read import read_json
 __all__ = ["CALIBRATION", "FILE", "VERSION", "Family", "Member"]
 
 FILE = "elastic.json"
-#: beside it where a family chooses its members by itself (`runtime.auto.file` reads and writes it)
+#: beside it where a family chooses its members by itself (`runtime.calibration` reads and writes it)
 CALIBRATION = "auto.json"
 VERSION = 1
 

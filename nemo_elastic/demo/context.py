@@ -125,7 +125,7 @@ def _answers(data: Path, checkpoint: Path, settings: RecallSettings) -> dict[str
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.demo.facts import documents
-    from nemo_elastic.evaluation.recall import right_by_distance
+    from nemo_elastic.evaluation.accuracy import right_by_distance
     from nemo_elastic.formats.megatron.family import checkpoint_members
     from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.formats.megatron.shape import parent_of

@@ -4,9 +4,8 @@
 
 from .accuracy import Accuracy, Answer, answer_accuracy
 from .controls import Control, controls
-from .halves import Halves, halves_of
 from .perplexity import Loss, perplexity, sequence_losses
-from .specialize import Specialized, specialize
+from .task_shape import Halves, Specialized, halves_of, specialize
 
 __all__ = [
     "Accuracy",

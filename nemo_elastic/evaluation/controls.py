@@ -83,23 +83,23 @@ def controls(
     # The cut of the parent's own shape is the parent itself, sorted or not: measured once.
     wanted = [(parent, full), *((trained, m) for m in members.values())]
     wanted += [(f, m) for f in (parent, unsorted) if f is not None for m in members.values() if m != full]
-    found: dict[tuple[int, Subnet], float] = {}
+    losses: dict[tuple[int, Subnet], float] = {}
     for family, subnet in wanted:
         key = (id(family), subnet)
-        if key not in found:
-            found[key] = loss(family.select(subnet))
+        if key not in losses:
+            losses[key] = loss(family.select(subnet))
             family.release()  # one model's slices at a time
             if progress is not None:
-                progress(len(found), len({(id(f), s) for f, s in wanted}))
-    whole = found[id(parent), full]
+                progress(len(losses), len({(id(f), s) for f, s in wanted}))
+    whole = losses[id(parent), full]
     return [
         Control(
             name,
             parameters(trained.parent, subnet),
-            found[id(trained), subnet],
+            losses[id(trained), subnet],
             whole,
-            found.get((id(parent), subnet), whole),
-            None if unsorted is None else found.get((id(unsorted), subnet), whole),
+            losses.get((id(parent), subnet), whole),
+            None if unsorted is None else losses.get((id(unsorted), subnet), whole),
         )
         for name, subnet in members.items()
     ]

@@ -50,7 +50,7 @@ def _encoded(data: Path, source: Source) -> list[np.ndarray]:
 
     from nemo_elastic.data.bpe import encode
     from nemo_elastic.data.corpus import read_documents
-    from nemo_elastic.runtime.companions import Companions
+    from nemo_elastic.runtime.prompts import Companions
 
     companions = Companions.of(source)
     end = sorted(companions.end_ids)[:1]

@@ -22,6 +22,22 @@ from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.functional import work_dtype
 
 
+class State(Protocol):
+    """What a layer carries from token to token."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these sequences of the batch, in this order."""
+
+    def join(self, others: Sequence[Any]) -> None:
+        """Put the sequences of other states of the layer behind these."""
+
+    def mark(self) -> None:
+        """From here on positions may be taken back."""
+
+    def rewind(self, kept: Sequence[int]) -> None:
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+
+
 @dataclass
 class MambaState:
     """One Mamba layer: the last inputs of its convolution [b, c, k - 1], and the state of its scan [b, h, p, n].
@@ -37,11 +53,9 @@ class MambaState:
     trail: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these sequences of the batch, in this order."""
         self.conv_bck, self.ssm_bhpn = self.conv_bck[rows], self.ssm_bhpn[rows]
 
     def join(self, others: Sequence[MambaState]) -> None:
-        """Put the sequences of others behind these."""
         self.conv_bck = torch.cat([self.conv_bck, *(s.conv_bck for s in others)])
         self.ssm_bhpn = torch.cat([self.ssm_bhpn, *(s.ssm_bhpn for s in others)])
 
@@ -62,7 +76,6 @@ class MambaState:
             self.trail[1].append(ssm_bhpn)
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
         assert self.trail is not None
         (seen_bcl, states), past, self.trail = self.trail, self.conv_bck.shape[2], None
         if len(set(kept)) == 1:
@@ -112,13 +125,11 @@ class KeyValueState:
         return self.keys_bgld[:, :, :stop], self.values_bgld[:, :, :stop]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these sequences of the batch, in this order."""
         self.keys_bgld, self.values_bgld = self.keys_bgld[rows], self.values_bgld[rows]
         if self.lengths is not None:
             self._set([self.lengths[row] for row in rows.tolist()])
 
     def join(self, others: Sequence[KeyValueState]) -> None:
-        """Put the sequences of others behind these."""
         states = [self, *others]
         lengths = [n for s in states for n in s._all()]
         room = max(s.keys_bgld.shape[2] for s in states)
@@ -133,7 +144,6 @@ class KeyValueState:
         self.marked = self._all()
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
         assert self.marked is not None
         self._set([at + n for at, n in zip(self.marked, kept, strict=True)])
         self.marked = None
@@ -167,26 +177,6 @@ def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor
     """No token yet."""
     nothing = like.new_empty(batch, parent.kv_heads, 0, parent.attention_head_dim)
     return KeyValueState(nothing, nothing)
-
-
-class State(Protocol):
-    """What a layer carries from token to token."""
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these sequences of the batch, in this order."""
-        ...
-
-    def join(self, others: Sequence[Any]) -> None:
-        """Put the sequences of other states of the layer behind these."""
-        ...
-
-    def mark(self) -> None:
-        """From here on positions may be taken back."""
-        ...
-
-    def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
-        ...
 
 
 #: name of a kind -> its state before the first token; others have none

@@ -193,7 +193,7 @@ def token_ids(prompts: Any, vocab: int) -> list[list[int]]:
         ElasticError: they are no whole numbers, a prompt is empty, or a token is not in the vocabulary.
     """
     rows = _listed("prompts", prompts)
-    found = []
+    ids = []
     for i, given in enumerate(rows):
         name = f"prompts[{i}]"
         row = _listed(name, given)
@@ -202,8 +202,8 @@ def token_ids(prompts: Any, vocab: int) -> list[list[int]]:
         row = [t if type(t) is int else integer(name, t, 0, "ids of tokens are whole numbers") for t in row]
         if not 0 <= min(row) <= max(row) < vocab:
             raise bad(name, [min(row), max(row)], f"tokens are 0 to {vocab - 1}")
-        found.append(row)
-    return found
+        ids.append(row)
+    return ids
 
 
 def token_limits(max_new_tokens: Any, prompts: int, low: int = 0) -> list[int]:

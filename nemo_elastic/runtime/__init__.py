@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A family in memory once, any member callable, text in and text out. Needs torch, not NeMo."""
 
-from .family import FamilyRuntime, load_family, members_of
-from .member import MemberModel
-from .tokenizer import FamilyTokenizer
+from .family_runtime import FamilyRuntime, load_family, members_of
+from .family_tokenizer import FamilyTokenizer
+from .member_model import MemberModel
 
 __all__ = ["FamilyRuntime", "FamilyTokenizer", "MemberModel", "load_family", "members_of"]

@@ -1,20 +1,117 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""An answer while it is being decoded: tokens in, pieces of text or tokens out, for each prompt of a batch."""
+"""An answer while it is being decoded: tokens in, pieces of text or tokens out, for each prompt of a batch.
+
+Whole characters come out, and their pieces make the text of all tokens. Text ends before a stop string, of which no
+part is shown.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+from nemo_elastic.errors import bad
 from nemo_elastic.nn.generate import Decoding
 
-from .pieces import Detokenizer
+from .family_tokenizer import FamilyTokenizer
 from .prompts import Prompts
 from .speculation import Speculation
-from .stop import StopFilter
-from .tokenizer import FamilyTokenizer
+
+#: what decoders put where bytes make no character, yet
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+class Detokenizer:
+    """The text of a growing list of tokens.
+
+    A token of a byte-level vocabulary may end in the middle of a character, and the text of a token may depend on the
+    one before it (a space at the beginning of a text is dropped by some decoders). So what is new is what the last
+    tokens say together with it, beyond what they said without it; nothing comes out while the end is half a character.
+
+    Args:
+        decode: token ids to text.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []  # tokens since the last piece but one
+        self._known = 0  # of them, those whose text has come out
+
+    def push(self, token: int) -> str:
+        """Give the text that is whole now that `token` has come."""
+        self._window.append(token)
+        return self._text(whole=True)
+
+    def flush(self) -> str:
+        """Give what is left, whole or not: no more tokens come."""
+        return self._text(whole=False)
+
+    def _text(self, whole: bool) -> str:
+        before = self._decode(self._window[: self._known])
+        text = self._decode(self._window)
+        if len(text) <= len(before) or (whole and text.endswith(_BROKEN)):
+            return ""
+        self._window = self._window[self._known :]
+        self._known = len(self._window)
+        return text[len(before) :]
+
+
+_ALLOWED = "a text, or a list of texts, none of them empty"
+
+
+def stop_strings(given: Any) -> tuple[str, ...]:
+    """Stop strings as a user gives them: one, several or none.
+
+    Raises:
+        ElasticError: one is no text, or empty.
+    """
+    stops = () if given is None else (given,) if isinstance(given, str) else given
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(s, str) and s for s in stops):
+        raise bad("stop", given, _ALLOWED)
+    return tuple(stops)
+
+
+class StopFilter:
+    """Lets text through piece by piece, up to the first stop string.
+
+    What may be the beginning of one is held back until the text behind it has shown whether it is.
+
+    Args:
+        stops: none of them empty.
+
+    Attributes:
+        stopped: one was found; nothing comes through any more.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = tuple(stops), ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """Give what is safe to show now that `piece` has come."""
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if places:
+            self.stopped, self._held = True, ""
+            return text[: min(places)]
+        keep = max((self._begun(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Give what was held back: the text is over."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _begun(text: str, stop: str) -> int:
+        """Length of the longest beginning of `stop` that `text` ends with."""
+        longest = min(len(stop) - 1, len(text))
+        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Answer:
@@ -152,5 +249,5 @@ def gathered(running: Pieces, given: Prompts) -> Any:
     out: list[list[Any]] = [[] for _ in given.ids]
     for i, piece in running.numbered():
         out[i].append(piece)
-    told = ["".join(pieces) for pieces in out] if given.are_text else out
-    return told[0] if given.single else told
+    answers = ["".join(pieces) for pieces in out] if given.are_text else out
+    return answers[0] if given.single else answers

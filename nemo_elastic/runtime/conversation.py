@@ -17,10 +17,10 @@ from nemo_elastic.errors import ElasticError, printable
 from nemo_elastic.slicing.card import human_bytes
 
 from .answer import Stream
-from .auto.member import AutoStream
-from .family import FamilyRuntime
+from .auto import AutoStream
+from .family_runtime import FamilyRuntime
 
-#: as a member's name, it lets the family choose; and at which dial where none is given
+#: as a member's name, it lets the family choose; and at which cost setting where none is given
 AUTO, COST = "auto", 0.3
 
 
@@ -33,7 +33,7 @@ class Conversation:
         system: system message; None for none.
         how: options of `MemberModel.generate`.
         draft: the member that drafts for larger ones; None for none.
-        cost: let the family choose who answers each message, at this dial of `FamilyRuntime.auto`; None for `budget`.
+        cost: let the family choose who answers each message, as `FamilyRuntime.auto` does at it; None for `budget`.
 
     Raises:
         ElasticError: there is no such member, no calibration or no tokenizer, or a system message where there is no
@@ -80,7 +80,7 @@ class Conversation:
 
         Args:
             budget: its name, or `auto` to let the family choose, where no member has that name.
-            cost: the dial of `auto`.
+            cost: the cost setting of `auto`.
         """
         chooses = budget == AUTO and AUTO not in self._family.names
         self._auto = self._family.auto(cost) if chooses else None
@@ -149,7 +149,7 @@ class Conversation:
             "bytes": {"weights": self._family.nbytes, "members": self._family.slice_bytes, "process": self._process()},
         }
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """What the last answer was and took; seconds include reading the prompt, and sizes are bytes."""
         return self._last
 

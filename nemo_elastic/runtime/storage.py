@@ -16,6 +16,7 @@ exactly what it keeps, and never more than what the next larger member reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,21 @@ from nemo_elastic.nn.weights import LayerWeights, Places, Weights
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 Made = dict[tuple[Selection, Chain | None], torch.Tensor | None]
 Device = str | torch.device | None
+
+
+def check_device(device: Any, name: str = "device") -> torch.device:
+    """A device on which tensors can be made; `name` is what the user wrote before it.
+
+    Raises:
+        ElasticError: torch does not know it, or this machine has none such.
+    """
+    try:
+        made = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as exc:  # an unknown word, or a device that is not there
+        raise bad(name, device, f"one that is here, such as cpu or cuda ({str(exc).splitlines()[0]})") from None
+    if device is None or made.type == "meta":
+        raise bad(name, device, "one that computes, such as cpu or cuda")
+    return made
 
 
 class Storage:
@@ -185,10 +201,10 @@ class CutLayers(Sequence[LayerWeights]):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found = self.cut[i]
-        if found is None:
-            found = self.cut[i] = self._cut(self._member.layers[i])
-        return found
+        layer = self.cut[i]
+        if layer is None:
+            layer = self.cut[i] = self._cut(self._member.layers[i])
+        return layer
 
     def in_use(self) -> Iterator[torch.Tensor]:
         """Tensors of the layers that were read, and their places."""

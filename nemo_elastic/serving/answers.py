@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who answered, as the `model` of an answer and of every piece of a stream.
 
-vLLM writes its first model name there, whoever answered. The front door knows the member, the extra shape or the pair
-that was asked. For `auto` the engine, which is another process, tells the member with each output, in a field for the
-transfer of caches, which a family leaves empty; until it has, the answer is from `auto`.
+vLLM writes its first model name there, whoever answered. The middleware knows the member, the extra shape or the pair
+that was asked. For `auto` the engine, which is another process, reports the member with each output, in a field for
+the transfer of caches, which a family leaves empty; until it has, the answer is from `auto`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from .gate import Message, Send
 from .names import AUTO, Choice, Names
-from .thinking import read_budget
+from .pairs import read_budget
 
 #: the key of the member in an output of the engine
 _MEMBER = "nemo_elastic_member"
@@ -58,12 +58,12 @@ class Answer:
         if not self.is_auto:
             return self.name
         place = None if index is None else index // self._each
-        told = {*self.members} if place is None or place >= len(self.members) else {self.members[place]}
-        return next(iter(told)) or AUTO if len(told) == 1 else AUTO
+        members = {*self.members} if place is None or place >= len(self.members) else {self.members[place]}
+        return next(iter(members)) or AUTO if len(members) == 1 else AUTO
 
-    def told(self, send: Send) -> Send:
+    def naming(self, send: Send) -> Send:
         """Let an answer of `auto` say who gave it."""
-        return _Told(self, send) if self.is_auto else send
+        return _Naming(self, send) if self.is_auto else send
 
     def write(self, event: Any) -> bool:
         """Write it into an answer or a piece of a stream; whether there was a place for it."""
@@ -77,7 +77,7 @@ class Answer:
         return bool(places)
 
 
-class _Told:
+class _Naming:
     """Sends on what vLLM sends for `auto`, with the member's name in it."""
 
     def __init__(self, answer: Answer, send: Send) -> None:
@@ -114,8 +114,8 @@ class _Told:
             event = json.loads(raw)
         except ValueError:
             return raw
-        told = self._answer.write(event)
-        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() if told else raw
+        written = self._answer.write(event)
+        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() if written else raw
 
 
 _ASKED: ContextVar[Answer | None] = ContextVar("nemo_elastic_asked", default=None)
@@ -131,7 +131,7 @@ def asked(answer: Answer) -> Iterator[None]:
         _ASKED.reset(before)
 
 
-def tell_member(output: Any, member: str) -> None:
+def write_member(output: Any, member: str) -> None:
     """In the engine: say in an output of vLLM's who answers."""
     output.kv_transfer_params = {_MEMBER: member}
 
@@ -169,9 +169,9 @@ def _heard(outputs: Any, answer: Answer) -> AsyncIterator[Any]:
     async def heard() -> AsyncIterator[Any]:
         async with aclosing(outputs):
             async for output in outputs:
-                told = output.kv_transfer_params
-                if told and _MEMBER in told:
-                    answer.members[place], output.kv_transfer_params = told[_MEMBER], None
+                report = output.kv_transfer_params
+                if report and _MEMBER in report:
+                    answer.members[place], output.kv_transfer_params = report[_MEMBER], None
                 yield output
 
     return heard()

@@ -1,13 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's settings for a family: of its server, so that members are model names, and of its engine."""
+"""vLLM's settings for a family: of its server, so that members are model names, and of its engine; and our own.
+
+Our own travel through vLLM's `--additional-config`. The plugin uses parts of vLLM that have no stable interface, so it
+serves families with the versions alone that it was tested with.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +20,24 @@ from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.io.values import integer
+from nemo_elastic.runtime.calibration import check_cost
 
 from .names import Names, family_names
-from .settings import Settings
-from .thinking import find_end
-from .versions import check_version
+from .pairs import find_end
 
 if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent
 
 MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
-PROPOSER = f"{_ENGINE}.draft.MemberProposer"
+PROPOSER = f"{_ENGINE}.drafting.MemberProposer"
+#: from the first to before the second: versions of vLLM
+SUPPORTED = (0, 32), (0, 33)
+#: the key in vLLM's `additional_config`
+KEY = "nemo_elastic"
+#: most bytes of a request's body where nobody says: some millions of token ids
+MOST_OF_BODY = 2**25
 #: where a family has no chat template: to its operator, and to a client
 NO_TEMPLATE = "no chat template: without --chat-template it takes prompts at /v1/completions, and no messages"
 #: most tokens that a member drafts at once: each costs a request a page of Mamba states
@@ -47,6 +58,76 @@ _WITHOUT = {
 }
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the command line of a server says to our part of the engine.
+
+    Attributes:
+        end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
+        end_ids: its token ids; read from the text when the server starts.
+        auto: the cost setting of the model `auto` where a request has none; None for the usual.
+        draft: the member that drafts for larger ones; None for none.
+        max_body: most bytes of a request's body; None for the usual.
+    """
+
+    end_of_thinking: str | None = None
+    end_ids: tuple[int, ...] = ()
+    auto: float | None = None
+    draft: str | None = None
+    max_body: int | None = None
+
+    @property
+    def most_of_body(self) -> int:
+        """Most bytes of a request's body."""
+        return MOST_OF_BODY if self.max_body is None else self.max_body
+
+    @classmethod
+    def read(cls, additional: Any) -> Settings:
+        """From `additional_config`.
+
+        Raises:
+            ElasticError: an unknown field or a wrong value.
+        """
+        given = additional.get(KEY, {}) if isinstance(additional, Mapping) else {}
+        if not isinstance(given, Mapping):
+            raise bad(f"additional_config.{KEY}", given, "a JSON object")
+        unknown = sorted(set(map(str, given)) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ElasticError(f"additional_config.{KEY}: unknown field {unknown[0]!r}")
+        for name in ("end_of_thinking", "draft"):
+            if given.get(name) is not None and not isinstance(given[name], str):
+                raise bad(f"additional_config.{KEY}.{name}", given[name], "a text")
+        ids = given.get("end_ids", ())
+        if not isinstance(ids, (list, tuple)):
+            raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
+        ends = tuple(integer(f"additional_config.{KEY}.end_ids", i, 0, "a list of token ids") for i in ids)
+        auto = given.get("auto")
+        if auto is not None:
+            auto = check_cost(auto, f"additional_config.{KEY}.auto")
+        most = given.get("max_body")
+        if most is not None:
+            most = integer(f"additional_config.{KEY}.max_body", most, 1, "a number of bytes")
+        return cls(given.get("end_of_thinking"), ends, auto, given.get("draft"), most)
+
+    def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`additional_config` with these settings in it."""
+        own = {k: v for k, v in asdict(self).items() if v not in (None, ())}
+        return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}
+
+
+def check_version(version: str) -> None:
+    """Raise unless this vLLM is in the range that the plugin was tested with.
+
+    Raises:
+        ElasticError: it is outside, or no version can be read from it.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    low, high = SUPPORTED
+    if numbers is None or not low <= (int(numbers[1]), int(numbers[2])) < high:
+        allowed = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
+        raise bad("vLLM", version, f"a family is served by vllm{allowed}; cut a member to serve it with another")
+
+
 def server_names(args: Any) -> Names | None:
     """The names of the family that a server's arguments are about; None where they are about another model."""
     names = family_names(args.model, Settings.read(getattr(args, "additional_config", None)).auto)
@@ -62,7 +143,7 @@ def name_members(args: Any) -> None:
     """Let a server's arguments name every member of the family that they are about.
 
     Raises:
-        ElasticError: a front end that our front door is no part of: it would take a member's name for the family's.
+        ElasticError: a front end without our middleware: it would take a member's name for the family's.
     """
     names = server_names(args) if hasattr(args, "middleware") else None
     if names is None:  # another model, or a command of vLLM's that serves nobody
@@ -90,7 +171,7 @@ def takes_messages(args: Any) -> bool:
     folder = Path(getattr(args, "tokenizer", None) or args.model)
     if getattr(args, "chat_template", None) or not folder.is_dir():
         return True
-    from nemo_elastic.runtime.tokenizer import has_template
+    from nemo_elastic.runtime.family_tokenizer import has_template
 
     return has_template(folder)
 
@@ -118,7 +199,7 @@ def prepare_engine(args: Any) -> None:
         raise ElasticError("hf_overrides: a family takes a mapping, no function")
     cpu = current_platform.is_cpu()
     args.scheduler_cls = f"{_ENGINE}.scheduler.FamilyScheduler"
-    args.worker_cls = f"{_ENGINE}.{'cpu_worker.FamilyCpuWorker' if cpu else 'gpu_worker.FamilyGpuWorker'}"
+    args.worker_cls = f"{_ENGINE}.worker.FamilyWorker"
     args.async_scheduling = False
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
     settings = Settings.read(args.additional_config)
@@ -171,8 +252,23 @@ def _check_heads(parent: Parent) -> None:
             isa=_get_attn_isa(torch.float32, block, size), enable_kv_split=False,
         )  # fmt: skip
     except (RuntimeError, ValueError) as exc:
-        told = str(exc).splitlines()[0]
-        raise bad("attention_head_dim", size, f"vLLM on a CPU has no attention of that size ({told})") from None
+        reason = str(exc).splitlines()[0]
+        raise bad("attention_head_dim", size, f"vLLM on a CPU has no attention of that size ({reason})") from None
+
+
+def check_draft(draft: str, members: Sequence[str]) -> None:
+    """Check the name of the member that is to draft.
+
+    Args:
+        draft: its name.
+        members: names, largest first.
+
+    Raises:
+        ElasticError: it is none of the smaller members.
+    """
+    smaller = members[1:]
+    if draft not in smaller:
+        raise bad("--draft", draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
 
 
 def _set_draft(args: Any, names: Names) -> None:
@@ -180,9 +276,7 @@ def _set_draft(args: Any, names: Names) -> None:
     settings = Settings.read(args.additional_config)
     if settings.draft is None:
         return
-    smaller = names.members[1:]
-    if settings.draft not in smaller:
-        raise bad("--draft", settings.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
+    check_draft(settings.draft, names.members)
     if not args.enforce_eager:
         raise bad("--draft", settings.draft, "only with --enforce-eager, behind --")
     args.speculative_config = {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": MOST_DRAFTED}
@@ -206,7 +300,7 @@ def cpu_cache_bytes() -> int:
 
 def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
     """`additional_config` with the token ids that end the thinking of a pair."""
-    from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+    from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
 
     settings = Settings.read(additional)
     if settings.end_ids:

@@ -13,15 +13,13 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from nemo_elastic.core.dial import check_cost
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
-from nemo_elastic.runtime.tokenizer import has_template
+from nemo_elastic.runtime.calibration import check_cost
+from nemo_elastic.runtime.family_tokenizer import has_template
 
-from .arguments import GATE, check_layers
+from .arguments import GATE, Settings, check_draft, check_layers, check_version
 from .names import calibration
-from .settings import Settings
-from .versions import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
 #: what a vLLM that is built for a platform may be called
@@ -40,7 +38,7 @@ class Server:
         host, port: where it listens.
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
-        auto: the dial of the model `auto` where a request has none, None for the usual.
+        auto: the cost setting of the model `auto` where a request has none, None for the usual.
         draft: the member that drafts for larger ones, None for none.
         max_body: most bytes of a request's body, None for the usual.
         flags: more flags, for vLLM.
@@ -86,16 +84,14 @@ class Server:
                 raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
 
         if self.draft is not None:
-            smaller = list(shapes.members)[1:]
-            if self.draft not in smaller:
-                raise bad("--draft", self.draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
+            check_draft(self.draft, list(shapes.members))
 
         self._check_text(shapes.companions)
 
     @staticmethod
     def _check_text(folder: Path) -> None:
         """Open the tokenizer and the chat template as vLLM will, which has no bounds for them."""
-        from nemo_elastic.runtime.tokenizer import FamilyTokenizer
+        from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
 
         if (folder / "tokenizer.json").is_file():
             template = FamilyTokenizer.read(folder).chat_template
@@ -155,17 +151,17 @@ def check_installed(plugins: str | None) -> bool:
     """
     if find_spec("vllm") is None:
         raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
-    found = {name: told for name in DISTRIBUTIONS if (told := _version(name)) is not None}
-    if not found:
+    versions = {name: own for name in DISTRIBUTIONS if (own := _version(name)) is not None}
+    if not versions:
         raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
-    check_version(next(iter(found.values())))
+    check_version(next(iter(versions.values())))
     if plugins is not None and PLUGIN not in plugins.split(","):
         raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
     if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
         raise ElasticError(
             "vLLM: nemo-elastic is not installed beside it, so that vLLM does not find it: pip install it there"
         )
-    return "vllm" in found
+    return "vllm" in versions
 
 
 def _version(name: str) -> str | None:

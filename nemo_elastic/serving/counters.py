@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures by model name and by member, beside vLLM's own in `/metrics`.
 
-Requests are counted at the front door. Steps and tokens are counted in the engine, which is another process: they come
+Requests are counted by the middleware. Steps and tokens are counted in the engine, which is another process: they come
 along with vLLM's own statistics, in a field that a family leaves empty.
 """
 
@@ -39,7 +39,7 @@ def _metrics() -> dict[str, Any]:
 
 
 class Requests:
-    """Counts at the front door."""
+    """Counts in the server."""
 
     def __init__(self) -> None:
         self._metrics = _metrics()
@@ -73,7 +73,7 @@ class Requests:
 
 
 class Work:
-    """What members did in the engine since it was last told."""
+    """What members did in the engine since its last report."""
 
     def __init__(self) -> None:
         self._done: Counter[str] = Counter()
@@ -83,14 +83,14 @@ class Work:
         self._done[f"{_OURS}{what}/{member}"] += number
 
     def taken(self) -> dict[str, int]:
-        """What is to be told now, by names that `count_work` reads."""
+        """What is to be reported now, by names that `count_work` reads."""
         done, self._done = dict(self._done), Counter()
         return done
 
 
-def count_work(told: Mapping[str, int]) -> None:
-    """Add what an engine told to the metrics of this process; other names are not ours."""
-    for name, number in told.items():
+def count_work(report: Mapping[str, int]) -> None:
+    """Add what an engine reports to the metrics of this process; other names are not ours."""
+    for name, number in report.items():
         if name.startswith(_OURS):
             what, _, member = name.removeprefix(_OURS).partition("/")
             if what in _metrics():

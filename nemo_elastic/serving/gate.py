@@ -18,8 +18,8 @@ from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
 
+from .arguments import Settings
 from .counters import Requests
-from .settings import Settings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -132,8 +132,8 @@ async def read_body(scope: Message, receive: Receive, most: float = math.inf) ->
     Raises:
         Gone: there is no client any more.
     """
-    told = header(scope, b"content-length") or b""
-    if told.isdigit() and int(told[:18]) > most:
+    length = header(scope, b"content-length") or b""
+    if length.isdigit() and int(length[:18]) > most:
         return None
     parts: list[bytes] = []
     size = 0
@@ -177,9 +177,9 @@ def path_of(scope: Message) -> str:
 def _has_key(scope: Message, allowed: list[bytes]) -> bool:
     if not allowed:
         return True
-    scheme, _, told = (header(scope, b"authorization") or b"").partition(b" ")
+    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
     # all of them, in a time that says nothing of where, or in which, they differ
-    known = [compare_digest(sha256(told).digest(), key) for key in allowed]
+    known = [compare_digest(sha256(key).digest(), digest) for digest in allowed]
     return any(known) and scheme.lower() == b"bearer"
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The server's front door: the `model` of a request becomes a member, before vLLM reads it.
+"""vLLM's middleware for a family: the `model` of a request becomes a member, before vLLM reads it.
 
 An ASGI middleware, which vLLM takes by `--middleware`. It changes JSON in bodies of POST requests only, and writes
 nothing to any log.
@@ -16,12 +16,11 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 
 from .answers import Answer, asked
-from .arguments import NO_TEMPLATE, server_names, takes_messages
+from .arguments import NO_TEMPLATE, Settings, server_names, takes_messages
 from .counters import Requests
 from .gate import App, Gone, Message, Receive, Send, again, header, path_of, read_body, refuse
-from .names import AUTO, DIAL, Choice, Names
-from .settings import Settings
-from .thinking import BUDGET, check_ends, read_budget
+from .names import AUTO, FIELD, Choice, Names
+from .pairs import BUDGET, check_ends, read_budget
 
 #: what answers as the member that a request names: its body has `vllm_xargs`
 ANSWERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations")
@@ -46,7 +45,7 @@ class Refused(Exception):
         self.status, self.message, self.field = status, message, field
 
 
-class Door:
+class MemberReader:
     """What is done with a body.
 
     Args:
@@ -91,7 +90,7 @@ class Door:
         return choice
 
     def _with_extra(self, choice: Choice, body: dict[str, Any]) -> Choice:
-        """The member that `vllm_xargs` names, where `model` names none but the family; or the dial of `auto`."""
+        """The member that `vllm_xargs` names, where `model` names none but the family; or the cost of `auto`."""
         extra = body.get("vllm_xargs")
         if extra is None:
             return choice
@@ -99,16 +98,16 @@ class Door:
             raise ElasticError("vllm_xargs: must be a JSON object")
         if not extra.keys() & {"member", "then"}:
             return self.names.turned(choice, extra)
-        told = self.names.from_extra(extra)
-        if told != choice and body.get("model") in (*self.names.shapes, *self.names.autos):
-            raise ElasticError(f"vllm_xargs: {told.name!r} is not allowed; model says {choice.name!r}")
-        return told
+        asked = self.names.from_extra(extra)
+        if asked != choice and body.get("model") in (*self.names.shapes, *self.names.autos):
+            raise ElasticError(f"vllm_xargs: {asked.name!r} is not allowed; model says {choice.name!r}")
+        return asked
 
     def _write(self, choice: Choice, body: dict[str, Any]) -> None:
         if body.get("use_beam_search") and choice.name != self.names.largest:
             raise bad("use_beam_search", True, f"only {self.names.largest} searches: vLLM's beams know no member")
-        extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then", DIAL)}
-        extra |= {"member": choice.member} if choice.cost is None else {"member": AUTO, DIAL: choice.cost}
+        extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then", FIELD)}
+        extra |= {"member": choice.member} if choice.cost is None else {"member": AUTO, FIELD: choice.cost}
         if body.get("model") in self.names.unlisted:
             body["model"] = choice.name
         if choice.then is not None and not self.enforced and body.get(BUDGET) is not None:
@@ -124,13 +123,13 @@ class MemberMiddleware:
     """Reads `model`, writes `vllm_xargs`, answers what names no member, and counts.
 
     Args:
-        app: what is behind the door.
+        app: what is behind it.
     """
 
     def __init__(self, app: App) -> None:
         self.app = app
         self.requests = Requests()
-        self._door: Door | None = None
+        self._reader: MemberReader | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or _is_form(scope):
@@ -157,11 +156,11 @@ class MemberMiddleware:
         raw = json.dumps(body).encode()
         answer = Answer.to(choice, body)
         with self.requests.asked(choice.name) as answered, asked(answer):
-            sent = answer.told(_watched(send, answered))
+            sent = answer.naming(_watched(send, answered))
             await self.app(_of_length(scope, len(raw)), again(raw, receive), sent)
 
-    def _open(self, scope: Message) -> Door:
-        if self._door is None:
+    def _open(self, scope: Message) -> MemberReader:
+        if self._reader is None:
             args = scope["app"].state.args
             names = server_names(args)
             assert names is not None
@@ -170,8 +169,8 @@ class MemberMiddleware:
                 Settings.read(args.additional_config).end_ids,
                 getattr(args, "trust_request_chat_template", False),
             )
-            self._door = Door(names, ends, enforced, takes_messages(args), trusts)
-        return self._door
+            self._reader = MemberReader(names, ends, enforced, takes_messages(args), trusts)
+        return self._reader
 
 
 def _under(path: str, places: tuple[str, ...]) -> bool:

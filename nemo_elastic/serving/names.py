@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.dial import check_cost
 from nemo_elastic.core.manifest import CALIBRATION, FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.runtime.calibration import Calibration, check_cost, read_calibration
 
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Shapes
-    from nemo_elastic.runtime.auto.calibration import Calibration
 
 #: between the member that thinks and the one that answers
 THEN = ">"
-#: the name under which a calibrated family chooses by itself; in `vllm_xargs` the dial of that is `cost`
-AUTO, DIAL = "auto", "cost"
-#: the dial where neither the server nor the request turns it
+#: the name under which a calibrated family chooses by itself; in `vllm_xargs` its cost setting is `cost`
+AUTO, FIELD = "auto", "cost"
+#: the cost setting where neither the server nor the request has one
 COST = 0.3
 
 
@@ -34,7 +33,8 @@ class Choice:
     Attributes:
         member: who answers, or who thinks where there is a `then`.
         then: who takes over when the thinking ends; None where one member does everything.
-        cost: the dial where the family chooses: `member` then reads the prompt first. None where a client has chosen.
+        cost: the cost setting where the family chooses: `member` then reads the prompt first, and answers it at 0
+            and at 1. None where a client has chosen.
     """
 
     member: str
@@ -55,9 +55,9 @@ class Names:
     Args:
         members: names, largest first.
         family: other names of the largest member, such as that of the folder. A member's own name goes first.
-        unlisted: names of it that are taken, but told to nobody: its path.
+        unlisted: names of it that are taken, but listed nowhere: its path.
         calibration: says when the smallest member is not enough; None where the family was not calibrated.
-        cost: the dial of `auto` where a request has none.
+        cost: the cost setting of `auto` where a request has none.
         extras: names of shapes beside the members. They answer alone: none is larger or smaller than another, so that
             they are in no pair, and `auto` does not choose them.
     """
@@ -117,7 +117,7 @@ class Names:
         if model is None or model == "":
             return Choice(self.largest)
         if not isinstance(model, str):
-            raise bad("model", model, f"one of {self._told()}")
+            raise bad("model", model, f"one of {self._all()}")
         if model in self.shapes:
             return Choice(model)
         if model in (*self.aliases, *self.unlisted):
@@ -126,7 +126,7 @@ class Names:
             return self._auto(self.cost)
         if model in self.pairs:
             return Choice(*self.parts(model))
-        raise bad("model", model, f"one of {self._told()}, or two members as SMALL{THEN}LARGE")
+        raise bad("model", model, f"one of {self._all()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
         """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`.
@@ -137,31 +137,35 @@ class Names:
         given = extra or {}
         if given.get("member") in self.autos:
             return self.turned(self._auto(self.cost), given)
-        found = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
-        for key, name in found.items():
+        named = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
+        for key, name in named.items():
             if name not in self.shapes:
-                raise bad(f"vllm_xargs.{key}", name, f"one of {self._told()}")
-        choice = Choice(found.get("member", self.largest), found.get("then"))
+                raise bad(f"vllm_xargs.{key}", name, f"one of {self._all()}")
+        choice = Choice(named.get("member", self.largest), named.get("then"))
         if choice.then is not None and choice.name not in self.pairs:
             raise bad("vllm_xargs.then", choice.then, f"a member that is larger than {choice.member}")
         return choice
 
     def turned(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
-        """The same choice with the dial that a request brings.
+        """The same choice with the cost setting that a request brings.
 
         Raises:
             ElasticError: no number from 0 to 1, or a client has named who answers.
         """
-        if extra.get(DIAL) is None:
+        if extra.get(FIELD) is None:
             return choice
         if choice.cost is None:
-            raise bad(f"vllm_xargs.{DIAL}", extra[DIAL], f"only with the model {AUTO}, in a family that is calibrated")
-        return self._auto(check_cost(extra[DIAL]))
+            raise bad(
+                f"vllm_xargs.{FIELD}",
+                extra[FIELD],
+                f"only with the model {AUTO}, in a family that is calibrated",
+            )
+        return self._auto(check_cost(extra[FIELD]))
 
     def _auto(self, cost: float) -> Choice:
-        return Choice(self.members[-1], cost=cost)
+        return Choice(self.members[0 if cost == 1 else -1], cost=cost)
 
-    def _told(self) -> str:
+    def _all(self) -> str:
         return ", ".join((*self.shapes, *self.aliases, *self.autos))
 
 
@@ -170,7 +174,7 @@ def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
 
     Args:
         folder: the family.
-        cost: the dial of `auto` where a request has none; None for `COST`.
+        cost: the cost setting of `auto` where a request has none; None for `COST`.
 
     Raises:
         ElasticError: the family or its calibration is damaged, or the calibration is that of another family.
@@ -178,14 +182,13 @@ def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
     if not (Path(folder) / FILE).is_file():
         return None
     shapes = read_shapes(folder)
-    dial, own = COST if cost is None else cost, (Path(folder).resolve().name,)
-    return Names(tuple(shapes.members), own, (str(folder),), calibration(shapes), dial, tuple(shapes.extras))
+    own = (Path(folder).resolve().name,)
+    cost = COST if cost is None else cost
+    return Names(tuple(shapes.members), own, (str(folder),), calibration(shapes), cost, tuple(shapes.extras))
 
 
 def calibration(shapes: Shapes) -> Calibration | None:
     """How a family chooses by itself; None where it was not calibrated."""
     if not (shapes.folder / CALIBRATION).is_file():
         return None
-    from nemo_elastic.runtime.auto.file import read_calibration
-
     return read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})

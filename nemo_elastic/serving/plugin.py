@@ -30,7 +30,7 @@ def register() -> None:
 
     if getattr(EngineArgs, _DONE, False):
         return
-    ModelRegistry.register_model(ARCHITECTURE, "nemo_elastic.serving.engine.model:FamilyForCausalLM")
+    ModelRegistry.register_model(ARCHITECTURE, "nemo_elastic.serving.engine.family_model:FamilyForCausalLM")
     MODELS_CONFIG_MAP[ARCHITECTURE] = MODELS_CONFIG_MAP["NemotronHForCausalLM"]
     read, make = EngineArgs.from_cli_args.__func__, EngineArgs.create_engine_config
 

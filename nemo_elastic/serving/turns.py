@@ -24,15 +24,11 @@ class Turns:
 
     Args:
         ring: all members, in any order.
-
-    Attributes:
-        steps: how many steps each member was given.
     """
 
     def __init__(self, ring: Sequence[str]) -> None:
         self._ring = tuple(ring)
         self._last = len(self._ring) - 1
-        self.steps = dict.fromkeys(self._ring, 0)
 
     def next(self, at_work: Iterable[str]) -> str | None:
         """The first of `at_work` after the one that was served last; None where nobody is at work."""
@@ -44,7 +40,6 @@ class Turns:
     def served(self, member: str) -> None:
         """This member had its turn."""
         self._last = self._ring.index(member)
-        self.steps[member] += 1
 
 
 class Room:

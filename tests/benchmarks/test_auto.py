@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.study.auto import AT, DIALS, halved, judged
 from benchmarks.study.auto_table import curve, worth
-from nemo_elastic.evaluation.calibrate import Measured
-from nemo_elastic.runtime.auto.signals import SIGNALS
-from tests.runtime.auto.made import NAMES, PARAMETERS, made
+from nemo_elastic.evaluation.known_answers import Measured
+from nemo_elastic.runtime.signals import SIGNALS
+from tests.runtime.calibrated import NAMES, PARAMETERS, made
 
 
 def test_halves_share_no_document():

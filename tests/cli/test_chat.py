@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from nemo_elastic.cli import main
 from nemo_elastic.cli.chat import _show
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.auto.file import write_calibration
+from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.auto.made import calibration_of
+from tests.runtime.calibrated import calibration_of
 from tests.runtime.talking import MESSAGES, overflowing, talking_family
 
 SUMMARY = (
@@ -184,7 +184,7 @@ def test_the_runtime_extra_is_enough(folder):
     [
         (("{f}", "Hi", "--budget", "7b"), "", "--budget: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--draft", "7b"), "", "--draft: '7b' is not allowed; one of 12b, 9b, 6b"),
-        (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is drawn; .*"),
+        (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is sampled; .*"),
         (("{f}", "Hi", "--top-p", "0"), "", "--top-p: 0.0 is not allowed; a number from 1e-06 to 1"),
         (("{f}", "Hi", "--temperature", "-1"), "", "--temperature: -1.0 is not allowed; a number from 0 to 100"),
         (("{f}", "Hi", "--max-new-tokens", "0"), "", "--max-new-tokens: 0 is not allowed; a whole .*"),

@@ -97,7 +97,7 @@ def test_some_members_of_several_sources(capsys, folder, data, tmp_path, monkeyp
 
 def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkeypatch):
     """The harness itself is optional: what is tested here is what it is given, and what becomes of its answer."""
-    from nemo_elastic.evaluation import tasks
+    from nemo_elastic.evaluation import harness
 
     asked = []
 
@@ -109,7 +109,7 @@ def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkey
             asked.append((member.name, tokenizer_dir, limit, batch))
             return {"arc_easy": {"acc": 0.25}}
 
-    monkeypatch.setattr(tasks, "Harness", Harness)
+    monkeypatch.setattr(harness, "Harness", Harness)
     options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--batch", 2)
     code, out, err = run(capsys, folder, *options, "--json")
     assert code == 0, err

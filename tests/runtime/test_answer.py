@@ -1,19 +1,113 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""An answer while it is decoded: pieces of text or whole tokens, up to a stop, for each prompt of a batch."""
+"""Pieces of an answer are whole characters, end before a stop string, and make the text of all tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
-from nemo_elastic.runtime.answer import Answer, Stream
-from nemo_elastic.runtime.tokenizer import FamilyTokenizer
-from tests.runtime.talking import TOKENIZER
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime.answer import Answer, Detokenizer, StopFilter, Stream, stop_strings
+from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
+from tests.runtime.talking import PARENT, TOKENIZER
+
+BYTES = FamilyTokenizer(TOKENIZER)
+
+
+def pieces(tokenizer: FamilyTokenizer, ids: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer.decode)
+    return [*map(detokenizer.push, ids), detokenizer.flush()]
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_pieces_of_a_text_are_the_text_in_whole_characters(text):
+    found = pieces(BYTES, BYTES.encode(text))
+    assert "".join(found) == text
+    assert "\ufffd" in text or not any("\ufffd" in piece for piece in found)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, PARENT.vocab - 1), max_size=40))
+def test_pieces_of_any_tokens_are_their_text(ids):
+    """Bytes that make no character, special tokens, tokens that the tokenizer does not have."""
+    assert "".join(pieces(BYTES, ids)) == BYTES.decode(ids)
+
+
+def test_a_character_comes_when_its_last_byte_has_come():
+    ids = BYTES.encode("zß𝄞", special=False)
+    assert len(ids) == 7  # of no merge
+    assert pieces(BYTES, ids) == ["z", "", "ß", "", "", "", "𝄞", ""]
+    assert pieces(BYTES, ids[:-1])[-1] == "\ufffd"
+
+
+def test_spaces_of_another_kind_of_decoder_stay():
+    """One that writes a space before each word and drops the first of a text."""
+    words = {"▁The": 0, "▁first": 1, "s": 2, "▁": 3}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="▁"))
+    tokenizer.decoder = decoders.Metaspace()
+    ids = [0, 1, 2, 3, 0, 0, 1]
+    family = FamilyTokenizer(tokenizer)
+    assert "".join(pieces(family, ids)) == family.decode(ids) == "The firsts  The The first"
+
+
+LETTERS = st.text("abc", max_size=30)
+STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
+
+
+def run(stops: list[str], pieces: list[str]) -> tuple[list[str], bool]:
+    stop, shown = StopFilter(stops), []
+    for piece in pieces:
+        shown.append(stop.push(piece))
+        if stop.stopped:
+            return shown, True
+    return [*shown, stop.flush()], False
+
+
+@given(text=LETTERS, stops=STOPS)
+def test_a_text_ends_before_the_stop_that_is_complete_first(text, stops):
+    """Letter by letter, as the definition has it."""
+    shown, stopped = run(stops, list(text))
+    ends = [(at, text[:at]) for at in range(1, len(text) + 1) if any(text[:at].endswith(s) for s in stops)]
+    if not ends:
+        assert not stopped and "".join(shown) == text
+        return
+    whole = ends[0][1]
+    begun = min(at for s in stops if (at := whole.find(s)) >= 0)
+    assert stopped and "".join(shown) == whole[:begun]
+
+
+@given(text=LETTERS, stops=STOPS, cuts=st.sets(st.integers(1, 29)))
+def test_nothing_of_a_stop_is_shown_and_no_more_is_held_back_than_may_be_one(text, stops, cuts):
+    edges = [0, *sorted(c for c in cuts if c < len(text)), len(text)]
+    stop, shown, read = StopFilter(stops), "", ""
+    for start, end in pairwise(edges):
+        shown, read = shown + stop.push(text[start:end]), text[:end]
+        if stop.stopped:
+            assert any(read.startswith(shown + s) for s in stops) and not any(s in shown for s in stops)
+            assert stop.push("more") == ""
+            return
+        held = read[len(shown) :]
+        assert read.startswith(shown)
+        assert not held or any(s.startswith(held) and s != held for s in stops)
+    assert shown + stop.flush() == text
+
+
+def test_what_users_give():
+    assert stop_strings(None) == () and stop_strings("ab") == ("ab",) and stop_strings(["a", "b"]) == ("a", "b")
+    for wrong in ("", ["a", ""], 5, [5], {"a"}, b"a"):
+        with pytest.raises(
+            ElasticError, match=r"^stop: .* is not allowed; a text, or a list of texts, none of them empty$"
+        ):
+            stop_strings(wrong)
+
 
 TEXT = FamilyTokenizer(TOKENIZER)
 END = 1

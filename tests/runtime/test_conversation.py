@@ -45,18 +45,18 @@ def test_an_answer_is_what_the_member_generates_of_all_that_was_said(family: Fam
         messages.append({"role": "user", "content": text})
         expected = direct(family, messages, seed=3 + turn)
         assert said(conversation, text) == expected
-        assert conversation.told()["prompt_tokens"] == len(family.tokenizer.encode_chat(messages))
+        assert conversation.report()["prompt_tokens"] == len(family.tokenizer.encode_chat(messages))
         messages.append({"role": "assistant", "content": expected})
 
 
 def test_what_was_said_is_forgotten_but_for_the_system_message(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "6b", "Be brief.", HOW | {"temperature": 0.0})
     first = said(conversation, "Hi")
-    tokens = conversation.told()["prompt_tokens"]
+    tokens = conversation.report()["prompt_tokens"]
     said(conversation, "Hi")
-    assert conversation.told()["prompt_tokens"] > tokens
+    assert conversation.report()["prompt_tokens"] > tokens
     conversation.reset()
-    assert said(conversation, "Hi") == first and conversation.told()["prompt_tokens"] == tokens
+    assert said(conversation, "Hi") == first and conversation.report()["prompt_tokens"] == tokens
 
 
 def test_without_a_template_the_text_goes_on_in_new_lines(plain: FamilyRuntime) -> None:
@@ -71,7 +71,7 @@ def test_a_text_that_ends_its_line_gets_no_empty_one(plain: FamilyRuntime) -> No
     conversation = Conversation(plain, "6b", None, HOW | {"stop": [first]})
     assert said(conversation, "Once\n") == ""
     said(conversation, "upon")
-    assert conversation.told()["prompt_tokens"] == len(plain.tokenizer.encode("Once\nupon"))
+    assert conversation.report()["prompt_tokens"] == len(plain.tokenizer.encode("Once\nupon"))
 
 
 def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(plain: FamilyRuntime) -> None:
@@ -83,7 +83,7 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(plain: FamilyRunti
 
     with pytest.raises(KeyboardInterrupt):
         conversation.answer("Once", show)
-    assert conversation.told()["text"] == seen[0] and conversation.told()["new_tokens"] < 20
+    assert conversation.report()["text"] == seen[0] and conversation.report()["new_tokens"] < 20
     expected = direct(plain, f"Once{seen[0]}\nupon", seed=4, max_new_tokens=20)
     assert said(conversation, "upon") == expected
 
@@ -95,24 +95,24 @@ def test_another_member_answers_from_here_on(family: FamilyRuntime) -> None:
     parameters = family.select("6b").parameters
     assert conversation.members() == f"12b, 9b, [6b]: {parameters:,} parameters answer"
     said(conversation, "Hi")
-    assert conversation.told()["member"] == "6b" and conversation.told()["parameters"] == parameters
+    assert conversation.report()["member"] == "6b" and conversation.report()["parameters"] == parameters
 
 
 def test_a_draft_is_told_where_it_drafts_and_not_where_it_is_no_smaller(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "9b", None, HOW, draft="6b")
     said(conversation, "Hi")
-    draft = conversation.told()["draft"]
+    draft = conversation.report()["draft"]
     assert draft["member"] == "6b" and draft["drafted_tokens"] >= draft["accepted_tokens"] >= 0
     assert conversation.members().endswith("parameters answer, 6b drafts")
     assert " accepted that 6b drafted; " in conversation.summary()
     conversation.select("6b")
     said(conversation, "Hi")
-    assert conversation.told()["draft"] is None and "drafts" not in conversation.members()
+    assert conversation.report()["draft"] is None and "drafts" not in conversation.members()
 
 
 def test_an_answer_is_told_in_a_line(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "6b", None, HOW)
-    text, told = said(conversation, "Hi"), conversation.told()
+    text, told = said(conversation, "Hi"), conversation.report()
     assert (told["text"], told["tokens_per_second"]) == (text, told["new_tokens"] / told["seconds"])
     assert told["bytes"]["weights"] == family.nbytes
     line = rf"^\(6b: {told['new_tokens']} tokens after {told['prompt_tokens']}, [\d.]+ tokens/s; .* of weights for 3 "

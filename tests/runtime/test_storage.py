@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from nemo_elastic.core.prefix import nested_order
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
-from nemo_elastic.runtime.storage import CutLayers
+from nemo_elastic.runtime.storage import CutLayers, check_device
 from tests.runtime.talking import talking_family
 from tests.shapes import LATENT, PARENT
 from tests.strategies import chains, parents, subnets
@@ -290,3 +291,23 @@ def test_sums_that_overflow_are_no_damage(tmp_path):
     save_file(state, file)
     (folder / "elastic_checksums.json").unlink()
     load_family(folder)
+
+
+@pytest.mark.parametrize("given", ["cpu", torch.device("cpu")])
+def test_a_device_that_is_here_is_given_as_torch_names_it(given: Any) -> None:
+    assert check_device(given) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("wrong", ["gpu", "", "cuda:99", 99, -1, 1.5, object()])
+def test_one_that_is_not_here_is_told_in_one_line(wrong: Any) -> None:
+    with pytest.raises(
+        ElasticError, match=r"^device: .* is not allowed; one that is here, such as cpu or cuda \("
+    ) as e:
+        check_device(wrong)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("wrong", ["meta", None])
+def test_one_that_cannot_compute_is_refused_by_the_name_that_the_user_wrote(wrong: Any) -> None:
+    with pytest.raises(ElasticError, match=r"^--device: .* is not allowed; one that computes, such as cpu or cuda$"):
+        check_device(wrong, "--device")

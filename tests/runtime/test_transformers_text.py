@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.sampling import Sampling, probabilities
+from nemo_elastic.runtime.token_sampling import Sampling, probabilities
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.nn.test_transformers_parity import hf_python
 from tests.runtime.talking import MESSAGES, talking_family

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving.answers import Answer, asked, generate_with, model_name_with, tell_member
+from nemo_elastic.serving.answers import Answer, asked, generate_with, model_name_with, write_member
 from nemo_elastic.serving.names import Choice
 from tests.serving.test_names import CALIBRATED
 
@@ -29,7 +29,7 @@ class Engine:
         try:
             for _ in range(3):
                 output = SimpleNamespace(kv_transfer_params=None)
-                tell_member(output, member)
+                write_member(output, member)
                 yield output
         finally:
             self.closed += 1
@@ -58,7 +58,7 @@ def talk(answer: Answer, engine: Engine, prompts: int, messages: list[dict], fir
                 for _ in range(first):
                     assert (await anext(run)).kv_transfer_params is None, "a client has no use for it"
                 await run.aclose()
-            out = answer.told(send)
+            out = answer.naming(send)
             for message in messages:
                 body = message.get("body", b"").replace(b"MODEL", named.encode())
                 await out(message | ({"body": body} if body else {}))
@@ -83,8 +83,8 @@ def test_who_is_asked_is_who_answers():
         answer = Answer.to(choice, {})
         with asked(answer):
             assert model_name(None) == name == answer.model()
-        assert answer.told(print) is print, "nothing is written anew"
-    assert model_name(None) == "12b", "vLLM's own, where nothing was asked of the door"
+        assert answer.naming(print) is print, "nothing is written anew"
+    assert model_name(None) == "12b", "vLLM's own, where nothing was asked of the middleware"
 
 
 def test_auto_says_the_member_that_answered():

@@ -15,16 +15,17 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving.arguments import (
     CPU_CACHE,
     GATE,
+    KEY,
     MIDDLEWARE,
     MOST_DRAFTED,
     PROPOSER,
+    Settings,
     name_members,
     prepare_engine,
     server_names,
     takes_messages,
     with_end,
 )  # fmt: skip
-from nemo_elastic.serving.settings import KEY, Settings
 from tests.runtime.talking import TOKENIZER, talking_family
 
 
@@ -135,7 +136,7 @@ def test_other_models_are_left_alone(tmp_path):
     assert vars(made) == before
 
 
-def test_front_ends_without_our_door(folder, vllm, monkeypatch):
+def test_front_ends_without_our_middleware(folder, vllm, monkeypatch):
     bench = Namespace(model=str(folder), served_model_name=None)
     name_members(bench)
     assert bench.served_model_name is None, "it serves nobody, and members are no names there"
@@ -152,7 +153,7 @@ def test_an_engine_gets_our_parts(folder, vllm):
     prepare_engine(args)
     assert args.hf_overrides == {"a": 1, "architectures": ["NemotronElasticForCausalLM"]}
     assert args.scheduler_cls == "nemo_elastic.serving.engine.scheduler.FamilyScheduler"
-    assert args.worker_cls == "nemo_elastic.serving.engine.cpu_worker.FamilyCpuWorker"
+    assert args.worker_cls == "nemo_elastic.serving.engine.worker.FamilyWorker"
     assert args.enable_prefix_caching is False and args.async_scheduling is False
     prepare_engine(args)
     asked = engine(folder, enable_prefix_caching=True)

@@ -13,13 +13,11 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.auto.file import write_calibration
+from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.serving import command
-from nemo_elastic.serving.arguments import GATE
+from nemo_elastic.serving.arguments import GATE, Settings, check_version
 from nemo_elastic.serving.command import Server, check_installed
-from nemo_elastic.serving.settings import Settings
-from nemo_elastic.serving.versions import check_version
-from tests.runtime.auto.made import calibration_of
+from tests.runtime.calibrated import calibration_of
 from tests.runtime.talking import talking_family
 from tests.slicing.helpers import call
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The gate and the door, around an application of FastAPI's as vLLM puts them around its own, over real sockets."""
+"""The gate and the middleware around an application of FastAPI, as vLLM puts them around its own, by sockets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from nemo_elastic.serving.arguments import MOST_OF_BODY, Settings
 from nemo_elastic.serving.gate import Gate, header, path_of
 from nemo_elastic.serving.middleware import MemberMiddleware
-from nemo_elastic.serving.settings import MOST_OF_BODY, Settings
 from tests.runtime.talking import talking_family
 
 fastapi = pytest.importorskip("fastapi")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The front door: what becomes of a body, in which order it answers, and what it counts; no vLLM behind it."""
+"""The middleware: what becomes of a body, in which order it answers, and what it counts; no vLLM behind it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_elastic.serving.middleware import ANSWERS, CHATS, Door, MemberMiddleware, Refused
+from nemo_elastic.serving.arguments import Settings
+from nemo_elastic.serving.middleware import ANSWERS, CHATS, MemberMiddleware, MemberReader, Refused
 from nemo_elastic.serving.names import Choice, Names
-from nemo_elastic.serving.settings import Settings
 from tests.runtime.talking import talking_family
 from tests.serving.test_names import CALIBRATED
 
@@ -24,43 +24,43 @@ CHAT = ANSWERS[0]
 @pytest.mark.parametrize("path", [*ANSWERS, "/v1/completions/render"])
 def test_a_member_is_written_where_answers_come_from(path):
     body = {"model": "6b", "prompt": "a", "vllm_xargs": {"other": 1}}
-    assert Door(NAMES).read(path, body) == Choice("6b")
+    assert MemberReader(NAMES).read(path, body) == Choice("6b")
     assert body == {"model": "6b", "prompt": "a", "vllm_xargs": {"other": 1, "member": "6b"}}
 
 
 def test_the_family_is_its_largest_member():
     for model in ({}, {"model": None}, {"model": "family"}, {"model": "12b"}):
         body = dict(model)
-        assert Door(NAMES).read(CHAT, body) == Choice("12b")
+        assert MemberReader(NAMES).read(CHAT, body) == Choice("12b")
         assert body == model | {"vllm_xargs": {"member": "12b"}}
     body = {"model": "/place/family"}
-    Door(NAMES).read(CHAT, body)
+    MemberReader(NAMES).read(CHAT, body)
     assert body["model"] == "12b", "vLLM knows the names that are listed"
 
 
 def test_pairs():
     body = {"model": "6b>12b", "thinking_token_budget": 5}
-    assert Door(NAMES).read(CHAT, body) == Choice("6b", "12b")
+    assert MemberReader(NAMES).read(CHAT, body) == Choice("6b", "12b")
     assert body == {"model": "6b>12b", "vllm_xargs": {"member": "6b", "then": "12b", "thinking_token_budget": 5}}
     body = {"model": "6b>12b", "thinking_token_budget": 5}
-    Door(NAMES, (7,), enforced=True).read(CHAT, body)
+    MemberReader(NAMES, (7,), enforced=True).read(CHAT, body)
     assert body == {"model": "6b>12b", "thinking_token_budget": 5, "vllm_xargs": {"member": "6b", "then": "12b"}}
     body = {"model": "6b>12b"}
-    Door(NAMES, (7,)).read(CHAT, body)
+    MemberReader(NAMES, (7,)).read(CHAT, body)
     assert body["vllm_xargs"] == {"member": "6b", "then": "12b"}
     body = {"vllm_xargs": {"member": "6b", "then": "9b", "thinking_token_budget": 3}}
-    assert Door(NAMES).read(CHAT, body) == Choice("6b", "9b")
+    assert MemberReader(NAMES).read(CHAT, body) == Choice("6b", "9b")
 
 
 def test_the_family_chooses():
     body = {"model": "auto", "vllm_xargs": {"other": 1}}
-    assert Door(CALIBRATED).read(CHAT, body) == Choice("6b", cost=0.4)
+    assert MemberReader(CALIBRATED).read(CHAT, body) == Choice("6b", cost=0.4)
     assert body == {"model": "auto", "vllm_xargs": {"other": 1, "member": "auto", "cost": 0.4}}
     body = {"model": "auto", "vllm_xargs": {"cost": 0.9}}
-    assert Door(CALIBRATED).read(CHAT, body).cost == 0.9
+    assert MemberReader(CALIBRATED).read(CHAT, body).cost == 0.9
     assert body["vllm_xargs"] == {"member": "auto", "cost": 0.9}
     body = {"model": "family", "vllm_xargs": {"member": "auto"}}
-    assert Door(CALIBRATED).read(CHAT, body).name == "auto"
+    assert MemberReader(CALIBRATED).read(CHAT, body).name == "auto"
     for wrong in (
         {"model": "6b", "vllm_xargs": {"cost": 0.5}},
         {"model": "auto", "vllm_xargs": {"cost": 2}},
@@ -68,7 +68,7 @@ def test_the_family_chooses():
         {"model": "auto", "use_beam_search": True},
     ):
         with pytest.raises(Refused) as caught:
-            Door(CALIBRATED).read(CHAT, wrong)
+            MemberReader(CALIBRATED).read(CHAT, wrong)
         assert caught.value.status == 400
 
 
@@ -95,22 +95,22 @@ def test_the_family_chooses():
 )
 def test_what_is_refused(status, body):
     with pytest.raises(Refused) as caught:
-        Door(NAMES).read(CHAT, body)
+        MemberReader(NAMES).read(CHAT, body)
     assert caught.value.status == status
     assert caught.value.message.isprintable() and caught.value.field in ("model", "vllm_xargs")
 
 
 def test_paths_that_answer_as_nobody_in_particular():
     body = {"model": "6b", "prompt": "a"}
-    assert Door(NAMES).read("/tokenize", body) is None and body == {"model": "6b", "prompt": "a"}
-    assert Door(NAMES).read("/inference/v1/generate", {"model": "family"}) is None
-    assert Door(NAMES).read("/load_lora_adapter", {"name": "x"}) is None
+    assert MemberReader(NAMES).read("/tokenize", body) is None and body == {"model": "6b", "prompt": "a"}
+    assert MemberReader(NAMES).read("/inference/v1/generate", {"model": "family"}) is None
+    assert MemberReader(NAMES).read("/load_lora_adapter", {"name": "x"}) is None
     with pytest.raises(Refused, match="answers as 12b only"):
-        Door(NAMES).read("/inference/v1/generate", {"model": "6b"})
+        MemberReader(NAMES).read("/inference/v1/generate", {"model": "6b"})
 
 
 class Server:
-    """What stands behind the door: says what it got."""
+    """What stands behind the middleware: says what it got."""
 
     def __init__(self) -> None:
         self.got = []
@@ -130,7 +130,7 @@ def folder(tmp_path_factory):
     return talking_family(tmp_path_factory.mktemp("served"))
 
 
-def ask(door, folder, body, path=CHAT, method="POST", headers=(), pieces=2):
+def ask(middleware, folder, body, path=CHAT, method="POST", headers=(), pieces=2):
     """One request; gives status and body of the answer."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     args = Namespace(
@@ -150,21 +150,21 @@ def ask(door, folder, body, path=CHAT, method="POST", headers=(), pieces=2):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(door(scope, receive, send))
+    asyncio.run(middleware(scope, receive, send))
     return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
 
 
 def test_a_request_goes_through(folder):
     server = Server()
-    door = MemberMiddleware(server)
-    assert ask(door, folder, {"model": "6b", "prompt": "naïve"}) == (200, b"fine")
+    middleware = MemberMiddleware(server)
+    assert ask(middleware, folder, {"model": "6b", "prompt": "naïve"}) == (200, b"fine")
     path, raw, length = server.got[-1]
     assert (path, json.loads(raw)["vllm_xargs"], int(length)) == (CHAT, {"member": "6b"}, len(raw))
     for body in (b"no json", b"", b"[1]", b"[" * 100_000, b'"6b"'):
-        assert ask(door, folder, body)[0] == 200
+        assert ask(middleware, folder, body)[0] == 200
         assert server.got[-1][1] == body
-    assert ask(door, folder, b"", path="/v1/models", method="GET")[0] == 200
-    assert ask(door, folder, {"model": "mine"})[0] == 200, "a name of the server's own"
+    assert ask(middleware, folder, b"", path="/v1/models", method="GET")[0] == 200
+    assert ask(middleware, folder, {"model": "mine"})[0] == 200, "a name of the server's own"
     assert json.loads(server.got[-1][1])["vllm_xargs"] == {"member": "12b"}
 
 
@@ -178,12 +178,12 @@ def test_an_unknown_member_is_not_asked_for(folder):
 def test_messages_to_a_family_without_a_chat_template():
     for path in (*CHATS, "/v1/chat/completions/batch", "/invocations", "/tokenize"):
         body = {"messages": [], "input": "a", "chat_template": "a"}
-        assert Door(NAMES).read(path, dict(body)) is not None or path == "/tokenize"
-        Door(NAMES, chats=False, trusts=True).read(path, dict(body))
+        assert MemberReader(NAMES).read(path, dict(body)) is not None or path == "/tokenize"
+        MemberReader(NAMES, chats=False, trusts=True).read(path, dict(body))
         with pytest.raises(
             Refused, match=r"^messages: this family has no chat template: without --chat-template"
         ) as caught:
-            Door(NAMES, chats=False).read(path, dict(body))
+            MemberReader(NAMES, chats=False).read(path, dict(body))
         assert caught.value.status == 400
     for path in ("/v1/completions", "/invocations", "/tokenize"):
-        Door(NAMES, chats=False).read(path, {"prompt": "a"})
+        MemberReader(NAMES, chats=False).read(path, {"prompt": "a"})

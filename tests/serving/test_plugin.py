@@ -57,7 +57,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_the_family_is_a_model_of_its_own_with_the_settings_of_vllms(vllm: SimpleNamespace) -> None:
-    assert vllm.registered == {ARCHITECTURE: "nemo_elastic.serving.engine.model:FamilyForCausalLM"}
+    assert vllm.registered == {ARCHITECTURE: "nemo_elastic.serving.engine.family_model:FamilyForCausalLM"}
     assert vllm.configs[ARCHITECTURE] is vllm.configs["NemotronHForCausalLM"]
 
 

@@ -32,7 +32,7 @@ def watched(scheduler: Any) -> list[dict[str, Any]]:
         output = schedule(*args, **named)
         started = [waiting[i] for i in output.num_scheduled_tokens if i in waiting]
         steps.append({
-            "parts": sum(part.is_last and part.before > 0 for part in output.undecided.values()),
+            "parts": sum(part.is_last and part.before > 0 for part in getattr(output, "undecided", {}).values()),
             "running": running, "served": output.member, "tokens": output.total_num_scheduled_tokens,
             "started": started, "left": sorted(t for i, t in waiting.items() if i not in output.num_scheduled_tokens),
         })  # fmt: skip
@@ -93,7 +93,8 @@ def main(folder: Path, out: Path) -> None:
     wrong = vllm.SamplingParams(max_tokens=2, extra_args={"member": "7b"})
     refused = llm.generate([prompts[0]], wrong, use_tqdm=False)[0].outputs[0]
     again = [list(o.outputs[0].token_ids) for o in llm.generate(prompts[:3], sampling[:3], use_tqdm=False)]
-    kept = (scheduler.requests, scheduler._member, scheduler._choices, scheduler._tried, scheduler._costs)
+    hooks = [kept for hook in scheduler.hooks for kept in vars(hook).values() if isinstance(kept, dict)]
+    kept = (scheduler.requests, scheduler._member, scheduler._tried, *hooks)
     told = {
         "tokens": got, "again": again, "steps": steps, "salts": salts(), "refused": refused.finish_reason,
         "left": sum(map(len, kept)), "pages": scheduler.kv_cache_manager.usage,

@@ -9,17 +9,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .cases import ROOT
-from .served import MEMBERS, SHAPES
+from .expected import LARGE, SMALL, Checks, Expected
+from .served import SHAPES
 from .server import NEW
 from .set import BESIDE
-
-if TYPE_CHECKING:
-    from .serve import Checks, Expected
-
-LARGE, _, SMALL = MEMBERS
 
 
 def longest_wait(steps: list[dict]) -> int:

@@ -16,9 +16,8 @@ from nemo_elastic.data.bpe import EOS_ID, PAD_ID, save_tokenizer, train_tokenize
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.auto.calibration import fit
-from nemo_elastic.runtime.auto.file import write_calibration
-from nemo_elastic.runtime.auto.signals import read
+from nemo_elastic.runtime.calibration import fit, write_calibration
+from nemo_elastic.runtime.signals import read
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.runs_in import CPU_HEADS
 

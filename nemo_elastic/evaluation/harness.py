@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""lm-evaluation-harness tasks on members of a family in memory: no member has to be written to disk first.
+
+The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported only when tasks are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.io.read import read_json
+from nemo_elastic.nn.generate import check_finite
+from nemo_elastic.runtime import MemberModel
+
+#: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
+WINDOW = 2048
+#: what the harness's own models take where a task sets no limit
+MAX_NEW_TOKENS = 256
+
+
+class Harness:
+    """Tasks of the harness, ready to run on one member after the other.
+
+    Args:
+        tasks: names, as `lm-eval ls tasks` lists them.
+        include: a folder with task files of one's own.
+
+    Raises:
+        ElasticError: the harness is not installed, or it has no such task.
+    """
+
+    def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
+        try:
+            import lm_eval  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as exc:
+            raise ElasticError(
+                f"--tasks: {exc.name} is not installed; pip install 'lm-eval>=0.4.13' brings it"
+            ) from None
+        self._evaluate = lm_eval.simple_evaluate
+        self._manager = TaskManager(include_path=None if include is None else str(include))
+        self.tasks = list(tasks)
+        unknown = [name for name in tasks if not self._manager.match_tasks([name])]
+        if unknown:
+            raise ElasticError(f"--tasks: lm-eval has no task {', '.join(map(repr, unknown))}")
+
+    def run(
+        self, member: MemberModel, tokenizer_dir: str | Path, limit: int | None = None, batch: int = 8
+    ) -> dict[str, dict[str, float]]:
+        """Run all tasks on one member.
+
+        Args:
+            member: the model.
+            tokenizer_dir: its tokenizer.
+            limit: documents of each task; all by default.
+            batch: sequences at once.
+
+        Returns:
+            Task -> metric (`name`, or `name,filter` where the task has filters) -> value.
+        """
+        run = self._evaluate(
+            model=make_lm(member, tokenizer_dir, batch),
+            tasks=self.tasks,
+            task_manager=self._manager,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        return {
+            task: {k.removesuffix(",none"): v for k, v in values.items() if _is_metric(k, v)}
+            for task, values in run["results"].items()
+        }
+
+
+def _is_metric(key: str, value: Any) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and "_stderr" not in key
+        and key != "sample_len"
+    )
+
+
+def make_lm(member: MemberModel, tokenizer_dir: str | Path, batch: int = 8) -> Any:
+    """A model as the harness wants it: a subclass of its `TemplateLM`, which encodes text in its usual way."""
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
+        get_rolling_token_windows,
+        make_disjoint_window,
+    )
+
+    tokenizer = load_tokenizer(tokenizer_dir)
+    end = _end_of_text(Path(tokenizer_dir), tokenizer.token_to_id)
+
+    class MemberLM(TemplateLM):  # pyright: ignore[reportUntypedBaseClass]
+        @property
+        def eot_token_id(self) -> int:
+            return end
+
+        @property
+        def tokenizer_name(self) -> str:
+            return str(tokenizer_dir)
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            return tokenizer.encode(string, add_special_tokens=bool(add_special_tokens)).ids
+
+        def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            return score_continuations(member, [(context, rest) for _, context, rest in requests], batch)
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            out = []
+            for request in requests:
+                ids = self.tok_encode(request.args[0])
+                windows = get_rolling_token_windows(ids, self.prefix_token_id, WINDOW, 1)
+                scored = score_continuations(member, [make_disjoint_window(w) for w in windows], batch)
+                out.append(sum(logprob for logprob, _ in scored))
+            return out
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+            texts, settings = zip(*(request.args for request in requests), strict=True)
+            stops, limits = zip(*(_generation(s) for s in settings), strict=True)
+            new = generate_sorted(member, [self.tok_encode(t) or [end] for t in texts], limits, end, batch)
+            return [cut_at(tokenizer.decode(ids), s) for ids, s in zip(new, stops, strict=True)]
+
+    return MemberLM()
+
+
+def score_continuations(
+    model: Callable[[torch.Tensor], torch.Tensor], pairs: Sequence[tuple[list[int], list[int]]], batch: int
+) -> list[tuple[float, bool]]:
+    """Log-probability of each continuation after its context, and whether it is what greedy decoding would say.
+
+    Rows are padded behind their end, which a causal model's earlier logits do not see.
+
+    Args:
+        model: token ids [b, l] to logits [b, l, v].
+        pairs: (context, continuation); no context is empty.
+        batch: rows at once.
+    """
+    out: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+    for at in range(0, len(order), batch):
+        rows = order[at : at + batch]
+        tokens = torch.zeros(len(rows), max(sum(map(len, pairs[i])) for i in rows), dtype=torch.long)
+        for row, i in enumerate(rows):
+            ids = [*pairs[i][0], *pairs[i][1]]
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        logits_blv = model(tokens[:, :-1])
+        for row, i in enumerate(rows):
+            context, rest = pairs[i]
+            logits_tv = check_finite(logits_blv[row, len(context) - 1 : len(context) - 1 + len(rest)]).float().cpu()
+            wanted = torch.tensor(rest, dtype=torch.long)
+            logprob = logits_tv.log_softmax(-1).gather(1, wanted[:, None]).double().sum().item()
+            out[i] = logprob, bool((logits_tv.argmax(-1) == wanted).all())
+    return out
+
+
+def generate_sorted(
+    member: MemberModel, prompts: Sequence[list[int]], limits: Sequence[int], end: int, batch: int
+) -> list[list[int]]:
+    """Greedy tokens for each prompt without the end token; prompts of similar lengths are decoded together."""
+    out: list[list[int]] = [[]] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for at in range(0, len(order), batch):
+        rows = order[at : at + batch]
+        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (end,))
+        for i, ids in zip(rows, new, strict=True):
+            out[i] = ids[:-1] if ids and ids[-1] == end else ids
+    return out
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stops in it."""
+    return text[: min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def _generation(settings: dict[str, Any]) -> tuple[list[str], int]:
+    """Stop strings and limit of a request; sampling is refused, not ignored."""
+    if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
+        raise ElasticError("--tasks: a task asks for sampling; members decode greedily here")
+    until = settings.get("until") or []
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    limit = next((settings[n] for n in names if settings.get(n) is not None), MAX_NEW_TOKENS)
+    return [until] if isinstance(until, str) else list(until), int(limit)
+
+
+def _end_of_text(folder: Path, token_to_id: Callable[[str], int | None]) -> int:
+    """Id of the token that ends a text, from the tokenizer's own settings."""
+    path = folder / "tokenizer_config.json"
+    token: Any = None
+    if path.is_file():
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise ElasticError(f"{path}: not a JSON object")
+        token = settings.get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+    end = token_to_id(token) if isinstance(token, str) else None
+    if end is None:
+        raise ElasticError(f"{path}: names no eos_token that the tokenizer has")
+    return end

@@ -1,0 +1,289 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which member answers, from signals and a cost setting: fitted on prompts whose answers are known.
+
+Each climb from a member to the next larger one has a line: how much better the larger one is expected to be, given
+the signals. A member's worth is the sum of the climbs up to it, less a price times its cost; the member of the
+greatest worth answers. The price follows from the cost setting, which is the mean cost on the prompts of the
+calibration. `auto.json` holds a calibration beside the family that it was made of, and of no other.
+
+n: prompts, s: signals, m: members from the smallest to the largest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nemo_elastic.core.family import known_names
+from nemo_elastic.core.manifest import CALIBRATION as FILE
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checksums import family_digest, held_family
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import integer, number
+
+from .signals import SIGNALS
+
+#: prices are kept for hundredths of the cost setting
+STEPS = 100
+#: pulls weights of standardised signals towards zero, as a share of the number of prompts
+RIDGE = 1e-3
+#: signals further from their mean, in standard deviations, count as this far: a line ends where nothing was seen
+FAR = 4.0
+#: a line has as many numbers as there are signals, and one; fewer prompts would fit it by chance
+LEAST = 32
+#: halvings of the interval in which a price lies
+_HALVINGS = 30
+
+
+def check_cost(cost: Any, name: str = "cost") -> float:
+    """The cost setting of a family that chooses by itself who answers.
+
+    Args:
+        cost: what was given.
+        name: of the field, for errors.
+
+    Raises:
+        ElasticError: it is no number from 0 to 1.
+    """
+    return number(name, cost, 0, 1, "a number from 0, always the smallest member, to 1, always the largest")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `fit` found.
+
+    Attributes:
+        members: names, from the smallest to the largest.
+        parameters: of each.
+        means: of each signal, over the prompts of the calibration.
+        spreads: their standard deviations; 1 where a signal was the same for all.
+        climbs: from each member to the next: a constant, and a weight for each standardised signal.
+        prices: at cost settings of 0, 1/100, …, 1; none greater than the one before it.
+    """
+
+    members: tuple[str, ...]
+    parameters: tuple[int, ...]
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+    climbs: tuple[tuple[float, ...], ...]
+    prices: tuple[float, ...]
+
+    @property
+    def costs(self) -> np.ndarray:
+        """Cost of each member, [m]: 0 of the smallest, 1 of the largest, by parameters between them."""
+        return shares(self.parameters)
+
+    def gains(self, signals_ns: np.ndarray) -> np.ndarray:
+        """How much better than the smallest each member is expected to be, [n, m], in what quality was measured in."""
+        return _gains(signals_ns, self.means, self.spreads, self.climbs)
+
+    def choose(self, signals_ns: np.ndarray, cost: float) -> np.ndarray:
+        """Who answers each prompt.
+
+        Args:
+            signals_ns: as `signals.signals` gives them.
+            cost: 0 is always the smallest, 1 always the largest, between them the mean cost over prompts
+                like those of the calibration.
+
+        Returns:
+            Positions in `members`, [n].
+
+        Raises:
+            ElasticError: `cost` is no number from 0 to 1.
+        """
+        check_cost(cost)
+        if cost in (0, 1):
+            return np.full(len(signals_ns), int(cost) * (len(self.members) - 1))
+        price = float(np.interp(cost, np.linspace(0, 1, STEPS + 1), self.prices))
+        return worthiest(self.gains(signals_ns), self.costs, price)
+
+
+def shares(parameters: Sequence[int]) -> np.ndarray:
+    """Costs of members from the smallest to the largest, [m]: 0 to 1."""
+    counts = np.asarray(parameters, dtype=float)
+    return (counts - counts[0]) / (counts[-1] - counts[0])
+
+
+def fit(
+    signals_ns: np.ndarray, quality_nm: np.ndarray, members: Sequence[str], parameters: Sequence[int]
+) -> Calibration:
+    """Find how signals tell what a larger member would gain, and the price of each cost setting.
+
+    Args:
+        signals_ns: of prompts.
+        quality_nm: how good each member's answer is, in any unit; more is better.
+        members: names, from the smallest to the largest.
+        parameters: of each.
+
+    Raises:
+        ElasticError: one member, members that are not in that order, too few prompts, or numbers that are not finite.
+    """
+    if len(members) < 2 or any(b <= a for a, b in pairwise(parameters)):
+        raise ElasticError("calibrate: needs a family of at least two members, each smaller than the one before it")
+    if len(signals_ns) < LEAST:
+        raise bad("samples", len(signals_ns), f"at least {LEAST} prompts")
+    if not (np.isfinite(signals_ns).all() and np.isfinite(quality_nm).all()):
+        raise ElasticError("calibrate: a member gives infinities or NaN; nemo-elastic verify finds damage")
+    means, spreads = signals_ns.mean(0), signals_ns.std(0)
+    spreads = np.where(spreads > 1e-9 * (1 + np.abs(means)), spreads, 1.0)
+    z_ns = _standard(signals_ns, means, spreads)
+    pull = RIDGE * len(z_ns) * np.diag([0.0] + [1.0] * (z_ns.shape[1] - 1))
+    climbs = np.linalg.solve(z_ns.T @ z_ns + pull, z_ns.T @ np.diff(quality_nm, axis=1)).T
+    gains_nm, costs = _gains(signals_ns, means, spreads, climbs), shares(parameters)
+    prices = [price_of(gains_nm, costs, step / STEPS) for step in range(STEPS + 1)]
+    return Calibration(
+        tuple(members), tuple(parameters), tuple(means.tolist()), tuple(spreads.tolist()),
+        tuple(tuple(climb) for climb in climbs.tolist()), tuple(np.minimum.accumulate(prices).tolist()),
+    )  # fmt: skip
+
+
+def _standard(signals_ns: np.ndarray, means: ArrayLike, spreads: ArrayLike) -> np.ndarray:
+    """A one, for the constant, and the standardised signals, [n, 1 + s]."""
+    z_ns = (np.asarray(signals_ns, dtype=float) - np.asarray(means)) / np.asarray(spreads)
+    return np.concatenate([np.ones((len(z_ns), 1)), z_ns.clip(-FAR, FAR)], axis=1)
+
+
+def _gains(signals_ns: np.ndarray, means: ArrayLike, spreads: ArrayLike, climbs: ArrayLike) -> np.ndarray:
+    climbs_n = _standard(signals_ns, means, spreads) @ np.asarray(climbs).T
+    return np.concatenate([np.zeros((len(climbs_n), 1)), climbs_n.cumsum(1)], axis=1)
+
+
+def worthiest(gains_nm: np.ndarray, costs: np.ndarray, price: float) -> np.ndarray:
+    """The member of the greatest worth; of equals the smaller."""
+    return (gains_nm - price * costs).argmax(1)
+
+
+def price_of(gains_nm: np.ndarray, costs: np.ndarray, cost: float) -> float:
+    """The least price, to a rounding, at which the mean cost is no more than `cost`."""
+    steepest = np.abs(np.diff(gains_nm, axis=1) / np.diff(costs)).max() + 1.0
+    low, high = -steepest, steepest  # at which all are the largest, and the smallest
+    if cost >= 1:
+        return low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if costs[worthiest(gains_nm, costs, middle)].mean() > cost:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+VERSION = 1
+#: no weight, mean or price of real signals is near it; sums of such numbers stay finite
+MOST = 1e12
+
+
+def write_calibration(
+    folder: Path, calibration: Calibration, replace: bool = False, digest: str | None = None
+) -> Path:
+    """Write it beside the family.
+
+    Args:
+        folder: of the family.
+        calibration: to write.
+        replace: whether an older one may be replaced.
+        digest: `family_digest` of what was measured, which another may have replaced meanwhile.
+
+    Raises:
+        ElasticError: there is one already and it may not be replaced, another family is there, or the place cannot be
+            written.
+    """
+    signals = [
+        {"name": name, "mean": mean, "spread": spread}
+        for name, mean, spread in zip(SIGNALS, calibration.means, calibration.spreads, strict=True)
+    ]
+    sizes = zip(calibration.members, calibration.parameters, strict=True)
+    path = folder / FILE
+    with held_family(folder, digest):
+        content = {
+            "version": VERSION,
+            "family": family_digest(folder),
+            "members": [{"name": name, "parameters": count} for name, count in sizes],
+            "signals": signals,
+            "climbs": [list(climb) for climb in calibration.climbs],
+            "prices": list(calibration.prices),
+        }
+        atomic_write(path, json.dumps(content, indent=2) + "\n", replace)
+    return path
+
+
+def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration:
+    """Read and check the calibration of a family folder.
+
+    Args:
+        folder: of the family.
+        members: its names and their parameters, in any order.
+
+    Raises:
+        ElasticError: there is none, it is damaged, or it was made of another family.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ElasticError(f"{folder}: was not calibrated; nemo-elastic calibrate {folder} --data DIR does it", "auto")
+    content = read_json(path)
+    try:
+        calibration = _calibration(content)
+    except ElasticError as exc:
+        raise exc.within(path) from None
+    own = dict(zip(calibration.members, calibration.parameters, strict=True))
+    if content["family"] != family_digest(folder) or own != dict(members):
+        raise ElasticError("was made of another family, or before it was trained on; calibrate again", path)
+    return calibration
+
+
+def _calibration(content: Any) -> Calibration:
+    fields = ("version", "family", "members", "signals", "climbs", "prices")
+    known_names(fields, content, "calibration")
+    if content.get("version") != VERSION or isinstance(content["version"], bool):
+        raise bad("version", content.get("version"), f"this version of nemo-elastic reads {VERSION}")
+    for name in fields:
+        if name not in content:
+            raise ElasticError("missing", name)
+    members = [
+        _record("members", member, ("name", "parameters")) for member in _list("members", content["members"], 2)
+    ]
+    names = [member["name"] for member in members]
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
+        raise bad("members", names, "a name for each, none of them twice")
+    counts = [integer("members.parameters", member["parameters"], 1, "a positive integer") for member in members]
+    if sorted(set(counts)) != counts:
+        raise bad("members.parameters", counts, "from the smallest to the largest")
+    signals = [_record("signals", s, ("name", "mean", "spread")) for s in _list("signals", content["signals"], 1)]
+    if [signal["name"] for signal in signals] != list(SIGNALS):
+        raise bad("signals", [signal["name"] for signal in signals], f"{', '.join(SIGNALS)}, in this order")
+    spreads = [number("signals.spread", s["spread"], 1e-12, MOST, "a positive number") for s in signals]
+    climbs = [_numbers("climbs", climb, len(SIGNALS) + 1) for climb in _list("climbs", content["climbs"], 1)]
+    if len(climbs) != len(names) - 1:
+        raise bad("climbs", f"{len(climbs)} of them", f"{len(names) - 1}, one from each member to the next")
+    prices = _numbers("prices", content["prices"], STEPS + 1)
+    if sorted(prices, reverse=True) != list(prices):
+        raise bad("prices", "rising ones", "none greater than the one before it")
+    means = _numbers("signals.mean", [signal["mean"] for signal in signals], len(SIGNALS))
+    return Calibration(tuple(names), tuple(counts), means, tuple(spreads), tuple(climbs), prices)
+
+
+def _list(name: str, given: Any, least: int) -> list[Any]:
+    if not isinstance(given, list) or len(given) < least:
+        raise bad(name, given, f"a list of at least {least}")
+    return given
+
+
+def _record(name: str, given: Any, fields: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(given, dict) or set(given) != set(fields):
+        raise bad(name, given, f"each has {', '.join(fields)}")
+    return given
+
+
+def _numbers(name: str, given: Any, count: int) -> tuple[float, ...]:
+    if not isinstance(given, list) or len(given) != count:
+        raise bad(name, given, f"a list of {count} numbers")
+    return tuple(number(name, value, -MOST, MOST, f"a list of {count} numbers") for value in given)

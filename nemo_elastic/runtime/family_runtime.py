@@ -1,0 +1,234 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One set of weights, many models: the largest member is held, every other one runs on views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.torch_io import to_torch
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.weights import check_nested
+
+from .auto import Auto
+from .calibration import Calibration
+from .family_tokenizer import FamilyTokenizer
+from .member_model import MemberModel
+from .prompts import Companions
+from .storage import CutLayers, Storage, check_device
+
+#: name of the only member of a folder that gives itself none
+FULL = "full"
+
+
+class FamilyRuntime:
+    """Weights of the largest member, and every smaller one as views of them.
+
+    Selecting a member takes no time and next to no memory: its first forward makes the views of its layers. Any number
+    of them can be in use at once, and each runs at its own cost. `storage.py` says how.
+
+    Threads may select, run and release members at the same time: weights are never written, what is made on first use
+    is the same whoever makes it, and a selection beside a `release` may be one from before it or a new one, which
+    compute the same. A `Cache` is for one thread at a time.
+
+    Args:
+        model: holds the weights. Matrices that need another order than the model's are copied, the others are shared:
+            they must not change while members are in use.
+        members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
+            selected too, and cost up to as much as the member above them.
+        extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
+            weights are stored is made for the members alone.
+        dtype, device, copy: see `Storage`.
+        companions: files beside the weights, for text; none by default.
+
+    Attributes:
+        parent: shape in which layers are counted.
+        held: the member whose weights are in memory.
+        members: shapes by name, largest first; extra shapes behind them.
+        path: names of the members alone, largest first.
+
+    Raises:
+        ElasticError: a member is not nested in what the model holds.
+    """
+
+    def __init__(
+        self,
+        model: NemotronH,
+        members: Mapping[str, Subnet] | None = None,
+        *,
+        extras: Mapping[str, Subnet] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        copy: bool = False,
+        companions: Companions | None = None,
+    ) -> None:
+        self._companions = companions or Companions()
+        self.parent, self.held = model.parent, model.member
+        nested = dict(members or {FULL: model.member})
+        self.members = nested | dict(extras or {})
+        self.path = tuple(nested)
+        for name, subnet in self.members.items():
+            try:
+                check_nested(model.parent, model.member, subnet)
+            except ElasticError as exc:
+                raise exc.within(f"member {name!r}") from None
+        tensors = dict(model.named_parameters())
+        self._storage = Storage(self.parent, self.held, nested.values(), tensors, dtype, device, copy)
+        self._selected: dict[Subnet, MemberModel] = {}
+
+    @property
+    def model(self) -> NemotronH:
+        """The weights in the order of the folder, as a model: it shares what is stored so and copies the rest."""
+        return NemotronH(self.parent, self._storage.in_order(), self.held, trainable=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the members, largest first, and of extra shapes behind them."""
+        return tuple(self.members)
+
+    def select(self, which: str | Subnet | None = None) -> MemberModel:
+        """The model of one member; the same one each time, until `release`.
+
+        Args:
+            which: a member's name, any shape nested in what is held, or None for all that is held.
+
+        Raises:
+            ElasticError: no member of that name, or a shape that is not inside.
+        """
+        name = which if isinstance(which, str) else None
+        if isinstance(which, str):
+            if which not in self.members:
+                near = get_close_matches(which, self.names, 1, 0.4)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ElasticError(f"{which!r} is not in this family; {hint}it has {', '.join(self.names)}", "member")
+            subnet = self.members[which]
+        elif which is not None and not isinstance(which, Subnet):
+            raise bad("member", which, "the name of a member, a Subnet, or None for all that is held")
+        else:
+            subnet = self.held if which is None else check_nested(self.parent, self.held, which)
+            name = next((n for n, s in self.members.items() if s == subnet), None)
+        model = self._selected.get(subnet)  # looked up once: another thread may release between two looks
+        return model or self._selected.setdefault(subnet, self._model(name, subnet))
+
+    def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
+        return MemberModel(name, self._storage.weights(subnet), self._companions, self.select)
+
+    def auto(self, cost: float, calibration: Calibration | None = None) -> Auto:
+        """The members as one model that chooses for every prompt which of them answers.
+
+        Args:
+            cost: 0 is always the smallest member, 1 always the largest, and between them the mean cost on
+                prompts like those of the calibration.
+            calibration: what says so; by default what `nemo-elastic calibrate` wrote beside the family.
+
+        Raises:
+            ElasticError: no number from 0 to 1, no calibration, or one of another family.
+        """
+        members = [self.select(name) for name in reversed(self.path)]
+        own = dict(zip(reversed(self.path), (member.parameters for member in members), strict=True))
+        return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
+
+    @property
+    def tokenizer(self) -> FamilyTokenizer:
+        """The folder's tokenizer, with its chat template.
+
+        Raises:
+            ElasticError: the folder has none that the tokenizers library reads, or the family was made in memory.
+        """
+        return self._companions.tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, by the folder's generation config or config."""
+        return self._companions.end_ids
+
+    def release(self) -> None:
+        """Forget what was selected; models that are still in use stay as they are."""
+        self._selected.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that are held."""
+        return sum(t.nbytes for t in self._storage.tensors.values())
+
+    @property
+    def underflowed(self) -> int:
+        """How many weights are 0 in the dtype that was asked for, and were not."""
+        return self._storage.underflowed
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes that selected members keep beside the weights: gathered vectors, and where channels are stored."""
+        owned, kept = self._storage.owned, {}
+        for model in self._selected.copy().values():  # other threads may select meanwhile
+            w = model.weights
+            assert isinstance(w.layers, CutLayers)
+            tensors = [w.embedding, w.final_norm, w.head, *w.layers.in_use()]
+            kept |= {p: t for t in tensors if (p := t.untyped_storage().data_ptr()) not in owned}
+        return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+def path_of(source: Source) -> dict[str, Subnet]:
+    """Names and shapes of an opened folder's members, largest first; it has one where there is no `elastic.json`."""
+    if source.family is not None:
+        return source.members
+    return {source.origin.name or FULL: source.held}
+
+
+def members_of(source: Source) -> dict[str, Subnet]:
+    """Names and shapes that can be selected of an opened folder: its members, then extra shapes."""
+    return path_of(source) | source.extras
+
+
+def load_family(
+    folder: str | Path | Source,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    mmap: bool = False,
+) -> FamilyRuntime:
+    """Load a family, a member or any plain Nemotron-H folder.
+
+    Example::
+
+        family = load_family("family/")
+        small = family.select("6b")
+        answer = small.generate("The first", max_new_tokens=32)
+        logits = small(tokens)
+
+    Args:
+        folder: what `nemo-elastic init`, `train` or `slice` wrote, or a `nemotron_h` folder of another origin; or one
+            that `open_source` opened.
+        dtype: of the weights in memory, one of `DTYPES`; that of the files by default.
+        device: where they go.
+        mmap: leave weights of the right dtype and order in the mapped files, to be read when they are used. Those are
+            all of a single model, and of a family what its members cut along no other axis than depth and hidden.
+
+    Returns:
+        The family; a folder without `elastic.json` is a family of one.
+
+    Raises:
+        ElasticError: not such a folder, one that contradicts itself, weights that are no numbers, a dtype in which no
+            model computes or that cannot hold them, or a device that is not here.
+    """
+    check_device(device)
+    source = folder if isinstance(folder, Source) else open_source(folder)
+    # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
+    mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
+    model = NemotronH(source.parent, mapped, source.held, trainable=False)
+    try:
+        return FamilyRuntime(
+            model, path_of(source), extras=source.extras, dtype=dtype, device=device, copy=not mmap,
+            companions=Companions.of(source),
+        )  # fmt: skip
+    except ElasticError as exc:
+        raise exc if exc.at[:1] == ("dtype",) else exc.within(source.folder) from None

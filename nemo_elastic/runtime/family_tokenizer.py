@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder's tokenizer with its special tokens and chat template, read without transformers.
+
+A template makes of messages the text that a model was trained on, as transformers renders them. It is a program that
+came with the folder: it runs in a process apart, within bounds (`formats.template`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.extras import require
+from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.io.apart import Exceeded, apart
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.read import read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_RENDER = "nemo_elastic.formats.template:render"
+_MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
+
+Message = Mapping[str, Any]
+
+
+class ChatTemplate:
+    """A chat template.
+
+    Args:
+        text: Jinja.
+        special: special tokens that it may name: bos_token, eos_token and so on.
+        where: its file, for errors.
+
+    Raises:
+        ElasticError: it is no Jinja.
+    """
+
+    def __init__(self, text: str, special: Mapping[str, str], where: str) -> None:
+        require("jinja2")  # the process apart could not say what brings it
+        self._text, self._special, self._where = text, dict(special), where
+        self._call(None)
+
+    def check(self) -> None:
+        """Let it render a word, for whoever renders it without bounds; whether it takes that is its own to say.
+
+        Raises:
+            ElasticError: that takes too much time or memory.
+        """
+        try:
+            apart(_RENDER, self._text, self._names([{"role": "user", "content": "Hello"}], True))
+        except Exceeded as exc:
+            raise self._error(exc) from None
+        except ElasticError:
+            return
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation.
+
+        Args:
+            messages: each with `role` and `content`, and what else the template reads.
+            add_generation_prompt: end where the answer begins.
+
+        Raises:
+            ElasticError: they are no messages, or the template refuses them, fails, or takes too much time or memory.
+        """
+        return self._call(self._names(check_messages(messages), add_generation_prompt))
+
+    def _names(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        return own | self._special
+
+    def _error(self, exc: ElasticError) -> ElasticError:
+        return ElasticError(f"chat template: {exc.said}", self._where)
+
+    def _call(self, names: Mapping[str, Any] | None) -> Any:
+        try:
+            return apart(_RENDER, self._text, names)
+        except ElasticError as exc:
+            raise self._error(exc) from None
+
+
+def check_messages(messages: Any, name: str = "messages") -> list[dict[str, Any]]:
+    """Messages as plain dictionaries.
+
+    Raises:
+        ElasticError: there are none, or one has no role or no content.
+    """
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise bad(name, messages, _MESSAGE)
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise bad(f"{name}[{i}]", message, _MESSAGE)
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise bad(f"{name}[{i}].{key}", message.get(key), "a text")
+    return [dict(message) for message in messages]
+
+
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class FamilyTokenizer:
+    """Text to token ids and back.
+
+    Args:
+        tokenizer: of the `tokenizers` library; its padding and truncation are switched off.
+        special: special tokens by their names in `tokenizer_config.json`.
+        chat_template: of the model, if it has one.
+
+    Attributes:
+        tokenizer, special, chat_template: as given.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        special: Mapping[str, str] | None = None,
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
+        # a file may still have what it was trained with: a prompt would lose its end, or get another
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer, self.special, self.chat_template = tokenizer, dict(special or {}), chat_template
+
+    @classmethod
+    def read(cls, folder: Path) -> FamilyTokenizer:
+        """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, the latter two if they are there.
+
+        Raises:
+            ElasticError: there is no tokenizer.json, or a file is damaged.
+        """
+        tokenizer, settings = load_tokenizer(folder), _settings(folder / CONFIG)
+        special = {}
+        for name in _SPECIAL:
+            token = settings.get(name)
+            token = token.get("content") if isinstance(token, Mapping) else token
+            if isinstance(token, str):
+                special[name] = token
+        text, where = _template(folder, settings)
+        return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text that UTF-8 can write.
+            special: let the tokenizer add its special tokens, such as one that begins every text.
+
+        Raises:
+            ElasticError: it is no text, has half of a surrogate pair, or the tokenizer fails at it.
+        """
+        if not isinstance(text, str):
+            raise bad("prompts", text, "a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise bad("prompts", text[exc.start : exc.end], "text that UTF-8 can write") from None
+        with _in_one_line("prompts"):
+            return self.tokenizer.encode(text, add_special_tokens=special).ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of token ids; ids that the tokenizer has no token for say nothing."""
+        with _in_one_line("tokens"):
+            return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers.
+
+        Args:
+            messages: each a dictionary with `role` and `content`.
+            add_generation_prompt: end where the answer begins.
+
+        Raises:
+            ElasticError: the model has no chat template, or it does not take these messages.
+        """
+        if self.chat_template is None:
+            raise ElasticError("messages: this model has no chat template; give its text itself")
+        return self.chat_template.render(messages, add_generation_prompt)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation up to where the answer begins; special tokens are those of the template."""
+        return self.encode(self.render(messages), special=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self.tokenizer.get_vocab_size()
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """What a text or tokens still do to a tokenizer that was opened: a panic of Rust's is no Exception of Python's."""
+    try:
+        yield
+    except BaseException as exc:
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise ElasticError(f"{what}: the tokenizer fails ({str(exc) or type(exc).__name__})") from None
+
+
+def has_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer has a chat template.
+
+    Raises:
+        ElasticError: a file is damaged.
+    """
+    return _template(folder, _settings(folder / CONFIG))[0] is not None
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ElasticError("not a JSON object", path)
+    return settings
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Path]:
+    """The template and its file; the file of its own goes before the setting, as in transformers."""
+    path = folder / TEMPLATE
+    if path.is_file():
+        try:
+            return read_text(path), path
+        except UnicodeDecodeError:
+            raise ElasticError("not UTF-8 text", path) from None
+    path, text = folder / CONFIG, settings.get("chat_template")
+    if isinstance(text, list):  # several by name
+        text = next((t.get("template") for t in text if isinstance(t, dict) and t.get("name") == "default"), None)
+    if text is not None and not isinstance(text, str):
+        raise bad(f"{path}: chat_template", text, "a text")
+    return text, path

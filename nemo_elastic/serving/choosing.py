@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model `auto` in an engine: the smallest member reads a prompt, and what that makes of it says who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nemo_elastic.runtime.calibration import Calibration
+from nemo_elastic.runtime.signals import TAIL, signals
+
+from .answers import write_member
+from .hooks import Running, SchedulerHook, WorkerHook
+from .names import Choice
+
+
+class TailPart(NamedTuple):
+    """What a step reads of the end of a prompt that nobody has chosen a member for. A long prompt comes in parts.
+
+    Attributes:
+        tail: the prompt's last tokens, all that signals are read from.
+        length: tokens of the prompt.
+        before: how many of the tail earlier steps have read.
+        now: how many this step reads.
+    """
+
+    tail: list[int]
+    length: int
+    before: int
+    now: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the tail ends in this step."""
+        return self.before + self.now == len(self.tail)
+
+
+class Choosing(SchedulerHook):
+    """Chooses who answers, from the signals that the worker sends.
+
+    Args:
+        calibration: of the family.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._answering: dict[str, str] = {}  # who answers each request, as far as that was chosen
+        self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
+        self._reported: dict[str, str] = {}
+        self._larger: dict[str, str] = {}
+
+    def take(self, request: Any, choice: Choice) -> None:
+        if choice.cost is not None:
+            self._answering[request.request_id] = choice.member
+            if choice.cost not in (0, 1):  # there the names have chosen
+                self._costs[request.request_id] = choice.cost
+
+    def is_open(self, request_id: str) -> bool:
+        return request_id in self._costs
+
+    def plan(self, output: Any, requests: Mapping[str, Any]) -> None:
+        output.undecided = {}
+        for request_id in self._costs.keys() & output.num_scheduled_tokens.keys():
+            ids, stop = requests[request_id].prompt_token_ids, requests[request_id].num_computed_tokens
+            if ids is not None and stop > (tail := max(0, len(ids) - TAIL)):
+                start = max(tail, stop - output.num_scheduled_tokens[request_id])
+                output.undecided[request_id] = TailPart(list(ids[tail:]), len(ids), start - tail, stop - start)
+
+    def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
+        """Choose; where the smallest member is not enough, what it said is dropped."""
+        self._reported = dict(self._answering)
+        for request_id, seen in getattr(result, "signals", {}).items():
+            cost = self._costs.pop(request_id, None)
+            if cost is None:  # it is gone
+                continue
+            at = int(self._calibration.choose(np.array([seen]), cost)[0])
+            if at:
+                self._larger[request_id] = self._calibration.members[at]
+                result.sampled_token_ids[result.req_id_to_index[request_id]] = []
+                if request_id in result.prompt_logprobs_dict:
+                    result.prompt_logprobs_dict[request_id] = None
+
+    def after_update(self, outputs: Iterable[Any], running: Running) -> Mapping[str, str]:
+        reported, self._reported = self._reported, {}
+        for output in outputs:
+            if output.request_id in reported:
+                write_member(output, reported[output.request_id])
+        changed = {i: member for i, member in self._larger.items() if running(i) is not None}
+        self._larger = {}
+        self._answering |= changed
+        return changed
+
+    def forget(self, request_id: str) -> None:
+        self._answering.pop(request_id, None)
+        self._costs.pop(request_id, None)
+
+
+class Reading(WorkerHook):
+    """Reads the signals of prompts whose last tokens were read in a step."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._signals: dict[str, list[float]] = {}
+        self.tails: dict[str, torch.Tensor] = {}  # what earlier steps made of the ends of prompts, [t, d]
+
+    @torch.inference_mode()
+    def after_step(self, scheduler_output: Any) -> None:
+        for gone in getattr(scheduler_output, "finished_req_ids", ()):
+            self.tails.pop(gone, None)
+        self._signals = {}
+        undecided: Mapping[str, TailPart] = getattr(scheduler_output, "undecided", {})
+        for request_id, part in undecided.items():
+            runner, model = self.worker.model_runner, self.worker.get_model()
+            end = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id] + 1])
+            hidden_td = model.hidden[end - part.now : end]
+            if (earlier := self.tails.pop(request_id, None)) is not None:
+                hidden_td = torch.cat([earlier[: part.before], hidden_td])
+            if part.is_last:
+                logits_tv = model.compute_logits(hidden_td)
+                self._signals[request_id] = signals(logits_tv, part.tail[-len(hidden_td) :], part.length)
+            else:
+                self.tails[request_id] = hidden_td.clone()
+
+    def write(self, output: Any) -> None:
+        if self._signals:
+            output.signals, self._signals = self._signals, {}

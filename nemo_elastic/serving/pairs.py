@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs: one member thinks, another answers. The thinking ends by tokens that say so, or after a number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.values import integer
+
+from .hooks import Running, SchedulerHook
+from .names import Choice
+
+if TYPE_CHECKING:
+    from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
+
+#: how models of the field end their thoughts
+USUAL = "</think>"
+#: the field of `vllm_xargs`, named as vLLM names its own limit
+BUDGET = "thinking_token_budget"
+
+
+class Pairs(SchedulerHook):
+    """Lets the second member of a pair go on where the first one's thinking ends.
+
+    Args:
+        end: token ids that end the thinking, in a row; empty where the family has none.
+    """
+
+    def __init__(self, end: Sequence[int]) -> None:
+        self._end = tuple(end)
+        self._thinking: dict[str, tuple[str, int | None]] = {}  # who goes on, and the most tokens of thinking
+        self._lengths: dict[str, int] = {}
+
+    def take(self, request: Any, choice: Choice) -> None:
+        budget = read_budget(request.sampling_params.extra_args if request.sampling_params else None)
+        if choice.then is not None:
+            self._thinking[request.request_id] = choice.then, budget
+
+    def is_open(self, request_id: str) -> bool:
+        return request_id in self._thinking
+
+    def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
+        self._lengths = {i: len(requests[i].output_token_ids) for i in self._thinking if i in requests}
+
+    def after_update(self, outputs: Iterable[Any], running: Running) -> Mapping[str, str]:
+        lengths, self._lengths, changed = self._lengths, {}, {}
+        for request_id, length in lengths.items():
+            if (request := running(request_id)) is None:
+                continue
+            then, budget = self._thinking[request_id]
+            new = len(request.output_token_ids) - length
+            if new and is_over(self._end, request.output_token_ids, new, budget):
+                changed[request_id] = then
+                del self._thinking[request_id]
+        return changed
+
+    def forget(self, request_id: str) -> None:
+        self._thinking.pop(request_id, None)
+
+
+def is_over(end: tuple[int, ...], output: Sequence[int], new: int, budget: int | None) -> bool:
+    """Whether the thinking has ended.
+
+    Args:
+        end: token ids that end it, in a row; empty for none.
+        output: the tokens of the answer so far.
+        new: how many of them came last: only these may end it.
+        budget: the most tokens of thinking, None for any number.
+    """
+    if budget is not None and len(output) >= budget:
+        return True
+    first = max(len(end), len(output) - new + 1)
+    return bool(end) and any(tuple(output[i - len(end) : i]) == end for i in range(first, len(output) + 1))
+
+
+def find_end(tokenizer: FamilyTokenizer, text: str | None) -> tuple[int, ...]:
+    """Token ids of the text that ends the thinking.
+
+    Args:
+        tokenizer: of the family.
+        text: as `--end-of-thinking` gives it; by default `</think>`, where it is a token.
+
+    Raises:
+        ElasticError: the text has no token.
+    """
+    if text is None:
+        usual = tokenizer.tokenizer.token_to_id(USUAL)
+        return () if usual is None else (usual,)
+    ids = tuple(tokenizer.encode(text, special=False))
+    if not ids:
+        raise bad("--end-of-thinking", text, "text that has tokens")
+    return ids
+
+
+def read_budget(extra: Mapping[str, Any] | None) -> int | None:
+    """The limit on thinking that a request brings in `vllm_xargs`.
+
+    Raises:
+        ElasticError: it is no positive number.
+    """
+    given = (extra or {}).get(BUDGET)
+    return None if given is None else integer(BUDGET, given, 1, "a positive integer")
+
+
+def check_ends(end: Sequence[int], budget: int | None, name: str) -> None:
+    """Check that something ends the thinking of a pair.
+
+    Raises:
+        ElasticError: nothing would.
+    """
+    if not end and budget is None:
+        raise ElasticError(
+            f"model: {name!r} needs {BUDGET}, or a server that was started with --end-of-thinking: "
+            "this family has no token that ends its thinking"
+        )

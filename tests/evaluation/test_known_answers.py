@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic calibrate`, from held-out prompts to auto.json and a family that chooses by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nemo_elastic.cli import main
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.build import build_data
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.evaluation.known_answers import (
+    TRIED,
+    Measured,
+    against_random,
+    examples,
+    held_out,
+    measure,
+    random_mix,
+)
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import load_family
+from nemo_elastic.runtime.calibration import FILE, read_calibration
+from nemo_elastic.runtime.signals import read
+from nemo_elastic.slicing.family_folder import write_family
+from tests.runtime.calibrated import NAMES, PARAMETERS, made
+from tests.runtime.talking import overflowing
+from tests.shapes import PARENT as SHAPE
+from tests.texts import spoiled
+
+COSTS = np.array([0.0, 0.4, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("quality", "cost", "expected"),
+    [
+        ([0.0, 0.9, 1.0], 0.2, [0.5, 0.5, 0.0]),  # the middle one is above the line between the ends
+        ([0.0, 0.9, 1.0], 0.7, [0.0, 0.5, 0.5]),
+        ([0.0, 0.1, 1.0], 0.25, [0.75, 0.0, 0.25]),  # and below it
+        ([0.0, 0.1, 1.0], 0.4, [0.6, 0.0, 0.4]),
+        ([0.0, 0.9, 1.0], 0.4, [0.0, 1.0, 0.0]),
+        ([0.0, 0.5, 1.0], 0.0, [1.0, 0.0, 0.0]),
+        ([0.0, 0.5, 1.0], 1.0, [0.0, 0.0, 1.0]),
+    ],
+)
+def test_the_best_lottery(quality, cost, expected):
+    assert random_mix(COSTS, np.array(quality), cost) == pytest.approx(expected)
+
+
+def test_a_random_choice_gains_nothing_and_foresight_does():
+    rng = np.random.default_rng(0)
+    right = (rng.random((4000, 1)) < [0.5, 0.7, 1.0]).astype(float)
+    blind = against_random(rng.choice(3, 4000, p=[0.7, 0.0, 0.3]), COSTS, right)
+    assert abs(blind.gain) < 2 * blind.wide and 0.005 < blind.wide < 0.03
+    seen = against_random(np.where(right[:, 0] == 1, 0, 2), COSTS, right)
+    assert seen.quality == 1.0 and seen.gain - seen.wide > 0.15
+    assert seen.cost == pytest.approx((right[:, 0] == 0).mean()) and seen.gain == pytest.approx(1 - seen.random)
+
+
+def test_prompts_of_one_document_are_one_witness():
+    """The same answers ten times over are no surer than once."""
+    rng = np.random.default_rng(1)
+    quality_nm, chosen = rng.random((50, 3)), rng.integers(3, size=50)
+    once = against_random(chosen, COSTS, quality_nm)
+    often = against_random(np.tile(chosen, 10), COSTS, np.tile(quality_nm, (10, 1)), np.tile(np.arange(50), 10))
+    assert often.gain == pytest.approx(once.gain) and often.wide == pytest.approx(once.wide)
+    unaware = against_random(np.tile(chosen, 10), COSTS, np.tile(quality_nm, (10, 1)))
+    assert unaware.wide < once.wide / 3
+
+
+PARENT = replace(SHAPE, vocab=400)
+MEMBERS = {
+    "12b": PARENT.full,
+    "9b": PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4),
+    "6b": PARENT.uniform(keep=(0, 1, 3), hidden=8, ffn=8, mamba_heads=4),
+}
+QUICK = ("--samples", 64, "--prompt-tokens", 20, "--answer-tokens", 6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, data) -> Path:
+    out = tmp_path_factory.mktemp("family") / "family"
+    state = NemotronH.random(PARENT, seed=3, scale=1.5).state_dict()
+    return write_family(out, PARENT, state, Family.of(PARENT, MEMBERS), data.tokenizer_dir)
+
+
+@pytest.fixture
+def folder(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "family"))
+
+
+def run(capsys, *arguments: object) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", *map(str, arguments)])
+    return (ended.value.code or 0, *capsys.readouterr())
+
+
+def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data):
+    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "") and told["samples"] == 64 and told["out"] == str(folder / FILE)
+    assert [row["member"] for row in told["members"]] == ["6b", "9b", "12b"]
+    assert [row["cost"] for row in told["members"]][::2] == [0, 1]
+    assert [row["dial"] for row in told["auto"]] == list(TRIED)
+    assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in told["auto"])
+    family = load_family(folder)
+    given = examples(data, 64, 20, 6)
+    auto = family.auto(0.5)
+    names = auto.choose([example.prompt for example in given])
+    costs = {row["member"]: row["cost"] for row in told["members"]}
+    assert sum(costs[name] for name in names) / 64 == pytest.approx(0.5, abs=0.03)
+    code, out, err = run(capsys, folder, "--data", data.path, *QUICK)
+    assert code == 2 and err == f"error: {folder / FILE}: already exists; --force replaces it\n"
+    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--seed", 1, "--force")
+    assert code == 0 and "random mixing" in out and "±" in out and err.endswith(f"written: {folder / FILE}\n")
+    own = {name: family.select(name).parameters for name in family.names}
+    assert read_calibration(folder, own) != auto._calibration
+
+
+def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
+    given = examples(data, 64, 20, 6)
+    problems, pieces = given[:8], given[8:]
+    assert all(len(e.prompt) == 20 and len(e.answer) == 6 for e in pieces) and len(pieces) == 56
+    text = data.tokenizer().decode(problems[0].prompt + problems[0].answer)
+    assert text.startswith("question: ") and "\nsteps:" in text and "answer: " in text
+    stream = data.tokens("val").tolist()
+    starts = [next(i for i in range(0, len(stream), 26) if stream[i : i + 26] == e.prompt + e.answer) for e in pieces]
+    assert starts == sorted(set(starts))
+    assert examples(data, 64, 20, 6) == given != examples(data, 64, 20, 6, seed=1)
+    with pytest.raises(
+        ElasticError, match=r"samples: 100000 is not allowed; from 64 up to what it has: \d+ of 20 \+ 6"
+    ):
+        examples(data, 100_000, 20, 6)
+
+
+def test_what_is_measured_is_the_answer_alone(folder, data):
+    """Signals as a running family reads them; quality as one forward of each member gives it."""
+    family, given = load_family(folder), examples(data, 64, 20, 6)
+    seen = []
+    measured = measure(family, given, batch=5, done=seen.append)
+    assert sum(seen) == 64 * 3 and measured.members == ("6b", "9b", "12b")
+    small = family.select("6b")
+    for i in (0, 3, 20, 33):
+        assert measured.signals_ns[i] == pytest.approx(read(small.weights, given[i].prompt)[0], rel=1e-3, abs=1e-4)
+        for column, name in enumerate(measured.members):
+            logits_lv = family.select(name)(torch.tensor([given[i].prompt + given[i].answer]))[0, :-1]
+            loss = F.cross_entropy(logits_lv[len(given[i].prompt) - 1 :], torch.tensor(given[i].answer))
+            assert measured.quality_nm[i, column] == pytest.approx(-float(loss), rel=1e-4)
+
+
+def test_each_half_is_chosen_for_by_the_other():
+    """Signals that say what is gained are worth it on prompts that were not fitted; others are worth nothing."""
+    signals_ns, quality_nm = made(600)
+    rows = held_out(Measured(NAMES, PARAMETERS, signals_ns, quality_nm))
+    assert all(
+        row.gain - row.wide > 0.1 and abs(row.cost - dial) < 0.05 for row, dial in zip(rows, TRIED, strict=True)
+    )
+    blind = np.random.default_rng(5).permutation(signals_ns)
+    rows = held_out(Measured(NAMES, PARAMETERS, blind, quality_nm))
+    assert all(row.gain < 2 * row.wide for row in rows)
+
+
+def test_members_that_give_no_numbers_are_not_calibrated(capsys, folder, data):
+    code, out, err = run(capsys, overflowing(folder), "--data", data.path, *QUICK)
+    assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()
+
+
+def test_tokens_outside_the_vocabulary_are_told(capsys, folder, data, tmp_path):
+    wrong = spoiled(data.path, tmp_path / "data", at=-1)
+    code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
+    assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399" in err

@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A calibration chooses at the cost that is asked for, and its file is read as it was written or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, family_digest
+from nemo_elastic.runtime import FamilyRuntime, load_family
+from nemo_elastic.runtime.calibration import FILE, LEAST, Calibration, fit, read_calibration, write_calibration
+from tests.runtime.calibrated import NAMES, PARAMETERS, calibration_of, made
+from tests.runtime.talking import talking_family
+
+SIGNALS_NS, QUALITY_NM = made()
+CALIBRATION = fit(SIGNALS_NS, QUALITY_NM, NAMES, PARAMETERS)
+DIALS = np.linspace(0, 1, 41)
+
+
+def test_the_ends_are_exact_whatever_the_signals():
+    far_ns = np.concatenate([SIGNALS_NS, 1e9 * np.ones((1, 6)), -1e9 * np.ones((1, 6))])
+    assert (CALIBRATION.choose(far_ns, 0) == 0).all() and (CALIBRATION.choose(far_ns, 1) == 2).all()
+    assert (CALIBRATION.choose(far_ns, 0.0) == 0).all() and (CALIBRATION.choose(far_ns, 1.0) == 2).all()
+
+
+def test_the_mean_cost_is_what_the_dial_says():
+    for dial in DIALS:
+        cost = CALIBRATION.costs[CALIBRATION.choose(SIGNALS_NS, dial)].mean()
+        assert cost == pytest.approx(dial, abs=0.01)
+
+
+def test_more_cost_never_gives_a_smaller_member():
+    chosen = np.stack([CALIBRATION.choose(SIGNALS_NS, dial) for dial in DIALS])
+    assert (np.diff(chosen, axis=0) >= 0).all() and set(chosen.ravel()) == {0, 1, 2}
+    assert (np.diff(CALIBRATION.prices) <= 0).all()
+
+
+def test_the_gain_is_learned_and_used():
+    """On new prompts: the expected gain is the signal, and those that gain most climb."""
+    signals_ns, quality_nm = made(seed=1)
+    gains_nm = CALIBRATION.gains(signals_ns)
+    assert np.abs(gains_nm[:, 1:] - signals_ns[:, :1] * [0.6, 1.0])[np.abs(signals_ns[:, 0]) < 3].max() < 0.05
+    chosen = CALIBRATION.choose(signals_ns, 0.3)
+    share = CALIBRATION.costs[chosen].mean()
+    got = quality_nm[np.arange(len(chosen)), chosen].mean()
+    assert got > share * quality_nm[:, 2].mean() + (1 - share) * quality_nm[:, 0].mean() + 0.2
+
+
+def test_signals_that_say_nothing():
+    """All prompts are alike: they are never spent on more than the dial says."""
+    calibration = fit(np.ones((LEAST, 6)), np.tile([0.0, 1.0, 1.5], (LEAST, 1)), NAMES, PARAMETERS)
+    costs = [calibration.costs[calibration.choose(np.ones((5, 6)), dial)].mean() for dial in DIALS]
+    assert costs[0] == 0 and costs[-1] == 1 and all(c <= d + 1e-9 for c, d in zip(costs, DIALS, strict=True))
+
+
+@pytest.mark.parametrize("cost", [-0.1, 1.1, float("nan"), "0.3", True, None])
+def test_no_dial(cost):
+    with pytest.raises(ElasticError, match=r"cost: .* is not allowed; a number from 0"):
+        CALIBRATION.choose(SIGNALS_NS, cost)
+
+
+def test_what_cannot_be_fitted():
+    with pytest.raises(ElasticError, match="at least two members"):
+        fit(SIGNALS_NS, QUALITY_NM[:, :1], NAMES[:1], PARAMETERS[:1])
+    with pytest.raises(ElasticError, match="at least two members"):
+        fit(SIGNALS_NS, QUALITY_NM, NAMES, PARAMETERS[::-1])
+    with pytest.raises(ElasticError, match=f"samples: 31 is not allowed; at least {LEAST} prompts"):
+        fit(SIGNALS_NS[:31], QUALITY_NM[:31], NAMES, PARAMETERS)
+    with pytest.raises(ElasticError, match="infinities or NaN"):
+        fit(SIGNALS_NS, np.where(QUALITY_NM > 1, np.inf, QUALITY_NM), NAMES, PARAMETERS)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return talking_family(tmp_path)
+
+
+@pytest.fixture
+def family(folder) -> FamilyRuntime:
+    return load_family(folder)
+
+
+@pytest.fixture
+def calibration(family) -> Calibration:
+    return calibration_of(family)
+
+
+def sizes(calibration: Calibration) -> dict[str, int]:
+    return dict(zip(calibration.members, calibration.parameters, strict=True))
+
+
+def test_there_and_back(folder, calibration):
+    path = write_calibration(folder, calibration)
+    assert path == folder / FILE and read_calibration(folder, sizes(calibration)) == calibration
+    with pytest.raises(ElasticError, match="it is left as it is"):
+        write_calibration(folder, calibration)
+    write_calibration(folder, calibration, replace=True)
+
+
+def test_weights_and_their_checksums_stay_as_they_are(folder, calibration):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    write_calibration(folder, calibration)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != FILE} == before
+
+
+def test_a_family_that_was_trained_on_is_another(folder, calibration):
+    write_calibration(folder, calibration)
+    sums = folder / CHECKSUMS_FILE
+    kept = sums.read_text()
+    sums.write_text(kept.replace("a", "b", 1))
+    with pytest.raises(ElasticError, match=r"auto\.json: was made of another family, or before it was trained on"):
+        read_calibration(folder, sizes(calibration))
+    sums.write_text(kept)
+    with pytest.raises(ElasticError, match="another family"):
+        read_calibration(folder, sizes(calibration) | {"6b": 1})
+
+
+def test_none_yet(tmp_path, folder, family):
+    with pytest.raises(ElasticError, match=r"auto: .*family: was not calibrated; nemo-elastic calibrate .* does it"):
+        family.auto(0.3)
+    with pytest.raises(ElasticError, match=r"no family: it has no elastic\.json"):
+        family_digest(tmp_path)
+
+
+#: field -> a hostile value, and what is said of it
+DAMAGE = {
+    "version": (2, "version: 2 is not allowed; this version"),
+    "members": ([{"name": "6b"}, {"name": "9b"}], "each has name, parameters"),
+    "signals": ([], "signals: .* a list of at least 1"),
+    "climbs": ([[0.0] * 6] * 2, "climbs: .* a list of 7 numbers"),
+    "prices": ([0.0] * 3, "prices: .* a list of 101 numbers"),
+    "more": (1, "unknown field 'more'"),
+}
+
+
+@pytest.mark.parametrize("field", DAMAGE)
+def test_damage_is_one_line(folder, calibration, field):
+    path = write_calibration(folder, calibration)
+    value, says = DAMAGE[field]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ElasticError, match=says) as raised:
+        read_calibration(folder, sizes(calibration))
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_missing_fields_and_other_things(folder, calibration):
+    path = write_calibration(folder, calibration)
+    told = json.loads(path.read_text())
+    cases = [{k: v for k, v in told.items() if k != name} for name in told]
+    cases += [[], 1, None, told | {"prices": told["prices"][::-1]}, told | {"members": told["members"][::-1]}]
+    cases += [told | {"climbs": told["climbs"][:1]}, told | {"climbs": [[1e300] * 7] * 2}, told | {"family": 7}]
+    cases += [told | {"members": [told["members"][0] | {"name": []}] * 2}]
+    cases += [told | {"signals": [s | {"spread": 0} for s in told["signals"]]}]
+    for case in cases:
+        path.write_text(json.dumps(case))
+        with pytest.raises(ElasticError):
+            read_calibration(folder, sizes(calibration))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, folder, calibration):
+    path = write_calibration(folder, calibration)
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ElasticError, match="is a link out of its folder"):
+        read_calibration(folder, sizes(calibration))

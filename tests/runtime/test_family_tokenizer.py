@@ -1,0 +1,262 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder's tokenizer, its special tokens and its chat template."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+
+import pytest
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from nemo_elastic.data.bpe import EOS, PAD
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.runtime import FamilyRuntime, load_family
+from nemo_elastic.runtime.family_tokenizer import ChatTemplate, FamilyTokenizer
+from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TEXTS, TOKENIZER, talking_family
+
+USER = MESSAGES[1:]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return talking_family(tmp_path, template=None)
+
+
+def change(folder, **settings):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_family_has_its_tokenizer(folder):
+    tokenizer = load_family(folder).tokenizer
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert ids == TOKENIZER.encode(text).ids and tokenizer.decode(ids) == text
+    assert tokenizer.special == {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
+    assert tokenizer.vocab_size == TOKENIZER.get_vocab_size()
+    assert tokenizer.decode([1, *tokenizer.encode("a")]) == "a"
+    assert tokenizer.decode([1, *tokenizer.encode("a")], skip_special=False) == f"{EOS}a"
+
+
+def test_padding_and_truncation_of_the_file_are_left(folder):
+    """`tokenizer.json` keeps what its training had: a prompt would lose its end, or get another."""
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file.enable_padding(length=64)
+    file.enable_truncation(3)
+    file.save(str(folder / "tokenizer.json"))
+    assert FamilyTokenizer.read(folder).encode(TEXTS[1]) == TOKENIZER.encode(TEXTS[1]).ids
+
+
+def test_special_tokens_may_be_records(folder):
+    change(folder, bos_token={"content": EOS, "lstrip": False}, unk_token=None, cls_token=5)
+    assert FamilyTokenizer.read(folder).special == {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
+
+
+def test_where_a_chat_template_may_be(folder):
+    assert FamilyTokenizer.read(folder).chat_template is None
+    with pytest.raises(ElasticError, match="this model has no chat template; give its text itself"):
+        FamilyTokenizer.read(folder).render(USER)
+    change(folder, chat_template="{{ bos_token }}one")
+    assert FamilyTokenizer.read(folder).render(USER) == f"{EOS}one"
+    change(folder, chat_template=[{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "two"}])
+    assert FamilyTokenizer.read(folder).render(USER) == "two"
+    change(folder, chat_template=[{"name": "tool_use", "template": "tools"}])
+    assert FamilyTokenizer.read(folder).chat_template is None
+    (folder / "chat_template.jinja").write_text("three\n")
+    assert FamilyTokenizer.read(folder).render(USER) == "three"
+
+
+def test_special_tokens_of_a_template_are_tokens(folder):
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    ids = FamilyTokenizer.read(folder).encode_chat([{"role": "user", "content": "a"}])
+    assert ids == [1, *TOKENIZER.encode("a").ids]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
+def test_half_a_character_is_told(text):
+    with pytest.raises(ElasticError, match=r"^prompts: '\\ud[8f]..' is not allowed; text that UTF-8 can write$"):
+        FamilyTokenizer(TOKENIZER).encode(text)
+
+
+def test_damage_is_one_line(folder, tmp_path):
+    def told(words: str) -> None:
+        with pytest.raises(ElasticError, match=words):
+            load_family(folder).tokenizer  # noqa: B018
+
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    told("chat_template.jinja: not UTF-8 text")
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    told("chat_template.jinja: chat template: Expected an expression")
+    (folder / "chat_template.jinja").unlink()
+    (tmp_path / "secret").write_text("secret")
+    (folder / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    told("is a link out of its folder")
+    (folder / "chat_template.jinja").unlink()
+    change(folder, chat_template={"a": 1})
+    told("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
+    (folder / "tokenizer_config.json").write_text("[]")
+    told("tokenizer_config.json: not a JSON object")
+    (folder / "tokenizer.json").write_text("{}")
+    told("tokenizer.json: not a tokenizer")
+    (folder / "tokenizer.json").unlink()
+    told("tokenizer.json: no tokenizer here")
+
+
+def test_a_family_in_memory_has_none():
+    family = FamilyRuntime(NemotronH.random(PARENT))
+    with pytest.raises(ElasticError, match="tokenizer: a family that was made in memory has none; give token ids"):
+        family.tokenizer  # noqa: B018
+    assert family.end_ids == frozenset()
+    assert len(family.select().generate([3, 4], 2)) == 2
+
+
+def test_a_text_that_the_tokenizer_fails_at_is_told_in_one_line():
+    tokenizer = FamilyTokenizer(Tokenizer(WordLevel({"a": 0}, unk_token="gone")))
+    with pytest.raises(ElasticError, match=r"^prompts: the tokenizer fails \(WordLevel error: Missing \[UNK\]"):
+        tokenizer.encode("b")
+    panics = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    panics.pre_tokenizer = Split(Regex("(a+)+$"), "isolated")
+    with pytest.raises(ElasticError, match=r"^prompts: the tokenizer fails \(.*retry-limit-in-match"):
+        FamilyTokenizer(panics).encode("a" * 100 + "b")
+
+
+HELLO = [{"role": "user", "content": "Hi"}]
+
+
+def render(text: str, messages=HELLO, **special: str) -> str:
+    return ChatTemplate(text, special, "folder/chat_template.jinja").render(messages)
+
+
+def test_a_conversation_is_rendered():
+    template = ChatTemplate(TEMPLATE, {"bos_token": "<s>"}, "here")
+    assert template.render(MESSAGES) == ("<s><system>\nBe brief.\n<user>\ndef f(x): naïve 日本語\n<assistant>\n")
+    assert template.render(MESSAGES, add_generation_prompt=False).endswith("日本語")
+    assert template.render(HELLO) == "<s><user>\nHi\n<assistant>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "<é>"}]'),  # as it is, not escaped for HTML
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}", ""),
+        ("{% for m in messages %}{{ loop.index }}/{{ loop.length }}{% endfor %}", "1/1"),
+        ("{% for k, v in messages[0].items() %}{{ k }};{% endfor %}", "role;content;"),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "<é>"),
+        ("{% for m in nothing %}x{% else %}none{% endfor %}", "none"),
+        ("{{ tools is none }} {{ documents is none }} {{ bos_token }}|{{ eos_token }}", "True True |</s>"),
+        (
+            "{% if tools %}no{% endif %}  {% set x = 3 * 2 ** 5 %}{{ x }}{{ 'ab' * 2 }}",
+            "  96abab",
+        ),
+        ("{% macro m(n) %}{{ n }}{% if n %}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(3) }}", "3210"),
+        ("{{ messages[0]['content'].split('é')[0] }}", "<"),
+    ],
+)
+def test_what_templates_use(text, expected):
+    assert render(text, [{"role": "user", "content": "<é>"}], eos_token="</s>") == expected
+
+
+def test_what_renders_is_told_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr("nemo_elastic.extras._has", lambda package: package != "jinja2")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'jinja2'"):
+        render("x")
+
+
+def test_the_date_is_there():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", "unsafe"),
+        ("{{ raise_exception.__globals__.time }}", "unsafe"),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "unsafe"),
+        ("{{ (messages | attr('__class__')) }}{{ (messages | attr('__class__')).mro() }}", "unsafe"),
+        ("{{ '{0.__class__.__mro__}'.format(messages) }}{{ messages.append(1) }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ raise_exception('no\x1b[31m such\nrole') }}", r"no\\x1b\[31m such role"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ range(10 ** 9) }}", "range too big"),
+        ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "its text does not end"),
+        # on their way to Python
+        ("{% for a in b %}" * 21 + "{% endfor %}" * 21, "too many statically nested blocks"),
+        ("{% break %}", "outside loop"),
+        ("{% continue %}", "in loop"),
+        ("{{ dict(a=1, a=2) }}", "keyword argument repeated"),
+        ("{% macro m(a, a) %}{% endmacro %}", "duplicate argument"),
+        ("{{ " + "1" * 5000 + " }}", "4300 digits"),
+        ("{% set None = 1 %}", "can't assign"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
+        ("{{ 1" + "+1" * 20_000 + " }}", "recursion"),
+        ("{% if 1 %}" * 150 + "{% endif %}" * 150, "indentation|recursion|nested"),
+    ],
+)
+def test_what_a_template_may_not(text, words):
+    """Each ends in one line that names the file, and soon."""
+    with pytest.raises(ElasticError, match=rf"(?i)^folder/chat_template.jinja: chat template: .*({words})") as raised:
+        render(text)
+    assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
+
+
+GRAPH = "{% set n = namespace(x=(1, 1)) %}{% for i in range(40) %}{% set n.x = (n.x, n.x) %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ '{:>2147483647}'.format(1) }}",
+        "{{ [0] * 10 ** 10 }}",
+        "{{ 9 ** 999999999 }}",
+        "{% for a in range(9999) %}{{ (range(99999) | list | sort | join | length) - 1 }}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        GRAPH + "{{ n.x }}",
+        GRAPH + "{{ n.x | tojson }}",
+        GRAPH + "{{ {n.x: 1} }}",
+    ],
+)
+def test_what_takes_for_ever_or_all_memory_ends(text, monkeypatch):
+    """Each ends by the limits of the process that renders, and nothing of it is here."""
+    monkeypatch.setattr("nemo_elastic.io.apart.SECONDS", 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ElasticError, match=r"^folder/chat_template.jinja: chat template: (takes more than|its text)"):
+        render(text)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+    assert render("fine") == "fine"
+
+
+def test_a_long_conversation_is_no_endless_loop():
+    assert render("{% for m in messages %}{{ m.content }}{% endfor %}", HELLO * 50_000) == "Hi" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([], r"messages: \[\] is not allowed; a list of messages such as"),
+        ("Hi", "messages: 'Hi' is not allowed; a list of messages"),
+        (["Hi"], r"messages\[0\]: 'Hi' is not allowed; a list of messages"),
+        ([{"content": "Hi"}], r"messages\[0\]\.role: None is not allowed; a text"),
+        ([*HELLO, {"role": "user", "content": 5}], r"messages\[1\]\.content: 5 is not allowed; a text"),
+    ],
+)
+def test_what_is_no_conversation(messages, line):
+    with pytest.raises(ElasticError, match=f"^{line}"):
+        render(TEMPLATE, messages)
+
+
+def test_what_a_template_refuses_is_told_in_its_words():
+    with pytest.raises(ElasticError, match=r"chat_template.jinja: chat template: no role king$"):
+        render(TEMPLATE, [{"role": "king", "content": "Hi"}])

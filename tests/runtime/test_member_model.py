@@ -1,0 +1,281 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a member answers: to texts, messages and tokens, alone and in batches, whole and as a stream."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.generate import generate
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.runtime.talking import MEMBERS, MESSAGES, overflowing, talking_family
+
+PROMPTS = ["def f(x):", "The first of 12", "é", "return x + 12  # 日本語 and more of it"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return talking_family(tmp_path_factory.mktemp("talking"))
+
+
+@pytest.fixture(scope="module")
+def family(folder):
+    return load_family(folder)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A family with end tokens, and what its smallest member says to each prompt without them."""
+    place = tmp_path_factory.mktemp("ended")
+    free = load_family(talking_family(place / "free")).select("6b")
+    said = [free.generate(free._companions.tokenizer.encode(p), 24) for p in PROMPTS]
+    ends = [said[0][5], said[1][9]]
+    family = load_family(talking_family(place / "ends", generation={"eos_token_id": ends}))
+    return SimpleNamespace(family=family, member=family.select("6b"), said=said, ends=ends)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_text_is_answered_by_the_text_of_the_new_tokens(family, name):
+    member = family.select(name)
+    for prompt in PROMPTS:
+        ids = family.tokenizer.encode(prompt)
+        new = member.generate(ids, 24)
+        assert new == generate(member.weights, [ids], 24)[0] and len(new) == 24
+        assert member.generate(prompt, 24) == family.tokenizer.decode(new)
+
+
+def test_forms_of_prompts(family):
+    member, ids = family.select("6b"), family.tokenizer.encode(PROMPTS[0])
+    new = member.generate(ids, 8)
+    batch = [ids, ids[:2]]
+    news = [new, member.generate(ids[:2], 8)]
+    for one in (ids, tuple(ids), torch.tensor(ids), torch.tensor(ids, dtype=torch.int32), np.array(ids)):
+        assert member.generate(one, 8) == new
+    for many in (batch, tuple(map(tuple, batch)), [torch.tensor(row) for row in batch], [np.array(r) for r in batch]):
+        assert member.generate(many, 8) == news
+    assert member.generate(torch.tensor([ids, ids]), 8) == [new, new]
+    assert member.generate(PROMPTS, 8) == [member.generate(p, 8) for p in PROMPTS]
+    assert member.generate(PROMPTS[:2], [3, 8]) == [member.generate(PROMPTS[0], 3), member.generate(PROMPTS[1], 8)]
+    assert member.generate([], 8) == []
+
+
+def test_messages_go_through_the_chat_template(family):
+    member = family.select("9b")
+    ids = family.tokenizer.encode(family.tokenizer.render(MESSAGES), special=False)
+    assert ids[0] == 1  # what the template begins with is a token, not its letters
+    expected = family.tokenizer.decode(member.generate(ids, 12))
+    assert member.generate(MESSAGES, 12) == expected
+    assert member.generate([MESSAGES, MESSAGES[1:]], 12) == [expected, member.generate(MESSAGES[1:], 12)]
+
+
+@settings(max_examples=15, derandomize=True)  # where two tokens are as likely, rounding chooses
+@given(data=st.data())
+def test_a_batch_of_any_lengths_says_what_each_says_alone(data, family):
+    """Greedy in float32, and drawn: the number of a prompt in its batch fixes what it draws."""
+    name = data.draw(st.sampled_from(sorted(MEMBERS)))
+    token = st.integers(0, 299)
+    prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=40), min_size=2, max_size=6))
+    member = family.select(name)
+    assert member.generate(prompts, 20) == [member.generate(p, 20) for p in prompts]
+    how = {"temperature": 0.9, "top_p": 0.95, "seed": data.draw(st.integers(0, 99))}
+    together = member.generate(prompts, 20, **how)
+    assert together[0] == member.generate(prompts[0], 20, **how) and together[:1] == member.generate(
+        prompts[:1], 20, **how
+    )
+    assert together == member.generate(prompts, 20, **how)
+
+
+def test_what_is_drawn_follows_from_the_seed(family):
+    member = family.select("6b")
+    drawn = {seed: member.generate("def", 24, temperature=1.0, top_k=50, seed=seed) for seed in range(4)}
+    assert len(set(drawn.values())) == 4
+    assert member.generate("def", 24, temperature=1.0, top_k=50, seed=2) == drawn[2]
+    assert member.generate("def", 24, temperature=1.0, top_k=1, seed=2) == member.generate("def", 24)
+
+
+def test_an_answer_ends_at_an_end_token_of_the_folder(ended):
+    family, member = ended.family, ended.member
+    expected = []
+    for said in ended.said:
+        at = next((i for i, token in enumerate(said) if token in ended.ends), 23)
+        expected.append(said[: at + 1])
+    ids = [family.tokenizer.encode(p) for p in PROMPTS]
+    assert member.generate(ids, 24) == expected and {len(e) for e in expected} != {24}
+    assert member.generate(PROMPTS, 24) == [
+        family.tokenizer.decode(e[:-1] if e[-1] in ended.ends else e) for e in expected
+    ]
+    assert member.generate(ids, 24, ()) == ended.said
+    assert (
+        member.generate(ids[0], 24, [ended.said[0][2]]) == ended.said[0][: ended.said[0].index(ended.said[0][2]) + 1]
+    )
+    assert member.generate(ids, 24, torch.tensor(ended.ends)) == expected
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 4}])
+def test_an_answer_ends_before_a_stop_string(ended, how):
+    """Of a text what is before it; of tokens those whose text is. Streamed, no part of it is ever shown."""
+    tokenizer, member = ended.family.tokenizer, ended.member
+    checked = 0
+    for prompt in PROMPTS:
+        ids = tokenizer.encode(prompt)
+        new = member.generate(ids, 24, (), **how)
+        whole = member.generate(prompt, 24, (), **how)
+        for at in range(1, len(whole) - 3, 4):
+            stop = whole[at : at + 3]
+            cut = whole[: whole.index(stop)]
+            options = {"stop": [stop, "never said"], **how}
+            assert member.generate(prompt, 24, (), **options) == cut
+            pieces = list(member.generate(prompt, 24, (), stream=True, **options))
+            assert "".join(pieces) == cut and all(pieces)
+            tokens = member.generate(ids, 24, (), **options)
+            assert tokens == new[: len(tokens)] and cut.startswith(tokenizer.decode(tokens).rstrip("\ufffd"))
+            more = tokenizer.decode(new[: len(tokens) + 1])  # tokens that only together are characters come together
+            assert not cut.startswith(more) or more == tokenizer.decode(tokens) or more.endswith("\ufffd")
+            assert list(member.generate(ids, 24, (), stream=True, **options)) == tokens
+            checked += 1
+        assert member.generate(ids, 24, (), stop="never said", **how) == new
+    assert checked > 20
+
+
+def test_other_answers_of_a_batch_go_on_after_a_stop(ended):
+    member = ended.member
+    whole = member.generate(PROMPTS, 24, ())
+    stop = whole[0][3:6]
+    assert member.generate(PROMPTS, 24, (), stop=stop) == [w.split(stop)[0] for w in whole]
+
+
+def test_a_stream_is_the_answer_in_pieces(ended):
+    member, prompt = ended.member, PROMPTS[1]
+    stream = member.generate(prompt, 24, stream=True)
+    assert "".join(stream) == member.generate(prompt, 24)
+    assert stream.prompt_tokens == [len(ended.family.tokenizer.encode(prompt))]
+    assert stream.new_tokens == [len(member.generate(ended.family.tokenizer.encode(prompt), 24))]
+    ids = [ended.family.tokenizer.encode(p) for p in PROMPTS]
+    assert list(member.generate(ids[0], 24, stream=True)) == member.generate(ids[0], 24)
+    out = [""] * len(PROMPTS)
+    for i, piece in member.generate(PROMPTS, 24, stream=True):
+        assert piece
+        out[i] += piece
+    assert out == member.generate(PROMPTS, 24)
+    assert list(member.generate([ids[0]], 2, (), stream=True)) == [(0, t) for t in member.generate(ids[0], 2, ())]
+
+
+def test_pieces_come_while_it_decodes(family):
+    member = family.select("6b")
+    stream = member.generate("def", 10**9, (), stream=True)
+    first = [next(stream) for _ in range(3)]
+    assert stream.new_tokens[0] < 40
+    stream.close()
+    assert list(stream) == [] and member.generate("def", 40, ()).startswith("".join(first))
+    assert torch.is_grad_enabled()
+
+
+def test_a_cut_member_answers_as_the_member_of_the_family(folder, family, tmp_path):
+    slice_checkpoint(folder, tmp_path / "6b", member="6b")
+    cut = load_family(tmp_path / "6b").select()
+    assert [cut.generate(p, 24) for p in PROMPTS] == [family.select("6b").generate(p, 24) for p in PROMPTS]
+    assert cut.generate(MESSAGES, 24) == family.select("6b").generate(MESSAGES, 24)
+
+
+MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
+NUMBERS = "one number, or one for each of 1 prompts"
+DIMENSIONS = "one for the tokens of a prompt, or [prompts, tokens]"
+IDS = "token ids are whole numbers, such as torch.int64"
+FORMS = "a text, messages, token ids, or a list of one of these"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "line"),
+    [
+        (5, f"prompts: 5 is not allowed; {FORMS}"),
+        (None, f"prompts: None is not allowed; {FORMS}"),
+        (b"def", f"prompts: b'def' is not allowed; {FORMS}"),
+        ({"role": "user"}, f"prompts: {{'role': 'user'}} is not allowed; {FORMS}"),
+        ([3, 300], "prompts[0]: [3, 300] is not allowed; tokens are 0 to 299"),
+        ([[3], [-1, 4]], "prompts[1]: [-1, 4] is not allowed; tokens are 0 to 299"),
+        ([[3], []], "prompts[1]: [] is not allowed; at least one token"),
+        ("", "prompts[0]: [] is not allowed; at least one token"),
+        (["a", ""], "prompts[1]: [] is not allowed; at least one token"),
+        ([3, 4.0], "prompts[0]: 4.0 is not allowed; ids of tokens are whole numbers"),
+        ([3.0], "prompts[0]: 3.0 is not allowed; ids of tokens are whole numbers"),
+        ([[True]], "prompts[0]: True is not allowed; ids of tokens are whole numbers"),
+        ([3, "a"], "prompts[0]: 'a' is not allowed; ids of tokens are whole numbers"),
+        ([3, [4]], "prompts[0]: [4] is not allowed; ids of tokens are whole numbers"),
+        ([[3], 4], "prompts[1]: 4 is not allowed; a list of token ids for each prompt"),
+        ([[3], "a"], "prompts[1]: 'a' is not allowed; a list of token ids for each prompt"),
+        (["a", 3], "prompts: 3 is not allowed; a text"),
+        ([None], "prompts[0]: None is not allowed; a list of token ids for each prompt"),
+        ([{"role": "user"}], "messages[0].content: None is not allowed; a text"),
+        ([MESSAGES, "a"], f"prompts[1]: 'a' is not allowed; {MESSAGE}"),
+        (torch.tensor([1.0]), f"dtype of prompts: 'torch.float32' is not allowed; {IDS}"),
+        (torch.tensor([[True]]), f"dtype of prompts: 'torch.bool' is not allowed; {IDS}"),
+        ([torch.tensor([1]), torch.tensor([1.5])], f"dtype of prompts[1]: 'torch.float32' is not allowed; {IDS}"),
+        (torch.tensor(3), f"prompts: '0 dimensions' is not allowed; {DIMENSIONS}"),
+        (
+            torch.zeros(1, 1, 1, dtype=torch.long),
+            f"prompts: '3 dimensions' is not allowed; {DIMENSIONS}",
+        ),
+        (
+            torch.zeros(3, dtype=torch.long, device="meta"),
+            "device of prompts: 'meta' is not allowed; token ids have to be there",
+        ),
+        (np.array([1.5]), "prompts[0]: 1.5 is not allowed; ids of tokens are whole numbers"),
+    ],
+)  # fmt: skip
+def test_prompts_that_are_none(family, prompts, line):
+    for stream in (False, True):
+        with pytest.raises(ElasticError) as raised:
+            family.select("6b").generate(prompts, 4, stream=stream)
+        assert str(raised.value) == line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: 0 is not allowed; a whole number of tokens, at least 1"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens: 2.0 is not allowed; a whole number of tokens, at least 1"),
+        ({"max_new_tokens": "2"}, "max_new_tokens: '2' is not allowed; a whole number of tokens, at least 1"),
+        ({"max_new_tokens": [2, 2]}, f"max_new_tokens: '2 numbers' is not allowed; {NUMBERS}"),
+        ({"stop_ids": 3}, "stop_ids: 3 is not allowed; a list of token ids"),
+        ({"stop_ids": [-1]}, "stop_ids: -1 is not allowed; a list of token ids"),
+        ({"stop_ids": "ab"}, "stop_ids: 'ab' is not allowed; a list of token ids"),
+        ({"temperature": -1}, "temperature: -1 is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": 1, "top_p": 0}, "top_p: 0 is not allowed; a share above 0, and at most 1"),
+        ({"stop": 5}, "stop: 5 is not allowed; a text, or a list of texts, none of them empty"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none(family, options, line):
+    for stream in (False, True):  # also of a stream at once, not when it is first read
+        with pytest.raises(ElasticError) as raised:
+            family.select("6b").generate("def", stream=stream, **options)
+        assert str(raised.value) == line
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:77", "meta", None, 3.5])
+def test_devices_that_are_not_here(folder, device):
+    with pytest.raises(ElasticError, match=r"^device: .* is not allowed; one that .*such as cpu or cuda"):
+        load_family(folder, device=device)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_dtype_answers(folder, dtype):
+    member = load_family(folder, dtype=dtype).select("9b")
+    text = member.generate(PROMPTS, 6, temperature=0.8, top_p=0.9)
+    assert [len(t) > 0 for t in text] == [True] * 4
+
+
+@pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}, {"draft": "6b", "temperature": 1.0}])
+def test_logits_that_are_no_numbers_are_told_and_no_answer(tmp_path, how):
+    """Every weight is a number, and what is computed of them is none."""
+    folder = overflowing(talking_family(tmp_path))
+    line = r"^logits: \d+ of \d+ are infinite or not a number; load the family in a wider dtype, or see with nemo-"
+    with pytest.raises(ElasticError, match=line):
+        load_family(folder).select("12b").generate("The first", 4, **how)

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is sampled follows the distribution and the seed; with a draft as well, whoever drafts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.runtime.token_sampling import (
+    MostLikely,
+    Sampled,
+    Sampler,
+    Sampling,
+    agreed,
+    left_over,
+    probabilities,
+    sampled,
+)
+
+
+def by_hand(logits: list[float], temperature: float, top_p: float, top_k: int) -> np.ndarray:
+    """The same in words of one token: the definition, without torch."""
+    weights = [math.exp((x - max(logits)) / temperature) for x in logits]
+    if top_k:
+        least = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
+        weights = [w if x >= least else 0.0 for w, x in zip(weights, logits)]
+    share = [w / sum(weights) for w in weights]
+    kept, reached = [0.0] * len(share), 0.0
+    for i in sorted(range(len(share)), key=lambda i: (-share[i], i)):
+        if reached < top_p:
+            kept[i] = share[i]
+        reached += share[i]
+    return np.array(kept) / sum(kept)
+
+
+@settings(max_examples=200)
+@given(
+    logits=st.lists(st.integers(-60, 60).map(lambda x: x / 8), min_size=1, max_size=9),
+    temperature=st.sampled_from([0.1, 0.7, 1.0, 3.0]),
+    top_p=st.sampled_from([0.05, 0.31, 0.77, 0.93, 1.0]),
+    top_k=st.integers(0, 10),
+)
+def test_probabilities_are_the_formula(logits, temperature, top_p, top_k):
+    given = torch.tensor([logits, logits[::-1]], dtype=torch.float64)
+    found = probabilities(given, Sampling(temperature, top_p, top_k)).numpy()
+    for row, values in zip(found, (logits, logits[::-1])):
+        np.testing.assert_allclose(row, by_hand(values, temperature, top_p, top_k), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", [Sampling(0.8, 0.9, 6), Sampling(1.5), Sampling(1.0, 0.6), Sampling(0.5, 1.0, 3)])
+def test_what_is_drawn_has_the_probabilities_of_the_formula(how):
+    """Chi-squared over 20,000 draws; a step too many or one too few at any border is far outside."""
+    logits = [1.5, 0.2, -0.3, 1.1, -2.0, 0.9, 0.0, -1.2]
+    expected = by_hand(logits, how.temperature, how.top_p, how.top_k)
+    draws, rows = 20_000, 500
+    sampler, counts = Sampler(how), np.zeros(len(logits))
+    for _ in range(draws // rows):
+        for token in sampler(torch.tensor([logits] * rows), range(rows)):
+            counts[token] += 1
+    some = expected > 0
+    assert counts[~some].sum() == 0
+    chi2 = ((counts[some] - draws * expected[some]) ** 2 / (draws * expected[some])).sum()
+    assert chi2 < 2 * some.sum() + 12  # p below 1e-3 for any number of tokens here
+
+
+def test_temperatures_of_any_size():
+    logits = torch.tensor([[3.0, 1.0, 2.9, -1e30]])
+    for small in (1e-3, 1e-30, 5e-324):
+        assert Sampler(Sampling(small))(logits, [0]) == [0]
+    flat = probabilities(logits[:, :3], Sampling(1e30))
+    torch.testing.assert_close(flat, torch.full((1, 3), 1 / 3))
+
+
+def test_half_precision_is_widened():
+    logits = torch.linspace(-4, 4, 4096).bfloat16()[None]
+    assert probabilities(logits, Sampling(1.0)).dtype == torch.float32
+    torch.testing.assert_close(probabilities(logits, Sampling(1.0)), logits.float().softmax(-1))
+
+
+def test_each_prompt_has_a_stream_of_its_own():
+    """A row draws the same alone, in any place of the batch, and whatever the others do."""
+    logits, how = torch.zeros(1, 1000), Sampling(1.0, seed=5)
+
+    def drawn(prompts: list[int], steps: int = 4) -> list[list[int]]:
+        sampler = Sampler(how)
+        return [sampler(logits.expand(len(prompts), -1), prompts) for _ in range(steps)]
+
+    together = drawn([0, 1, 2])
+    for place, prompt in enumerate((0, 1, 2)):
+        assert [row[place] for row in together] == [row[0] for row in drawn([prompt])]
+    assert drawn([2, 0])[0] == [together[0][2], together[0][0]]
+    assert len({tuple(row[i] for row in together) for i in range(3)}) == 3
+    assert Sampler(Sampling(1.0, seed=6))(logits, [0]) != [together[0][0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"temperature": -0.1}, "temperature: -0.1 is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": math.inf}, "temperature: inf is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": math.nan}, "temperature: nan is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": "1"}, "temperature: '1' is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": True}, "temperature: True is not allowed; a number from 0, where nothing is sampled"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p: 0.0 is not allowed; a share above 0, and at most 1"),
+        ({"temperature": 1.0, "top_p": 1.01}, "top_p: 1.01 is not allowed; a share above 0, and at most 1"),
+        ({"temperature": 1.0, "top_p": None}, "top_p: None is not allowed; a share above 0, and at most 1"),
+        (
+            {"temperature": 1.0, "top_k": -1},
+            "top_k: -1 is not allowed; how many of the most likely tokens are kept; 0 keeps all",
+        ),
+        (
+            {"temperature": 1.0, "top_k": 2.0},
+            "top_k: 2.0 is not allowed; how many of the most likely tokens are kept; 0 keeps all",
+        ),
+        ({"seed": -1}, "seed: -1 is not allowed; a whole number from 0 to 2^63 - 1"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 is not allowed; a whole number from 0 to 2^63 - 1"),
+        ({"top_p": 0.9}, "top_p: 0.9 is not allowed; at temperature 0 nothing is sampled; give a temperature as well"),
+        ({"top_k": 5}, "top_k: 5 is not allowed; at temperature 0 nothing is sampled; give a temperature as well"),
+    ],
+)
+def test_what_is_refused(values, line):
+    with pytest.raises(ElasticError) as raised:
+        Sampling(**values)
+    assert str(raised.value) == line
+
+
+def test_logits_that_are_no_numbers_are_told():
+    for broken in (math.nan, math.inf):
+        with pytest.raises(ElasticError, match="logits: 1 of 3 are infinite or not a number"):
+            Sampler(Sampling(1.0, 0.9))(torch.tensor([[0.0, broken, 1.0]]), [0])
+
+
+SHARES = st.lists(st.integers(0, 5), min_size=4, max_size=4).filter(any)
+
+
+def share(weights: list[int]) -> torch.Tensor:
+    return torch.tensor(weights, dtype=torch.float64) / sum(weights)
+
+
+@given(data=st.data())
+def test_what_is_said_greedily_is_what_the_large_member_says_alone(data):
+    token = st.integers(0, 2)
+    drafted = data.draw(st.lists(token, max_size=6))
+    said = data.draw(st.lists(token, min_size=len(drafted) + 1, max_size=len(drafted) + 1))
+    found = agreed(said, drafted)
+    assert found == said[: len(found)] and found[:-1] == drafted[: len(found) - 1]
+    assert len(found) == len(said) or found[-1] != drafted[len(found) - 1]
+
+
+@settings(max_examples=200)
+@given(SHARES, SHARES)
+def test_the_two_ways_to_a_token_add_up_to_what_the_large_member_draws_with(p_weights, q_weights):
+    """Kept with min(1, p / q), or else drawn from what is left over: together p, exactly."""
+    p, q = share(p_weights), share(q_weights)
+    kept = torch.minimum(p, q)
+    left = left_over(p, q)
+    torch.testing.assert_close(kept + (1 - kept.sum()) * left / left.sum(), p)
+
+
+@pytest.mark.parametrize("q_weights", [[1, 1, 1, 1], [5, 1, 0, 2], [0, 0, 0, 1], [1, 2, 4, 1]])
+def test_tokens_are_distributed_as_those_of_the_large_member(q_weights):
+    """Chi-squared of the first token and of the second behind each first, over 8,000 drafts of two tokens."""
+    random = torch.Generator().manual_seed(1)
+    after = torch.stack([share(w) for w in ([1, 2, 4, 1], [3, 0, 1, 1], [1, 1, 1, 1], [0, 5, 1, 0], [2, 1, 1, 1])])
+    q = share(q_weights)
+
+    def chance() -> float:
+        return float(torch.rand((), generator=random, dtype=torch.float64))
+
+    counts, draws = np.zeros((4, 4)), 8_000
+    firsts = torch.multinomial(q, 2 * draws, replacement=True, generator=random).view(draws, 2).tolist()
+    for drafted in firsts:
+        # the large member's first token by row 0, the second by the row of the first, one behind both by the last
+        said = sampled(torch.stack([after[0], after[drafted[0]], after[4]]), [q, q], drafted, chance)
+        if len(said) == 1:  # it goes on by itself
+            row = after[said[0]].cumsum(0)
+            said.append(int(torch.searchsorted(row, chance(), right=True)))
+        counts[said[0], said[1]] += 1
+    expected = draws * (after[0][:, None] * after[:4]).numpy()
+    some = expected > 0
+    assert counts[~some].sum() == 0
+    chi2 = ((counts[some] - expected[some]) ** 2 / expected[some]).sum()
+    assert chi2 < 2 * some.sum() + 12
+
+
+def test_where_rounding_alone_differs_nothing_is_left_and_the_distribution_is_taken():
+    p = torch.tensor([0.25, 0.75])
+    assert torch.equal(left_over(p, p), p) and torch.equal(left_over(p, p * (1 + 1e-7)), p)
+
+
+def test_a_draft_like_the_large_member_is_always_kept():
+    logits = torch.tensor([[0.3, 1.0, -2.0, 0.1]])
+    for chooser in (MostLikely(), Sampled(Sampling(0.8, 0.9, 3, seed=2))):
+        for _ in range(50):
+            drafted = [chooser.draft(logits, [7])[0] for _ in range(3)]
+            said = chooser.settle(logits.expand(4, -1), drafted, 7)
+            assert said[:3] == drafted and len(said) == 4
+
+
+def test_a_prompt_draws_by_its_own_stream():
+    """What others of the batch draft or settle changes nothing."""
+    logits = torch.linspace(-1, 1, 8)[None]
+
+    def said(others: bool) -> list[list[int]]:
+        chooser, out = Sampled(Sampling(1.0, seed=3)), []
+        for _ in range(6):
+            prompts = [0, 1] if others else [0]
+            drafted = chooser.draft(logits.expand(len(prompts), -1), prompts)
+            out.append(chooser.settle(-logits.expand(2, -1), drafted[:1], 0))
+            if others:
+                chooser.settle(logits.expand(2, -1), drafted[1:], 1)
+        return out
+
+    assert said(True) == said(False)
