@@ -81,7 +81,7 @@ def reached(file: str) -> set[str]:
         seen |= new
         new = set[Path]().union(*map(helpers, new)) - seen
     said = set[str]().union(*map(words, seen))
-    said |= {f"nemo_elastic.cli.{word}" for word in said}
+    said |= {f"nemo_elastic.cli.cmd_{word}" for word in said}
     said |= {f"nemo_elastic{home}" for public, home in nemo_elastic._HOME.items() if f"nemo_elastic.{public}" in said}
     used = FILES.keys() & said
     for one in [*used]:  # packages and commands only hand on what others do

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shell of the command line: a table of commands, each imported only when it is called.
 
-A command is a module `nemo_elastic/cli/<name>.py` with an object `command`: a function with typer annotations, or a
+A command is a module `cli/cmd_<name>.py` with an object `command`: a function with typer annotations, or a
 `typer.Typer` where a function is not enough (subcommands, context settings). It may import torch or NeMo inside the
 function only, so that its own `--help` is quick too. Its docstring is the help text and shows an example.
 
@@ -40,27 +40,28 @@ class Row(NamedTuple):
 
 
 #: In the order in which a user meets them. The overview is made from this table alone.
-COMMANDS: dict[str, Row] = {
-    "demo": Row("nemo_elastic.cli.demo", "The whole method at tiny size on this machine's CPU, with a report."),
-    "init": Row("nemo_elastic.cli.init", "Make a family from an HF or NeMo parent, without training."),
-    "rank": Row("nemo_elastic.cli.rank", "Measure the importance of every axis of a parent."),
-    "train": Row("nemo_elastic.cli.train", "Train a family: any NeMo recipe of a Nemotron-H, and a block."),
-    "slice": Row("nemo_elastic.cli.slice", "Cut one member out of a family."),
-    "convert": Row("nemo_elastic.cli.convert", "A whole model from NeMo to HF or back; a trained run to a family."),
-    "inspect": Row("nemo_elastic.cli.inspect", "List the members: parameters, memory, widths per layer."),
-    "chat": Row("nemo_elastic.cli.chat", "Text in, text out: talk with a family's members, switch between them."),
-    "serve": Row("nemo_elastic.cli.serve", "Serve a family by vLLM: OpenAI's interface, each member a model."),
-    "eval": Row("nemo_elastic.cli.eval", "Perplexity and lm-eval tasks, per member."),
-    "specialize": Row("nemo_elastic.cli.specialize", "Search a trained family for the best shape for a task."),
-    "calibrate": Row("nemo_elastic.cli.calibrate", "Find out when the smallest member is not enough, for `--auto`."),
-    "verify": Row("nemo_elastic.cli.verify", "Check that a family is what it says it is."),
-    "report": Row("nemo_elastic.cli.report", "Turn a run into one HTML page with plots."),
-    "plan": Row("nemo_elastic.cli.plan", "Which parallel layouts of a training run fit, and what a step costs."),
-    "rehearse": Row("nemo_elastic.cli.rehearse", "A large recipe's own jobs, in small, before it is paid for."),
-    "doctor": Row("nemo_elastic.cli.doctor", "What is installed here, what will be used, and what is wrong."),
-    "schema": Row("nemo_elastic.cli.schema", "The JSON schema of the `elastic:` block, for editors."),
-    "data": Row("nemo_elastic.cli.data", "Prepare text: tokenizer and token files."),
+_HELP = {
+    "demo": "The whole method at tiny size on this machine's CPU, with a report.",
+    "init": "Make a family from an HF or NeMo parent, without training.",
+    "rank": "Measure the importance of every axis of a parent.",
+    "train": "Train a family: any NeMo recipe of a Nemotron-H, and a block.",
+    "slice": "Cut one member out of a family.",
+    "convert": "A whole model from NeMo to HF or back; a trained run to a family.",
+    "inspect": "List the members: parameters, memory, widths per layer.",
+    "chat": "Text in, text out: talk with a family's members, switch between them.",
+    "serve": "Serve a family by vLLM: OpenAI's interface, each member a model.",
+    "eval": "Perplexity and lm-eval tasks, per member.",
+    "specialize": "Search a trained family for the best shape for a task.",
+    "calibrate": "Find out when the smallest member is not enough, for `--auto`.",
+    "verify": "Check that a family is what it says it is.",
+    "report": "Turn a run into one HTML page with plots.",
+    "plan": "Which parallel layouts of a training run fit, and what a step costs.",
+    "rehearse": "A large recipe's own jobs, in small, before it is paid for.",
+    "doctor": "What is installed here, what will be used, and what is wrong.",
+    "schema": "The JSON schema of the `elastic:` block, for editors.",
+    "data": "Prepare text: tokenizer and token files.",
 }
+COMMANDS: dict[str, Row] = {name: Row(f"nemo_elastic.cli.cmd_{name}", help) for name, help in _HELP.items()}
 
 
 def load_command(name: str) -> Any:

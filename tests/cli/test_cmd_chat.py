@@ -21,7 +21,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nemo_elastic.cli import main
-from nemo_elastic.cli.chat import _show
+from nemo_elastic.cli.cmd_chat import _show
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.slicing.slicer import slice_checkpoint
