@@ -4,22 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nemo_elastic.cli.options import BATCH_SIZE, CONTEXT, TOKENS, as_json, print_json, within
 from nemo_elastic.errors import ElasticError, printable
-from nemo_elastic.evaluation.task_text import check_tokens
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.formats.source import Source
-    from nemo_elastic.runtime import MemberModel
 
 __all__ = ["command"]
 
@@ -54,96 +46,29 @@ def command(
     from rich.progress import Progress
 
     from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.evaluation.by_member import Measures, measured, tokenizer_of, wanted_members
+    from nemo_elastic.evaluation.harness import Harness
+    from nemo_elastic.evaluation.task_text import check_tokens
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.runtime.storage import check_device
 
     # What can be refused is refused before anything is computed; opening reads no weights.
     folder = None if data is None else DataFolder.open(data)
     opened = [open_source(source) for source in sources]
-    wanted = _wanted(opened, member or ())
+    wanted = wanted_members(opened, member or ())
     check_device(device, "--device")
     check_tokens(opened, folder)
-    harness, tokenizers = _harness(names, tasks_from, opened, folder) if names else (None, [None] * len(opened))
-
-    def measure(model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
-        row = {} if folder is None else _measure(model, folder, problems, tokens, seq_length, batch)
-        return row if harness is None else row | {"tasks": harness.run(model, tokenizer, limit, batch)}
-
+    tokenizers = [tokenizer_of(source.folder, folder) if names else None for source in opened]
+    harness = Harness(names, tasks_from) if names else None
+    measures = Measures(folder, problems, tokens, seq_length, batch, harness, limit)
+    each = list(zip(opened, wanted, tokenizers, strict=True))
     with Progress(console=Console(stderr=True), disable=json, transient=True) as bars:
-        rows = list(_rows(zip(opened, wanted, tokenizers, strict=True), device, bars, measure))
+        rows = list(measured(each, device, measures, lambda names, what: bars.track(names, description=what)))
     if json:
         print_json(rows)
         return
     for table in _tables(rows):
         Console(markup=False).print(table)
-
-
-def _rows(
-    sources: Iterable[tuple[Source, list[str], Path | None]],
-    device: str,
-    bars: Progress,
-    measure: Callable[[MemberModel, Path | None], dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    """What is measured of the wanted members of (source, their names, tokenizer), one in memory at a time."""
-    from nemo_elastic.core.cost import counts
-    from nemo_elastic.runtime import load_family
-
-    for source, names, tokenizer in sources:
-        if not names:
-            continue
-        family = load_family(source, device=device)
-        for name in bars.track(names, description=str(source.folder)):
-            model = family.select(name)
-            named = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
-            try:
-                yield named | measure(model, tokenizer)
-            except ElasticError as exc:
-                raise exc.within(name).within(source.folder) from None
-            family.release()
-
-
-def _wanted(opened: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
-    """Names of the members to measure, for each source; all of them where none is named.
-
-    Raises:
-        ElasticError: one is in no source.
-    """
-    from nemo_elastic.runtime import members_of
-
-    wanted = [[name for name in members_of(source) if not only or name in only] for source in opened]
-    missing = sorted(set(only) - {name for names in wanted for name in names})
-    if missing:
-        had = ", ".join(dict.fromkeys(name for source in opened for name in members_of(source)))
-        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {had}")
-    return wanted
-
-
-def _harness(
-    tasks: Sequence[str], tasks_from: Path | None, opened: Sequence[Source], folder: DataFolder | None
-) -> tuple[Any, list[Path]]:
-    """lm-eval with some tasks, and the folder of each source's tokenizer."""
-    from nemo_elastic.evaluation.harness import Harness
-
-    tokenizers = [_tokenizer_dir(source.folder, folder) for source in opened]
-    return Harness(list(tasks), tasks_from), tokenizers
-
-
-def _measure(model: Any, folder: DataFolder, problems: int, tokens: int, length: int, batch: int) -> dict[str, Any]:
-    from nemo_elastic.evaluation import answer_accuracy, perplexity
-
-    out = perplexity(model, folder.tokens("val"), length, batch, tokens).to_json()
-    chosen = folder.problems()[:problems]
-    if chosen:
-        out["answers"] = answer_accuracy(model, chosen, folder.tokenizer_dir).to_json()
-    return out
-
-
-def _tokenizer_dir(source: Path, folder: DataFolder | None) -> Path:
-    if (source / "tokenizer.json").is_file():
-        return source
-    if folder is not None:
-        return folder.tokenizer_dir
-    raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
 
 
 def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:

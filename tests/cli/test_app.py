@@ -135,9 +135,8 @@ def test_exit_code_1_is_told_where_it_is_by_design(capsys):
     root = Path(app.__file__).parents[2]
     page = (root / "docs" / "cli.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| 1 \|.*", page, re.MULTILINE)
-    chosen = {
-        name for name in app.COMMANDS if "typer.Exit(1)" in (root / "nemo_elastic" / "cli" / f"{name}.py").read_text()
-    }
+    folder = root / "nemo_elastic" / "cli"
+    chosen = {name for name in app.COMMANDS if "typer.Exit(1)" in (folder / f"cmd_{name}.py").read_text()}
     assert chosen == set(re.findall(r"`([a-z]+)`", row)) and len(chosen) >= 4
     for name in chosen:
         assert "Exit code 1" in " ".join(run(capsys, name, "--help")[1].replace("│", " ").split()), name

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of every member of some families: loss, answers to problems, lm-eval tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.core.cost import counts
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.source import Source
+from nemo_elastic.runtime import MemberModel, load_family, members_of
+
+from .accuracy import answer_accuracy
+from .harness import Harness
+from .perplexity import perplexity
+
+__all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured.
+
+    Attributes:
+        folder: held-out tokens and problems; None measures neither.
+        problems: most problems that are solved; tokens: that are predicted, in contexts of `seq_length`.
+        batch: sequences at once.
+        harness: lm-eval with its tasks, of each `limit` documents at most; None for none.
+    """
+
+    folder: DataFolder | None
+    problems: int
+    tokens: int
+    seq_length: int
+    batch: int
+    harness: Harness | None = None
+    limit: int | None = None
+
+    def of(self, model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
+        """The figures of one member; lm-eval reads its text by the tokenizer in that folder."""
+        out: dict[str, Any] = {}
+        if self.folder is not None:
+            out = perplexity(model, self.folder.tokens("val"), self.seq_length, self.batch, self.tokens).to_json()
+            problems = self.folder.problems()[: self.problems]
+            if problems:
+                out["answers"] = answer_accuracy(model, problems, self.folder.tokenizer_dir).to_json()
+        if self.harness is not None and tokenizer is not None:
+            out["tasks"] = self.harness.run(model, tokenizer, self.limit, self.batch)
+        return out
+
+
+def tokenizer_of(source: Path, folder: DataFolder | None) -> Path:
+    """The folder of a source's tokenizer, which lm-eval reads: its own, or the data's.
+
+    Raises:
+        ElasticError: neither has one.
+    """
+    if (source / "tokenizer.json").is_file():
+        return source
+    if folder is not None:
+        return folder.tokenizer_dir
+    raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
+
+
+def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
+    """Names of the members to measure, for each source; all of them where none is named.
+
+    Raises:
+        ElasticError: one is in no source.
+    """
+    wanted = [[name for name in members_of(source) if not only or name in only] for source in sources]
+    missing = sorted(set(only) - {name for names in wanted for name in names})
+    if missing:
+        known = ", ".join(dict.fromkeys(name for source in sources for name in members_of(source)))
+        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {known}")
+    return wanted
+
+
+def measured(
+    sources: Iterable[tuple[Source, list[str], Path | None]],
+    device: str,
+    measures: Measures,
+    track: Callable[[list[str], str], Iterable[str]],
+) -> Iterator[dict[str, Any]]:
+    """A row of figures for each wanted member, one source in memory at a time.
+
+    Args:
+        sources: each with the names of its members and its tokenizer's folder.
+        device: where models run.
+        measures: what is measured.
+        track: called with names and what they are of; gives them again, and may show how far it is.
+
+    Raises:
+        ElasticError: of a member, with its name and its source.
+    """
+    for source, names, tokenizer in sources:
+        if not names:
+            continue
+        family = load_family(source, device=device)
+        for name in track(names, str(source.folder)):
+            model = family.select(name)
+            row = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
+            try:
+                yield row | measures.of(model, tokenizer)
+            except ElasticError as exc:
+                raise exc.within(name).within(source.folder) from None
+            family.release()
