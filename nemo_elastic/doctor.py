@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is installed, what will be used, and what is wrong: facts, and pure functions on them.
 
-`collect` looks at this machine; `diagnose` and `paths` only judge what it found. NeMo is never imported: that takes
+`collect` looks at this machine; `diagnose` and `paths` only judge that. NeMo is never imported: that takes
 ten seconds, and the release numbers say enough.
 """
 
@@ -51,7 +51,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found.
+    """What is here.
 
     Attributes:
         python: release of the interpreter; system: operating system and machine.
@@ -107,27 +107,27 @@ def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
     """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working.
 
     Args:
-        facts: what was found.
+        facts: what is here.
         training: this machine is to train, so that nothing installed that could is an error, too.
     """
     host = _bridge(facts) if facts.host == "bridge" else _training(facts, training)
     sections = (_python(facts), host, _kernels(facts), _torch(facts))
-    found = [Finding(*told) for section in sections for told in section]
-    return sorted(found, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
+    findings = [Finding(*each) for section in sections for each in section]
+    return sorted(findings, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
 
 
-_Told = Iterator[tuple[str, str, str, str]]
+_Findings = Iterator[tuple[str, str, str, str]]
 
 
-def _python(facts: Facts) -> _Told:
+def _python(facts: Facts) -> _Findings:
     if not (3, 10) <= facts.python[:2] < (3, 13):
         yield ERROR, "python", "NeMo 2.7 and ModelOpt take 3.10 to 3.12", "make an environment with one of those"
 
 
-def _training(facts: Facts, wanted: bool) -> _Told:
+def _training(facts: Facts, wanted: bool) -> _Findings:
     if not facts.trains:
-        told = "not installed; slice, init, inspect, verify and plan need nothing more"
-        yield ERROR if wanted else NOTE, "training", told, installing("nemo")
+        problem = "not installed; slice, init, inspect, verify and plan need nothing more"
+        yield ERROR if wanted else NOTE, "training", problem, installing("nemo")
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):
@@ -135,62 +135,62 @@ def _training(facts: Facts, wanted: bool) -> _Told:
     nemo, core = facts.release("nemo-toolkit"), facts.release("megatron-core")
     if facts.has("nemo-toolkit"):
         if nemo >= (3,) or not facts.llm:
-            told = "has no nemo.collections.llm, which 3.0 dropped; nothing can be trained"
-            yield ERROR, "nemo-toolkit", told, "pip install 'nemo-toolkit[lightning]~=2.7.3'"
+            problem = "has no nemo.collections.llm, which 3.0 dropped; nothing can be trained"
+            yield ERROR, "nemo-toolkit", problem, "pip install 'nemo-toolkit[lightning]~=2.7.3'"
         elif nemo < (2, 6):
-            told = "comes with a megatron-core that this package cannot train on"
-            yield ERROR, "nemo-toolkit", told, "use NeMo 2.7, or the container nemo:25.11"
+            problem = "comes with a megatron-core that this package cannot train on"
+            yield ERROR, "nemo-toolkit", problem, "use NeMo 2.7, or the container nemo:25.11"
     if facts.has("megatron-core") and core < (0, 15):
         fix = "pip install 'megatron-core~=0.15.3', or the container nemo:25.11"
         yield ERROR, "megatron-core", "0.14 and older have no ProcessGroupCollection", fix
     if core >= (0, 16):
-        told = "0.16 imports triton whatever the machine, and dropped arguments that NeMo 2.7 passes"
-        yield ERROR, "megatron-core", told, "pip install 'megatron-core~=0.15.3'"
+        problem = "0.16 imports triton whatever the machine, and dropped arguments that NeMo 2.7 passes"
+        yield ERROR, "megatron-core", problem, "pip install 'megatron-core~=0.15.3'"
     if facts.release("transformers") >= (5,):
         yield ERROR, "transformers", "NeMo 2.7 does not work with 5", "pip install 'transformers>=4.57,<5'"
     yield from _untested(facts)
 
 
-def _bridge(facts: Facts) -> _Told:
+def _bridge(facts: Facts) -> _Findings:
     if facts.python < (3, 12):
         yield ERROR, "python", "Megatron-Bridge takes 3.12 and newer", "make an environment with 3.12"
     for name in ("torch", *BRIDGE):
         if not facts.has(name):
             yield ERROR, name, "missing, and Megatron-Bridge needs it", installing("bridge")
     if facts.has("nemo-toolkit"):
-        told = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
-        yield ERROR, "nemo-toolkit", told, "pip uninstall nemo-toolkit, or megatron-bridge"
+        problem = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
+        yield ERROR, "nemo-toolkit", problem, "pip uninstall nemo-toolkit, or megatron-bridge"
     if facts.has("megatron-core") and not (0, 19) <= facts.release("megatron-core") < (0, 20):
-        told = "this package is tested on 0.19 with Megatron-Bridge"
-        yield ERROR, "megatron-core", told, "pip install 'megatron-core>=0.19.2,<0.20'"
+        problem = "this package is tested on 0.19 with Megatron-Bridge"
+        yield ERROR, "megatron-core", problem, "pip install 'megatron-core>=0.19.2,<0.20'"
     if not facts.has("transformer-engine"):
-        told = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
+        problem = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
         fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host in small"
-        yield ERROR if facts.gpus else WARNING, "transformer-engine", told, fix
+        yield ERROR if facts.gpus else WARNING, "transformer-engine", problem, fix
     if not facts.has("nemo-run"):
-        told = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"
-        yield NOTE, "nemo-run", told, installing("bridge")
+        problem = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"
+        yield NOTE, "nemo-run", problem, installing("bridge")
     yield from _untested(facts)
 
 
-def _untested(facts: Facts) -> _Told:
+def _untested(facts: Facts) -> _Findings:
     for line in facts.unmet:
-        told = f"{line} is what this package is tested with"
-        yield WARNING, re.split(r"[^\w.-]", line)[0], told, f"pip install '{line}' if something fails"
+        problem = f"{line} is what this package is tested with"
+        yield WARNING, re.split(r"[^\w.-]", line)[0], problem, f"pip install '{line}' if something fails"
 
 
-def _kernels(facts: Facts) -> _Told:
+def _kernels(facts: Facts) -> _Findings:
     if not facts.gpus:
         for name in KERNELS:
             if facts.has(name) and facts.trains:
-                told = "without a GPU it makes megatron-core believe that it may call kernels; training fails"
-                yield ERROR, name, told, f"pip uninstall {name}"
+                problem = "without a GPU it makes megatron-core believe that it may call kernels; training fails"
+                yield ERROR, name, problem, f"pip uninstall {name}"
         if facts.unsure and facts.trains:
-            told = "is built for CUDA, finds its compiler and no GPU: importing megatron-core ends in an IndexError"
-            yield ERROR, "torch", told, "export TORCH_CUDA_ARCH_LIST=8.0, or install torch's CPU build"
+            problem = "is built for CUDA, finds its compiler and no GPU: importing megatron-core ends in an IndexError"
+            yield ERROR, "torch", problem, "export TORCH_CUDA_ARCH_LIST=8.0, or install torch's CPU build"
         if facts.has("triton") and facts.trains and facts.host == "nemo":  # today's megatron-core imports it
-            told = "without a GPU megatron-core takes its presence for kernels"
-            yield WARNING, "triton", told, "pip uninstall triton, or install torch's CPU build"
+            problem = "without a GPU megatron-core takes its presence for kernels"
+            yield WARNING, "triton", problem, "pip uninstall triton, or install torch's CPU build"
         return
     for name, module in KERNELS.items():
         if module in facts.broken:
@@ -199,22 +199,22 @@ def _kernels(facts: Facts) -> _Told:
     if not facts.trains:
         return
     if not facts.has("mamba-ssm"):
-        told = "missing: the scan runs in torch, slower and with several times the activations"
-        yield WARNING, "mamba-ssm", told, installing("gpu", "--no-build-isolation ")
+        problem = "missing: the scan runs in torch, slower and with several times the activations"
+        yield WARNING, "mamba-ssm", problem, installing("gpu", "--no-build-isolation ")
     elif not facts.has("causal-conv1d"):
-        told = "missing: mamba-ssm's fused scan calls it and fails in the first forward"
-        yield ERROR, "causal-conv1d", told, "pip install --no-build-isolation 'causal-conv1d~=1.5'"
+        problem = "missing: mamba-ssm's fused scan calls it and fails in the first forward"
+        yield ERROR, "causal-conv1d", problem, "pip install --no-build-isolation 'causal-conv1d~=1.5'"
 
 
-def _torch(facts: Facts) -> _Told:
+def _torch(facts: Facts) -> _Findings:
     if facts.driver and facts.has("torch") and not facts.gpus:
-        told = "is a CPU build" if facts.cuda is None else f"is built for CUDA {facts.cuda} and sees no GPU"
+        problem = "is a CPU build" if facts.cuda is None else f"is built for CUDA {facts.cuda} and sees no GPU"
         fix = "install the CUDA build" if facts.cuda is None else "check nvidia-smi, CUDA_VISIBLE_DEVICES, the driver"
-        yield WARNING, "torch", f"{told}, on a machine with NVIDIA's driver: the GPU is not used", fix
+        yield WARNING, "torch", f"{problem}, on a machine with NVIDIA's driver: the GPU is not used", fix
     for name, gpu in {g.name: g for g in facts.gpus}.items():
         if gpu.capability < (8, 0):
-            told = f"compute capability {gpu.capability[0]}.{gpu.capability[1]} has no bf16"
-            yield WARNING, name, told, "train on an A100 or newer"
+            problem = f"compute capability {gpu.capability[0]}.{gpu.capability[1]} has no bf16"
+            yield WARNING, name, problem, "train on an A100 or newer"
 
 
 def paths(facts: Facts) -> dict[str, str]:
@@ -292,13 +292,13 @@ def _import_error(module: str) -> str | None:
 
 
 def _has_llm() -> bool:
-    found = importlib.util.find_spec("nemo")
-    folders = (found.submodule_search_locations or []) if found is not None else []
+    spec = importlib.util.find_spec("nemo")
+    folders = (spec.submodule_search_locations or []) if spec is not None else []
     return any(Path(folder, "collections", "llm").is_dir() for folder in folders)
 
 
 def _unmet(extra: str) -> tuple[str, ...]:
-    """Requirements of an extra that an installed release does not meet; missing ones are told elsewhere."""
+    """Requirements of an extra that an installed release does not meet; missing ones are problem elsewhere."""
     try:
         from packaging.requirements import Requirement
 

@@ -20,7 +20,7 @@ _LINE, _LONGEST = 4000, 400
 
 
 class ElasticError(ValueError):
-    """A mistake in what the user gave us, told in one clear line.
+    """A mistake in what the user gave us, in one clear line.
 
     The command line prints the message without a traceback and exits with 2, so the
     message has to name the field, the value and what is allowed. Use `bad` for that.
@@ -42,8 +42,8 @@ class ElasticError(ValueError):
 
     def within(self, place: object) -> ElasticError:
         """The same error in a file, or another place around it; itself where it names that, or a field of it."""
-        told = bool(self.at) and f"{self.at[0]}.".startswith(f"{place}.")
-        return self if told else ElasticError(self.said, place, *self.at)
+        named = bool(self.at) and f"{self.at[0]}.".startswith(f"{place}.")
+        return self if named else ElasticError(self.said, place, *self.at)
 
     def of(self, place: object) -> ElasticError:
         """The same error of another place: the field that the user wrote, for the name that it has inside."""
@@ -149,8 +149,8 @@ def exit_in_one_line() -> Iterator[None]:
         print("interrupted", file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None
     except (ElasticError, OSError) as error:
-        told = environment_line(error) if isinstance(error, OSError) else str(error)
-        if told is None:
+        line = environment_line(error) if isinstance(error, OSError) else str(error)
+        if line is None:
             raise
-        print(f"error: {one_line(told)}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(line)}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

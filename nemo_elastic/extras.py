@@ -56,17 +56,17 @@ def installing(extra: str, options: str = "") -> str:
         options: of pip's, with a blank behind.
     """
     try:
-        told = json.loads(distribution("nemo-elastic").read_text("direct_url.json") or "{}")
+        origin = json.loads(distribution("nemo-elastic").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:  # the sources are on the path: the command is for their folder
-        told = {"url": ".", "dir_info": {}}
-    url, name = told.get("url"), f"nemo-elastic[{extra}]"
+        origin = {"url": ".", "dir_info": {}}
+    url, name = origin.get("url"), f"nemo-elastic[{extra}]"
     if url is None:
         what = name
-    elif "dir_info" in told:
-        options += "-e " if told["dir_info"].get("editable") else ""
+    elif "dir_info" in origin:
+        options += "-e " if origin["dir_info"].get("editable") else ""
         what = f"{unquote(urlsplit(url).path)}[{extra}]"
     else:
-        vcs = told.get("vcs_info", {})
+        vcs = origin.get("vcs_info", {})
         what = f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else f"{name} @ {url}"
     return f"pip install {options}'{what}'"
 

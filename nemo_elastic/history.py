@@ -94,7 +94,7 @@ def _number_of(moved: Path) -> int:
 
 
 def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any]]:
-    """The usable lines of a file; the rest is told."""
+    """The usable lines of a file; the rest is named."""
     wrong: list[int] = []
     try:
         if path.stat().st_size > MOST_BYTES:

@@ -99,23 +99,23 @@ def check_widths(
     if MAMBA not in parent.types:
         return
     heads, dims = (_choices(parent, axes, name) for name in (MAMBA_HEADS, MAMBA_HEAD_DIM))
-    found = _refused(parent, heads, dims, tensor)
-    if found is None:
+    refused = _refused(parent, heads, dims, tensor)
+    if refused is None:
         return
     block = f"{BLOCK}." if names is None else f"{names[BLOCK]}."
     if tensor > 1 and _refused(parent, heads, dims, 1) is None:
         field, value = (TENSOR if names is None else names[TENSOR]), tensor
-    elif found.head_dim != parent.mamba_head_dim:
-        field, value = block + MAMBA_HEAD_DIM, found.head_dim
-    elif found.heads * tensor != parent.mamba_heads:
-        field, value = block + MAMBA_HEADS, found.heads * tensor
+    elif refused.head_dim != parent.mamba_head_dim:
+        field, value = block + MAMBA_HEAD_DIM, refused.head_dim
+    elif refused.heads * tensor != parent.mamba_heads:
+        field, value = block + MAMBA_HEADS, refused.heads * tensor
     else:
-        field, value = (SHAPE if names is None else names[SHAPE]), found.head_dim
+        field, value = (SHAPE if names is None else names[SHAPE]), refused.head_dim
     raise bad(
         field,
         value,
         f"heads x head_dim + 2 x groups x state of every choice must be a multiple of {VECTOR} on a rank "
-        f"(causal_conv1d's kernel); {found.heads * tensor} heads of {found.head_dim} give {found.convolved}",
+        f"(causal_conv1d's kernel); {refused.heads * tensor} heads of {refused.head_dim} give {refused.convolved}",
     )
 
 

@@ -130,9 +130,9 @@ class _Finder:
 
         def find(name: str) -> Any:
             for home in homes:
-                found = import_module(home)
-                if hasattr(found, name):
-                    return getattr(found, name)
+                current = import_module(home)
+                if hasattr(current, name):
+                    return getattr(current, name)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
         vars(module)["__getattr__"] = find

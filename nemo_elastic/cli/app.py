@@ -101,19 +101,19 @@ class LazyGroup(typer.core.TyperGroup):
         return name, load_command(name) if name in COMMANDS else command, rest
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Read the command line, with Ctrl-C told: click would end without a word."""
-        with told_in_one_line():
+        """Read the command line, with Ctrl-C reported: click would end without a word."""
+        with errors_in_one_line():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command, with its errors in the user's words."""
-        with told_in_one_line():
+        with errors_in_one_line():
             _check_current_folder()
             return super().invoke(ctx)
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
     """Turn what a user can mend into one line on stderr and the exit code."""
     try:
         yield
@@ -125,15 +125,15 @@ def told_in_one_line() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as exc:
-        told = environment_line(exc)
-        if told is None:
+        line = environment_line(exc)
+        if line is None:
             raise
-        _fail(told)
+        _fail(line)
     except ModuleNotFoundError as exc:
-        told = missing(exc)
-        if told is None:
+        line = missing(exc)
+        if line is None:
             raise
-        _fail(told)
+        _fail(line)
 
 
 def _check_current_folder() -> None:

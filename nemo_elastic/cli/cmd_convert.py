@@ -66,8 +66,8 @@ def command(
             members = opened.members
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
-        told = {"out": str(out), "format": format, "pattern": opened.held.pattern, "members": counts}
-        print_json(told)
+        record = {"out": str(out), "format": format, "pattern": opened.held.pattern, "members": counts}
+        print_json(record)
         return
     for name, count in counts.items():
         typer.echo(f"{out}: {name}, {count:,} parameters")

@@ -38,16 +38,21 @@ def command(
     from nemo_elastic.doctor import ERROR, collect, diagnose, paths
 
     facts = collect()
-    found = diagnose(facts, training)
+    findings = diagnose(facts, training)
     if not json:
-        _print(facts, found)
+        _print(facts, findings)
     results = _checked(facts, quiet=json) if kernels else []
-    wrong = any(f.level == ERROR for f in found) or any(result.ok is False for result in results)
+    wrong = any(f.level == ERROR for f in findings) or any(result.ok is False for result in results)
     if json:
-        told = {"facts": asdict(facts), "uses": paths(facts), "findings": [asdict(f) for f in found], "ok": not wrong}
+        record = {
+            "facts": asdict(facts),
+            "uses": paths(facts),
+            "findings": [asdict(f) for f in findings],
+            "ok": not wrong,
+        }
         if kernels:
-            told["kernels"] = [asdict(result) for result in results]
-        print_json(told)
+            record["kernels"] = [asdict(result) for result in results]
+        print_json(record)
     if wrong:
         raise typer.Exit(1)
 
@@ -74,7 +79,7 @@ def _checked(facts: Facts, quiet: bool) -> list[Result]:
     return results
 
 
-def _print(facts: Facts, found: list[Finding]) -> None:
+def _print(facts: Facts, findings: list[Finding]) -> None:
     from nemo_elastic.doctor import paths
 
     rows = {"python": ".".join(map(str, facts.python)), "system": facts.system}
@@ -87,8 +92,8 @@ def _print(facts: Facts, found: list[Finding]) -> None:
         width = max(map(len, table))
         for name, value in table.items():
             typer.echo(f"  {name:{width}}  {value}")
-    for finding in found:
+    for finding in findings:
         typer.echo(f"{finding.level}: {finding.about}: {finding.problem}")
         typer.echo(f"  fix: {finding.fix}")
-    if not found:
+    if not findings:
         typer.echo("nothing is wrong")

@@ -45,10 +45,10 @@ def command(
         between = rest_of_path(shapes, "there is nothing between its members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
-        told = describe(shapes, spec)
+        record = describe(shapes, spec)
         if between is not None:
-            told["path"] = describe_path(between, places, spec)
-        print_json(told)
+            record["path"] = describe_path(between, places, spec)
+        print_json(record)
         return
     console = Console(markup=False)
     if between is not None:

@@ -73,13 +73,13 @@ def command(
         margin,
         gradients or sums,
     )
-    found = layouts(shape, block, run)
-    chosen = choose(found)
+    every = layouts(shape, block, run)
+    chosen = choose(every)
     time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
     if json:
-        print_json(_told(name, shape, run, found, chosen, time))
+        print_json(_record(name, shape, run, every, chosen, time))
     else:
-        _print(name, shape, run, found, chosen)
+        _print(name, shape, run, every, chosen)
         if time is not None:
             typer.echo(f"{time}; validation, saves and starts are not in them")
     if chosen is None:
@@ -120,8 +120,8 @@ def _read_parent(parent: str) -> Parent:
     return shape
 
 
-def _told(
-    name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None, time: Duration | None
+def _record(
+    name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None, time: Duration | None
 ) -> dict[str, Any]:
     from nemo_elastic.core.cost import counts
 
@@ -131,29 +131,29 @@ def _told(
         "run": asdict(run) | {"usable_bytes": round(run.usable)},
         "best": chosen.to_json() if chosen is not None else None,
         "time": asdict(time) if time is not None else None,
-        "layouts": [layout.to_json() for layout in found],
+        "layouts": [layout.to_json() for layout in every],
     }
 
 
-def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], chosen: Layout | None) -> None:
+def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from nemo_elastic.core.cost import counts
 
-    told = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
+    totals = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
     title = (
-        f"{name} ({', '.join(told)}), stage {run.stage}: {run.global_batch} x "
+        f"{name} ({', '.join(totals)}), stage {run.stage}: {run.global_batch} x "
         f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
-    sizes = "TP,PP,DP" if found[0].expert is None else "TP,PP,DP,EP"
+    sizes = "TP,PP,DP" if every[0].expert is None else "TP,PP,DP,EP"
     columns = f"{sizes},SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
     for column in columns.split(","):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fits", no_wrap=True)
-    for layout in found:
+    for layout in every:
         held = layout.memory.to_json()
         cells = [str(n) for n in (layout.tensor, layout.pipeline, layout.data, layout.expert) if n is not None]
         cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
@@ -166,7 +166,7 @@ def _print(name: str, parent: Parent, run: RunShape, found: Sequence[Layout], ch
     console.print(table)
     typer.echo("total: all that stays, and the larger of loss and backward")
     if chosen is None:
-        least = min(found, key=lambda layout: layout.memory.total)
+        least = min(every, key=lambda layout: layout.memory.total)
         typer.echo(f"nothing fits; the smallest, {least}, {least.reason}")
         return
     work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}

@@ -34,8 +34,8 @@ def command(
     loaded = load_run(run)
     pictures = sorted(str(p) for p in page.parent.glob("*.png"))
     if json:
-        told = {"page": str(page), "pictures": pictures, "members": members(loaded), "notes": loaded.notes}
-        print_json(told)
+        record = {"page": str(page), "pictures": pictures, "members": members(loaded), "notes": loaded.notes}
+        print_json(record)
         return
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)

@@ -66,11 +66,11 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
     """The same in words."""
     from nemo_elastic.slicing.card import human_bytes
 
-    told = size(parent, subnet, spec)
+    entry = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
-    held = f"{human_bytes(told['memory']['bytes'])} in service ({place})"
-    active = f" ({told['active_parameters']:,} active)" if "active_parameters" in told else ""
-    return f"{told['parameters']:,} parameters{active}, {held}; runs in {told['runs_in']}"
+    held = f"{human_bytes(entry['memory']['bytes'])} in service ({place})"
+    active = f" ({entry['active_parameters']:,} active)" if "active_parameters" in entry else ""
+    return f"{entry['parameters']:,} parameters{active}, {held}; runs in {entry['runs_in']}"
 
 
 def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
     family = shapes.family
     budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
 
-    def told(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
+    def entries(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
         return {
             name: size(shapes.parent, subnet, spec) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
             for name, subnet in shapes_of.items()
@@ -87,8 +87,8 @@ def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
     return {
         "source": str(shapes.folder),
         "parent": shapes.parent.to_json(),
-        "members": told(shapes.members),
-        "extras": told(shapes.extras),
+        "members": entries(shapes.members),
+        "extras": entries(shapes.extras),
         "ranking": shapes.origin.ranking,
         "provenance": dict(shapes.origin.provenance),
     }
@@ -99,8 +99,8 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
     members, out = path.members(), []
     for at in places:
         subnet, between = path[at], None if at in members else list(path.between(at))
-        told = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec)
-        out.append(told | {"subnet": subnet.to_json()})
+        entry = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec)
+        out.append(entry | {"subnet": subnet.to_json()})
     return out
 
 
@@ -116,8 +116,8 @@ def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpe
     table.add_row("of the parent", *(f"{c / whole:.1%}" for c in counts.values()))
     if has_inactive(parent):
         table.add_row("active", *(f"{active_parameters(parent, s):,}" for s in members.values()))
-    told = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
-    table.add_row(told, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
+    memory_row = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
+    table.add_row(memory_row, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
     for axis in parent.axes:
         table.add_row(axis_title(axis), *(width(s, axis) for s in members.values()))
     return table
@@ -155,9 +155,9 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
     members, whole = path.members(), path.family.members[0].parameters
     for at in places:
         subnet = path[at]
-        told = size(parent, subnet, spec)
-        cells = [f"{told['parameters']:,}", *(f"{told['active_parameters']:,}" for _ in active)]
-        cells += [f"{told['parameters'] / whole:.1%}", human_bytes(told["memory"]["bytes"])]
+        entry = size(parent, subnet, spec)
+        cells = [f"{entry['parameters']:,}", *(f"{entry['active_parameters']:,}" for _ in active)]
+        cells += [f"{entry['parameters'] / whole:.1%}", human_bytes(entry["memory"]["bytes"])]
         cells.append(width(subnet, "hidden"))
         cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]
         table.add_row(members.get(at, ""), *cells, width(subnet, "depth"))

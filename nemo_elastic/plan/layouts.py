@@ -180,8 +180,8 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
                 work = step_work(parent, family, config, run, recompute)
                 waits = wait(parent, family, config, run, recompute, pipeline)
                 shards = Sharding(tensor, sequence, expert or 1)
-                found = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
-                out.append(replace(found, expert=expert))
+                layout = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
+                out.append(replace(layout, expert=expert))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
@@ -195,16 +195,16 @@ def _sizes(parent: Parent, run: RunShape) -> Iterable[tuple[int, int, int | None
                 yield tensor, pipeline, expert
 
 
-def choose(found: Sequence[Layout]) -> Layout | None:
+def choose(every: Sequence[Layout]) -> Layout | None:
     """The smallest layout of those that fit and are as fast as the fastest, up to the share `BLUR` of its time.
 
     Args:
-        found: layouts, the fastest first.
+        every: layouts, the fastest first.
 
     Returns:
         None where none fits.
     """
-    fitting = [layout for layout in found if layout.fits]
+    fitting = [layout for layout in every if layout.fits]
     as_fast = [layout for layout in fitting if layout.seconds <= (1 + BLUR) * fitting[0].seconds]
     return min(as_fast, key=lambda layout: layout.memory.total, default=None)
 
@@ -215,11 +215,11 @@ def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
     Raises:
         ElasticError: None fits; the message has the smallest one's figures.
     """
-    found = layouts(parent, config, run)
-    chosen = choose(found)
+    every = layouts(parent, config, run)
+    chosen = choose(every)
     if chosen is not None:
         return chosen
-    least = min(found, key=lambda layout: layout.memory.total)
+    least = min(every, key=lambda layout: layout.memory.total)
     raise ElasticError(
         f"no layout fits {run.gpus} {run.gpu.upper()}: {least} {least.reason}; use more or larger GPUs, "
         "a shorter sequence or a smaller micro-batch"
@@ -263,7 +263,7 @@ def _layout(
         for stage in own
     )
     fits = memory.total <= run.usable
-    told = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
+    needs = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
     return Layout(
         shards.tensor,
         pipeline,
@@ -277,7 +277,7 @@ def _layout(
             experts=experts, recompute=recompute, waiting=waits, handed_on=passed_on(parent, config, run, shards),
         ),
         fits,
-        told if fits else f"{told}; most of it {memory.largest}",
+        needs if fits else f"{needs}; most of it {memory.largest}",
     )  # fmt: skip
 
 
