@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 WARM = ROOT / "tests" / "warm"
 
@@ -34,3 +36,14 @@ def work(module: str, *args: object, timeout: float = 1800) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def parts(request: pytest.FixtureRequest) -> list[str]:
+    """What the selected tests of a file look at in the run that they share: names of their marks `part`."""
+    tests = [item for item in request.session.items if item.path == request.path]
+    return sorted({name for item in tests for mark in item.iter_markers("part") for name in mark.args})
+
+
+def part(*names: str, long: bool = False) -> list[pytest.MarkDecorator]:
+    """Marks of a parametrized case that looks at such parts; one that `make test` leaves out if it is long."""
+    return [pytest.mark.part(*names), *([pytest.mark.long] if long else [])]

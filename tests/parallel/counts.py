@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.parallel.faults import KILLS
 from tests.workers import ROOT, work
 
 #: what is refused -> the tests that say so, one for each input
@@ -32,14 +33,16 @@ REFUSED = {
 FUZZED, PICKLES = "tests/test_fuzz_readers.py", "tests/formats/megatron/test_forms.py"
 
 
-def survived(found: dict[str, Any]) -> dict[str, int]:
+def survived(found: dict[str, Any], seconds: float = 30) -> dict[str, int]:
     """Counts of what faults.py did to runs, all of which ended as they should (`test_faults.py` asserts)."""
     kills, poisoned = found["kills"], found["not finite"]
     rows = {f"SIGKILL in: {place}": count for place, count in sorted(kills["hits"].items())}
     rows["runs of two stages that ended bit for bit as without kills"] = sum(kills["runs"])
     rows["values that are not finite, named and stopped or left out"] = len(poisoned)
     rows["saves without room, and the run went on later"] = sum(run["same"] for run in found["disk"].values())
-    rows["dead ranks that ended the others within seconds"] = sum(r["seconds"] < 30 for r in found["dead"].values())
+    rows["dead ranks that ended the others within seconds"] = sum(
+        r["seconds"] < seconds for r in found["dead"].values()
+    )
     lost = found["damaged"].values()
     rows["checkpoints damaged: the one before was taken, or nothing where none was whole"] = sum(
         run.get("same", run["codes"] == [2]) for run in lost
@@ -71,7 +74,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    work("tests.parallel.faults", args.folder.resolve())
+    work("tests.parallel.faults", args.folder.resolve(), KILLS)
     rows = survived(json.loads((args.folder / "faults.json").read_text()))
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
     from tests.formats.megatron.test_forms import COUNT

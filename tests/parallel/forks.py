@@ -25,8 +25,8 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError
 
-#: what a rank that did not end in time has as its exit code
-HANGS = -99
+#: what a rank that did not end in time has as its exit code; the time is no measure of anything: machines are busy
+HANGS, HANG = -99, 1500
 CLEAR = 2  # one clear line
 
 
@@ -42,7 +42,7 @@ class Ranks:
     folder: Path
     pids: list[int]
 
-    def wait(self, seconds: float) -> list[int]:
+    def wait(self, seconds: float = HANG) -> list[int]:
         """Exit codes of all ranks; minus the number of a signal that ended one. Those that go on are killed."""
         codes: dict[int, int] = {}
         end = time.monotonic() + seconds
@@ -88,7 +88,7 @@ def start(folder: Path, world: int, function: Callable[..., Any], *args: Any, **
 
 
 def run(
-    folder: Path, world: int, function: Callable[..., Any], *args: Any, seconds: float = 240, **more: Any
+    folder: Path, world: int, function: Callable[..., Any], *args: Any, seconds: float = HANG, **more: Any
 ) -> list[Any]:
     """Results of all ranks.
 

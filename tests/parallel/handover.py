@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1's optimizer in other layouts of ranks, as the planner gives them to stage 2; `test_handover.py` asserts.
 
-python -m tests.parallel.handover FOLDER: leaves `handover.json`.
+python -m tests.parallel.handover FOLDER PART...: leaves `handover.json`. Parts are named `float32 tp1-dp2` and so on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,22 +98,27 @@ def compared(start: Path, end: Path) -> dict[str, Any]:
     }
 
 
-def measure(place: Path, half: bool) -> dict[str, Any]:
-    """Both stages in one precision; in float32 stage 1 goes on too, on fewer ranks, and saved with less memory."""
+def measure(place: Path, precision: str, parts: Collection[str]) -> dict[str, Any]:
+    """The parts of one precision: both stages, and stage 1 that goes on, on fewer ranks or saved with less memory."""
     from tests.parallel import forks
 
     def in_half(layout: Layout) -> Layout:
         return replace(layout, half=half)
 
-    place, root = place / f"half{half:d}", place
+    half = precision == "bf16"
+    place, root = place / precision, place
     first = place / "first"
     forks.run(first / "log", FIRST.world, stage1, root, first, in_half(FIRST))
     found: dict[str, Any] = {}
     for name, layout in SECOND.items():
+        if f"{precision} {name}" not in parts:
+            continue
         out = place / name
         ranks = forks.run(out / "log", layout.world, stage2, root, out, in_half(layout), first)
         found[name] = compared(out, first) | ranks[0]
-    for name, layout in ({} if half else {"fewer": FEWER, "gathered": FIRST}).items():
+    for name, layout in {"fewer": FEWER, "gathered": FIRST}.items():
+        if f"{precision} {name}" not in parts:
+            continue
         out, gathered = place / name, name == "gathered"
         ranks = forks.run(out / "log", layout.world, go_on, root, out, in_half(layout), first, gathered=gathered)
         found[name] = compared(out, first) | ranks[0]
@@ -127,18 +133,22 @@ def refused(place: Path) -> str:
     forks.run(first / "log", FIRST.world, stage1, place, first, FIRST, by_default=True)
     layout = SECOND["tp1-dp2"]
     ranks = forks.start(out / "log", layout.world, stage2, place, out, layout, first)
-    assert any(ranks.wait(120))
+    assert any(ranks.wait())
     return ranks.said()
 
 
-def main(place: Path) -> None:
+def main(place: Path, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)
-    found = {"float32": measure(place, False), "bf16": measure(place, True), "default": refused(place)}
+    found: dict[str, Any] = {
+        p: measure(place, p, parts) for p in ("float32", "bf16") if any(part.startswith(p) for part in parts)
+    }
+    if "default" in parts:
+        found["default"] = refused(place)
     (place / "handover.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])

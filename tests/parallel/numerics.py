@@ -89,7 +89,7 @@ def main(place: Path) -> None:
     forks.run(place / "prepare", 1, runs.prepare, place)
     found = {}
     for name, half in (("single", False), ("half", True)):
-        (found[name],) = forks.run(place / name / "log", 1, precision, place, place / name, half, seconds=600)
+        (found[name],) = forks.run(place / name / "log", 1, precision, place, place / name, half)
     (found["untouched"],) = forks.run(place / "untouched" / "log", 1, untouched, place, place / "untouched")
     (place / "numerics.json").write_text(json.dumps(found))
 

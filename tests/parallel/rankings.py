@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One parent, ranked, sorted and searched in several layouts of ranks; killed in the middle of one of them.
 
-python -m tests.parallel.rankings FOLDER: leaves what each layout found, and `rankings.json`, for `test_rankings.py`.
+python -m tests.parallel.rankings FOLDER PART...: leaves what one rank and the parts that are named have found, and
+`rankings.json`, for `test_rankings.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +67,7 @@ def from_the_teacher(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     return runs.train(place, out, layout, 1, **SEARCHED)
 
 
-def measure(place: Path) -> dict[str, Any]:
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     """What layouts leave in `NAME/elastic` and `NAME/ranked`; what is said and lost besides."""
     from tests.parallel import forks, runs
 
@@ -73,23 +75,20 @@ def measure(place: Path) -> dict[str, Any]:
 
     def run(name: str, layout: Layout, function: Any, *args: Any, **more: Any) -> tuple[list[int], list[str]]:
         ranks = forks.start(place / name / "log", layout.world, function, place, place / name, layout, *args, **more)
-        return ranks.wait(90), [ranks.said(r) for r in range(layout.world)]
+        return ranks.wait(), [ranks.said(r) for r in range(layout.world)]
 
     def whole(name: str, layout: Layout, **changes: Any) -> None:
         codes, said = run(name, layout, runs.rank, place / name / "ranked", **changes)
         assert not any(codes), said
 
-    for layout in (ONE, *LAYOUTS):
+    for layout in (ONE, *(one for one in LAYOUTS if one.name in parts)):
         whole(layout.name, layout, **SEARCHED)
-    for layout in (ONE, Layout(tensor=2, sequence=True)):
+    for layout in (ONE, Layout(tensor=2, sequence=True)) if "fast" in parts else ():
         whole(f"fast-{layout.name}", layout, **FAST)
     found: dict[str, Any] = {"parent": str(runs.parent(place))}
-    found["kill"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, SAVE), strict=True))
-    found["left"] = sorted(p.name for p in (place / "killed" / "elastic").glob("ranking*"))
-    other = partial(run, "killed", function=runs.rank, checkpoint=place / "killed" / "ranked", **SEARCHED)
-    found["other"] = dict(zip(("codes", "said"), other(layout=Layout(data=2)), strict=True))
-    found["again"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, 0), strict=True))
-    for layout in (ONE, replace(KILLED, sharded=True)):
+    if "kill" in parts:
+        found |= kill(place, run)
+    for layout in (ONE, replace(KILLED, sharded=True)) if "straight" in parts else ():
         name = f"straight-{layout.tensor}"
         (facts, *_) = forks.run(place / name / "log", layout.world, from_the_teacher, place, place / name, layout)
         found[name] = facts
@@ -98,11 +97,24 @@ def measure(place: Path) -> dict[str, Any]:
     return found
 
 
+def kill(place: Path, run: Callable[..., tuple[list[int], list[str]]]) -> dict[str, Any]:
+    """A ranking that is killed, then refused to other ranks, then done by the same."""
+    from tests.parallel import runs
+
+    found: dict[str, Any] = {}
+    found["kill"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, SAVE), strict=True))
+    found["left"] = sorted(p.name for p in (place / "killed" / "elastic").glob("ranking*"))
+    other = partial(run, "killed", function=runs.rank, checkpoint=place / "killed" / "ranked", **SEARCHED)
+    found["other"] = dict(zip(("codes", "said"), other(layout=Layout(data=2)), strict=True))
+    found["again"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, 0), strict=True))
+    return found
+
+
 def main() -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
     place = Path(sys.argv[1]).resolve()
-    found = measure(place)
+    found = measure(place, sys.argv[2:])
     (place / "rankings.json").write_text(json.dumps(found))
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that stop and go on: at every step, in another layout, with another block; `test_resume.py` asserts.
 
-python -m tests.parallel.resume FOLDER: leaves `resume.json`.
+python -m tests.parallel.resume FOLDER PART...: leaves `resume.json`: a run without a stop, and the parts named.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,18 @@ SOFT = Layout(soft=True, micro_batches=2)
 ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0}
 
 
-def stopped_everywhere(place: Path) -> dict[str, Any]:
-    """One run without a stop, and one for every step at which it is killed and started again."""
+def stopped_everywhere(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """One run without a stop, and one for every step at which it is to be killed and started again."""
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
     how = {"steps": STEPS, "every": 1, "router": ROUTER}
     found: dict[str, Any] = {}
-    for stop in (None, *range(1, STEPS)):
+    for stop in (None, *(step for step in range(1, STEPS) if f"stop {step}" in parts)):
         out = place / f"stop-{stop}"
         if stop is not None:
             ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
-            assert ranks.wait(120) == [-9], ranks.said()
+            assert ranks.wait() == [-9], ranks.said()
         (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
         found[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "draws")}, "state": digests(out)}
     return found
@@ -51,7 +52,7 @@ def resharded(place: Path) -> dict[str, Any]:
         where = layout(soft=True, micro_batches=2)
         ranks = forks.start(moved / "log", where.world, runs.train, place, moved, where, until=until,
                             steps=STEPS, every=1, router=ROUTER)  # fmt: skip
-        codes = ranks.wait(240)
+        codes = ranks.wait()
         assert codes == ([-9] * where.world if until else [0]), ranks.said()
     copied = place / "copied"
     shutil.copytree(alone / "checkpoints", copied / "checkpoints")
@@ -75,7 +76,7 @@ def in_stages(place: Path) -> dict[str, Any]:
         out = place / f"stages-{name}"
         if name != "whole":
             ranks = forks.start(out / "log", layout.world, runs.train, place, out, layout, until=STOP, **how)
-            assert ranks.wait(240) == [-9] * layout.world, ranks.said()
+            assert ranks.wait() == [-9] * layout.world, ranks.said()
         facts = forks.run(out / "log", end.world, runs.train, place, out, end, **how)[0]
         held[name] = {"from": facts["from"], "losses": facts["losses"]}
     held["identical"] = digests(place / "stages-stopped") == digests(place / "stages-whole")
@@ -120,7 +121,7 @@ def cut_both(first: Path, second: Path, place: Path) -> bool:
     return files[0] == files[1]
 
 
-def other_blocks(place: Path) -> dict[str, Any]:
+def other_blocks(place: Path, parts: Collection[str]) -> dict[str, Any]:
     """What a run says that goes on with another block."""
     from tests.parallel import forks, runs
 
@@ -133,14 +134,16 @@ def other_blocks(place: Path) -> dict[str, Any]:
     }
     found = {}
     for name, change in changes.items():
+        if name not in parts:
+            continue
         shutil.rmtree(out, ignore_errors=True)
-        forks.start(out / "log", 1, runs.train, place, out, Layout(), until=1, **how).wait(120)
+        forks.start(out / "log", 1, runs.train, place, out, Layout(), until=1, **how).wait()
         ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), **how, **change)
-        found[name] = {"code": ranks.wait(120)[0], "said": ranks.said()}
+        found[name] = {"code": ranks.wait()[0], "said": ranks.said()}
     return found
 
 
-def main(place: Path) -> None:
+def main(place: Path, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
@@ -148,14 +151,12 @@ def main(place: Path) -> None:
     for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
         out = place / "rank" / layout.name
         forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)
-    found = {
-        "stops": stopped_everywhere(place),
-        "resharded": resharded(place),
-        "stages": in_stages(place),
-        "blocks": other_blocks(place),
-    }
+    found = {"stops": stopped_everywhere(place, parts), "blocks": other_blocks(place, parts)}
+    for name, run in {"resharded": resharded, "stages": in_stages}.items():
+        if name in parts:
+            found[name] = run(place)
     (place / "resume.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])

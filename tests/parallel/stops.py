@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs in a row that are stopped from outside: their exit codes, what starts after them, and the history they leave.
 
-python -m tests.parallel.stops FOLDER: leaves `stops.json`, which `test_stops.py` asserts.
+python -m tests.parallel.stops FOLDER PART...: leaves `stops.json`, which `test_stops.py` asserts: whole and
+stopped runs, and the parts that are named.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def attempt(place: Path, out: Path, layout: Layout = SOFT, **how: Any) -> dict[s
     from tests.parallel import forks
 
     ranks = forks.start(out / "log", layout.world, train, place, out, layout, **how)
-    codes = ranks.wait(120)
+    codes = ranks.wait()
     left = [p.name for p in whole_checkpoints(out / "checkpoints")]
     lines = [line for line in ranks.said().splitlines() if line.startswith(("error: ", "stopped: "))]
     return {"codes": codes, "left": left, "lines": lines, "said": ranks.said()[-3000:]}
@@ -112,7 +113,7 @@ def history(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def main(place: Path) -> None:
+def main(place: Path, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
@@ -126,23 +127,25 @@ def main(place: Path) -> None:
     found["early"] = attempt(place, row / "stage2", stage=2)
     found["again"] = [attempt(place, row / "stage1", how=OURS, code=0) for _ in range(2)]
     found["after"] = attempt(place, row / "stage2", stage=2)
-    found["killed"] = [
-        attempt(place, killed / "stage1", at=5, sig=signal.SIGKILL), attempt(place, killed / "stage1"),
-    ]  # fmt: skip
+    if "killed" in parts:
+        found["killed"] = [
+            attempt(place, killed / "stage1", at=5, sig=signal.SIGKILL), attempt(place, killed / "stage1"),
+        ]  # fmt: skip
     for name, how in {
         "terminated": {"at": 2}, "terminated, saved": {"at": 1}, "stock": {"at": 2, "how": STOCK},
         "last step": {"at": STEPS - 1, "how": OURS}, "Ctrl-C": {"at": 2, "sig": signal.SIGINT},
         "ranks": {"at": 2, "how": OURS, "layout": Layout(tensor=2, soft=True, micro_batches=2)},
         "stock model": {"at": 2, "elastic": False},
     }.items():  # fmt: skip
-        found[name] = attempt(place, place / name, **how)
+        if name in parts:
+            found[name] = attempt(place, place / name, **how)
     stages = {name: place / name / "stage1" for name in ("whole", "row", "killed")}
     stages["stock model"] = place / "stock model"
-    found["histories"] = {name: history(out) for name, out in stages.items()}
-    found["digests"] = {f"{run.name}-{stage}": digests(run / stage) for run in (whole, row) for stage in
-                        ("stage1", "stage2")} | {"killed-stage1": digests(killed / "stage1")}  # fmt: skip
+    found["histories"] = {name: history(out) for name, out in stages.items() if name in found}
+    stages = [run / stage for run in (whole, row, killed) for stage in ("stage1", "stage2")]
+    found["digests"] = {f"{out.parent.name}-{out.name}": digests(out) for out in stages if out.exists()}
     (place / "stops.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])

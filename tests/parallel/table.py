@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parallelism table: every layout of ranks against one rank that trains the same.
 
-    python -m tests.parallel.table FOLDER [--suite] [--markdown FILE]
+    python -m tests.parallel.table FOLDER [--only ROW...] [--markdown FILE]
 
 Trains in FOLDER, and leaves there `table.json`. Ends with exit code 1 where a layout trains anything else. The tests
-run those of `SUITE` (`--suite`): each way to lay out ranks, alone and with others; `make parallel` runs all.
+run those of `SUITE` (`--only`): each way to lay out ranks, alone and with others; `make parallel` runs all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -82,25 +82,30 @@ HALVES = (
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
     Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True),
 )
+#: those of `make test`: every kind of parallelism, in as few runs as show it
+FEW = (
+    Layout(tensor=2, soft=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True),
+    Layout(pipeline=2, micro_batches=4),
+    Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
+    SHARDS[0],
+    HALVES[3],
+)
 #: those that the tests run
 SUITE = (
-    Layout(tensor=2, soft=True),
+    *FEW,
     Layout(tensor=2, sequence=True),
     Layout(tensor=4, sequence=True, soft=True),
     Layout(data=2, micro_batches=4),
-    Layout(tensor=2, sequence=True, data=2, sharded=True),
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True),
-    Layout(pipeline=2, micro_batches=4),
     Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     Layout(pipeline=2, micro_batches=4, mode="trainable"),
     Layout(recompute="selective"),
-    Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
-    SHARDS[0],
     SHARDS[2],
     HALVES[1],
-    HALVES[3],
 )
-assert set(SUITE) <= {*ROWS, *SHARDS, *HALVES}
+EVERY = (*ROWS, *SHARDS, *HALVES)
+assert set(SUITE) <= set(EVERY)
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
     "context parallelism": ("context_parallel_size", 2, "Mamba layers fix their share of heads when they are built"),
@@ -161,26 +166,31 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def measure(place: Path, layouts: Sequence[Layout]) -> dict[str, dict[str, Any]]:
-    """A row for each layout; one that fails says how."""
+def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """The rows that are named, or all: of layouts, of which one that fails says how, and what the tests see beside."""
     from tests.parallel import forks, runs, stages
 
     found: dict[str, dict[str, Any]] = {}
     forks.run(place / "prepare", 1, runs.prepare, place)
-    for layout in layouts:
+    for layout in [one for one in EVERY if not only or one.name in only]:
         try:
             found[layout.name] = row(place, layout)
         except Exception as error:
             found[layout.name] = {"error": str(error)[-2000:]}
         print(f"  {layout.name}: {found[layout.name]}", flush=True)
-    long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
-    found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
+    if not only or "long" in only:
+        long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
+        found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
     for mode in LOADED:
+        if only and f"loaded {mode}" not in only:
+            continue
         layout = Layout(pipeline=2, mode=mode)
         found[f"loaded {mode}"] = dict(enumerate(
             forks.run(place / f"loaded-{mode}", 2, stages.loaded, place, place / f"loaded-{mode}", layout)
         ))  # fmt: skip
     for what, (name, value, _) in REFUSED.items():
+        if only and what not in only:
+            continue
         found[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
     found["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
     return found
@@ -208,20 +218,19 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", action="store_true")
+    parser.add_argument("--only", nargs="+", default=())
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
-    layouts = SUITE if args.suite else (*ROWS, *SHARDS, *HALVES)
-    found = measure(args.folder.resolve(), layouts)
+    found = measure(args.folder.resolve(), args.only)
     (args.folder / "table.json").write_text(json.dumps(found))
-    if args.suite:
+    if args.only:
         return
     if args.markdown:
         args.markdown.write_text(markdown(found))
     print(markdown(found))
-    told = [f"{layout.name}: {line}" for layout in layouts for line in wrong(layout, found[layout.name])]
+    told = [f"{layout.name}: {line}" for layout in EVERY for line in wrong(layout, found[layout.name])]
     if told:
         raise SystemExit("\n".join(told))
 

@@ -12,22 +12,26 @@ from typing import Any
 import pytest
 
 from tests.parallel.faults import STEPS
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 #: `make faults` does it 32 times
 KILLS = 8
+#: by which a dead rank has ended the others; gloo itself gives up after half an hour
+SOON = 600
 STOPPED = "stopped before a weight was changed (elastic.nonfinite.action: stop)"
 SMALL = "budget small (micro-batch 0): layer 4 (mamba) gave the first value that is not finite"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("faults")
-    work("tests.parallel.faults", folder, KILLS)
+    work("tests.parallel.faults", folder, KILLS, *parts(request))
     return json.loads((folder / "faults.json").read_text())
 
 
+@pytest.mark.long
+@pytest.mark.part("kills")
 def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(found: dict[str, Any]) -> None:
     """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
     kills = found["kills"]
@@ -38,32 +42,35 @@ def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(foun
     assert all(kills["went on"]), "a whole checkpoint was passed over"
 
 
+#: run -> its line
+NOT_FINITE = {
+    "stops": f"training: step 0: {SMALL}; {STOPPED}",
+    "gradient": "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight is not "
+    f"finite; {STOPPED}",
+    "weight": f"training: step 1: the weight decoder.layers.4.mixer.D is not finite; {STOPPED}",
+    "ranks": f"training: step 0: {SMALL} (rank 1); {STOPPED}",
+    "replicas": f"training: step 0: {SMALL} (rank 1); {STOPPED}",
+    "stages": f"training: step 0: budget small (micro-batch 0): its loss is nan (rank 1); {STOPPED}",
+    "a stage's gradient": "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight "
+    f"is not finite (rank 1); {STOPPED}",
+    "too-many": "training: step 1: budget small (micro-batch 2): layer 4 (mamba) gave the first value that is not "
+    "finite; the last of 2 such steps (elastic.nonfinite.limit)",
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("stops", f"training: step 0: {SMALL}; {STOPPED}"),
-        ("gradient", "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight is not "
-                     f"finite; {STOPPED}"),
-        ("weight", f"training: step 1: the weight decoder.layers.4.mixer.D is not finite; {STOPPED}"),
-        ("ranks", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
-        ("replicas", f"training: step 0: {SMALL} (rank 1); {STOPPED}"),
-        ("stages", f"training: step 0: budget small (micro-batch 0): its loss is nan (rank 1); {STOPPED}"),
-        ("a stage's gradient", "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj."
-                               f"weight is not finite (rank 1); {STOPPED}"),
-        ("too-many", "training: step 1: budget small (micro-batch 2): layer 4 (mamba) gave the first value that is "
-                     "not finite; the last of 2 such steps (elastic.nonfinite.limit)"),
-    ],
-)  # fmt: skip
-def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(
-    found: dict[str, Any], name: str, line: str
-) -> None:
+    "name",
+    [pytest.param(n, marks=part("not finite", n, long=n not in ("weight", "ranks"))) for n in NOT_FINITE],
+)
+def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(found: dict[str, Any], name: str) -> None:
     run = found["not finite"][name]
     assert set(run["codes"]) == {2}
     assert run["left"] == []
     for said in run["said"]:
-        assert said.splitlines()[-1] == f"error: {line}"
+        assert said.splitlines()[-1] == f"error: {NOT_FINITE[name]}"
 
 
+@pytest.mark.part("not finite", "skips")
 def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[str, Any]) -> None:
     run = found["not finite"]["skips"]
     assert run["codes"] == [0]
@@ -72,6 +79,8 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[
     assert run["finite"], "NaN in the weights of the last checkpoint"
 
 
+@pytest.mark.long
+@pytest.mark.part("disk")
 @pytest.mark.parametrize("name", ["2000", "40000"])
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any], name: str) -> None:
     run = found["disk"][name]
@@ -85,6 +94,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any]
     assert (run["from"], run["same"]) == (2, True), "with room again the run must end as one that had it"
 
 
+@pytest.mark.part("damaged")
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -104,6 +114,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(found: dict[str,
     assert run["left"] == ["step=2-last", "step=3-last", "step=3-last-damaged"]
 
 
+@pytest.mark.part("damaged")
 def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -> None:
     run = found["damaged"]["both"]
     assert run["codes"] == [2]
@@ -114,6 +125,8 @@ def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -
     assert run["left"] == ["step=2-last", "step=3-last"]
 
 
+@pytest.mark.long
+@pytest.mark.part("async")
 def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(found: dict[str, Any]) -> None:
     run = found["async"]
     assert run["left"] == run["whole"] == ["step=2-last", "step=3-last"]
@@ -124,6 +137,7 @@ def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(f
         assert {"weights/.metadata", "weights/common.pt", "weights/__0_0.distcp", "context/io.json"} <= set(listed)
 
 
+@pytest.mark.part("hostile")
 @pytest.mark.parametrize("name", ["start", "teacher", "resume"])
 def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, Any], name: str) -> None:
     run = found["hostile"][name]
@@ -132,6 +146,7 @@ def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, An
     assert "it names torch.distributed.checkpoint._fsspec_filesystem.FsspecReader" in run["said"].splitlines()[-1]
 
 
+@pytest.mark.part("dead")
 @pytest.mark.parametrize(
     ("name", "checkpoint"), [("tensor", "there is no whole checkpoint yet"), ("data", "step=2-last")]
 )
@@ -141,13 +156,15 @@ def test_a_rank_that_dies_ends_the_others_with_a_line(found: dict[str, Any], nam
     (line,) = [x for x in run["said"].splitlines() if x.startswith("error: ")]
     assert line.startswith("error: rank 0 of 2 stops in step ")
     assert line.endswith(checkpoint)
-    assert run["seconds"] < 30
+    assert run["seconds"] < SOON
 
 
+@pytest.mark.long
+@pytest.mark.part("kills", "not finite", *NOT_FINITE, "disk", "damaged", "hostile", "dead")
 def test_what_is_counted_is_what_was_survived(found: dict[str, Any]) -> None:
     from tests.parallel.counts import survived
 
-    rows = survived(found)
+    rows = survived(found, SOON)
     assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(found["kills"]["hits"].values())
     assert sorted(n for what, n in rows.items() if not what.startswith("SIGKILL")) == sorted(
         [len(found[k]) for k in ("not finite", "disk", "dead", "damaged", "hostile")] + [len(found["kills"]["runs"])]

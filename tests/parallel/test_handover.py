@@ -11,21 +11,31 @@ import pytest
 
 from tests.parallel.handover import SECOND, STEPS
 from tests.parallel.table import HALF_LOSS, LOSS
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 PRECISIONS = {"float32": LOSS, "bf16": HALF_LOSS}
+#: of which `make test` has the one that the large recipes make
+EACH = pytest.mark.parametrize(
+    ("precision", "layout"),
+    [
+        pytest.param(
+            p, layout, marks=part(f"{p} {layout}", f"{p} tp2-dp2", long=(p, layout) != ("float32", "tp1-dp2"))
+        )
+        for p in PRECISIONS
+        for layout in SECOND
+    ],
+)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("handover")
-    work("tests.parallel.handover", folder)
+    work("tests.parallel.handover", folder, *parts(request))
     return json.loads((folder / "handover.json").read_text())
 
 
-@pytest.mark.parametrize("layout", SECOND)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@EACH
 def test_stage_2_starts_with_the_bytes_that_stage_1_left(found: dict[str, Any], precision: str, layout: str) -> None:
     run = found[precision][layout]
     assert run["other"] == []
@@ -34,24 +44,29 @@ def test_stage_2_starts_with_the_bytes_that_stage_1_left(found: dict[str, Any], 
     assert ("torch.bfloat16" in run["kinds"]) == (precision == "bf16")
 
 
-@pytest.mark.parametrize("layout", SECOND)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@EACH
 def test_it_goes_on_as_in_the_layout_of_stage_1(found: dict[str, Any], precision: str, layout: str) -> None:
     same, other = found[precision]["tp2-dp2"]["losses"], found[precision][layout]["losses"]
     assert len(other) == STEPS
     assert other == pytest.approx(same, rel=PRECISIONS[precision])
 
 
+@pytest.mark.long
+@pytest.mark.part("float32 fewer", "float32 gathered")
 def test_stage_1_goes_on_with_fewer_data_parallel_ranks(found: dict[str, Any]) -> None:
     fewer = found["float32"]["fewer"]
     assert fewer["other"] == [] and fewer["moments"] and not fewer["zeros"]
     assert fewer["losses"] == pytest.approx(found["float32"]["gathered"]["losses"], rel=LOSS)
 
 
+@pytest.mark.long
+@pytest.mark.part("float32 gathered")
 def test_the_save_that_needs_no_memory_of_gpus_writes_the_same(found: dict[str, Any]) -> None:
     assert found["float32"]["gathered"]["other"] == []
 
 
+@pytest.mark.long
+@pytest.mark.part("default")
 def test_what_nemo_saves_by_default_goes_on_in_no_other_layout(found: dict[str, Any]) -> None:
     """Else `apply_elastic` would have nothing to set."""
     assert "re-save the checkpoint with `ckpt_optim_fully_reshardable=True`" in found["default"]

@@ -14,15 +14,15 @@ import torch
 
 from nemo_elastic.ranking import Ranking, sort
 from tests.parallel.rankings import KILLED, LAYOUTS, ONE
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rankings")
-    work("tests.parallel.rankings", folder)
+    work("tests.parallel.rankings", folder, *parts(request))
     return folder
 
 
@@ -51,7 +51,9 @@ def assert_same(found: Ranking, wanted: Ranking) -> None:
         np.testing.assert_allclose(found.scores[name], value, rtol=1e-5, atol=5e-8, err_msg=name)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(x, marks=part(x.name, long=x not in (KILLED, LAYOUTS[-1])), id=x.name) for x in LAYOUTS]
+)
 def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Path, layout: Any) -> None:
     from tests.parallel.compare import held
 
@@ -78,10 +80,13 @@ def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, found: dict[st
             assert not torch.equal(after[name], before[name]), name
 
 
+@pytest.mark.long
+@pytest.mark.part("fast")
 def test_other_ways_to_measure_are_those_of_one_rank_too(place: Path) -> None:
     assert_same(ranking(place, f"fast-{KILLED.name}"), ranking(place, f"fast-{ONE.name}"))
 
 
+@pytest.mark.part("kill", KILLED.name)
 def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, found: dict[str, Any]) -> None:
     kill, again = found["kill"], found["again"]
     assert kill["codes"][0] == -9, kill["said"]
@@ -96,6 +101,7 @@ def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, found
     assert sorted(p.name for p in (place / "killed" / "elastic").iterdir()) == ["ranking", "shapes.json"]
 
 
+@pytest.mark.part("kill")
 def test_other_ranks_do_not_go_on_and_all_of_them_say_so(found: dict[str, Any]) -> None:
     other = found["other"]
     assert other["codes"] == [2, 2], other["said"]
@@ -107,6 +113,8 @@ def test_other_ranks_do_not_go_on_and_all_of_them_say_so(found: dict[str, Any]) 
         )
 
 
+@pytest.mark.long
+@pytest.mark.part("straight")
 def test_training_finds_its_members_itself_in_any_layout(place: Path, found: dict[str, Any]) -> None:
     assert searched(place, "straight-1")["members"] == searched(place, "straight-2")["members"]
     assert found["straight-1"]["losses"] == pytest.approx(found["straight-2"]["losses"], rel=1e-3)

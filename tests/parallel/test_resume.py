@@ -12,19 +12,21 @@ import pytest
 
 from tests.parallel.resume import STEPS, STOP
 from tests.parallel.table import LOSS, WEIGHT
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("resume")
-    work("tests.parallel.resume", folder)
+    work("tests.parallel.resume", folder, *parts(request))
     return json.loads((folder / "resume.json").read_text())
 
 
-@pytest.mark.parametrize("stop", range(1, STEPS))
+@pytest.mark.parametrize(
+    "stop", [pytest.param(step, marks=part(f"stop {step}", long=step != STEPS // 2)) for step in range(1, STEPS)]
+)
 def test_stopped_anywhere_it_ends_bit_for_bit_the_same(found: dict[str, Any], stop: int) -> None:
     whole, resumed = found["stops"]["None"], found["stops"][str(stop)]
     assert (whole["from"], resumed["from"]) == (0, stop)
@@ -41,16 +43,20 @@ def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(found: dict[str, A
     assert whole["losses"][-1] > 0
 
 
+@pytest.mark.part("resharded")
 def test_one_rank_two_ranks_one_rank(found: dict[str, Any]) -> None:
     assert found["resharded"]["weights"] <= WEIGHT
 
 
+@pytest.mark.part("resharded")
 def test_two_ranks_write_the_bytes_that_one_rank_wrote(found: dict[str, Any]) -> None:
     assert found["resharded"]["identical"]
     assert found["resharded"]["tensors"] == len(found["stops"]["None"]["state"])
     assert found["resharded"]["members"]
 
 
+@pytest.mark.long
+@pytest.mark.part("stages")
 def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_rank(found: dict[str, Any]) -> None:
     stages = found["stages"]
     assert [stages[name]["from"] for name in ("whole", "stopped", "alone")] == [0, STOP, STOP]
@@ -63,8 +69,10 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("seed", "elastic.seed: 15 -> 4; take the old values, or another log directory"),
-        ("axes", "elastic.axes.hidden.choices: [32, 28, 24, 20] -> [32, 28, 24]; take"),
+        pytest.param("seed", "elastic.seed: 15 -> 4; take the old values, or", marks=part("seed", long=True)),
+        pytest.param(
+            "axes", "elastic.axes.hidden.choices: [32, 28, 24, 20] -> [32, 28, 24]; take", marks=part("axes")
+        ),
     ],
 )
 def test_another_block_is_refused_with_the_difference(found: dict[str, Any], change: str, told: str) -> None:
@@ -75,6 +83,7 @@ def test_another_block_is_refused_with_the_difference(found: dict[str, Any], cha
     assert told in line
 
 
+@pytest.mark.part("sampling")
 def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(found: dict[str, Any]) -> None:
     run = found["blocks"]["sampling"]
     assert run["code"] == 0
@@ -108,9 +117,9 @@ def test_every_setting_that_may_change_exists() -> None:
     whole = block(router={"hidden": 8})
     for name in (*STEERING, *FAMILY):
         value: Any = whole
-        for part in name.split("."):
-            assert part in value, name
-            value = value[part]
+        for key in name.split("."):
+            assert key in value, name
+            value = value[key]
 
 
 def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:

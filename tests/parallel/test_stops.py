@@ -12,16 +12,16 @@ import pytest
 
 from tests.parallel.runs import BATCH, LENGTH
 from tests.parallel.stops import EVERY, ROW, SOFT, STEPS
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 NEXT = "the next start goes on from "
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stops")
-    work("tests.parallel.stops", folder)
+    work("tests.parallel.stops", folder, *parts(request))
     return folder
 
 
@@ -59,11 +59,11 @@ def test_what_a_row_leaves_is_what_one_job_leaves(found: dict[str, Any], stage: 
 @pytest.mark.parametrize(
     ("name", "code", "left"),
     [
-        ("terminated", 143, "step=1-last"),
-        ("terminated, saved", 75, "step=1-last"),
-        ("stock", 75, "step=2-last"),
-        ("ranks", 75, "step=2-last"),
-        ("Ctrl-C", 130, "step=1-last"),
+        pytest.param("terminated", 143, "step=1-last", marks=part("terminated", long=True)),
+        pytest.param("terminated, saved", 75, "step=1-last", marks=part("terminated, saved", long=True)),
+        pytest.param("stock", 75, "step=2-last", marks=part("stock", long=True)),
+        pytest.param("ranks", 75, "step=2-last", marks=part("ranks")),
+        pytest.param("Ctrl-C", 130, "step=1-last", marks=part("Ctrl-C")),
     ],
 )
 def test_a_training_that_is_stopped_is_no_success(found: dict[str, Any], name: str, code: int, left: str) -> None:
@@ -76,15 +76,19 @@ def test_a_training_that_is_stopped_is_no_success(found: dict[str, Any], name: s
     assert "Traceback" not in run["said"]
 
 
+@pytest.mark.long
+@pytest.mark.part("stock model")
 def test_the_parents_own_training_has_the_same_codes(found: dict[str, Any]) -> None:
     assert (found["stock model"]["codes"], found["stock model"]["left"][-1]) == ([143], "step=1-last")
 
 
+@pytest.mark.long
+@pytest.mark.part("last step")
 def test_a_signal_in_the_last_step_changes_nothing(found: dict[str, Any]) -> None:
     assert (found["last step"]["codes"], found["last step"]["left"][-1]) == ([0], f"step={STEPS - 1}-last")
 
 
-@pytest.mark.parametrize("how", ["row", "killed"])
+@pytest.mark.parametrize("how", ["row", pytest.param("killed", marks=part("killed", long=True))])
 def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(found: dict[str, Any], how: str) -> None:
     """Also where a step was done again: the kill came one step after the last checkpoint."""
     whole, lines = ([{k: v for k, v in x.items() if k != "seconds"} for x in found["histories"][n]]
@@ -95,11 +99,14 @@ def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(found: dict[
     assert seconds == sorted(seconds) and len(set(seconds)) == STEPS
 
 
-def test_a_history_has_every_step_and_every_measurement_with_its_tokens(found: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["whole", pytest.param("stock model", marks=part("stock model", long=True))])
+def test_a_step_tells_the_tokens_that_count(found: dict[str, Any], name: str) -> None:
     """A quarter of them is masked; what counts are those that are left, in the parent's own training too."""
-    for name in ("whole", "stock model"):
-        per_step = BATCH * LENGTH * SOFT.micro_batches * 3 // 4
-        assert all(line["tokens"] == per_step * line["step"] for line in found["histories"][name])
+    per_step = BATCH * LENGTH * SOFT.micro_batches * 3 // 4
+    assert all(line["tokens"] == per_step * line["step"] for line in found["histories"][name])
+
+
+def test_a_history_has_every_step_and_every_measurement(found: dict[str, Any]) -> None:
     lines = found["histories"]["whole"]
     assert [x["step"] for x in lines if x["kind"] == "step"] == list(range(1, STEPS + 1))
     assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
@@ -110,7 +117,7 @@ def test_a_history_has_every_step_and_every_measurement_with_its_tokens(found: d
 def test_the_report_sees_one_run(place: Path) -> None:
     from nemo_elastic.report import load_run
 
-    loaded = {name: load_run(place / name) for name in ("whole", "row", "killed")}
+    loaded = {name: load_run(place / name) for name in ("whole", "row")}
     for run in loaded.values():
         assert not any("metrics" in note for note in run.notes)
     one, other = (loaded[n].phase("stage1") for n in ("whole", "row"))

@@ -5,31 +5,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.parallel.runs import Layout
-from tests.parallel.table import LOADED, LONG_STEPS, REFUSED, ROWS, SUITE, WEIGHT, markdown, wrong
-from tests.workers import work
+from tests.parallel.table import FEW, LOADED, LONG_STEPS, REFUSED, ROWS, SUITE, WEIGHT, markdown, wrong
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
+def each(layouts: Iterable[Layout], *more: str) -> pytest.MarkDecorator:
+    """A case for each layout; those that are not of the few are long."""
+    return pytest.mark.parametrize(
+        "layout", [pytest.param(x, marks=part(x.name, *more, long=x not in FEW), id=x.name) for x in layouts]
+    )
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("table")
-    work("tests.parallel.table", folder, "--suite")
+    work("tests.parallel.table", folder, "--only", *parts(request))
     return json.loads((folder / "table.json").read_text())
 
 
-@pytest.mark.parametrize("layout", SUITE, ids=lambda layout: layout.name)
+@each(SUITE)
 def test_a_layout_trains_what_one_rank_trains(found: dict[str, Any], layout: Layout) -> None:
     assert wrong(layout, found[layout.name]) == []
 
 
-@pytest.mark.parametrize("layout", [x for x in SUITE if x.clip < 1], ids=lambda layout: layout.name)
+@each([x for x in SUITE if x.clip < 1], Layout(tensor=2, soft=True).name)
 def test_the_routers_clipping_is_the_same_whatever_shards_it(found: dict[str, Any], layout: Layout) -> None:
     # the average of two gradients, at the optimizer's 0.9; without clipping it is larger
     assert 0 < found[layout.name]["router"] <= (1 - 0.9**2) * layout.clip * (1 + 1e-3)
@@ -46,11 +54,15 @@ def test_what_differs_is_said() -> None:
     assert wrong(Layout(), {"error": "a rank died"}) == ["a rank died"]
 
 
+@pytest.mark.long
+@pytest.mark.part("long")
 def test_routers_stay_the_same_on_all_ranks(found: dict[str, Any]) -> None:
     assert found["long"] == {"replicas": True, "steps": LONG_STEPS}
 
 
-@pytest.mark.parametrize("mode", LOADED)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=part(f"loaded {mode}", long=mode == "ce")) for mode in LOADED]
+)
 def test_a_stage_loads_its_own_layers_of_the_parent(found: dict[str, Any], mode: str) -> None:
     stages = found[f"loaded {mode}"]
     first, last = (set(stages[rank]["student"]) for rank in ("0", "1"))
@@ -63,7 +75,7 @@ def test_a_stage_loads_its_own_layers_of_the_parent(found: dict[str, Any], mode:
         assert stage["teacher"] == (stage["student"] if mode == "frozen" else [])
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", [pytest.param(what, marks=part(what)) for what in REFUSED])
 def test_what_cannot_run_is_refused_with_a_line(found: dict[str, Any], what: str) -> None:
     name, value, _ = REFUSED[what]
     assert found[what]["line"].startswith(f"recipe.trainer.strategy.{name}: {value!r} is not allowed")

@@ -11,20 +11,24 @@ import pytest
 
 from tests.parallel.table import LOSS
 from tests.parallel.validation import LAYOUTS, STEPS
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 NAMES = {"full", "large", "small"}
+FIRST = LAYOUTS[0]
+EACH = pytest.mark.parametrize(
+    "layout", [pytest.param(one, marks=part(one.name, long=one is not FIRST), id=one.name) for one in LAYOUTS]
+)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("validation")
-    work("tests.parallel.validation", folder)
+    work("tests.parallel.validation", folder, *parts(request))
     return json.loads((folder / "validation.json").read_text())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@EACH
 def test_a_layout_measures_what_one_rank_measures(found: dict[str, Any], layout: Any) -> None:
     ours, alone = (found[of.name]["heldout"] for of in (layout, layout.alone))
     assert [line["step"] for line in ours] == [line["step"] for line in alone] == list(range(STEPS + 1))
@@ -38,7 +42,7 @@ def test_a_layout_measures_what_one_rank_measures(found: dict[str, Any], layout:
     assert ours[0]["losses"] != ours[-1]["losses"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@EACH
 def test_loggers_and_monitors_get_it(found: dict[str, Any], layout: Any) -> None:
     kinds = {"val_loss": NAMES, "val_kl": NAMES if layout.teacher else NAMES - {"full"}}
     wanted = {f"{kind}/{name}" for kind, names in kinds.items() for name in names}
@@ -47,7 +51,7 @@ def test_loggers_and_monitors_get_it(found: dict[str, Any], layout: Any) -> None
         assert set(rank["monitored"]) == wanted | {"val_loss"}, "not on every rank"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@EACH
 def test_the_best_checkpoint_has_a_second_name_with_its_loss(found: dict[str, Any], layout: Any) -> None:
     run = found[layout.name]
     means = {line["step"]: sum(line["losses"].values()) / 3 for line in run["heldout"] if line["step"]}
@@ -59,8 +63,9 @@ def test_the_best_checkpoint_has_a_second_name_with_its_loss(found: dict[str, An
     )
 
 
+@pytest.mark.part(FIRST.name)
 def test_validating_changes_nothing_of_the_training(found: dict[str, Any]) -> None:
-    (often,), (seldom,) = (found[n]["ranks"] for n in (LAYOUTS[0].alone.name, "seldom"))
+    (often,), (seldom,) = (found[n]["ranks"] for n in (FIRST.alone.name, "seldom"))
     assert [line["step"] for line in found["seldom"]["heldout"]] == [0, 2, STEPS], "before, when due, and at the end"
     assert all(often["training"]) and len(often["training"]) == STEPS
     for name in ("draws", "losses", "weights"):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that validate every member in layouts of ranks, with the checkpoints and the logger of the large recipes.
 
-python -m tests.parallel.validation FOLDER: leaves `validation.json`, which `test_validation.py` asserts.
+python -m tests.parallel.validation FOLDER LAYOUT...: leaves `validation.json`, which `test_validation.py` asserts.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def left(out: Path) -> dict[str, Any]:
     }
 
 
-def main(place: Path) -> None:
+def main(place: Path, *names: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
     forks.run(place / "prepare", 1, runs.prepare, place)
     found: dict[str, Any] = {}
-    for layout in LAYOUTS:
+    for layout in [one for one in LAYOUTS if one.name in names]:
         for of in (layout, layout.alone):
             out = place / of.name
             if of.name not in found:
@@ -89,4 +89,4 @@ def main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])
