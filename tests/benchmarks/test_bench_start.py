@@ -75,6 +75,7 @@ def test_a_wrong_block_is_refused_before_nemo_is_loaded(line: str, folder: Path)
 
 @pytest.mark.nemo
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_compared_as_stock_does_not_know_this_package(folder: Path) -> None:
     stock = next(c for c in slow() if c.argv[1] == "llm")
     assert "nemo" in stock.loads(folder)

@@ -139,6 +139,7 @@ def test_attention_makes_no_matrix_of_all_pairs_and_one_that_does_is_found() -> 
 @pytest.mark.nemo
 @pytest.mark.dist
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
 
 @pytest.mark.dist
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_tensor_parallel_ranks(tmp_path: Path) -> None:
     """Shares of activations with and without sequence parallelism, and of parameters."""
     with socket.socket() as s:

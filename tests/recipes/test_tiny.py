@@ -152,6 +152,7 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) ->
         assert parameters(cut.parent, cut.held) == member.parameters
 
 
+@pytest.mark.long
 def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
     """A stage that has not ended gives no code of success; its metrics do not show that it was stopped."""
     from nemo_elastic.history import METRICS, read_history
@@ -181,6 +182,7 @@ def test_tokens_outside_the_vocabulary_end_a_stage_in_one_line(ran: Path) -> Non
     assert line in said.splitlines() and "Traceback" not in said
 
 
+@pytest.mark.long
 def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) -> None:
     after_ranking(ran, "terminated")
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m")

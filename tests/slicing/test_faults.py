@@ -195,6 +195,7 @@ def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
 
 @pytest.mark.nemo
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_in_the_format_of_nemo(family, tmp_path):
     shutil.copytree(family, tmp_path / "family")
     (tmp_path / "elastic.yaml").write_text(yaml.safe_dump(LARGE_BLOCK))

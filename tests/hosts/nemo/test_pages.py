@@ -104,6 +104,7 @@ def test_the_first_pages_command_trains(place: Path) -> None:
     trained(place, place / "first")
 
 
+@pytest.mark.long
 def test_the_example_for_a_cpu_ends_with_a_family(tmp_path: Path) -> None:
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (block,) = (b for b in blocks("bash", page=ROOT / "docs" / "cli.md") if "nemotron_elastic_tiny" in b.text)

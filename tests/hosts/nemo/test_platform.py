@@ -229,6 +229,7 @@ def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
 @without_cuda
 @pytest.mark.nemo
 @pytest.mark.slow
+@pytest.mark.long
 def test_train_save_and_resume_through_llm_pretrain(tmp_path):
     whole = train(tmp_path / "whole", tmp_path / "cut")
     assert whole["step"] == 6

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from tests.workers import work
+from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 STEPS = 200
 RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
+EACH = pytest.mark.parametrize("recipe", [pytest.param(r, marks=part(r, long=r != RECIPES[-1])) for r in RECIPES])
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
-    return json.loads(work("tests.hosts.nemo.router_scale_worker", STEPS, *RECIPES).splitlines()[-1])
+def told(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return json.loads(work("tests.hosts.nemo.router_scale_worker", STEPS, *parts(request)).splitlines()[-1])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@EACH
 def test_half_a_nat_for_the_full_hidden_size_is_followed(told: dict[str, Any], recipe: str) -> None:
     found = told[recipe]["hidden"]
     assert found["eps"] == 1e-5, "the recipe's optimizer is not the one that this test is about"
@@ -32,14 +33,14 @@ def test_half_a_nat_for_the_full_hidden_size_is_followed(told: dict[str, Any], r
     assert found["moved"] > 1 and found["wider"] == 1, found
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@EACH
 def test_a_quarter_of_a_nat_for_wider_ffns_moves_the_logits(told: dict[str, Any], recipe: str) -> None:
     """Whether the choice changes, too, is up to the budget: other axes have to pay for it."""
     found = told[recipe]["ffn"]
     assert found["moved"] > 1 and found["changed"] == found["wider"], found
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@EACH
 def test_the_model_is_clipped_by_its_own_norm(told: dict[str, Any], recipe: str) -> None:
     """The router counts neither in the norm that is logged nor in the limit."""
     for found in told[recipe].values():

@@ -16,7 +16,7 @@ from tests.workers import environment
 
 from .rank_worker import BLOCK
 
-pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.long]
 
 
 def run(folder: Path, name: str, *save: str) -> tuple[int, str]:

@@ -26,6 +26,7 @@ def test_the_table_in_the_documentation_is_what_apply_elastic_says(found: list[O
     assert markdown(found) == stored, "make recipe-tables"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.dist
 def test_every_accepted_recipe_takes_steps_in_small(found: list[Outcome], tmp_path: Path) -> None:

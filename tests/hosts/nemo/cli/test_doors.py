@@ -401,7 +401,7 @@ def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["nemo-elastic train", "nemo elastic train"])
+@pytest.mark.parametrize("program", ["nemo-elastic train", pytest.param("nemo elastic train", marks=pytest.mark.long)])
 def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) -> None:
     out = runs / program.replace(" ", "_")  # both have a folder of their own
     (teacher,) = (runs / "parent" / "checkpoints").glob("*-last")
