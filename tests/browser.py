@@ -24,7 +24,7 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install -y --no-install-recommends chromium"
 #: of one answer; a page of a busy machine may take long
-SECONDS = 120
+SECONDS = 600
 #: no sandbox: inside a container the user is often root
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",

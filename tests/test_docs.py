@@ -282,7 +282,7 @@ def test_training_commands_are_accepted(page: Path, tmp_path: Path) -> None:
             if trains(words):
                 rest = words[words.index("train") :]
                 command = [sys.executable, "-m", "nemo_elastic", *rest, "--dryrun", "--yes"]
-                done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+                done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800)
                 assert done.returncode == 0, f"{block.place}: {done.stderr[-2000:]}"
                 assert "apply_elastic changes the recipe" in done.stdout
                 ran += 1

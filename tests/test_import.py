@@ -50,7 +50,7 @@ def loaded_by(names):
         "    importlib.import_module(name)\n"
         "    print(name, *sorted({n.partition('.')[0] for n in set(sys.modules) - before}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     return {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
 

@@ -36,7 +36,7 @@ def test_ctrl_c_in_training_ends_it_with_130_and_leaves_what_there_is(tmp_path: 
             break
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    code, errors = running.wait(300), out.with_suffix(".err").read_text()
+    code, errors = running.wait(900), out.with_suffix(".err").read_text()
     assert code == 130, errors[-3000:]
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     before = metrics.read_text()

@@ -123,7 +123,10 @@ def write_table(file: str, found: Iterable[Outcome]) -> None:
 
 
 def run_steps(
-    place: Path, step: Callable[[str, Path], Any], settings: Mapping[str, Mapping[str, Any]], seconds: float = 240
+    place: Path,
+    step: Callable[[str, Path], Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    seconds: float = forks.HANG,
 ) -> None:
     """Let `step` run for each recipe in a fork, once for those that it configures alike; into PLACE/steps.json.
 

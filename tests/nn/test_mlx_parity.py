@@ -37,7 +37,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(root / name / "tokens.npy", tokens_of(parent))
     worker = Path(__file__).with_name("mlx_worker.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([str(PYTHON), worker, root], capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run([str(PYTHON), worker, root], capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stderr
     return root
 

@@ -219,7 +219,7 @@ class Ranks:
     """All-reduce between threads that each play a rank."""
 
     def __init__(self, count):
-        self.barrier, self.given, self.calls = threading.Barrier(count, timeout=60), [None] * count, 0
+        self.barrier, self.given, self.calls = threading.Barrier(count, timeout=600), [None] * count, 0
 
     def reduce(self, rank):
         def run(t):

@@ -29,7 +29,7 @@ class Press(pl.Callback, io.IOMixin):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == PRESSED and trainer.global_rank == 0:
             os.kill(self.script, signal.SIGINT)
-            time.sleep(10)
+            time.sleep(120)
 
 
 def leave(path: str) -> None:

@@ -70,7 +70,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     env = environment(NEMORUN_HOME=str(home / "home"), COLUMNS="80")
     command = [sys.executable, ROOT / "recipes" / "run_slurm.py", *RECIPE, *DATA, *SLURM, *SSH]
     command += ["--jobs", "2", "--dryrun", "dry"]
-    done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in home.iterdir()) == ["dry"], "nothing else is written"
     assert f"6 jobs; nothing is submitted. Files: {home / 'dry'}" in done.stdout
@@ -179,7 +179,7 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
     env = environment(NEMORUN_HOME=str(tmp_path / "home"), SUBMITTED=str(submitted), PATH=path)
     script = ROOT / "recipes" / "run_slurm.py"
     command = [sys.executable, script, *RECIPE, *DATA, *SLURM, "--job-dir", tmp_path / "jobs", "--jobs", "3"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in submitted.read_text().splitlines()]
     names = ["rank", "stage1", "stage1_2", "stage1_3", "stage2", "stage2_5", "stage2_6", "slice"]

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 RANKS, STEPS = 2, 18
-SECONDS = 600
+SECONDS = 1500
 
 
 def run_here(job: Any) -> None:

@@ -49,7 +49,7 @@ def told(family, tmp_path_factory):
     worker = Path(__file__).with_name("transformers_worker.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
-    done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "told.json").read_text()) | {"p": np.load(folder / "told.npz")}
 

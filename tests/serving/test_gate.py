@@ -85,7 +85,7 @@ def serving(app) -> Iterator[int]:
             yield listening.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(600)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def closed(folder):
 
 def ask(port, path, method="POST", body=b"", key=None, headers=()):
     """Status, headers and body of an answer."""
-    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     own = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {}), **dict(headers)}
     asked.request(method, path, body, own)
     answer = asked.getresponse()
@@ -162,7 +162,7 @@ def test_the_server_does_not_wait_for_a_body_without_a_key(closed):
     app, port = closed
     app.state.got.clear()
     for length in (b"content-length: 400000000", b"transfer-encoding: chunked"):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=600) as client:
             client.sendall(b"POST /invocations HTTP/1.1\r\nhost: a\r\n" + length + b"\r\n\r\n")
             said = b""
             while piece := client.recv(4096):  # it closes, too
@@ -194,7 +194,7 @@ def test_a_limit_is_there_without_a_key_and_without_being_asked_for(folder):
     app = application(folder, None)
     with serving(app) as port:
         assert ask(port, "/v1/completions", body=b'{"model": "6b"}')[0] == 200
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=600) as client:
             client.sendall(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (MOST_OF_BODY + 1))
             assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
 
@@ -252,7 +252,7 @@ def test_a_websocket_is_not_opened_without_the_key(closed):
 def test_who_goes_away_in_the_middle_asks_nothing(closed):
     app, port = closed
     app.state.got.clear()
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as client:
         own = f"host: a\r\nauthorization: Bearer {KEY}\r\ncontent-length: 99"
         client.sendall(f"POST /v1/completions HTTP/1.1\r\n{own}\r\n\r\n".encode() + b'{"model": "6b"}')
     assert ask(port, "/health", "GET")[0] == 200

@@ -123,7 +123,7 @@ def test_killed_at_random_points(large, tmp_path, way):
     rng = random.Random(KILLS)
     killed, in_the_middle = 0, 0
     for i in range(8 * KILLS):
-        if i >= KILLS and in_the_middle:
+        if i >= KILLS and in_the_middle and killed >= KILLS // 2:
             break  # a busy machine needs more of them to kill one in the middle of a file
         shutil.rmtree(out)
         options = ["--force"] if way == "force" else []
@@ -166,7 +166,7 @@ def scenario(name: str, family: Path, place: Path) -> list[dict]:
     if tried.returncode:
         pytest.skip(f"nothing can be mounted here: {tried.stderr.strip()}")
     command = [*alone, sys.executable, "-m", "tests.slicing.fault_worker", name, str(family), str(place)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert names(place) == []  # what was mounted is gone
     return json.loads(done.stdout)

@@ -35,7 +35,8 @@ def main(way: str) -> None:
             print(json.dumps(pool.map(_square, [3])[0]))
     if way == "interrupted":
         try:
-            time.sleep(60)
+            print("waits", flush=True)
+            time.sleep(600)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
             sys.exit(130)

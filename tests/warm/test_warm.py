@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ def start(way: str, folder: Path, warm: bool) -> subprocess.Popen[str]:
 )  # fmt: skip
 def test_arguments_environment_streams_and_end(tmp_path: Path, way: str, code: int, said: str, warm: bool) -> None:
     program = start(way, tmp_path, warm)
-    out, errors = program.communicate("asked\n", timeout=300)
+    out, errors = program.communicate("asked\n", timeout=1800)
     facts = json.loads(out)
     assert (facts["argv"], facts["cwd"], facts["read"]) == ([way, "ä b", "--c"], str(tmp_path), "asked\n")
     given = environment(ONE="1") if warm else environment(ONE="1", PYTHONPATH=str(ROOT))
@@ -52,7 +51,7 @@ def test_arguments_environment_streams_and_end(tmp_path: Path, way: str, code: i
 
 @BOTH
 def test_a_process_that_it_spawns_knows_its_functions(tmp_path: Path, warm: bool) -> None:
-    out, errors = start("spawn", tmp_path, warm).communicate("", timeout=300)
+    out, errors = start("spawn", tmp_path, warm).communicate("", timeout=1800)
     assert json.loads(out.splitlines()[-1]) == [9, warm], errors
 
 
@@ -62,9 +61,9 @@ def test_a_signal_reaches_it(tmp_path: Path, warm: bool) -> None:
     assert program.stdin and program.stdout
     program.stdin.close()
     json.loads(program.stdout.readline())
-    time.sleep(0.2)
+    assert program.stdout.readline() == "waits\n"
     program.send_signal(signal.SIGINT)
-    assert (program.stdout.readline(), program.wait(60)) == ("interrupted\n", 130)
+    assert (program.stdout.readline(), program.wait(600)) == ("interrupted\n", 130)
 
 
 def test_who_started_it_is_killed_and_so_is_it(tmp_path: Path) -> None:
@@ -72,5 +71,6 @@ def test_who_started_it_is_killed_and_so_is_it(tmp_path: Path) -> None:
     assert program.stdin and program.stdout
     program.stdin.close()
     json.loads(program.stdout.readline())
+    assert program.stdout.readline() == "waits\n"
     program.kill()
-    assert program.stdout.read() == "" and program.wait(60) == -signal.SIGKILL, "its streams have ended"
+    assert program.stdout.read() == "" and program.wait(600) == -signal.SIGKILL, "its streams have ended"

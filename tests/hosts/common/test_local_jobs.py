@@ -25,11 +25,12 @@ from nemo_elastic.errors import exit_in_one_line
 from nemo_elastic.hosts.common import local_jobs
 
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-RANK = (DEAF if "deaf" in sys.argv else "") + "import time; time.sleep(600)"
+READY = "import os; open(f'ready-{os.getpid()}', 'w').close();"
+RANK = (DEAF if "deaf" in sys.argv else "") + READY + "import time; time.sleep(600)"
 JOB = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {RANK!r}])"
 if "late" in sys.argv:
     START = f"lambda *_: (subprocess.Popen([sys.executable, '-c', {RANK!r}]), os._exit(1))"
-    JOB = f"import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, {START}); time.sleep(600)"
+    JOB = f"import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, {START}); {READY} time.sleep(600)"
 local_jobs.PATIENCE = 60 if "hears" in sys.argv else 2
 
 def start(code):
@@ -68,17 +69,18 @@ def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number:
     other = psutil.Process(int(script.stdout.readline()))
     try:
         end, ranks, count = (
-            time.monotonic() + 60,
+            time.monotonic() + 600,
             [],
             3 if "late" in options else 5,
         )  # the other, two jobs, their ranks
         while len(ranks) < count and time.monotonic() < end:
             ranks = psutil.Process(script.pid).children(recursive=True)
         assert len(ranks) == count
+        while len(list(tmp_path.glob("ready-*"))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)  # each has its handlers then
         if number is not None:
-            time.sleep(1)  # each has its handlers by now
             script.send_signal(number)
-        told, errors = script.communicate("now\n" if "fails" in options else None, timeout=120)
+        told, errors = script.communicate("now\n" if "fails" in options else None, timeout=1800)
         assert script.returncode == code, errors
         assert "went on" not in told and ("Traceback" in errors) is (number is None)
         sessions = {r.pid for r in ranks if r != other}  # of the jobs; a rank's number is nobody's session

@@ -56,7 +56,7 @@ def trained(place: Path, out: Path) -> None:
 def run(place: Path, *command: str) -> str:
     """In a process that imports all itself, and so do those in which a script is imported again."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command], cwd=place, capture_output=True, text=True, timeout=900,
+        [sys.executable, "-W", "ignore", *command], cwd=place, capture_output=True, text=True, timeout=1800,
         env=environment(NEMORUN_HOME=str(place / "home"), PYTHONPATH=str(ROOT)),
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
@@ -114,7 +114,7 @@ def test_the_example_for_a_cpu_ends_with_a_family(tmp_path: Path) -> None:
     named = {w: shlex.quote(str(Path(sys.executable).parent / w)) for w in ("nemo-elastic", "nemo")}
     lines = [f"{named[first]} {rest}" for first, _, rest in (line.partition(" ") for line in shell.splitlines())]
     done = subprocess.run(
-        ["/bin/bash", "-ec", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, timeout=900,
+        ["/bin/bash", "-ec", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, timeout=1800,
         env=environment(NEMORUN_HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT)),
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

@@ -221,7 +221,7 @@ def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     env = environment(NEMO_LOG_MEMORY_USAGE="0")
     command = [sys.executable, "-m", "tests.hosts.nemo.platform_worker", folder, keep]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text()) | {"log": done.stdout + done.stderr}
 

@@ -240,7 +240,7 @@ def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
     root = str(pathlib.Path(__file__).parents[3])
     env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     ranks = [subprocess.Popen([sys.executable, worker, str(r), tmp_path], env=env) for r in range(2)]
-    assert [r.wait(timeout=300) for r in ranks] == [0, 0]
+    assert [r.wait(timeout=1800) for r in ranks] == [0, 0]
     parts = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
     ways = [*EVERY, {"terms": {"ce": 1.0}}]
     for i, how in enumerate(ways):

@@ -64,7 +64,7 @@ class Worker:
             )  # fmt: skip
 
     def result(self) -> Path:
-        code = self.process.wait(timeout=600)
+        code = self.process.wait(timeout=1800)
         assert code == 0, self.log.read_text()[-2000:]
         return self.folder / "out"
 

@@ -149,7 +149,7 @@ def test_sums_are_made_beside_the_training(original: Path, tmp_path: Path, monke
     go, read = threading.Event(), saved.file_sum
 
     def slow(path: Path) -> str:
-        go.wait(20)
+        go.wait(600)
         return read(path)
 
     monkeypatch.setattr(saved, "file_sum", slow)
@@ -198,7 +198,7 @@ def test_the_other_ranks_wait_for_the_one_that_reads(original: Path, tmp_path: P
     time.sleep(0.2)
     assert not chosen
     saved.verify_sums(tmp_path, first=True)
-    thread.join(20)
+    thread.join(600)
     assert chosen == [tmp_path / "step=3-last"]
     saved.verify_sums(tmp_path, first=False)  # of the next start, before the run goes on: told already
 

@@ -129,7 +129,7 @@ def stock(written, tokens, tmp_path_factory) -> dict:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "stock_worker.py"), str(moved), "tokens.npy", "out.npz"]
     try:
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     finally:
         moved.rename(written)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

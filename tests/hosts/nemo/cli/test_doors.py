@@ -417,7 +417,7 @@ def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) ->
                 break
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
-        code = running.wait(300)
+        code = running.wait(900)
     told = out.with_suffix(".log").read_text()
     assert code == 130, told[-3000:]
     assert told.splitlines()[-1] == "interrupted" and "Traceback" not in told
