@@ -17,7 +17,7 @@ from tests.documentation import ROOT
 from tests.looks import WIDTHS, flaws, runs_over
 
 pytest.importorskip("mkdocs", reason="the documentation's tools are not installed; the extra `docs` brings them")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find() is None, reason=MISSING)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(find() is None, reason=MISSING)]
 
 #: those with the widest tables and the longest lines
 WIDEST = ("index", "studies", "benchmarks", "config", "troubleshooting", "method")

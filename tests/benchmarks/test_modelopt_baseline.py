@@ -25,7 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "facts.json").read_text())
 
 
-run = [pytest.mark.nemo, pytest.mark.slow]
+run = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.long]
 
 
 class TestPruning:

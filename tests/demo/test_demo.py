@@ -28,6 +28,7 @@ def start(out: Path, steps: int, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=out.parent, env=environment(), stdout=told, stderr=errors)
 
 
+@pytest.mark.long
 def test_ctrl_c_in_training_ends_it_with_130_and_leaves_what_there_is(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     running, metrics, end = start(out, 100_000), out / "parent" / METRICS, time.monotonic() + 900

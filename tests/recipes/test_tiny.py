@@ -168,6 +168,7 @@ def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
     assert steps == [(i, i * 4 * 128) for i in range(1, STOPPED_STEPS + 1)]
 
 
+@pytest.mark.long
 def test_tokens_outside_the_vocabulary_end_a_stage_in_one_line(ran: Path) -> None:
     whole = ran / "data"
     after_ranking(ran, "spoiled")
