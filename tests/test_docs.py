@@ -37,21 +37,23 @@ OTHERS = {"pip", "pre-commit", "cd", "git", "sbatch", "vllm", "docker", "ns"}
 FOREIGN = {"lm_eval", "vllm.entrypoints.openai.api_server", "convert_hf_to_gguf.py"}
 
 
-def ids(block) -> str:
-    return block.place
-
-
 # ------------------------------------------------------------------ commands parse
-
-FOUND = [(block.place, words) for block in blocks(*SHELL) for words in block.commands()]
 
 
 class Parsed(Exception):
     """A script's options were read; it went no further."""
 
 
-@pytest.mark.parametrize("words", [pytest.param(w, id=f"{place} {' '.join(w)}") for place, w in FOUND])
-def test_a_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(*SHELL, page=p)], ids=lambda p: p.stem)
+def test_the_pages_commands_parse(page: Path) -> None:
+    for words in {tuple(w): w for block in blocks(*SHELL, page=page) for w in block.commands()}.values():
+        print(*words)  # shown where it fails
+        with pytest.MonkeyPatch.context() as patch:
+            parse_command(words, patch)
+
+
+def parse_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a command's options, whosever it is, without running anything."""
     program, rest = Path(words[0]).name, words[1:]
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -317,9 +319,9 @@ def needs_nemo(block) -> bool:
     return re.search(r"\bnemo(_run)?\b|apply_elastic|ElasticPlugin|nemotron_elastic", block.text) is not None
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=ids)
-def test_python_compiles(block) -> None:
-    compile(block.text, block.place, "exec")
+def test_python_compiles() -> None:
+    for block in PYTHON:
+        compile(block.text, block.place, "exec")
 
 
 def check_names(block) -> None:
@@ -331,9 +333,9 @@ def check_names(block) -> None:
             inspect.signature(names[node.func.id]).bind_partial(*node.args, **given)
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if not needs_nemo(b)], ids=ids)
-def test_names_of_python_exist(block) -> None:
-    check_names(block)
+def test_names_of_python_exist() -> None:
+    for block in [b for b in PYTHON if not needs_nemo(b)]:
+        check_names(block)
 
 
 @pytest.mark.nemo

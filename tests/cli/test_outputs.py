@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import shlex
 import shutil
@@ -95,22 +96,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "read", "how"), CASES)
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("way", ["box", "link"])
-def test_no_output_touches_an_input(box, name, read, how, force, way):
+def test_no_output_touches_an_input(box, name, read, how):
     line, inputs = LINES[name]
     values = {key: str(box / value) for key, value in inputs.items()}
-    by = box.parent / way
-    out = {
-        "is": by / inputs[read],
-        "inside": by / INSIDE.get(read, f"{inputs[read]}/new"),
-        "holds": by,
-    }[how]
-    arguments = [*shlex.split(line.format(**values)), "--out", str(out), *(["--force"] if force else [])]
     before = contents(box)
-    code, told = call(name, *arguments)
-    assert (code, len(told.splitlines())) == (2, 1), told
-    assert "which is read" in told and (name == "report" or inputs[read] in told or how == "holds")
+    for by, force in itertools.product((box, box.parent / "link"), ([], ["--force"])):
+        out = {
+            "is": by / inputs[read],
+            "inside": by / INSIDE.get(read, f"{inputs[read]}/new"),
+            "holds": by,
+        }[how]
+        code, told = call(name, *shlex.split(line.format(**values)), "--out", str(out), *force)
+        assert (code, len(told.splitlines())) == (2, 1), (out, force, told)
+        assert "which is read" in told and (name == "report" or inputs[read] in told or how == "holds"), (out, force)
     assert contents(box) == before and (box.parent / "link").is_symlink()
 
 
@@ -164,16 +162,16 @@ FOLDERS = [name for name in LINES if name not in FILES]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@pytest.mark.parametrize("extra", ["notes.txt", "mine/notes.txt", "link"])
-def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name, extra):
-    out = Path(shutil.copytree(own[name], tmp_path / "out"))
-    (out / extra).parent.mkdir(exist_ok=True)
-    (out / extra).symlink_to(box / "family") if extra == "link" else (out / extra).write_text("mine")
-    before = contents(tmp_path)
-    code, told = forced(box, name, out)
-    assert (code, len(told.splitlines())) == (2, 1), told
-    assert f"out: holds {extra}" in told and ", which is no part of a" in told and "so --force does not" in told
-    assert contents(tmp_path) == before and os.path.lexists(out / extra)
+def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name):
+    for extra in ("notes.txt", "mine/notes.txt", "link"):
+        out = Path(shutil.copytree(own[name], tmp_path / extra.replace("/", "-") / "out"))
+        (out / extra).parent.mkdir(exist_ok=True)
+        (out / extra).symlink_to(box / "family") if extra == "link" else (out / extra).write_text("mine")
+        before = contents(tmp_path)
+        code, told = forced(box, name, out)
+        assert (code, len(told.splitlines())) == (2, 1), told
+        assert f"out: holds {extra}" in told and ", which is no part of a" in told and "so --force does not" in told
+        assert contents(tmp_path) == before and os.path.lexists(out / extra)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -206,15 +204,14 @@ def test_a_folder_of_members_is_replaced_by_the_same_alone(box, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(LINES))
-@pytest.mark.parametrize("below", ["x", "x/y"])
-@pytest.mark.parametrize("force", [[], ["--force"]])
-def test_an_output_below_a_file_is_one_line(box, tmp_path, name, below, force):
+def test_an_output_below_a_file_is_one_line(box, tmp_path, name):
     line, inputs = LINES[name]
     values = {key: str(box / value) for key, value in inputs.items()}
     (tmp_path / "text").write_text("mine")
-    out = tmp_path / "text" / below
-    code, told = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
-    assert (code, told) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
+    for below, force in itertools.product(("x", "x/y"), ([], ["--force"])):
+        out = tmp_path / "text" / below
+        code, told = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
+        assert (code, told) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
     assert contents(tmp_path) == {"text": b"mine"}
 
 
