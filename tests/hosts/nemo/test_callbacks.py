@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What NeMo moves away when a run starts again; trainings with these callbacks are in test_training, test_doors."""
+"""What NeMo moves away when a run starts again; test_training and test_entry_points train with these."""
 
 from __future__ import annotations
 

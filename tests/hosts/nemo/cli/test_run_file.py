@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run's file and overrides, taken apart without NeMo; what they make of a recipe is in `test_doors.py`."""
+"""A run's file and overrides, taken apart without NeMo; what they make of a recipe is in `test_entry_points.py`."""
 
 from __future__ import annotations
 

@@ -32,13 +32,18 @@ def put(recipe: Any, dotted: str, value: Any) -> None:
     setattr(recipe, last, value)
 
 
-def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
-    """The line that apply_elastic refuses with; the recipe must be left alone."""
+def accepted(recipe: Any, block: Any = BLOCK, **settings: Any) -> None:
+    """Make the recipe elastic."""
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
+    apply_elastic(recipe, block, **({"teacher": "parent"} | settings))
+
+
+def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
+    """The line that apply_elastic refuses with; the recipe must be left alone."""
     before = recipe.clone()
     with pytest.raises(ElasticError) as caught:
-        apply_elastic(recipe, block, **({"teacher": "parent"} | settings), verbose=False)
+        accepted(recipe, block, **settings, verbose=False)
     assert recipe == before
     line = str(caught.value)
     assert "\n" not in line
@@ -72,20 +77,13 @@ def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: s
     assert told in line
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "told"),
-    [
-        ("model.config.mamba_num_groups", 2, "divides the 2 Mamba groups (recipe.model.config.mamba_num_groups)"),
-        ("model.config.num_query_groups", 2, "divides the 2 key-value heads (recipe.model.config.num_query_groups)"),
-    ],
-)
-def test_tensor_parallel_ranks_share_groups_and_key_value_heads(
-    recipe: Any, field: str, value: int, told: str
-) -> None:
-    put(recipe, field, value)
-    line = refused(recipe)
-    assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
-    assert told in line
+def test_tensor_parallel_ranks_share_groups_and_key_value_heads(recipe: Any) -> None:
+    for field, told in (("mamba_num_groups", "2 Mamba groups"), ("num_query_groups", "2 key-value heads")):
+        changed = recipe.clone()
+        setattr(changed.model.config, field, 2)
+        line = refused(changed)
+        assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
+        assert f"divides the {told} (recipe.model.config.{field})" in line
 
 
 KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multiple of 8 on a rank"
@@ -105,8 +103,6 @@ KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multip
 def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
     recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, told: str
 ) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     shape = recipe.model.config
     shape.mamba_num_groups, shape.mamba_num_heads, shape.mamba_head_dim = groups, heads[0], head_dims[0]
     recipe.trainer.strategy.tensor_model_parallel_size = tensor
@@ -115,22 +111,18 @@ def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
     block["axes"] = BLOCK["axes"] | {"mamba_heads": heads, "mamba_head_dim": head_dims}
     assert told in refused(recipe, block)
     recipe.trainer.accelerator = "cpu"
-    apply_elastic(recipe, block, teacher="parent", verbose=False)
+    accepted(recipe, block)
 
 
 def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     block = BLOCK | {"axes": {"hidden": [5120, 3840]}, "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.8}]}
     recipe.trainer.strategy.tensor_model_parallel_size = 3
     assert "divides the 8 stripes of elastic.axes.ffn" in refused(recipe, block)
     recipe.trainer.strategy.tensor_model_parallel_size = 8
-    apply_elastic(recipe, block, teacher="parent", verbose=False)
+    accepted(recipe, block)
 
 
 def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     recipe.trainer.strategy.pipeline_model_parallel_size = 4
     line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
     assert line.endswith("a size that divides the 62 layers of recipe.model.config")
@@ -138,7 +130,7 @@ def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe
     line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}, "budgets_per_batch": 2}, teacher=None)
     assert "1 while elastic.budgets_per_batch is 2" in line
     for mode in ("ce", "trainable", "frozen", "frozen_ce"):
-        apply_elastic(recipe.clone(), BLOCK | {"distill": {"mode": mode}}, teacher="parent", verbose=False)
+        accepted(recipe.clone(), BLOCK | {"distill": {"mode": mode}})
 
 
 @pytest.mark.parametrize(
@@ -146,11 +138,8 @@ def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe
     [
         ({"budgets": [{"name": "a"}, {"name": "b", "params": 2e13}]}, "at most the parent's 12310001152"),
         ({"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]}, "the nearest cost that the axes reach is"),
-        ({"budgets": [{"name": "a"}, {"name": "b", "parms": 1e9}]}, "unknown field 'parms'; did you mean 'params'?"),
         ({"axes": {"hidden": [4096, 2048]}}, "the first choice must be the parent's 5120"),
         ({"axes": {"mamba_heads": [128, 100]}}, "elastic.axes.mamba_heads"),
-        ({"axes": {"hiden": [5120, 4480]}}, "did you mean 'hidden'?"),
-        ({"router": {"tua": [1.0, 0.1]}}, "did you mean 'tau'?"),
         ({"rooter": {}}, "did you mean 'router'?"),
     ],
 )
@@ -181,8 +170,6 @@ def test_packed_data_is_refused_and_prompts_cannot_rank(recipe: Any, name: str) 
     from nemo.collections.llm.gpt.data.chat import ChatDataModule
     from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     made = {"FineTuningDataModule": llm.FineTuningDataModule, "ChatDataModule": ChatDataModule}[name]
     specs = run.Config(PackedSequenceSpecs, packed_sequence_size=8192)
     recipe.data = run.Config(made, dataset_root="sft", seq_length=8192, packed_sequence_specs=specs)
@@ -193,7 +180,7 @@ def test_packed_data_is_refused_and_prompts_cannot_rank(recipe: Any, name: str) 
     told = f"recipe.data: '{name}' is not allowed; text, to rank and to search on; prompts and answers after that: "
     assert refused(recipe).startswith(told)
     assert refused(recipe, BLOCK | {"ranking": "/a/ranking"}).startswith(told)
-    apply_elastic(recipe, BLOCK | {"ranking": "/a/ranking", "search": None}, teacher="parent", verbose=False)
+    accepted(recipe, BLOCK | {"ranking": "/a/ranking", "search": None})
 
 
 def test_misspelt_fields_that_kwargs_would_swallow(recipe: Any) -> None:
@@ -204,14 +191,12 @@ def test_misspelt_fields_that_kwargs_would_swallow(recipe: Any) -> None:
 
 
 def test_model_and_data_have_one_sequence_length(recipe: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     recipe.model.config.seq_length = 49152
     line = refused(recipe)
     assert line.startswith("recipe.data.seq_length: 8192 is not allowed; recipe.model.config.seq_length says 49152")
     recipe.data.seq_length = 49152
     del recipe.model.config.seq_length  # where only the data says it, the model follows
-    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
+    accepted(recipe)
     assert recipe.model.config.seq_length == 49152
 
 
@@ -307,22 +292,10 @@ def small_tokenizer(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["llama3_8b", "mamba2_130m"])
-def test_recipes_of_other_architectures(name: str) -> None:
-    from nemo.collections import llm
-
-    line = refused(getattr(llm, name).pretrain_recipe())
-    assert line.startswith("recipe.model")
-    assert "Nemotron-H" in line
-
-
 def test_an_elastic_recipe_is_not_made_elastic_again(recipe: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
-    assert refused(recipe) == (
-        "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
-    )
+    accepted(recipe)
+    told = "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
+    assert refused(recipe) == told
 
 
 def test_adapters_are_refused(recipe: Any) -> None:
@@ -354,15 +327,13 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
     """NeMo's own defaults: ten steps, and two thousand of warm-up."""
     from nemo.collections import llm
 
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
-    apply_elastic(stock, BLOCK | {"importance": {"samples": 64}}, teacher="parent")
+    accepted(stock, BLOCK | {"importance": {"samples": 64}})
     told = capsys.readouterr().out
     assert "apply_elastic warns:" in told
     assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in told
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
-    apply_elastic(recipe, BLOCK, teacher="parent")
+    accepted(recipe)
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
 
 
@@ -380,62 +351,50 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
 def test_a_router_that_decides_long_before_it_is_frozen_is_told(
     recipe: Any, router: dict[str, Any] | None, steps: int, told: bool, capsys: Any
 ) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     recipe.trainer.max_steps = steps
-    apply_elastic(recipe.clone(), BLOCK | {"router": router}, teacher="parent")
+    accepted(recipe.clone(), BLOCK | {"router": router})
     line = f"within 200 of the {round(0.67 * steps)} steps before shapes are frozen, the others teach it nothing"
     assert (line in capsys.readouterr().out) is told
-    apply_elastic(recipe, BLOCK | {"router": router}, teacher="parent", stage=2, previous="one", done_steps=steps)
+    accepted(recipe, BLOCK | {"router": router}, stage=2, previous="one", done_steps=steps)
     assert line not in capsys.readouterr().out
 
 
 def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
     from nemo.collections import llm
 
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     stock = llm.nemotron_nano_12b_v2.pretrain_recipe()
     line = refused(stock)
     assert line.startswith("recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=")
     assert "mock_data: 'yes' is not allowed; true or false" in refused(stock, mock_data="yes")
-    apply_elastic(stock, BLOCK, teacher="parent", mock_data=True, verbose=False)
+    accepted(stock, BLOCK, mock_data=True)
 
 
 def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any, capsys: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     stock = recipe.clone()
     stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
-    apply_elastic(stock, BLOCK, teacher="parent")
+    accepted(stock)
     told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
     assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in told
     assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in told
     recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
     recipe.data.global_batch_size = 64
-    apply_elastic(recipe, BLOCK, teacher="parent")
+    accepted(recipe)
     told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
     assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in told
     assert "recipe.optim" not in told
 
 
 def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    told = (
-        "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start from"
-    )
+    told = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
     for stages in (1, 2):
         recipe.trainer.strategy.pipeline_model_parallel_size = stages
-        apply_elastic(recipe.clone(), BLOCK, teacher="parent")
+        accepted(recipe.clone())
         assert (told in capsys.readouterr().out) == (stages == 2)
-    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="stage1", done_steps=10)
+    accepted(recipe, BLOCK, stage=2, previous="stage1", done_steps=10)
     assert told not in capsys.readouterr().out
 
 
 def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
     recipe.trainer.max_steps = 1
-    apply_elastic(recipe, BLOCK | {"importance": {"samples": 1024}}, teacher="parent")
+    accepted(recipe, BLOCK | {"importance": {"samples": 1024}})
     assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One list of arguments behind all doors; what `check` refuses is in test_apply.py."""
+"""One list of arguments behind all entry points; what `check` refuses is in test_apply.py."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nemo_elastic.hosts.nemo.cli.entry import train
 from nemo_elastic.hosts.nemo.recipe.plugin import ElasticPlugin
 
 
-@pytest.mark.parametrize("door", [apply_elastic, ElasticPlugin, train])
-def test_every_door_takes_them_with_the_same_defaults(door: Callable[..., Any]) -> None:
-    taken = inspect.signature(door).parameters
+@pytest.mark.parametrize("entry", [apply_elastic, ElasticPlugin, train])
+def test_every_entry_point_takes_them_with_the_same_defaults(entry: Callable[..., Any]) -> None:
+    taken = inspect.signature(entry).parameters
     assert {f.name: f.default for f in fields(StageOptions)} == {
         name: p.default for name, p in taken.items() if name not in ("recipe", "elastic", "verbose")
     }

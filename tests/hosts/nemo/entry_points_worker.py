@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the tiny recipe through the two doors of Python, for test_doors.py, as a user's script would.
+"""Trains the tiny recipe through the two entry points of Python, for test_entry_points.py, as a user's script would.
 
-python doors_worker.py FOLDER: needs FOLDER/data and FOLDER/elastic.yaml; prints the parent's checkpoint.
+python entry_points_worker.py FOLDER: needs FOLDER/data and FOLDER/elastic.yaml; prints the parent's checkpoint.
 """
 
 from __future__ import annotations
