@@ -93,7 +93,7 @@ class Run:
 
     def step(self, way: tuple[str, int], budgets: list[int]) -> None:
         """Forward and backward of a micro-batch of these budgets."""
-        from nemo_elastic.train.sampling import BudgetSampler
+        from nemo_elastic.train.samples import BudgetSampler
 
         self.model.host.frozen = self.teachers[way[0]]
         self.model.family.config = replace(

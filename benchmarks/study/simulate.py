@@ -20,7 +20,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.router import Router, budget_loss
-from nemo_elastic.train.sampling import BudgetSampler
+from nemo_elastic.train.samples import BudgetSampler
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def draws(config: ElasticConfig, optimizer: Optimizer, steps: int) -> list[list[
     )
     return [
         [b for m in range(optimizer.micro_batches) if share >= 1 or sampler.soft(step, m, share)
-         for b in sampler.draws(step, m) if b]
+         for b in sampler.samples(step, m) if b]
         for step in range(steps)
     ]  # fmt: skip
 

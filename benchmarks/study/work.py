@@ -33,7 +33,7 @@ def elastic_steps(
         batch: its `train.Batch`.
         stage: 1, where the router learns until it is frozen, or 2.
     """
-    from nemo_elastic.train.sampling import BudgetSampler
+    from nemo_elastic.train.samples import BudgetSampler
 
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward(parent, parent.full, batch.length)
@@ -41,7 +41,7 @@ def elastic_steps(
     freeze = config.router.freeze_step(steps) if config.router is not None and stage == 1 else 0
     total = 0.0
     for step in range(steps):
-        budget = sampler.draw(step, 0)
+        budget = sampler.sample(step, 0)
         soft = step < freeze and config.router is not None and sampler.soft(step, 0, config.router.soft_share)
         total += 3 * (whole if soft else sliced[budget]) + whole
     return total * batch.tokens

@@ -7,13 +7,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.harmless import check_harmless
-from nemo_elastic.formats.megatron.stored import weights_folder
-from nemo_elastic.hosts.bridge import saved as of_bridge
-from nemo_elastic.hosts.nemo.checkpoint import saved as of_nemo
+from nemo_elastic.hosts.bridge.saved import BRIDGE
+from nemo_elastic.hosts.common.checkpoints import choose_whole
+from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 from nemo_elastic.io.outputs import at_hand
-from nemo_elastic.train.resume import choose_whole
 
 __all__ = ["newest_of"]
 
@@ -35,19 +32,11 @@ def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
     if path is None or not os.path.isdir(path):
         return path
     for folder in (Path(path), Path(path, "checkpoints")):
-        for found, problem in ((of_bridge.saved(folder), _problem), (of_nemo.saved(folder), of_nemo.problem)):
-            if found:
-                chosen, passed = choose_whole(folder, found, problem)
+        for host, problem in ((BRIDGE, BRIDGE.problem_of_weights), (NEMO, NEMO.problem)):
+            finished = host.finished(folder)
+            if finished:
+                chosen, passed = choose_whole(folder, finished, problem)
                 for line in passed:
                     print(f"teacher: {folder}: {line.partition('; the run goes on')[0]}", flush=True)
                 return str(chosen)
     return path
-
-
-def _problem(checkpoint: Path) -> str | None:
-    """What is wrong with the weights of a checkpoint of Bridge's: a teacher has no use for the rest."""
-    try:
-        check_harmless(weights_folder(checkpoint), only_weights=True)
-    except (ElasticError, OSError) as exc:
-        return str(exc).removeprefix(f"{checkpoint}/")
-    return None

@@ -26,16 +26,17 @@ from megatron.core.num_microbatches_calculator import get_num_microbatches
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.layered import Shards
+from nemo_elastic.ranking.unfinished import unfinished_file
 from nemo_elastic.train.heldout import HeldOut
-from nemo_elastic.train.training import Draw, FamilyTraining, Part
+from nemo_elastic.train.samples import Sample
+from nemo_elastic.train.training import FamilyTraining, Part
 
 from .choice import ElasticState
 from .compat import named_parameters, named_weights
 from .layers import MegatronLayers
 from .sharded_sort import Together, sort_in_place
-from .unfinished import UnfinishedTogether, unfinished_file
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -114,7 +115,7 @@ class MegatronHost:
     def shards(self) -> Shards | None:
         return self.layers().shards
 
-    def unfinished(self, out: Path) -> UnfinishedTogether:
+    def unfinished(self, out: Path) -> Unfinished:
         """Where this rank's tensor-parallel group writes down what it has measured, until members are found.
 
         Raises:
@@ -125,7 +126,7 @@ class MegatronHost:
         ranks = parallel_state.get_data_parallel_world_size(), parallel_state.get_expert_model_parallel_world_size()
         path = unfinished_file(out, group.size(), *ranks, rank)
         say = None if rank else lambda line: print(f"  {line}", flush=True)
-        return UnfinishedTogether(path, lambda: self.weights().values(), group, say=say)
+        return Unfinished(path, lambda: self.weights().values(), say=say, group=group)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the parent's tensors, by megatron-core's name."""
@@ -242,21 +243,21 @@ class FamilyStep:
 
     # ------------------------------------------------------------------ training
 
-    def pass_on(self, tokens_bs: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    def pass_on(self, tokens_bs: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
         """What all ranks but the last pass on of a micro-batch that trains one budget."""
-        (draw,) = draws
-        self.family.remember(draw, tokens_bs)
-        teacher = self.family.teacher_of(self.host, tokens_bs, draws)
-        hidden = self.host.student(tokens_bs, draw.choice)[1]
+        (sample,) = samples
+        self.family.remember(sample, tokens_bs)
+        teacher = self.family.teacher_of(self.host, tokens_bs, samples)
+        hidden = self.host.student(tokens_bs, sample.choice)[1]
         if not self.teaches_in_pipeline:
             return hidden
         return join(hidden, hidden if teacher is None else teacher[1])
 
     def loss(
-        self, draws: Sequence[Draw], tokens_bs: torch.Tensor, labels_bs: torch.Tensor, mask_bs: torch.Tensor
+        self, samples: Sequence[Sample], tokens_bs: torch.Tensor, labels_bs: torch.Tensor, mask_bs: torch.Tensor
     ) -> tuple[torch.Tensor, list[Part]]:
         """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
-        return self.family.loss(self.host, draws, tokens_bs, labels_bs, mask_bs)
+        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs)
 
     # ------------------------------------------------------------------ validating
 

@@ -4,7 +4,7 @@
 
 A dropped expert's logit and bias are -inf before the top k are taken, so no token is sent to it: the dispatcher and
 expert parallelism stay as they are, and it costs nothing. All other widths are slices of the weights. All ranks of an
-expert-parallel group run the same member in the same micro-batch (`train.sampling`).
+expert-parallel group run the same member in the same micro-batch (`train.samples`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 """Validation of every member.
 
 Each micro-batch of validation data runs once for every member, as micro-batches of their own behind each other: that
-is all a pipeline schedule has to know, and each of its stages counts them for itself. No draw and no random number is
-taken. Ranks that read shares of the data add their sums up.
+is all a pipeline schedule has to know, and each pipeline rank counts them for itself. No budget is sampled and no
+random number is taken. Ranks that read shares of the data add their sums up.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class HeldOut:
             sums: where another rank has seen all of it, what it has.
         """
         self._batch, self._teacher = {}, None
-        found = (self.sums if sums is None else sums).tolist()
-        ran = {name: row for name, row in zip(self.names, found, strict=True) if row[TOKENS]}
+        rows = (self.sums if sums is None else sums).tolist()
+        ran = {name: row for name, row in zip(self.names, rows, strict=True) if row[TOKENS]}
         taught = [name for name in ran if self.taught or name != self.names[0]]
         self.measured = HeldOutLosses(
             {name: row[CE_SUM] / row[TOKENS] for name, row in ran.items()},

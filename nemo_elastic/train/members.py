@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from nemo_elastic.core.codes import decode, encode, width
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.formats.megatron.codes import decode, encode, width
 from nemo_elastic.router import Router
 
 
@@ -24,7 +24,7 @@ class _Read(NamedTuple):
     buffers: tuple[torch.Tensor, ...]
     versions: tuple[int, ...]
     frozen: bool
-    found: list[Subnet]
+    members: list[Subnet]
 
 
 class Members(nn.Module):
@@ -53,8 +53,9 @@ class Members(nn.Module):
         self._read: _Read | None = None
 
     @property
-    def found(self) -> bool:
-        return bool(self._host().found)
+    def known(self) -> bool:
+        """Whether shapes were found."""
+        return bool(self._host().members)
 
     @property
     def is_frozen(self) -> bool:
@@ -73,7 +74,7 @@ class Members(nn.Module):
 
     def get(self) -> list[Subnet]:
         """The members stored last, the same objects until others are stored; empty before shapes were found."""
-        return self._host().found
+        return self._host().members
 
     def _host(self) -> _Read:
         """What the buffers say, read again only when one has changed.
@@ -87,6 +88,6 @@ class Members(nn.Module):
         same = read is not None and read.buffers[0] is buffers[0] and read.buffers[1] is buffers[1]
         if read is None or not same or read.versions != versions:
             rows = self.codes.tolist()
-            found = [decode(self.parent, row) for row in rows] if any(map(any, rows)) else []
-            read = self._read = _Read(buffers, versions, bool(self.frozen.item()), found)
+            members = [decode(self.parent, row) for row in rows] if any(map(any, rows)) else []
+            read = self._read = _Read(buffers, versions, bool(self.frozen.item()), members)
         return read

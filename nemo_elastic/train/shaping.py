@@ -55,17 +55,17 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         host.sort(ranking)
         space = family.space(family.parent, list(ranking.depth))
         space.check_budgets(config.budgets)
-        found = find_shapes(family, host, space, out)
+        shapes = find_shapes(family, host, space, out)
     host.unfinished(out).remove()
     if members.router is None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     if members.router is not None and config.router is not None:
         members.router.space = space
         if config.search is not None:
-            members.router.start_from(found, config.router.prior)
-        members.put(list(found.values()), frozen=False)
+            members.router.start_from(shapes, config.router.prior)
+        members.put(list(shapes.values()), frozen=False)
     else:
-        members.put(list(found.values()), frozen=True)
+        members.put(list(shapes.values()), frozen=True)
     host.weights_changed()
 
 
@@ -118,7 +118,7 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
     config = family.config
     report: dict[str, Any]
     if config.shapes is not None:
-        found = read_members(config.shapes, family.parent, config)
+        shapes = read_members(config.shapes, family.parent, config)
         report = {"source": config.shapes}
     elif config.search is not None:
         result = search(
@@ -129,12 +129,12 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
             seed=config.seed,
             progress=_search_progress(host),
         )
-        found, report = result.members, result.to_json() | {"source": "search"}
+        shapes, report = result.members, result.to_json() | {"source": "search"}
     else:
-        found, report = uniform_family(space, config.budgets), {"source": "uniform"}
-    found = {b.name: found[b.name] for b in config.budgets}
-    write_shapes(out / "shapes.json", found, report, host)
-    return found
+        shapes, report = uniform_family(space, config.budgets), {"source": "uniform"}
+    shapes = {b.name: shapes[b.name] for b in config.budgets}
+    write_shapes(out / "shapes.json", shapes, report, host)
+    return shapes
 
 
 def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
@@ -163,8 +163,8 @@ def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
     if members.router is None:
         raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
     projections = members.router.family()
-    found = {b.name: projections[b.name].member for b in family.config.budgets}
-    members.put(list(found.values()), frozen=True)
+    shapes = {b.name: projections[b.name].member for b in family.config.budgets}
+    members.put(list(shapes.values()), frozen=True)
     report = {
         "source": "router",
         "step": host.step,
@@ -173,7 +173,7 @@ def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
             for n, p in projections.items()
         },
     }
-    write_shapes(out / "members.json", found, report, host)
+    write_shapes(out / "members.json", shapes, report, host)
     if host.first:
         misses = ", ".join(f"{n}: raw {p.raw_cost / p.target - 1:+.1%}, projected {p.cost / p.target - 1:+.1%}"
                            for n, p in projections.items())  # fmt: skip

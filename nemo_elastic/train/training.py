@@ -1,10 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family in training: what each micro-batch runs, and its loss."""
+"""A family in training: what each micro-batch runs, its losses one after another, and the learning rates.
+
+Of a micro-batch with several budgets only one student's activations exist at a time. A host calls the backward pass
+once per micro-batch, on what the step returned. All losses but the last go backward here, before it, with the factor
+that the host is going to apply to the sum. Gradients add up where those of several micro-batches do. In the last one's
+backward pass the factor that really came is compared: a host that says one thing and does another is an error, not a
+wrong gradient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,28 +27,10 @@ from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 
 from .host import Host, Output
-from .in_turn import sum_in_turn
 from .members import Members
-from .sampling import BudgetSampler
+from .samples import BudgetSampler, Sample
 
-__all__ = ["Draw", "FamilyTraining", "Part", "Ran"]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One budget of a micro-batch.
-
-    Attributes:
-        budget: its index.
-        share: its weight in the micro-batch's loss.
-        choice: what runs.
-        router_loss: its budget loss; None where the router has no part in it.
-    """
-
-    budget: int
-    share: float
-    choice: Choice
-    router_loss: torch.Tensor | None = None
+__all__ = ["FamilyTraining", "Part", "Ran", "Rates", "sum_in_turn"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class FamilyTraining:
         self.sampler = BudgetSampler(config.weights(), config.seed, stage, config.budgets_per_batch)
         self.ran: list[Ran] = []
         self.last_router: dict[str, Any] = {}
-        self._drawn = (-1, 0)  # (step, micro-batches drawn in it)
+        self._sampled = (-1, 0)  # (step, micro-batches sampled in it)
 
     # ------------------------------------------------------------------ building
 
@@ -127,37 +117,37 @@ class FamilyTraining:
         router = self.config.router
         return 0 if router is None or self.stage == 2 else router.freeze_step(self.steps)
 
-    # ------------------------------------------------------------------ drawing
+    # ------------------------------------------------------------------ sampling
 
     @property
     def micro_batch(self) -> int:
-        """Number of the micro-batch that was drawn last, in its step."""
-        return self._drawn[1] - 1
+        """Number of the micro-batch that was sampled last, in its step."""
+        return self._sampled[1] - 1
 
-    def next_draws(self, step: int) -> list[Draw]:
+    def next_samples(self, step: int) -> list[Sample]:
         """What the next micro-batch of `step` trains, from the largest budget to the smallest."""
-        micro_batch = self._drawn[1] if self._drawn[0] == step else 0
-        self._drawn = (step, micro_batch + 1)
+        micro_batch = self._sampled[1] if self._sampled[0] == step else 0
+        self._sampled = (step, micro_batch + 1)
         if micro_batch == 0:
             self.ran.clear()
             self.last_router = {}
-        return [self._draw(budget, step, micro_batch) for budget in self.sampler.draws(step, micro_batch)]
+        return [self._sample(budget, step, micro_batch) for budget in self.sampler.samples(step, micro_batch)]
 
-    def _draw(self, budget: int, step: int, micro_batch: int) -> Draw:
+    def _sample(self, budget: int, step: int, micro_batch: int) -> Sample:
         share = self.sampler.share(budget)
         if budget == 0:
-            return Draw(budget, share, None)
+            return Sample(budget, share, None)
         members = self.members
         if members.router is None or members.is_frozen or not self._is_soft(step, micro_batch):
-            if not members.found:
+            if not members.known:
                 raise ElasticError("members: none were found; shapes are prepared before the first step")
-            return Draw(budget, share, members.get()[budget])
+            return Sample(budget, share, members.get()[budget])
         tau, scale = members.router.schedule(step / self.steps)
         routed = members.router.gates(budget, tau, scale, noise=(step, micro_batch))
         assert self.config.router is not None
         self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
         loss = self.config.router.loss_weight * members.router.budget_loss(routed, budget)
-        return Draw(budget, share, routed.gates, loss)
+        return Sample(budget, share, routed.gates, loss)
 
     def _is_soft(self, step: int, micro_batch: int) -> bool:
         """Whether a micro-batch before the freeze runs under the router's masks; others train its present members."""
@@ -168,7 +158,7 @@ class FamilyTraining:
     # ------------------------------------------------------------------ a micro-batch
 
     def loss(
-        self, host: Host, draws: Sequence[Draw], tokens: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+        self, host: Host, samples: Sequence[Sample], tokens: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, list[Part]]:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
 
@@ -176,7 +166,7 @@ class FamilyTraining:
 
         Args:
             host: runs and compares models.
-            draws: of `next_draws`.
+            samples: of `next_samples`.
             tokens, labels: [b, s] token ids and their targets.
             mask: [b, s] weight of every token.
 
@@ -184,29 +174,107 @@ class FamilyTraining:
             The loss, and its parts without the router's.
         """
         distill, parts, count = self.config.distill, [], mask.sum()
-        teacher = self.teacher_of(host, tokens, draws)
+        teacher = self.teacher_of(host, tokens, samples)
 
-        def objective(draw: Draw) -> torch.Tensor:
+        def objective(sample: Sample) -> torch.Tensor:
             nonlocal teacher
-            student = host.student(tokens, draw.choice)
-            taught = self.is_taught(draw)
+            student = host.student(tokens, sample.choice)
+            taught = self.is_taught(sample)
             if distill.teacher == "self" and not taught:
                 teacher = host.detached(student)
             loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
-            parts.append(Part(draw.budget, draw.share, loss.detach()))
-            self.remember(draw, tokens, loss.detach())
-            return draw.share * (loss if draw.router_loss is None else loss + draw.router_loss.float() * count)
+            parts.append(Part(sample.budget, sample.share, loss.detach()))
+            self.remember(sample, tokens, loss.detach())
+            return sample.share * (loss if sample.router_loss is None else loss + sample.router_loss.float() * count)
 
-        return sum_in_turn([partial(objective, draw) for draw in draws], lambda: host.factor(count)), parts
+        return sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count)), parts
 
-    def teacher_of(self, host: Host, tokens: torch.Tensor, draws: Sequence[Draw]) -> Output | None:
-        """The teacher's output, where it is not that of a student: the whole model is drawn first, if it is."""
-        return host.teacher(tokens) if self.is_taught(draws[0]) else None
+    def teacher_of(self, host: Host, tokens: torch.Tensor, samples: Sequence[Sample]) -> Output | None:
+        """The teacher's output, where it is not that of a student: the whole model is sampled first, if it is."""
+        return host.teacher(tokens) if self.is_taught(samples[0]) else None
 
-    def is_taught(self, draw: Draw) -> bool:
+    def is_taught(self, sample: Sample) -> bool:
         """Whether a budget is compared with a teacher: the whole model is none's pupil where it teaches itself."""
-        return self.config.distill.taught and (self.config.distill.teacher == "frozen" or draw.budget > 0)
+        return self.config.distill.taught and (self.config.distill.teacher == "frozen" or sample.budget > 0)
 
-    def remember(self, draw: Draw, tokens: torch.Tensor | None, loss: torch.Tensor | None = None) -> None:
-        """Keep what the last drawn micro-batch runs, for `Guard`."""
-        self.ran.append(Ran(self.micro_batch, draw.budget, tokens, draw.choice, loss))
+    def remember(self, sample: Sample, tokens: torch.Tensor | None, loss: torch.Tensor | None = None) -> None:
+        """Keep what the last sampled micro-batch runs, for `Guard`."""
+        self.ran.append(Ran(self.micro_batch, sample.budget, tokens, sample.choice, loss))
+
+
+def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The sum of scalar losses, each made by a call; its gradient is the last one's, those of the others are done.
+
+    Args:
+        losses: at least one; no two may share a part of the graph that needs gradients.
+        factor: see `Host.factor`; asked where there are several.
+
+    Raises:
+        RuntimeError: in the backward pass, where another factor comes.
+    """
+    *first, last = losses
+    if not first:
+        return last()
+    expected = factor()
+    done = torch.zeros_like(expected)
+    for make in first:
+        loss = make()
+        if torch.is_grad_enabled():
+            loss.backward(expected.to(loss.dtype))
+        done = done + loss.detach()
+    return _Agreed.apply(last(), done, expected)  # pyright: ignore[reportReturnType]
+
+
+class _Agreed(torch.autograd.Function):
+    """loss + done, whose upstream gradient must be `factor`."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, done: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factor)
+        return loss + done
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (factor,) = ctx.saved_tensors
+        agreed = torch.isclose(grad.float(), factor.float(), rtol=1e-4, atol=0.0)
+        message = "budgets_per_batch: the loss is scaled in another way than was said"
+        if grad.is_cuda:
+            # no wait for the GPU
+            torch._assert_async(agreed, message)  # pyright: ignore[reportPrivateImportUsage]
+        elif not agreed:
+            raise RuntimeError(message)
+        return grad, None, None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Linear warm-up and cosine decay over all stages; the router warms up, holds, and stops when frozen.
+
+    Attributes:
+        total_steps: steps of all stages together.
+        warmup_steps: linear warm-up at the very start.
+        min_ratio: rate at the end, as a share of the peak.
+        start_step: steps done by earlier stages.
+        freeze_step: step at which the router is frozen (counted over the curriculum).
+        router_warmup: warm-up of the router in steps.
+    """
+
+    total_steps: int
+    warmup_steps: int = 60
+    min_ratio: float = 0.1
+    start_step: int = 0
+    freeze_step: int = 0
+    router_warmup: int = 20
+
+    def model(self, step: int) -> float:
+        """Share of the model's peak rate at a step of this stage."""
+        step += self.start_step
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def router(self, step: int) -> float:
+        """Share of the router's rate at a step of this stage."""
+        step += self.start_step
+        return 0.0 if step >= self.freeze_step else min(1.0, (step + 1) / max(1, self.router_warmup))

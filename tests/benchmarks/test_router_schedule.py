@@ -161,14 +161,14 @@ def test_every_router_is_clipped_by_its_own_norm() -> None:
 
 
 def test_the_draws_are_those_of_training() -> None:
-    from nemo_elastic.train.sampling import BudgetSampler
+    from nemo_elastic.train.samples import BudgetSampler
 
     assert CONFIG.router is not None
     sampler = BudgetSampler(CONFIG.weights(), CONFIG.seed)
     found = draws(CONFIG, SHORT, 20)
     for step, drawn in enumerate(found):
         soft = [m for m in range(SHORT.micro_batches) if sampler.soft(step, m, CONFIG.router.soft_share)]
-        assert drawn == [b for m in soft if (b := sampler.draw(step, m))]
+        assert drawn == [b for m in soft if (b := sampler.sample(step, m))]
     assert sum(map(len, found)) > 0
 
 

@@ -38,7 +38,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space, uniform_family
-from nemo_elastic.train.sampling import BudgetSampler
+from nemo_elastic.train.samples import BudgetSampler
 
 ROOT = Path(__file__).parents[2]
 WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
@@ -85,7 +85,7 @@ def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
     by_hand = 0.0
     for step in range(steps):
         masked = step < 20 and sampler.soft(step, 0, 0.5)
-        by_hand += batch.tokens * (3 * each[0 if masked else sampler.draw(step, 0)] + each[0])
+        by_hand += batch.tokens * (3 * each[0 if masked else sampler.sample(step, 0)] + each[0])
     assert work.elastic_steps(WHOLE, soft, found, steps, batch) == pytest.approx(by_hand, rel=1e-12)
     sliced = ElasticConfig.from_dict(block(search=None))
     assert work.elastic_steps(WHOLE, sliced, found, steps, batch) < by_hand

@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.nemo.checkpoint import saved
+from nemo_elastic.hosts.common.sums import write_list
 from nemo_elastic.hosts.parents import newest_of
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -30,7 +30,7 @@ def one(tmp_path: Path) -> Path:
 def nemo_run(one: Path, run: Path) -> list[Path]:
     left = [Path(shutil.copytree(one, run / "checkpoints" / f"step={step}-last")) for step in (9, 19)]
     for step, checkpoint in enumerate(left):
-        saved.write_list(checkpoint, step)
+        write_list(checkpoint, step)
     return left
 
 

@@ -67,7 +67,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
         if not family.members.is_frozen and host.step >= family.freeze_step:
             freeze_members(family, host, out)
         tokens = data()[2 * host.step :][:2]
-        loss, parts = family.loss(host, family.next_draws(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
+        loss, parts = family.loss(host, family.next_samples(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
         (loss * host.factor(torch.tensor(24.0))).backward()
         lost.append([[p.budget, float(p.loss_sum)] for p in parts])
         with torch.no_grad():

@@ -78,9 +78,9 @@ def kills(place: Path, count: int, seed: int = 0) -> dict[str, Any]:
 
 def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 
-    found = whole_checkpoints(run / "checkpoints")
+    found = NEMO.whole(run / "checkpoints")
     return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0
 
 
@@ -104,7 +104,7 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
 
     if int(os.environ["RANK"]) != rank:
         return
-    draws = ElasticMambaModel.next_draws
+    draws = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if not hasattr(self, "poisoned"):
@@ -120,7 +120,7 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
             y.register_hook(lambda grad: grad * value)
         return y * value if hit and not gradient else y
 
-    ElasticMambaModel.next_draws = watched
+    ElasticMambaModel.next_samples = watched
 
 
 def poisoned(place: Path, out: Path, layout: Layout, how: dict[str, Any], **more: Any) -> Any:
@@ -136,14 +136,14 @@ def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
-    draws = ElasticMambaModel.next_draws
+    draws = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if self.host.step == 1:
             self.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
         return draws(self)
 
-    ElasticMambaModel.next_draws = watched
+    ElasticMambaModel.next_samples = watched
     return runs.train(place, out, layout, STEPS)
 
 
@@ -209,14 +209,14 @@ def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
-    draws = ElasticMambaModel.next_draws
+    draws = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if self.host.step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
         return draws(self)
 
-    ElasticMambaModel.next_draws = watched
+    ElasticMambaModel.next_samples = watched
     return runs.train(place, out, layout, STEPS, every=1)
 
 
@@ -264,7 +264,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 def damaged(place: Path) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
-    from nemo_elastic.hosts.nemo.checkpoint.saved import begin
+    from nemo_elastic.hosts.common.checkpoints import begin
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
@@ -286,7 +286,8 @@ def damaged(place: Path) -> dict[str, Any]:
 
 def asynchronous(place: Path) -> dict[str, Any]:
     """Two ranks that write their checkpoints while they train on: what is kept, and what lists and checksums say."""
-    from nemo_elastic.hosts.nemo.checkpoint.saved import LIST, SUMS, check_sums, whole_checkpoints
+    from nemo_elastic.hosts.common.sums import LIST, SUMS, check_sums
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
     from tests.parallel import forks
 
     out = place / "asynchronous"
@@ -295,7 +296,7 @@ def asynchronous(place: Path) -> dict[str, Any]:
         forks.run(out / "log", 2, asynchronous_run, place, out)
     finally:
         forks.write_without_a_helper = whole
-    found = whole_checkpoints(out / "checkpoints")
+    found = NEMO.whole(out / "checkpoints")
     sums = [[sorted(json.loads(p.read_text())) for p in sorted((c / SUMS).glob("*.json"))] for c in found]
     return {
         "left": left(out), "whole": [c.name for c in found], "wrong": [check_sums(c) for c in found],

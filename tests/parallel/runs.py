@@ -307,14 +307,14 @@ def tell_draws(told: list[list[Any]]) -> None:
     """Append what every micro-batch draws, in this process: step, budget and kind of choice."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
-    draws = ElasticMambaModel.next_draws
+    draws = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         drawn = draws(self)
         told.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
         return drawn
 
-    ElasticMambaModel.next_draws = watched
+    ElasticMambaModel.next_samples = watched
 
 
 def train(

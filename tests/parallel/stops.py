@@ -98,12 +98,12 @@ def second(place: Path, out: Path, layout: Layout) -> Any:
 
 def attempt(place: Path, out: Path, layout: Layout = SOFT, **how: Any) -> dict[str, Any]:
     """Exit codes of a job's ranks, what the first one said at last, and the whole checkpoints that it left, by age."""
-    from nemo_elastic.hosts.nemo.checkpoint.saved import whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
     from tests.parallel import forks
 
     ranks = forks.start(out / "log", layout.world, train, place, out, layout, **how)
     codes = ranks.wait()
-    left = [p.name for p in whole_checkpoints(out / "checkpoints")]
+    left = [p.name for p in NEMO.whole(out / "checkpoints")]
     lines = [line for line in ranks.said().splitlines() if line.startswith(("error: ", "stopped: "))]
     return {"codes": codes, "left": left, "lines": lines, "said": ranks.said()[-3000:]}
 

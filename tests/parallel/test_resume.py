@@ -103,7 +103,7 @@ def block(**changes: Any) -> dict[str, Any]:
 def test_a_block_that_came_through_yaml_is_the_same() -> None:
     import yaml
 
-    from nemo_elastic.train.resume import differences
+    from nemo_elastic.hosts.common.same_family import differences
 
     own = block(router={"hidden": 8})
     assert list(differences(yaml.safe_load(yaml.safe_dump(own)), own)) == []
@@ -112,7 +112,7 @@ def test_a_block_that_came_through_yaml_is_the_same() -> None:
 
 
 def test_every_setting_that_may_change_exists() -> None:
-    from nemo_elastic.train.resume import FAMILY, STEERING
+    from nemo_elastic.hosts.common.same_family import FAMILY, STEERING
 
     whole = block(router={"hidden": 8})
     for name in (*STEERING, *FAMILY):
@@ -124,7 +124,7 @@ def test_every_setting_that_may_change_exists() -> None:
 
 def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.train.resume import check_same_family
+    from nemo_elastic.hosts.common.same_family import check_same_family
 
     with pytest.raises(ElasticError, match="resume: runs/one is not elastic; give a log directory of its own"):
         check_same_family(None, block(), "runs/one", lambda name: True)
@@ -142,14 +142,14 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.checkpoint.saved import newest, remove_unfinished, whole_checkpoints
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO, remove_unfinished
 
-    assert whole_checkpoints(tmp_path / "none") == []
-    assert newest(tmp_path) == "there is no whole checkpoint yet"
+    assert NEMO.whole(tmp_path / "none") == []
+    assert NEMO.newest(tmp_path) == "there is no whole checkpoint yet"
     first, second = (checkpoint(tmp_path, f"step={i}-last") for i in (3, 7))
     (tmp_path / "step=7-last-unfinished").touch()
     (tmp_path / "step=9-last").mkdir()
-    assert whole_checkpoints(tmp_path) == [first]
+    assert NEMO.whole(tmp_path) == [first]
     remove_unfinished(second)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step=3-last", "step=9-last"]
-    assert newest(tmp_path) == f"the next start goes on from {first}"
+    assert NEMO.newest(tmp_path) == f"the next start goes on from {first}"

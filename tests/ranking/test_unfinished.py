@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ranking that was stopped anywhere goes on to the same bits, and never on what belongs to another one."""
+"""A ranking that was stopped anywhere goes on to the same bits, and never on what belongs to another one.
+
+Ranks that share a model are in `tests/parallel/test_rankings.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import OtherRanking, RankOptions, Unfinished, rank
+from nemo_elastic.ranking.unfinished import unfinished_file
 from tests.ranking.test_depth import Ranks, evaluations  # noqa: F401 (a fixture)
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
@@ -192,3 +196,17 @@ def test_a_damaged_file_is_told(tmp_path, damage):
     damage(tmp_path / "r")
     with pytest.raises(ElasticError, match="r: not an unfinished ranking; remove it"):
         run(tmp_path / "r")
+
+
+def test_every_group_of_ranks_has_a_file_and_no_other_layout_resumes_from_it(tmp_path):
+    files = [unfinished_file(tmp_path, 2, 3, 1, rank) for rank in range(3)]
+    assert len(set(files)) == 3
+    for file in files:
+        file.write_bytes(b"")
+        (tmp_path / f".{file.name}.0123abcd.tmp").write_bytes(b"")  # what a kill in a save leaves
+    assert [unfinished_file(tmp_path, 2, 3, 1, rank) for rank in range(3)] == files
+    for tensor, data, expert in ((1, 3, 1), (2, 1, 1), (2, 2, 1), (2, 4, 1), (4, 3, 1), (2, 3, 2)):
+        told = rf"other ranks than these \(tensor-parallel size {tensor}, .* {data}"
+        told += rf", expert-parallel size {expert}\)" if expert > 1 else r"\)"
+        with pytest.raises(OtherRanking, match=told):
+            unfinished_file(tmp_path, tensor, data, expert, 0)

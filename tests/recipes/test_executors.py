@@ -168,7 +168,7 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
 ) -> None:
     from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
-    from nemo_elastic.hosts.nemo.checkpoint.ending import STOPPED, StopInTime
+    from nemo_elastic.hosts.nemo.checkpoint.resume import STOPPED, StopInTime
 
     # on a login node, where nothing but sbatch is called
     sbatch, submitted = tmp_path / "bin" / "sbatch", tmp_path / "submitted"

@@ -126,7 +126,7 @@ def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
 
 
 def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
-    from nemo_elastic.train.schedule import Rates
+    from nemo_elastic.train.training import Rates
 
     whole = Rates(total_steps=sum(STEPS), warmup_steps=2)
     assert told[2, 0]["lr"] == told[1, 0]["end_lr"]

@@ -125,7 +125,7 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
-            loss, parts = family.loss(host, family.next_draws(host.step), tokens, labels, mask)
+            loss, parts = family.loss(host, family.next_samples(host.step), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()
             losses.append([[host.step, p.budget, float(p.loss_sum)] for p in parts] + [float(loss.detach())])
         named = [*host.model.named_parameters(), *router.named_parameters()]

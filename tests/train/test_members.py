@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 
+from nemo_elastic.core.codes import decode, encode
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.codes import decode, encode
 from nemo_elastic.formats.megatron.family import elastic_family
 from nemo_elastic.train.members import Members
 from tests.core.test_family import members
@@ -28,11 +28,11 @@ def test_codes_round_trip(m: Subnet) -> None:
 
 def test_members_travel_in_the_state_dict() -> None:
     a, b = Members(PARENT, 2), Members(PARENT, 2)
-    assert not a.found
+    assert not a.known
     small = PARENT.uniform(keep=[0, 1, 3], hidden=8)
     a.put([PARENT.full, small], frozen=True)
     b.load_state_dict(a.state_dict())
-    assert b.found
+    assert b.known
     assert b.is_frozen
     assert b.get() == [PARENT.full, small]
 
@@ -52,7 +52,7 @@ def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch
         for name in ("tolist", "item", "cpu", "numpy", "__bool__"):
             patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("a buffer is read"))
         first = held.get()
-        assert held.found
+        assert held.known
         assert not held.is_frozen
         assert held.get() is first
     small = PARENT.uniform(hidden=8)

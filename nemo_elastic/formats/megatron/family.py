@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.codes import decode, width
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import bad
-
-from .codes import decode, width
 
 __all__ = ["checkpoint_members", "elastic_family"]
 

@@ -53,7 +53,9 @@ def last_iteration(path: str | Path | None) -> Path | None:
     if path is None:
         return None
     folder = Path(path)
-    if (folder.name.startswith(ITERATION) or folder.name == RELEASE) and (folder / RUN_CONFIG).is_file():
+    # the best of a run has a second name, a link
+    one = folder.name.startswith(ITERATION) or folder.name == RELEASE or folder.is_symlink()
+    if one and (folder / RUN_CONFIG).is_file():
         return folder
     try:
         told = read_text(folder / TRACKER, most=1024)[:20].strip()

@@ -29,12 +29,11 @@ from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import at_hand
 from nemo_elastic.megatron.models import OVERLAPS, check_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.training import Rates
 
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
 from .chained import experts_shared_or_not
-from .checkpoint import check_start
 from .checks import (
     PLACEHOLDER,
     check_architecture,
@@ -51,7 +50,8 @@ from .checks import (
 )
 from .optim import ElasticOverrides
 from .platform import bridge_on_this_machine
-from .saved import choose, step_of
+from .resume import check_start, use_our_manager
+from .saved import BRIDGE, step_of
 from .settings import ConfigChanges
 from .step import ElasticStep
 
@@ -106,7 +106,9 @@ class ElasticRun:
     def ended(self) -> bool:
         """Whether a whole checkpoint of its own holds the end of the training, or of the ranking."""
         checkpoint = self.config.checkpoint
-        own = choose(checkpoint.load)[0] if checkpoint.ckpt_step is None else None
+        if checkpoint.load is None or checkpoint.ckpt_step is not None:
+            return False
+        own = BRIDGE.choose(Path(checkpoint.load))[0]
         return own is not None and (self.callbacks[0].rank_only or step_of(own) >= self.config.train.train_iters)
 
     def pretrain(self) -> None:
@@ -115,6 +117,8 @@ class ElasticRun:
         Raises:
             ElasticError: its checkpoints are all damaged, or of another block.
         """
+        if self.config.checkpoint.load is not None:
+            BRIDGE.verify_sums(Path(self.config.checkpoint.load), get_rank_safe() == 0)
         if self.ended:  # Bridge would write the last checkpoint over itself
             self.forward_step.before()
             if get_rank_safe() == 0:
@@ -253,6 +257,7 @@ def _checkpoints(recipe: Any, ranked: str | None) -> None:
     recipe.checkpoint.pretrained_checkpoint = ranked
     if recipe.checkpoint.ckpt_format != "torch_dist":
         recipe.checkpoint.ckpt_format = "torch_dist"
+    use_our_manager(recipe.checkpoint)
 
 
 def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, rank_only: bool) -> ElasticRun:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from megatron.bridge.training.callbacks import Callback
-from megatron.bridge.training.checkpointing import save_checkpoint
+from megatron.bridge.training.checkpointing import CheckpointSaveContext
 from megatron.core import parallel_state
 
+from nemo_elastic.formats.megatron.stored import ITERATION
 from nemo_elastic.history import METRICS
+from nemo_elastic.hosts.common.checkpoints import begin, end
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.megatron.reports import (
     all_ranks,
@@ -21,14 +23,13 @@ from nemo_elastic.megatron.reports import (
     mean_by_budget,
     tokens_counted,
 )
-from nemo_elastic.train.facts import step_facts_of
 from nemo_elastic.train.guard import Guard
-from nemo_elastic.train.metrics import Progress, append, start_again
-from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.training import Rates
 
-from .checkpoint import forget_passed, go_on_from
 from .optim import ElasticScheduler, watch_optimizer
+from .resume import VALIDATED, ElasticCheckpoints, go_on_from, name_best
 from .step import LOSS, ElasticStep
 
 
@@ -66,7 +67,7 @@ class ElasticCallback(Callback):
         """Model, optimizer and Bridge's own checkpoint are there; a second stage goes on from the first."""
         host, family = self.step.host, self.step.family
         host.enter(context.state, context.optimizer)
-        forget_passed(context.state.cfg.checkpoint, host.first)
+        context.state.cfg.checkpoint.ckpt_step = None  # it named what this start resumes from
         if self.previous is not None and host.step == 0:
             go_on_from(self.previous, context.state, context.model, context.optimizer)
         guard = None if context.state.cfg.optimizer.fp16 else Guard(family, host)
@@ -78,11 +79,13 @@ class ElasticCallback(Callback):
         self._progress = Progress(self.label, context.state.cfg.train.train_iters, host.step)
         if host.first:
             self._tokens, self._before, _ = start_again(self.file, host.step)
-        if not family.members.found:
+            if context.state.cfg.checkpoint.save is not None:
+                begin(Path(context.state.cfg.checkpoint.save))
+        if not family.members.known:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size(), "model.")
             prepare_members(family, host, self.out)
         if self.rank_only:
-            save_checkpoint(context.state, context.model, context.optimizer, context.scheduler, 0)
+            self._save_ranking(context)
             context.state.cfg.train.train_iters = host.step  # Bridge asks before each step
             return
         self._freeze_when_due()
@@ -111,6 +114,11 @@ class ElasticCallback(Callback):
         self._write(step.host.step + 1, line | {"kind": "step", "seconds": seconds})
         self._progress.show(step.host.step + 1, line, step.host.first)
 
+    def on_train_end(self, context: Any) -> None:
+        """Called at the end of a run that came to it, and of no other."""
+        if self.step.host.first and context.state.cfg.checkpoint.save is not None:
+            end(Path(context.state.cfg.checkpoint.save))
+
     # ------------------------------------------------------------------ a validation
 
     def on_eval_start(self, context: Any) -> None:
@@ -123,13 +131,27 @@ class ElasticCallback(Callback):
             heldout.add(all_ranks(self.step.rows).cpu())
         measured = heldout.end(from_last_rank(heldout.sums))
         context.state.train_state.consumed_valid_samples = 0
-        found = {"losses": measured.losses, "kl": measured.kl}
-        self._write(self.step.host.step, {"kind": "heldout", **found})
+        self._write(self.step.host.step, {"kind": "heldout", "losses": measured.losses, "kl": measured.kl})
+        self._name_best(context, measured.losses)
 
     def on_test_start(self, context: Any) -> None:
         self.step.begin_validation("test")
 
     # ------------------------------------------------------------------ helpers
+
+    def _save_ranking(self, context: Any) -> None:
+        manager = ElasticCheckpoints(context.state.cfg.checkpoint)
+        manager.save(CheckpointSaveContext(context.state, context.model, context.optimizer, context.scheduler, 0))
+        manager.finalize_async_saves(context.state, blocking=True)
+        manager.wait()
+
+    def _name_best(self, context: Any, losses: dict[str, float]) -> None:
+        """Of a step whose checkpoint is there; else it has its name when it is written."""
+        folder, step = context.state.cfg.checkpoint.save, self.step.host.step
+        if losses and folder is not None:
+            context.user_state[VALIDATED] = (step, sum(losses.values()) / len(losses))
+            if self.step.host.first:
+                name_best(Path(folder) / f"{ITERATION}{step:07d}", context.user_state)
 
     def _freeze_when_due(self) -> None:
         family, host = self.step.family, self.step.host

@@ -19,7 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.megatron.megatron_host import trained
 from nemo_elastic.megatron.router_optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
 from nemo_elastic.train.guard import Guard
-from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.training import Rates
 
 from .host import BridgeHost
 
@@ -54,7 +54,7 @@ class ElasticOverrides(OptimizerConfigOverrideProvider):
 
 
 class ElasticScheduler(OptimizerParamScheduler):
-    """Bridge's scheduler with the rates of `train.schedule.Rates`; weight decay stays the recipe's.
+    """Bridge's scheduler with the rates of `train.training.Rates`; weight decay stays the recipe's.
 
     megatron-core offers no schedule of one's own, so the one that Bridge built is given this class (`follow`).
     """

@@ -120,10 +120,10 @@ class ElasticStep:
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        draws = self.family.next_draws(self.host.step)
+        samples = self.family.next_samples(self.host.step)
         if not self.host.core.post_process:
-            return self.steps.pass_on(batch["tokens"], draws), None
-        loss, parts = self.steps.loss(draws, batch["tokens"], batch["labels"], batch["loss_mask"])
+            return self.steps.pass_on(batch["tokens"], samples), None
+        loss, parts = self.steps.loss(samples, batch["tokens"], batch["labels"], batch["loss_mask"])
         tokens = batch["loss_mask"].sum().to(torch.int)
 
         def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

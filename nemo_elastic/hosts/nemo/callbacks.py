@@ -18,12 +18,11 @@ from nemo.utils.app_state import AppState
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
-from nemo_elastic.hosts.nemo.checkpoint.ending import settle, told
+from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
 from nemo_elastic.io.temporary import is_temporary
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.megatron.reports import from_last_rank, losses_of_last_rank, tokens_counted
-from nemo_elastic.train.facts import step_facts_of
-from nemo_elastic.train.metrics import Progress, append, start_again
+from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 
 from .model import ElasticMambaModel
@@ -46,7 +45,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         model: ElasticMambaModel = pl_module
-        if not model.members.found:
+        if not model.members.known:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
             prepare_members(model.family, model.host, Path(self.out))
         self._freeze_when_due(model)
@@ -68,7 +67,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         """Say in one line, before any traceback, who stops and what the next start goes on from."""
         settle(trainer, exception)
         if not isinstance(exception, ElasticError):
-            print(told(trainer, exception), file=sys.stderr, flush=True)
+            print(ending_line(trainer, exception), file=sys.stderr, flush=True)
 
     def _freeze_when_due(self, model: ElasticMambaModel) -> None:
         if not model.members.is_frozen and model.host.step >= model.family.freeze_step:

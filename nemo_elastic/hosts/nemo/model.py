@@ -22,7 +22,8 @@ from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.training import Draw, FamilyTraining
+from nemo_elastic.train.samples import Sample
+from nemo_elastic.train.training import FamilyTraining
 
 from .host import NemoHost
 from .loss import ElasticLossReduction
@@ -136,9 +137,9 @@ class ElasticMambaModel(llm.MambaModel):
 
     # ------------------------------------------------------------------ stepping
 
-    def next_draws(self) -> list[Draw]:
-        """What the next micro-batch trains; every pipeline stage draws for itself, the same."""
-        return self.family.next_draws(self.trainer.global_step)
+    def next_samples(self) -> list[Sample]:
+        """What the next micro-batch trains; every pipeline rank samples for itself, the same."""
+        return self.family.next_samples(self.trainer.global_step)
 
     @property
     def teaches_in_pipeline(self) -> bool:
@@ -166,11 +167,11 @@ class ElasticMambaModel(llm.MambaModel):
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
-        return self.steps.pass_on(batch["tokens"], self.next_draws())
+        return self.steps.pass_on(batch["tokens"], self.next_samples())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
-        loss, parts = self.steps.loss(self.next_draws(), batch["tokens"], batch["labels"], batch["loss_mask"])
+        loss, parts = self.steps.loss(self.next_samples(), batch["tokens"], batch["labels"], batch["loss_mask"])
         batch["elastic"] = parts
         return loss
 

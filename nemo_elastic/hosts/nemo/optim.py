@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from nemo_elastic.megatron.megatron_host import trained
 from nemo_elastic.megatron.router_optim import RouterClip, is_router_group, reduce_router
 from nemo_elastic.train.guard import Guard
-from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.training import Rates
 
 
 class ElasticOptimizer(MegatronOptimizerModule):
@@ -49,7 +49,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
 
 
 class ElasticSchedule(LRSchedulerModule):
-    """`train.schedule.Rates` as NeMo's schedule, whose arguments it has.
+    """`train.training.Rates` as NeMo's schedule, whose arguments it has.
 
     `total_steps` is not `max_steps`: NeMo overwrites that with the trainer's.
     """

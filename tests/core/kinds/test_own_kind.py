@@ -15,6 +15,7 @@ import torch
 
 from nemo_elastic import Parent, Subnet, slice_checkpoint
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.codes import decode, encode
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Layer
 from nemo_elastic.core.kinds.registry import register
@@ -23,7 +24,6 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.write import entries_of, write_model
-from nemo_elastic.formats.megatron.codes import decode, encode
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.nn.gates import Gates

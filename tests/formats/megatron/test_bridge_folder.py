@@ -14,10 +14,10 @@ import torch
 import yaml
 from torch.distributed.checkpoint import FileSystemWriter, save
 
+from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron, to_parts
-from nemo_elastic.formats.megatron.codes import encode
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, StoredTensor
 from nemo_elastic.formats.megatron.stored import Stored, last_iteration

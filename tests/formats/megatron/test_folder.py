@@ -19,11 +19,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.codes import encode
 from nemo_elastic.formats.megatron.context import read_context, token_ids
 from nemo_elastic.formats.megatron.folder import open_folder
 from nemo_elastic.formats.raw import Raw

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,15 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.hosts.common.sums import add_sums
 from tests.hosts.bridge.runs import Job, dump
+from tests.hosts.common.saves import cut, flip
 from tests.parallel.runs import PEAK, VOCAB, Layout
 from tests.workers import ROOT, environment
 
 #: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
 LOSS, WEIGHT = 1e-4, 1e-3
 STEPS = 2
-#: copies of a killed run whose newest checkpoint is not whole
-DAMAGED = ("truncated", "missing")
+#: bytes of a file on a full disk: more than the log has, less than the weights
+ROOM = 60_000
+#: copies of a killed run whose newest checkpoint is not whole -> what is said of it
+DAMAGED = {
+    "truncated": r"__0_\d\.distcp has \d+ bytes, not the \d+ that it was saved with",
+    "missing": r"__0_\d\.distcp is missing",
+    "bit": r"__0_\d\.distcp has another checksum than it was saved with",
+}
+#: runs that a save has ended -> after which step, and what the next start says of that save
+CUT_SHORT = {
+    "cut-short": (3, "iter_0000003 is passed over: it was not written to its end; the run goes on from iter_0000002"),
+    "cut-short-first": (
+        1, "iter_0000001 is passed over: it was not written to its end; the run starts from the beginning",
+    ),
+}  # fmt: skip
 #: what scripts do with an elastic run -> the line that it ends with, before a step is taken
 REFUSED = {
     "late": f"recipe.tokenizer.vocab_size: {VOCAB // 4} is not allowed; the teacher's own vocabulary, of {VOCAB} rows",
@@ -106,6 +120,9 @@ def train_all(place: Path) -> None:
         stage("whole", Layout(soft=True), steps=4),
         stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
         stage("stopped", Layout(soft=True), steps=4, stop=1),
+        *(stage(name, Layout(soft=True), steps=4, save_every=1, cut_short=at) for name, (at, _) in CUT_SHORT.items()),
+        stage("full", Layout(soft=True), steps=4, save_every=1, room=ROOM),
+        stage("kept", Layout(soft=True), steps=4, save_every=1, kept=1),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
         *(stage(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
         *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name) for name in REFUSED),
@@ -115,11 +132,17 @@ def train_all(place: Path) -> None:
         shutil.copytree(place / "killed", place / name)
     newest = place / "missing" / "checkpoints" / "iter_0000003"
     next(newest.glob("*.distcp")).unlink()
-    cut = next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp"))
-    os.truncate(cut, cut.stat().st_size // 2)
+    cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
+    changed = place / "bit" / "checkpoints" / "iter_0000003"
+    add_sums(changed, 0, 1)  # the kill may have been faster
+    flip(next(changed.glob("*.distcp")))
+    shutil.copytree(place / "full" / "checkpoints", place / "full-left", symlinks=True)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
     again = [
-        *(stage(name, Layout(soft=True), steps=4, save_every=1) for name in ("killed", "stopped", *DAMAGED)),
+        *(
+            stage(name, Layout(soft=True), steps=4, save_every=1)
+            for name in ("killed", "stopped", "full", *DAMAGED, *CUT_SHORT)
+        ),
         stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
         stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end),
     ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -67,7 +68,9 @@ class Job:
         steps: of the run; done: of stage 1, for stage 2.
         teacher, ranked, previous: what it starts from; a parent from weights alone, as `ranked`.
         until: step before which the process kills itself; stop: in which SIGTERM comes.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; kept: how many.
+        cut_short: step whose save ends the process between the trackers and the checkpoint's last file.
+        room: bytes that a file of weights may have from the third step on.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
         padded: a part of every sample does not count, see `padded`.
@@ -88,6 +91,9 @@ class Job:
     until: int | None = None
     stop: int | None = None
     save_every: int | None = None
+    kept: int | None = None
+    cut_short: int | None = None
+    room: int | None = None
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     padded: bool = False
@@ -98,9 +104,10 @@ class Job:
     @property
     def ends(self) -> int:
         """Its exit code."""
-        if self.wrong is not None:
+        if self.wrong is not None or self.room is not None:
             return forks.CLEAR
-        return -signal.SIGKILL if self.until is not None else 0 if self.stop is None else STOPPED
+        killed = self.until is not None or self.cut_short is not None
+        return -signal.SIGKILL if killed else 0 if self.stop is None else STOPPED
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Job:
@@ -132,6 +139,8 @@ def config(place: Path, job: Job) -> Any:
     if layout.recompute:
         made.model.recompute_granularity, made.model.recompute_method = layout.recompute, "uniform"
         made.model.recompute_num_layers = 1
+    if job.kept is not None:
+        made.checkpoint.most_recent_k = job.kept
     if job.placeholder is not None:
         made.model.vocab_size, made.model.should_pad_vocab = None, True
         made.tokenizer.vocab_size, made.tokenizer.use_tokenizer_vocab_size = job.placeholder, True
@@ -171,6 +180,10 @@ def run(place: Path, job: Job) -> None:
         elastic.callbacks.append(killer(job.until, signal.SIGKILL))
     if job.stop is not None:
         elastic.callbacks.append(killer(job.stop, signal.SIGTERM))
+    if job.cut_short is not None:
+        cut_short(job.cut_short)
+    if job.room is not None:
+        elastic.callbacks.append(cramped(job.room))
     train_to_the_end(elastic)
     if job.kind == "rank":
         holds_weights_alone(elastic.forward_step)
@@ -234,6 +247,32 @@ def killer(step: int, number: int) -> Any:
                 os.kill(os.getpid(), number)
 
     return Killer()
+
+
+def cut_short(step: int) -> None:
+    """Let the process end in the save of a step, when the trackers name it and its last file is to come."""
+    from megatron.bridge.training.config import ConfigContainer
+
+    write = ConfigContainer.to_yaml
+
+    def killed(self: Any, path: Any = None) -> Any:
+        if path is not None and f"iter_{step:07d}" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, path)
+
+    ConfigContainer.to_yaml = killed
+
+
+def cramped(bytes_: int) -> Any:
+    """A callback by which no file may be longer than so much, from the third step on."""
+    from megatron.bridge.training.callbacks import Callback
+
+    class Cramped(Callback):
+        def on_train_step_start(self, context: Any) -> None:
+            if context.state.train_state.step == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+    return Cramped()
 
 
 def prepare_data(place: Path) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +18,22 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.registry import open_source
-from nemo_elastic.hosts.bridge.saved import choose, saved, step_of
+from nemo_elastic.hosts.bridge.saved import BRIDGE, step_of
+from nemo_elastic.hosts.common.checkpoints import best
+from nemo_elastic.hosts.common.sums import LIST, SUMS, check_sums
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.layouts import DAMAGED, PAIRS, REFUSED, do, lines, losses, processes, same, train_all
+from tests.hosts.bridge.layouts import (
+    CUT_SHORT,
+    DAMAGED,
+    PAIRS,
+    REFUSED,
+    do,
+    lines,
+    losses,
+    processes,
+    same,
+    train_all,
+)
 from tests.hosts.bridge.runs import Job
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
@@ -74,37 +89,92 @@ def test_tokens_are_those_that_count_over_ranks_micro_batches_and_stops(place: P
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_checkpoint_is_passed_over(place: Path, name: str) -> None:
     """The newest whole one is taken, with one line, and what comes of it is what comes of no damage."""
-    found = place / name / "checkpoints"
-    told = [line for line in (place / "again.log").read_text().splitlines() if "is passed over" in line]
-    assert len(told) == len(DAMAGED)
-    said = told[DAMAGED.index(name)]
-    assert said.startswith("  resume: iter_0000003 is passed over: ")
-    assert said.endswith("; the run goes on from iter_0000002")
+    left = place / name / "checkpoints"
+    why = f"iter_0000003 is passed over: {DAMAGED[name]}; the run goes on from iter_0000002"
+    assert re.fullmatch(why, passed_over(place, name))
+    assert folders(left) == {"damaged_iter_0000003", *(f"iter_000000{step}" for step in (1, 2, 3, 4))}
+    ends_as_the_whole_one(place, name)
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
+def test_a_kill_between_two_files_of_a_save_costs_that_save_alone(place: Path, name: str) -> None:
+    step, line = CUT_SHORT[name]
+    assert passed_over(place, name) == line
+    assert folders(place / name / "checkpoints") == {
+        f"damaged_iter_000000{step}", *(f"iter_000000{each}" for each in (1, 2, 3, 4)),
+    }  # fmt: skip
+    ends_as_the_whole_one(place, name)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(place: Path) -> None:
+    assert folders(place / "full-left") == {"iter_0000001", "iter_0000002"}, "something half-written stays"
+    assert not list((place / "full-left").glob("unfinished_*"))
+    (line,) = [x for x in said(place, "first", "full").splitlines() if x.startswith("error: ")]
+    assert line.startswith(
+        f"error: checkpoint: {place / 'full' / 'checkpoints' / 'iter_0000003'}: cannot be written ("
+    )
+    assert "GB are free there); the next start goes on from " in line and line.endswith("iter_0000002")
+    assert "at iteration 2" in said(place, "again", "full")
+    ends_as_the_whole_one(place, "full")
+
+
+@pytest.mark.parametrize("name", ["whole", "dp2", "dp2-soft-sharded"])
+def test_a_checkpoint_has_a_list_and_the_sums_of_each_rank(place: Path, name: str) -> None:
+    newest = BRIDGE.finished(place / name / "checkpoints")[-1]
+    assert (newest / LIST).is_file() and check_sums(newest) is None
+    assert len(list((newest / SUMS).glob("*.json"))) == (1 if name == "whole" else 2)
+
+
+def test_the_newest_and_the_best_are_kept(place: Path) -> None:
+    run = place / "kept" / "checkpoints"
+    (heldout,) = {json.dumps(line["losses"]) for line in lines(place / "kept", "heldout")}
+    losses = json.loads(heldout).values()
+    top = best(run)
+    assert top == (run / "iter_0000004", round(sum(losses) / len(losses), 4))
+    assert folders(run) == {"iter_0000004"}
+    whole, named = (open_source(folder) for folder in (run, run / f"best_iter_0000004-val_loss={top[1]:.4f}"))
+    assert whole.family is not None and named.family is not None and list(whole.family) == list(named.family)
+
+
+def passed_over(place: Path, name: str) -> str:
+    """The one line of a start that says so."""
+    (line,) = [line for line in said(place, "again", name).splitlines() if "is passed over" in line]
+    return line.removeprefix("  resume: ")
+
+
+def said(place: Path, when: str, name: str) -> str:
+    return (place / f"{when}.ranks" / name / "rank0.log").read_text()
+
+
+def folders(run: Path) -> set[str]:
+    return {path.name for path in run.iterdir() if path.is_dir() and not path.is_symlink()}
+
+
+def ends_as_the_whole_one(place: Path, name: str) -> None:
     assert losses(place / name) == losses(place / "whole")
-    kept = {p.name for p in found.iterdir() if p.is_dir() and "iter_" in p.name}
-    assert kept == {"damaged_iter_0000003", *(f"iter_000000{step}" for step in (1, 2, 3, 4))}
-    left, wanted = (Stored(folder).held() for folder in (found, place / "whole" / "checkpoints"))
+    left, wanted = (Stored(place / run / "checkpoints").held() for run in (name, "whole"))
     assert left.keys() == wanted.keys() and all(torch.equal(value, wanted[n]) for n, value in left.items())
 
 
 def test_what_is_wrong_with_a_checkpoint_and_which_is_taken(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "checkpoints"
     shutil.copytree(place / "killed" / "checkpoints", run)
-    assert [step_of(p) for p in saved(run)] == [1, 2, 3, 4] and choose(run) == (run / "iter_0000004", [])
-    (run / "iter_0000005").mkdir()  # a save that a kill cut short: nothing is said
-    assert choose(run) == (run / "iter_0000004", [])
+    for listed in run.glob(f"*/{LIST}"):  # as version 0.1 saved
+        listed.unlink()
+    assert [step_of(p) for p in BRIDGE.finished(run)] == [1, 2, 3, 4]
+    assert BRIDGE.choose(run) == (run / "iter_0000004", [])
     os.truncate(run / "iter_0000004" / "train_state.pt", 100)
     (run / "iter_0000003" / "run_config.yaml").unlink()
     (run / "iter_0000002" / ".metadata").unlink()
-    found, passed = choose(run)
-    assert found == run / "iter_0000001"
-    assert (
-        passed[0] == ("iter_0000004 is passed over: train_state.pt is cut off; the run goes on from iter_0000001")
-        and len(passed) == 2
-    )  # without its last file the third was never finished
+    chosen, passed = BRIDGE.choose(run)
+    assert chosen == run / "iter_0000001"
+    assert [line.partition(";")[0].partition(" is passed over: ")[::2] for line in passed][:2] == [
+        ("iter_0000003", "it was not written to its end"), ("iter_0000004", "train_state.pt is cut off"),
+    ]  # fmt: skip
+    assert len(passed) == 3
     (run / "iter_0000001" / "train_state.pt").unlink()
     with pytest.raises(ElasticError, match=r"iter_0000001 is passed over: train_state\.pt is missing; no other"):
-        choose(run)
+        BRIDGE.choose(run)
 
 
 def test_a_run_that_has_ended_does_nothing(place: Path) -> None:

@@ -55,7 +55,7 @@ class Stage:
         from nemo_elastic.router import Router
         from nemo_elastic.search import Space, uniform_family
         from nemo_elastic.train.members import Members
-        from nemo_elastic.train.sampling import BudgetSampler
+        from nemo_elastic.train.samples import BudgetSampler
         from nemo_elastic.train.training import FamilyTraining
 
         recipe = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family")
@@ -101,7 +101,7 @@ class Stage:
         tau, scale = self.router.schedule(step / self.steps)
         losses = [self.core.weight.float().sum() * NORM / 8]
         for micro_batch in range(self.micro_batches):
-            budget = self.sampler.draw(step, micro_batch)
+            budget = self.sampler.sample(step, micro_batch)
             if budget == 0 or not self.sampler.soft(step, micro_batch, self.config.router.soft_share):
                 continue
             pi = self.router.probabilities(budget, tau, scale, noise=(step, micro_batch))

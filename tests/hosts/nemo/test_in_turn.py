@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_elastic.train.in_turn import sum_in_turn
+from nemo_elastic.train.training import sum_in_turn
 from tests.hosts.nemo.cutting import MEMBER, PARENT, random_tensors
 from tests.support.elastic_model import batch_of, elastic_model, run_schedule
 from tests.support.models import distributed

@@ -55,24 +55,26 @@ def test_a_global_batch_of_fine_tuning_is_split_as_in_training() -> None:
 
 
 def test_the_best_has_a_second_name_and_no_other(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.checkpoint.best import best, name_best
+    from nemo_elastic.hosts.common.checkpoints import best
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 
     assert best(tmp_path) is None
-    assert name_best(checkpoint(tmp_path, 4), "val_loss", 2.5)
-    assert not name_best(checkpoint(tmp_path, 9), "val_loss", 2.50001)
-    assert not name_best(checkpoint(tmp_path, 14), "val_loss", float("nan"))
+    assert NEMO.name_best(checkpoint(tmp_path, 4), "val_loss", 2.5)
+    assert not NEMO.name_best(checkpoint(tmp_path, 9), "val_loss", 2.50001)
+    assert not NEMO.name_best(checkpoint(tmp_path, 14), "val_loss", float("nan"))
     assert names(tmp_path) == {"step=4-val_loss=2.5000": "step=4-last"}
-    assert name_best(tmp_path / "step=14-last", "val_loss/small", 2.25)
+    assert NEMO.name_best(tmp_path / "step=14-last", "val_loss/small", 2.25)
     assert names(tmp_path) == {"step=14-val_loss_small=2.2500": "step=14-last"}
     assert best(tmp_path) == (tmp_path / "step=14-last", 2.25)
-    assert name_best(tmp_path / "step=4-last", "val_accuracy", 0.9, mode="max") is False
-    assert name_best(tmp_path / "step=4-last", "val_accuracy", 3.0, mode="max")
+    assert NEMO.name_best(tmp_path / "step=4-last", "val_accuracy", 0.9, mode="max") is False
+    assert NEMO.name_best(tmp_path / "step=4-last", "val_accuracy", 3.0, mode="max")
 
 
 def test_a_second_name_of_what_is_gone_goes(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.checkpoint.best import best, drop_dangling, name_best
+    from nemo_elastic.hosts.common.checkpoints import best, drop_dangling
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 
-    name_best(checkpoint(tmp_path, 4), "val_loss", 2.5)
+    NEMO.name_best(checkpoint(tmp_path, 4), "val_loss", 2.5)
     (tmp_path / "step=4-last").rmdir()
     assert best(tmp_path) is None
     drop_dangling(tmp_path)
@@ -80,11 +82,11 @@ def test_a_second_name_of_what_is_gone_goes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_copied_without_links_goes_on(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.checkpoint.best import name_best
+    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
-    name_best(checkpoint(one, 4), "val_loss", 2.5)
+    NEMO.name_best(checkpoint(one, 4), "val_loss", 2.5)
     shutil.copytree(one, other)
-    assert not name_best(other / "step=4-last", "val_loss", 2.5)
-    assert name_best(checkpoint(other, 9), "val_loss", 2.25)
+    assert not NEMO.name_best(other / "step=4-last", "val_loss", 2.5)
+    assert NEMO.name_best(checkpoint(other, 9), "val_loss", 2.25)

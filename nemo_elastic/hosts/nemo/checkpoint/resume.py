@@ -1,51 +1,46 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Going on where a run stopped, whatever stopped it: the newest whole checkpoint, and no other, with the same block.
+"""How a run on NeMo ends and resumes: from its newest whole checkpoint, and no other, with the same block.
 
 NeMo marks a checkpoint as unfinished until it is whole. Its own classes refuse to start beside one that a kill left as
 the only one, write the last checkpoint of a run again over itself, keep one alone, and take whatever lies there for
-whole; these do neither. What a whole checkpoint is, `saved` says.
+whole; these do neither. What a whole checkpoint is, `hosts.common.checkpoints` says.
+
+Lightning ends a training on SIGTERM with a SystemExit without a code, NeMo's PreemptionCallback with code 0 once it
+has written a checkpoint: to whatever waits for success, both are a training that is done. Lightning makes 1 of Ctrl-C.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from nemo import lightning as nl
 from nemo.lightning.ckpt_utils import ckpt_to_dir
+from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.utils.app_state import AppState
+from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from nemo.utils.get_rank import is_global_rank_zero
 from torch.distributed.checkpoint import CheckpointException
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.train.resume import check_same_family, may_change
+from nemo_elastic.hosts.common.checkpoints import begin, drop_dangling, end
+from nemo_elastic.hosts.common.same_family import check_same_family, may_change
+from nemo_elastic.hosts.common.sums import SumWriter, write_list
+from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-from .best import best, drop_dangling, name_best
-from .saved import (
-    SumWriter,
-    begin,
-    check_start,
-    check_whole,
-    choose,
-    end,
-    folder_of,
-    is_whole,
-    newest,
-    remove_unfinished,
-    saved,
-    set_aside,
-    verify_sums,
-    write_list,
-)
+from .saved import NEMO, folder_of, remove_unfinished
 
-__all__ = ["ElasticCheckpoint", "ElasticResume"]
+__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "ending_line", "settle"]
+
+#: exit code of a training that was stopped where no checkpoint holds what it had reached: what a shell says of SIGTERM
+TERMINATED = 143
 
 
 @dataclass(kw_only=True)
@@ -57,18 +52,17 @@ class ElasticResume(nl.AutoResume):
     """
 
     def _find_trainer_ckpt_path(self) -> Path | None:
-        found, passed = self._choose()
-        for line in passed if is_global_rank_zero() else ():
-            print(f"  resume: {line}", flush=True)
-        return found
+        chosen, passed = self._choose()
+        _report(passed)
+        return chosen
 
     def _choose(self) -> tuple[Path | None, list[str]]:
         """The run's own newest whole checkpoint, and what to say of newer ones."""
         folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
         if not folder:
             return None, []
-        verify_sums(Path(folder), first=is_global_rank_zero())
-        return choose(Path(folder))
+        NEMO.verify_sums(Path(folder), first=is_global_rank_zero())
+        return NEMO.choose(Path(folder))
 
     def setup(self, trainer: Any, model: Any = None) -> None:
         """As the base class, after the checkpoint and the block have been looked at.
@@ -80,7 +74,7 @@ class ElasticResume(nl.AutoResume):
         if self.restore_config is not None:
             self.restore_config.load_artifacts = False
             if not self.resume_from_path and self._choose()[0] is None:
-                check_start(Path(self.restore_config.path))
+                _check_there(Path(self.restore_config.path))
         super().setup(trainer, model)
         if trainer.ckpt_path:
             start = folder_of(Path(trainer.ckpt_path))
@@ -88,7 +82,7 @@ class ElasticResume(nl.AutoResume):
             start = Path(self.restore_config.path)
         else:
             return
-        check_whole(start, first=is_global_rank_zero())
+        NEMO.check_whole(start, first=is_global_rank_zero())
         block = getattr(model, "elastic_config", None)
         if block is None:
             return
@@ -99,8 +93,24 @@ class ElasticResume(nl.AutoResume):
         changes = check_same_family(
             before, block.to_dict(), start, may_change(model.stage, resumed=bool(trainer.ckpt_path))
         )
-        for line in changes if is_global_rank_zero() else ():
-            print(f"  resume: {line}", flush=True)
+        _report(changes)
+
+
+def _report(lines: list[str]) -> None:
+    for line in lines if is_global_rank_zero() else ():
+        print(f"  resume: {line}", flush=True)
+
+
+def _check_there(checkpoint: Path) -> None:
+    """Refuse to start from what a run leaves at its end where that is not there: the run was stopped.
+
+    Raises:
+        ElasticError: there is no finished checkpoint of this name.
+    """
+    if not NEMO.is_finished(checkpoint):
+        whole = NEMO.whole(checkpoint.parent)
+        left = f"its run has come as far as {whole[-1].name}" if whole else "its run has left no checkpoint"
+        raise ElasticError(f"start: {checkpoint} is not there, or not whole; {left}; start that one again")
 
 
 class ElasticCheckpoint(nl.ModelCheckpoint):
@@ -108,7 +118,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
 
     It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
     consists of, and keeps more than the last: should that be damaged, there is one to go back to. Where a figure of
-    the validation is monitored, the best is kept as well, and its second name tells the figure (see `best`).
+    the validation is monitored, the best is kept as well, and its second name says the figure.
 
     Attributes:
         kept: how many are kept of those called `*-last`; while one is written there is one more.
@@ -121,7 +131,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         self._sums = SumWriter()
         self._validated: tuple[int, float] | None = None  # step, and what is monitored
         if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
-            set_aside(Path(self.dirpath))
+            NEMO.set_aside(Path(self.dirpath))
             drop_dangling(Path(self.dirpath))
         super().setup(trainer, *args, **kwargs)
 
@@ -152,8 +162,8 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         target = ckpt_to_dir(filepath) if filepath else None
         if target is None or self._validated is None or self._validated[0] != step or not is_global_rank_zero():
             return
-        if is_whole(target) and target.name.endswith("last"):
-            name_best(target, str(self.monitor), self._validated[1], self.mode)
+        if NEMO.is_whole(target) and target.name.endswith("last"):
+            NEMO.name_best(target, str(self.monitor), self._validated[1], self.mode)
 
     def nemo_topk_check_previous_run(self) -> None:
         """As the base class, which knows of no second names: it would remove what they mean, or fail."""
@@ -161,7 +171,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             super().nemo_topk_check_previous_run()
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
-        if self._last_global_step_saved == trainer.global_step > 0 and is_whole(ckpt_to_dir(filepath)):
+        if self._last_global_step_saved == trainer.global_step > 0 and NEMO.is_whole(ckpt_to_dir(filepath)):
             return
         self._sums.wait()  # those of the one before
         before = self._last_global_step_saved
@@ -172,9 +182,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             target = ckpt_to_dir(filepath)
             if is_global_rank_zero():
                 remove_unfinished(target)
-            free = shutil.disk_usage(target.parent).free / 1e9
-            why = f"{first_line(error)}; {free:.1f} GB are free there"
-            raise ElasticError(f"checkpoint: {target}: cannot be written ({why}); {newest(target.parent)}") from error
+            raise NEMO.failed(target, error) from error
 
     def _get_finalize_save_checkpoint_callback(
         self, trainer: Any, filepath: str, global_step: int
@@ -198,8 +206,69 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             return super()._remove_checkpoint(trainer, filepath, override_async)
         old: list[str] = []
         if is_global_rank_zero():
-            kept = best(Path(self.dirpath))
-            old = [str(p) for p in saved(Path(self.dirpath))[: -self.kept] if kept is None or p != kept[0]]
+            old = [str(path) for path in NEMO.superseded(Path(self.dirpath), self.kept)]
         for checkpoint in trainer.strategy.broadcast(old):
             super()._remove_checkpoint(trainer, checkpoint, override_async)
         return None
+
+
+class Stopped(SystemExit):
+    """A training that `StopInTime` has ended, with the exit code that it was given."""
+
+
+class StopInTime(PreemptionCallback):
+    """NeMo's callback that writes a checkpoint when a signal comes, after the step under way, and ends the process.
+
+    Where a checkpoint cannot be written the exit code is TERMINATED. A signal in the last step changes nothing.
+
+    Args:
+        sig: the signal; SIGTERM by default.
+        code: exit code. One of 0 lets go on what waits for the success of this job: the next one in a row.
+    """
+
+    def __init__(self, sig: int | None = None, code: int = STOPPED) -> None:
+        super().__init__(sig)
+        self.code = code
+
+    @property
+    def interrupted(self) -> bool:
+        with cuda_as_cpu():  # the base class puts a flag on the current CUDA device
+            return super().interrupted
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if not self.interrupted or trainer.global_step == trainer.max_steps:
+            return
+        checkpoint: Any = trainer.checkpoint_callback
+        if checkpoint is not None:
+            checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+            if isinstance(trainer.strategy.checkpoint_io, AsyncFinalizableCheckpointIO):
+                trainer.strategy.checkpoint_io.maybe_finalize_save_checkpoint(blocking=True)
+        # a rank that has ended with an error would let a launcher kill those that still write
+        trainer.strategy.barrier()
+        raise Stopped(self.code if is_saved(trainer) else TERMINATED)
+
+
+def settle(trainer: pl.Trainer, exception: BaseException) -> None:
+    """Give a SystemExit that passes for success, though the training has not ended, the exit code that is true."""
+    if isinstance(exception, SystemExit) and not exception.code and not isinstance(exception, Stopped):
+        exception.code = STOPPED if is_saved(trainer) else TERMINATED
+
+
+def is_saved(trainer: pl.Trainer) -> bool:
+    """Whether a whole checkpoint holds the present state."""
+    checkpoint: Any = trainer.checkpoint_callback
+    written = getattr(checkpoint, "_last_checkpoint_saved", "")
+    if not written or checkpoint._last_global_step_saved != trainer.global_step:
+        return False
+    return NEMO.is_whole(ckpt_to_dir(written))
+
+
+def ending_line(trainer: pl.Trainer, exception: BaseException) -> str:
+    """One line: which rank stops in which step, why, and what the next start resumes from."""
+    where = f"rank {trainer.global_rank} of {trainer.world_size} stops in step {trainer.global_step}"
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    rest = NEMO.newest(Path(folder)) if folder else "no checkpoints are written"
+    if isinstance(exception, (SystemExit, KeyboardInterrupt)):
+        code = exception.code or 0 if isinstance(exception, SystemExit) else INTERRUPTED
+        return f"stopped: {where}, exit code {code}; {rest}"
+    return f"error: {where}: {first_line(exception)}; {rest}"

@@ -28,8 +28,7 @@ from nemo_elastic.hosts.common.experiment import STOP_BEFORE, Job, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.nemo.checkpoint.ending import StopInTime
-from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
+from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
 from nemo_elastic.plan.curriculum import PAPER as PAPER

@@ -25,7 +25,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context import read_context
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.nemo.checkpoint.saved import write_list
+from nemo_elastic.hosts.common.sums import write_list
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY

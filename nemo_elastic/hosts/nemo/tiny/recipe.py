@@ -15,7 +15,7 @@ from nemo.collections import llm
 
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
-from nemo_elastic.hosts.nemo.checkpoint.saved import choose
+from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 from nemo_elastic.hosts.nemo.folder_data import pretraining_data
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
@@ -190,7 +190,7 @@ def last_checkpoint(out: str | Path) -> Path:
     """
     from nemo_elastic.errors import bad
 
-    found, _ = choose(Path(out, "checkpoints"))
-    if found is None:
+    newest, _ = NEMO.choose(Path(out, "checkpoints"))
+    if newest is None:
         raise bad("checkpoint", str(out), "a run that has ended and left checkpoints/*-last")
-    return found
+    return newest

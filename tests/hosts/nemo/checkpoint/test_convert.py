@@ -184,7 +184,7 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
 
 def test_a_known_shape_and_block_give_the_same_family(trained, tmp_path):
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.nemo.checkpoint.family import export_family
+    from nemo_elastic.hosts.nemo.checkpoint.write import export_family
     from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
 
     source, config = open_source(trained / "checkpoint"), ElasticConfig.from_dict(BLOCK)

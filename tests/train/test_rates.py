@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_elastic.train.schedule import Rates
+from nemo_elastic.train.training import Rates
 
 
 def test_the_schedule_joins_the_stages_and_stops_the_router() -> None:

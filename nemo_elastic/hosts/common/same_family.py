@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""From which checkpoint a training goes on, and which settings of the elastic block may change there."""
+"""Whether a run is of the family of the checkpoint that it starts from: which settings of the block may change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.sections import DistillConfig
@@ -18,7 +17,6 @@ __all__ = [
     "RANKED",
     "STEERING",
     "check_same_family",
-    "choose_whole",
     "differences",
     "may_change",
     "within",
@@ -42,35 +40,10 @@ RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed"
           "router.prior")  # fmt: skip
 
 
-def choose_whole(
-    folder: Path, checkpoints: Sequence[Path], problem: Callable[[Path], str | None]
-) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and why newer ones are passed over.
-
-    Args:
-        folder: of the run's checkpoints.
-        checkpoints: those that were finished once, the newest last.
-        problem: what is wrong with one; None for a whole one.
-
-    Raises:
-        ElasticError: there are checkpoints, and none is whole: to start anew would be to lose them silently.
-    """
-    passed: list[str] = []
-    for checkpoint in reversed(checkpoints):
-        why = problem(checkpoint)
-        if why is None:
-            return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
-        passed.append(f"{checkpoint.name} is passed over: {why}")
-    if passed:
-        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
-                           "beginning takes another log directory")  # fmt: skip
-    return None, []
-
-
 def check_same_family(
     old: Mapping[str, Any] | None, new: Mapping[str, Any], where: Any, may_change: Callable[[str], bool]
 ) -> list[str]:
-    """Hold the block of a run against that of the checkpoint from which it goes on.
+    """Compare the block of a run with that of the checkpoint from which it resumes.
 
     Args:
         old, new: blocks as JSON values (`ElasticConfig.to_dict`).
@@ -111,8 +84,8 @@ def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
 
 def _today(old: Mapping[str, Any]) -> dict[str, Any]:
     """A block as today's version writes it: 0.1 had `distill.mode` in place of teacher and terms."""
-    told = known_fields(DistillConfig, old.get("distill", {}), "elastic.distill")
-    return {**old, "distill": asdict(DistillConfig(**told))}
+    distill = known_fields(DistillConfig, old.get("distill", {}), "elastic.distill")
+    return {**old, "distill": asdict(DistillConfig(**distill))}
 
 
 def within(name: str, known: Sequence[str]) -> bool:

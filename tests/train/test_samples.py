@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Budget sampling: right frequencies, independent draws, no state."""
+"""Budget sampling: right frequencies, independent samples, no state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.train.sampling import BudgetSampler
+from nemo_elastic.train.samples import BudgetSampler
 
 #: upper 0.1 % point of chi-squared with 2 and with 8 degrees of freedom
 CHI2_2, CHI2_4, CHI2_8 = 13.82, 18.47, 26.12
@@ -19,42 +19,42 @@ CHI2_2, CHI2_4, CHI2_8 = 13.82, 18.47, 26.12
 def test_frequencies_pass_a_chi_squared_test_pitfall_4(weights: list[float]) -> None:
     sampler = BudgetSampler(weights, seed=3)
     n = 6000
-    counts = np.bincount([sampler.draw(s, m) for s in range(n // 4) for m in range(4)], minlength=3)
+    counts = np.bincount([sampler.sample(s, m) for s in range(n // 4) for m in range(4)], minlength=3)
     expected = n * np.asarray(weights) / sum(weights)
     assert ((counts - expected) ** 2 / expected).sum() < CHI2_2
 
 
-def test_draws_are_independent_across_micro_batches_and_steps_pitfall_4() -> None:
+def test_samples_are_independent_across_micro_batches_and_steps_pitfall_4() -> None:
     sampler = BudgetSampler([1, 1, 1], seed=0)
-    draws = np.array([[sampler.draw(s, m) for m in range(4)] for s in range(2000)])
-    second = np.array([BudgetSampler([1, 1, 1], seed=0, stage=2).draw(s, 0) for s in range(2000)])
-    pairs = (draws[:, 0], draws[:, 1]), (draws[:-1, 0], draws[1:, 0]), (draws[:-1, 3], draws[1:, 0])
-    for a, b in (*pairs, (draws[:, 0], second)):
+    samples = np.array([[sampler.sample(s, m) for m in range(4)] for s in range(2000)])
+    second = np.array([BudgetSampler([1, 1, 1], seed=0, stage=2).sample(s, 0) for s in range(2000)])
+    pairs = (samples[:, 0], samples[:, 1]), (samples[:-1, 0], samples[1:, 0]), (samples[:-1, 3], samples[1:, 0])
+    for a, b in (*pairs, (samples[:, 0], second)):
         joint = np.zeros((3, 3))
         np.add.at(joint, (a, b), 1)
         expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True) / joint.sum()
         assert ((joint - expected) ** 2 / expected).sum() < CHI2_4
-    assert len({tuple(row) for row in draws.tolist()}) > 60  # of 81: no pattern repeats
+    assert len({tuple(row) for row in samples.tolist()}) > 60  # of 81: no pattern repeats
 
 
-def test_no_state_and_no_dependence_on_other_draws() -> None:
+def test_no_state_and_no_dependence_on_other_samples() -> None:
     a, b = BudgetSampler([1, 2], seed=7), BudgetSampler([1, 2], seed=7)
-    forward = [a.draw(s, 0) for s in range(50)]
-    backward = [b.draw(s, 0) for s in reversed(range(50))]
+    forward = [a.sample(s, 0) for s in range(50)]
+    backward = [b.sample(s, 0) for s in reversed(range(50))]
     assert forward == backward[::-1]
-    assert [BudgetSampler([1, 2], seed=8).draw(s, 0) for s in range(50)] != forward
+    assert [BudgetSampler([1, 2], seed=8).sample(s, 0) for s in range(50)] != forward
 
 
 def test_a_weight_of_zero_is_never_drawn() -> None:
     sampler = BudgetSampler([1, 0, 1], seed=1)
-    assert {sampler.draw(s, 0) for s in range(300)} == {0, 2}
+    assert {sampler.sample(s, 0) for s in range(300)} == {0, 2}
 
 
 def test_soft_micro_batches_have_their_share_and_do_not_follow_the_budgets() -> None:
     sampler, share, n = BudgetSampler([1, 1, 1], seed=5), 0.3, 3000
     soft = np.array([sampler.soft(s, m, share) for s in range(n) for m in range(2)])
     assert abs(soft.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(soft))
-    budgets = np.array([sampler.draw(s, m) for s in range(n) for m in range(2)])
+    budgets = np.array([sampler.sample(s, m) for s in range(n) for m in range(2)])
     for budget in range(3):
         of_it = soft[budgets == budget]
         assert abs(of_it.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(of_it))
@@ -63,13 +63,13 @@ def test_soft_micro_batches_have_their_share_and_do_not_follow_the_budgets() -> 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [0.5, 0.3, 0.2], [3, 0, 1, 2], [1]])
 def test_one_budget_is_what_numpy_would_choose(weights: list[float]) -> None:
-    """Runs that began before several budgets could be drawn resume with the draws they would have had."""
+    """Runs that began before several budgets could be sampled resume with the samples they would have had."""
     p = np.asarray(weights) / sum(weights)
     for stage in (1, 2):
         sampler = BudgetSampler(weights, seed=11, stage=stage)
         for step in range(300):
             generator = np.random.default_rng([11, 0x0E1A571C + stage - 1, step, 5])
-            assert sampler.draws(step, 5) == [generator.choice(len(p), p=p)] == [sampler.draw(step, 5)]
+            assert sampler.samples(step, 5) == [generator.choice(len(p), p=p)] == [sampler.sample(step, 5)]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any), st.data())
@@ -77,16 +77,16 @@ def test_several_are_different_and_their_shares_add_up(weights: list[int], data:
     count = data.draw(st.integers(1, sum(w > 0 for w in weights)))
     sampler = BudgetSampler(weights, data.draw(st.integers(0, 99)), 1, count)
     for step in range(20):
-        drawn = sampler.draws(step, 0)
-        assert drawn == sorted(set(drawn)) and len(drawn) == count
-        assert all(weights[i] > 0 for i in drawn)
-        assert sum(sampler.share(i) for i in drawn) == pytest.approx(1)
-        assert drawn == BudgetSampler(weights, sampler.seed, 1, count).draws(step, 0)
+        sampled = sampler.samples(step, 0)
+        assert sampled == sorted(set(sampled)) and len(sampled) == count
+        assert all(weights[i] > 0 for i in sampled)
+        assert sum(sampler.share(i) for i in sampled) == pytest.approx(1)
+        assert sampled == BudgetSampler(weights, sampler.seed, 1, count).samples(step, 0)
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.data())
 def test_every_budget_keeps_its_weight_over_many_micro_batches(weights: list[int], data: st.DataObject) -> None:
-    """Chance of being drawn x share of the loss = weight; the share is 1/count unless the weight exceeds it."""
+    """Chance of being sampled x share of the loss = weight; the share is 1/count unless the weight exceeds it."""
     count = data.draw(st.integers(1, len(weights)))
     sampler = BudgetSampler(weights, 0, 1, count)
     chances = sampler.inclusion
@@ -100,11 +100,11 @@ def test_every_budget_keeps_its_weight_over_many_micro_batches(weights: list[int
 @pytest.mark.parametrize(("weights", "count"), [([1, 1, 1], 2), ([5, 3, 2, 1], 2), ([8, 1, 1], 2), ([1, 1, 1, 1], 3)])
 def test_several_are_drawn_as_often_as_they_should_be(weights: list[int], count: int) -> None:
     sampler, n = BudgetSampler(weights, 5, 1, count), 6000
-    counts = np.bincount(np.concatenate([sampler.draws(s, m) for s in range(n // 4) for m in range(4)]))
+    counts = np.bincount(np.concatenate([sampler.samples(s, m) for s in range(n // 4) for m in range(4)]))
     spread = np.sqrt(n * sampler.inclusion * (1 - sampler.inclusion))
     assert (np.abs(counts - n * sampler.inclusion) <= 4 * spread).all()
 
 
 def test_neighbours_in_size_are_kept_apart() -> None:
-    pairs = {tuple(BudgetSampler([1, 1, 1, 1], 0, 1, 2).draws(s, 0)) for s in range(200)}
+    pairs = {tuple(BudgetSampler([1, 1, 1, 1], 0, 1, 2).samples(s, 0)) for s in range(200)}
     assert pairs == {(0, 2), (1, 3)}

@@ -1,26 +1,48 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which budgets a micro-batch trains: a pure function of (seed, step, micro-batch), the same on every rank."""
+"""Which budgets a micro-batch samples: a pure function of (seed, step, micro-batch), the same on every rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from nemo_elastic.core.budget import inclusion
+from nemo_elastic.nn.gates import Choice
+
+__all__ = ["BudgetSampler", "Sample"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A budget that a micro-batch trains.
+
+    Attributes:
+        budget: its index.
+        share: its weight in the micro-batch's loss.
+        choice: what runs.
+        router_loss: its budget loss; None where the router has no part in it.
+    """
+
+    budget: int
+    share: float
+    choice: Choice
+    router_loss: torch.Tensor | None = None
 
 
 class BudgetSampler:
-    """Draws budgets with given probabilities.
+    """Samples budgets with given probabilities.
 
-    There is no state: a resumed run draws what the uninterrupted one would have drawn, and no rank has to be told.
-    Every (stage, step, micro-batch) seeds a generator of its own, so draws are independent across micro-batches, and
+    There is no state: a resumed run samples what the uninterrupted one would have, and ranks exchange nothing.
+    Every (stage, step, micro-batch) seeds a generator of its own, so samples are independent across micro-batches, and
     across stages, whose steps are both counted from 0.
 
     Args:
         weights: of the budgets, from the largest to the smallest; they need not add up to 1.
-        seed: of all draws.
+        seed: of all samples.
         stage: 1 or 2.
         count: different budgets per micro-batch, at most the number of positive weights.
     """
@@ -31,11 +53,11 @@ class BudgetSampler:
         self.probabilities = self.probabilities / self.probabilities.sum()
         self.inclusion = np.asarray(inclusion(self.probabilities.tolist(), count))
 
-    def draw(self, step: int, micro_batch: int) -> int:
+    def sample(self, step: int, micro_batch: int) -> int:
         """Index of the first budget that this micro-batch trains."""
-        return self.draws(step, micro_batch)[0]
+        return self.samples(step, micro_batch)[0]
 
-    def draws(self, step: int, micro_batch: int) -> list[int]:
+    def samples(self, step: int, micro_batch: int) -> list[int]:
         """Indices of the budgets that this micro-batch trains, ascending, each once.
 
         Systematic sampling (Madow, 1949): one random offset and steps of 1 along the sums of the inclusion
@@ -46,14 +68,14 @@ class BudgetSampler:
         certain = self.inclusion >= 1
         free = self.count - int(certain.sum())
         sums = np.cumsum(np.where(certain, 0.0, self.inclusion))
-        drawn = np.flatnonzero(certain)
+        chosen = np.flatnonzero(certain)
         if free:
             points = (generator.random() + np.arange(free)) / free
-            drawn = np.union1d(drawn, np.searchsorted(sums / sums[-1], points, side="right"))
-        return drawn.tolist()
+            chosen = np.union1d(chosen, np.searchsorted(sums / sums[-1], points, side="right"))
+        return chosen.tolist()
 
     def share(self, budget: int) -> float:
-        """Weight of a drawn budget in its micro-batch's loss; those of one micro-batch add up to 1.
+        """Weight of a sampled budget in its micro-batch's loss; those of one micro-batch add up to 1.
 
         1/count, so that the loss is the mean; less for a budget whose sampling weight exceeds that (it is in every
         micro-batch), so that every budget has its sampling weight over many micro-batches.

@@ -1,0 +1,243 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a run on Megatron-Bridge saves and resumes: from its newest whole checkpoint, or what the stage before it left.
+
+What a whole checkpoint is, `hosts.common.checkpoints` says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.bridge.training.checkpointing import (
+    CheckpointSaveContext,
+    DefaultCheckpointManager,
+    load_checkpoint,
+)
+from megatron.bridge.training.state import TrainState
+from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
+from torch.distributed.checkpoint import CheckpointException
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.harmless import check_file
+from nemo_elastic.formats.megatron.stored import ITERATION, last_iteration
+from nemo_elastic.hosts.common.checkpoints import VERIFY, remove
+from nemo_elastic.hosts.common.same_family import check_same_family, may_change
+from nemo_elastic.hosts.common.sums import SumWriter, check_sums, write_list
+
+from .chained import experts_shared_or_not
+from .saved import BRIDGE, NEWEST_STATE, mark, name_newest, step_of
+
+__all__ = ["VALIDATED", "ElasticCheckpoints", "check_start", "go_on_from", "name_best", "use_our_manager"]
+
+#: in the callbacks' common state: step and mean held-out loss of the last validation
+VALIDATED = "elastic_validated"
+
+
+# ------------------------------------------------------------------------------------------------ saving
+
+
+class ElasticCheckpoints(DefaultCheckpointManager):
+    """Bridge's manager, of which each save can be trusted.
+
+    A checkpoint is marked until it is whole, and what it consists of is written down. A save that fails leaves nothing
+    half-written and ends the run in one line. Beside the newest checkpoints the best is kept.
+    """
+
+    def __init__(self, checkpoint_config: Any) -> None:
+        super().__init__(checkpoint_config)
+        self._sums = SumWriter()
+        self._saving: list[Path] = []  # saves under way beside the training, the oldest first
+        self._common: dict[Any, Any] = {}
+
+    def save(self, ctx: CheckpointSaveContext, callback_manager: Any = None) -> None:
+        """As the base class; a temporary checkpoint is Bridge's business alone."""
+        if ctx.non_persistent_ckpt:
+            return super().save(ctx, callback_manager)
+        config = self.checkpoint_config
+        target = _of_step(config.save, int(ctx.state.train_state.step))
+        self.wait()  # for those of the one before
+        self._common = {} if callback_manager is None else callback_manager.user_state
+        kept = config.most_recent_k
+        with _or_nothing(target):
+            if _first():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                mark(target).touch()
+            config.most_recent_k = -1  # Bridge would remove the best
+            try:
+                super().save(ctx, callback_manager)
+            finally:
+                config.most_recent_k = kept
+            if config.async_save:
+                self._saving.append(target)
+            else:
+                self._finish(target)
+        return None
+
+    def finalize_async_saves(self, state: Any, blocking: bool = False, terminate: bool = False) -> None:
+        """As the base class; what has been written by all ranks meanwhile is whole now."""
+        with _or_nothing(self._saving[0]) if self._saving else _nothing_is_written():
+            super().finalize_async_saves(state, blocking, terminate)
+            queue = state.async_calls_queue if self._saving else None
+            left = 0 if queue is None else queue.get_num_unfinalized_calls()
+            while len(self._saving) > left:
+                self._finish(self._saving.pop(0))
+        if terminate:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when this rank's checksums are written."""
+        self._sums.wait()
+
+    def _finish(self, target: Path) -> None:
+        """All ranks have written all of it."""
+        if _first():
+            write_list(target, step_of(target))
+            mark(target).unlink()
+            name_best(target, self._common)
+            kept = self.checkpoint_config.most_recent_k
+            for old in BRIDGE.superseded(target.parent, max(1, kept)) if kept > -1 else ():
+                remove(old)
+        torch.distributed.barrier()
+        self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def use_our_manager(checkpoint: Any) -> None:
+    """Have Bridge's settings of checkpoints name our manager, unless they name one already."""
+    if checkpoint.custom_manager_class is None:
+        register_allowed_target_prefix(__name__)
+        checkpoint.custom_manager_class = f"{__name__}.{ElasticCheckpoints.__qualname__}"
+
+
+def name_best(checkpoint: Path, common: dict[Any, Any]) -> None:
+    """Called on one rank when a checkpoint is written, and when a loss is there; which comes first differs."""
+    step, loss = common.get(VALIDATED, (None, 0.0))
+    if checkpoint.is_dir() and step_of(checkpoint) == step and BRIDGE.is_finished(checkpoint):
+        BRIDGE.name_best(checkpoint, "val_loss", loss)
+
+
+@contextmanager
+def _or_nothing(target: Path) -> Iterator[None]:
+    """Remove what a save that fails has left, and say so in one line."""
+    try:
+        yield
+    except (Exception, CheckpointException) as error:  # the latter is none of the former
+        if _first() and mark(target).exists():
+            shutil.rmtree(target, ignore_errors=True)
+            if not target.exists():
+                mark(target).unlink(missing_ok=True)
+            whole = BRIDGE.whole(target.parent)
+            if whole and last_iteration(target.parent) is None:
+                name_newest(whole[-1])
+        raise BRIDGE.failed(target, error) from error
+
+
+@contextmanager
+def _nothing_is_written() -> Iterator[None]:
+    yield
+
+
+def _first() -> bool:
+    return torch.distributed.get_rank() == 0
+
+
+def _of_step(folder: str, step: int) -> Path:
+    return Path(folder) / f"{ITERATION}{step:07d}"
+
+
+# ------------------------------------------------------------------------------------------------ starting
+
+
+def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool) -> Path | None:
+    """Look at what a run is going to load, before it is loaded, and compare its block with the run's.
+
+    Args:
+        checkpoint: Bridge's settings of checkpoints.
+        config: the elastic block.
+        stage: 1 or 2.
+        previous: what stage 2 goes on from.
+        first: whether this rank prints, and sets aside what is passed over.
+
+    Returns:
+        What is going to be loaded; None for nothing but the teacher.
+
+    Raises:
+        ElasticError: it is damaged, may run something, or belongs to another family.
+    """
+    own, passed = _own(checkpoint, first)
+    for line in passed if first else ():
+        print(f"  resume: {line}", flush=True)
+    if own is not None:
+        checkpoint.ckpt_step = step_of(own)  # Bridge would start from what its trackers name
+    _clear(checkpoint, own, first)
+    own = own or last_iteration(checkpoint.load)
+    start = own or last_iteration(previous or checkpoint.pretrained_checkpoint)
+    if start is None:
+        if previous is not None:
+            raise bad("previous", previous, "a folder with a checkpoint of Megatron-Bridge's")
+        return None
+    why = BRIDGE.problem_of_weights(start)
+    if why is None and first and os.environ.get(VERIFY) == "always":
+        why = check_sums(start)
+    if why is not None:
+        raise ElasticError(f"checkpoint: {start}: {why}; nothing starts from it")
+    if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
+        check_file(newest)  # by which Bridge finds it
+    before = read_context(start).elastic
+    if before is None and own is None and stage == 1:
+        return start  # a parent as it was: ranked in this run
+    changes = check_same_family(before, config.to_dict(), start, may_change(stage, resumed=own is not None))
+    for line in changes if first else ():
+        print(f"  resume: {line}", flush=True)
+    return start
+
+
+def _own(checkpoint: Any, first: bool) -> tuple[Path | None, list[str]]:
+    """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over."""
+    if checkpoint.load is None:
+        return None, []
+    if checkpoint.ckpt_step is None:
+        BRIDGE.verify_sums(Path(checkpoint.load), first)
+        return BRIDGE.choose(Path(checkpoint.load))
+    wanted = _of_step(checkpoint.load, checkpoint.ckpt_step)
+    why = BRIDGE.problem(wanted) if wanted.is_dir() else "no such folder"
+    if why is not None:
+        raise ElasticError(f"checkpoint.ckpt_step: {wanted}: {why}")
+    return wanted, []
+
+
+def _clear(checkpoint: Any, own: Path | None, first: bool) -> None:
+    """Set aside what is passed over, when all ranks have chosen; in another run's folder nothing is renamed."""
+    if checkpoint.load is None or not torch.distributed.is_initialized():
+        return
+    if checkpoint.load == checkpoint.save:
+        torch.distributed.barrier()
+        if first:
+            BRIDGE.clear(Path(checkpoint.load), own)
+        torch.distributed.barrier()
+
+
+def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:
+    """Load weights, router, members and the optimizer's state of the stage before, and count steps from 0 again.
+
+    Raises:
+        ElasticError: there is no step of a training in it.
+    """
+    checkpoint = state.cfg.checkpoint
+    own, checkpoint.load = checkpoint.load, str(Path(previous))
+    try:
+        with experts_shared_or_not():
+            step, _ = load_checkpoint(state, model, optimizer, None)
+    finally:
+        checkpoint.load = own
+    if step == 0:
+        raise ElasticError(f"previous: {previous}: holds no step of a training")
+    state.train_state = TrainState()

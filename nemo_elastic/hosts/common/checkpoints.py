@@ -1,0 +1,324 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One policy for a run's checkpoints: which are whole, from which one a start resumes, what becomes of the others.
+
+A checkpoint is whole if its host has finished it, every file that it was saved with is there in its size
+(`elastic_files.json`, written last), and its metadata fits its files. One that was saved without the list, by version
+0.1 or by a host alone, is compared with its metadata only. A damaged one is passed over and gets another name.
+
+Checksums come after that, beside the training: each rank reads back what it has just written, which its machine still
+has in memory, so that no rank waits for another's gigabytes. They are verified before a start that follows a crash.
+
+The best checkpoint has a second name that says its held-out loss: `step=499-val_loss=2.3104`. It is a link: what
+starts from a run needs a name that is known before there is a loss, and a 12B written twice takes 172 GB more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.megatron.stored import first_line
+from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.read import read_json
+
+from .sums import DAMAGED, check_sums, wrong_file
+
+#: of a run's folder of checkpoints: who runs, and whether that has ended
+RUN = "elastic_run.json"
+#: "always" or "never" verify checksums at a start; else it is done after a crash
+VERIFY = "NEMO_ELASTIC_VERIFY"
+#: before the name of a checkpoint that is being removed
+_REMOVED = ".removed_"
+#: seconds that ranks wait for the one that verifies
+_PATIENCE = 3600
+
+
+class Checkpoints(ABC):
+    """The policy; a host says how its checkpoints are named, and what it has to say of one."""
+
+    # ------------------------------------------------------------------ of a host
+
+    @abstractmethod
+    def finished(self, folder: Path) -> list[Path]:
+        """Checkpoints in a run's folder that were written to their end once, the newest last."""
+
+    @abstractmethod
+    def is_finished(self, checkpoint: Path) -> bool:
+        """Whether a folder is one, by whatever name."""
+
+    @abstractmethod
+    def differs(self, checkpoint: Path) -> str | None:
+        """How what is there differs from its own metadata, as far as no error says so.
+
+        Raises:
+            ElasticError: what is wrong.
+            OSError: it cannot be read.
+        """
+
+    @abstractmethod
+    def aside(self, checkpoint: Path) -> str:
+        """The name of a damaged one: the host neither finds it under that nor removes it."""
+
+    @abstractmethod
+    def best_name(self, checkpoint: Path, figure: str) -> str:
+        """The second name of the best one, which ends with the figure: `val_loss=2.3104`."""
+
+    def half_written(self, folder: Path) -> list[Path]:
+        """Those that a kill cut short, the newest last, as far as the host does not remove them itself."""
+        return []
+
+    # ------------------------------------------------------------------ which are whole
+
+    def problem(self, checkpoint: Path) -> str | None:
+        """What is wrong with a finished checkpoint, as far as sizes say; None for a whole one."""
+        try:
+            return wrong_file(checkpoint) or self.differs(checkpoint)
+        except (ElasticError, OSError) as exc:
+            return str(exc).removeprefix(f"{checkpoint}/")
+
+    def is_whole(self, checkpoint: Path) -> bool:
+        """Whether a run can resume from a checkpoint."""
+        return self.is_finished(checkpoint) and self.problem(checkpoint) is None
+
+    def whole(self, folder: Path) -> list[Path]:
+        """All from which a run can resume, the newest last."""
+        return [checkpoint for checkpoint in self.finished(folder) if self.problem(checkpoint) is None]
+
+    def newest(self, folder: Path) -> str:
+        """What the next start resumes from, in words."""
+        finished = self.finished(folder)
+        for checkpoint in reversed(finished):
+            if self.problem(checkpoint) is None:
+                return f"the next start goes on from {checkpoint}"
+        return "there is no whole checkpoint" + ("" if finished else " yet")
+
+    def check_whole(self, checkpoint: Path, first: bool) -> None:
+        """Refuse a checkpoint from which no run can start; it may be another run's.
+
+        Args:
+            checkpoint: it.
+            first: whether this rank is the one that reads checksums, where `VERIFY` says always.
+
+        Raises:
+            ElasticError: it is damaged.
+        """
+        why = self.problem(checkpoint)
+        if why is None and first and os.environ.get(VERIFY) == "always":
+            why = check_sums(checkpoint)
+        if why is not None:
+            raise ElasticError(f"checkpoint: {checkpoint}: {why}; nothing starts from it")
+
+    def choose(self, folder: Path) -> tuple[Path | None, list[str]]:
+        """The newest whole checkpoint of a run, and a line for each newer one that is passed over.
+
+        Raises:
+            ElasticError: there are finished checkpoints, and none is whole.
+        """
+        chosen, lines = choose_whole(folder, self.finished(folder), self.problem)
+        goes_on = f"the run goes on from {chosen.name}" if chosen else "the run starts from the beginning"
+        cut_short = [f"{one.name} is passed over: it was not written to its end; {goes_on}"
+                     for one in reversed(self.half_written(folder))]  # fmt: skip
+        return chosen, cut_short + lines
+
+    def verify_sums(self, folder: Path, first: bool) -> None:
+        """Compare the newest checkpoint with its checksums before a start, where that is due; then those before it.
+
+        There may be no process group yet. So one rank reads, its result lies in the folder, and the others wait.
+
+        Args:
+            folder: of checkpoints.
+            first: whether this is that rank.
+
+        Raises:
+            ElasticError: the environment variable says something else than it may, or that rank does not come back.
+        """
+        wish, run = os.environ.get(VERIFY, ""), LastRun.read(folder)
+        if wish not in ("", "always", "never"):
+            raise bad(VERIFY, wish, "always or never; without it, checksums are verified after a crash")
+        if wish == "never" or run is None or run.verified or (run.ended and not wish):
+            return None
+        if not first:
+            return _wait_until_verified(folder, run)
+        for checkpoint in reversed(self.finished(folder)):
+            why = check_sums(checkpoint) if self.problem(checkpoint) is None else ""
+            if why is None:
+                break
+            if why:
+                atomic_write(checkpoint / DAMAGED, json.dumps(why))
+        return LastRun(run.start, run.ended, verified=True).write(folder)
+
+    # ------------------------------------------------------------------ what becomes of the others
+
+    def broken(self, folder: Path) -> list[Path]:
+        """Damaged and half-written checkpoints."""
+        damaged = [one for one in self.finished(folder) if self.problem(one) is not None]
+        return damaged + self.half_written(folder)
+
+    def set_aside(self, folder: Path) -> None:
+        """Give the broken ones another name: the run will save under theirs again.
+
+        Args:
+            folder: of the run's checkpoints. One rank calls it, when all know what they start from.
+        """
+        for checkpoint in self.broken(folder):
+            names = (checkpoint.with_name(f"{self.aside(checkpoint)}{n or ''}") for n in range(1000))
+            checkpoint.rename(next(name for name in names if not name.exists()))
+
+    def superseded(self, folder: Path, kept: int) -> list[Path]:
+        """Those that may go: all but the newest `kept`, and the best."""
+        top = best(folder)
+        return [one for one in self.finished(folder)[:-kept] if top is None or one != top[0]]
+
+    def failed(self, checkpoint: Path, error: BaseException) -> ElasticError:
+        """The one line for a save that failed; what it has left is gone by then."""
+        there = next(folder for folder in checkpoint.parents if folder.is_dir())
+        free = shutil.disk_usage(there).free / 1e9
+        why = f"{first_line(error)}; {free:.1f} GB are free there"
+        return ElasticError(f"checkpoint: {checkpoint}: cannot be written ({why}); {self.newest(checkpoint.parent)}")
+
+    def name_best(self, checkpoint: Path, monitor: str, value: float, mode: str = "min") -> bool:
+        """Give a whole checkpoint the second name, where it is the best so far.
+
+        Args:
+            checkpoint: it; one rank calls it.
+            monitor, value: what was measured of it.
+            mode: "min" or "max" of it is best.
+
+        Returns:
+            Whether it is.
+        """
+        folder, sign = checkpoint.parent, -1 if mode == "max" else 1
+        before, name = best(folder), self.best_name(checkpoint, f"{monitor.replace('/', '_')}={value:.4f}")
+        if not math.isfinite(value) or (before is not None and sign * float(f"{value:.4f}") >= sign * before[1]):
+            return False
+        if (folder / name).is_dir() and not (folder / name).is_symlink():  # somebody has copied the run without links
+            return False
+        old = [link for link in _links(folder) if link.name != name]
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(checkpoint.name)
+        for link in old:
+            link.unlink(missing_ok=True)
+        return True
+
+
+def choose_whole(
+    folder: Path, checkpoints: Sequence[Path], problem: Callable[[Path], str | None]
+) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and why newer ones are passed over.
+
+    Args:
+        folder: of the run's checkpoints.
+        checkpoints: those that were finished once, the newest last.
+        problem: what is wrong with one; None for a whole one.
+
+    Raises:
+        ElasticError: there are checkpoints, and none is whole: to start anew would be to lose them silently.
+    """
+    passed: list[str] = []
+    for checkpoint in reversed(checkpoints):
+        why = problem(checkpoint)
+        if why is None:
+            return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
+        passed.append(f"{checkpoint.name} is passed over: {why}")
+    if passed:
+        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
+                           "beginning takes another log directory")  # fmt: skip
+    return None, []
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a whole checkpoint; where a kill comes in between, nothing takes the rest of it for a checkpoint."""
+    gone = checkpoint.with_name(f"{_REMOVED}{checkpoint.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    for left in checkpoint.parent.glob(f"{_REMOVED}*"):  # of a kill, too
+        shutil.rmtree(left, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ the best
+
+
+def best(folder: Path) -> tuple[Path, float] | None:
+    """The best checkpoint and its loss as its second name says it; None where none has one."""
+    for link in _links(folder):
+        try:
+            value = float(link.name.rpartition("=")[2])
+        except ValueError:
+            continue
+        if link.is_dir():
+            return folder / link.readlink(), value
+    return None
+
+
+def drop_dangling(folder: Path) -> None:
+    """Remove second names of what is no longer there."""
+    for link in _links(folder):
+        if not link.exists():
+            link.unlink(missing_ok=True)
+
+
+def _links(folder: Path) -> list[Path]:
+    """All second names in a run's folder of checkpoints."""
+    return [path for path in folder.glob("*=*") if path.is_symlink()] if folder.is_dir() else []
+
+
+# ------------------------------------------------------------------------------------------------ after a crash
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """Who trained last into a folder of checkpoints.
+
+    Attributes:
+        start: how many starts there were.
+        ended: whether it came to its end; one that crashed did not.
+        verified: whether a start after it has looked at checksums.
+    """
+
+    start: int
+    ended: bool = False
+    verified: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> LastRun | None:
+        """None where no run of ours was."""
+        try:
+            last = read_json(folder / RUN)
+            return cls(int(last["start"]), last["ended"] is True, last["verified"] is True)
+        except (ElasticError, TypeError, ValueError, KeyError, OverflowError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        atomic_write(folder / RUN, json.dumps(vars(self)) + "\n")
+
+
+def begin(folder: Path) -> None:
+    """Note that a run trains into this folder."""
+    last = LastRun.read(folder)
+    LastRun(1 if last is None else last.start + 1).write(folder)
+
+
+def end(folder: Path) -> None:
+    """Note that it has ended as it should."""
+    run = LastRun.read(folder)
+    if run is not None:
+        LastRun(run.start, ended=True).write(folder)
+
+
+def _wait_until_verified(folder: Path, run: LastRun) -> None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        now = LastRun.read(folder)
+        if now is None or now.verified or now.start != run.start:
+            return
+        time.sleep(0.5)
+    raise ElasticError(f"checkpoints: {folder}: rank 0 did not verify the checksums within {_PATIENCE // 60} minutes")

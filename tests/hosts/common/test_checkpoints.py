@@ -1,0 +1,220 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoints of a run are whole, what a start resumes from, and what becomes of the others, on both hosts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.stored import last_iteration
+from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
+from nemo_elastic.hosts.common import checkpoints
+from nemo_elastic.hosts.nemo.checkpoint.saved import UNFINISHED
+from tests.hosts.common.saves import HOSTS, STATE, Saves, cut, flip, original_of
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return original_of(tmp_path_factory.mktemp("saved") / "one")
+
+
+@pytest.fixture(params=HOSTS)
+def saves(request: pytest.FixtureRequest) -> Saves:
+    return HOSTS[request.param]
+
+
+def folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+#: what happens to the folder of weights -> what is said of it
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut weights": (lambda p: cut(p / "__0_0.distcp"), "__0_0.distcp:? has .* bytes, "),
+    "cut metadata": (lambda p: cut(p / ".metadata"), r"\.metadata"),
+    "no metadata": (lambda p: (p / ".metadata").unlink(), r"\.metadata.*missing"),
+    "no common.pt": (lambda p: (p / "common.pt").unlink(), "common.pt"),
+    "no metadata.json": (lambda p: (p / "metadata.json").unlink(), "metadata.json"),
+}
+ONLY = {
+    "nemo": {"no weights": (lambda p: shutil.rmtree(p), "weights/")},
+    "bridge": {
+        "cut state": (lambda p: cut(p / STATE), rf"{STATE} (is cut off|has \d+ bytes, not)"),
+        "no state": (lambda p: (p / STATE).unlink(), f"{STATE} is missing"),
+    },
+}
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["ours", "version 0.1"])
+@pytest.mark.parametrize(("name", "damage"), [(n, d) for n, own in ONLY.items() for d in (*DAMAGE, *own)])
+def test_a_damaged_checkpoint_is_passed_over_and_why_is_said(
+    original: Path, tmp_path: Path, name: str, damage: str, listed: bool
+) -> None:
+    saves = HOSTS[name]
+    first, second = (saves.save(original, tmp_path, step, listed) for step in (3, 7))
+    os.utime(first, (1, 1))
+    assert saves.host.choose(tmp_path) == (second, [])
+    hurt, why = (DAMAGE | ONLY[name])[damage]
+    hurt(second / saves.weights)
+    chosen, (line,) = saves.host.choose(tmp_path)
+    assert chosen == first
+    assert line.startswith(f"{second.name} is passed over: ") and line.endswith(f"; the run goes on from {first.name}")
+    assert re.search(why, line)
+    assert saves.host.whole(tmp_path) == [first] and not saves.host.is_whole(second)
+    assert saves.host.newest(tmp_path) == f"the next start goes on from {first}"
+    saves.host.set_aside(tmp_path)
+    assert folders(tmp_path) == sorted([first.name, saves.aside(second.name)])
+
+
+def test_what_is_set_aside_twice_has_two_names(original: Path, tmp_path: Path, saves: Saves) -> None:
+    for _ in range(2):
+        DAMAGE["no common.pt"][0](saves.save(original, tmp_path, 3) / saves.weights)
+        saves.host.set_aside(tmp_path)
+    aside = saves.aside(saves.name(3))
+    assert folders(tmp_path) == [aside, f"{aside}1"]
+
+
+def test_without_a_whole_one_nothing_starts_from_the_beginning(original: Path, tmp_path: Path, saves: Saves) -> None:
+    for step in (3, 7):
+        (saves.save(original, tmp_path, step) / saves.weights / "common.pt").unlink()
+    names = [saves.name(step) for step in (7, 3)]
+    with pytest.raises(ElasticError, match=r" is passed over: .*; ".join(names) + " is passed over: .* no other is"):
+        saves.host.choose(tmp_path)
+    assert saves.host.newest(tmp_path) == "there is no whole checkpoint"
+
+
+def test_what_was_never_finished_is_none(original: Path, tmp_path: Path, saves: Saves) -> None:
+    assert saves.host.choose(tmp_path / "none") == (None, [])
+    assert saves.host.newest(tmp_path) == "there is no whole checkpoint yet"
+    checkpoint = saves.cut_short(original, tmp_path, 3)
+    assert saves.host.choose(tmp_path)[0] is None and not saves.host.is_whole(checkpoint)
+    whole = saves.save(original, tmp_path, 2)
+    assert saves.host.choose(tmp_path)[0] == whole
+
+
+def test_the_mark_is_nemos() -> None:
+    nl = pytest.importorskip("nemo.lightning")
+    assert nl.ModelCheckpoint.format_checkpoint_unfinished_marker_path(Path("a/b")) == Path("a/b" + UNFINISHED)
+
+
+def test_the_newest_is_the_one_with_more_steps_whatever_the_clock_says(
+    original: Path, tmp_path: Path, saves: Saves
+) -> None:
+    left = [saves.save(original, tmp_path, step, listed=step > 3) for step in (3, 7, 11)]
+    for age, checkpoint in enumerate(left):
+        os.utime(checkpoint, (10**9 - age, 10**9 - age))
+    assert saves.host.finished(tmp_path) == left
+
+
+def test_the_newest_and_the_best_are_kept(original: Path, tmp_path: Path, saves: Saves) -> None:
+    left = [saves.save(original, tmp_path, step) for step in (3, 7, 11, 15)]
+    assert saves.host.name_best(left[0], "val_loss", 2.5)
+    assert not saves.host.name_best(left[1], "val_loss", 2.75)
+    assert checkpoints.best(tmp_path) == (left[0], 2.5)
+    assert saves.host.superseded(tmp_path, 2) == [left[1]]
+    assert saves.host.finished(tmp_path) == left, "a second name is no checkpoint"
+    assert saves.host.name_best(left[1], "val_loss", 2.25)
+    assert saves.host.superseded(tmp_path, 2) == [left[0]]
+    checkpoints.remove(left[0])
+    assert saves.host.finished(tmp_path) == left[1:] and saves.host.set_aside(tmp_path) is None
+    assert not list(tmp_path.glob(f"*{left[0].name}*"))
+
+
+# ------------------------------------------------------------------ on Megatron-Bridge, which removes nothing itself
+
+
+def test_what_a_kill_cut_short_is_named_and_set_aside(original: Path, tmp_path: Path) -> None:
+    saves = HOSTS["bridge"]
+    first = saves.save(original, tmp_path, 3)
+    half = saves.cut_short(original, tmp_path, 7)
+    chosen, (line,) = BRIDGE.choose(tmp_path)
+    assert chosen == first
+    assert line == f"{half.name} is passed over: it was not written to its end; the run goes on from {first.name}"
+    BRIDGE.clear(tmp_path, first)
+    assert folders(tmp_path) == [f"damaged_{half.name}", first.name]
+    assert last_iteration(tmp_path) == first, "Bridge starts from what its tracker names"
+    assert (tmp_path / NEWEST_STATE).read_bytes() == (first / STATE).read_bytes()
+    assert not list(tmp_path.glob("unfinished_*"))
+
+
+def test_a_first_save_that_was_cut_short_is_not_loaded(original: Path, tmp_path: Path) -> None:
+    half = HOSTS["bridge"].cut_short(original, tmp_path, 3)
+    chosen, lines = BRIDGE.choose(tmp_path)
+    wanted = f"{half.name} is passed over: it was not written to its end; the run starts from the beginning"
+    assert (chosen, lines) == (None, [wanted])
+    BRIDGE.clear(tmp_path, None)
+    assert [path.name for path in tmp_path.iterdir()] == [f"damaged_{half.name}"]
+
+
+def test_a_kill_between_two_files_of_a_save_without_marks(original: Path, tmp_path: Path) -> None:
+    """As version 0.1 saved: the tracker, then the last file of the checkpoint that it names."""
+    saves = HOSTS["bridge"]
+    first, second, third = (saves.save(original, tmp_path, step, listed=False) for step in (3, 7, 11))
+    (second / "run_config.yaml").unlink()
+    (third / "run_config.yaml").unlink()
+    chosen, lines = BRIDGE.choose(tmp_path)
+    assert chosen == first
+    assert [line.partition(";")[0] for line in lines] == [
+        f"{second.name} is passed over: it was not written to its end",
+        f"{third.name} is passed over: run_config.yaml is missing",
+    ]
+    BRIDGE.clear(tmp_path, first)
+    assert folders(tmp_path) == [f"damaged_{second.name}", f"damaged_{third.name}", first.name]
+
+
+# ------------------------------------------------------------------ after a crash
+
+
+@pytest.mark.parametrize(("wish", "crashed", "left"), [
+    ("", True, 3), ("", False, 7), ("always", False, 3), ("always", True, 3), ("never", True, 7), ("never", False, 7),
+])  # fmt: skip
+def test_sums_are_verified_after_a_crash_and_on_request(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: Saves, wish: str, crashed: bool, left: int
+) -> None:
+    for step in (3, 7):
+        saves.save(original, tmp_path, step)
+    checkpoints.begin(tmp_path)
+    if not crashed:
+        checkpoints.end(tmp_path)
+    flip(tmp_path / saves.name(7) / saves.weights / "__0_0.distcp")
+    monkeypatch.setenv(checkpoints.VERIFY, wish)
+    saves.host.verify_sums(tmp_path, first=True)
+    chosen, passed = saves.host.choose(tmp_path)
+    assert chosen == tmp_path / saves.name(left)
+    wrong = f"{saves.weights}__0_0.distcp has another checksum than it was saved with"
+    assert [p.partition(": ")[2].partition(";")[0] for p in passed] == ([wrong] if left == 3 else [])
+
+
+def test_the_other_ranks_wait_for_the_one_that_reads(original: Path, tmp_path: Path, saves: Saves) -> None:
+    for step in (3, 7):
+        saves.save(original, tmp_path, step)
+    checkpoints.begin(tmp_path)
+    flip(tmp_path / saves.name(7) / saves.weights / "common.pt", 500)
+    chosen = []
+
+    def other() -> None:
+        saves.host.verify_sums(tmp_path, first=False)
+        chosen.append(saves.host.choose(tmp_path)[0])
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    time.sleep(0.2)
+    assert not chosen
+    saves.host.verify_sums(tmp_path, first=True)
+    thread.join(600)
+    assert chosen == [tmp_path / saves.name(3)]
+    saves.host.verify_sums(tmp_path, first=False)  # of the next start, before the run goes on: said already
+
+
+def test_another_wish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checkpoints.VERIFY, "yes")
+    with pytest.raises(ElasticError, match="NEMO_ELASTIC_VERIFY: 'yes' is not allowed; always or never"):
+        BRIDGE.verify_sums(tmp_path, first=True)
