@@ -22,7 +22,7 @@ _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
 _DRAFT = typer.Option("--draft", help="Experimental: the member that drafts for larger ones; with -- --enforce-eager.")
-_AUTO = "Dial of the model `auto` where a request has none; 0.3 if not given."
+_AUTO = "Cost setting of the model `auto` where a request has none; 0.3 if not given."
 
 
 def command(
