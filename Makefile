@@ -52,6 +52,10 @@ demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report
 run-tests = $(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(1)" $(ARGS)
 
+.PHONY: demo-context
+demo-context: $(VENV)/.stamp ## The demo, and a second family that shows what the longer context of stage 2 brings
+	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)-context --context
+
 .PHONY: test
 test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, 12 minutes on two cores
 	$(call run-tests,not long and not rehearsal)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.cost import active_parameters, parameters
-from nemo_elastic.demo.settings import BLOCK
+from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space

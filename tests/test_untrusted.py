@@ -57,7 +57,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("data/corpus.py", "tokenize.open"): "the standard library",
     ("data/indexed.py", "open"): "its own output",
     ("data/indexed.py", "np.memmap"): "what that function opened",
-    ("demo/run.py", "read_text"): "its own output",
+    ("demo/walk.py", "read_text"): "its own output",
     ("extras.py", "read_text"): "what pip wrote when it installed this package",
     ("formats/hf/safetensors_io.py", "mmap.mmap"): "what that function opened",
     ("formats/hf/shards.py", "os.open"): "its own output",

@@ -20,6 +20,10 @@ __all__ = ["command"]
 def command(
     out: Annotated[Path, options.out("The folder to fill.")],
     short: Annotated[bool, typer.Option("--short", help="Every part, too briefly to learn much.")] = False,
+    context: Annotated[
+        bool,
+        typer.Option("--context", help="Also a second, small family: what the longer context of stage 2 brings."),
+    ] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
     json: Annotated[bool, as_json("members, targets and seconds", "; progress goes to stderr")] = False,
 ) -> None:
@@ -33,11 +37,11 @@ def command(
     from nemo_elastic.extras import require
 
     require("nemo")  # it would be missed after the data is made
-    from nemo_elastic.demo.run import Demo
-    from nemo_elastic.demo.settings import FULL, SHORT
+    from nemo_elastic.demo.demo_settings import settings_of
+    from nemo_elastic.demo.walk import Demo
 
     with redirect_stdout(sys.stderr) if json else nullcontext():
-        demo = Demo(out, SHORT if short else FULL, force)
+        demo = Demo(out, settings_of(short, context), force)
         metrics = demo.run()
     if json:
         print_json({"out": str(demo.out)} | metrics)

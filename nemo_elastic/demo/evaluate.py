@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .settings import STAGE2, Settings
+from .demo_settings import STAGE2, Settings
 
 #: context at which all models are compared: that of stage 2
 LENGTH = STAGE2[1]

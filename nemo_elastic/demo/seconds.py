@@ -1,13 +1,63 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the seconds of a demo went: `python -m nemo_elastic.demo.seconds runs/demo` prints a table."""
+"""Where the seconds of a demo go: what is left of them while it runs, and a table of a run that has ended.
+
+`python -m nemo_elastic.demo.seconds runs/demo` prints that table.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemo_elastic.errors import bad
 from nemo_elastic.report.run_record import load_run
+
+
+@dataclass
+class TimeLeft:
+    """How long all phases will take, from what they take on two quiet cores and how fast this machine was so far.
+
+    Attributes:
+        expected: phase -> seconds, in order.
+        spent: phase -> seconds that it took.
+    """
+
+    expected: Mapping[str, float]
+    spent: dict[str, float] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """A phase begins."""
+        self._began = time.monotonic()
+
+    def end(self, phase: str) -> float:
+        """A phase ends; gives its seconds."""
+        self.spent[phase] = time.monotonic() - self._began
+        return self.spent[phase]
+
+    @property
+    def pace(self) -> float:
+        """Seconds that this machine took for each that was expected; 1 before anything is known."""
+        known = sum(self.expected[phase] for phase in self.spent)
+        return sum(self.spent.values()) / known if known else 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Until the end of all phases that have not ended."""
+        return self.pace * sum(taken for phase, taken in self.expected.items() if phase not in self.spent)
+
+    def after(self, phase: str) -> str | None:
+        """The phase behind another; None behind the last."""
+        names = list(self.expected)
+        return next(iter(names[names.index(phase) + 1 :]), None)
+
+    def in_words(self) -> str:
+        """`about 4 min left`."""
+        left = self.seconds
+        return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
 
 
 def table(run: Path) -> str:

@@ -206,7 +206,7 @@ def _answers(data: Any, where: str) -> Answers | None:
 
 
 def _context(data: Mapping[str, Any], where: str) -> Context | None:
-    """What `demo.context.run_context` gives."""
+    """What `demo.recall_family.run_context` gives."""
     if not data:
         return None
     lengths = {

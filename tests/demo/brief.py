@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nemo_elastic.cli import main
 from nemo_elastic.data import build
-from nemo_elastic.demo import settings
+from nemo_elastic.demo import demo_settings as settings
 
 if __name__ == "__main__":
     build.build_data = partial(build.build_data, sources=[Path(sysconfig.get_paths()["stdlib"], "email")])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -47,12 +48,14 @@ def test_ctrl_c_in_training_ends_it_with_130_and_leaves_what_there_is(tmp_path: 
 
 def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    code, errors = start(out, 4, "--json").wait(1200), out.with_suffix(".err").read_text()
+    code, errors = start(out, 4, "--json", "--context").wait(1200), out.with_suffix(".err").read_text()
     assert code == 0, errors[-3000:]
     printed = json.loads(out.with_suffix(".out").read_text())
     assert printed.pop("out") == str(out)
     assert printed == json.loads((out / "metrics.json").read_text())
     assert [m["name"] for m in printed["members"]] == ["parent", "1.6m", "1.1m", "0.8m"]
+    assert "first picture: " in errors and "importance, shapes and the router: " in errors
+    assert re.search(r"^stage 1: .* \(then stage 2; about \d+ (min|s) left\)$", errors, re.MULTILINE), errors
     assert "stage 1" in errors and "members: held-out loss" in errors, "a person sees the same as ever"
     context = printed["context"]
     assert [(row["member"], row["stages"]) for row in context["rows"]] == [

@@ -18,9 +18,9 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.folder import MANIFEST, PROBLEMS, DataFolder, problem_lines
 from nemo_elastic.data.reasoning import Problem
+from nemo_elastic.demo.demo_settings import FULL
 from nemo_elastic.demo.evaluate import LENGTH, evaluate
 from nemo_elastic.demo.facts import build_words
-from nemo_elastic.demo.settings import FULL
 from nemo_elastic.evaluation import accuracy
 from nemo_elastic.evaluation.perplexity import perplexity
 from nemo_elastic.nn.model import NemotronH

@@ -12,9 +12,9 @@ import pytest
 
 from nemo_elastic.data.bpe import EOS_ID, MIN_VOCAB, PAD_ID
 from nemo_elastic.data.folder import SPLITS, DataFolder
-from nemo_elastic.demo.context import LEVELS
+from nemo_elastic.demo.demo_settings import SHORT_TEXT, WHOLE_TEXT
 from nemo_elastic.demo.facts import ASKS, NAMES, STATES, WORDS, build_recall, build_words, documents, word_tokenizer
-from nemo_elastic.demo.settings import SHORT_TEXT, WHOLE_TEXT
+from nemo_elastic.demo.recall_family import LEVELS
 from nemo_elastic.errors import ElasticError
 
 

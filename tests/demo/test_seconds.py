@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.demo.seconds import table
+from nemo_elastic.demo.seconds import TimeLeft, table
 from nemo_elastic.errors import ElasticError
 from tests.report.fabricate import make_run
 
@@ -34,3 +34,15 @@ def test_a_demo_that_did_not_finish_is_refused(run: Path) -> None:
     (run / "metrics.json").unlink()
     with pytest.raises(ElasticError, match="a finished demo"):
         table(run)
+
+
+def test_time_left_goes_by_what_the_phases_took_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 120.0, 120.0, 160.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    left = TimeLeft({"data": 10.0, "parent": 100.0, "report": 200.0})
+    assert (left.pace, left.seconds, left.in_words()) == (1.0, 310.0, "about 5 min left")
+    left.start()
+    assert left.end("data") == 20.0 and left.seconds == 600.0, "half as fast as was expected"
+    left.start()
+    assert left.end("parent") == 40.0 and left.in_words() == "about 2 min left"
+    assert (left.after("data"), left.after("parent"), left.after("report")) == ("parent", "report", None)

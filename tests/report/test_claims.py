@@ -15,7 +15,7 @@ from markupsafe import escape
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.demo.run import context_markdown, markdown, targets
+from nemo_elastic.demo.walk import context_markdown, markdown, targets
 from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.html_page import render
 from nemo_elastic.report.page_tables import members

@@ -4,15 +4,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .settings import PARENT, STAGE1, STAGE2, Settings
+from .demo_settings import PARENT, STAGE1, STAGE2, Settings
 
 
-def train_parent(data: Path, out: Path, settings: Settings) -> Path:
-    """Train the parent with a stock recipe; returns its NeMo checkpoint."""
+def train_parent(data: Path, out: Path, settings: Settings, on_validation: Callable[[int], None]) -> Path:
+    """Train the parent with a stock recipe.
+
+    Args:
+        data: data folder; out: the phase's own.
+        settings: sizes.
+        on_validation: called after each validation with the steps that are done.
+
+    Returns:
+        Its NeMo checkpoint.
+    """
+    import lightning.pytorch as pl
+
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
+
+    class Watcher(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            on_validation(trainer.global_step)
 
     batch, length = PARENT
     return launch(
@@ -23,12 +39,14 @@ def train_parent(data: Path, out: Path, settings: Settings) -> Path:
             seq_length=length,
             micro_batch_size=batch,
             global_batch_size=batch,
-            warmup_steps=max(1, settings.parent_steps // 50),
+            lr=settings.parent_lr,
+            warmup_steps=max(1, settings.parent_steps // 25),
             min_ratio=0.03,
             label="parent",
             eval_every=settings.eval_every,
         ),
         out,
+        Watcher(),
     )
 
 
@@ -70,13 +88,15 @@ def train_stage(
     return launch(recipe, out)
 
 
-def launch(recipe: Any, out: Path) -> Path:
-    """Run a recipe in this process; returns its last checkpoint."""
+def launch(recipe: Any, out: Path, *callbacks: Any) -> Path:
+    """Run a recipe in this process, with more callbacks behind its own; returns its last checkpoint."""
     import fiddle
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     destroy_num_microbatches_calculator()  # phases of one process have batches of their own
-    fiddle.build(recipe)()
+    task = fiddle.build(recipe)
+    task.keywords["trainer"].callbacks += callbacks
+    task()
     return last_checkpoint(out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.demo.settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings
+from nemo_elastic.demo.demo_settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings, settings_of
 
 BOTH = pytest.mark.parametrize("settings", [FULL, SHORT])
 
@@ -31,7 +31,17 @@ def test_blocks_of_both_stages_are_blocks(settings: Settings) -> None:
     assert two.axes == one.axes and two.budgets == one.budgets
 
 
-@BOTH
-def test_the_second_family_has_a_block_of_its_own(settings: Settings) -> None:
-    recall = ElasticConfig.from_dict(settings.recall.block)
+@pytest.mark.parametrize("short", [False, True])
+def test_the_second_family_comes_on_request_with_a_block_of_its_own(short: bool) -> None:
+    assert settings_of(short).recall is None and "context" not in settings_of(short).seconds()
+    wanted = settings_of(short, context=True)
+    assert wanted.recall is not None and wanted.seconds()["context"] == wanted.recall.seconds()
+    recall = ElasticConfig.from_dict(wanted.recall.block)
     assert [budget.name for budget in recall.budgets] == ["whole", "half"] and recall.router is None
+
+
+def test_the_whole_demo_is_planned_for_six_minutes_and_its_first_picture_for_two() -> None:
+    seconds = FULL.seconds()
+    assert sum(seconds.values()) <= 360
+    first = seconds["data"] + seconds["start"] + seconds["parent"] * FULL.eval_every / FULL.parent_steps
+    assert 0 < FULL.eval_every < FULL.parent_steps and first < 110

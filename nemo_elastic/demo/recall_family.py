@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .settings import SHORT_TEXT, WHOLE_TEXT, RecallSettings
+from .demo_settings import SHORT_TEXT, WHOLE_TEXT, RecallSettings
 
 #: largest distance of each group of questions, in tokens
 LEVELS = (64, 128, 256, WHOLE_TEXT)
@@ -86,7 +86,7 @@ def _parent(data: Path, out: Path, settings: RecallSettings) -> Path:
     import nemo_run as run
     from nemo import lightning as nl
 
-    from .train import launch
+    from .demo_training import launch
 
     near, far = settings.parent_steps
     first = _recipe(data, out / "parent_short", near, SHORT_TEXT, "train", PARENT_LR)
@@ -101,7 +101,7 @@ def _stage(
 ) -> Path:
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
-    from .train import launch
+    from .demo_training import launch
 
     total = settings.stage1_steps + settings.stage2_steps
     steps = settings.stage2_steps if previous else settings.stage1_steps

@@ -19,8 +19,9 @@ from nemo_elastic.io.atomic import atomic_write, filled_dir
 from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
-from .context import context_rows
-from .settings import Settings
+from .demo_settings import Settings
+from .recall_family import context_rows
+from .seconds import TimeLeft
 
 VERSION = 1
 DEMO = Output("a demo")
@@ -47,16 +48,32 @@ class Demo:
         screen = Console(highlight=False)
         # a file or a pipe has no width of its own: the table must not be cut there
         self.console = console or (screen if screen.is_terminal else Console(highlight=False, width=110))
-        self.seconds: dict[str, float] = {}
+        self.time = TimeLeft(settings.seconds())
+        self._drawn = False
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
-        """Announce and time a phase."""
-        self.console.print(f"[bold]{name}[/bold]: {what}")
-        began = time.monotonic()
+        """Announce a phase, what comes after it, and the time left of all; time it."""
+        behind = self.time.after(name)
+        then = f"then {behind}; " if behind else ""
+        self.console.print(f"[bold]{name}[/bold]: {what}  ({then}{self.time.in_words()})")
+        self.time.start()
         yield
-        self.seconds[name] = time.monotonic() - began
-        self.console.print(f"  {self.seconds[name]:.0f} s")
+        self.console.print(f"  {self.time.end(name):.0f} s")
+
+    def draw(self, what: str) -> Path:
+        """Draw what there is, in the place of what was drawn before."""
+        from nemo_elastic.report import build_report
+
+        page = build_report(self.out)
+        self.tell(f"{what}: {page}")
+        return page
+
+    def _first_picture(self, step: int) -> None:
+        """How the parent learns, as soon as there is a line to draw."""
+        if step and not self._drawn:
+            self._drawn = True
+            self.draw("first picture")
 
     def tell(self, line: str) -> None:
         self.console.print(f"  {line}", markup=False)
@@ -79,11 +96,12 @@ class Demo:
             from .quiet import quiet
 
             quiet()
-            from .train import train_parent, train_stage
+            from .demo_training import train_parent, train_stage
         with self.phase("parent", f"{s.parent_steps} steps of a stock NeMo recipe"):
-            parent = train_parent(out / "data", out / "parent", s)
+            parent = train_parent(out / "data", out / "parent", s, self._first_picture)
         with self.phase("stage 1", "rank, sort, search shapes; then router and weights at 128 tokens"):
             first = train_stage(1, out / "data", out / "stage1", s, parent)
+            self.draw("importance, shapes and the router")
         with self.phase("stage 2", "the same members at 512 tokens"):
             second = train_stage(2, out / "data", out / "stage2", s, parent, first)
         with self.phase("cut", "every member as a Hugging Face folder and as a NeMo checkpoint"):
@@ -92,18 +110,18 @@ class Demo:
             from .evaluate import evaluate
 
             rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.tell)
-        with self.phase("context", "a second, smaller family, of texts that ask for what stands far back"):
-            from .context import run_context
+        context = {}
+        if s.recall is not None:
+            with self.phase("context", "a second, smaller family, of texts that ask for what stands far back"):
+                from .recall_family import run_context
 
-            context = run_context(out / "context", s.recall, self.tell)
+                context = {"context": run_context(out / "context", s.recall, self.tell)}
         with self.phase("report", "plots and one HTML page"):
-            metrics = self._metrics(folder, rows, time.monotonic() - began) | {"context": context}
+            metrics = self._metrics(folder, rows, time.monotonic() - began) | context
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-            from nemo_elastic.report.html_page import build_report
-
-            page = build_report(out)
-        self.console.print(f"report: {page}", markup=False)
+            page = self.draw("the whole report")
         self._table(metrics)
+        self.console.print(f"report: {page}", markup=False)
         return metrics
 
     def _data_progress(self) -> Any:
@@ -168,7 +186,7 @@ class Demo:
         parent, members = rows[0], rows[1:]
         return {
             "version": VERSION,
-            "seconds": self.seconds | {"total": seconds},
+            "seconds": self.time.spent | {"total": seconds},
             "bigram_loss": bigram,
             "parent_loss": {"start": curve[0], "end": curve[-1], "evaluation": parent["loss"]},
             "members": rows,
@@ -201,6 +219,8 @@ class Demo:
         )
         self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
         self.console.print(table)
+        if "context" not in metrics:
+            return
         distances = Table(title="second family: right answers, by tokens back to what was said", box=SIMPLE_HEAD,
                           padding=(0, 1))  # fmt: skip
         first, *rest = context_rows(metrics["context"])
@@ -236,7 +256,7 @@ def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float
 
 
 def markdown(metrics: dict[str, Any]) -> str:
-    """The final table for the documentation: `python -m nemo_elastic.demo.run runs/demo/metrics.json`."""
+    """The final table for the documentation: `python -m nemo_elastic.demo.walk runs/demo/metrics.json`."""
     head = ["member", "parameters", "share", "loss", "untrained", "unsorted", "closed", "answers"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for m in metrics["members"]:

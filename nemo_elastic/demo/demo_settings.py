@@ -24,7 +24,11 @@ BLOCK: dict[str, Any] = {
     "router": {"freeze_at": 0.5},
     "distill": {"chunk_tokens": 512},
 }
-
+#: the demo looks at less than a run of its own would
+QUICK: dict[str, Any] = {
+    "importance": {"samples": 32, "depth_samples": 8},
+    "search": {"candidates": 64, "tokens": 4096},
+}
 
 #: the little family of texts that ask for what stands far back: tokens of a short sequence and of a whole text
 SHORT_TEXT, WHOLE_TEXT = 64, 512
@@ -60,36 +64,58 @@ class RecallSettings:
     held_out: int = 192
     block: dict[str, Any] = field(default_factory=lambda: RECALL_BLOCK)
 
+    def seconds(self) -> float:
+        """What it takes on two quiet cores."""
+        return 20.0 + 0.14 * sum(self.parent_steps) + 0.19 * (self.stage1_steps + 2 * self.stage2_steps)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the demo. Every step has 2048 tokens.
+    """Sizes of the demo, for six minutes on two quiet cores. Every step has 2048 tokens.
 
     Attributes:
         vocab: size of the BPE vocabulary.
-        parent_steps: steps of the parent's training, 256 tokens a sequence.
+        parent_steps: steps of the parent's training, 256 tokens a sequence; parent_lr: its peak learning rate.
         stage1_steps: steps at 128 tokens a sequence; stage2_steps at 512.
         eval_tokens: held-out tokens for perplexity; problems: held-out problems for answer accuracy.
         block: the elastic block.
         stage2_sampling: sampling weights of stage 2, in the order of the budgets.
-        recall: of the second family, which shows what stage 2 is for.
+        recall: of the second family, which shows what stage 2 is for; None for a demo without it.
     """
 
     vocab: int = 1024
-    parent_steps: int = 700
-    stage1_steps: int = 240
-    stage2_steps: int = 120
+    parent_steps: int = 430
+    parent_lr: float = 6e-3
+    stage1_steps: int = 80
+    stage2_steps: int = 40
     eval_every: int = 100
-    eval_tokens: int = 32768
-    problems: int = 96
-    block: dict[str, Any] = field(default_factory=lambda: BLOCK)
+    eval_tokens: int = 16384
+    problems: int = 48
+    block: dict[str, Any] = field(default_factory=lambda: BLOCK | QUICK)
     stage2_sampling: tuple[float, ...] = (0.5, 0.3, 0.2)
-    recall: RecallSettings = RecallSettings()
+    recall: RecallSettings | None = None
 
     @property
     def elastic_tokens(self) -> int:
         """Training tokens of both stages."""
         return 2048 * (self.stage1_steps + self.stage2_steps)
+
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds that it takes on two quiet cores, in the order of the phases."""
+        block = self.block
+        shaping = 0.12 * block["search"]["candidates"] + 0.09 * block["importance"]["samples"]
+        recall = {} if self.recall is None else {"context": self.recall.seconds()}
+        return {
+            "data": 11.0,
+            "start": 4.0,
+            "parent": 10.0 + 0.425 * self.parent_steps,  # with the first picture
+            "stage 1": 14.0 + shaping + 0.61 * self.stage1_steps,  # with its pictures
+            "stage 2": 5.0 + 0.81 * self.stage2_steps,
+            "cut": 3.0,
+            "evaluation": 3.0 + 0.08 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
+            **recall,
+            "report": 8.0,
+        }
 
     def stage2_block(self) -> dict[str, Any]:
         names = [b["name"] for b in self.block["budgets"]]
@@ -107,13 +133,24 @@ SHORT = replace(
     eval_tokens=4096,
     problems=16,
     block=BLOCK | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
-    recall=RecallSettings(
-        parent_steps=(8, 4),
-        stage1_steps=6,
-        stage2_steps=4,
-        texts=(512, 64),
-        held_out=8,
-        block=RECALL_BLOCK
-        | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 8, "tokens": 1024}},
-    ),
 )
+SHORT_RECALL = RecallSettings(
+    parent_steps=(8, 4),
+    stage1_steps=6,
+    stage2_steps=4,
+    texts=(512, 64),
+    held_out=8,
+    block=RECALL_BLOCK
+    | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 8, "tokens": 1024}},
+)
+
+
+def settings_of(short: bool = False, context: bool = False) -> Settings:
+    """What a demo runs.
+
+    Args:
+        short: every part, too briefly to learn much.
+        context: the second family, too.
+    """
+    recall = SHORT_RECALL if short else RecallSettings()
+    return replace(SHORT if short else FULL, recall=recall if context else None)
