@@ -52,9 +52,9 @@ def run_context(out: Path, settings: RecallSettings, tell: Callable[[str], None]
     rows = []
     for stages, checkpoint in runs.items():
         tell(f"questions to what was distilled in {', then in '.join(stages)} pieces")
-        found = _answers(data, checkpoint, settings)
-        rows += [{"member": name, "stages": list(stages), "answers": answers} for name, answers in found.items()]
-    rows.sort(key=lambda row: list(found).index(row["member"]))
+        by_member = _answers(data, checkpoint, settings)
+        rows += [{"member": name, "stages": list(stages), "answers": answers} for name, answers in by_member.items()]
+    rows.sort(key=lambda row: list(by_member).index(row["member"]))
     return {"short": SHORT_TEXT, "whole": WHOLE_TEXT, "levels": list(LEVELS), "rows": rows}
 
 

@@ -73,20 +73,20 @@ def table(run: Path) -> str:
         ElasticError: it has no `metrics.json` with the seconds of its phases.
     """
     loaded = load_run(run)
-    told = loaded.results
-    if told is None or told.total is None:
+    results = loaded.results
+    if results is None or results.total is None:
         raise bad("run", str(run), "the folder of a finished demo, with the seconds of its phases in metrics.json")
     steps = {phase.label: [line["seconds"] for line in phase.steps] for phase in loaded.phases}
     lines = [
         "| phase | s | share | up to the first step | further steps | around them |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, taken in [*told.seconds.items(), ("total", told.total)]:
+    for name, taken in [*results.seconds.items(), ("total", results.total)]:
         parts = [""] * 3
         if steps.get(name):
             first, last = steps[name][0], steps[name][-1]
             parts = [f"{part:.1f}" for part in (first, last - first, taken - last)]
-        lines.append(f"| {name} | {taken:.1f} | {taken / told.total:.0%} | {' | '.join(parts)} |")
+        lines.append(f"| {name} | {taken:.1f} | {taken / results.total:.0%} | {' | '.join(parts)} |")
     return "\n".join(lines) + "\n"
 
 

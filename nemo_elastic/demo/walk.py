@@ -232,7 +232,7 @@ class Demo:
 
 
 def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float) -> dict[str, dict[str, Any]]:
-    """What a run is held against: what was found, what is asked, in what unit, and whether it is met.
+    """What a run is held against: what was measured, what is asked, in what unit, and whether it is met.
 
     Differences of losses within `TIE` are none: nothing counts as better by less.
 
@@ -241,9 +241,9 @@ def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float
         bigram: loss of a bigram model.
     """
 
-    def one(found: float, unit: str = "nats", **asked: float) -> dict[str, Any]:
-        met = found >= asked["at_least"] if "at_least" in asked else found <= asked["at_most"]
-        return {"found": found, "unit": unit, **asked, "met": met}
+    def one(measured: float, unit: str = "nats", **asked: float) -> dict[str, Any]:
+        met = measured >= asked["at_least"] if "at_least" in asked else measured <= asked["at_most"]
+        return {"found": measured, "unit": unit, **asked, "met": met}
 
     out = {"parent below a bigram model": one(bigram - parent["loss"], at_least=BIGRAM_MARGIN)}
     for m, limit in zip(members, LIMITS, strict=False):
@@ -278,13 +278,13 @@ def context_markdown(context: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *rest)) + "\n"
 
 
-def _answers(told: dict[str, Any]) -> str:
-    low, high = told["interval"]
-    return f"{told['accuracy']:.0%} ({low:.0%} to {high:.0%})"
+def _answers(answers: dict[str, Any]) -> str:
+    low, high = answers["interval"]
+    return f"{answers['accuracy']:.0%} ({low:.0%} to {high:.0%})"
 
 
 if __name__ == "__main__":
     import sys
 
-    told = json.loads(Path(sys.argv[1]).read_text())
-    print(context_markdown(told["context"]) if sys.argv[2:] == ["context"] else markdown(told), end="")
+    metrics = json.loads(Path(sys.argv[1]).read_text())
+    print(context_markdown(metrics["context"]) if sys.argv[2:] == ["context"] else markdown(metrics), end="")

@@ -181,5 +181,5 @@ def compare(case: Case, kernels: Kernels, device: str | torch.device = "cpu") ->
 def faults(case: Case, got: dict[str, Any], limits: Limits) -> list[str]:
     """What differs by more than its limit, or is not a number."""
     out, grads = limits[case.bf16]
-    found = [] if got["out"] < out else [f"the output differs by {got['out']:.1e}"]
-    return found + [f"the gradient of {k} differs by {g:.1e}" for k, g in got["grads"].items() if not g < grads]
+    wrong = [] if got["out"] < out else [f"the output differs by {got['out']:.1e}"]
+    return wrong + [f"the gradient of {k} differs by {g:.1e}" for k, g in got["grads"].items() if not g < grads]

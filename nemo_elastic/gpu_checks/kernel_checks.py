@@ -102,43 +102,43 @@ def parity(device: str, place: Path) -> dict[str, Any]:
     return judge(dict(json.loads(line) for line in lines), failed)
 
 
-def judge(found: dict[str, dict[str, Any]], failed: Sequence[str] = ()) -> dict[str, Any]:
+def judge(compared: dict[str, dict[str, Any]], failed: Sequence[str] = ()) -> dict[str, Any]:
     """The result of all cases; by index.
 
     Args:
-        found: index of a case, as text -> what `compare` found.
+        compared: index of a case, as text -> what `compare` gives.
         failed: what ended processes before they had compared all of theirs.
     """
     wrong = list(failed)
     for i, case in enumerate(CASES):
         kind = f"{case.title} ({'bf16' if case.bf16 else 'float32'})"
-        if str(i) not in found:
+        if str(i) not in compared:
             wrong.append(f"{kind}: not compared")
         else:
-            wrong += [f"{kind}: {fault}" for fault in faults(case, found[str(i)], LIMITS)]
+            wrong += [f"{kind}: {fault}" for fault in faults(case, compared[str(i)], LIMITS)]
     figures: dict[str, Any] = {}
     for name, half in (("float32", False), ("bf16", True)):
-        own = [entry for i, entry in found.items() if CASES[int(i)].bf16 is half]
+        own = [entry for i, entry in compared.items() if CASES[int(i)].bf16 is half]
         if own:
             figures[name] = {
                 "output": max(entry["out"] for entry in own),
                 "gradient": max(max(entry["grads"].values()) for entry in own),
             }
-    told = "; ".join(f"{k}: output {v['output']:.1e}, gradients {v['gradient']:.1e}" for k, v in figures.items())
+    line = "; ".join(f"{k}: output {v['output']:.1e}, gradients {v['gradient']:.1e}" for k, v in figures.items())
     if wrong:
-        told = f"{wrong[0]}, and {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]
-    return {"ok": not wrong, "told": told, "figures": figures | {"cases": len(found), "wrong": wrong}}
+        line = f"{wrong[0]}, and {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]
+    return {"ok": not wrong, "told": line, "figures": figures | {"cases": len(compared), "wrong": wrong}}
 
 
 def speed(device: str, place: Path) -> dict[str, Any]:
     """Forward and backward of a 12B's Mamba layer, whole and sliced. Nothing is wrong with any time: it is told."""
-    found = times(installed(slice(-3, None)), device, SPEED)
-    return {"ok": True, "told": shares(found, SPEED), "figures": found}
+    medians = times(installed(slice(-3, None)), device, SPEED)
+    return {"ok": True, "told": shares(medians, SPEED), "figures": medians}
 
 
 def times(kernels: Kernels | None, device: str, cases: Sequence[Case], rounds: int = 10) -> dict[str, float]:
     """Milliseconds of a forward and backward of each case, the median of some rounds."""
-    found = {}
+    medians = {}
     for case in cases:
         layer = CaseLayer(case, device)
 
@@ -152,16 +152,16 @@ def times(kernels: Kernels | None, device: str, cases: Sequence[Case], rounds: i
 
         for _ in range(2):
             once()
-        found[case.title] = sorted(once() for _ in range(rounds))[rounds // 2]
-    return found
+        medians[case.title] = sorted(once() for _ in range(rounds))[rounds // 2]
+    return medians
 
 
-def shares(found: dict[str, float], cases: Sequence[Case]) -> str:
+def shares(medians: dict[str, float], cases: Sequence[Case]) -> str:
     """Times, and of slices their share of the time of what they are cut from."""
-    whole = {case.parent: found[case.title] for case in cases if case.parent[:2] == case.member}
+    whole = {case.parent: medians[case.title] for case in cases if case.parent[:2] == case.member}
     parts = []
     for case in cases:
-        time = found[case.title]
+        time = medians[case.title]
         share = "" if case.parent[:2] == case.member else f" ({time / whole[case.parent]:.2f})"
         parts.append(f"{case.title} {time:.2f} ms{share}")
     return ", ".join(parts)
@@ -183,13 +183,13 @@ class _Squares(TorchDispatchMode):
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        self.length, self.found = length, set[str]()
+        self.length, self.operations = length, set[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == (self.length, self.length):
-                self.found.add(str(func))
+                self.operations.add(str(func))
         return out
 
 
@@ -223,22 +223,22 @@ def attend(device: str, length: int, dtype: torch.dtype = torch.bfloat16) -> dic
         torch.cuda.synchronize()
         extra = torch.cuda.max_memory_allocated() - before
     seconds = time.perf_counter() - start
-    matrix = bool(squares.found) or (extra is not None and extra >= length * length)
-    told = f"{kernel} at {length} tokens, {seconds:.2f} s"
-    told += f", {extra / 1e9:.2f} GB on top of its inputs" if extra is not None else ""
+    matrix = bool(squares.operations) or (extra is not None and extra >= length * length)
+    line = f"{kernel} at {length} tokens, {seconds:.2f} s"
+    line += f", {extra / 1e9:.2f} GB on top of its inputs" if extra is not None else ""
     if matrix:
-        told += f"; one head's scores are {2e-9 * length * length:.2f} GB: some are made"
+        line += f"; one head's scores are {2e-9 * length * length:.2f} GB: some are made"
     figures = {"kernel": kernel, "length": length, "seconds": seconds, "extra_bytes": extra,
-               "operations": sorted(squares.found)}  # fmt: skip
-    return {"ok": not matrix, "told": told, "figures": figures}
+               "operations": sorted(squares.operations)}  # fmt: skip
+    return {"ok": not matrix, "told": line, "figures": figures}
 
 
 def main(index: int, count: int, device: str, file: Path) -> None:
     """One process's share of the cases: a line of JSON for each."""
     with file.open("w", encoding="utf-8") as out:
 
-        def tell(case: Case, found: dict[str, Any]) -> None:
-            print(json.dumps([str(CASES.index(case)), found]), file=out, flush=True)
+        def tell(case: Case, entry: dict[str, Any]) -> None:
+            print(json.dumps([str(CASES.index(case)), entry]), file=out, flush=True)
 
         part(installed(slice(0, 1)), device, CASES[index::count], tell)
 

@@ -75,7 +75,7 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found: `ok` is None where it did not run, `told` says in a line what or why."""
+    """What a check gives: `ok` is None where it did not run, `told` says in a line what or why."""
 
     name: str
     ok: bool | None

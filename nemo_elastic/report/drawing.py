@@ -153,7 +153,7 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def inline(figure: Figure, name: str, told: str) -> str:
+def inline(figure: Figure, name: str, words: str) -> str:
     """Give the figure as an `<svg>` element for an HTML page whose style has the palette's variables.
 
     Text that crosses lines (see `labels.halo`) is outlined by the page, in class `halo`.
@@ -161,7 +161,7 @@ def inline(figure: Figure, name: str, told: str) -> str:
     Args:
         figure: In the palette's light values, which it may share with others of the page.
         name: Of its ids, which are the page's.
-        told: What it shows, for those who do not see it.
+        words: What it shows, for those who do not see it.
     """
     outlined = {text: text.get_path_effects() for text in figure.findobj(Text) if text.get_path_effects()}
     for text in outlined:
@@ -176,7 +176,7 @@ def inline(figure: Figure, name: str, told: str) -> str:
     for element in root.iter():
         _plain(element, name, defined)
     width, height = figure.get_size_inches() * 72
-    root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": told}
+    root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": words}
     style = root.find("defs/style")
     if style is not None:
         style.text = ""  # a rule for everything in the page

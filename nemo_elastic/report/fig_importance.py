@@ -55,8 +55,8 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
 
 def _of(ranking: Ranking, axis: str) -> list[tuple[int, np.ndarray]]:
     """(layer, scores from the best down) of an axis that lies in layers; where each expert has its own, their mean."""
-    found = [(int(n.rpartition(".")[2]), s) for n, s in ranking.scores.items() if n.startswith(f"{axis}.")]
-    rows = [(i, np.atleast_2d(np.sort(np.asarray(s, dtype=float))).mean(0)) for i, s in found]
+    scored = [(int(n.rpartition(".")[2]), s) for n, s in ranking.scores.items() if n.startswith(f"{axis}.")]
+    rows = [(i, np.atleast_2d(np.sort(np.asarray(s, dtype=float))).mean(0)) for i, s in scored]
     return [(i, scores[::-1]) for i, scores in sorted(rows, key=lambda pair: pair[0])]
 
 

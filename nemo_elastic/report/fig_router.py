@@ -42,19 +42,19 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
 
 def _claim(run: RunRecord, phase: Phase, until: int | None) -> str:
     """What became of its choices, from what was logged and of which shapes are known."""
-    told = []
+    sentences = []
     means = [smooth(y) for axis in phase.keys("entropy_") if (y := phase.series(f"entropy_{axis}", until)[1])]
     if means:
         first, last = (sum(mean[at] for mean in means) / len(means) for at in (0, -1))
-        told.append(
+        sentences.append(
             f"The mean entropy of its choices was {first:.2f} of uniform at the start and {last:.2f} at the end."
         )
-    found, frozen = run.shapes.found, run.shapes.frozen
-    both = found.keys() & frozen.keys()
+    first, frozen = run.shapes.found, run.shapes.frozen
+    both = first.keys() & frozen.keys()
     if both:
-        changed = sum(found[name] != frozen[name] for name in both)
-        told.append(f"Of the {len(both)} shapes that it began with it changed {changed or 'none'}.")
-    return " ".join(told)
+        changed = sum(first[name] != frozen[name] for name in both)
+        sentences.append(f"Of the {len(both)} shapes that it began with it changed {changed or 'none'}.")
+    return " ".join(sentences)
 
 
 def smooth(values: list[float], span: int = 9) -> list[float]:

@@ -125,10 +125,10 @@ def _picture(run: RunRecord, draw: Callable[[RunRecord, Sheet], Drawing | None],
     settle(wide.figure)
     settle(narrow.figure)
     words = f"{wide.words} {wide.more}".strip()
-    told = f"{wide.title}: {words}"
+    label = f"{wide.title}: {words}"
     picture = Picture(
-        wide.title, words, inline(wide.figure, f"{path.stem}-wide", told),
-        inline(narrow.figure, f"{path.stem}-narrow", told),
+        wide.title, words, inline(wide.figure, f"{path.stem}-wide", label),
+        inline(narrow.figure, f"{path.stem}-narrow", label),
     )  # fmt: skip
     raise_edge(wide.figure, HEADROOM)
     headline(wide.figure, wide.title, wide.words)  # the page has it as text
@@ -181,15 +181,15 @@ def render(run: RunRecord, pictures: Mapping[str, Picture]) -> str:
 def _lead(run: RunRecord) -> str:
     rows = [m for m in page_tables.members(run) if m["trained"]]
     phases = ", ".join(p.label for p in run.phases)
-    told = f"Phases with figures: {phases}." if phases else ""
+    sentence = f"Phases with figures: {phases}." if phases else ""
     if len(rows) > 1 and rows[0]["parameters"]:
         smallest = rows[-1]["parameters"]
         down = f" down to {millions(smallest)}" if smallest else ""
         return (
             f"A parent of {millions(rows[0]['parameters'])} parameters and {len(rows) - 1} smaller members inside "
-            f"it{down}. Any of them is cut out without training. {told}"
+            f"it{down}. Any of them is cut out without training. {sentence}"
         ).strip()
-    return told
+    return sentence
 
 
 def _tiles(run: RunRecord) -> Iterator[tuple[str, str]]:

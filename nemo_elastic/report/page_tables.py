@@ -71,7 +71,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
     for name in run.names:
         result = run.results.member(name) if run.results else None
         cost, subnet, active = run.cost_of(name), run.subnet_of(name), run.active_of(name)
-        told = {
+        figures = {
             key: getattr(result, key, None)
             for key in ("loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss", "recovered")
         }
@@ -88,7 +88,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
                 "hidden": subnet.hidden if subnet else getattr(result, "hidden", None),
                 "layers": len(subnet.layers) if subnet else getattr(result, "layers", None),
                 "pattern": subnet.pattern if subnet else getattr(result, "pattern", ""),
-                **told,
+                **figures,
                 "answers": asdict(answers) | {"interval": list(answers.interval)} if answers else None,
             }
         )
@@ -136,17 +136,17 @@ def quality_table(run: RunRecord) -> Table | None:
 
 def context_table(run: RunRecord) -> Table | None:
     """Right answers of the second family by distance, with their intervals."""
-    told = run.results and run.results.context
-    if not told:
+    context = run.results and run.results.context
+    if not context:
         return None
-    totals = {tuple(a.total for a in row.answers) for row in told.rows}
+    totals = {tuple(a.total for a in row.answers) for row in context.rows}
     one = len(totals) == 1  # all were asked the same
-    asked = [f", n = {n:,}" for n in totals.pop()] if one else [""] * len(told.levels)
-    heads = [f"up to {level:,}{n}" for level, n in zip(told.levels, asked, strict=True)]
+    asked = [f", n = {n:,}" for n in totals.pop()] if one else [""] * len(context.levels)
+    heads = [f"up to {level:,}{n}" for level, n in zip(context.levels, asked, strict=True)]
     return Table(["member", "distilled in", *heads], [
         [row.member, ", then ".join(map(whole, row.stages)),
          *(share(asdict(a) | {"interval": a.interval}, None, counted=not one) for a in row.answers)]
-        for row in told.rows
+        for row in context.rows
     ])  # fmt: skip
 
 
@@ -165,20 +165,20 @@ def tasks_table(run: RunRecord) -> Table | None:
         return None
     body = []
     for task in tasks:
-        told = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
-        totals = {a.total for a, _ in told if a}
+        each = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
+        totals = {a.total for a, _ in each if a}
         n = f"{totals.pop():,}" if len(totals) == 1 else DASH
-        body.append([task, n, *(share(a and asdict(a) | {"interval": a.interval}, v, n == DASH) for a, v in told)])
+        body.append([task, n, *(share(a and asdict(a) | {"interval": a.interval}, v, n == DASH) for a, v in each)])
     if all(row[1] == DASH for row in body):
         body = [[task, *cells] for task, _, *cells in body]
         return Table(["task", *(m.name for m in rows)], body)
     return Table(["task", "n", *(m.name for m in rows)], body)
 
 
-def share(answers: Mapping[str, Any] | None, told: float | None, counted: bool) -> str:
+def share(answers: Mapping[str, Any] | None, known: float | None, counted: bool) -> str:
     """A share of right answers with its interval of 95%, where it is known of how many; `counted`: and say so."""
     if answers is None:
-        return percent(told, 1)
+        return percent(known, 1)
     low, high = answers["interval"]
     of = f" of {answers['total']:,}" if counted else ""
     return f"{answers['correct'] / answers['total']:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
@@ -197,9 +197,11 @@ def projection_table(run: RunRecord) -> Table | None:
 
 
 def time_table(run: RunRecord) -> Table | None:
-    told = run.results.seconds if run.results else {}
-    if told and run.results:
-        return Table(["phase", "time"], [[k, seconds(v)] for k, v in [*told.items(), ("all", run.results.spent or 0)]])
+    spent = run.results.seconds if run.results else {}
+    if spent and run.results:
+        return Table(
+            ["phase", "time"], [[k, seconds(v)] for k, v in [*spent.items(), ("all", run.results.spent or 0)]]
+        )
     rows = []
     for phase in run.phases:
         spent = phase.series("seconds")[1]
@@ -210,18 +212,18 @@ def time_table(run: RunRecord) -> Table | None:
 
 def targets_tables(run: RunRecord) -> list[Table]:
     """What the run was held against: what was measured and asked, and whether that is met; others as they are."""
-    told = run.results.targets if run.results else {}
+    targets = run.results.targets if run.results else {}
     rows, others = [], {}
-    for name, target in list(told.items())[:MOST_ROWS]:
+    for name, target in list(targets.items())[:MOST_ROWS]:
         fields = target if isinstance(target, Mapping) else {}
-        found, least, most = (number(fields.get(k)) for k in ("found", "at_least", "at_most"))
+        measured, least, most = (number(fields.get(k)) for k in ("found", "at_least", "at_most"))
         asked = least if least is not None else most
-        if found is None or asked is None:
+        if measured is None or asked is None:
             others[name] = target
             continue
-        met = found >= asked if least is not None else found <= asked
+        met = measured >= asked if least is not None else measured <= asked
         unit = str(fields.get("unit", ""))[:20]
-        rows.append([name, f"{found:+.3f} {unit}", f"at {'least' if least is not None else 'most'} {asked:g}",
+        rows.append([name, f"{measured:+.3f} {unit}", f"at {'least' if least is not None else 'most'} {asked:g}",
                      "yes" if met else "no"])  # fmt: skip
     tables = [Table(["target", "found", "asked", "met"], rows) if rows else None, facts_table(others)]
     return [table for table in tables if table is not None]
@@ -253,6 +255,6 @@ def _text(value: Any, levels: int = DEEPEST) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         more = ["…"] * (len(value) > MOST_ENTRIES)
-        told = (_text(v, levels - 1) if levels else "…" for v in value[:MOST_ENTRIES])
-        return ", ".join([*told, *more]) or DASH
+        parts = (_text(v, levels - 1) if levels else "…" for v in value[:MOST_ENTRIES])
+        return ", ".join([*parts, *more]) or DASH
     return (value if isinstance(value, str) else shown(value)) if value != {} else DASH

@@ -46,7 +46,7 @@ class MemberResult:
         name: Of the member; the parent is the first.
         loss: Held-out nats per token after training; perplexity is its exponential.
         accuracy: Share of problems answered correctly; accuracy_by_task: the same by task.
-        answers: What that share is of, where it was told; answers_by_task: the same by task.
+        answers: What that share is of, where it is known; answers_by_task: the same by task.
         untrained_loss: Of the same shape cut from the sorted parent before training; unsorted_loss: from the parent
             as it was stored.
         recovered: Share of the gap between the untrained cut and the parent that training closed; None where
@@ -105,7 +105,7 @@ class Results:
 
     Attributes:
         members: The parent first, then from the largest.
-        seconds: Phase -> wall time; total: of the whole run, as it told it.
+        seconds: Phase -> wall time; total: of the whole run, as it says.
         bigram_loss: Held-out nats per token of a bigram model of the same tokens.
         parent_start, parent_end: Held-out loss of the parent around its training.
         targets: What the run was held against, JSON values.
@@ -156,8 +156,8 @@ class Results:
             raise ElasticError(f"{where}: members is not a list")
         few(rows, f"{where}: members")
         members = [_member(row, f"{where}: members[{i}]") for i, row in enumerate(rows)]
-        told = _mapping(data, "seconds", where)
-        seconds = {k: float(v) for k, v in told.items() if _number(v, where) is not None}
+        times = _mapping(data, "seconds", where)
+        seconds = {k: float(v) for k, v in times.items() if _number(v, where) is not None}
         return cls(
             members=tuple(_judged(m, members[0].loss) for m in members),
             total=seconds.pop("total", None),

@@ -72,8 +72,8 @@ class Phase:
 
     def keys(self, prefix: str) -> list[str]:
         """Names behind a prefix such as "cost_", in the order of their first appearance."""
-        found = dict.fromkeys(k[len(prefix) :] for line in self.steps for k in line if k.startswith(prefix))
-        return list(found)[:MOST_NAMES]
+        names = dict.fromkeys(k[len(prefix) :] for line in self.steps for k in line if k.startswith(prefix))
+        return list(names)[:MOST_NAMES]
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class RunRecord:
     @property
     def names(self) -> list[str]:
         """Whatever has final figures or a shape: the parent as it was, then members from the largest."""
-        told = [m.name for m in self.results.members] if self.results else []
+        measured_names = [m.name for m in self.results.members] if self.results else []
         if self.family:
-            return [*(n for n in told[:1] if self.before and n not in self.family.names), *self.family.names]
+            return [*(n for n in measured_names[:1] if self.before and n not in self.family.names), *self.family.names]
         measured = [n for p in self.phases for line in p.heldout for n in line["losses"] if p.name != "parent"]
-        return told or list(dict.fromkeys([*self.subnets, *measured]))[:MOST_NAMES]
+        return measured_names or list(dict.fromkeys([*self.subnets, *measured]))[:MOST_NAMES]
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -241,8 +241,8 @@ def _try(run: RunRecord, path: Path, read: Callable[[Path], T], needs: str = "")
     try:
         return read(path)
     except ElasticError as exc:
-        told = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
-        run.notes.append(f"left out: {told}".replace(f"{run.path}/", ""))
+        line = str(exc) if str(path) in str(exc) else f"{path}: {exc}"
+        run.notes.append(f"left out: {line}".replace(f"{run.path}/", ""))
         return None
 
 
@@ -258,15 +258,15 @@ def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
         }
         return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
 
-    found = _try(run, folder / "shapes.json", read)
+    first = _try(run, folder / "shapes.json", read)
     frozen = _try(run, folder / "members.json", read)
     report = frozen[1] if frozen else {}
     step = number(report.get("step"))
     return ShapeHistory(
-        found=found[0] if found else {},
+        found=first[0] if first else {},
         raw=frozen[2] if frozen else {},
         frozen=frozen[0] if frozen else {},
-        source=str(found[1].get("source", "search"))[:40] if found else "search",
+        source=str(first[1].get("source", "search"))[:40] if first else "search",
         step=None if step is None else int(step),
         projection=_projection(report),
     )
@@ -274,8 +274,8 @@ def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
 
 def _projection(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What a router's choices were projected to, by budget; a few at most."""
-    told = report.get("projection")
-    known = [(n, p) for n, p in told.items() if isinstance(p, dict)] if isinstance(told, dict) else []
+    projections = report.get("projection")
+    known = [(n, p) for n, p in projections.items() if isinstance(p, dict)] if isinstance(projections, dict) else []
     return dict(known[:MOST_NAMES])
 
 
