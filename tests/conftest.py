@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from nemo_elastic.io.apart import end_apart
+from tests.workers import SHARED
 
 # how long an example takes is up to what else the machine does
 settings.register_profile("suite", deadline=None)
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if RUN not in os.environ:  # not a worker of pytest-xdist's
         os.environ[RUN] = run = f"{os.getpid()}-{os.urandom(8).hex()}"
         config.add_cleanup(lambda: end_all(run))
+        os.environ[SHARED] = shared = tempfile.mkdtemp(prefix="nemo-elastic-shared-")
+        config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's own order is by number of cases
         config.option.loadscopereorder = False
     if hasattr(os, "pidfd_open") and find_spec("nemo") is not None and "NEMO_ELASTIC_WARM" not in os.environ:

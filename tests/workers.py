@@ -7,15 +7,20 @@ Such processes are forks of one that has NeMo imported: see `tests/warm/sitecust
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 WARM = ROOT / "tests" / "warm"
+#: a variable that names the folder for what the processes of a run of the tests share
+SHARED = "NEMO_ELASTIC_TEST_SHARED"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -36,6 +41,25 @@ def work(module: str, *args: object, timeout: float = 1800) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def copy_of(key: str, make: Callable[[Path], object], place: Path, *names: str) -> None:
+    """Put what `make` leaves in an empty folder into `place`, all of it or what is named.
+
+    The processes of one run of the tests make it once, the others wait; outside of such a run it is made in `place`.
+    """
+    if SHARED not in os.environ:
+        make(place)
+        return
+    made = Path(os.environ[SHARED]) / key
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not Path(f"{made}.done").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            make(made)
+            Path(f"{made}.done").touch()
+    for name in names or os.listdir(made):
+        shutil.copytree(made / name, place / name, symlinks=True)
 
 
 def parts(request: pytest.FixtureRequest) -> list[str]:

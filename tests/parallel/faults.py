@@ -363,7 +363,7 @@ def main(place: Path, count: int, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     forks.run(place / "roomy" / "log", 1, runs.train, place, place / "roomy", Layout(), STEPS, every=1)
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
         "not finite": lambda place: not_finite(place, parts), "disk": full_disk, "damaged": damaged,

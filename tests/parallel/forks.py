@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
+from tests.workers import copy_of
 
 #: what a rank that did not end in time has as its exit code; the time is no measure of anything: machines are busy
 HANGS, HANG = -99, 1500
@@ -101,6 +102,16 @@ def run(
         bad = next(r for r, code in enumerate(codes) if code)
         raise RuntimeError(f"exit codes {codes} in {folder}; rank {bad} said:\n{ranks.said(bad)[-3000:]}")
     return [ranks.result(rank) for rank in range(world)]
+
+
+def prepare(place: Path, whole: bool = True) -> None:
+    """Put what `runs.prepare` makes into a folder, or its data and parent alone; a run of the tests makes it once."""
+    from tests.parallel import runs
+
+    def make(out: Path) -> None:
+        run(out / "prepare", 1, runs.prepare, out)
+
+    copy_of("prepared", make, place, *(() if whole else ("data", "text", "parent")))
 
 
 def write_without_a_helper() -> None:

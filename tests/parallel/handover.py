@@ -139,9 +139,9 @@ def refused(place: Path) -> str:
 
 def main(place: Path, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks, runs
+    from tests.parallel import forks
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     found: dict[str, Any] = {
         p: measure(place, p, parts) for p in ("float32", "bf16") if any(part.startswith(p) for part in parts)
     }

@@ -84,9 +84,9 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
 
 def main(place: Path) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks, runs
+    from tests.parallel import forks
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     found = {}
     for name, half in (("single", False), ("half", True)):
         (found[name],) = forks.run(place / name / "log", 1, precision, place, place / name, half)

@@ -71,7 +71,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     """What layouts leave in `NAME/elastic` and `NAME/ranked`; what is said and lost besides."""
     from tests.parallel import forks, runs
 
-    forks.run(place / "prepare", 1, runs.prepare_parent, place)
+    forks.prepare(place, whole=False)
 
     def run(name: str, layout: Layout, function: Any, *args: Any, **more: Any) -> tuple[list[int], list[str]]:
         ranks = forks.start(place / name / "log", layout.world, function, place, place / name, layout, *args, **more)

@@ -147,7 +147,7 @@ def main(place: Path, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
-    forks.run(place / "prepare", 1, runs.prepare_parent, place)
+    forks.prepare(place, whole=False)
     for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
         out = place / "rank" / layout.name
         forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)

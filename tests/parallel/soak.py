@@ -74,12 +74,12 @@ def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
 def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     """Cycles until the time is over; one that has begun ends."""
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks, runs
+    from tests.parallel import forks
     from tests.parallel.compare import digests
 
     counts: Counter[str] = Counter()
     draw = random.Random(seed)
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     began = time.monotonic()
     forks.run(place / "quiet" / "log", 1, whole, place, place / "quiet", Layout(), seconds=600)
     took = time.monotonic() - began

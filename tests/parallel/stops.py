@@ -118,7 +118,7 @@ def main(place: Path, *parts: str) -> None:
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
-    forks.run(place / "prepare", 1, runs.prepare_parent, place)
+    forks.prepare(place, whole=False)
     forks.run(place / "rank", 1, runs.rank, place, place / "rank", SOFT, runs.ranked(place, SOFT), router=ROUTER)
     found: dict[str, Any] = {}
     whole, row, killed = place / "whole", place / "row", place / "killed"

@@ -171,7 +171,7 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
     from tests.parallel import forks, runs, stages
 
     found: dict[str, dict[str, Any]] = {}
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     for layout in [one for one in EVERY if not only or one.name in only]:
         try:
             found[layout.name] = row(place, layout)

@@ -73,9 +73,9 @@ def left(out: Path) -> dict[str, Any]:
 
 def main(place: Path, *names: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks, runs
+    from tests.parallel import forks
 
-    forks.run(place / "prepare", 1, runs.prepare, place)
+    forks.prepare(place)
     found: dict[str, Any] = {}
     for layout in [one for one in LAYOUTS if one.name in names]:
         for of in (layout, layout.alone):
