@@ -14,6 +14,7 @@ import torch
 
 from nemo_elastic.ranking import Ranking, sort
 from tests.parallel.rankings import KILLED, LAYOUTS, ONE
+from tests.parallel.runs import BLOCK, LENGTH, SHAPE
 from tests.workers import part, parts, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
@@ -78,6 +79,15 @@ def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, found: dict[st
         assert torch.equal(after[name], value), name
         if value.dim() == 2:
             assert not torch.equal(after[name], before[name]), name
+
+
+def test_only_the_drops_of_the_smallest_depth_are_measured(place: Path) -> None:
+    found = ranking(place, ONE.name)
+    layers, depths, head_dims = SHAPE["num_layers"], BLOCK["axes"]["depth"], BLOCK["axes"]["mamba_head_dim"]
+    assert found.options.depth_exact == layers - min(depths) == 2
+    assert found.options.head_channels == min(head_dims) < SHAPE["mamba_head_dim"]
+    assert sorted(found.depth) == list(range(layers)) and None not in found.depth_scores
+    assert found.provenance == {"samples": 8, "tokens": 8 * LENGTH, "sequences": 8, "length": LENGTH}
 
 
 @pytest.mark.long
