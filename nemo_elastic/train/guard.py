@@ -54,14 +54,14 @@ class Guard:
             self.in_a_row = 0
             return
         nonfinite = self.family.config.nonfinite
-        told = f"training: step {self.host.step}: {self._trace(named)}"
+        line = f"training: step {self.host.step}: {self._trace(named)}"
         if nonfinite.action == "stop":
-            raise ElasticError(f"{told}; stopped before a weight was changed (elastic.nonfinite.action: stop)")
+            raise ElasticError(f"{line}; stopped before a weight was changed (elastic.nonfinite.action: stop)")
         self.in_a_row += 1
         if self.in_a_row >= nonfinite.limit:
-            raise ElasticError(f"{told}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
+            raise ElasticError(f"{line}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
         if self.host.first:
-            print(f"  {told}; this step is left out (elastic.nonfinite.action: skip)", flush=True)
+            print(f"  {line}; this step is left out (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
         """An optimizer's step that leaves weights and moments as they are where `look` found one to skip.
@@ -84,12 +84,12 @@ class Guard:
 
     def _trace(self, named: Sequence[Named]) -> str:
         """What is not finite, in words: the same on every rank, of the rank that knows best."""
-        told = self.host.gather(self._trace_here(named))
-        found = [(how, at, rank, text) for rank, (how, at, text) in enumerate(told) if text]
-        if not found:
+        traces = self.host.gather(self._trace_here(named))
+        traced = [(how, at, rank, text) for rank, (how, at, text) in enumerate(traces) if text]
+        if not traced:
             return "something is not finite"
-        *_, rank, text = min(found)
-        return text if len(told) == 1 else f"{text} (rank {rank})"
+        *_, rank, text = min(traced)
+        return text if len(traces) == 1 else f"{text} (rank {rank})"
 
     def _trace_here(self, named: Sequence[Named]) -> tuple[int, int, str | None]:
         """How much this rank can say, from WEIGHT to GRADIENT; where that lies, the likeliest first; and that."""
@@ -107,9 +107,9 @@ class Guard:
                 return LOSS, 0, f"{budget}: its loss is {float(ran.loss)}{'' if in_parts else ', no layer shows why'}"
         # gradients run from the output, on the last pipeline rank, to the first: the last that is not finite began it
         bad = [n for n, p in named if not torch.isfinite(host.gradient(p)).all()]
-        drawn = ", ".join(dict.fromkeys(names[ran.budget] for ran in self.family.ran))
-        told = f"budgets {drawn}: the gradient of {host.whole_name(bad[-1])} is not finite" if bad else None
-        return GRADIENT, -(host.pipeline_rank or 0), told
+        sampled = ", ".join(dict.fromkeys(names[ran.budget] for ran in self.family.ran))
+        text = f"budgets {sampled}: the gradient of {host.whole_name(bad[-1])} is not finite" if bad else None
+        return GRADIENT, -(host.pipeline_rank or 0), text
 
     @torch.no_grad()
     def _first_layers(self) -> list[tuple[int, str] | None]:
@@ -121,14 +121,14 @@ class Guard:
 
 def first_layer(host: Host, kinds: Sequence[str], ran: Ran) -> tuple[int, str] | None:
     """Run forward again: the first layer whose output is not finite, by number and in words; None where all are."""
-    found: list[tuple[int, str]] = []
+    wrong: list[tuple[int, str]] = []
 
     def watch(site: str, index: int, x_bsd: torch.Tensor) -> None:
         # what enters a layer is what the one before it gave, so only the first input can be news
-        if site in ("layer_in", "layer_out") and not found and not torch.isfinite(x_bsd).all():
-            found.append((-1, "the embedding") if site == "layer_in" else (index, f"layer {index} ({kinds[index]})"))
+        if site in ("layer_in", "layer_out") and not wrong and not torch.isfinite(x_bsd).all():
+            wrong.append((-1, "the embedding") if site == "layer_in" else (index, f"layer {index} ({kinds[index]})"))
 
     last = host.watched(ran.tokens_bs, ran.choice, watch)
-    if not found and not torch.isfinite(last).all():
-        found.append((len(kinds), "the final norm"))
-    return found[0] if found else None
+    if not wrong and not torch.isfinite(last).all():
+        wrong.append((len(kinds), "the final norm"))
+    return wrong[0] if wrong else None
