@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import nemo_run as run
 
+    from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
     from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, Executors
 
 NAME = "nemotron_elastic_tiny"
@@ -67,35 +68,42 @@ def parent_recipe(data: str, dir: str, steps: int = PARENT_STEPS) -> run.Partial
     return _recipe("parent", data, dir, steps=steps, seq_length=256, batch=8, micro_batch=4, tensor=1)
 
 
+def run_of(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> CurriculumRun:
+    """The run whose jobs the others are."""
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+
+    return CurriculumRun(parent, [data], dir, ElasticConfig.load(BLOCK), curriculum=plan or curriculum())
+
+
 def rank_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
     """The ranking: every process holds the parent whole and looks at its half of the samples."""
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
-    stage = (plan or curriculum()).stage1
+    own = run_of(parent, data, dir, plan)
+    stage = own.stage("rank")
     batch = stage.global_batch_size
     recipe = _recipe(
         "rank", data, dir, steps=stage.max_steps, seq_length=stage.seq_length, batch=batch,
         micro_batch=batch // RANKS, tensor=1,
     )  # fmt: skip
-    return parts.rank_recipe(recipe, ElasticConfig.load(BLOCK), parent=parent, dir=dir)
+    return parts.rank_recipe(recipe, own)
 
 
 def _stage_recipe(number: int, parent: str, data: str, dir: str, plan: Curriculum | None) -> run.Partial:
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum.jobs import stage_recipe
 
-    plan = plan or curriculum()
-    stage = plan.stage(number)
+    own, job = run_of(parent, data, dir, plan), f"stage{number}"
+    stage, plan = own.stage(job), own.curriculum
     recipe = _recipe(
-        f"stage{number}", data, dir, steps=stage.max_steps, seq_length=stage.seq_length,
+        job, data, dir, steps=stage.max_steps, seq_length=stage.seq_length,
         batch=stage.global_batch_size, micro_batch=stage.micro_batch_size, tensor=RANKS,
         split="train" if number == 1 else "train_long", lr=plan.lr, warmup=plan.warmup_steps,
     )  # fmt: skip
     if number == 2:
         config = recipe.model.config
         config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
-    return stage_recipe(recipe, ElasticConfig.load(BLOCK), plan, number, parent=parent, dir=dir)
+    return stage_recipe(recipe, own, job)
 
 
 def stage1_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
@@ -110,10 +118,9 @@ def stage2_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = No
 
 def slice_step(dir: str, plan: Curriculum | None = None) -> run.Partial:
     """Cuts every member out."""
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
-    return parts.slice_step(plan or curriculum(), ElasticConfig.load(BLOCK), dir=dir)
+    return parts.slice_step(run_of("", "", dir, plan))
 
 
 def family_experiment(

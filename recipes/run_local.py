@@ -84,10 +84,11 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
 def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: int) -> None:
     """Submit the recipe's jobs in small, see `nemo-elastic rehearse`."""
     from nemo_elastic.rehearsal.run import rehearsal_of
-    from nemo_elastic.rehearsal.short import Machines, Short
+    from nemo_elastic.rehearsal.short import Short
 
     short = Short(ranks=args.rehearse, cuda=True)
-    rehearsal = rehearsal_of(family, args.dir, short, Machines(num_nodes, args.devices, args.gpu))
+    machines = {"nodes": num_nodes, "devices": args.devices, "gpu": args.gpu}
+    rehearsal = rehearsal_of(family, args.dir, short, **machines)
     rehearsal.submit(executors, f"{family.name}-rehearsal", dryrun=args.dryrun)
 
 

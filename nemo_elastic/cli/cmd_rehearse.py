@@ -55,12 +55,14 @@ def command(
     from nemo_elastic.hosts.common.experiment import local_executor
     from nemo_elastic.rehearsal.report import print_changes, print_report
     from nemo_elastic.rehearsal.run import rehearsal_of, run_by
-    from nemo_elastic.rehearsal.short import Machines, Short
+    from nemo_elastic.rehearsal.short import Short
 
     screen = Console(highlight=False, markup=False)
     # a file or a pipe has no width of its own: tables must not be cut there
     console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
-    rehearsal = rehearsal_of(family, str(folder), Short(ranks=ranks, steps=steps), Machines(nodes, devices, gpu))
+    rehearsal = rehearsal_of(
+        family, str(folder), Short(ranks=ranks, steps=steps), nodes=nodes, devices=devices, gpu=gpu
+    )
     if not json:
         print_changes(rehearsal.built.changed, console)
     with filled_dir(folder, kind, force):

@@ -1,21 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a rehearsal changes: found by comparing its jobs with the recipe's own, allowed only where that is declared.
+"""What a rehearsal changes: settings of its jobs that the recipe's own have otherwise, and for which replacement.
 
-A setting that a recipe gains, and that its rehearsal loses, is therefore an error and no silence.
+Both sets of jobs are built by the same code, from runs that differ in what `short.rehearsed` replaces.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.common.experiment import Job
 
-#: why -> settings that a rehearsal may change for it, as patterns of dotted names behind the job's
-Declared = Mapping[str, tuple[str, ...]]
+#: settings of jobs, by the job's name and theirs
+Settings = Mapping[str, Mapping[str, Any]]
+#: why a callback is there that watches
+WATCHED = "what it writes down"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Change:
     Attributes:
         name: the job's name, and the setting's behind a colon.
         before, after: as the recipe has it, and its rehearsal; None where absent.
-        why: key of what is declared.
+        why: it was replaced.
     """
 
     name: str
@@ -37,40 +38,39 @@ class Change:
         return {"name": self.name, "before": self.before, "after": self.after, "why": self.why}
 
 
-def changes(
-    recipe: Mapping[str, Mapping[str, Any]], rehearsal: Mapping[str, Mapping[str, Any]], declared: Declared
-) -> list[Change]:
+@dataclass(frozen=True)
+class Built:
+    """A rehearsal's jobs as its host has built them.
+
+    Attributes:
+        jobs: what runs, by name, in order.
+        steps: optimizer steps that each is to reach.
+        changed: what differs from the recipe's own jobs.
+    """
+
+    jobs: Mapping[str, Job]
+    steps: Mapping[str, int]
+    changed: Sequence[Change]
+
+
+def changes(recipe: Settings, replaced: Mapping[str, Settings]) -> list[Change]:
     """Every setting of the recipe's jobs that the jobs of its rehearsal have otherwise.
 
     Args:
-        recipe: settings of the recipe's jobs, by the job's name and theirs, as it builds them.
-        rehearsal: those of the rehearsal; jobs that the recipe has not are passed over.
-        declared: of the host: what may be changed.
-
-    Raises:
-        ElasticError: a setting that is not declared, or a job that is not rehearsed.
+        recipe: the recipe's own.
+        replaced: why -> those after this replacement, in order; the last are the rehearsal's.
     """
-    found, other = [], []
-    for job, before in recipe.items():
-        if job not in rehearsal:
-            raise ElasticError(f"rehearsal: the recipe's job {job} is not in it")
-        after = rehearsal[job]
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) == after.get(name):
-                continue
-            why = reason(name, declared)
-            found.append(Change(f"{job}: {name}", before.get(name), after.get(name), why or ""))
-            if why is None:
-                other.append(found[-1])
-    if other:
-        told = "; ".join(f"{c.name} is {c.after!r}, in the recipe {c.before!r}" for c in other[:5])
-        raise ElasticError(f"rehearsal: changes what it does not declare: {told}")
-    return found
-
-
-def reason(name: str, declared: Declared) -> str | None:
-    """Why a setting may be changed, or None where it may not."""
-    for why, patterns in declared.items():
-        if any(re.fullmatch(pattern, name) for pattern in patterns):
-            return why
-    return None
+    out: list[Change] = []
+    for job, first in recipe.items():
+        whys: dict[str, str] = {}
+        before: Mapping[str, Any] = first
+        for why, settings in replaced.items():
+            after = settings[job]
+            whys |= {name: why for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+            before = after
+        out += [
+            Change(f"{job}: {name}", first.get(name), before.get(name), whys[name])
+            for name in sorted(whys)
+            if first.get(name) != before.get(name)
+        ]
+    return out

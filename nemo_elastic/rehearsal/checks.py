@@ -20,8 +20,8 @@ from nemo_elastic.formats.megatron.stored import Stored, differing
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.plan.curriculum import Curriculum
 
-from .places import FROM, START, watch_dir
 from .report import Finding
+from .short import FROM, START, watch_dir
 from .transformers import lose_in_transformers
 
 #: of tensors of a model

@@ -16,20 +16,20 @@ from typing import Any
 import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.experiment import Executors, Job, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.curriculum import Curriculum
 
-from .built import Built
-from .changes import Change
+from .changes import Built, Change
 from .checks import Place, checks
-from .places import data_dir, make_data
 from .report import REPORT, RehearsalReport
 from .report import Job as ToldJob
-from .short import CUT_SHORT, Machines, Short
+from .short import CUT_SHORT, Short, data_dir, make_data, rehearsed
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,27 @@ class Rehearsal:
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
-        built: what runs, and what differs from the recipe's own jobs.
+        own: the run of its jobs, a `replace` of the recipe's.
+        built: its jobs, and what differs in them from the recipe's own.
     """
 
     family: PlannedFamily
     dir: str
     short: Short
+    own: CurriculumRun
     built: Built
+
+    @property
+    def parent(self) -> Parent:
+        """The narrow parent."""
+        assert self.own.shape is not None
+        return self.own.shape
 
     def told_jobs(self) -> list[ToldJob]:
         """The jobs in words."""
-        small, ranks = self.built.small, self.short.ranks
-        first, second = (str(layout) for layout in small.layouts)
-        alike = f"DP{ranks} EP{ranking_experts(small.parent, ranks)}" if small.parent.has(EXPERTS) else f"DP{ranks}"
+        parent, ranks = self.parent, self.short.ranks
+        first, second = (str(layout) for layout in self.own.layouts)
+        alike = f"DP{ranks} EP{ranking_experts(parent, ranks)}" if parent.has(EXPERTS) else f"DP{ranks}"
         layouts = {"parent": alike, "rank": alike, CUT_SHORT: first, "stage1": first, "stage2": second}
         steps = {**self.built.steps, "rank": 0}
         return [ToldJob(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
@@ -62,8 +70,8 @@ class Rehearsal:
         return {
             "recipe": self.family.name,
             "host": self.family.host,
-            "block": self.built.small.config.to_dict(),
-            "curriculum": asdict(self.built.small.curriculum),
+            "block": self.own.block.to_dict(),
+            "curriculum": asdict(self.own.curriculum),
             "changed": [change.to_json() for change in self.built.changed],
             "jobs": [asdict(job) for job in self.told_jobs()],
         }
@@ -77,7 +85,7 @@ class Rehearsal:
         """
         seconds: dict[str, float] = {}
         failed = None
-        make_data(data_dir(self.dir), self.built.small.parent.vocab)
+        make_data(data_dir(self.dir), self.parent.vocab)
         for name, job in self.built.jobs.items():
             began = time.monotonic()
             tell(f"{name} …")
@@ -97,33 +105,37 @@ class Rehearsal:
         Args:
             executors, name, dryrun: see `hosts.common.experiment.run_jobs`.
         """
-        data = Job(run.Partial(make_data, out=data_dir(self.dir), vocab=self.built.small.parent.vocab))
+        data = Job(run.Partial(make_data, out=data_dir(self.dir), vocab=self.parent.vocab))
         check = Job(run.Partial(look, dir=self.dir, plan=self.plan()))
         run_jobs(name, {"data": data, **self.built.jobs, "check": check}, executors, dryrun=dryrun)
 
 
-def rehearsal_of(
-    family: PlannedFamily, dir: str, short: Short | None = None, machines: Machines | None = None
-) -> Rehearsal:
+#: stands for a parent, data and a folder that only the real run has
+THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family")
+
+
+def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **machines: Any) -> Rehearsal:
     """The rehearsal of a recipe, on the recipe's own host.
 
     Args:
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
-        machines: of the real run: its layouts are rehearsed.
+        machines: fields of the real run, by which its layouts are planned: nodes, devices, gpu, curriculum.
 
     Raises:
-        ElasticError: as the recipe itself; the rehearsal changes something that it does not declare.
+        ElasticError: as the recipe itself.
     """
-    build: Callable[..., Built]
     if family.host == "bridge":
-        from .bridge.jobs import build
+        from .bridge.jobs import build, parent_of
     else:
-        from .nemo.jobs import build
+        from .nemo.jobs import build, parent_of
     short = short or Short()
     with quiet():
-        return Rehearsal(family, dir, short, build(family, dir, short, machines or Machines()))
+        real = family.planned(family.run_of(*THERE, **machines))
+        replaced = rehearsed(family, real, short, dir, parent_of(dir))
+        built = build(family, real, replaced, short)  # pyright: ignore[reportArgumentType]
+        return Rehearsal(family, dir, short, [*replaced.values()][-1], built)
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:
@@ -161,9 +173,9 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     curriculum = Curriculum.from_dict(plan["curriculum"])
     place: type[Place]
     if plan["host"] == "bridge":
-        from .bridge.place import BridgePlace as place
+        from .bridge.jobs import BridgePlace as place
     else:
-        from .nemo.place import NemoPlace as place
+        from .nemo.jobs import NemoPlace as place
     found = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
     jobs = [replace(ToldJob(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)

@@ -1,22 +1,24 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much a rehearsal trains, and how its layouts, curriculum and block follow from a recipe's, on any host."""
+"""How much a rehearsal trains, and how its run follows from a recipe's, on any host: one `replace` after another."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.family import Parent
-from nemo_elastic.hosts.common.planned import NODES, PlannedFamily
+from nemo_elastic.data.build import build_data
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.values import integer
-from nemo_elastic.plan import Layout, preset
-from nemo_elastic.plan.curriculum import PAPER, Curriculum
-from nemo_elastic.plan.machine import NODE
+from nemo_elastic.plan import Layout
+from nemo_elastic.plan.curriculum import Curriculum, Stage
 
 from .small import ON_CPU, ON_GPU, narrow
 
@@ -25,22 +27,10 @@ from .small import ON_CPU, ON_GPU, narrow
 PARENT_STEPS, PARENT_BATCH, PARENT_LR = 40, 16, 3e-3
 #: the first start of stage 1, which ends without a word
 CUT_SHORT = "stage1-killed"
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Of the real run.
-
-    Attributes:
-        nodes, devices: its nodes, and GPUs of each.
-        gpu: their kind.
-        curriculum: lengths, batches, steps and rates of both stages.
-    """
-
-    nodes: int = NODES
-    devices: int = NODE
-    gpu: str = "h100"
-    curriculum: Curriculum = PAPER
+#: files of a watched start: the state it began with, and the checkpoint that it was to begin with
+START, FROM = "start", "from"
+#: sequences on which members and their cuts are compared
+SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -109,37 +99,47 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
     )
 
 
-@dataclass(frozen=True)
-class Small:
-    """A family as it is rehearsed: a narrow parent, on a few ranks.
+def rehearsed(
+    family: PlannedFamily, run: CurriculumRun, short: Short, dir: str, parent: str
+) -> dict[str, CurriculumRun]:
+    """A recipe's run on its way to that of its rehearsal: why it is changed -> what it is from there on.
 
-    Attributes:
-        layouts: of both stages, in proportion.
-        parent: the narrow parent.
-        config: the block for it.
-        curriculum: the short one.
+    Nothing else differs between a recipe's jobs and those of its rehearsal: the same code builds the recipe's run and
+    the last of these.
+
+    Args:
+        family: the recipe's.
+        run: the real one.
+        short: how much is trained.
+        dir: folder of the rehearsal.
+        parent: what its own parent's training leaves.
+
+    Raises:
+        ElasticError: as the recipe itself: no layout fits.
     """
+    run = family.planned(run)
+    layouts = tuple(halved(run.layouts, short.ranks))
+    shape, block = narrow(run.shape or family.parent, run.block, ON_GPU if short.cuda else ON_CPU)
+    batches, text = short.validation_batches, text_of(dir)
+    out: dict[str, CurriculumRun] = {}
 
-    layouts: tuple[Layout, ...]
-    parent: Parent
-    config: ElasticConfig
-    curriculum: Curriculum
+    def change(why: str, **fields: Any) -> None:
+        nonlocal run
+        out[why] = run = replace(run, **fields)
 
-    @classmethod
-    def of(cls, family: PlannedFamily, short: Short, machines: Machines) -> Small:
-        """The rehearsal of a family on these machines.
-
-        Raises:
-            ElasticError: as the recipe itself: no layout fits.
-        """
-        gpus, whole = machines.nodes * machines.devices, machines.curriculum
-        planned = [family.layout(number, whole, gpus, machines.gpu, machines.devices) for number in (1, 2)]
-        layouts = tuple(halved(planned, short.ranks))
-        parent, block = narrow(preset(family.shape), family.config, ON_GPU if short.cuda else ON_CPU)
-        return cls(layouts, parent, _block(block, short), _curriculum(whole, layouts, short))
+    change("a CPU's kernels", cuda=short.cuda)
+    # a rank has its share of two cores, and these sequences are short
+    change("number of ranks", nodes=1, devices=short.ranks, layouts=layouts, workers=0)
+    change("widths and vocabulary", shape=shape, block=block, tokenizer=f"{data_dir(dir)}/tokenizer")
+    for why, plan in _shorter(run.curriculum, layouts, short).items():
+        change(why, curriculum=plan)
+    change("samples", block=_fewer_samples(block, short))
+    change("intervals", save_every=max(1, short.steps // 3), validations=short.validations, validation_batches=batches)
+    change("paths", parent=parent, data=text, long_data=text_of(dir, "train_long"), dir=dir)
+    return out
 
 
-def _block(block: ElasticConfig, short: Short) -> ElasticConfig:
+def _fewer_samples(block: ElasticConfig, short: Short) -> ElasticConfig:
     importance = replace(block.importance, samples=short.samples, depth_samples=short.depth_samples)
     search = block.search and replace(
         block.search, candidates=short.candidates, tokens=short.depth_samples * short.seq_length
@@ -147,18 +147,50 @@ def _block(block: ElasticConfig, short: Short) -> ElasticConfig:
     return replace(block, importance=importance, search=search)
 
 
-def _curriculum(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> Curriculum:
-    """Both stages in the proportions of a recipe's, on a few ranks."""
-    steps, length = short.steps / whole.stage1.max_steps, whole.stage1.seq_length
-    stages = [
-        replace(
-            stage,
-            seq_length=stage.seq_length * short.seq_length // length,
-            micro_batch_size=1,
-            global_batch_size=layout.data * count,
-            max_steps=max(3, round(stage.max_steps * steps)),
-        )
-        for stage, layout, count in zip((whole.stage1, whole.stage2), layouts, short.micro_batches, strict=True)
-    ]
-    return replace(whole, stage1=stages[0], stage2=stages[1],
-                   warmup_steps=max(1, round(whole.warmup_steps * steps)))  # fmt: skip
+def _shorter(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> dict[str, Curriculum]:
+    """Both stages in the proportions of a recipe's, on a few ranks: first their lengths, then batches, then steps."""
+    share, length = short.steps / whole.stage1.max_steps, whole.stage1.seq_length
+    counts = [layout.data * count for layout, count in zip(layouts, short.micro_batches, strict=True)]
+
+    def stages(plan: Curriculum, *fields: dict[str, int], **more: Any) -> Curriculum:
+        first, second = (replace(stage, **own) for stage, own in zip((plan.stage1, plan.stage2), fields, strict=True))
+        return replace(plan, stage1=first, stage2=second, **more)
+
+    both = (whole.stage1, whole.stage2)
+    lengths = stages(whole, *({"seq_length": one.seq_length * short.seq_length // length} for one in both))
+    batches = stages(lengths, *({"micro_batch_size": 1, "global_batch_size": count} for count in counts))
+    steps = stages(
+        batches,
+        *({"max_steps": max(3, round(one.max_steps * share))} for one in both),
+        warmup_steps=max(1, round(whole.warmup_steps * share)),
+    )
+    return {"lengths": lengths, "batch": batches, "steps": steps}
+
+
+def parent_run(run: CurriculumRun, short: Short) -> CurriculumRun:
+    """The run whose parent's training is by the host's own recipe of it, which is not elastic."""
+    micro = max(1, PARENT_BATCH // short.ranks)
+    stage = Stage(short.seq_length, PARENT_BATCH, PARENT_STEPS, micro_batch_size=micro)
+    plan = Curriculum(stage, stage, lr=PARENT_LR, warmup_steps=PARENT_STEPS // 10)
+    return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0)
+
+
+def watch_dir(dir: str, job: str) -> str:
+    """Where the starts of a training job are told."""
+    return os.path.join(dir, "watched", job)
+
+
+def data_dir(dir: str) -> str:
+    """Where text and tokenizer are made."""
+    return os.path.join(dir, "data")
+
+
+def text_of(dir: str, split: str = "train") -> dict[str, list[str]]:
+    """The text that a job trains and validates on, as recipes take it."""
+    return {"train": [os.path.join(data_dir(dir), split)], "validation": [os.path.join(data_dir(dir), "val")]}
+
+
+def make_data(out: str, vocab: int) -> None:
+    """Text of Python's standard library, and a tokenizer, unless they are there."""
+    if not os.path.exists(out):
+        build_data(out, vocab=vocab)

@@ -8,16 +8,19 @@ The lines are the page's own. What stands for something else in them is in a tab
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.build import build_data
+from nemo_elastic.hosts.common.recipe_file import load_recipe
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, narrow
 from tests.texts import FEW, library_text
@@ -58,6 +61,23 @@ def paths(folder: Path) -> dict[str, str]:
         "/checkpoints/12b": f"{folder}/parent",
         "/runs/12b": f"{folder}/runs",
     }
+
+
+def only_smaller(before: Mapping[str, Any], after: Mapping[str, Any], recipe: str, *more: str) -> set[str]:
+    """Settings in which a page's lines and those in small differ: a rehearsal changes them, too, or `more` says so.
+
+    Args:
+        before, after: settings of both.
+        recipe: of the same parent, in recipes/.
+        more: patterns of further settings.
+    """
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")
+    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
+    found = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert [name for name in sorted(found - allowed) if not any(re.fullmatch(one, name) for one in more)] == []
+    return found
 
 
 def in_small(text: str, table: Mapping[str, str]) -> str:

@@ -14,25 +14,26 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 
 pytestmark = pytest.mark.nemo
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def test_a_relative_folder_is_refused() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, slice_step
+    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_step
 
     with pytest.raises(ElasticError, match=r"dir: 'runs/12b' .* an absolute path"):
-        slice_step(PAPER, ElasticConfig.load(CONF / "elastic_12b.yaml"), dir="runs/12b")
+        slice_step(CurriculumRun("/parent", [], "runs/12b", ElasticConfig.load(CONF / "elastic_12b.yaml")))
 
 
 def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, slice_step
+    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_step
 
-    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
-    assert slice_step(PAPER, config, dir="/runs/12b").ranking == "/runs/12b/rank/elastic/ranking"
-    given = replace(config, ranking="/rankings/12b")
-    assert slice_step(PAPER, given, dir="/runs/12b").ranking == "/rankings/12b"
+    own = CurriculumRun("/parent", [], "/runs/12b", ElasticConfig.load(CONF / "elastic_12b.yaml"))
+    assert slice_step(own).ranking == "/runs/12b/rank/elastic/ranking"
+    given = replace(own, block=replace(own.block, ranking="/rankings/12b"))
+    assert slice_step(given).ranking == "/rankings/12b"
 
 
 def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A rehearsal runs what the recipe configures: only declared settings differ."""
+"""A rehearsal runs what the recipe configures: what differs is what a `replace` says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.rehearsal.changes import Change, changes
 
 pytestmark = pytest.mark.nemo
 RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
@@ -37,14 +37,34 @@ def tasks(rehearsal: Any) -> dict[str, Any]:
     return {name: job.task for name, job in rehearsal.built.jobs.items()}
 
 
-def test_only_declared_settings_differ(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.nemo.declared import DECLARED
-    from nemo_elastic.rehearsal.nemo.jobs import compared
+def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
+    from nemo_elastic.hosts.nemo.recipe.settings import settings
+    from tests.rehearsal.test_rehearse import WHYS
 
-    found = compared(own(rehearsal.family), tasks(rehearsal))
-    assert found == rehearsal.built.changed
-    assert {change.why for change in found} <= set(DECLARED)
-    assert all(change.before != change.after for change in found)
+    changed = rehearsal.built.changed
+    assert {change.why for change in changed} == WHYS
+    real, small = own(rehearsal.family), tasks(rehearsal)
+    differing = [
+        f"{job}: {name}"
+        for job in real
+        for before, after in [(settings(real[job]), settings(small[job]))]
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    assert [change.name for change in changed] == differing
+
+
+def test_the_last_replacement_of_a_setting_is_its_reason() -> None:
+    recipe = {"stage1": {"a": 1, "b": 1, "c": 1}}
+    replaced = {
+        "first": {"stage1": {"a": 2, "b": 2, "c": 1}},
+        "second": {"stage1": {"a": 3, "b": 1, "d": 4}},
+    }
+    assert changes(recipe, replaced) == [
+        Change("stage1: a", 1, 3, "second"),
+        Change("stage1: c", 1, None, "second"),
+        Change("stage1: d", None, 4, "second"),
+    ]
 
 
 def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
@@ -88,25 +108,16 @@ def test_a_change_of_layout_stays_one(rehearsal: Any) -> None:
     assert max(small) <= 4
 
 
-def test_a_setting_that_the_rehearsal_lost_is_named(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.nemo.jobs import compared
+def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(family: Any, tmp_path: Path) -> None:
+    from nemo_elastic.rehearsal.run import rehearsal_of
 
-    jobs = {name: job.clone() for name, job in tasks(rehearsal).items()}
-    jobs["stage2"].optim.config.adam_eps = 1e-8
-    with pytest.raises(ElasticError, match=r"stage2: optim\.config\.adam_eps is 1e-08, in the recipe 1e-05"):
-        compared(own(rehearsal.family), jobs)
-    del jobs["slice"]
-    with pytest.raises(ElasticError, match="the recipe's job slice is not in it"):
-        compared(own(rehearsal.family), jobs)
+    def stock(**how: Any) -> Any:
+        recipe = family.stock(**how)
+        recipe.trainer.gradient_clip_val = 0.3
+        return recipe
 
-
-def test_a_setting_that_the_recipe_gained_is_named(rehearsal: Any) -> None:
-    from nemo_elastic.rehearsal.nemo.jobs import compared
-
-    real = own(rehearsal.family)
-    real["stage1"].trainer.gradient_clip_val = 0.3
-    with pytest.raises(ElasticError, match=r"stage1: trainer\.gradient_clip_val is None, in the recipe 0\.3"):
-        compared(real, tasks(rehearsal))
+    jobs = tasks(rehearsal_of(replace(family, stock=stock), str(tmp_path)))
+    assert {jobs[name].trainer.gradient_clip_val for name in ("parent", "rank", "stage1", "stage2")} == {0.3}
 
 
 def test_layouts_are_divided_alike() -> None:

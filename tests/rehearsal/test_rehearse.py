@@ -26,6 +26,10 @@ CHECKS = {
     "ranked_loaded", "router_moved", "members_validated", "resumed", "optimizer_loaded", "members_cut",
     "in_transformers",
 }  # fmt: skip
+WHYS = {
+    "a CPU's kernels", "number of ranks", "widths and vocabulary", "lengths", "batch", "steps", "samples", "intervals",
+    "paths", "what it writes down",
+}  # fmt: skip
 JOBS = ["parent", "rank", "stage1-killed", "stage1", "stage2", "slice"]
 
 
@@ -109,13 +113,14 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 def place(folder: Path) -> Any:
     import importlib
 
-    from nemo_elastic.rehearsal.nemo.place import NemoPlace
-    from nemo_elastic.rehearsal.short import Machines, Short, Small
+    from nemo_elastic.rehearsal.nemo.jobs import NemoPlace
+    from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 
     family = importlib.import_module("nemotron_elastic_8b").FAMILY
-    small = Small.of(family, Short(ranks=RANKS, steps=STEPS), Machines())
-    return NemoPlace(folder, small.config, small.curriculum)
+    run = family.run_of("/parent", ["/data"], "/run")
+    own = [*rehearsed(family, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
+    return NemoPlace(folder, own.block, own.curriculum)
 
 
 def put(source: Path, target: Path) -> None:

@@ -11,44 +11,48 @@ DIR/family, DIR/members/NAME   Hugging Face folders
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.data.indexed import check_prefix
 from nemo_elastic.errors import STOPPED, bad
-from nemo_elastic.hosts.common.planned import (
-    NODES,
-    SAVE_EVERY,
-    SPLIT,
-    VALIDATIONS,
-    PlannedFamily,
-    Precision,
-    ranking_experts,
-)
-from nemo_elastic.plan import NODE, Layout, preset
-from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
+from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun, number_of
+from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
+from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, prefixes_of, splits_of
+from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan.curriculum import PAPER, Curriculum
+from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.all_members import slice_family
 
 from .apply import ElasticRun, apply_elastic
+from .cli import find_recipe
 
 if TYPE_CHECKING:
-    from nemo_elastic.hosts.common.experiment import Executors
+    import nemo_run as run
 
-__all__ = ["JOBS", "Blend", "BridgeFamily", "checkpoints", "job_of", "ranking_dir", "slice_job", "train_to_the_end"]
+    from nemo_elastic.hosts.common.experiment import Job
 
-#: prefixes of Megatron's token files, with weights before them or not, or such lists by split
-Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
-SPLITS = ("train", "validation", "test")
+__all__ = [
+    "JOBS",
+    "BridgeFamily",
+    "checkpoints",
+    "described_job",
+    "family_of",
+    "job_of",
+    "plain",
+    "ranking_dir",
+    "set_sizes",
+    "slice_job",
+    "train",
+    "train_to_the_end",
+]
 
-#: in their order
-JOBS = ("rank", "stage1", "stage2", "slice")
 #: global batches that a validation runs, for every member
 VALIDATION_BATCHES = 1
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -56,39 +60,33 @@ DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 KEPT = 2
 
 
-def job_of(
-    config: Any, block: ElasticConfig, job: str, *, parent: str, dir: str, curriculum: Curriculum
-) -> ElasticRun:
-    """Make a stock container one of the curriculum's jobs.
+def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
+    """Make a stock container one of the jobs of a run.
 
     Args:
         config: with the data, the batch and the layout of the job; its steps, rates and folders are set here.
-        block: the elastic block.
         job: rank, stage1 or stage2.
-        parent: checkpoint of the parent, the teacher of both stages.
-        dir: folder of the curriculum, an absolute path.
-        curriculum: both stages.
+        own: the run.
 
     Raises:
         ElasticError: another job, or see `apply_elastic`.
     """
     if job not in JOBS[:3]:
         raise bad("job", job, f"one of {', '.join(JOBS)}")
-    if not os.path.isabs(dir):
-        raise bad("dir", dir, "an absolute path, the same on all nodes")
-    number = 2 if job == "stage2" else 1
-    stage = curriculum.stage(number)
+    options, plan, stage, scheduler = (
+        own.options(job, checkpoints(own.dir, "stage1")),
+        own.curriculum,
+        own.stage(job),
+        config.scheduler,
+    )
     config.train.train_iters = stage.max_steps
-    config.optimizer.lr, config.optimizer.min_lr = curriculum.lr, curriculum.lr * curriculum.min_ratio
-    config.scheduler.lr_warmup_iters, config.scheduler.lr_decay_iters = curriculum.warmup_steps, curriculum.steps
-    checkpoint = config.checkpoint
-    checkpoint.save = checkpoint.load = checkpoints(dir, job)
+    config.optimizer.lr, config.optimizer.min_lr = plan.lr, plan.lr * plan.min_ratio
+    scheduler.lr_warmup_iters, scheduler.lr_warmup_fraction = plan.warmup_steps, None
+    scheduler.lr_decay_iters = plan.steps
+    config.checkpoint.save = config.checkpoint.load = checkpoints(own.dir, job)
     return apply_elastic(
-        config, stage.block(block), teacher=parent, stage=number, rank_only=job == "rank",
-        ranked=checkpoints(dir, "rank") if job == "stage1" else None,
-        previous=checkpoints(dir, "stage1") if number == 2 else None,
-        done_steps=curriculum.stage1.max_steps if number == 2 else 0, total_steps=curriculum.steps,
-        out=os.path.join(dir, job, "elastic"),
+        config, stage.block(own.block), rank_only=job == "rank",
+        ranked=checkpoints(own.dir, "rank") if job == "stage1" else None, **vars(options),
     )  # fmt: skip
 
 
@@ -129,11 +127,6 @@ class BridgeFamily(PlannedFamily):
 
     host = "bridge"
 
-    @property
-    def parent(self) -> Parent:
-        """Shape of the parent, with its vocabulary."""
-        return preset(self.shape)
-
     @cached_property
     def precision(self) -> Precision:
         """What Bridge's setup makes of the recipe's."""
@@ -160,108 +153,74 @@ class BridgeFamily(PlannedFamily):
             job: rank, stage1 or stage2. The ranking takes one node: each GPU holds the parent, but for its experts,
                 which they share.
             parent: checkpoint of the parent: the teacher.
-            data: prefixes of Megatron's token files, with weights before them or not, or such lists by split.
+            data: see `token_files.splits_of`.
             dir: folder for everything, an absolute path that all nodes see.
             gpus, gpu, node: all of the job, their kind (h100, h200), and those of a node; by them the layout is
                 planned.
             curriculum: lengths, batches, steps and rates of both stages.
             tokenizer: of the parent, a folder or hub name; the vocabulary's size alone is known without.
         """
-        number = 2 if job == "stage2" else 1
-        layout = None if job == "rank" else self.layout(number, curriculum, gpus, gpu, node)
-        config = self.stock_config(job, data, dir, gpus, curriculum.stage(number), layout, tokenizer)
-        return job_of(config, self.config, job, parent=parent, dir=dir, curriculum=curriculum)
+        number = number_of(job)
+        layouts = () if job == "rank" else (self.layout(number, curriculum, gpus, gpu, node),) * 2
+        how: Any = {"nodes": 1, "devices": gpus, "gpu": gpu, "layouts": layouts}
+        return self.build(job, self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
 
-    def jobs(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        long_data: Blend | None = None,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = NODE,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-    ) -> dict[str, ElasticRun]:
-        """The three jobs that run a model, by name, in order; `slice_job` is the fourth.
+    def build(self, job: str, run: CurriculumRun) -> ElasticRun:
+        """A job of a run that runs a model, on every rank of it: rank, stage1 or stage2; `slice_job` is the fourth."""
+        return job_of(self.stock_config(job, run), job, run)
 
-        Args:
-            long_data: data of stage 2, if other.
-            num_nodes, num_gpus_per_node: machines of both stages; the ranking takes one node.
-            parent, data, dir, gpu, curriculum, tokenizer: as in `job`.
-        """
-        own = {"rank": data, "stage1": data, "stage2": long_data or data}
-        return {
-            name: self.job(
-                name, parent, own[name], dir, num_gpus_per_node * (1 if name == "rank" else num_nodes), gpu,
-                curriculum, tokenizer, num_gpus_per_node,
-            )
-            for name in JOBS[:3]
-        }  # fmt: skip
+    def build_all(self, run: CurriculumRun) -> dict[str, ElasticRun]:
+        """The three jobs that run a model, by name, in order."""
+        return {job: self.build(job, run) for job in JOBS[:3]}
 
-    def family_experiment(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        executors: Executors,
-        long_data: Blend | None = None,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = NODE,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-        repeat: int = 1,
-        dryrun: str | None = None,
-    ) -> None:
-        """All four jobs as one experiment of NeMo-Run's.
+    def described(self, run: CurriculumRun) -> dict[str, Job]:
+        import nemo_run
 
-        Args:
-            executors: (nodes, GPUs per node) -> where a job runs.
-            repeat, dryrun: see `hosts.common.experiment.run_jobs`.
-            parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `jobs`.
+        from nemo_elastic.hosts.common.experiment import Job
 
-        Raises:
-            ElasticError: no layout fits, or the block does not fit the parent; a job failed.
-        """
-        from nemo_elastic.hosts.common.experiment import run_jobs
+        given = {"family": plain(self), "run": run.to_dict()}
+        jobs = {
+            name: described_job(nemo_run.Partial(train, job=name, **given), built, *run.machines(name), name != "rank")
+            for name, built in self.build_all(run).items()
+        }
+        return jobs | {"slice": Job(nemo_run.Partial(slice_job, dir=run.dir))}
 
-        from .experiment import described
-
-        machines = {"num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu}
-        jobs = described(self, parent, data, dir, long_data, curriculum=curriculum, tokenizer=tokenizer, **machines)
-        estimates = self.estimates(curriculum, num_nodes, num_gpus_per_node, gpu)
-        run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
-
-    def stock_config(
-        self, job: str, data: Blend, dir: str, gpus: int, stage: Stage, layout: Layout | None, tokenizer: str | None
-    ) -> Any:
+    def stock_config(self, job: str, run: CurriculumRun) -> Any:
         """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
-        config = self._stock()
-        model = config.model
+        config, layout, stage, parent = (
+            self._stock(),
+            self.layout_of(job, run),
+            run.stage(job),
+            run.shape or self.parent,
+        )
+        model, train, nodes_devices = config.model, config.train, run.machines(job)
         if layout is None:
+            gpus = nodes_devices[0] * nodes_devices[1]
             model.tensor_model_parallel_size, model.sequence_parallel = 1, False
-            model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(self.parent, gpus), 1
-            config.train.global_batch_size = gpus * stage.micro_batch_size
+            model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(parent, gpus), 1
+            train.global_batch_size = gpus * stage.micro_batch_size
         else:
             _lay_out(model, layout)
-            config.train.global_batch_size = stage.global_batch_size
-        config.train.micro_batch_size = stage.micro_batch_size
+            train.global_batch_size = stage.global_batch_size
+        train.micro_batch_size = stage.micro_batch_size
         # Bridge's recipe has none, and takes that of a tokenizer that is no parent's
-        model.vocab_size, model.should_pad_vocab = self.parent.vocab, False
-        config.tokenizer.vocab_size = self.parent.vocab
-        if tokenizer is not None:
-            config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "HuggingFaceTokenizer", tokenizer
+        model.vocab_size, model.should_pad_vocab = parent.vocab, False
+        config.tokenizer.vocab_size = parent.vocab
+        if run.tokenizer is not None:
+            config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "HuggingFaceTokenizer", run.tokenizer
             config.tokenizer.vocab_size = None
         else:  # some of Bridge's recipes name one on a hub
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
-        _data(config, data, stage, dir)
+        _data(config, job, run)
         checkpoint = config.checkpoint
-        checkpoint.save_interval, checkpoint.most_recent_k = SAVE_EVERY, KEPT
+        checkpoint.save_interval, checkpoint.most_recent_k = run.save_every, KEPT
         # a tensor that is missing in a hand-over is an error, where Bridge's recipe has a line in the log
         checkpoint.dist_ckpt_strictness = "assume_ok_unexpected"
-        config.logger.tensorboard_dir = os.path.join(dir, job, "tensorboard")
+        config.logger.tensorboard_dir = os.path.join(run.folder(job), "tensorboard")
+        if run.shape is not None:
+            set_sizes(model, run.shape)
+        if not run.cuda:
+            config.dist.distributed_backend = "gloo"  # it says that no kernels have to take these widths
         return config
 
     def _stock(self) -> Any:
@@ -283,40 +242,100 @@ def _lay_out(model: Any, layout: Layout) -> None:
         model.recompute_granularity, model.recompute_method, model.recompute_num_layers = "full", "uniform", 1
 
 
-def _data(config: Any, data: Blend, stage: Stage, dir: str) -> None:
-    dataset = config.dataset
-    if not data or isinstance(data, str):
-        raise bad("data", data, "a list of prefixes of token files, such as [0.7, /data/a, 0.3, /data/b]")
-    if isinstance(data, Mapping):
-        if not {"train", "validation"} <= set(data) <= set(SPLITS):
-            raise bad("data", sorted(data), "the splits train and validation, and test if there is one")
-        each = {"test": data["validation"], **data}
+def _data(config: Any, job: str, own: CurriculumRun) -> None:
+    dataset, validation, stage, data = config.dataset, config.validation, own.stage(job), splits_of(own.text(job))
+    if isinstance(data, dict):
         dataset.blend, dataset.split = None, None
-        dataset.blend_per_split = [_blend(each[split]) for split in SPLITS]
+        dataset.blend_per_split = [_blend(data[split]) for split in SPLITS]
     else:
         dataset.blend, dataset.split = _blend(data), SPLIT
     dataset.seq_length = stage.seq_length
-    dataset.path_to_cache = os.path.join(dir, "index")
+    dataset.path_to_cache = os.path.join(own.dir, "index")
     # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
     dataset.create_attention_mask = False
-    config.validation.eval_interval = max(1, stage.max_steps // VALIDATIONS)
-    config.validation.eval_iters = VALIDATION_BATCHES
+    if own.workers is not None:
+        dataset.num_workers, dataset.persistent_workers = own.workers, own.workers > 0
+    validation.eval_interval = max(1, stage.max_steps // own.validations)
+    most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
+    validation.eval_iters = min(VALIDATION_BATCHES, most)
 
 
 def _blend(data: Sequence[str | float]) -> tuple[list[str], list[float] | None]:
     """Prefixes and their weights; a command line has both as text."""
-    numbers = [_number(x) for x in data]
-    weights = [x for x in numbers if x is not None]
-    prefixes = [str(x) for x, number in zip(data, numbers, strict=True) if number is None]
+    weights, prefixes = [x for x in map(number, data) if x is not None], prefixes_of(data)
     if weights and len(weights) != len(prefixes):
         raise bad("data", list(data), "a weight before each prefix, or before none")
-    for prefix in prefixes:
-        check_prefix("data", prefix)
     return prefixes, weights or None
 
 
-def _number(value: str | float) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+def set_sizes(model: Any, parent: Parent) -> None:
+    """Give a provider a parent's widths; its pattern, which is under Bridge's own name, stays."""
+    for name, value in stock_sizes(parent, parent.full, experts=True).items():
+        if name not in ("hybrid_override_pattern", "num_layers") and getattr(model, name) != value:
+            setattr(model, name, value)
+
+
+# ---------------------------------------------------------------------- jobs as NeMo-Run starts them
+
+
+def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int, trains: bool) -> Job:
+    """A job with its ranks in words.
+
+    Args:
+        task: `train`, or what stops in time as it does, by an argument `stopped`.
+        built: what it will run.
+        nodes, devices: its nodes, and GPUs of each.
+        trains: whether it may be several in a row.
+    """
+    from nemo_elastic.hosts.common.experiment import Job
+
+    model = built.config.model
+    tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
+    recompute = model.recompute_granularity == "full"
+    data = nodes * devices // (tensor * pipeline)
+    expert = model.expert_model_parallel_size if model.num_moe_experts else None
+    layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert)
+    return Job(task, nodes, devices, layout, partial(in_turns, task) if trains else None)
+
+
+def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
+    """A training as so many jobs in a row, each stopped in time for the next, see `train_to_the_end`."""
+    import nemo_run
+
+    from nemo_elastic.hosts.common.experiment import STOP_BEFORE
+
+    turns = [task.clone() for _ in range(repeat)]
+    if repeat > 1:
+        if isinstance(executor, nemo_run.SlurmExecutor):
+            executor.signal = f"15@{STOP_BEFORE}"
+        for i, turn in enumerate(turns):
+            turn.stopped = 0 if i + 1 < repeat else STOPPED
+    return turns
+
+
+def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = STOPPED) -> None:
+    """What each process of a job does: it builds its container anew, from plain values.
+
+    Args:
+        family: see `plain`.
+        run: see `CurriculumRun.to_dict`.
+        job: rank, stage1 or stage2.
+        stopped: exit code where the job is stopped before the end of its training.
+    """
+    own = CurriculumRun.from_dict(run)
+    train_to_the_end(family_of(family, own).build(job, own), stopped)
+
+
+def plain(family: BridgeFamily) -> dict[str, Any]:
+    """A family as plain values, for another process; its block is in the run."""
+    return {"name": family.name, "stock": import_path(family.stock), "shape": family.shape}
+
+
+def family_of(values: Mapping[str, Any], own: CurriculumRun) -> BridgeFamily:
+    """The family of `plain`, of a run's block."""
+    return BridgeFamily(values["name"], find_recipe(values["stock"]), values["shape"], own.block)
+
+
+def import_path(function: Callable[..., Any]) -> str:
+    """Of a function of a module's."""
+    return f"{function.__module__}.{function.__qualname__}"

@@ -201,6 +201,7 @@ def train_tiny(
 
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.build import build_data
+    from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
     from nemo_elastic.plan.curriculum import Curriculum, Stage
 
     from .curriculum import checkpoints, job_of, slice_job
@@ -220,17 +221,15 @@ def train_tiny(
         Stage(128, 16, steps[0], micro_batch_size=16), Stage(512, 4, steps[1], (0.5, 0.3, 0.2), micro_batch_size=4),
         lr=3e-3, warmup_steps=min(5, steps[0] - 1),
     )  # fmt: skip
+    own = CurriculumRun(checkpoints(dir, "parent"), [data], dir, ElasticConfig.load(block), curriculum=plan)
     for job in ("rank", "stage1", "stage2"):
-        stage = plan.stage(2 if job == "stage2" else 1)
+        stage = own.stage(job)
         config = tiny_config(
             data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
             micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size,
             split="train_long" if job == "stage2" else "train", eval_iters=1, sizes=sizes,
         )  # fmt: skip
-        run = job_of(
-            config, ElasticConfig.load(block), job, parent=checkpoints(dir, "parent"), dir=dir, curriculum=plan
-        )
-        run.pretrain()
+        job_of(config, job, own).pretrain()
     slice_job(dir)
 
 

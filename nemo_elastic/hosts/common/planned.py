@@ -7,25 +7,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
-from nemo_elastic.plan.curriculum import Curriculum
+from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.memory import local_parameters, stages
 
-__all__ = ["NODES", "SAVE_EVERY", "SPLIT", "VALIDATIONS", "Estimate", "PlannedFamily", "Precision", "ranking_experts"]
+from .curriculum_run import JOBS, NODES, CurriculumRun, number_of
+from .token_files import Blend
 
-#: nodes of 8 GPUs that the defaults are for
-NODES = 16
-#: shares of the data for training, validation and test, where it is not given by split
-SPLIT = "998,1,1"
-#: steps between checkpoints, and validations of a stage
-SAVE_EVERY, VALIDATIONS = 100, 10
+if TYPE_CHECKING:
+    from .experiment import Executors, Job
+
+__all__ = ["Estimate", "PlannedFamily", "Precision", "ranking_experts"]
+
 #: of bf16, in which the ranking holds the parent
 BYTES_OF_WEIGHT = 2
 
@@ -92,9 +92,101 @@ class PlannedFamily(ABC):
         return ElasticConfig.of(self.block)
 
     @property
+    def parent(self) -> Parent:
+        """Shape of the parent, with its vocabulary."""
+        return preset(self.shape)
+
+    @property
     @abstractmethod
     def precision(self) -> Precision:
         """Of both stages, read from what the host's jobs are built of."""
+
+    @abstractmethod
+    def build(self, job: str, run: CurriculumRun) -> Any:
+        """A job of a run, as the host starts it.
+
+        Raises:
+            ElasticError: no layout fits, or the block does not fit the parent.
+        """
+
+    def build_all(self, run: CurriculumRun) -> dict[str, Any]:
+        """The jobs of a run by name, in order, each as its host starts it."""
+        return {job: self.build(job, run) for job in JOBS}
+
+    @abstractmethod
+    def described(self, run: CurriculumRun) -> dict[str, Job]:
+        """All four jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
+
+    def jobs(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        long_data: Blend | None = None,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = NODE,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+    ) -> dict[str, Any]:
+        """The jobs by name, in order.
+
+        Args:
+            parent: checkpoint of the parent: the teacher.
+            data, long_data: see `token_files.splits_of`; those of stage 2, if other.
+            dir: folder for everything, an absolute path that all nodes see.
+            num_nodes, num_gpus_per_node, gpu: machines of both stages, by which (h100, h200) the layouts are planned;
+                the ranking takes one node.
+            curriculum: lengths, batches, steps and rates of both stages.
+            tokenizer: of the parent, a folder or hub name; that in the host's recipe by default.
+
+        Raises:
+            ElasticError: no layout fits, or the block does not fit the parent.
+        """
+        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum}
+        return self.build_all(self.run_of(parent, data, dir, long_data=long_data, tokenizer=tokenizer, **how))
+
+    def family_experiment(
+        self,
+        parent: str,
+        data: Blend,
+        dir: str,
+        executors: Executors,
+        long_data: Blend | None = None,
+        num_nodes: int = NODES,
+        num_gpus_per_node: int = NODE,
+        gpu: str = "h100",
+        curriculum: Curriculum = PAPER,
+        tokenizer: str | None = None,
+        repeat: int = 1,
+        dryrun: str | None = None,
+    ) -> None:
+        """All four jobs as one experiment of NeMo-Run's.
+
+        Args:
+            executors: (nodes, GPUs per node) -> where a job runs.
+            repeat, dryrun: see `experiment.run_jobs`.
+            parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `jobs`.
+
+        Raises:
+            ElasticError: as in `jobs`; a job failed.
+        """
+        from .experiment import run_jobs
+
+        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum}
+        run = self.planned(self.run_of(parent, data, dir, long_data=long_data, tokenizer=tokenizer, **how))
+        run_jobs(
+            self.name, self.described(run), executors, repeat=repeat, dryrun=dryrun, estimates=self.estimates(run)
+        )
+
+    def run_of(self, parent: str, data: Blend, dir: str, **how: Any) -> CurriculumRun:
+        """A run of this family's.
+
+        Args:
+            parent, data, dir: see `CurriculumRun`.
+            how: its other fields, but for the block.
+        """
+        return CurriculumRun(parent, data, dir, self.config, **how)
 
     def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
         """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
@@ -105,18 +197,32 @@ class PlannedFamily(ABC):
         stage = curriculum.stage(number)
         sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
         run = RunShape(*sizes, gpus, gpu, number, node=node, gradients=self.precision.gradients)
-        return best(preset(self.shape), self.config, run)
+        return best(self.parent, self.config, run)
 
-    def estimates(
-        self, curriculum: Curriculum, num_nodes: int, num_gpus_per_node: int, gpu: str
-    ) -> dict[str, Estimate]:
+    def planned(self, run: CurriculumRun) -> CurriculumRun:
+        """A run with the layouts of both its stages."""
+        if run.layouts:
+            return run
+        how = run.curriculum, run.nodes * run.devices, run.gpu, run.devices
+        return replace(run, layouts=tuple(self.layout(number, *how) for number in (1, 2)))
+
+    def layout_of(self, job: str, run: CurriculumRun) -> Layout | None:
+        """The layout of a job; None where every GPU holds the whole model."""
+        if not job.startswith("stage"):
+            return None
+        number = number_of(job)
+        if run.layouts:
+            return run.layouts[number - 1]
+        return self.layout(number, run.curriculum, run.nodes * run.devices, run.gpu, run.devices)
+
+    def estimates(self, run: CurriculumRun) -> dict[str, Estimate]:
         """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
-        shape = self.config.parent_shape(preset(self.shape))
+        run = self.planned(run)
+        shape = run.block.parent_shape(self.parent)
         (whole,) = stages(shape, 1)
-        held = local_parameters(shape, whole, 1, ranking_experts(shape, num_gpus_per_node))
-        found = {"rank": Estimate(BYTES_OF_WEIGHT * held, least=True)}
-        for number in (1, 2):
-            layout = self.layout(number, curriculum, num_nodes * num_gpus_per_node, gpu, num_gpus_per_node)
-            hours = duration(layout, curriculum.stage(number).max_steps).hours
-            found[f"stage{number}"] = Estimate(layout.memory.total, hours)
-        return found
+        held = local_parameters(shape, whole, 1, ranking_experts(shape, run.devices))
+        out = {"rank": Estimate(BYTES_OF_WEIGHT * held, least=True)}
+        for number, layout in enumerate(run.layouts, 1):
+            hours = duration(layout, run.curriculum.stage(number).max_steps).hours
+            out[f"stage{number}"] = Estimate(layout.memory.total, hours)
+        return out

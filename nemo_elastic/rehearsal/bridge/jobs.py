@@ -1,92 +1,126 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs of a rehearsal, in order: a parent, and the recipe's own, of which stage 1 is started twice."""
+"""The jobs of a rehearsal on Megatron-Bridge, in order: a parent, and the recipe's own; stage 1 is started twice."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import nemo_run as run
+import nemo_run
+from megatron.bridge.training.gpt_step import forward_step
+from megatron.bridge.training.pretrain import pretrain
 
-from nemo_elastic.hosts.bridge.apply import ElasticRun
-from nemo_elastic.hosts.bridge.cli import find_recipe
-from nemo_elastic.hosts.bridge.curriculum import BridgeFamily, checkpoints, slice_job, train_to_the_end
-from nemo_elastic.hosts.bridge.experiment import described_job, plain
+from nemo_elastic.hosts.bridge.apply import ElasticRun, use_our_layers
+from nemo_elastic.hosts.bridge.curriculum import (
+    BridgeFamily,
+    checkpoints,
+    described_job,
+    family_of,
+    plain,
+    slice_job,
+    train_to_the_end,
+)
+from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.settings import run_settings
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.experiment import Job
-from nemo_elastic.plan.curriculum import Curriculum
-from nemo_elastic.rehearsal.built import THERE, Built
-from nemo_elastic.rehearsal.changes import changes
-from nemo_elastic.rehearsal.places import data_dir, text_of, watch_dir
-from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Machines, Short
+from nemo_elastic.rehearsal.changes import WATCHED, Built, Settings, changes
+from nemo_elastic.rehearsal.checks import Place
+from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Short, parent_run, rehearsed, watch_dir
 
-from .declared import DECLARED
-from .family import SmallBridgeFamily, train_parent
 from .watch import Watch
 
 
-def build(family: BridgeFamily, dir: str, short: Short, machines: Machines) -> Built:
-    """A rehearsal's jobs, and what differs in them from the recipe's own."""
-    small = SmallBridgeFamily.of(family, short, machines)
-    own = family.jobs(
-        *THERE, num_nodes=machines.nodes, num_gpus_per_node=machines.devices, gpu=machines.gpu,
-        curriculum=machines.curriculum,
-    )  # fmt: skip
-    runs, ranks = small_jobs(small, dir), short.ranks
-    given = {"family": plain(family), "short": asdict(short), "machines": asdict(machines), "dir": dir}
-    jobs, steps = {"parent": Job(run.Partial(rehearse_job, job="parent", **given), 1, ranks)}, {"parent": PARENT_STEPS}
-    for name, built in runs.items():
-        for title in (CUT_SHORT, name) if name == "stage1" else (name,):
-            task = run.Partial(rehearse_job, job=title, **given)
-            jobs[title] = described_job(task, built, 1, ranks, trains=False)
-            steps[title] = built.config.train.train_iters
-    jobs["slice"] = Job(run.Partial(slice_job, dir=dir))
-    before = {name: run_settings(one) for name, one in own.items()} | {"slice": {"dir": THERE[2]}}
-    after = {name: run_settings(one) for name, one in runs.items()} | {"slice": {"dir": dir}}
-    return Built(small.small, jobs, steps, changes(before, after, DECLARED))
+class BridgePlace(Place):
+    """Where a rehearsal on Megatron-Bridge ran."""
+
+    def ranked(self) -> Path:
+        return Path(checkpoints(str(self.dir), "rank"))
+
+    def end(self, stage: int) -> Path:
+        return Path(checkpoints(str(self.dir), f"stage{stage}"))
+
+    def run(self, stage: int) -> Path:
+        return self.end(stage)
 
 
-def small_jobs(small: SmallBridgeFamily, dir: str) -> dict[str, ElasticRun]:
-    """The recipe's jobs in small, each with what watches it.
+def parent_of(dir: str) -> str:
+    """What the parent's own training leaves."""
+    return checkpoints(dir, "parent")
+
+
+def build(family: BridgeFamily, real: CurriculumRun, replaced: dict[str, CurriculumRun], short: Short) -> Built:
+    """A rehearsal's jobs, and what differs in them from the recipe's own.
 
     Args:
-        small: what is rehearsed.
-        dir: folder for everything, an absolute path, in which text and tokenizer are made before the jobs start.
+        family: of both.
+        real: the recipe's run.
+        replaced: see `short.rehearsed`.
+        short: how much is trained.
     """
-    runs = small.jobs(
-        checkpoints(dir, "parent"),
-        text_of(dir),
-        dir,
-        long_data=text_of(dir, "train_long"),
-        num_nodes=1,
-        num_gpus_per_node=small.short.ranks,
-        curriculum=small.small.curriculum,
-        tokenizer=f"{data_dir(dir)}/tokenizer",
-    )
+    own = [*replaced.values()][-1]
+    runs, ranks = watched_jobs(family, own), short.ranks
+    given = {"family": plain(family), "run": real.to_dict(), "short": asdict(short), "dir": own.dir}
+    jobs = {"parent": Job(nemo_run.Partial(rehearse_job, job="parent", **given), 1, ranks)}
+    steps = {"parent": PARENT_STEPS}
+    for name, built in runs.items():
+        for title in (CUT_SHORT, name) if name == "stage1" else (name,):
+            task = nemo_run.Partial(rehearse_job, job=title, **given)
+            jobs[title] = described_job(task, built, 1, ranks, trains=False)
+            steps[title] = built.config.train.train_iters
+    jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir))
+    each = {why: settings_of(family.build_all(one), one.dir) for why, one in replaced.items()}
+    each[WATCHED] = settings_of(runs, own.dir)
+    return Built(jobs, steps, changes(settings_of(family.build_all(real), real.dir), each))
+
+
+def settings_of(runs: dict[str, ElasticRun], dir: str) -> Settings:
+    """Settings of all jobs of a run."""
+    return {name: run_settings(one) for name, one in runs.items()} | {"slice": {"dir": dir}}
+
+
+def watched_jobs(family: BridgeFamily, own: CurriculumRun) -> dict[str, ElasticRun]:
+    """The jobs of a rehearsal's run, each with what watches it."""
+    runs = family.build_all(own)
     for name in ("stage1", "stage2"):
-        runs[name].callbacks.append(Watch(runs[name].forward_step, watch_dir(dir, name)))
+        runs[name].callbacks.append(Watch(runs[name].forward_step, watch_dir(own.dir, name)))
     return runs
 
 
-def rehearse_job(family: dict[str, Any], short: dict[str, Any], machines: dict[str, Any], dir: str, job: str) -> None:
+def train_parent(family: BridgeFamily, own: CurriculumRun) -> None:
+    """Train the narrow parent for a moment, by Bridge's own recipe of it, on every rank."""
+    config, plan, stage = family.stock_config("parent", own), own.curriculum, own.stage("parent")
+    use_our_layers(config.model)
+    config.model.seq_length = stage.seq_length
+    config.train.train_iters, config.train.global_batch_size = stage.max_steps, stage.global_batch_size
+    config.optimizer.lr, config.optimizer.min_lr = plan.lr, plan.lr * plan.min_ratio
+    config.scheduler.lr_warmup_iters, config.scheduler.lr_decay_iters = plan.warmup_steps, stage.max_steps
+    config.comm_overlap = None
+    config.ddp.overlap_grad_reduce = config.ddp.overlap_param_gather = False
+    config.checkpoint.save = config.checkpoint.load = checkpoints(own.dir, "parent")
+    with bridge_on_this_machine(config):
+        pretrain(config, forward_step)
+
+
+def rehearse_job(family: dict[str, Any], run: dict[str, Any], short: dict[str, Any], dir: str, job: str) -> None:
     """What each process of a rehearsal's job does.
 
     Args:
-        family: see `hosts.bridge.experiment.plain`.
-        short, machines: of the rehearsal, their fields.
-        dir: its folder.
+        family: see `hosts.bridge.curriculum.plain`.
+        run: the recipe's, see `CurriculumRun.to_dict`.
+        short: how much is trained, its fields.
+        dir: of the rehearsal.
         job: parent, or one of the recipe's.
     """
-    recipe = BridgeFamily(family["name"], find_recipe(family["stock"]), family["shape"], family["block"])
-    there = Machines(**{**machines, "curriculum": Curriculum.from_dict(machines["curriculum"])})
-    how = Short(**{**short, "micro_batches": tuple(short["micro_batches"])})
-    small = SmallBridgeFamily.of(recipe, how, there)
+    real = CurriculumRun.from_dict(run)
+    recipe, how = family_of(family, real), Short(**{**short, "micro_batches": tuple(short["micro_batches"])})
+    own = [*rehearsed(recipe, real, how, dir, parent_of(dir)).values()][-1]
     if job == "parent":
-        train_parent(small, dir)
+        train_parent(recipe, parent_run(own, how))
         return
-    name = "stage1" if job == CUT_SHORT else job
-    built = small_jobs(small, dir)[name]
+    built = watched_jobs(recipe, own)["stage1" if job == CUT_SHORT else job]
     if job == CUT_SHORT:
-        built.callbacks[-1].stop_after = built.config.checkpoint.save_interval + 1
+        built.callbacks[-1].stop_after = own.save_every + 1
     train_to_the_end(built)

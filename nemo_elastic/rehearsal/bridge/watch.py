@@ -24,7 +24,7 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 from nemo_elastic.megatron.reports import from_last_rank
 from nemo_elastic.megatron.vocabulary import distill_loss
-from nemo_elastic.rehearsal.places import FROM, SEQUENCES, START
+from nemo_elastic.rehearsal.short import FROM, SEQUENCES, START
 
 
 class Watch(Callback):

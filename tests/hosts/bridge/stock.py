@@ -36,14 +36,6 @@ from tests.hosts.stock import (
 )
 
 PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.nemotronh")
-#: why -> settings that a step in small changes beside those that a rehearsal may
-DECLARED = {
-    "layers": (r"model\.(hybrid_layer_pattern|num_layers)",),
-    "micro-batch": (r"train\.micro_batch_size",),
-    "one step": (r"train\.exit_interval", r"validation\.eval_iters"),
-    "no hub": (r"tokenizer\.hf_tokenizer_kwargs(\..*)?",),
-    "no TransformerEngine": (r"optimizer\.use_precision_aware_optimizer",),
-}
 
 
 def recipes() -> dict[str, Callable[[], Any]]:
@@ -93,12 +85,9 @@ def block_for(config: Any) -> dict[str, Any]:
 
 
 def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
-    """A recipe whose model, sequences and batch are small: it, its parent and the block. No other setting differs."""
+    """A recipe whose model, sequences and batch are small: it, its parent and the block."""
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.bridge.settings import settings
-    from nemo_elastic.rehearsal.bridge.declared import DECLARED as REHEARSED
-    from nemo_elastic.rehearsal.bridge.family import set_sizes
-    from nemo_elastic.rehearsal.changes import changes
+    from nemo_elastic.hosts.bridge.curriculum import set_sizes
 
     make = recipes()[name]
     config = on_text(make())
@@ -120,7 +109,6 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     config.checkpoint.save = config.checkpoint.load = str(out / "checkpoints")
     config.logger.tensorboard_dir, config.dataset.path_to_cache = str(out / "tensorboard"), str(out / "index")
     config.dist.distributed_backend = "gloo"
-    changes({"step": settings(make())}, {"step": settings(config)}, REHEARSED | DECLARED)
     return config, parent, block
 
 

@@ -130,7 +130,7 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
     lines = [line.strip() for line in str(told).splitlines()]
     for number in (1, 2):
         assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
-    held, usable = family.estimates(PAPER, 16, 8, "h100")["rank"].memory, RunShape(8192, 1536).usable
+    held, usable = family.estimates(family.run_of("", [], "/runs"))["rank"].memory, RunShape(8192, 1536).usable
     parent = family.parent
     experts = sum(elements(row, sizes(parent, parent.hidden, layer)) for row, layer in rows(parent, parent.full)
                   if row.each is not None)  # fmt: skip

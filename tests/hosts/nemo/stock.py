@@ -37,12 +37,6 @@ NAMES = (
 KINDS = ("pretrain_recipe", "finetune_recipe")
 #: optimizer steps: the first has no rate yet
 STEPS = 2
-#: why -> settings that steps in small change beside those that a rehearsal may
-DECLARED = {
-    "layers": (r"model\.config\.(hybrid_override_pattern|num_layers)",),
-    "text": (r"data(\..*)?",),
-    "paths": (r"log\.(log_dir|name)",),
-}
 
 
 def recipes() -> dict[str, Callable[[], Any]]:
@@ -83,15 +77,12 @@ def outcomes() -> Iterator[Outcome]:
 
 
 def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
-    """A recipe whose model, sequences and batch are small: it, its parent and the block. No other setting differs."""
+    """A recipe whose model, sequences and batch are small: it, its parent and the block."""
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.nemo.recipe.settings import settings
-    from nemo_elastic.rehearsal.changes import changes
-    from nemo_elastic.rehearsal.nemo.declared import DECLARED as REHEARSED
-    from nemo_elastic.rehearsal.nemo.family import set_sizes, without_kernels
+    from nemo_elastic.hosts.nemo.curriculum.large import set_sizes, without_kernels
 
     make = recipes()[name]
     recipe = make()
@@ -114,7 +105,6 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     data.tokenizer = recipe.model.tokenizer
     recipe.log.log_dir = str(out)
     without_kernels(recipe)
-    changes({"step": settings(make())}, {"step": settings(recipe)}, REHEARSED | DECLARED)
     return recipe, parent, block
 
 

@@ -22,12 +22,11 @@ import nemo_run as run
 from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
-from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import STOPPED, bad
+from nemo_elastic.errors import STOPPED
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, inside
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, Job, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.common.planned import Estimate
-from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
@@ -41,17 +40,6 @@ from .rank import rank_only
 
 #: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
 FILENAME = "{step}"
-
-
-def inside(dir: str, name: str) -> str:
-    """A folder of the curriculum in `dir`: that of a job, by its name.
-
-    Raises:
-        ElasticError: `dir` is no absolute path.
-    """
-    if not os.path.isabs(dir):
-        raise bad("dir", dir, "an absolute path, the same on all nodes: jobs run in working directories of their own")
-    return os.path.join(dir, name)
 
 
 def ranking_dir(dir: str) -> str:
@@ -93,62 +81,50 @@ def checkpoints(every: int) -> run.Config:
     )
 
 
-def rank_recipe(recipe: run.Partial, config: ElasticConfig, *, parent: str, dir: str) -> run.Partial:
-    """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking.
+def rank_recipe(recipe: run.Partial, own: CurriculumRun) -> run.Partial:
+    """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking of a run.
 
     Args:
         recipe: see `rank.rank_only`.
-        config: the elastic block.
-        parent: NeMo checkpoint of the parent.
-        dir: folder of the curriculum.
+        own: whose ranking it is.
     """
-    return rank_only(recipe, config, parent=parent, out=ranking_dir(dir), checkpoint=ranked_checkpoint(dir))
+    where = {"out": ranking_dir(own.dir), "checkpoint": ranked_checkpoint(own.dir)}
+    return rank_only(recipe, own.block, parent=own.parent, **where)
 
 
-def stage_recipe(
-    recipe: run.Partial, config: ElasticConfig, curriculum: Curriculum, number: int, *, parent: str, dir: str
-) -> run.Partial:
+def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Partial:
     """A stock recipe with a stage's lengths, made elastic and given what it starts from. It is changed in place.
 
     Args:
         recipe: any recipe that `apply_elastic` takes, whose data has the stage's lengths.
-        config: the elastic block.
-        curriculum: both stages.
-        number: 1 starts from the ranking, 2 from the end of stage 1: weights, router, members and optimizer state.
-        parent: NeMo checkpoint of the parent, the teacher of both stages.
-        dir: folder of the curriculum.
+        own: whose stage it is.
+        job: stage1 starts from the ranking, stage2 from the end of stage 1: weights, router, members and optimizer.
 
     Raises:
         ElasticError: see `apply_elastic`.
     """
-    stage, changes = curriculum.stage(number), Changes(recipe)
+    stage, changes = own.stage(job), Changes(recipe)
     recipe.trainer.max_steps = stage.max_steps
     recipe.log.ckpt.filename = FILENAME
-    options = StageOptions(
-        teacher=parent,
-        stage=number,
-        previous=stage_checkpoint(dir, curriculum, 1) if number == 2 else None,
-        done_steps=curriculum.stage1.max_steps if number == 2 else 0,
-        total_steps=curriculum.steps,
-        out=os.path.join(inside(dir, f"stage{number}"), "elastic"),
-    )
-    change(recipe, stage.block(config), options, changes)
-    if number == 1:
+    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, 1))
+    change(recipe, stage.block(own.block), options, changes)
+    if job == "stage1":
         recipe.resume = run.Config(
             ElasticResume,
             resume_if_exists=True,
             resume_ignore_no_checkpoint=True,
             # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
-            restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(dir), load_optim_state=False),
+            restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(own.dir), load_optim_state=False),
         )
     print(changes.text(recipe), flush=True)
     return recipe
 
 
-def slice_step(curriculum: Curriculum, config: ElasticConfig, *, dir: str) -> run.Partial:
+def slice_step(own: CurriculumRun) -> run.Partial:
     """The job that cuts the members out of the end of stage 2: one process, no GPU."""
-    ranking = config.ranking or os.path.join(ranking_dir(dir), "ranking")
-    return run.Partial(slice_family, checkpoint=stage_checkpoint(dir, curriculum, 2), out=dir, ranking=ranking)
+    ranking = own.block.ranking or os.path.join(ranking_dir(own.dir), "ranking")
+    end = stage_checkpoint(own.dir, own.curriculum, 2)
+    return run.Partial(slice_family, checkpoint=end, out=own.dir, ranking=ranking)
 
 
 def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Config]) -> None:

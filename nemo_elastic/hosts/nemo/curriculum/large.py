@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,31 +16,30 @@ from nemo.collections.llm.recipes.log.default import tensorboard_logger
 from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
-from nemo_elastic.data.indexed import check_prefix
-from nemo_elastic.errors import bad
-from nemo_elastic.hosts.common.planned import NODES, SAVE_EVERY, SPLIT, VALIDATIONS, PlannedFamily, Precision
+from nemo_elastic.core.family import Parent
+from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.common.curriculum_run import NODES, CurriculumRun, inside
+from nemo_elastic.hosts.common.experiment import Job
+from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
+from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
+from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
-from nemo_elastic.plan import Layout
 
-from .jobs import (
-    PAPER,
-    Curriculum,
-    Executors,
-    Stage,
-    checkpoints,
-    inside,
-    rank_recipe,
-    run_family,
-    slice_step,
-    stage_recipe,
-)
+from .jobs import PAPER, Curriculum, as_job, checkpoints, rank_recipe, slice_step, stage_recipe
 
-#: prefixes of Megatron's token files, with weights before them or not, or such lists by split
-Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
-SPLITS = ("train", "validation", "test")
-#: micro-batches of each data-parallel rank that a validation runs, for every member
-VALIDATION_BATCHES = 8
+#: micro-batches of each data-parallel rank that a validation runs, for every member; and loader processes of a rank
+VALIDATION_BATCHES, WORKERS = 8, 8
+#: settings of a model that name kernels of a GPU, as a CPU has them
+WITHOUT_KERNELS = {
+    "use_cpu_initialization": True,
+    "apply_rope_fusion": False,
+    "bias_dropout_fusion": False,
+    "cross_entropy_loss_fusion": False,
+    "gradient_accumulation_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,8 @@ class FamilyRecipe(PlannedFamily):
 
         Args: as in `stage1_recipe`.
         """
-        recipe = self._stock("rank", data, dir, 1, num_gpus_per_node, curriculum.stage1, curriculum, tokenizer)
-        recipe.data.global_batch_size = curriculum.stage1.micro_batch_size * num_gpus_per_node
-        return rank_recipe(recipe, self.config, parent=parent, dir=dir)
+        how: Any = {"devices": num_gpus_per_node, "curriculum": curriculum, "tokenizer": tokenizer}
+        return self.build("rank", self.run_of(parent, data, dir, **how))
 
     def stage1_recipe(
         self,
@@ -91,7 +88,7 @@ class FamilyRecipe(PlannedFamily):
 
         Args:
             parent: NeMo checkpoint of the parent: the teacher.
-            data: see `blend`.
+            data: see `token_files.splits_of`.
             dir: folder for everything, an absolute path that all nodes see.
             num_nodes, num_gpus_per_node, gpu: machines; by their number and kind (h100, h200) the layout is planned.
             curriculum: lengths, batches, steps and rates of both stages.
@@ -100,7 +97,8 @@ class FamilyRecipe(PlannedFamily):
         Raises:
             ElasticError: no layout fits, or the block does not fit the parent.
         """
-        return self._stage(1, parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu}
+        return self.build("stage1", self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
 
     def stage2_recipe(
         self,
@@ -117,79 +115,30 @@ class FamilyRecipe(PlannedFamily):
 
         Args: as in `stage1_recipe`.
         """
-        return self._stage(2, parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
+        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu}
+        return self.build("stage2", self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
 
     def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
-        """Cut every member out of the end of stage 2, see `curriculum.slice_family`."""
-        return slice_step(curriculum, self.config, dir=dir)
+        """Cut every member out of the end of stage 2, see `slicing.all_members.slice_family`."""
+        return self.build("slice", self.run_of("", (), dir, curriculum=curriculum))
 
-    def family_experiment(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        executors: Executors,
-        long_data: Blend | None = None,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = 8,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-        repeat: int = 1,
-        dryrun: str | None = None,
-    ) -> None:
-        """All four jobs as one experiment.
+    def described(self, run: CurriculumRun) -> dict[str, Job]:
+        return {name: as_job(task) for name, task in self.build_all(run).items()}
 
-        Args:
-            executors: (nodes, GPUs per node) -> where a job runs.
-            long_data: data of stage 2, if other.
-            repeat, dryrun: see `curriculum.run_family`.
-            parent, data, dir, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `stage1_recipe`.
+    def build(self, job: str, run: CurriculumRun) -> Any:
+        """A job of a run, as a task of NeMo-Run's: rank, stage1, stage2 or slice."""
+        if job == "slice":
+            return slice_step(run)
+        recipe = self.stock_recipe(job, run)
+        if job != "rank":
+            return stage_recipe(recipe, run, job)
+        recipe.data.global_batch_size = run.curriculum.stage1.micro_batch_size * run.devices
+        return rank_recipe(recipe, run)
 
-        Raises:
-            ElasticError: as in `stage1_recipe`; a job failed.
-        """
-        jobs = self.jobs(parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer)
-        estimates = self.estimates(curriculum, num_nodes, num_gpus_per_node, gpu)
-        run_family(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
-
-    def jobs(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        long_data: Blend | None = None,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = 8,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-    ) -> dict[str, run.Partial]:
-        """All four jobs by name, in order.
-
-        Args: as in `family_experiment`.
-
-        Raises:
-            ElasticError: as in `stage1_recipe`.
-        """
-        machines: dict[str, Any] = {"num_nodes": num_nodes, "num_gpus_per_node": num_gpus_per_node, "gpu": gpu}
-        same: dict[str, Any] = {"curriculum": curriculum, "tokenizer": tokenizer}
-        return {
-            "rank": self.rank_recipe(parent, data, dir, num_gpus_per_node, **same),
-            "stage1": self.stage1_recipe(parent, data, dir, **machines, **same),
-            "stage2": self.stage2_recipe(parent, long_data or data, dir, **machines, **same),
-            "slice": self.slice_step(dir, curriculum),
-        }
-
-    def _stage(self, number: int, parent: str, data: Blend, dir: str, nodes: int, devices: int, gpu: str,
-               curriculum: Curriculum, tokenizer: str | None) -> run.Partial:  # fmt: skip
-        layout, stage = self.layout(number, curriculum, nodes * devices, gpu, devices), curriculum.stage(number)
-        recipe = self._stock(f"stage{number}", data, dir, nodes, devices, stage, curriculum, tokenizer, layout)
-        return stage_recipe(recipe, self.config, curriculum, number, parent=parent, dir=dir)
-
-    def _stock(self, job: str, data: Blend, dir: str, nodes: int, devices: int, stage: Stage, curriculum: Curriculum,
-               tokenizer: str | None, layout: Layout | None = None) -> run.Partial:  # fmt: skip
+    def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
         """NeMo's recipe for a job, not yet elastic; without a layout every GPU holds the whole model."""
+        (nodes, devices), stage, layout = own.machines(job), own.stage(job), self.layout_of(job, own)
+        most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
         recipe = self.stock(
             name=f"{self.name}-{job}",
             num_nodes=nodes,
@@ -198,15 +147,17 @@ class FamilyRecipe(PlannedFamily):
             pipeline_parallelism=layout.pipeline if layout else 1,
             sequence_parallelism=layout.sequence_parallel if layout else False,
             max_steps=stage.max_steps,
-            val_check_interval=max(1, stage.max_steps // VALIDATIONS),
-            limit_val_batches=VALIDATION_BATCHES,
+            val_check_interval=max(1, stage.max_steps // own.validations),
+            limit_val_batches=min(VALIDATION_BATCHES, most),
         )
+        if own.shape is not None:
+            set_sizes(recipe.model.config, own.shape)
         if layout is not None and layout.recompute:
             config = recipe.model.config
             config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
-        if tokenizer is not None:
-            recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=tokenizer)
-        recipe.data = blend(data, stage, recipe.model.tokenizer, index=inside(dir, "index"))
+        if own.tokenizer is not None:
+            recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)
+        recipe.data = blend(job, own, recipe.model.tokenizer)
         trainer = recipe.trainer
         trainer.plugins = [bf16_mixed()]
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
@@ -219,43 +170,32 @@ class FamilyRecipe(PlannedFamily):
         recipe.log = run.Config(
             nl.NeMoLogger,
             name=job,
-            explicit_log_dir=inside(dir, job),
-            ckpt=checkpoints(SAVE_EVERY),
+            explicit_log_dir=own.folder(job),
+            ckpt=checkpoints(own.save_every),
             tensorboard=tensorboard_logger(name=job),
         )
+        plan = own.curriculum
         recipe.optim = distributed_fused_adam_with_cosine_annealing(
-            max_lr=curriculum.lr, min_lr=curriculum.lr * curriculum.min_ratio, warmup_steps=curriculum.warmup_steps
+            max_lr=plan.lr, min_lr=plan.lr * plan.min_ratio, warmup_steps=plan.warmup_steps
         )
+        if not own.cuda:
+            without_kernels(recipe)
         return recipe
 
 
-def blend(data: Blend, stage: Stage, tokenizer: Any, *, index: str, seed: int = 1234, workers: int = 8) -> run.Config:
-    """NeMo's pre-training data for a stage.
+def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> run.Config:
+    """NeMo's pre-training data for a job.
 
     Args:
-        data: `["/data/a", "/data/b"]`, with weights `[0.7, "/data/a", 0.3, "/data/b"]`, or by split
-            `{"train": […], "validation": […]}`, where test is the validation unless given. Prefixes of Megatron's .bin
-            and .idx files; without splits, shares of 998, 1 and 1 are taken from each.
-        stage: lengths and sizes.
+        job, own: what reads them.
         tokenizer: its config.
-        index: folder in which Megatron keeps the order of the samples that it computes for these lengths.
-        seed: of that order.
-        workers: loader processes per rank.
+        seed: of the order of samples, which Megatron computes for these lengths and keeps in DIR/index.
 
     Raises:
         ElasticError: no data, or a split is missing.
     """
-    if not data or isinstance(data, str):
-        raise bad("data", data, "a list of prefixes of token files, such as [0.7, /data/a, 0.3, /data/b]")
-    if isinstance(data, Mapping):
-        if not {"train", "validation"} <= set(data) <= set(SPLITS):
-            raise bad("data", sorted(data), "the splits train and validation, and test if there is one")
-        paths: Any = {"test": list(data["validation"])} | {split: list(prefixes) for split, prefixes in data.items()}
-    else:
-        paths = list(data)
-    for part in paths.values() if isinstance(paths, dict) else [paths]:
-        for prefix in part:
-            check_prefix("data", str(prefix))
+    paths, stage = splits_of(own.text(job)), own.stage(job)
+    workers = WORKERS if own.workers is None else own.workers
     return run.Config(
         FolderDataModule,
         paths=paths,
@@ -268,5 +208,20 @@ def blend(data: Blend, stage: Stage, tokenizer: Any, *, index: str, seed: int = 
         seed=seed,
         num_workers=workers,
         persistent_workers=workers > 0,
-        index_mapping_dir=index,
+        index_mapping_dir=inside(own.dir, "index"),
     )
+
+
+def set_sizes(config: run.Config, parent: Parent) -> None:
+    """Give a model's config a parent's widths and layers."""
+    for name, value in stock_sizes(parent, parent.full).items():
+        if getattr(config, name, None) != value:
+            setattr(config, name, value)
+
+
+def without_kernels(recipe: run.Partial) -> None:
+    """Let a recipe run on a CPU."""
+    recipe.trainer.accelerator = "cpu"
+    recipe.trainer.strategy = run.Config(CPUMegatronStrategy, **recipe.trainer.strategy.__arguments__)
+    for name, value in WITHOUT_KERNELS.items():
+        setattr(recipe.model.config, name, value)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.hosts.nemo.blocks import with_text
 
@@ -105,10 +106,10 @@ def ranking(recipe: Any) -> Any:
 
 def stage(number: int) -> Callable[[Any], Any]:
     def make(recipe: Any) -> Any:
-        from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER, stage_recipe
+        from nemo_elastic.hosts.nemo.curriculum.jobs import stage_recipe
 
-        config = ElasticConfig.from_dict(BLOCK)
-        return stage_recipe(recipe, config, PAPER, number, parent="parent", dir="/runs/family")
+        own = CurriculumRun("parent", ["/data/text"], "/runs/family", ElasticConfig.from_dict(BLOCK))
+        return stage_recipe(recipe, own, f"stage{number}")
 
     return make
 

@@ -79,7 +79,7 @@ def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
     for number in (1, 2):
         layout = recipe_of("30b_a3b").layout(number, PAPER, 128, "h100")
         assert dry.table[f"stage{number}"][:4] == ["16", "128", str(layout), f"{layout.memory.total / 1e9:.1f}"]
-    assert tasks(tmp_path / "dry")["stage1"].shape == "nemotron-3-nano-30b-a3b"
+    assert tasks(tmp_path / "dry")["stage1"].family["shape"] == "nemotron-3-nano-30b-a3b"
 
 
 def test_a_process_builds_the_job_that_was_described(
@@ -87,14 +87,14 @@ def test_a_process_builds_the_job_that_was_described(
 ) -> None:
     import fiddle
 
-    from nemo_elastic.hosts.bridge import experiment
+    from nemo_elastic.hosts.bridge import curriculum
     from nemo_elastic.hosts.bridge.settings import run_settings
 
     script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
     wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
     built: list[tuple[Any, int]] = []
-    monkeypatch.setattr(experiment, "train_to_the_end", lambda run, stopped: built.append((run, stopped)))
+    monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped: built.append((run, stopped)))
     told = tasks(tmp_path / "dry")
     for name, run in wanted.items():
         fiddle.build(told[name])()

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a family's curriculum: all that its jobs are built of, whichever host builds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.errors import bad
+from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
+
+from .stage import StageOptions
+from .token_files import Blend
+
+__all__ = ["JOBS", "NODES", "CurriculumRun", "inside"]
+
+#: in their order
+JOBS = ("rank", "stage1", "stage2", "slice")
+#: nodes of 8 GPUs that the defaults are for
+NODES = 16
+
+
+@dataclass(frozen=True)
+class CurriculumRun:
+    """What the jobs of a curriculum are built of. A rehearsal is a `replace` of it, which the same code builds.
+
+    Attributes:
+        parent: checkpoint of the parent, the teacher of both stages.
+        data: of the ranking and stage 1, see `token_files.splits_of`.
+        dir: folder for everything, an absolute path that all nodes see.
+        block: the elastic block.
+        long_data: of stage 2, if other.
+        curriculum: lengths, batches, steps and rates of both stages.
+        tokenizer: of the parent, a folder or hub name; what the host's recipe names where not given.
+        nodes, devices, gpu: machines of both stages: nodes, GPUs of each, their kind; the ranking takes one node.
+        shape: the parent's, where it is another than the family's.
+        layouts: of both stages; the planner's for these machines where not given.
+        save_every: steps between checkpoints.
+        validations, validation_batches: of a stage, and at most so many in each; the host's number where not given.
+        workers: loader processes per rank; the host's number where not given.
+        cuda: whether ranks are GPUs.
+    """
+
+    parent: str
+    data: Blend
+    dir: str
+    block: ElasticConfig
+    long_data: Blend | None = None
+    curriculum: Curriculum = PAPER
+    tokenizer: str | None = None
+    nodes: int = NODES
+    devices: int = NODE
+    gpu: str = "h100"
+    shape: Parent | None = None
+    layouts: tuple[Layout, ...] = ()
+    save_every: int = 100
+    validations: int = 10
+    validation_batches: int | None = None
+    workers: int | None = None
+    cuda: bool = True
+
+    def folder(self, job: str) -> str:
+        """A job's own folder."""
+        return inside(self.dir, job)
+
+    def stage(self, job: str) -> Stage:
+        """The stage whose lengths a job has: the ranking reads stage 1's first samples."""
+        return self.curriculum.stage(number_of(job))
+
+    def text(self, job: str) -> Blend:
+        """What a job reads."""
+        return self.long_data or self.data if job == "stage2" else self.data
+
+    def machines(self, job: str) -> tuple[int, int]:
+        """Nodes of a job, and GPUs of each."""
+        return self.nodes if job.startswith("stage") else 1, self.devices
+
+    def options(self, job: str, previous: str) -> StageOptions:
+        """What `apply_elastic` is told of a job.
+
+        Args:
+            job: rank, stage1 or stage2.
+            previous: what stage 1 leaves.
+        """
+        second = job == "stage2"
+        return StageOptions(
+            teacher=self.parent,
+            stage=number_of(job),
+            previous=previous if second else None,
+            done_steps=self.curriculum.stage1.max_steps if second else 0,
+            total_steps=self.curriculum.steps,
+            out=os.path.join(self.folder(job), "elastic"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a user gives, as plain values for another process; what a rehearsal replaces follows from it there."""
+        own = {name: getattr(self, name) for name in ("parent", "dir", "tokenizer", "nodes", "devices", "gpu")}
+        data = {name: _plain(getattr(self, name)) for name in ("data", "long_data")}
+        return {**own, **data, "block": self.block.to_dict(), "curriculum": asdict(self.curriculum)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CurriculumRun:
+        """The run of `to_dict`."""
+        block, plan = ElasticConfig.of(values["block"]), Curriculum.from_dict(values["curriculum"])
+        return cls(**{**values, "block": block, "curriculum": plan})
+
+
+def number_of(job: str) -> int:
+    """The stage of a job."""
+    return 2 if job == "stage2" else 1
+
+
+def inside(dir: str, name: str) -> str:
+    """A folder of the curriculum in `dir`: that of a job, by its name.
+
+    Raises:
+        ElasticError: `dir` is no absolute path.
+    """
+    if not os.path.isabs(dir):
+        raise bad("dir", dir, "an absolute path, the same on all nodes: jobs run in working directories of their own")
+    return os.path.join(dir, name)
+
+
+def _plain(data: Blend | None) -> Any:
+    if data is None:
+        return None
+    return {split: list(part) for split, part in data.items()} if isinstance(data, Mapping) else list(data)
