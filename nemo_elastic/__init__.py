@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from .hosts.nemo.curriculum.jobs import PAPER, Curriculum, Stage, run_family
     from .hosts.nemo.curriculum.large import FamilyRecipe
-    from .hosts.nemo.recipe.apply import apply_elastic
-    from .hosts.nemo.recipe.plugin import ElasticPlugin
+    from .hosts.nemo.recipe.apply import ElasticPlugin, apply_elastic
     from .runtime import load_family
     from .slicing.slicer import slice_checkpoint
 
@@ -51,7 +50,7 @@ _HOME = {
     "PAPER": ".hosts.nemo.curriculum.jobs",
     "Curriculum": ".hosts.nemo.curriculum.jobs",
     "ElasticConfig": ".config.block",
-    "ElasticPlugin": ".hosts.nemo.recipe.plugin",
+    "ElasticPlugin": ".hosts.nemo.recipe.apply",
     "Family": ".core.manifest",
     "FamilyRecipe": ".hosts.nemo.curriculum.large",
     "Parent": ".core.family",

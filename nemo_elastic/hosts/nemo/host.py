@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.megatron.choice import ElasticState
+from nemo_elastic.megatron.gpt_tokens import first_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
-
-from .data import training_batches
 
 
 class NemoHost(MegatronHost):
@@ -45,3 +44,8 @@ class NemoHost(MegatronHost):
     @property
     def step(self) -> int:
         return self.module.trainer.global_step
+
+
+def training_batches(trainer: Any, sequences: int, size: int, vocab: int | None = None) -> Iterator[torch.Tensor]:
+    """`first_batches` of a trainer's training data."""
+    return first_batches(trainer.datamodule._train_ds, sequences, size, vocab)

@@ -64,7 +64,7 @@ def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
 
 
 def test_ranks_share_the_first_sequences_in_turn(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.data import training_batches
+    from nemo_elastic.hosts.nemo.host import training_batches
 
     found = []
     for rank in range(2):
@@ -75,7 +75,7 @@ def test_ranks_share_the_first_sequences_in_turn(rank_of: Any) -> None:
 
 
 def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.data import training_batches
+    from nemo_elastic.hosts.nemo.host import training_batches
 
     rank_of(0, 1)
     dataset = Numbered(8)
@@ -85,7 +85,7 @@ def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:
 
 
 def test_too_little_data_is_told_before_any_is_read(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.data import training_batches
+    from nemo_elastic.hosts.nemo.host import training_batches
 
     rank_of(1, 2)
     dataset = Numbered(9)

@@ -103,7 +103,7 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     """Value, report and gradient are those of NeMo's own reduction of the same loss per token."""
     from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
-    from nemo_elastic.hosts.nemo.loss import ElasticLossReduction
+    from nemo_elastic.hosts.nemo.model import ElasticLossReduction
     from nemo_elastic.megatron.vocabulary import distill_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""apply_elastic: the one door by which a stock NeMo recipe becomes an elastic one."""
+"""apply_elastic, by which a stock NeMo recipe becomes an elastic one; ElasticPlugin calls it for NeMo-Run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from nemo import lightning as nl
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
+from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.agreement import check_files
-from nemo_elastic.hosts.common.stage import StageOptions
+from nemo_elastic.hosts.common.stage import STAGE_OPTIONS, StageOptions
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
@@ -90,6 +91,37 @@ def apply_elastic(
     if verbose:
         print(changes.text(recipe), flush=True)
     return recipe
+
+
+@dataclass
+class ElasticPlugin(StageOptions, run.Plugin):
+    """Makes the recipe of a task elastic when the task is added to an experiment.
+
+    NeMo-Run works on a copy, so that one recipe can be run as it is and elastic. It calls plugins only where there is
+    an executor: `run.run(recipe, plugins=[…])` without one, or with `direct=True`, ignores every plugin.
+
+    Example:
+        >>> run.run(recipe, run.LocalExecutor(), plugins=[ElasticPlugin("elastic.yaml", teacher="/checkpoints/12b")])
+
+    Attributes:
+        elastic: the elastic block, or a YAML file with one.
+        verbose: print what is changed, as in `apply_elastic`.
+    """
+
+    elastic: ElasticConfig | Mapping[str, Any] | str | Path
+    verbose: bool = True
+
+    def setup(self, task: Any, executor: Any) -> None:
+        """Change the task's recipe in place; NeMo-Run calls this.
+
+        Raises:
+            ElasticError: the task is a script, or `apply_elastic` refuses it.
+        """
+        if not isinstance(task, run.Partial):
+            raise bad("task", type(task).__name__, "a run.Partial of a recipe; a script has no settings to change")
+        apply_elastic(
+            task, self.elastic, verbose=self.verbose, **{name: getattr(self, name) for name in STAGE_OPTIONS}
+        )
 
 
 def change(

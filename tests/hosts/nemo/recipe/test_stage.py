@@ -14,7 +14,7 @@ import pytest
 from nemo_elastic import apply_elastic
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.cli.entry import train
-from nemo_elastic.hosts.nemo.recipe.plugin import ElasticPlugin
+from nemo_elastic.hosts.nemo.recipe.apply import ElasticPlugin
 
 
 @pytest.mark.parametrize("entry", [apply_elastic, ElasticPlugin, train])
