@@ -80,7 +80,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.rank_run": (_N + "curriculum.rank",),
     "nemo_elastic.nemo.rename": (_F + "adapter",),
     "nemo_elastic.nemo.resume": (_N + "checkpoint.resume",),
-    "nemo_elastic.nemo.run_file": (_J + "run_file", _N + "cli.run_file"),
+    "nemo_elastic.nemo.run_file": (_J + "run_file", _N + "cli.whole_recipe"),
     "nemo_elastic.nemo.sampling": (_T + "samples",),
     "nemo_elastic.nemo.saved": (_N + "checkpoint.saved", _J + "checkpoints", _J + "sums"),
     "nemo_elastic.nemo.settings": (_N + "recipe.settings",),

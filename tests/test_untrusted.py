@@ -39,7 +39,7 @@ ALLOWED = {
     ("gpu_checks/run_checks.py", "importlib.import_module"): "the modules that the table of checks names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
     (
-        "hosts/nemo/cli/run_file.py",
+        "hosts/nemo/cli/whole_recipe.py",
         "pydoc.locate",
     ): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }

@@ -11,10 +11,56 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .changes import Change
-
 #: the report's file in a rehearsal's folder
 REPORT = "rehearsal.json"
+
+
+#: settings of jobs, by the job's name and theirs
+Settings = Mapping[str, Mapping[str, Any]]
+#: why a callback is there that watches
+WATCHED = "what it writes down"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting of a job that has another value in its rehearsal.
+
+    Attributes:
+        name: the job's name, and the setting's behind a colon.
+        before, after: as the recipe has it, and its rehearsal; None where absent.
+        why: it was replaced.
+    """
+
+    name: str
+    before: Any
+    after: Any
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "before": self.before, "after": self.after, "why": self.why}
+
+
+def changes(recipe: Settings, replaced: Mapping[str, Settings]) -> list[Change]:
+    """Every setting of the recipe's jobs that the jobs of its rehearsal have otherwise.
+
+    Args:
+        recipe: the recipe's own.
+        replaced: why -> those after this replacement, in order; the last are the rehearsal's.
+    """
+    out: list[Change] = []
+    for job, first in recipe.items():
+        whys: dict[str, str] = {}
+        before: Mapping[str, Any] = first
+        for why, settings in replaced.items():
+            after = settings[job]
+            whys |= {name: why for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+            before = after
+        out += [
+            Change(f"{job}: {name}", first.get(name), before.get(name), whys[name])
+            for name in sorted(whys)
+            if first.get(name) != before.get(name)
+        ]
+    return out
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.curriculum import Curriculum
 
-from .changes import Built, Change
 from .checks import Place, checks
-from .report import REPORT, RehearsalReport
+from .report import REPORT, Change, RehearsalReport
 from .report import Job as ToldJob
-from .short import CUT_SHORT, Short, data_dir, make_data, rehearsed
+from .short import CUT_SHORT, Built, Short, data_dir, make_data, rehearsed
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,9 @@ def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **
         ElasticError: as the recipe itself.
     """
     if family.host == "bridge":
-        from .bridge.jobs import build, parent_of
+        from .bridge.small_jobs import build, parent_of
     else:
-        from .nemo.jobs import build, parent_of
+        from .nemo.small_jobs import build, parent_of
     short = short or Short()
     with quiet():
         real = family.planned(family.run_of(*THERE, **machines))
@@ -173,9 +172,9 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     curriculum = Curriculum.from_dict(plan["curriculum"])
     place: type[Place]
     if plan["host"] == "bridge":
-        from .bridge.jobs import BridgePlace as place
+        from .bridge.small_jobs import BridgePlace as place
     else:
-        from .nemo.jobs import NemoPlace as place
+        from .nemo.small_jobs import NemoPlace as place
     found = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
     jobs = [replace(ToldJob(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,11 @@ from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
 from nemo_elastic.plan.curriculum import Curriculum, Stage
 
+from .report import Change
 from .small import ON_CPU, ON_GPU, narrow
+
+if TYPE_CHECKING:
+    from nemo_elastic.hosts.common.experiment import Job
 
 #: of the narrow parent's own training: steps, sequences per step, and rate. A model that has learned nothing has
 #: nothing to rank, to teach, or to lose
@@ -97,6 +101,21 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
         expert=layout.expert and math.gcd(layout.expert, tensor * data),
         sequence_parallel=layout.sequence_parallel and tensor > 1,
     )
+
+
+@dataclass(frozen=True)
+class Built:
+    """A rehearsal's jobs as its host has built them.
+
+    Attributes:
+        jobs: what runs, by name, in order.
+        steps: optimizer steps that each is to reach.
+        changed: what differs from the recipe's own jobs.
+    """
+
+    jobs: Mapping[str, Job]
+    steps: Mapping[str, int]
+    changed: Sequence[Change]
 
 
 def rehearsed(

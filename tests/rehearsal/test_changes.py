@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.rehearsal.changes import Change, changes
+from nemo_elastic.rehearsal.report import Change, changes
 
 pytestmark = pytest.mark.nemo
 RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")

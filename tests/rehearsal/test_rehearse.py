@@ -113,7 +113,7 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 def place(folder: Path) -> Any:
     import importlib
 
-    from nemo_elastic.rehearsal.nemo.jobs import NemoPlace
+    from nemo_elastic.rehearsal.nemo.small_jobs import NemoPlace
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 

@@ -11,8 +11,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nemo_elastic.rehearsal.changes import Change
-from nemo_elastic.rehearsal.report import Finding, Job, RehearsalReport, print_changes, print_report
+from nemo_elastic.rehearsal.report import Change, Finding, Job, RehearsalReport, print_changes, print_report
 
 CHANGES = (
     Change("stage1: data.seq_length", 8192, 64, "lengths"),

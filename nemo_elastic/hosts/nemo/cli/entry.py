@@ -35,7 +35,7 @@ from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
 
-from .run_file import give_data, whole_recipe
+from .whole_recipe import give_data, whole_recipe
 
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
 TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)

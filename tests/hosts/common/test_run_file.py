@@ -14,7 +14,7 @@ import yaml
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.run_file import RunFile, read_mapping
-from nemo_elastic.hosts.nemo.cli.run_file import whole_recipe
+from nemo_elastic.hosts.nemo.cli.whole_recipe import whole_recipe
 from tests.hosts.nemo.blocks import NANO_12B, command_line
 
 FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
