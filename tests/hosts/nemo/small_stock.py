@@ -18,7 +18,7 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.rehearsal.nemo.family import without_kernels
+from nemo_elastic.hosts.nemo.curriculum.large import without_kernels
 from tests.hosts.nemo.cutting import random_tensors
 from tests.hosts.pages import PLACE, small
 
