@@ -21,13 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nemo_elastic.kernels import MambaWidths, chunk_for
 from nemo_elastic.nn.cache import MambaState
 from nemo_elastic.nn.functional import gated_rms_norm, rms_norm, work_dtype
+
+
+def _not_kept(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a chain of element-wise steps: cheap to compute again for gradients, large to keep."""
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
 
 # --------------------------------------------------------------------------------------------------- convolution
 
@@ -130,8 +140,8 @@ def ssd_chunked(
     else:
         state = initial_state_bhpn.to(dtype).reshape(b, g, -1, n)
     heads = (g, h // g)
-    chunks = (_chunks(t, q) for t in (x.unflatten(2, heads), dt.unflatten(2, heads), B, C))
-    y, state = _scan(*chunks, A_h.to(dtype).view(heads), state)
+    x_bcgqrp, dt_bcgqr = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q)
+    y, state = _scan(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_h.to(dtype).view(heads), state)
     y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
     return (y, state.reshape(b, h, p, n)) if return_final_state else y
 
@@ -328,7 +338,7 @@ def mix(
     if z_bli is None:
         y_bli = rms_norm(y_bli, w.norm, eps, count_g, groups)
     else:
-        y_bli = gated_rms_norm(y_bli, z_bli, w.norm, groups, eps, count_g)
+        y_bli = _not_kept(gated_rms_norm, y_bli, z_bli, w.norm, groups, eps, count_g)
     return y_bli if gate_i is None else y_bli * gate_i
 
 
@@ -338,7 +348,7 @@ def torch_scan(
     """Convolution and scan in torch; returns (y, z), both [b, l, i], before the gated norm."""
     z, xbc, dt = widths.split(zxbcdt_blo)
     if state is None:
-        xbc = causal_conv1d(xbc, w.conv_weight, w.conv_bias)
+        xbc = _not_kept(causal_conv1d, xbc, w.conv_weight, w.conv_bias)
         x, b, c = widths.scanned(xbc)
         y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias)
         assert isinstance(y, torch.Tensor)

@@ -108,26 +108,25 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
         if not local.fused:
             scan += HALF * local.convolved * t + SINGLE * parent.mamba_heads
     else:
-        scan = _torch_scan(parent)
+        scan = _torch_scan(parent, projection)
     own = scan + HALF * inner
     if gated:
         own += HALF * (projection + 2 * inner)
     return norm(parent, shards) + own / shards.tensor + _output_gates(parent, shards, gated)
 
 
-def _torch_scan(parent: Parent) -> float:
-    """What the inside of a Mamba layer keeps in fp32, in torch (measured tensor by tensor).
+def _torch_scan(parent: Parent, projection: int) -> float:
+    """What the inside of a Mamba layer keeps in torch (measured tensor by tensor).
 
-    The convolution: its input and the sum before SiLU. The scan: B, C, and of the inner width x, what each position
-    puts in, what it leaves for the chunk's end, and what it carries from before; chunks' scores, which all heads of a
-    group share, their decays and the product of both; the states before each chunk, as the loop leaves them and side
-    by side; six vectors over heads. The gated norm: y, z, SiLU(z), their product, and that normalised.
+    Convolution and gated norm are computed again: the projection and the scan's output in bf16. In fp32 the scan: B,
+    C, and of the inner width x, what each position puts in, leaves for the chunk's end, and carries from
+    before; chunks' scores, which all heads of a group share, their decays and the product of both; the states before
+    each chunk, as the loop leaves them and side by side; six vectors over heads.
     """
     heads, groups, n = parent.mamba_heads, parent.mamba_groups, parent.state
     inner, maps, q = heads * parent.mamba_head_dim, groups * n, chunk_for(n)
-    convolution = 2 * (inner + 2 * maps)
     scan = 4 * inner + 2 * maps + (2 * heads + groups) * q + 2 * inner * n / q + 6 * heads
-    return SINGLE * (convolution + scan + 5 * inner + groups)
+    return HALF * (projection + inner) + SINGLE * scan
 
 
 def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:

@@ -154,12 +154,12 @@ def transient(
     """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
 
     Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
-    together as 1.5 times those (small models take 1.2 to 1.5, tests/plan/test_measured.py). Sequence parallelism
-    gathers the stream whole, once for the weight and once for its gradient. A layer's weight gradient exists once in
-    bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's as a dummy in
-    bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
+    together as 1.5 times those, in torch 1.75 (small models take up to that, tests/plan/test_measured.py). Sequence
+    parallelism gathers the stream whole, once for the weight and once for its gradient. A layer's weight gradient
+    exists once in bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's
+    as a dummy in bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
     """
-    share = 1.5 if recompute else 1.0
+    share = 1.0 if not recompute else 1.5 if kernels else 1.75
     fullest = max(share * tokens * layer(parent, kind, shards, gated, kernels) for kind in stage.kinds)
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
     local = list(_local(parent, stage, shards.tensor, shards.expert))
