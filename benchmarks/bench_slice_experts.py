@@ -59,9 +59,9 @@ def first_layers(room: float) -> Parent:
 def quarter() -> Parent:
     """All layers at a quarter of every width."""
     narrow = {"hidden": NANO.hidden // 4, "mamba_head_dim": NANO.mamba_head_dim // 4, "vocab": NANO.vocab // 4,
-              "attention_head_dim": NANO.attention_head_dim // 4, "state": NANO.state // 4}  # fmt: skip
-    more = {size: NANO.size(size) // 4 for size in ("expert_ffn", "shared_ffn")}
-    return replace(NANO, **narrow, more=dict(NANO.more) | more)
+              "attention_head_dim": NANO.attention_head_dim // 4, "state": NANO.state // 4,
+              "expert_ffn": NANO.expert_ffn // 4, "shared_ffn": NANO.shared_ffn // 4}  # fmt: skip
+    return replace(NANO, **narrow)
 
 
 def measure(place: Path, parent: Parent, rounds: int) -> dict[str, float]:

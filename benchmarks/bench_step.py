@@ -75,8 +75,7 @@ def large_members() -> dict[str, Subnet]:
 def dense(parent: Parent, member: Subnet) -> Any:
     """A model that has the member's size and knows nothing of widths."""
     widths = {axis: width for layer in member.layers for axis, width in layer.widths.items()}
-    more = {size: widths.pop(size, value) for size, value in parent.more.items()}
-    shape = replace(parent, pattern=member.pattern, hidden=member.hidden, more=more, **widths)
+    shape = replace(parent, pattern=member.pattern, hidden=member.hidden, **widths)
     return build(shape, elastic=False)
 
 

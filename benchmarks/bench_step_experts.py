@@ -26,7 +26,7 @@ from tests.support.models import start
 PARENT = striped_as_the_30b(Parent(
     "MEM*EMEM*E", 384, 1024, mamba_heads=24, mamba_head_dim=32, mamba_groups=4, state=16, attention_heads=12,
     kv_heads=4, attention_head_dim=32,
-    more={"experts": 32, "expert_ffn": 384, "shared_ffn": 768, "top_k": 4, "routed_scaling": 2.5},
+    experts=32, expert_ffn=384, shared_ffn=768, top_k=4, routed_scaling=2.5,
 ))  # fmt: skip
 TOKENS = (8, 256)
 #: allowed: sliced / full step above the share of active parameters

@@ -45,7 +45,7 @@ VOCAB, LENGTH, BATCH = 512, 128, 8
 PARENT = Parent(
     "MEME*MEME", 64, VOCAB, mamba_heads=8, mamba_head_dim=16, mamba_groups=2, state=16, attention_heads=4, kv_heads=2,
     attention_head_dim=16,
-    more={"experts": 16, "expert_ffn": 64, "shared_ffn": 64, "top_k": 2, "routed_scaling": 2.5},
+    experts=16, expert_ffn=64, shared_ffn=64, top_k=2, routed_scaling=2.5,
 )  # fmt: skip
 CHOICES = (16, 12, 8, 4)
 #: experts of all layers together that a member may have, as shares of the parent's

@@ -266,7 +266,7 @@ class Router(nn.Module):
         layers = []
         for i, kind in enumerate(space.parent.types):
             own = {axis: width[axis][self._row(axis, i)] for axis in space.parent.kind(kind).widths}
-            layers.append(ExpectedLayer(i, kind, own, keep[i]))
+            layers.append(ExpectedLayer(i, kind, space.parent.widths(kind, own), keep[i]))
         return Expected(width[HIDDEN][0], tuple(layers))
 
     def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:

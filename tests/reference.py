@@ -31,7 +31,6 @@ class Model:
     eps: float
     groups: int
     state: int
-    kv_heads: int
     attention_head_dim: int
     least_dt: float
     layers: list[dict[str, Any]]  # as in a Subnet's JSON: type, and the widths that the type has
@@ -46,7 +45,7 @@ def read(folder: Path) -> Model:
     widths = {
         "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
         "mlp": {"ffn": "intermediate_size"},
-        "attention": {"heads": "num_attention_heads"},
+        "attention": {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"},
         "moe": {
             "experts": "n_routed_experts",
             "ffn": "moe_intermediate_size",
@@ -66,7 +65,6 @@ def read(folder: Path) -> Model:
         eps=config["layer_norm_epsilon"],
         groups=config["n_groups"],
         state=config["ssm_state_size"],
-        kv_heads=config["num_key_value_heads"],
         attention_head_dim=config["head_dim"],
         least_dt=config["time_step_min"],
         layers=layers,
@@ -95,7 +93,13 @@ def _values(dtype: str, data: bytes) -> np.ndarray:
     return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
 
 
-def cut(whole: Model, subnet: Mapping[str, Any], stripes: int, moe_stripes: Mapping[str, int] | None = None) -> Model:
+def cut(
+    whole: Model,
+    subnet: Mapping[str, Any],
+    stripes: int,
+    moe_stripes: Mapping[str, int] | None = None,
+    kv_stripes: int = 1,
+) -> Model:
     """Cut a member out of a parent.
 
     Args:
@@ -103,6 +107,7 @@ def cut(whole: Model, subnet: Mapping[str, Any], stripes: int, moe_stripes: Mapp
         subnet: The member, as in `elastic.json`.
         stripes: Number of blocks of the FFN.
         moe_stripes: Of `experts`, `ffn` and `shared_ffn` of layers with experts.
+        kv_stripes: Of key-value heads.
     """
     rows = list(range(subnet["hidden"]))
     tensors = {
@@ -120,10 +125,10 @@ def cut(whole: Model, subnet: Mapping[str, Any], stripes: int, moe_stripes: Mapp
         if small["type"] == "moe":
             own = _cut_experts(old, large, small, rows, moe_stripes or {})
         else:
-            own = _cut_layer(whole, old, large, small, rows, stripes)
+            own = _cut_layer(whole, old, large, small, rows, stripes, kv_stripes)
         kept = {"norm.weight": old["norm.weight"][rows]} | own
         tensors |= {f"backbone.layers.{now}.{name}": values for name, values in kept.items()}
-    layers = [dict(layer, index=i) for i, layer in enumerate(subnet["layers"])]
+    layers = [dict(whole.layers[layer["index"]] | layer, index=i) for i, layer in enumerate(subnet["layers"])]
     return Model(**vars(whole) | {"hidden": subnet["hidden"], "layers": layers, "tensors": tensors})
 
 
@@ -156,19 +161,25 @@ def _cut_experts(
 
 
 def _cut_layer(
-    whole: Model, old: Tensors, large: Mapping[str, Any], small: Mapping[str, Any], rows: list[int], stripes: int
-) -> Tensors:
+    whole: Model, old: Tensors, large: Mapping[str, Any], small: Mapping[str, Any], rows: list[int], stripes: int,
+    kv_stripes: int,
+) -> Tensors:  # fmt: skip
     if small["type"] == "mlp":
         neurons = _first(large["ffn"], small["ffn"], stripes)
         up, down = old["mixer.up_proj.weight"], old["mixer.down_proj.weight"]
         return {"mixer.up_proj.weight": up[neurons][:, rows], "mixer.down_proj.weight": down[rows][:, neurons]}
     if small["type"] == "attention":
-        heads = _first(large["heads"], small["heads"], whole.kv_heads)
-        query = [h * whole.attention_head_dim + c for h in heads for c in range(whole.attention_head_dim)]
+        groups = _first(large["kv_heads"], small.get("kv_heads", large["kv_heads"]), kv_stripes)
+        each = large["heads"] // large["kv_heads"]
+        heads = [g * each + j for g in groups for j in range(small["heads"] // len(groups))]
+        query, shared = (
+            [h * whole.attention_head_dim + c for h in own for c in range(whole.attention_head_dim)]
+            for own in (heads, groups)
+        )
         return {
             "mixer.q_proj.weight": old["mixer.q_proj.weight"][query][:, rows],
-            "mixer.k_proj.weight": old["mixer.k_proj.weight"][:, rows],
-            "mixer.v_proj.weight": old["mixer.v_proj.weight"][:, rows],
+            "mixer.k_proj.weight": old["mixer.k_proj.weight"][shared][:, rows],
+            "mixer.v_proj.weight": old["mixer.v_proj.weight"][shared][:, rows],
             "mixer.o_proj.weight": old["mixer.o_proj.weight"][rows][:, query],
         }
     heads = _first(large["heads"], small["heads"], whole.groups)
@@ -236,7 +247,7 @@ def _attention(model: Model, layer: Mapping[str, Any], w: Tensors, x_ld: np.ndar
     q, k, v = (x_ld @ w[f"mixer.{name}_proj.weight"].T for name in "qkv")
     out = np.zeros((length, layer["heads"] * size))
     for h in range(layer["heads"]):
-        shared = h // (layer["heads"] // model.kv_heads)
+        shared = h // (layer["heads"] // layer["kv_heads"])
         own, other = slice(h * size, (h + 1) * size), slice(shared * size, (shared + 1) * size)
         for t in range(length):
             scores = k[: t + 1, other] @ q[t, own] / math.sqrt(size)

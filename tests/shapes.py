@@ -23,25 +23,32 @@ PARENT = Parent(
     attention_head_dim=4,
     ffn_stripes=4,
 )
+#: whose members may keep some of the key-value heads alone
+GROUPS = replace(PARENT, attention_heads=8, kv_heads=4, kv_heads_stripes=2)
 #: with experts, in a latent width and without; a chain of choices fits the stripes
 LATENT = replace(
     PARENT,
     pattern="MEM*E",
     ffn=1,
     ffn_stripes=1,
-    more={
-        "experts": 8,
-        "expert_ffn": 12,
-        "shared_ffn": 20,
-        "latent": 10,
-        "top_k": 2,
-        "routed_scaling": 2.5,
-        "experts_stripes": 2,
-        "expert_ffn_stripes": 2,
-        "shared_ffn_stripes": 4,
-    },
+    experts=8,
+    expert_ffn=12,
+    shared_ffn=20,
+    latent=10,
+    top_k=2,
+    routed_scaling=2.5,
+    experts_stripes=2,
+    expert_ffn_stripes=2,
+    shared_ffn_stripes=4,
 )
-MOE = replace(LATENT, more={size: n for size, n in LATENT.more.items() if size != "latent"})
+MOE = replace(LATENT, sizes={size: n for size, n in LATENT.sizes.items() if size != "latent"})
+
+
+def having(axis: str) -> Parent:
+    """One of them that has an axis."""
+    return next(parent for parent in (PARENT, GROUPS, LATENT) if axis in parent.axes)
+
+
 #: Nemotron-3 Nano 30B-A3B
 NANO_30B = preset("nemotron-3-nano-30b-a3b")
 #: tests/plan/test_presets.py holds these against NeMo's classes, and that against Megatron-Bridge's recipe

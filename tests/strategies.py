@@ -25,6 +25,7 @@ def parents(
     tied: bool | None = None,
     max_stripes: int = 3,
     kinds: str = "M-*E",
+    optional: bool = True,
 ) -> Parent:
     """A small parent.
 
@@ -35,10 +36,15 @@ def parents(
         tied: whether head and embedding are one; drawn by default.
         max_stripes: largest number of blocks of the FFN axis.
         kinds: symbols that the default pattern has; megatron-core of NeMo has no experts in a hybrid.
+        optional: key-value heads may be an axis, as they are where a block lists them.
     """
     upto = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     stripes, groups, kv_heads = upto(1, max_stripes), upto(1, 3), upto(1, 3)
     symbols = draw(pattern if pattern is not None else st.text(kinds, min_size=1, max_size=max_layers))
+    own = draw(_experts(max_stripes)) if "E" in symbols else {}
+    if optional and "*" in symbols and draw(st.booleans()):
+        own["kv_heads_stripes"] = upto(1, 2)
+        kv_heads = int(own["kv_heads_stripes"]) * upto(1, 2)
     return Parent(
         pattern=symbols,
         hidden=upto(2, 12),
@@ -55,7 +61,7 @@ def parents(
         tied=draw(st.booleans()) if tied is None else tied,
         norm_eps=draw(st.sampled_from([1e-5, 1e-2])),  # a large one shows where an epsilon is scaled wrongly
         ffn_stripes=stripes,
-        more=draw(_experts(max_stripes)) if "E" in symbols else {},
+        **own,
     )
 
 
@@ -108,8 +114,8 @@ def subnets(
         kept = [layer for layer, stays in zip(kept, keep) if stays]
     layers = []
     for layer in kept:
-        widths = {axis: width(axis, whole) for axis, whole in layer.widths.items()}
-        layers.append(Layer(layer.index, layer.type, widths))
+        choices = {axis: width(axis, whole) for axis, whole in parent.choices(layer).items()}
+        layers.append(Layer(layer.index, layer.type, parent.widths(layer.type, choices)))
     hidden = draw(st.integers(1, upper.hidden)) if HIDDEN in axes else upper.hidden
     return Subnet(hidden, tuple(layers)).validate(parent)
 

@@ -110,7 +110,7 @@ def test_blocks_of_families_with_experts_are_valid_and_can_be_met() -> None:
     tiny = replace(
         NANO_30B, pattern="MEM*EMEM*E", hidden=128, vocab=1024, mamba_heads=16, mamba_head_dim=16, mamba_groups=4,
         state=16, attention_heads=4, attention_head_dim=32,
-        more={"experts": 8, "expert_ffn": 96, "shared_ffn": 192, "top_k": 2, "routed_scaling": 2.5},
+        experts=8, expert_ffn=96, shared_ffn=192, top_k=2, routed_scaling=2.5,
     )  # fmt: skip
     for name, shape, counts in (
         ("elastic_30b_a3b", NANO_30B, (31_577_940_288, 3_580_076_352)),

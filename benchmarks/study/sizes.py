@@ -47,7 +47,7 @@ RECALL_AXES: dict[str, Any] = {
 EXPERTS = Parent(
     "MEM*EMEM*E", 192, 1024, mamba_heads=16, mamba_head_dim=16, mamba_groups=4, state=16, attention_heads=4,
     kv_heads=2, attention_head_dim=32,
-    more={"experts": 8, "expert_ffn": 192, "shared_ffn": 384, "top_k": 2, "routed_scaling": 2.5},
+    experts=8, expert_ffn=192, shared_ffn=384, top_k=2, routed_scaling=2.5,
 )  # fmt: skip
 EXPERTS_AXES: dict[str, Any] = {
     "hidden": [192, 176, 160, 144, 128],

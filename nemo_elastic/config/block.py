@@ -175,14 +175,24 @@ class ElasticConfig:
     def parent_shape(self, parent: Parent) -> Parent:
         """`parent` with the stripes of this block; where it gives none, those of `default_stripes`.
 
-        A whole axis has stripes too: they say which parallel sizes share it equally.
+        A whole axis has stripes too: they say which parallel sizes share it equally. A size that families cut only
+        where their block lists it becomes an axis of the parent.
         """
-        found = {}
-        for axis, stripes in striped_axes().items():
+        parent, stripes = self._opened(parent), {}
+        for axis, size in striped_axes().items():
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
-                found[stripes] = default_stripes(axis, own.choices) if own.stripes is None else own.stripes
-        return parent.with_stripes(found.pop("ffn_stripes"), **found)
+                stripes[size] = default_stripes(axis, own.choices) if own.stripes is None else own.stripes
+        return replace(parent, **stripes)
+
+    def _opened(self, parent: Parent) -> Parent:
+        """`parent` with all axes of this block."""
+        closed = (
+            size
+            for axis, size in striped_axes().items()
+            if axis in self.axes and layer_axes()[axis][0].name in parent.types and axis in parent.sizes
+        )
+        return replace(parent, **{size: 1 for size in closed if not parent.has(size)})
 
     def resolve_axes(self, parent: Parent) -> dict[str, AxisConfig]:
         """Every axis with its choices for `parent` (rigid axes have the one full choice), all checked.
@@ -191,6 +201,7 @@ class ElasticConfig:
             ElasticError: a width above the parent, not a multiple of its blocks, or a first choice below the parent.
         """
         out = {}
+        parent = self._opened(parent)
         for name, axis in self.axes.items():
             kind = layer_axes()[name][0] if name in layer_axes() else None
             if kind is not None and kind.symbol not in parent.pattern:

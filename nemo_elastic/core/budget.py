@@ -115,12 +115,13 @@ class AxisConfig:
     """Choices of one axis: absolute widths, descending, the parent's first.
 
     Attributes:
-        choices: widths a member may have; for depth the number of layers it keeps.
+        choices: widths a member may have; for depth the number of layers it keeps. For attention_heads with kv_heads
+            among the axes: those of a layer that keeps all kv_heads; one that keeps half of them has half as many.
         per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model. Such
             members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
-        stripes: FFN and axes of experts only: blocks of the axis. Any tensor-parallel size that divides it keeps equal
-            shares; for experts any expert-parallel size, for expert_ffn any expert-tensor-parallel one. 8 if not given
-            (1 of expert_ffn: an expert is whole on its rank), or as many fewer as divide every choice.
+        stripes: FFN, kv_heads and axes of experts only: blocks of the axis. Any tensor-parallel size that divides it
+            keeps equal shares; for experts any expert-parallel size, for expert_ffn any expert-tensor-parallel one. 8
+            if not given (1 of expert_ffn: an expert is whole on its rank), or as many fewer as divide every choice.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
             context rests on the Mamba state alone; 0 allows it.

@@ -1,40 +1,87 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members as integers of a shape fixed by the parent, so that a distributed checkpoint holds them as a tensor."""
+"""Members as integers of a shape fixed by the parent, so that a distributed checkpoint holds them as a tensor.
+
+A code has hidden, and for each layer of the parent its widths and whether it is kept; zeros for a dropped one. Widths
+stand by position where the parent has no other axes than version 0.1 had. Else the code begins with the names of its
+axes: `[-n, n numbers of names, hidden, ...]`. Either is read, whatever axes a parent has by then: one that a code says
+nothing of was not cut.
+"""
 
 from __future__ import annotations
 
+import zlib
+
 from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.record import Kind
+from nemo_elastic.errors import bad
 
 __all__ = ["decode", "encode", "width"]
 
-
-def _widths(parent: Parent) -> int:
-    """Widths of a layer: two, as Nemotron-H has, or as many as the kind with most."""
-    return max(2, *(len(kind.axes) for kind in parent.kinds))
+#: axes whose widths stand by position, in order; a kind with none of them was registered, and has all of its own so
+BY_POSITION = (
+    "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "experts", "expert_ffn", "shared_ffn", "latent",
+)  # fmt: skip
 
 
 def width(parent: Parent) -> int:
     """Integers of a member of `parent`."""
-    return 1 + (_widths(parent) + 1) * parent.num_layers
+    names = _names(parent)
+    return len(names) + bool(names) + 1 + (_most(parent, names) + 1) * parent.num_layers
 
 
 def encode(parent: Parent, member: Subnet) -> list[int]:
-    """[hidden, then per parent layer (its widths in order, zeros where it has fewer, 1)]; zeros for a dropped one."""
-    out, most = [member.hidden], _widths(parent)
+    """The code of a member, see above; of a layer [its widths in order, zeros where it has fewer, 1]."""
+    names = _names(parent)
+    out, most = [-len(names), *map(_number, names)] if names else [], _most(parent, names)
+    out.append(member.hidden)
     for i in range(parent.num_layers):
         layer = member.by_index.get(i)
-        own = [] if layer is None else [layer.widths[axis] for axis in parent.kind(layer.type).widths]
+        own = [] if layer is None else [layer.widths[axis] for axis in _axes(parent.kind(layer.type), names)]
         out += own + [0] * (most - len(own)) + [int(layer is not None)]
     return out
 
 
 def decode(parent: Parent, code: list[int]) -> Subnet:
-    """Inverse of `encode`, validated."""
+    """Inverse of `encode`, validated.
+
+    Raises:
+        ElasticError: it is no member of `parent`, or has an axis that nobody knows here.
+    """
+    count = max(0, -code[0])
+    numbers = {_number(axis): axis for axis in parent.axes}
+    for number in code[1 : 1 + count]:
+        if number not in numbers:
+            raise bad("checkpoint.elastic.codes", number, "an axis of this parent; a later version may know it")
+    names = tuple(numbers[number] for number in code[1 : 1 + count])
+    rest, most = code[count + 1 if count else 0 :], _most(parent, names)
+    if len(rest) != 1 + (most + 1) * parent.num_layers:
+        raise bad("checkpoint.elastic.codes", len(code), f"members of {parent.num_layers} layers")
     layers: list[Layer] = []
-    most = _widths(parent)
     for i, kind in enumerate(parent.types):
-        *own, kept = code[1 + (most + 1) * i :][: most + 1]
+        *own, kept = rest[1 + (most + 1) * i :][: most + 1]
         if kept:
-            layers.append(Layer(i, kind, dict(zip(parent.kind(kind).widths, own, strict=False))))
-    return Subnet(code[0], tuple(layers)).validate(parent)
+            layers.append(parent.layer(i, **dict(zip(_axes(parent.kind(kind), names), own, strict=False))))
+    return Subnet(rest[0], tuple(layers)).validate(parent)
+
+
+def _number(axis: str) -> int:
+    return zlib.crc32(axis.encode())
+
+
+def _names(parent: Parent) -> tuple[str, ...]:
+    """Axes that a code names; none where all of them stand by position."""
+    named = any(set(kind.widths) - set(_axes(kind, ())) for kind in parent.kinds)
+    return tuple(axis for kind in parent.kinds for axis in kind.widths) if named else ()
+
+
+def _axes(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Axes of a layer in the order of a code with these names."""
+    if names:
+        return tuple(axis for axis in names if axis in kind.widths)
+    return tuple(axis for axis in BY_POSITION if axis in kind.widths) or kind.widths
+
+
+def _most(parent: Parent, names: tuple[str, ...]) -> int:
+    """Widths of a layer: two, as Nemotron-H has, or as many as the kind with most."""
+    return max(2, *(len(_axes(kind, names)) for kind in parent.kinds))

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent
-from nemo_elastic.core.kinds.registry import KINDS, OWN
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import elements, ends, rows, sizes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import keep_plain
@@ -174,7 +174,8 @@ _remembered_flops: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_flops)
 
 def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
     """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
-    out: dict[str, Any] = dict.fromkeys(("embedding", "head", *OWN, *(kind.name for kind in parent.kinds)), 0)
+    kinds = (name for name, kind in KINDS.items() if kind.always or name in parent.types)
+    out: dict[str, Any] = dict.fromkeys(("embedding", "head", *kinds), 0)
     for row, layer in rows(parent, member):
         key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
         out[key] = out[key] + elements(row, sizes(parent, member.hidden, layer))

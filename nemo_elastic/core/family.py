@@ -9,8 +9,8 @@ a is a blocked prefix of b's. `manifest.py` holds the named collection of member
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,16 +20,15 @@ from nemo_elastic.core.kinds.registry import (
     DEPTH,
     HIDDEN,
     KINDS,
-    OWN,
-    by_symbol,
     layer_axes,
     striped_axes,
     symbols,
 )
 from nemo_elastic.core.prefix import BlockedPrefix
 from nemo_elastic.errors import ElasticError, bad, shown
-from nemo_elastic.io.values import keep_plain
+from nemo_elastic.io.values import keep_plain, plain
 
+VOCAB = "vocab"
 #: more than any model has: layers, a size, and tensors in all; a line of a damaged file must not fill the memory
 MAX_LAYERS, MAX_SIZE, MAX_TENSORS = 10_000, 2**24, 2**19
 
@@ -50,70 +49,88 @@ def positive_real(field: str, value: Any) -> float:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Parent:
     """Shape of a hybrid model; every size in channels, heads or tokens.
+
+    Sizes lie in one mapping, `sizes`; each is an attribute, too (`parent.ffn`). Constructor and `dataclasses.replace`
+    take them by name; the constructor also takes those that every parent has in order: ffn, mamba_heads,
+    mamba_head_dim, mamba_groups, state, conv_kernel, attention_heads, kv_heads, attention_head_dim.
 
     Attributes:
         pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), E (experts), or that of a
             registered kind.
-        hidden: residual width.
-        vocab: rows of the embedding and of the head.
-        ffn: MLP width; mamba_heads x mamba_head_dim: Mamba inner width; mamba_groups: groups that share B and C.
-        state: SSM state per head channel; conv_kernel: taps of the causal convolution.
-        attention_heads, kv_heads, attention_head_dim: grouped-query attention.
+        sizes: name -> size: hidden (residual width), vocab (rows of the embedding and of the head), and those of its
+            kinds of layers: their axes (ffn: MLP width, mamba_heads x mamba_head_dim: Mamba inner width, ...), what
+            every member keeps (state: SSM state per head channel, conv_kernel: taps of the causal convolution, ...),
+            and stripes: blocks of an axis, so that any tensor-parallel size that divides them has equal shares.
         tied: the head shares the embedding.
-        ffn_stripes: blocks of the FFN axis, so that any tensor-parallel size that divides them has equal shares.
-        more: sizes of other kinds than the first three by name; in files they stand beside the others.
+        norm_eps: epsilon of its norms.
     """
 
     pattern: str
-    hidden: int
-    vocab: int
-    ffn: int = 1
-    mamba_heads: int = 1
-    mamba_head_dim: int = 1
-    mamba_groups: int = 1
-    state: int = 1
-    conv_kernel: int = 4
-    attention_heads: int = 1
-    kv_heads: int = 1
-    attention_head_dim: int = 1
-    tied: bool = False
-    norm_eps: float = 1e-5
-    ffn_stripes: int = 1
-    more: Mapping[str, Any] = field(default_factory=Widths)
+    sizes: Mapping[str, Any]
+    tied: bool
+    norm_eps: float
 
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        unknown = sorted(set(self.pattern) - set(symbols())) if isinstance(self.pattern, str) else [self.pattern]
-        if unknown or not self.pattern:
-            raise bad("parent.pattern", self.pattern, f"a pattern has one of {_listed(symbols())} per layer")
-        if len(self.pattern) > MAX_LAYERS:
-            raise bad("parent.pattern", self.pattern, f"at most {MAX_LAYERS} layers")
-        for f in fields(self):
-            if f.type == "int":
-                positive(f"parent.{f.name}", getattr(self, f.name))
+    def __init__(
+        self,
+        pattern: str,
+        hidden: int | None = None,
+        vocab: int | None = None,
+        *own: int,
+        sizes: Mapping[str, Any] | None = None,
+        tied: bool = False,
+        norm_eps: float = 1e-5,
+        **named: Any,
+    ) -> None:
+        """Check a shape.
+
+        Args:
+            pattern, tied, norm_eps: see the class.
+            hidden, vocab, own, named: sizes.
+            sizes: others that hold where neither gives one; sizes that neither gives have their defaults.
+
+        Raises:
+            ElasticError: a field that is missing or wrong; a size that no layer has; blocks that do not divide.
+        """
+        names = _base_sizes()
+        if len(own) > len(names) - 2:
+            raise TypeError(f"sizes in order are {', '.join(names)}; others have names")
+        first = ((name, value) for name, value in zip(names, (hidden, vocab, *own), strict=False) if value is not None)
+        given = {name: plain(value) for name, value in (dict(sizes or {}) | named | dict(first)).items()}
+        for name, value in (("pattern", pattern), ("tied", tied), ("norm_eps", norm_eps), ("sizes", given)):
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        pattern = self.pattern
+        unknown = sorted(set(pattern) - set(symbols())) if isinstance(pattern, str) else [pattern]
+        if unknown or not pattern:
+            raise bad("parent.pattern", pattern, f"a pattern has one of {_listed(symbols())} per layer")
+        if len(pattern) > MAX_LAYERS:
+            raise bad("parent.pattern", pattern, f"at most {MAX_LAYERS} layers")
+        object.__setattr__(self, "sizes", self._complete(dict(self.sizes)))
         if not isinstance(self.tied, bool):
             raise bad("parent.tied", self.tied, "true or false")
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
             raise bad("parent.norm_eps", self.norm_eps, "a number between 0 and 1")
-        others = [kind for kind in self.kinds if kind.name not in OWN]
-        defaults = {size: value for kind in others for size, value in kind.defaults.items()}
-        object.__setattr__(self, "more", Widths(defaults | dict(self.more)))
-        wanted = {size for kind in others for size in kind.sizes}
-        if wanted != set(self.more):
-            name = min(wanted ^ set(self.more))
-            if name in wanted:
-                raise ElasticError(f"parent.{name}: missing")
-            raise ElasticError(f"parent.{name}: no layer has it")
-        reals = {size for kind in others for size in kind.reals}
-        for name, value in self.more.items():
-            (positive_real if name in reals else positive)(f"parent.{name}", value)
         self._check_tensors()
         for axis in self.axes:
             if axis != DEPTH:
                 self.axis(axis)  # raises where blocks do not divide
+
+    def _complete(self, given: dict[str, Any]) -> Widths:
+        """All sizes, checked, in the order of files."""
+        kinds = _kinds_of(self.pattern)
+        given = {size: value for kind in kinds for size, value in kind.defaults.items()} | given
+        wanted = {HIDDEN, VOCAB, *(size for kind in kinds for size in kind.of(given).sizes)}
+        for name in sorted(wanted ^ given.keys()):
+            raise ElasticError(f"parent.{name}: {'missing' if name in wanted else 'no layer has it'}")
+        reals = {size for kind in kinds for size in kind.reals}
+        for name in (names := size_names(self.pattern, given)):
+            (positive_real if name in reals else positive)(f"parent.{name}", given[name])
+        return Widths({name: given[name] for name in names})
 
     def _check_tensors(self) -> None:
         """Raise where so many layers with so many tensors each are in no file."""
@@ -121,9 +138,26 @@ class Parent:
             layers = self.pattern.count(kind.symbol)
             for size in {row.each for row in kind.rows if row.each is not None}:
                 rows = sum(row.each == size for row in kind.rows)
-                if layers * rows * self.size(size) > MAX_TENSORS:
+                if layers * rows * self.sizes[size] > MAX_TENSORS:
                     most = MAX_TENSORS // (layers * rows)
-                    raise bad(f"parent.{size}", self.size(size), f"at most {most} in each of {layers} layers")
+                    raise bad(f"parent.{size}", self.sizes[size], f"at most {most} in each of {layers} layers")
+
+    def __getattr__(self, name: str) -> Any:
+        """A size."""
+        sizes = self.__dict__.get("sizes", {})
+        if name in sizes:
+            return sizes[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.pattern, self.sizes, self.tied, self.norm_eps))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # another process hashes in another way
 
     @cached_property
     def types(self) -> tuple[str, ...]:
@@ -134,41 +168,71 @@ class Parent:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds that its layers are of, each once, in the registry's order; its own record of each."""
-        return tuple(kind.of(self.more) for kind in KINDS.values() if kind.symbol in self.pattern)
+        return tuple(kind.of(self.sizes) for kind in KINDS.values() if kind.symbol in self.pattern)
 
     def has(self, size: str) -> bool:
         """Whether it has a size that parents with the same kinds of layers may lack."""
-        return size in self.more
+        return size in self.sizes
 
     def kind(self, name: str) -> Kind:
         """Its own record of a kind: with the axes and rows that its layers have."""
-        return KINDS[name].of(self.more)
+        return KINDS[name].of(self.sizes)
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Axes of its families: Nemotron-H's first three kinds', and those of the others that it has."""
-        return (*AXES, *(axis for kind in self.kinds if kind.name not in OWN for axis in kind.widths))
+        """Axes of its families: those that every family has, and then the others of its kinds."""
+        return (*AXES, *(axis for kind in self.kinds for axis in kind.widths if axis not in AXES))
 
     @property
     def num_layers(self) -> int:
         return len(self.pattern)
 
-    def size(self, name: str) -> int:
-        """A size by name, of a registered kind, too."""
-        return self.more[name] if name in self.more else getattr(self, name)
+    def size(self, name: str) -> Any:
+        """A size by name."""
+        return self.sizes[name]
 
-    def axis(self, name: str) -> BlockedPrefix:
-        """The blocked prefix of an axis (depth has none: it keeps layers, not channels)."""
+    def axis(self, name: str, widths: Mapping[str, int] | None = None) -> BlockedPrefix:
+        """The blocked prefix of an axis (depth has none: it keeps layers, not channels).
+
+        Args:
+            name: of the axis.
+            widths: of a layer: an axis whose blocks are one, too, then lies in those that this layer has.
+        """
         if name == HIDDEN:
-            return BlockedPrefix(self.hidden, 1, name)
-        axis = layer_axes()[name][1]
-        blocks = 1 if axis.blocks is None else self.size(axis.blocks)
-        return BlockedPrefix(self.size(name), blocks, name, 1 if axis.least is None else self.size(axis.least))
+            return BlockedPrefix(self.sizes[HIDDEN], 1, name)
+        kind = layer_axes()[name][0].of(self.sizes)
+        axis, size = kind.axis[name], self.sizes[name]
+        blocks = 1 if axis.blocks is None else self.sizes[axis.blocks]
+        if widths is not None and name in kind.nested:
+            size, blocks = size // blocks * widths[kind.nested[name]], widths[kind.nested[name]]
+        return BlockedPrefix(size, blocks, name, 1 if axis.least is None else self.sizes[axis.least])
 
     @cached_property
     def full(self) -> Subnet:
         """The member that is the parent itself."""
         return self.uniform()
+
+    def widths(self, kind: str, choices: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Widths of a layer for choices of its axes, integers or expected ones.
+
+        A choice counts the channels of the parent, whatever the layer keeps of their blocks: half of the query heads
+        are those of half of the width in a layer that keeps half of the key-value heads.
+        """
+        nested = self.kind(kind).nested
+        if not nested:
+            return choices
+        count = {axis: self.sizes[blocks] for axis, blocks in nested.items()}
+        each = {a: n // count.get(a, 1) if isinstance(n, int) else n / count.get(a, 1) for a, n in choices.items()}
+        return self.kind(kind).outside(each)
+
+    def choices(self, layer: Layer) -> Mapping[str, int]:
+        """Undo `widths`."""
+        kind = self.kind(layer.type)
+        nested = kind.nested
+        if not nested:
+            return layer.widths
+        each = kind.inside(layer.widths)
+        return {axis: n * self.sizes[nested[axis]] if axis in nested else n for axis, n in each.items()}
 
     def layer(self, index: int, **widths: int) -> Layer:
         """Layer `index` at full width, except for the `widths` given by axis name."""
@@ -176,7 +240,8 @@ class Parent:
         for axis in widths:
             if axis not in kind.widths:
                 raise bad("axis", axis, f"a {kind.name} layer has {', '.join(kind.widths)}")
-        return Layer(index, kind.name, {axis: widths.get(axis, self.size(axis)) for axis in kind.widths})
+        whole = self.widths(kind.name, {axis: widths.get(axis, self.sizes[axis]) for axis in kind.widths})
+        return Layer(index, kind.name, dict(whole) | widths)
 
     def uniform(self, keep: Iterable[int] | None = None, **widths: int) -> Subnet:
         """A member with the same width in all layers of a kind.
@@ -192,30 +257,63 @@ class Parent:
             self.layer(i, **{axis: widths[axis] for axis in self.kind(self.types[i]).widths if axis in widths})
             for i in (range(self.num_layers) if keep is None else sorted(keep))
         )
-        return Subnet(widths.get(HIDDEN, self.hidden), layers).validate(self)
+        return Subnet(widths.get(HIDDEN, self.sizes[HIDDEN]), layers).validate(self)
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"} | dict(self.more)
+        own = {"pattern": self.pattern, "tied": self.tied, "norm_eps": self.norm_eps} | dict(self.sizes)
+        return {name: own[name] for name in _field_names(self.pattern, self.sizes)}
 
     @classmethod
     def from_json(cls, data: Any, field: str = "parent") -> Parent:
         """Read what `to_json` wrote; unknown or missing fields are errors."""
         pattern = data.get("pattern") if isinstance(data, Mapping) else None
-        found = [by_symbol(c) for c in sorted(set(pattern))] if isinstance(pattern, str) else []
-        own = {size for kind in found if kind is not None and kind.name not in OWN for size in kind.sizes}
-        more = {name: data[name] for name in own if name in data}
-        rest = {k: v for k, v in data.items() if k not in own} if isinstance(data, Mapping) else data
-        known_names([f.name for f in fields(cls) if f.name != "more"], rest, field)
-        return cls(**known_fields(cls, rest, field), more=Widths(more))
+        known = known_names(_field_names(pattern if isinstance(pattern, str) else "", data or {}), data, field)
+        for name in ("pattern", HIDDEN, VOCAB):
+            if name not in known:
+                raise ElasticError(f"{field}.{name}: missing")
+        return cls(**known)
 
-    def with_stripes(self, ffn: int, **more: int) -> Parent:
+    def with_stripes(self, ffn: int, **stripes: int) -> Parent:
         """The same shape with so many stripes of the FFN; of other axes by the names of their sizes."""
-        return replace(self, ffn_stripes=ffn, more=dict(self.more) | more)
+        return replace(self, ffn_stripes=ffn, **stripes)
 
     def striped_as(self, other: Parent) -> Parent:
         """The same shape with the stripes of another parent: a layout of the same channels."""
-        own = {size: other.more[size] for size in striped_axes().values() if size in self.more and size in other.more}
-        return self.with_stripes(other.ffn_stripes, **own)
+        stripes = striped_axes()
+        own = {name: size for name, size in self.sizes.items() if name not in stripes.values()}
+        theirs = {size: other.sizes[size] for axis, size in stripes.items() if axis in own and size in other.sizes}
+        return replace(self, sizes=own | theirs)
+
+
+def first_difference(a: Parent, b: Parent) -> str | None:
+    """The first field in which two parents differ; None where they are the same."""
+    ours, theirs = a.to_json(), b.to_json()
+    return next((name for name in ours | theirs if ours.get(name) != theirs.get(name)), None)
+
+
+def _kinds_of(pattern: str) -> list[Kind]:
+    """Kinds whose sizes a parent has."""
+    return [kind for kind in KINDS.values() if kind.always or kind.symbol in pattern]
+
+
+def size_names(pattern: str, sizes: Container[str]) -> list[str]:
+    """Names of the sizes of a parent: those that every parent has first, then stripes, then all others."""
+    kinds, stripes = _kinds_of(pattern), set(striped_axes().values())
+    own = [(kind, size) for kind in kinds for size in kind.of(sizes).sizes]
+    first = [size for kind, size in own if kind.always and size not in stripes]
+    others = [size for kind, size in own if not kind.always and size not in stripes]
+    return [HIDDEN, VOCAB, *first, *(size for _, size in own if size in stripes), *others]
+
+
+def _base_sizes() -> tuple[str, ...]:
+    """Names of the sizes that every parent has, but for stripes."""
+    return tuple(size for size in size_names("", ()) if size not in striped_axes().values())
+
+
+def _field_names(pattern: str, sizes: Container[str]) -> list[str]:
+    """Fields of a parent in files."""
+    names, base = size_names(pattern, sizes), _base_sizes()
+    return ["pattern", *base, "tied", "norm_eps", *(name for name in names if name not in base)]
 
 
 def _listed(letters: str) -> str:
@@ -267,11 +365,15 @@ class Layer:
         object.__setattr__(self, "widths", Widths(self.widths))
 
     def __le__(self, other: Layer) -> bool:
-        return (
-            self.index == other.index
-            and self.type == other.type
-            and all(width <= other.widths[axis] for axis, width in self.widths.items())
-        )
+        if (self.index, self.type, self.widths.keys()) != (other.index, other.type, other.widths.keys()):
+            return False
+        theirs = other.inside
+        return all(width <= theirs[axis] for axis, width in self.inside.items())
+
+    @property
+    def inside(self) -> Mapping[str, int]:
+        """Its widths as they compare with those of other layers; see `Kind.inside`."""
+        return KINDS[self.type].inside(self.widths)
 
     def to_json(self) -> dict[str, Any]:
         own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
@@ -291,7 +393,7 @@ class Layer:
         named = {axis.field: axis.name for axis in kind.axes}
         known_names(("index", "type", *named), data, field)
         for key, axis in named.items():
-            if key not in data and axis not in kind.lacking:
+            if key not in data and axis in kind.records[-1].widths:
                 raise ElasticError(f"{field}.{key}: missing")
         return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
 
@@ -312,7 +414,7 @@ class Subnet:
         if not self.layers:
             raise ElasticError("subnet.layers: [] is not allowed; at least one layer must stay")
         last = -1
-        right: set[tuple[str, int]] = set()  # most layers have the widths of others
+        right: set[tuple[str, Mapping[str, int]]] = set()  # most layers have the widths of others
         for i, layer in enumerate(self.layers):
             where = f"subnet.layers[{i}]"
             index = layer.index
@@ -323,11 +425,11 @@ class Subnet:
             kind = parent.kind(layer.type)
             if set(layer.widths) != set(kind.widths):
                 raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
-            for axis in kind.axes:
-                width = layer.widths[axis.name]
-                if type(width) is not int or (axis.name, width) not in right:
-                    prefix = replace(parent.axis(axis.name), name=f"{where}.{axis.field}")
-                    right.add((axis.name, prefix.check(width)))
+            if (layer.type, layer.widths) not in right:
+                for axis in sorted(kind.axes, key=lambda axis: axis.name in kind.nested):  # blocks come first
+                    prefix = parent.axis(axis.name, layer.widths)
+                    replace(prefix, name=f"{where}.{axis.field}").check(layer.widths[axis.name])
+                right.add((layer.type, layer.widths))
             last = index
         return self
 
@@ -373,12 +475,24 @@ class Subnet:
         return cls(known[HIDDEN], layers).validate(parent)
 
 
-def largest(widths: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The largest width of every axis among layers."""
-    out: dict[str, int] = {}
-    for own in widths:
-        out |= {axis: max(width, out.get(axis, width)) for axis, width in own.items()}
-    return out
+def choices_of(parent: Parent, member: Subnet, axis: str) -> tuple[int, ...]:
+    """Choices of an axis that a member makes: one a layer that has it, one for the residual width; none for depth."""
+    if axis == HIDDEN:
+        return (member.hidden,)
+    return tuple(parent.choices(layer)[axis] for layer in member.layers if axis in layer.widths)
+
+
+def largest(layers: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, int]:
+    """The smallest widths within which all layers lie: those of a parent of their own.
+
+    Args:
+        layers: type and widths of each.
+    """
+    most: dict[str, dict[str, int]] = {}
+    for kind, widths in layers:
+        own = most.setdefault(kind, {})
+        own |= {axis: max(n, own.get(axis, n)) for axis, n in KINDS[kind].inside(widths).items()}
+    return {axis: n for kind, own in most.items() for axis, n in KINDS[kind].outside(own).items()}
 
 
 def intersect(a: Subnet, b: Subnet) -> Subnet:
@@ -390,7 +504,9 @@ def intersect(a: Subnet, b: Subnet) -> Subnet:
     layers = []
     for x in a.layers:
         if (y := b.by_index.get(x.index)) is not None:
-            layers.append(replace(x, widths={axis: min(width, y.widths[axis]) for axis, width in x.widths.items()}))
+            theirs = y.inside
+            least = {axis: min(width, theirs[axis]) for axis, width in x.inside.items()}
+            layers.append(replace(x, widths=KINDS[x.type].outside(least)))
     if not layers:
         raise ElasticError(f"members keep no layer in common: {a.kept} and {b.kept}")
     return Subnet(min(a.hidden, b.hidden), tuple(layers))

@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import mul
 from typing import Any
 
-from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.family import VOCAB, Layer, Parent, Subnet
 from nemo_elastic.core.kinds.record import HF_LAYER, Part, Row
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
-from nemo_elastic.core.prefix import BlockedPrefix, Grid, Selection
+from nemo_elastic.core.prefix import Grid, Selection
 
-_VOCAB, _HIDDEN = ("vocab",), (HIDDEN,)
+_VOCAB, _HIDDEN = (VOCAB,), (HIDDEN,)
 #: the model's own tensors: before its layers, and behind them
 FIRST = (
     Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
@@ -50,18 +51,20 @@ def is_exact(name: str) -> bool:
 
 def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
     """Size of every term in a layer of a member: integers, or expected widths (tensors) for a router's choice."""
-    out: dict[str, Any] = {"vocab": parent.vocab, "one": 1, HIDDEN: hidden}
+    out: dict[str, Any] = {VOCAB: parent.sizes[VOCAB], "one": 1, HIDDEN: hidden}
     if layer is not None:
-        out |= {name: parent.size(name) for name in parent.kind(layer.type).rigid}
+        out |= {name: parent.sizes[name] for name in parent.kind(layer.type).rigid}
         out |= layer.widths
     return out
 
 
-def _grid(parent: Parent, term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
-    """Factors of one term: an axis splits in (blocks, per block), a rigid term is one factor."""
-    blocks = parent.axis(term).blocks if term in layer_axes() else 1
+def _grid(term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
+    """Factors of one term: an axis in blocks has those of its blocks, and what is in each; others are one factor."""
     n, k = source[term], target[term]
-    return Grid((n,), (k,)) if blocks == 1 else Grid((blocks, n // blocks), (blocks, k // blocks))
+    blocks = layer_axes()[term][1].blocks if term in layer_axes() else None
+    if blocks is None or blocks not in source:
+        return Grid((n,), (k,))
+    return _grid(blocks, source, target) * Grid((n // source[blocks],), (k // target[blocks],))
 
 
 def selection(
@@ -70,19 +73,13 @@ def selection(
     """What `target` keeps of dimension `dim` of a tensor of `source` (target <= source), for layer `index`."""
     s = sizes(parent, source.hidden, source.by_index[index] if index is not None else None)
     t = sizes(parent, target.hidden, target.by_index[index] if index is not None else None)
-    return _selection(parent, row, dim, tuple(s.items()), tuple(t.items()))
+    return _selection(row.dims[dim], tuple(s.items()), tuple(t.items()))
 
 
 @lru_cache(maxsize=65536)
-def _selection(parent: Parent, row: Row, dim: int, source: tuple, target: tuple) -> Selection:
+def _selection(parts: tuple[Part, ...], source: tuple, target: tuple) -> Selection:
     s, t = dict(source), dict(target)
-    parts = []
-    for part in row.dims[dim]:
-        grid = _grid(parent, part[0], s, t)
-        for term in part[1:]:
-            grid = grid * _grid(parent, term, s, t)
-        parts.append(grid)
-    return Selection(tuple(parts))
+    return Selection(tuple(reduce(mul, (_grid(term, s, t) for term in part)) for part in parts))
 
 
 def fused(row: Row) -> tuple[Row, ...]:
@@ -100,16 +97,18 @@ def megatron_selection(
     together = fused(row)
     if dim or len(together) == 1:
         return selection(parent, row, dim, source, target, index)
-    outer = groups(parent, row)
-    grids = [selection(parent, r, 0, source, target, index).parts for r in together]
-    # what is interleaved by groups has them as its first factor
-    per_group = tuple(Grid(g.shape[1:], g.kept[1:]) if outer > 1 else g for grid in grids for g in grid)
-    return Selection(per_group, outer=outer)
+    grids = [grid for r in together for grid in selection(parent, r, 0, source, target, index).parts]
+    if row.interleaved is None:
+        return Selection(tuple(grids))
+    s, t = (sizes(parent, m.hidden, m.by_index[index] if index is not None else None) for m in (source, target))
+    outer = _grid(row.interleaved, s, t)
+    first = len(outer.shape)  # factors that the groups have are the first ones of what they interleave
+    return Selection(tuple(Grid(g.shape[first:], g.kept[first:]) for g in grids), outer)
 
 
-def groups(parent: Parent, row: Row) -> int:
-    """Groups by which the Megatron tensor of `row` interleaves what it holds."""
-    return 1 if row.interleaved is None else parent.size(row.interleaved)
+def groups(parent: Parent, row: Row, layer: Layer | None) -> int:
+    """Groups by which the Megatron tensor of `row` interleaves what it holds in a layer."""
+    return 1 if row.interleaved is None else sizes(parent, parent.hidden, layer)[row.interleaved]
 
 
 def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tuple[Any, ...]:
@@ -171,13 +170,13 @@ def original(
 def originals(parent: Parent, row: Row, source: Subnet, target: Subnet, index: int) -> tuple[int, ...]:
     """Numbers in `source` of all tensors of a row with several that `target` (<= `source`) has in layer `index`."""
     assert row.each is not None
-    size, kept = (member.by_index[index].widths[row.each] for member in (source, target))
-    return _first(size, parent.axis(row.each).blocks, kept)
+    s, t = (sizes(parent, member.hidden, member.by_index[index]) for member in (source, target))
+    return _first(row.each, tuple(s.items()), tuple(t.items()))
 
 
 @lru_cache(maxsize=4096)
-def _first(size: int, blocks: int, kept: int) -> tuple[int, ...]:
-    return tuple(BlockedPrefix(size, blocks).grid(kept).indices().tolist())
+def _first(axis: str, source: tuple, target: tuple) -> tuple[int, ...]:
+    return tuple(_grid(axis, dict(source), dict(target)).indices().tolist())
 
 
 def named(template: str, index: int | None = None, number: int | None = None) -> str:

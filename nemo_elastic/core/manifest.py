@@ -20,8 +20,8 @@ from typing import Any
 
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet, known_fields, known_names
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, per_layer_axes
+from nemo_elastic.core.family import Parent, Subnet, choices_of, known_fields, known_names
+from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
 from nemo_elastic.core.member import (
     Member,
     check_digest,
@@ -323,9 +323,9 @@ def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig
     """Choices of one axis that a set of members has, and whether one of them varies it over the layers."""
     if name == DEPTH:
         return AxisConfig(tuple(sorted({len(s.layers) for s in subnets} | {parent.num_layers}, reverse=True)))
-    widths = [(s.hidden,) if name == HIDDEN else s.widths(name) for s in subnets]
-    used = {w for per in widths for w in per} | {parent.axis(name).size}
-    per_layer = name in per_layer_axes() and any(len(set(per)) > 1 for per in widths)
+    chosen = [choices_of(parent, s, name) for s in subnets]
+    used = {choice for per in chosen for choice in per} | {parent.axis(name).size}
+    per_layer = name in per_layer_axes() and any(len(set(per)) > 1 for per in chosen)
     return AxisConfig(tuple(sorted(used, reverse=True)), per_layer)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.errors import ElasticError, bad
 
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
@@ -62,9 +63,11 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
         other = large.by_index.get(layer.index)
         if other is None:
             return f"layer {layer.index} was dropped there"
-        for axis, width in layer.widths.items():
-            if width > other.widths[axis]:
-                return f"layer {layer.index} has {axis} {width}, above {other.widths[axis]}"
+        theirs, nested = other.inside, KINDS[layer.type].nested
+        for axis, width in layer.inside.items():
+            if width > theirs[axis]:
+                each = f" for each of its {nested[axis]}" if nested.get(axis) in theirs else ""
+                return f"layer {layer.index} has {axis} {width}{each}, above {theirs[axis]}"
     return None
 
 

@@ -103,8 +103,10 @@ class Grid:
 
     def shard(self, world: int) -> Grid:
         """One tensor-parallel rank's share: the first factor (blocks) is divided."""
-        if self.shape[0] % world:
-            raise bad("tensor_model_parallel_size", world, f"must divide {self.shape[0]} blocks")
+        if self.shape[0] % world or self.kept[0] % world:
+            raise bad(
+                "tensor_model_parallel_size", world, f"must divide {math.gcd(self.shape[0], self.kept[0])} blocks"
+            )
         return Grid((self.shape[0] // world, *self.shape[1:]), (self.kept[0] // world, *self.kept[1:]))
 
     def take(self, t: Array, dim: int) -> Array:
@@ -122,23 +124,28 @@ class Grid:
         return view[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
 
 
+#: a single position
+ONE = Grid((1,), (1,))
+
+
 @dataclass(frozen=True)
 class Selection:
-    """What a width keeps of one tensor dimension: parts side by side, repeated `outer` times.
+    """What a width keeps of one tensor dimension: parts side by side, once for each position of `outer`.
 
-    `outer` > 1 interleaves the parts block by block, as Megatron's fused query-key-value projection does.
+    An outer grid of several positions interleaves the parts block by block, as Megatron's fused query-key-value
+    projection does.
     """
 
     parts: tuple[Grid, ...]
-    outer: int = 1
+    outer: Grid = ONE
 
     @cached_property
     def size(self) -> int:
-        return self.outer * sum(p.size for p in self.parts)
+        return self.outer.size * sum(p.size for p in self.parts)
 
     @cached_property
     def kept_size(self) -> int:
-        return self.outer * sum(p.kept_size for p in self.parts)
+        return self.outer.kept_size * sum(p.kept_size for p in self.parts)
 
     @cached_property
     def is_full(self) -> bool:
@@ -161,7 +168,7 @@ class Selection:
             offsets.append(part.indices() + at)
             at += part.size
         inner = np.concatenate(offsets)
-        return (np.arange(self.outer)[:, None] * at + inner).reshape(-1)
+        return (self.outer.indices()[:, None] * at + inner).reshape(-1)
 
     @cached_property
     def is_prefix(self) -> bool:
@@ -192,8 +199,8 @@ class Selection:
                 self._rows[t.device] = torch.from_numpy(self.indices).to(t.device)
             return t.index_select(0, self._rows[t.device])
         cut, shape = [], tuple(t.shape)
-        per = self.size // self.outer
-        t = t.reshape((*shape[:dim], self.outer, per, *shape[dim + 1 :]))
+        t = t.reshape((*shape[:dim], self.outer.size, -1, *shape[dim + 1 :]))
+        t = self.outer.take(t, dim)
         at = 0
         for part in self.parts:
             piece = t[(slice(None),) * (dim + 1) + (slice(at, at + part.size),)]
@@ -204,9 +211,9 @@ class Selection:
     def add_(self, full: Array, piece: Array, dim: int = 0) -> None:
         """Add `piece` (a slice made by `take`, or its gradient) into `full` in place, part by part."""
         lead = (slice(None),) * dim
-        per, kept = self.size // self.outer, self.kept_size // self.outer
-        for o in range(self.outer):
-            src, dst = o * kept, o * per
+        per, kept = self.size // self.outer.size, self.kept_size // self.outer.kept_size
+        for i, o in enumerate(self.outer.indices().tolist()):
+            src, dst = i * kept, o * per
             for part in self.parts:
                 target = part.window(full[lead + (slice(dst, dst + part.size),)], dim)
                 source = piece[lead + (slice(src, src + part.kept_size),)]
@@ -218,10 +225,8 @@ class Selection:
         """The same on one of `world` tensor-parallel ranks (every rank holds an equal share of every part)."""
         if world == 1:
             return self
-        if self.outer > 1:
-            if self.outer % world:
-                raise bad("tensor_model_parallel_size", world, f"must divide {self.outer} groups")
-            return Selection(self.parts, self.outer // world)
+        if self.outer.size > 1:
+            return Selection(self.parts, self.outer.shard(world))
         return Selection(tuple(p.shard(world) for p in self.parts))
 
     def shares(self, world: int) -> np.ndarray:
@@ -231,7 +236,7 @@ class Selection:
             ElasticError: a rank would hold a part of a block.
         """
         self.shard(world)
-        blocks = [self.size] if self.outer > 1 else [part.size for part in self.parts]
+        blocks = [self.size] if self.outer.size > 1 else [part.size for part in self.parts]
         starts = np.cumsum([0, *blocks[:-1]])
         each = [(at + np.arange(n)).reshape(world, -1) for at, n in zip(starts, blocks, strict=True)]
         return np.concatenate(each, axis=1)

@@ -24,7 +24,7 @@ from typing import overload
 import numpy as np
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Layer, Subnet
+from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 from nemo_elastic.core.manifest import Family
 
@@ -57,11 +57,13 @@ class _Segment:
     """The path from one member to the next.
 
     Attributes:
+        parent: whose members they are.
         upper, lower: the two; lower is nested in upper.
         lanes: what differs, by axis and then by layer: so ties are settled.
         dropped: layers that only `upper` has, in the order in which they go.
     """
 
+    parent: Parent
     upper: Subnet
     lower: Subnet
     lanes: tuple[_Lane, ...]
@@ -84,17 +86,16 @@ class _Segment:
         moved = {(x.axis, x.layer): x.start - n * x.step for x, n in zip(self.lanes, counts, strict=True) if n}
         kept = moved.pop((DEPTH, ALL), len(self.upper.layers))
         gone = set(self.dropped[: len(self.upper.layers) - kept])
-        layers = tuple(_moved(layer, moved) for layer in self.upper.layers if layer.index not in gone)
+        layers = tuple(self._moved(layer, moved) for layer in self.upper.layers if layer.index not in gone)
         return Subnet(moved.get((HIDDEN, ALL), self.upper.hidden), layers)
 
-
-def _moved(layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
-    # a layer that is about to go may be narrower than the others: it never grows
-    widths = {
-        axis: min(width, moved.get((axis, layer.index), moved.get((axis, ALL), width)))
-        for axis, width in layer.widths.items()
-    }
-    return replace(layer, widths=widths) if widths != layer.widths else layer
+    def _moved(self, layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
+        # a layer that is about to go may be narrower than the others: it never grows
+        choices = {
+            axis: min(choice, moved.get((axis, layer.index), moved.get((axis, ALL), choice)))
+            for axis, choice in self.parent.choices(layer).items()
+        }
+        return replace(layer, widths=self.parent.widths(layer.type, choices))
 
 
 class SubnetPath(Sequence[Subnet]):
@@ -189,7 +190,7 @@ def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:
     lanes = [lane for axis in family.parent.axes for lane in _lanes(family, axis, upper, lower) if len(lane)]
     order = family.drop_order or range(family.parent.num_layers - 1, -1, -1)
     dropped = [i for i in order if i in upper.by_index and i not in lower.by_index]
-    return _Segment(upper, lower, tuple(lanes), tuple(dropped))
+    return _Segment(family.parent, upper, lower, tuple(lanes), tuple(dropped))
 
 
 def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lane]:
@@ -201,7 +202,8 @@ def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lan
     else:
         kind = layer_axes()[axis][0].name
         both = [(upper.by_index[layer.index], layer) for layer in lower.layers if layer.type == kind]
-        ends = {small.index: (large.widths[axis], small.widths[axis]) for large, small in both}
+        choices = family.parent.choices
+        ends = {small.index: (choices(large)[axis], choices(small)[axis]) for large, small in both}
         if len(set(ends.values())) == 1:
             ends = {ALL: next(iter(ends.values()))}
     parent = family.parent.axis(axis)

@@ -121,7 +121,7 @@ def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> li
         raise bad(f"checkpoint.{first.megatron}", tuple(value.shape), f"the shape {wanted} of the model")
     if len(together) == 1:
         return [value]
-    count = groups(parent, first.row)
+    count = groups(parent, first.row, first.layer)
     each = value.unflatten(0, (count, -1)).split([t.shape[0] // count for t in together], 1)
     return [part.flatten(0, 1) for part in each]
 
@@ -130,7 +130,8 @@ def _fused(parent: Parent, together: Sequence[tuple[Tensor, torch.Tensor]]) -> t
     values = [value for _, value in together]
     if len(values) == 1:
         return values[0]
-    count = groups(parent, together[0][0].row)
+    first, _ = together[0]
+    count = groups(parent, first.row, first.layer)
     return torch.cat([value.unflatten(0, (count, -1)) for value in values], 1).flatten(0, 1)
 
 

@@ -15,7 +15,7 @@ from megatron.core.ssm.mamba_mixer import MambaMixer
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.mlp import MLP
 
-from nemo_elastic.core.kinds.attention import ATTENTION_HEADS
+from nemo_elastic.core.kinds.attention import ATTENTION_HEADS, KV_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.kernels import MambaWidths
@@ -63,7 +63,9 @@ class ElasticSelfAttention(SelfAttention):
     ) -> torch.Tensor:
         """Attend over [s, b, d] (width of the run); returns [s, b, d], to be added to the residual stream."""
         qkv_sbo = self.linear_qkv(hidden_states, run, index, run.select("attention.q", 0, index))
-        kv, dim = self.num_query_groups_per_partition, self.hidden_size_per_attention_head
+        kv, dim, layer = self.num_query_groups_per_partition, self.hidden_size_per_attention_head, run.layer(index)
+        if layer is not None and KV_HEADS in layer.widths:
+            kv = layer.widths[KV_HEADS] // run.world
         qkv = qkv_sbo.unflatten(-1, (kv, -1, dim)).permute(1, 2, 3, 0, 4)  # b, groups, queries + 2, s, dim
         q_bhsd = qkv[:, :, :-2].flatten(1, 2)
         y_bhsd = causal_attention(q_bhsd, qkv[:, :, -2], qkv[:, :, -1])
@@ -71,7 +73,7 @@ class ElasticSelfAttention(SelfAttention):
         run.watch("attention", index, y_sbhd)
         gates = run.gates(index)
         if gates is not None:
-            y_sbhd = y_sbhd * gates[ATTENTION_HEADS].to(y_sbhd.dtype)[:, None]
+            y_sbhd = y_sbhd * gates.of_blocks(ATTENTION_HEADS, KV_HEADS).to(y_sbhd.dtype)[:, None]
         return self.linear_proj(y_sbhd.flatten(2), run, run.select("attention.out", 1, index))
 
 

@@ -163,7 +163,7 @@ def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> n
     starts = np.cumsum([0, *rows[:-1]])
     each = (np.arange(n) if order is None else order for n, order in zip(rows, orders, strict=True))
     side_by_side = np.concatenate([at + order for at, order in zip(starts, each, strict=True)])
-    fused = _interleaved(rows, groups(parent, parts[0].row))
+    fused = _interleaved(rows, groups(parent, parts[0].row, parts[0].layer))
     return np.argsort(fused)[side_by_side[fused]]
 
 

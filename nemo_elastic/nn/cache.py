@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.attention import ATTENTION, KV_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.nn.functional import work_dtype
 
@@ -175,7 +175,8 @@ def mamba_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) ->
 
 def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> KeyValueState:
     """No token yet."""
-    nothing = like.new_empty(batch, parent.kv_heads, 0, parent.attention_head_dim)
+    heads = layer.widths.get(KV_HEADS, parent.kv_heads)
+    nothing = like.new_empty(batch, heads, 0, parent.attention_head_dim)
     return KeyValueState(nothing, nothing)
 
 

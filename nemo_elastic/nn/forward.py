@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
+from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS, KV_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SCALING, SHARED_FFN, TOP_K
@@ -187,7 +187,7 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len).transpose(1, 2)
     run.watch("attention", y_blhd)
     if run.gates is not None:
-        y_blhd = y_blhd * run.gates[ATTENTION_HEADS].to(y_blhd.dtype)[:, None]
+        y_blhd = y_blhd * run.gates.of_blocks(ATTENTION_HEADS, KV_HEADS).to(y_blhd.dtype)[:, None]
     return run.w.linear("out", y_blhd.flatten(2))
 
 

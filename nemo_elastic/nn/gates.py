@@ -35,7 +35,8 @@ class LayerGates:
     Attributes:
         keep: 0-dim, multiplies the layer's residual output.
         widths: axis -> [its width], of every axis of the layer's kind. One of an axis that each block has (the
-            channels of a Mamba head) is shared by the blocks.
+            channels of a Mamba head) is shared by the blocks. An axis whose blocks are one, too, has gates for all of
+            the parent's blocks (see `of_blocks`).
     """
 
     keep: torch.Tensor
@@ -43,6 +44,11 @@ class LayerGates:
 
     def __getitem__(self, axis: str) -> torch.Tensor:
         return self.widths[axis]
+
+    def of_blocks(self, axis: str, blocks: str) -> torch.Tensor:
+        """Gates of an axis, times those of its blocks where these are an axis of the layer, too."""
+        own, outer = self.widths[axis], self.widths.get(blocks)
+        return own if outer is None else (own.unflatten(0, (len(outer), -1)) * outer[:, None]).flatten()
 
     def channels(self, *axes: str) -> torch.Tensor:
         """Gate per channel of a product of axes, the first one outermost: [product of their widths]."""
@@ -75,9 +81,9 @@ class Gates:
         layers = []
         for i in range(parent.num_layers):
             kept = subnet.by_index.get(i)
-            widths = (kept or parent.layer(i)).widths
+            choices = parent.choices(kept or parent.layer(i))
             keep = torch.tensor(float(kept is not None), dtype=dtype, device=device)
-            layers.append(LayerGates(keep, {axis: mask(axis, k) for axis, k in widths.items()}))
+            layers.append(LayerGates(keep, {axis: mask(axis, k) for axis, k in choices.items()}))
         return cls(mask(HIDDEN, subnet.hidden), tuple(layers))
 
 

@@ -57,7 +57,11 @@ _NANO_3 = Parent(
     attention_heads=32,
     kv_heads=2,
     attention_head_dim=128,
-    more={"experts": 128, "expert_ffn": 1856, "shared_ffn": 3712, "top_k": 6, "routed_scaling": 2.5},
+    experts=128,
+    expert_ffn=1856,
+    shared_ffn=3712,
+    top_k=6,
+    routed_scaling=2.5,
 )
 
 #: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, this project's TinyNemotronH, and

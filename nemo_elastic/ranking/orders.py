@@ -22,11 +22,20 @@ Orders = Mapping[str, np.ndarray]
 
 
 def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
-    """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None."""
+    """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None.
+
+    An axis that is the blocks of another one is ordered by what lies in the blocks (`block_order`).
+    """
     yield HIDDEN, HIDDEN, None
-    for i, kind in enumerate(parent.types):
-        for axis in parent.kind(kind).widths:
-            yield f"{axis}.{i}", axis, i
+    for i, kind in enumerate(map(parent.kind, parent.types)):
+        for axis in kind.widths:
+            if axis not in kind.nested.values():
+                yield f"{axis}.{i}", axis, i
+
+
+def block_order(scores: np.ndarray, blocks: int) -> np.ndarray:
+    """Blocks from most to least important: by the norm of the scores of their channels; ties keep their order."""
+    return order(np.linalg.norm(np.asarray(scores).reshape(blocks, -1), axis=1))
 
 
 def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.core.family import Parent, first_difference, known_fields
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
@@ -89,14 +89,13 @@ class Ranking:
         Raises:
             ElasticError: it ranks another parent; the message has the first field that differs.
         """
-        own = self.parent.striped_as(parent)
-        for f in fields(Parent):
-            ours, theirs = getattr(own, f.name), getattr(parent, f.name)
-            if ours != theirs:
-                raise ElasticError(
-                    f"{where}: made for another parent ({f.name} is {ours!r} there, {theirs!r} in this parent); "
-                    "rank this parent"
-                )
+        name = first_difference(self.parent.striped_as(parent), parent)
+        if name is not None:
+            ours, theirs = (shape.to_json().get(name) for shape in (self.parent, parent))
+            raise ElasticError(
+                f"{where}: made for another parent ({name} is {ours!r} there, {theirs!r} in this parent); "
+                "rank this parent"
+            )
         return self
 
     def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:

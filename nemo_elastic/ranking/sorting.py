@@ -16,9 +16,10 @@ import numpy as np
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
+from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.layout import Tensor, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.ranking.orders import block_order
 from nemo_elastic.ranking.ranking import Ranking
 
 
@@ -67,10 +68,21 @@ def moved_from(ranking: Ranking, parent: Parent, tensor: Tensor) -> str:
 def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | None, was: int | None) -> np.ndarray:
     if term == HIDDEN:
         return parent.axis(term).order_to_layout(ranking.orders[HIDDEN])
-    if term in layer_axes():
-        order = ranking.orders[f"{term}.{layer}"]
-        return parent.axis(term).order_to_layout(order if order.ndim == 1 else order[was])
-    return np.arange(size)
+    nested = {} if layer is None else parent.kind(parent.types[layer]).nested
+    for axis, blocks in nested.items():
+        if term == blocks:
+            scores = ranking.scores.get(f"{axis}.{layer}")
+            if scores is None:
+                raise ElasticError(f"ranking: no scores of {axis}.{layer}, by which {blocks} are ordered; rank anew")
+            return parent.axis(blocks).order_to_layout(block_order(scores, parent.size(blocks)))
+    if f"{term}.{layer}" not in ranking.orders:
+        return np.arange(size)
+    order = ranking.orders[f"{term}.{layer}"]
+    layout = parent.axis(term).order_to_layout(order if order.ndim == 1 else order[was])
+    if term not in nested:
+        return layout
+    blocks = _term(ranking, parent, nested[term], parent.size(nested[term]), layer, None)
+    return layout.reshape(len(blocks), -1)[blocks].reshape(-1)
 
 
 def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = None) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     }
     small = replace(
         parent,
-        **{axis: choices[0] for axis, choices in less.items() if axis not in parent.more},
-        more={size: less[size][0] if size in less else value for size, value in parent.more.items()},
+        **{axis: choices[0] for axis, choices in less.items()},
         state=by.state,
         attention_head_dim=by.head_channels,
         vocab=by.vocab,

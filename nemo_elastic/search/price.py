@@ -44,8 +44,8 @@ class Price:
             axes = parent.kind(kind).widths
             table = np.zeros((len(bare), *(len(choices[axis]) for axis in axes)))
             for at in np.ndindex(table.shape):
-                widths = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
-                layer = Layer(parent.types.index(kind), kind, widths)
+                chosen = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
+                layer = Layer(parent.types.index(kind), kind, parent.widths(kind, chosen))
                 table[at] = budget.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
             self.tables[kind] = table
         self._layers = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}

@@ -161,10 +161,10 @@ class Space:
 
     def _layer(self, code: Sequence[int] | np.ndarray, i: int) -> Layer:
         kind = self.parent.types[i]
-        widths = {axis: self.choices[axis][self.index(code, axis, i)] for axis in self.parent.kind(kind).widths}
-        key = (i, tuple(widths.values()))
+        choices = {axis: self.choices[axis][self.index(code, axis, i)] for axis in self.parent.kind(kind).widths}
+        key = (i, tuple(choices.values()))
         if key not in self._layers:
-            self._layers[key] = Layer(i, kind, widths)
+            self._layers[key] = Layer(i, kind, self.parent.widths(kind, choices))
         return self._layers[key]
 
     def encode(self, member: Subnet) -> Code:
@@ -190,8 +190,8 @@ class Space:
         if tuple(expected) != member.kept:
             raise bad("member: layers", list(member.kept), f"this ranking keeps {expected.tolist()} at that depth")
         for layer in member.layers:
-            for axis, width in layer.widths.items():
-                choose(axis, layer.index, width)
+            for axis, choice in self.parent.choices(layer).items():
+                choose(axis, layer.index, choice)
         for slot, found in seen.items():
             if len(found) > 1:
                 axis = self.slots[slot].axis

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from nemo_elastic.core.budget import AxisConfig
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Subnet, choices_of
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import Family
@@ -38,17 +38,11 @@ def trained_space(family: Family, start: Subnet) -> Space:
     """
     axes: dict[str, AxisConfig] = {}
     for name, axis in family.axes.items():
-        used = _widths(name, start)
+        used = {len(start.layers)} if name == DEPTH else set(choices_of(family.parent, start, name))
         own = axis.per_layer or (name not in (HIDDEN, DEPTH) and len(used) > 1)
         choices = tuple(sorted({*axis.choices, *used}, reverse=True))
         axes[name] = AxisConfig(choices, own, keep_attention=_attention(family) if name == DEPTH else None)
     return Space(family.parent, axes, tuple(_drop_order(family)))
-
-
-def _widths(axis: str, subnet: Subnet) -> set[int]:
-    if axis == DEPTH:
-        return {len(subnet.layers)}
-    return {subnet.hidden} if axis == HIDDEN else set(subnet.widths(axis))
 
 
 def _attention(family: Family) -> int:

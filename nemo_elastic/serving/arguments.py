@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.attention import ATTENTION, KV_HEADS, KV_STRIPES
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
@@ -231,6 +231,11 @@ def check_layers(folder: str | Path) -> Parent:
     parent = read_shapes(folder).parent
     if MOE in parent.types:
         raise bad("folder", str(folder), "a family without experts; `nemo-elastic chat` runs one")
+    if parent.has(KV_STRIPES):
+        allowed = (
+            f"a family whose members keep all {KV_HEADS}, as their pages are shared; slice a member and serve that"
+        )
+        raise bad("folder", str(folder), allowed)
     return parent
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import EXPERTS
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, OWN, layer_axes
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.formats.hf.folder import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
@@ -87,7 +87,7 @@ def member_card(
             told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     if left_out is not None:
         told += ["", f"It is without its source's {left_out}."]
-    kinds = [kind for kind in KINDS.values() if kind.name in OWN or kind.symbol in parent.pattern]
+    kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
         _front_matter(lineage),

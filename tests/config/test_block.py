@@ -95,10 +95,10 @@ def test_a_whole_ffn_has_stripes_for_tensor_parallel_ranks() -> None:
 def test_stripes_of_experts_that_a_block_does_not_give() -> None:
     """An expert is whole on its rank, so its neurons are one stripe; all else is shared by ranks."""
     sizes = {"experts": 24, "expert_ffn": 96, "shared_ffn": 96, "top_k": 2, "routed_scaling": 1.0}
-    parent = Parent("E", 64, 128, more=sizes)
+    parent = Parent("E", 64, 128, sizes=sizes)
     axes = {"hidden": [64, 48], "experts": [24, 20], "expert_ffn": [96, 64]}
     block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": axes}
-    more = ElasticConfig.from_dict(block).parent_shape(parent).more
+    more = ElasticConfig.from_dict(block).parent_shape(parent).sizes
     assert (more["experts_stripes"], more["expert_ffn_stripes"], more["shared_ffn_stripes"]) == (4, 1, 8)
 
 
@@ -124,7 +124,7 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"axes": {"hidden": {"choices": [5120], "per_layer": True}}}, "one choice for the whole model"),
         (
             {"axes": {"depth": {"choices": [62], "stripes": 2}}},
-            "only ffn, experts, expert_ffn, shared_ffn have stripes",
+            "only ffn, kv_heads, experts, expert_ffn, shared_ffn have stripes",
         ),
         ({"axes": {"ffn": {"choices": [20480], "per_layer": "yes"}}}, "per_layer: 'yes'"),
         ({"budgets": "6b"}, "elastic.budgets: '6b'"),

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Layer, Parent, Subnet, intersect
-from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.errors import ElasticError
 from tests.shapes import NANO_9B, NANO_12B, PARENT
 
@@ -21,9 +20,9 @@ def members(draw: st.DrawFn, parent: Parent = PARENT) -> Subnet:
     layers = []
     for i, kind in enumerate(parent.types):
         if draw(st.booleans()) or i == 0:
-            axes = {axis: parent.axis(axis) for axis in KINDS[kind].widths}
+            axes = {axis: parent.axis(axis) for axis in parent.kind(kind).widths}
             own = {a: prefix.blocks * draw(st.integers(1, prefix.size // prefix.blocks)) for a, prefix in axes.items()}
-            layers.append(Layer(i, kind, own))
+            layers.append(Layer(i, kind, parent.widths(kind, own)))
     return Subnet(draw(st.integers(1, parent.hidden)), tuple(layers)).validate(parent)
 
 

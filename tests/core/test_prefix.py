@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.core.prefix import BlockedPrefix, Grid, Selection
+from nemo_elastic.core.prefix import ONE, BlockedPrefix, Grid, Selection
 from nemo_elastic.errors import ElasticError
 
 
@@ -23,7 +23,7 @@ def grids(draw: st.DrawFn) -> Grid:
 
 @st.composite
 def selections(draw: st.DrawFn) -> Selection:
-    return Selection(tuple(draw(st.lists(grids(), min_size=1, max_size=4))), outer=draw(st.integers(1, 3)))
+    return Selection(tuple(draw(st.lists(grids(), min_size=1, max_size=4))), outer=draw(st.just(ONE) | grids()))
 
 
 def test_a_width_keeps_the_first_of_each_block() -> None:
@@ -99,7 +99,9 @@ def test_a_rank_keeps_of_its_share_what_the_whole_keeps_of_it(
     shapes = [data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(data.draw(st.integers(1, 3)))]
     kept = [data.draw(st.tuples(*(st.integers(1, n) for n in shape))) for shape in shapes]
     if interleaved and ranks * per > 1:
-        whole = Selection(tuple(Grid(n, k) for n, k in zip(shapes, kept, strict=True)), outer=ranks * per)
+        blocks, inner = ranks * per, data.draw(st.integers(1, 3))
+        outer = Grid((blocks, inner), (blocks, data.draw(st.integers(1, inner))))
+        whole = Selection(tuple(Grid(n, k) for n, k in zip(shapes, kept, strict=True)), outer)
     else:
         blocks = (ranks * per,)
         whole = Selection(tuple(Grid(blocks + n, blocks + k) for n, k in zip(shapes, kept, strict=True)))

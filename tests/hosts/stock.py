@@ -57,7 +57,7 @@ class Outcome:
 def block_of(parent: Parent) -> dict[str, Any]:
     """A block with all defaults, for any parent: two members, and the widths of the residual stream and the FFNs."""
     axes = {HIDDEN: 64, **({EXPERTS: 8, EXPERT_FFN: 64} if parent.has(EXPERTS) else {FFN: 512})}
-    sizes = {name: parent.size(name) if name in parent.more else getattr(parent, name) for name in axes}
+    sizes = {name: parent.size(name) for name in axes}
     return {
         "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.8}],
         "axes": {name: {"choices": [n, *[n * k // 4 // axes[name] * axes[name] for k in (3, 2)]]}

@@ -159,7 +159,7 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
     config = {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 0.5}
     small = parent.uniform(experts=4)
     whole = made(parent, **config)
-    own = replace(parent, more=dict(parent.more) | {"experts": 4})
+    own = replace(parent, experts=4)
     cut = build(own, **config)
     kept = [0, 1, 4, 5]
     state = weights_of(whole)
@@ -253,7 +253,7 @@ def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Par
 
 #: every width differs from every other, as in tests/plan/measuring
 ODD = Parent("MEM*EM", 96, 256, 1, 16, 12, 4, 8, 4, 8, 4, 20,
-             more={"experts": 12, "expert_ffn": 56, "shared_ffn": 72, "top_k": 3, "routed_scaling": 2.5})  # fmt: skip
+             experts=12, expert_ffn=56, shared_ffn=72, top_k=3, routed_scaling=2.5)  # fmt: skip
 
 
 @pytest.mark.parametrize("latent", [{}, {"latent": 40}], ids=["plain", "latent"])
@@ -261,7 +261,7 @@ ODD = Parent("MEM*EM", 96, 256, 1, 16, 12, 4, 8, 4, 8, 4, 20,
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
 def test_layers_keep_what_the_plan_counts(latent: dict[str, int], gated: bool, recompute: bool) -> None:
     start()
-    parent = replace(ODD, more=dict(ODD.more) | latent)
+    parent = replace(ODD, **latent)
     model = model_of(parent, recompute)
     for batch, length in ((1, 512), (2, 256)):
         wanted = saved(parent, parent.types, Sharding(), recompute=recompute, gated=gated, kernels=False)

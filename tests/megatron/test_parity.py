@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.registry import KINDS, layer_axes, per_layer_axes
+from nemo_elastic.core.kinds.registry import layer_axes, per_layer_axes
 from nemo_elastic.core.layout import megatron_selection, tensors
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.gates import Gates
@@ -24,6 +24,7 @@ PARENTS = (
     Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4),
     Parent("M*-", 10, 16, 6, 9, 5, 3, 4, 4, 3, 1, 8, ffn_stripes=3),
     Parent("MM-*", 16, 24, 16, 6, 4, 2, 8, 4, 4, 4, 4, ffn_stripes=1),
+    Parent("*-M*", 20, 24, 16, 6, 4, 2, 8, 4, 8, 4, 4, ffn_stripes=2, kv_heads_stripes=2),
 )
 
 
@@ -72,8 +73,8 @@ def members(draw: st.DrawFn, tiny: bool = False) -> tuple[Parent, Subnet]:
     layers = []
     for i, kind in enumerate(parent.types):
         if draw(st.sampled_from([True, True, True, False])) or (i == 0):
-            own = {axis: width(axis) if axis in per_layer else shared[axis] for axis in KINDS[kind].widths}
-            layers.append(Layer(i, kind, own))
+            own = {axis: width(axis) if axis in per_layer else shared[axis] for axis in parent.kind(kind).widths}
+            layers.append(Layer(i, kind, parent.widths(kind, own)))
     return parent, Subnet(width("hidden"), tuple(layers)).validate(parent)
 
 

@@ -20,8 +20,10 @@ from nemo_elastic.nn.gates import Gates, LayerGates
 from .models import build, load, logits_and_grads, randomise, start
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist]
-PARENT = Parent("M-M*-", 24, 32, 32, 8, 4, 4, 6, 4, 8, 4, 4, ffn_stripes=4)
-MEMBER = PARENT.uniform(keep=[0, 1, 3, 4], hidden=12, ffn=16, mamba_heads=4, mamba_head_dim=3, attention_heads=4)
+PARENT = Parent("M-M*-", 24, 32, 32, 8, 4, 4, 6, 4, 8, 4, 4, ffn_stripes=4, kv_heads_stripes=2)
+MEMBER = PARENT.uniform(
+    keep=[0, 1, 3, 4], hidden=12, ffn=16, mamba_heads=4, mamba_head_dim=3, attention_heads=2, kv_heads=2
+)
 
 
 def shard(parent: Parent, state: Mapping[str, torch.Tensor], rank: int, world: int) -> dict[str, torch.Tensor]:

@@ -49,15 +49,22 @@ LARGER = Parent(
 )
 
 
+#: whose members may keep some of the key-value heads alone
+GROUPS = replace(LARGER, kv_heads_stripes=1)
+#: one group in its first attention layer, and in the second two of which each has less
+_FEW = {3: {"kv_heads": 1}, 6: {"kv_heads": 2, "attention_heads": 2}}
+GROUPS_OF_EACH = Subnet(GROUPS.hidden, tuple(GROUPS.layer(i, **_FEW.get(i, {})) for i in range(GROUPS.num_layers)))
+
+
 def uneven(parent: Parent) -> Subnet:
     """A member whose layers have widths of their own: transformers runs it with the code that its folder brings."""
     layers = []
     for n, layer in enumerate(parent.full.layers[1:]):
         cut = {}
-        for axis, width in layer.widths.items():
+        for axis, choice in parent.choices(layer).items():
             blocks, heads = parent.axis(axis).blocks, layer_axes()[axis][1].grouped
-            cut[axis] = max(blocks, width - (n % 3 if heads else n) * blocks)
-        layers.append(replace(layer, widths=cut))
+            cut[axis] = max(blocks, choice - (n % 3 if heads else n) * blocks)
+        layers.append(replace(layer, widths=parent.widths(layer.type, cut)))
     return Subnet(parent.hidden - 3, tuple(layers)).validate(parent)
 
 
@@ -71,12 +78,15 @@ CASES: dict[str, tuple[Parent, Subnet]] = {
     "mamba_heads": (LARGER, LARGER.uniform(mamba_heads=8)),
     "mamba_head_dim": (LARGER, LARGER.uniform(mamba_head_dim=5)),
     "attention_heads": (LARGER, LARGER.uniform(attention_heads=6)),
+    "kv_heads": (GROUPS, GROUPS.uniform(kv_heads=1)),
+    "kv_heads_of_one_query": (GROUPS, GROUPS.uniform(kv_heads=2, attention_heads=2)),
     "depth": (LARGER, LARGER.uniform(keep=(0, 2, 3, 4))),
     "all": (
         LARGER,
         LARGER.uniform(keep=(1, 2, 3, 5), hidden=40, ffn=32, mamba_heads=4, mamba_head_dim=6, attention_heads=3),
     ),
     "uneven": (LARGER, uneven(LARGER)),
+    "uneven_kv_heads": (GROUPS, GROUPS_OF_EACH),
     "latent_experts": (LATENT, LATENT.full),
     "experts": (MOE, MOE.full),
     "fewer_experts": (MOE, MOE.uniform(experts=4)),

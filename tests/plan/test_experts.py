@@ -112,7 +112,7 @@ def test_what_travels_to_experts_by_hand() -> None:
     assert dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), True) == 4 * LAYERS * 2 * there  # the teacher's
     assert dispatched(PARENT, CONFIG, RUN, Sharding(2, True, 8), True) == 2 * LAYERS * 2 * there
     assert dispatched(PARENT, CONFIG, RUN, Sharding(), True) == 0
-    latent = replace(PARENT, more=dict(PARENT.more) | {"latent": 1024})
+    latent = replace(PARENT, latent=1024)
     assert dispatched(latent, alone, RUN, Sharding(1, False, 8), False) == pytest.approx(
         2 * LAYERS * 2 * there * 1024 / 2688
     )

@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.attention import KV_HEADS
 from nemo_elastic.core.kinds.moe import EXPERT_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, layer_axes
 from nemo_elastic.errors import ElasticError
@@ -22,7 +23,7 @@ from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import Ranking, rank, sort
 from nemo_elastic.ranking.orders import make_orders, names, order, shape
-from tests.shapes import LATENT, PARENT
+from tests.shapes import PARENT, having
 from tests.strategies import parents
 
 some = settings(max_examples=40)
@@ -45,7 +46,7 @@ def shuffled(parent: Parent, seed: int) -> Ranking:
 
 def unstriped(parent: Parent) -> Parent:
     """A parent as a folder tells it: no stripes."""
-    return parent.with_stripes(1, **{size: 1 for size in parent.more if size.endswith("_stripes")})
+    return replace(parent, **{size: 1 for size in parent.sizes if size.endswith("_stripes")})
 
 
 def assert_same_function(model: NemotronH, ranking: Ranking, tolerance: float = 1e-10) -> None:
@@ -79,7 +80,7 @@ def test_in_single_precision_sorting_changes_no_more_than_rounding():
 @given(data=st.data(), parent=parents(), seed=st.integers(0, 99))
 def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed):
     """The member of k channels computes what the unsorted parent computes with all but its top k zeroed."""
-    axis = data.draw(st.sampled_from([a for a in parent.axes if a not in (DEPTH, EXPERT_FFN)]))
+    axis = data.draw(st.sampled_from([a for a in parent.axes if a not in (DEPTH, EXPERT_FFN, KV_HEADS)]))
     prefix = parent.axis(axis)
     k = data.draw(st.integers(-(-prefix.least // prefix.blocks), prefix.size // prefix.blocks)) * prefix.blocks
     model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
@@ -101,6 +102,28 @@ def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed
             gates.layers[layer].widths = {**gates.layers[layer].widths, axis: mask}
     tokens = tokens_of(parent)
     assert torch.allclose(resorted(tokens, member), model(tokens, gates), rtol=1e-9, atol=1e-9)
+
+
+@some
+@given(data=st.data(), parent=parents(pattern=st.text("*M", min_size=1, max_size=3)), seed=st.integers(0, 99))
+def test_the_key_value_heads_that_stay_have_the_most_important_queries(data, parent, seed):
+    """The member computes what the unsorted parent computes with the others zeroed, by an older ranking, too."""
+    assume(KV_HEADS in parent.axes)
+    closed = replace(parent, sizes={name: n for name, n in parent.sizes.items() if name != "kv_heads_stripes"})
+    prefix, ranking = parent.axis(KV_HEADS), shuffled(closed, seed)
+    k = data.draw(st.integers(1, prefix.size // prefix.blocks)) * prefix.blocks
+    model = NemotronH.random(parent, seed=seed, dtype=torch.float64)
+    gates = Gates.of(parent, parent.full, dtype=torch.float64)
+    for layer in (i for i, kind in enumerate(parent.types) if kind == "attention"):
+        groups = np.square(ranking.scores[f"attention_heads.{layer}"]).reshape(prefix.size, -1).sum(1)
+        mask = torch.zeros(prefix.size, dtype=torch.float64)
+        mask[np.argsort(-groups, kind="stable")[:k].copy()] = 1
+        gates.layers[layer].widths = {**gates.layers[layer].widths, KV_HEADS: mask}
+    resorted, tokens = NemotronH(parent, sort(model.state_dict(), ranking, parent)), tokens_of(parent)
+    small = resorted(tokens, parent.uniform(**{KV_HEADS: k}))
+    assert torch.allclose(small, model(tokens, gates), rtol=1e-9, atol=1e-9)
+    kept = NemotronH(closed, sort(model.state_dict(), ranking)).state_dict()  # without the axis groups stay in place
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items() if "k_proj" in name)
 
 
 @some
@@ -172,12 +195,13 @@ def test_numpy_and_torch_states_are_sorted_alike_and_rigid_tensors_are_not_copie
 @pytest.mark.parametrize("axis", layer_axes())
 def test_every_axis_moves_something(axis):
     """A row of the layout table without its axis would pass all tests that only compare logits."""
-    parent = unstriped(PARENT if axis in PARENT.axes else LATENT)
+    parent = unstriped(having(axis))
     ranking = shuffled(parent, 5)
     trivial = Ranking.trivial(parent)
     only = {n: (ranking if a == axis else trivial).orders[n] for n, a, _ in names(parent)}
+    scores = (ranking if axis == KV_HEADS else trivial).scores
     state = NemotronH.random(parent, seed=4).state_dict()
-    moved = sort(state, Ranking(parent, only, {}, ranking.depth, ranking.depth_scores))
+    moved = sort(state, Ranking(parent, only, scores, ranking.depth, ranking.depth_scores))
     changed = {
         re.sub(r"experts\.\d+", "experts", k.split(".", 3)[-1]) for k in state if not torch.equal(state[k], moved[k])
     }
@@ -185,6 +209,7 @@ def test_every_axis_moves_something(axis):
     expected = {
         "ffn": {"mixer.up_proj.weight", "mixer.down_proj.weight"},
         "attention_heads": {"mixer.q_proj.weight", "mixer.o_proj.weight"},
+        KV_HEADS: {f"mixer.{n}_proj.weight" for n in "qkvo"},
         "experts": experts | {"mixer.gate.weight", "mixer.gate.e_score_correction_bias"},
         "expert_ffn": experts,
         "shared_ffn": {"mixer.shared_experts.up_proj.weight", "mixer.shared_experts.down_proj.weight"},

@@ -79,7 +79,7 @@ def test_a_gpus_kernels_take_the_widths(whole: tuple[Parent, ElasticConfig]) -> 
 
 def test_two_cores_can_train_it(whole: tuple[Parent, ElasticConfig]) -> None:
     small, _ = narrow(*whole, ON_CPU)
-    assert active_parameters(small, small.full) < (10e6 if "experts" in small.more else 5e6)
+    assert active_parameters(small, small.full) < (10e6 if "experts" in small.sizes else 5e6)
 
 
 def test_a_budget_of_active_parameters_stays_one() -> None:

@@ -24,7 +24,7 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
 from nemo_elastic.runtime.storage import CutLayers, check_device
 from tests.runtime.talking import talking_family
-from tests.shapes import LATENT, PARENT
+from tests.shapes import PARENT, having
 from tests.strategies import chains, parents, subnets
 
 some = settings(max_examples=40)
@@ -116,7 +116,7 @@ def test_a_shape_between_members_reads_no_more_than_the_next_larger_member(data)
 @pytest.mark.parametrize("axis", layer_axes())
 def test_along_one_axis_every_width_is_a_prefix(axis):
     """Widths that no member has cost what they keep."""
-    parent = PARENT if axis in PARENT.axes else LATENT
+    parent = having(axis)
     prefix = parent.axis(axis)
     least = -(-prefix.least // prefix.blocks) * prefix.blocks
     members = {"a": parent.full, "b": parent.uniform(**{axis: least})}

@@ -8,22 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
 
-from nemo_elastic.core.codes import decode, encode
-from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.family import elastic_family
 from nemo_elastic.train.members import Members
-from tests.core.test_family import members
 from tests.shapes import PARENT
-
-
-@given(members())
-def test_codes_round_trip(m: Subnet) -> None:
-    code = encode(PARENT, m)
-    assert len(code) == 1 + 3 * PARENT.num_layers
-    assert decode(PARENT, code) == m
 
 
 def test_members_travel_in_the_state_dict() -> None:
@@ -35,12 +23,6 @@ def test_members_travel_in_the_state_dict() -> None:
     assert b.known
     assert b.is_frozen
     assert b.get() == [PARENT.full, small]
-
-
-def test_a_damaged_code_is_refused() -> None:
-    code = encode(PARENT, PARENT.full)
-    with pytest.raises(ElasticError, match="hidden: 99"):
-        decode(PARENT, [99, *code[1:]])
 
 
 def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:

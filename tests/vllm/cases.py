@@ -23,10 +23,9 @@ PARENT = Parent(
     attention_heads=8, kv_heads=2, attention_head_dim=32, ffn_stripes=4,
 )  # fmt: skip
 #: With experts that read the stream, and with some in a latent width.
-EXPERTS = replace(PARENT, pattern="MEM*E", ffn=1, ffn_stripes=1, more={
-    "experts": 8, "expert_ffn": 96, "shared_ffn": 160, "top_k": 2, "routed_scaling": 2.5, "experts_stripes": 2,
-})  # fmt: skip
-LATENT = replace(EXPERTS, more=dict(EXPERTS.more) | {"latent": 64})
+EXPERTS = replace(PARENT, pattern="MEM*E", ffn=1, ffn_stripes=1, experts=8, expert_ffn=96, shared_ffn=160,
+                  top_k=2, routed_scaling=2.5, experts_stripes=2)  # fmt: skip
+LATENT = replace(EXPERTS, latent=64)
 #: parent -> folder of its family
 FAMILIES = {PARENT: "family", EXPERTS: "family_experts", LATENT: "family_latent"}
 

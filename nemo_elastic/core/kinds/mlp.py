@@ -7,7 +7,7 @@ from __future__ import annotations
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row
 
 MLP = "mlp"
-FFN = "ffn"
+FFN, STRIPES = "ffn", "ffn_stripes"
 
 _HIDDEN, _FFN = ("hidden",), (FFN,)
 _H, _M = HF_LAYER, MEGATRON_LAYER
@@ -17,8 +17,8 @@ KIND = Kind(
     symbol="-",
     name=MLP,
     words="MLP",
-    axes=(Axis(FFN, "ffn", "FFN width", "ffn_stripes", "stripes", per_layer=True, stripes=8),),
-    rigid=(),
+    axes=(Axis(FFN, "ffn", "FFN width", STRIPES, "stripes", per_layer=True, stripes=8),),
+    rigid=(STRIPES,),
     rows=(
         Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((_HIDDEN,),)),
         Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((_FFN,), (_HIDDEN,)), 0, extra=(_UP,)),
@@ -31,4 +31,6 @@ KIND = Kind(
     hf={FFN: ("intermediate_size",)},
     hf_types=("mlp",),
     megatron={FFN: "ffn_hidden_size"},
+    always=True,
+    defaults={FFN: 1, STRIPES: 1},
 )  # fmt: skip

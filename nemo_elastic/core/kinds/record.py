@@ -97,7 +97,8 @@ class Axis:
         name: in an `elastic:` block, rankings and tables; also the size of the parent that it cuts.
         field: key of a layer's width in files.
         words: what pages and pictures call it.
-        blocks: size of the parent that says in how many equal blocks it lies; None for one.
+        blocks: size that says in how many equal blocks it lies; None for one. Where that is an axis, too, a layer has
+            the blocks that it keeps, and each of them keeps as many channels.
         block_words: what messages call these blocks.
         grouped: a channel belongs to its block (heads that share something); else blocks are a layout in storage.
         stripes: these blocks are stripes, of which an `elastic:` block chooses the number: so many, unless it says, or
@@ -152,10 +153,13 @@ class Kind:
         flops: (sizes, length) -> forward FLOPs per token beside matrix products.
         cache: (sizes, batch, length) -> elements of the decoding state: "kv" and "conv" in the cache's dtype, "ssm"
             in the state's.
-        defaults: size among `rigid` -> its value where nothing tells it.
+        always: every parent has its sizes, and every family's files speak of its axes, whether there are such layers
+            or not.
+        defaults: size -> its value where nothing says it.
         reals: sizes among `rigid` that need not be whole.
         lacking: size that a parent need not have -> the record of parents without it; its axes and rows are among
-            those of this one. Both have the same symbol, name and rigid sizes.
+            those of this one. Both have the same symbol and name. An axis whose stripes may be lacking is one only of
+            families whose block lists it: else all members keep it whole, and it is a rigid size.
         hf: size -> its keys in Hugging Face's `config.json`, the one that we write first.
         hf_types: names in lists of layer types there, the one that we write first.
         hf_fixed: key there -> the only value with which the kind can be cut.
@@ -178,6 +182,7 @@ class Kind:
     megatron: Mapping[str, str] = field(default_factory=dict)
     flops: Callable[[Sizes, int], Any] = nothing
     cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
+    always: bool = False
     defaults: Mapping[str, int] = field(default_factory=dict)
     reals: tuple[str, ...] = ()
     lacking: Mapping[str, Kind] = field(default_factory=dict)
@@ -192,6 +197,29 @@ class Kind:
     def tensors(self) -> dict[str, Row]:
         """Its rows by their names without its own."""
         return {row.name.partition(".")[2]: row for row in self.rows}
+
+    @cached_property
+    def axis(self) -> Mapping[str, Axis]:
+        """Its axes by name."""
+        return {axis.name: axis for axis in self.axes}
+
+    @cached_property
+    def nested(self) -> Mapping[str, str]:
+        """Axis -> the axis that is its blocks."""
+        return {axis.name: axis.blocks for axis in self.axes if axis.blocks in self.widths}
+
+    def inside(self, widths: Sizes) -> Sizes:
+        """Widths of a layer, of which those of a nested axis are what one of its blocks has.
+
+        So counted no width depends on another: layers are compared and mixed axis by axis.
+        """
+        own = {axis: widths[blocks] for axis, blocks in self.nested.items() if blocks in widths}
+        return {axis: n // own[axis] if axis in own else n for axis, n in widths.items()} if own else widths
+
+    def outside(self, inside: Sizes) -> Sizes:
+        """Undo `inside`; expected widths are as good."""
+        own = {axis: inside[blocks] for axis, blocks in self.nested.items() if blocks in inside}
+        return {axis: n * own[axis] if axis in own else n for axis, n in inside.items()} if own else inside
 
     @property
     def sizes(self) -> tuple[str, ...]:

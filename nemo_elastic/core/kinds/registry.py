@@ -12,14 +12,12 @@ from nemo_elastic.errors import bad
 
 #: name -> kind; Nemotron-H's own first. Where a kind has several records, this is the one with every axis (`Kind.of`).
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND, moe.KIND)}
-#: those that every family's files speak of, whether its parent has such layers or not
-OWN = (mlp.MLP, mamba.MAMBA, attention.ATTENTION)
 #: those that cannot be taken away
 _BUILT_IN = tuple(KINDS)
 
 HIDDEN, DEPTH = "hidden", "depth"
-#: axes of Nemotron-H, in the order of files, codes and noise
-AXES = (HIDDEN, *(axis for name in OWN for axis in KINDS[name].widths), DEPTH)
+#: axes of every family, in the order of files and noise
+AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kind.records[-1].widths), DEPTH)
 
 
 def register(kind: Kind) -> Kind:

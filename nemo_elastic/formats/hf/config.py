@@ -15,8 +15,8 @@ from typing import Any
 
 from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
 from nemo_elastic.core.kinds.attention import ATTENTION
-from nemo_elastic.core.kinds.record import Kind, Widths
-from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN, by_symbol, symbols
+from nemo_elastic.core.kinds.record import Kind
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, by_symbol, striped_axes, symbols
 from nemo_elastic.errors import ElasticError, bad
 
 __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "predicts", "to_hf_config"]
@@ -85,11 +85,9 @@ def to_hf_config(
     base = base or {}
     # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
     # silently takes a part of a larger one.
-    kinds = [*(KINDS[name] for name in OWN), *(kind for kind in parent.kinds if kind.name not in OWN)]
-    sizes = {"vocab": parent.vocab, HIDDEN: member.hidden}
-    for kind in kinds:
-        sizes |= {name: parent.size(name) for name in kind.rigid}
-        sizes |= {axis: max(member.widths(axis), default=parent.size(axis)) for axis in kind.widths}
+    kinds = [parent.kind(name) for name, kind in KINDS.items() if kind.always or name in parent.types]
+    sizes = dict(parent.sizes) | {HIDDEN: member.hidden}
+    sizes |= {axis: max(widths) for kind in kinds for axis in kind.widths if (widths := member.widths(axis))}
     keys = _MODEL_SIZES | {size: names for kind in kinds for size, names in kind.hf.items()}
     out: dict[str, Any] = {
         "architectures": ["NemotronHForCausalLM"],
@@ -164,12 +162,16 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
-    sizes |= largest(blocks)
-    others = [size for kind in kinds if kind.name not in OWN for size in kind.sizes if size in sizes]
-    more = {size: sizes.pop(size) for size in others}
+    for axis, stripes in striped_axes().items():  # what only some families cut
+        if any(stripes in kind.lacking for kind in kinds):
+            if any(block.get(axis, sizes[axis]) != sizes[axis] for block in blocks):
+                sizes[stripes] = 1
+            else:
+                blocks = [{name: n for name, n in block.items() if name != axis} for block in blocks]
+    sizes |= largest(zip(types, blocks, strict=True))
     pattern = "".join(KINDS[t].symbol for t in types)
     try:
-        parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, **sizes, more=Widths(more))
+        parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, sizes=sizes)
         layers = tuple(Layer(i, t, b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
         return parent, Subnet(parent.hidden, layers).validate(parent)
     except ElasticError as exc:

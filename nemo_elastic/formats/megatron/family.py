@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.codes import decode, width
+from nemo_elastic.core.codes import decode
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import bad
@@ -30,8 +30,6 @@ def checkpoint_members(
     codes = elastic.get("codes")
     if codes is None or not codes.any():
         raise bad("checkpoint", where, "an elastic checkpoint with members")
-    if codes.shape[1:] != (width(parent),):
-        raise bad("checkpoint.elastic.codes", tuple(codes.shape), f"members of {parent.num_layers} layers")
     if len(codes) != len(config.budgets):
         raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
     return {b.name: decode(parent, row) for b, row in zip(config.budgets, codes.tolist(), strict=True)}

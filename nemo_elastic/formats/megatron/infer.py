@@ -12,11 +12,10 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent, Subnet, largest
-from nemo_elastic.core.kinds.attention import KEY_VALUE, QUERY
+from nemo_elastic.core.kinds.attention import HEAD_DIM, KEY_VALUE, KV_HEADS, KV_STRIPES, QUERY
 from nemo_elastic.core.kinds.mamba import SHARED
 from nemo_elastic.core.kinds.moe import MOE, SCALING, TOP_K
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Kind, Part
@@ -28,9 +27,6 @@ from nemo_elastic.formats.adapter import whole_sizes
 from .shape import check_config, check_kinds, has_experts
 
 Sizes = Mapping[str, tuple[int, ...]]
-
-#: sizes that every parent has; others are those of its other kinds
-_OWN = frozenset(f.name for f in fields(Parent))
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 #: in the names of tensors of a layer with experts
@@ -80,16 +76,17 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     records = [_record(kind, i, sizes) for i, kind in zip(numbers, kinds, strict=True)]
     products = {i: _products(record, i, sizes, hidden) for i, record in zip(numbers, records, strict=True)}
     rigid = _rigid(products, settings) | (_routing(settings) if has_experts(pattern) else {})
+    records = [
+        KINDS[record.name] if KINDS[record.name].lacking.keys() & rigid.keys() else record for record in records
+    ]
     widths = [_widths(record, products[i], rigid) for i, record in zip(numbers, records, strict=True)]
-    known: Any = {**rigid, **largest(widths)}
     parent = Parent(
         pattern=pattern,
         vocab=vocab,
         hidden=hidden,
         tied=_tied(sizes, settings),
         norm_eps=_number(settings, "layernorm_epsilon"),
-        more={size: value for size, value in known.items() if size not in _OWN},
-        **{size: value for size, value in known.items() if size in _OWN},
+        sizes={**rigid, **largest(zip(kinds, widths, strict=True))},
     )
     own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
     held = Subnet(parent.hidden, own).validate(parent)
@@ -115,7 +112,7 @@ def _record(name: str, index: int, sizes: Sizes) -> Kind:
         there = sum(_first_of(row.megatron, index) in sizes for row in kind.rows)
         return there, -len(kind.rows)
 
-    return max(KINDS[name].records, key=found)
+    return max(reversed(KINDS[name].records), key=found)  # of equals the one with the fewest axes
 
 
 def _first_of(template: str, index: int) -> str:
@@ -160,12 +157,13 @@ def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, An
 
     rigid: dict[str, int] = {}
     # what no size tells on its own: of two numbers the product
-    taps, groups, keys = same(("conv_kernel",)), same(SHARED), same(KEY_VALUE)
+    taps, groups = same(("conv_kernel",)), same(SHARED)
+    keys = {found[KEY_VALUE] for found in products.values() if KEY_VALUE in found}
     if taps is not None:
         rigid["conv_kernel"] = taps
     if groups is not None:
         rigid |= _groups(groups, settings)
-    if keys is not None:
+    if keys:
         rigid |= _attention(keys, {found[QUERY] for found in products.values() if QUERY in found}, settings)
     return rigid
 
@@ -200,23 +198,30 @@ def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:
     return {"mamba_groups": groups, "state": shared // groups}
 
 
-def _attention(shared: int, queries: set[int], settings: Mapping[str, Any]) -> dict[str, int]:
+def _attention(keys: set[int], queries: set[int], settings: Mapping[str, Any]) -> dict[str, int]:
     """Key-value heads and the size of a head, of which the tensors tell the product.
+
+    Where layers have not as many of these heads, they are no size of the model but widths.
 
     Pruning takes heads away, never a part of one: what `kv_channels` says holds. Where it is not said, the number of
     groups is the next best, and then the number of heads.
     """
-    heads, groups = settings.get("num_attention_heads"), settings.get("num_query_groups")
+    heads, groups, shared = settings.get("num_attention_heads"), settings.get("num_query_groups"), math.gcd(*keys)
+    if len(keys) > 1:
+        groups = heads = None  # which of the layers' would they be
     ways = {
         "kv_channels": settings.get("kv_channels"),
         "num_query_groups": shared // groups if isinstance(groups, int) and groups > 0 else None,
         "num_attention_heads": max(queries) // heads if isinstance(heads, int) and heads > 0 else None,
     }
     for size in ways.values():
-        if isinstance(size, int) and size > 0 and not shared % size and not any(q % shared for q in queries):
-            return {"attention_head_dim": size, "kv_heads": shared // size}
-    told = {name: settings.get(name) for name in ways}
-    raise bad("context: model.config", told, f"heads that fit {shared} rows of keys and {sorted(queries)} of queries")
+        if isinstance(size, int) and size > 0 and not any(n % size for n in keys | queries):
+            if len(keys) > 1:
+                return {HEAD_DIM: size, KV_STRIPES: 1}
+            if not any(q % shared for q in queries):
+                return {HEAD_DIM: size, KV_HEADS: shared // size}
+    told, rows = {name: settings.get(name) for name in ways}, " or ".join(map(str, sorted(keys)))
+    raise bad("context: model.config", told, f"heads that fit {rows} rows of keys and {sorted(queries)} of queries")
 
 
 def _tied(sizes: Sizes, settings: Mapping[str, Any]) -> bool:

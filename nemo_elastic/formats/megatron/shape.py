@@ -9,14 +9,14 @@ from typing import Any
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, LATENT, MOE, SCALING
-from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, OWN
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS
 from nemo_elastic.errors import bad
 
 #: size of Parent -> field of SSMConfig
 FIELDS = {
     "pattern": "hybrid_override_pattern",
     HIDDEN: "hidden_size",
-    **{size: name for kind in OWN for size, name in KINDS[kind].megatron.items()},
+    **{size: name for kind in KINDS.values() if kind.always for size, name in kind.megatron.items()},
     "tied": "share_embeddings_and_output_weights",
     "norm_eps": "layernorm_epsilon",
 }
@@ -70,7 +70,7 @@ def check_kinds(pattern: str, where: str, experts: bool) -> None:
         where: what it is, for errors.
         experts: whether they may be among them: megatron-core has them in hybrids since 0.19.
     """
-    known = [KINDS[name].symbol for name in OWN]
+    known = [kind.symbol for kind in KINDS.values() if kind.always]
     others = set(pattern) - set(known)
     if others == {KINDS[MOE].symbol} and not experts:
         why = "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"
@@ -137,9 +137,8 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     if values["kv_heads"] is None:
         values["kv_heads"] = values["attention_heads"]
     if experts:
-        absent = {size for name in OWN if KINDS[name].symbol not in pattern for size in KINDS[name].sizes}
-        values = {size: value for size, value in values.items() if size not in absent}
-        values["more"] = expert_sizes(config)
+        absent = {size for kind in KINDS.values() if kind.symbol not in pattern for size in kind.sizes}
+        values = {size: value for size, value in values.items() if size not in absent} | expert_sizes(config)
     return Parent(vocab=vocab, **values)
 
 
@@ -157,10 +156,9 @@ def expert_sizes(config: Any) -> dict[str, Any]:
 
 def config_fields(parent: Parent) -> dict[str, Any]:
     """Fields of a config that describe a parent, but for its vocabulary."""
-    told = {name: getattr(parent, size) for size, name in FIELDS.items()}
-    if has_experts(parent.pattern):
-        told |= {name: parent.size(size) for size, name in KINDS[MOE].megatron.items() if size in parent.more}
-    return told
+    own = parent.to_json()
+    named = FIELDS | {size: name for kind in parent.kinds for size, name in kind.megatron.items()}
+    return {name: own[size] for size, name in named.items()}
 
 
 def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:
@@ -179,11 +177,10 @@ def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[s
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
     # an axis of which no layer is left has the parent's width
-    kinds = [KINDS[name] for name in OWN] + ([parent.kind(MOE)] if has_experts(member.pattern) else [])
+    kinds = [parent.kind(name) for name, kind in KINDS.items() if kind.always or kind.symbol in member.pattern]
     fields = FIELDS | {size: name for kind in kinds for size, name in kind.megatron.items()}
-    widths = {axis: next(iter(member.widths(axis)), parent.size(axis)) for kind in kinds for axis in kind.widths}
-    sizes = {size: parent.size(size) for size in fields} | widths
-    sizes |= {"pattern": member.pattern, HIDDEN: member.hidden}
+    sizes = parent.to_json() | {"pattern": member.pattern, HIDDEN: member.hidden}
+    sizes |= {axis: widths[0] for kind in kinds for axis in kind.widths if (widths := member.widths(axis))}
     told = {name: sizes[size] for size, name in fields.items()}
     if has_experts(member.pattern):
         check_config(told.get, "member", experts=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError, bad
@@ -194,8 +194,8 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
     if held != found.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
     if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
-        name = next(f.name for f in fields(Parent) if getattr(found, f.name) != getattr(parent, f.name))
-        told = f"its {name} is {getattr(found, name)!r}, that of {names.model} {getattr(parent, name)!r}"
+        name = first_difference(found, parent) or ""
+        told = f"its {name} is {found.to_json().get(name)!r}, that of {names.model} {parent.to_json().get(name)!r}"
         raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
 
 

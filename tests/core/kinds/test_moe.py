@@ -76,7 +76,8 @@ def test_layers_and_parents_come_back_from_their_files() -> None:
     assert "latent" not in MOE.full.to_json()["layers"][1]
     for parent in (LATENT, MOE, NANO_30B):
         assert Parent.from_json(parent.to_json()) == parent
-    assert NANO_30B.to_json()["experts_stripes"] == 1 and PARENT.to_json().keys().isdisjoint(NANO_30B.more)
+    assert NANO_30B.to_json()["experts_stripes"] == 1
+    assert NANO_30B.sizes.keys() - PARENT.sizes.keys() == {*PLAIN.sizes}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,9 @@ def test_what_a_parent_lacks_no_layer_has() -> None:
     with pytest.raises(ElasticError, match=r"layers\[0\].widths"):
         Subnet.from_json({"hidden": 16, "layers": [MOE.full.to_json()["layers"][1]]}, LATENT)
     with pytest.raises(ElasticError, match=r"parent\.shared_ffn: missing"):
-        replace(MOE, more={"experts": 4, "expert_ffn": 4, "top_k": 2, "routed_scaling": 1.0})
+        replace(MOE, sizes={size: n for size, n in MOE.sizes.items() if size != "shared_ffn"})
     with pytest.raises(ElasticError, match="experts: 8 is not allowed; must be at least 9"):
-        replace(MOE, more=dict(MOE.more) | {"top_k": 9})
+        replace(MOE, top_k=9)
 
 
 def test_nano_counts_as_modelopt_does() -> None:

@@ -60,7 +60,7 @@ def kind() -> Iterator[None]:
 def parent() -> Parent:
     own = {UNITS: 12, UNIT_SIZE: 8, "gated_groups": 4}
     return Parent("MG*G-G", 32, 96, ffn=32, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8,
-                  attention_heads=4, kv_heads=2, attention_head_dim=8, more=own)  # fmt: skip
+                  attention_heads=4, kv_heads=2, attention_head_dim=8, sizes=own)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,10 @@ def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
     write_model(tmp_path / "parent", parent, parent.full, entries_of(parent, parent.full, arrays(plain)))
     init_family(tmp_path / "parent", ElasticConfig.from_dict(BLOCK), tmp_path / "family")
     shapes = read_shapes(tmp_path / "family")
-    assert list(shapes.members) == ["full", "large", "small"] and shapes.parent.more == parent.more
+    assert (
+        list(shapes.members) == ["full", "large", "small"]
+        and shapes.parent.sizes == replace(parent, ffn_stripes=8).sizes
+    )
     assert len(set(shapes.members["small"].widths(UNITS))) == 1
 
 
@@ -195,7 +198,7 @@ def test_other_parents_know_nothing_of_it() -> None:
     with pytest.raises(ElasticError, match=f"elastic.axes.{UNITS}: .*no gated layer"):
         ElasticConfig.from_dict(BLOCK).resolve_axes(plain)
     with pytest.raises(ElasticError, match=r"parent.gated_groups: missing"):
-        Parent("G", 32, 96, more={UNITS: 4, UNIT_SIZE: 2})
+        Parent("G", 32, 96, sizes={UNITS: 4, UNIT_SIZE: 2})
 
 
 @pytest.mark.parametrize(

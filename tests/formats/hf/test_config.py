@@ -14,7 +14,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE, from_hf_config, to_hf_config
-from tests.shapes import LATENT, MOE, NANO_9B, NANO_12B, NANO_30B, PARENT
+from tests.shapes import GROUPS, LATENT, MOE, NANO_9B, NANO_12B, NANO_30B, PARENT
 from tests.strategies import parents_and_subnets
 
 #: As on the hub, in its words and with its infinity.
@@ -297,9 +297,11 @@ def test_every_axis_is_told():
     for axis, width in cuts.items():
         assert to_hf_config(PARENT, PARENT.uniform(**{axis: width})) != whole, axis
     experts = {"experts": 4, "expert_ffn": 6, "shared_ffn": 8, "latent": 5}
-    assert set(layer_axes()) < set(cuts | experts)
+    assert set(layer_axes()) < {*cuts, *experts, "kv_heads"}
     for axis, width in experts.items():
         assert to_hf_config(LATENT, LATENT.uniform(**{axis: width})) != to_hf_config(LATENT, LATENT.full), axis
+    few = to_hf_config(GROUPS, GROUPS.uniform(kv_heads=2))
+    assert (few["num_attention_heads"], few["num_key_value_heads"]) == (4, 2)
 
 
 @pytest.mark.parametrize("config", [None, [], "x", 5])
