@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 
 from .errors import bad
 
@@ -96,7 +96,7 @@ def check_widths(
     Raises:
         ElasticError: of the tensor-parallel size where one rank would do, else of the choice or the parent's shape.
     """
-    if MAMBA not in parent.types:
+    if not any(MAMBA_HEADS in kind.widths for kind in parent.kinds):
         return
     heads, dims = (_choices(parent, axes, name) for name in (MAMBA_HEADS, MAMBA_HEAD_DIM))
     refused = _refused(parent, heads, dims, tensor)

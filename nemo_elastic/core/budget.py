@@ -10,7 +10,6 @@ from typing import Any
 
 from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
 from nemo_elastic.core.family import Parent, known_fields
-from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, number, parse_float, parse_size
@@ -133,13 +132,13 @@ class AxisConfig:
     keep_attention: int | None = None
 
     @property
-    def attention(self) -> int:
+    def kept_attention(self) -> int:
         """Attention layers that every member keeps."""
         return 1 if self.keep_attention is None else self.keep_attention
 
     def check_attention(self, parent: Parent) -> None:
         """Raise where a member cannot keep as many attention layers as the axis says."""
-        has, least = parent.types.count(ATTENTION), self.choices[-1]
+        has, least = len(parent.recalling), self.choices[-1]
         if self.keep_attention is not None and self.keep_attention > min(has, least):
             allowed = f"at most {min(has, least)}: the parent has {has}, the smallest depth is {least}"
             raise bad("elastic.axes.depth.keep_attention", self.keep_attention, allowed)
@@ -165,12 +164,12 @@ class AxisConfig:
             if name not in striped_axes():
                 raise bad(f"{where}.stripes", stripes, f"only {', '.join(striped_axes())} have stripes")
             stripes = integer(f"{where}.stripes", stripes, 1, "a positive integer")
-        attention = raw.get("keep_attention")
-        if attention is not None:
+        kept = raw.get("keep_attention")
+        if kept is not None:
             if name != DEPTH:
-                raise bad(f"{where}.keep_attention", attention, "only depth drops layers")
-            attention = integer(f"{where}.keep_attention", attention, 0, "a number of layers, 0 or more")
-        return cls(tuple(choices), per_layer, stripes, attention)
+                raise bad(f"{where}.keep_attention", kept, "only depth drops layers")
+            kept = integer(f"{where}.keep_attention", kept, 0, "a number of layers, 0 or more")
+        return cls(tuple(choices), per_layer, stripes, kept)
 
 
 def inclusion(weights: Sequence[float], count: int) -> list[float]:

@@ -165,6 +165,11 @@ class Parent:
         named = {kind.symbol: name for name, kind in KINDS.items()}
         return tuple(named[c] for c in self.pattern)
 
+    @cached_property
+    def recalling(self) -> frozenset[int]:
+        """Layers that look at earlier tokens themselves: attention."""
+        return frozenset(i for i, name in enumerate(self.types) if KINDS[name].recalls)
+
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds that its layers are of, each once, in the registry's order; its own record of each."""

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 import torch
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.attention import ATTENTION, KV_HEADS
-from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.kinds.attention import KV_HEADS
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.layout import sizes
 from nemo_elastic.nn.functional import work_dtype
 
 
@@ -180,11 +182,16 @@ def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor
     return KeyValueState(nothing, nothing)
 
 
-#: name of a kind -> its state before the first token; others have none
-STATES: dict[str, Callable[[Parent, Layer, int, torch.Tensor], State]] = {
-    MAMBA: mamba_state,
-    ATTENTION: key_value_state,
+#: what a kind's record says that decoding holds (`Kind.cache`) -> its state before the first token
+STATES: dict[tuple[str, ...], Callable[[Parent, Layer, int, torch.Tensor], State]] = {
+    ("conv", "ssm"): mamba_state,
+    ("kv",): key_value_state,
 }
+
+
+def _state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> State | None:
+    held = tuple(KINDS[layer.type].cache(sizes(parent, 0, layer), batch, 0))
+    return STATES[held](parent, layer, batch, like) if held else None
 
 
 @dataclass
@@ -205,8 +212,8 @@ class Cache:
     @classmethod
     def empty(cls, parent: Parent, member: Subnet, batch: int, like: torch.Tensor) -> Cache:
         """State before the first token, in the dtype and on the device of the weight `like` (SSM states: float32)."""
-        stateful = [layer for layer in member.layers if layer.type in STATES]
-        return cls(member, {x.index: STATES[x.type](parent, x, batch, like) for x in stateful}, [0] * batch)
+        states = {layer.index: _state(parent, layer, batch, like) for layer in member.layers}
+        return cls(member, {index: state for index, state in states.items() if state is not None}, [0] * batch)
 
     @classmethod
     def joined(cls, caches: Sequence[Cache]) -> Cache:

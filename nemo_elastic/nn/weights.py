@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.mamba import MAMBA
-from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import keys, named, original, rows, selection, tensors
 from nemo_elastic.errors import ElasticError, bad
@@ -192,32 +190,40 @@ def random_state(
         dtype: of the tensors; see `nn.functional.cast_dtype`.
     """
     random = torch.Generator().manual_seed(seed)
-
-    def normal(shape: tuple[int, ...], std: float, mean: float = 0.0) -> torch.Tensor:
-        return torch.randn(shape, generator=random, dtype=torch.float64) * std + mean
-
-    def uniform(shape: tuple[int, ...], low: float, high: float) -> torch.Tensor:
-        return torch.rand(shape, generator=random, dtype=torch.float64) * (high - low) + low
-
     state = {}
     for t in tensors(parent, member):
-        name = t.row.name
-        if name.endswith("norm"):
-            value = uniform(t.shape, 0.5, 1.5) * torch.where(uniform(t.shape, 0, 1) < 0.2, -1.0, 1.0)
-        elif name == f"{MAMBA}.a_log":
-            value = uniform(t.shape, 1, 16).log()
-        elif name == f"{MAMBA}.dt_bias":
-            dt = uniform(t.shape, math.log(1e-3), math.log(1e-1)).exp()
-            value = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-        elif name == f"{MAMBA}.d":
-            value = normal(t.shape, 0.3, 1.0)
-        elif name == f"{MAMBA}.conv_weight":
-            value = uniform(t.shape, -1, 1) / math.sqrt(parent.conv_kernel)
-        elif name in (f"{MAMBA}.conv_bias", f"{MOE}.gate_bias"):
-            value = normal(t.shape, 0.1)
-        elif t.layer is None:  # embedding and head
-            value = normal(t.shape, 1.0 if name == "embedding" and not parent.tied else 1 / math.sqrt(t.shape[1]))
-        else:
-            value = normal(t.shape, scale / math.sqrt(t.shape[1]))
+        like = t.row.random or ("norm" if len(t.shape) == 1 else "matrix")
+        value = RANDOM[like](random, t.shape)
+        if like == "matrix" and not (t.row.name == "embedding" and not parent.tied):
+            value = value * ((1 if t.layer is None else scale) / math.sqrt(t.shape[1]))
         state[t.hf] = value.to(cast_dtype(t.hf, dtype))
     return state
+
+
+def _normal(random: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=random, dtype=torch.float64)
+
+
+def _uniform(random: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> torch.Tensor:
+    return torch.rand(shape, generator=random, dtype=torch.float64) * (high - low) + low
+
+
+def _norm(random: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return _uniform(random, shape, 0.5, 1.5) * torch.where(_uniform(random, shape, 0, 1) < 0.2, -1.0, 1.0)
+
+
+def _step(random: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    dt = _uniform(random, shape, math.log(1e-3), math.log(1e-1)).exp()
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+#: `Row.random` -> numbers of a tensor; a matrix is scaled by its columns
+RANDOM: dict[str, Callable[[torch.Generator, tuple[int, ...]], torch.Tensor]] = {
+    "matrix": _normal,
+    "norm": _norm,
+    "decay": lambda random, shape: _uniform(random, shape, 1, 16).log(),
+    "step": _step,
+    "skip": lambda random, shape: _normal(random, shape) * 0.3 + 1,
+    "taps": lambda random, shape: _uniform(random, shape, -1, 1) / math.sqrt(shape[-1]),
+    "bias": lambda random, shape: _normal(random, shape) * 0.1,
+}

@@ -7,7 +7,7 @@ Pictures are drawn in the light values; `svg` turns each into a CSS variable, so
 
 from __future__ import annotations
 
-from nemo_elastic.core.kinds.registry import layer_axes
+from nemo_elastic.core.kinds.registry import KINDS, layer_axes
 
 #: name -> (light, dark); text in any of the first twelve has a contrast of 4.5 and more on paper and on every band
 PALETTE: dict[str, tuple[str, str]] = {
@@ -55,8 +55,7 @@ INK, MUTED, GREY, PAPER, FAINT = (LIGHT[n] for n in ("ink", "muted", "grey", "pa
 PARENT = LIGHT["parent"]
 MEMBERS = tuple(LIGHT[f"m{i}"] for i in range(1, 9))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-#: kinds of layer, and the axes of a family; those of registered kinds take a colour that is left
-_KINDS = {"mamba": LIGHT["m1"], "mlp": LIGHT["m6"], "attention": LIGHT["m3"], "moe": LIGHT["m2"]}
+#: the axes of a family; those of registered kinds take a colour that is left
 _AXES = {
     "hidden": INK,
     "ffn": LIGHT["m6"],
@@ -71,8 +70,8 @@ SHARES = tuple(LIGHT[f"s{i}"] for i in range(11))
 
 
 def kind_colour(kind: str) -> str:
-    """Colour of a kind of layer."""
-    return _KINDS.get(kind, LIGHT["m7"])
+    """Colour of a kind of layer: that of its first axis."""
+    return axis_colour(KINDS[kind].widths[0]) if kind in KINDS else LIGHT["m7"]
 
 
 def axis_colour(axis: str) -> str:

@@ -23,7 +23,7 @@ import torch
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.mlp import FFN, MLP
+from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
@@ -221,7 +221,7 @@ class CutLayers(Sequence[LayerWeights]):
         }
         tensors = {name: t for name, (t, _) in own.items()}
         places = {name: at for name, (_, at) in own.items() if at is not None}
-        if layer.type == MLP and len(tensors["up"]) == layer.widths[FFN]:
+        if FFN in layer.widths and len(tensors["up"]) == layer.widths[FFN]:
             places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
         return LayerWeights(layer, tensors, places)
 

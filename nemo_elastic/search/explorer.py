@@ -12,7 +12,6 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.registry import DEPTH, KINDS
 from nemo_elastic.search.even import uniform
 from nemo_elastic.search.price import Price
@@ -182,12 +181,13 @@ class Explorer:
     # ------------------------------------------------------------------ guesses and refinement
 
     def guess(self, goal: Goal, end: int) -> None:
-        """Even cuts: of everything, of everything but Mamba, and the same two for every depth."""
-        whole_mamba = {a: self.space.choices[a][0] for a in KINDS[MAMBA].widths}
-        depths = self.space.choices[DEPTH]
-        fixed: list[tuple[str, dict[str, int]]] = [("even", {}), ("mamba", whole_mamba)]
-        if len(depths) > 1:
-            fixed += [("depth", {DEPTH: d, **extra}) for extra in (whole_mamba, {}) for d in depths]
+        """Even cuts: of everything, of everything but a kind that is spared, and the same for every depth."""
+        choices = self.space.choices
+        spared = [(k.name, {a: choices[a][0] for a in k.widths}) for k in KINDS.values() if k.spared]
+        fixed: list[tuple[str, dict[str, int]]] = [("even", {}), *spared]
+        if len(choices[DEPTH]) > 1:
+            whole = [*(widths for _, widths in spared), {}]
+            fixed += [("depth", {DEPTH: d, **extra}) for extra in whole for d in choices[DEPTH]]
         for origin, given in fixed:
             if len(self.trace) >= min(end, self.candidates):
                 return

@@ -17,7 +17,6 @@ import numpy as np
 
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.search.price import Price
@@ -42,8 +41,8 @@ def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tu
         drop_order: layers from least to most important; those that it does not name are never dropped.
         number: attention layers to keep, or all that the parent has.
     """
-    named = [i for i in drop_order if parent.types[i] == ATTENTION]
-    safe = parent.types.count(ATTENTION) - len(named)
+    named = [i for i in drop_order if i in parent.recalling]
+    safe = len(parent.recalling) - len(named)
     last = named[len(named) - max(0, number - safe) :] if number > safe else []
     return (*(i for i in drop_order if i not in last), *last)
 
@@ -84,8 +83,8 @@ class Space:
             raise bad("drop_order", list(drop_order), f"each of the parent's {parent.num_layers} layers at most once")
         if len(self.drop_order) < most:
             raise bad("drop_order", list(drop_order), f"at least the {most} layers that the smallest depth drops")
-        attention = axes[DEPTH].attention if DEPTH in axes else 0
-        self.drop_order = keep_attention(parent, self.drop_order, attention)
+        kept = axes[DEPTH].kept_attention if DEPTH in axes else 0
+        self.drop_order = keep_attention(parent, self.drop_order, kept)
         self.slots = tuple(
             Slot(axis, layer, self.choices[axis])
             for axis in self.axes

@@ -14,7 +14,6 @@ from itertools import pairwise
 
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Subnet, choices_of
-from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.search.space import Space
@@ -47,7 +46,7 @@ def trained_space(family: Family, start: Subnet) -> Space:
 
 def _attention(family: Family) -> int:
     """Attention layers that a shape must keep: one, if every member kept one."""
-    return min(1, *(sum(layer.type == ATTENTION for layer in m.subnet.layers) for m in family))
+    return min(1, *(len(family.parent.recalling.intersection(m.subnet.kept)) for m in family))
 
 
 def _drop_order(family: Family) -> Iterator[int]:

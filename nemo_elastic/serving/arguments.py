@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_elastic.core.kinds.attention import ATTENTION, KV_HEADS, KV_STRIPES
+from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.registry import read_shapes
@@ -208,7 +208,7 @@ def prepare_engine(args: Any) -> None:
             raise bad("--enable-prefix-caching", True, "not with --draft")
         args.enable_prefix_caching = False
     if cpu:
-        if ATTENTION in parent.types:
+        if parent.recalling:
             _check_heads(parent)
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens

@@ -34,9 +34,9 @@ def runs_in(member: Subnet, parent: Parent) -> str:
         fingerprint, of which no shape says anything: that is always such a need.
     """
     code = "" if member.is_uniform else "its own code"
-    attention = bool(member.widths("attention_heads"))
+    attends = bool(member.widths("attention_heads"))
     served = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
-    slow = "" if attention else "no cache, so slow"
+    slow = "" if attends else "no cache, so slow"
     eager = "eager experts" if needs_eager_experts(member) else ""
     told = [_with("transformers", code, slow, eager)]
     tried = set(member.pattern) <= _TRIED
@@ -44,7 +44,7 @@ def runs_in(member: Subnet, parent: Parent) -> str:
     if served and tried and devices:
         told.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else ""))
     if member.is_uniform and tried:
-        told += ["llama.cpp (a tokenizer that its converter knows)"] if attention and _is_converted(member) else []
+        told += ["llama.cpp (a tokenizer that its converter knows)"] if attends and _is_converted(member) else []
         told.append("NeMo")
     return ", ".join(told)
 

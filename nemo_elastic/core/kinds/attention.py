@@ -70,6 +70,7 @@ PLAIN = Kind(
     flops=flops,
     cache=cache,
     always=True,
+    recalls=True,
     defaults=dict.fromkeys((ATTENTION_HEADS, KV_HEADS, HEAD_DIM), 1),
 )  # fmt: skip
 

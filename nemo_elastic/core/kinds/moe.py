@@ -38,7 +38,7 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
             extra=(_M + "pre_mlp_layernorm",)),
         Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,))),
         Row("moe.gate_bias", MOE, _H + _GATE + "e_score_correction_bias", _M + "mlp.router.expert_bias",
-            ((_EXPERTS,),), exact=True),  # it may be large beside the differences that choose experts
+            ((_EXPERTS,),), exact=True, random="bias"),  # it may be large beside the differences that choose experts
         *latent,
         expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
         expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),

@@ -71,6 +71,8 @@ class Row:
         extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8), one for
             each of several. A strict load asks for the object even where it says nothing.
         exact: no cast may round it: it stays fp32 where the others get fewer digits, in files and in memory.
+        random: what its numbers are like in a model of random weights (`nn.weights.RANDOM`); None: those of a norm's
+            weight or of a matrix, by its dimensions.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Row:
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     exact: bool = False
+    random: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Kind:
             in the state's.
         always: every parent has its sizes, and every family's files speak of its axes, whether there are such layers
             or not.
+        recalls: its layers look at earlier tokens themselves, so that recall of a long context rests on them.
+        spared: the search also tries cuts that leave it whole.
         defaults: size -> its value where nothing says it.
         reals: sizes among `rigid` that need not be whole.
         lacking: size that a parent need not have -> the record of parents without it; its axes and rows are among
@@ -183,6 +188,8 @@ class Kind:
     flops: Callable[[Sizes, int], Any] = nothing
     cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
     always: bool = False
+    recalls: bool = False
+    spared: bool = False
     defaults: Mapping[str, int] = field(default_factory=dict)
     reals: tuple[str, ...] = ()
     lacking: Mapping[str, Kind] = field(default_factory=dict)

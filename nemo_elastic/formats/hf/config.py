@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
-from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, by_symbol, striped_axes, symbols
 from nemo_elastic.errors import ElasticError, bad
@@ -104,7 +103,7 @@ def to_hf_config(
     # 7e-3, and 0 cannot be initialised from (it takes the logarithm).
     out |= {"time_step_min": 1e-12, "time_step_max": 0.1, "time_step_floor": 1e-4}
     out |= {key: base.get(key, value) for key, value in _CARRIED.items()}
-    if ATTENTION not in (layer.type for layer in member.layers):
+    if not any(KINDS[layer.type].recalls for layer in member.layers):
         out["use_cache"] = False  # transformers' cache asks an attention layer for its length
     if "mamba_chunk_size" in base:
         out["chunk_size"] = base["mamba_chunk_size"]
@@ -227,8 +226,8 @@ def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dic
     reals = {size for kind in kinds for size in kind.reals}
     for size, keys in (_MODEL_SIZES | {size: keys for kind in kinds for size, keys in kind.hf.items()}).items():
         value = next((config[k] for k in keys if config.get(k) is not None), None)
-        if value is None and size == "kv_heads":
-            value = config.get("num_attention_heads")  # no grouped queries
+        if value is None and (blocked := next((a for k in kinds for a, b in k.nested.items() if b == size), None)):
+            value = sizes.get(blocked)  # no grouped queries: a block for each
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]  # vLLM takes intermediate_size as a list too
         if value is None and size in lacking:

@@ -26,8 +26,8 @@ from vllm.model_executor.models.nemotron_h import (
 )
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.attention import ATTENTION
-from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
+from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import MLP
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.registry import open_source
@@ -226,8 +226,8 @@ def _share(member: Member, largest: Member, subnet: Subnet) -> list[tuple[str, s
     """Give a member the pages of the largest; the names of its Mamba layers and of those whose states they use."""
     states = []
     for layer in subnet.layers:
-        if layer.type == ATTENTION:
+        if ATTENTION_HEADS in layer.widths:
             share_attention(member.mixer(layer.index).attn, largest.mixer(layer.index).attn)
-        elif layer.type == MAMBA:
+        elif MAMBA_HEADS in layer.widths:
             states.append(share_mamba(member.mixer(layer.index), largest.mixer(layer.index)))
     return states
