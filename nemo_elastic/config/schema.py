@@ -118,14 +118,14 @@ def _plain(value: Any) -> Any:
 
 def _object(cls: type) -> dict[str, Any]:
     """Schema of a dataclass: its fields and no others."""
-    hints, told = get_type_hints(cls), attributes(cls)
+    hints, words = get_type_hints(cls), attributes(cls)
     properties, required = {}, []
     for f in fields(cls):
         schema = _special(cls, f.name) or _type(hints[f.name])
         if (cls, f.name) in WORDS:
             null = [None] if "anyOf" in schema else []
             schema = schema | {"enum": [*WORDS[cls, f.name], *null]}
-        schema = schema | {"description": told[f.name]}
+        schema = schema | {"description": words[f.name]}
         default = default_of(f)
         if default is MISSING or (cls, f.name) in REQUIRED:
             required.append(f.name)
@@ -165,12 +165,12 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
     if (cls, name) == (ElasticConfig, "sampling"):
         return {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
     if (cls, name) == (Budget, "memory"):
-        told = _object(MemorySpec)
+        schema = _object(MemorySpec)
         unit = "|".join(sorted(UNITS, key=len, reverse=True))
         text = {"type": "string", "pattern": f"^[0-9.]+({unit})$"}
         size = {"anyOf": [{"type": "integer", "minimum": 1}, text], "description": "bytes in service, e.g. 18GiB"}
-        told |= {"properties": {"size": size} | told["properties"], "required": ["size"]}
-        return {"anyOf": [told, {"type": "null"}]}
+        schema |= {"properties": {"size": size} | schema["properties"], "required": ["size"]}
+        return {"anyOf": [schema, {"type": "null"}]}
     if (cls, name) == (DistillConfig, "terms"):
         return _terms()
     return None
@@ -178,17 +178,17 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
 
 def _terms() -> dict[str, Any]:
     weight = {"type": "number", "minimum": 0}
-    told = {"type": "object", "properties": dict.fromkeys(TERMS, weight), "additionalProperties": False}
-    return {"anyOf": [told | {"minProperties": 1}, {"type": "null"}]}
+    schema = {"type": "object", "properties": dict.fromkeys(TERMS, weight), "additionalProperties": False}
+    return {"anyOf": [schema | {"minProperties": 1}, {"type": "null"}]}
 
 
 def _axis(name: str) -> dict[str, Any]:
     """An axis: its choices alone, or with settings that not every axis has."""
-    told = _object(AxisConfig)
-    settings = {"choices": told["properties"]["choices"] | _CHOICES}
+    whole = _object(AxisConfig)
+    settings = {"choices": whole["properties"]["choices"] | _CHOICES}
     one = {} if name in per_layer_axes() else {"const": False}
-    settings["per_layer"] = told["properties"]["per_layer"] | one
+    settings["per_layer"] = whole["properties"]["per_layer"] | one
     for axes, setting in ((striped_axes(), "stripes"), ((DEPTH,), "keep_attention")):
         if name in axes:
-            settings[setting] = told["properties"][setting]
-    return {"anyOf": [_CHOICES, told | {"properties": settings}]}
+            settings[setting] = whole["properties"][setting]
+    return {"anyOf": [_CHOICES, whole | {"properties": settings}]}

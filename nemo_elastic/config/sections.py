@@ -220,15 +220,15 @@ class DistillConfig:
                 raise bad("elastic.distill.terms", name, f"one of {', '.join(TERMS)}")
             number(f"elastic.distill.terms.{name}", weight, 0, 1e3, "a weight of at least 0")
         object.__setattr__(self, "terms", dict(terms))
-        told = [name for name, weight in terms.items() if weight > 0]
-        if not told:
+        used = [name for name, weight in terms.items() if weight > 0]
+        if not used:
             raise bad("elastic.distill.terms", dict(terms), "at least one weight above 0")
-        compares = [name for name in told if TERMS[name].teacher]
+        compares = [name for name in used if TERMS[name].teacher]
         if compares and self.teacher == "none":
             allowed = f"frozen or self: the term {compares[0]} compares with a teacher"
             raise bad("elastic.distill.teacher", "none", allowed)
         if not compares and self.teacher != "none":
-            raise bad("elastic.distill.teacher", self.teacher, f"none: no term of {', '.join(told)} compares with it")
+            raise bad("elastic.distill.teacher", self.teacher, f"none: no term of {', '.join(used)} compares with it")
 
     @property
     def taught(self) -> bool:
@@ -238,8 +238,8 @@ class DistillConfig:
     def of(self, taught: bool) -> dict[str, float]:
         """Terms of a budget that is compared with a teacher, or of one that is not; with none left, cross-entropy."""
         assert self.terms is not None
-        found = {n: w for n, w in self.terms.items() if w > 0 and (taught or not TERMS[n].teacher)}
-        return found or {"ce": 1.0}
+        own = {n: w for n, w in self.terms.items() if w > 0 and (taught or not TERMS[n].teacher)}
+        return own or {"ce": 1.0}
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,8 @@ def inclusion(weights: Sequence[float], count: int) -> list[float]:
     while True:
         rest = 1.0 - sum(weights[i] for i in certain)
         factor = (count - len(certain)) / rest if count > len(certain) else 0.0
-        found = [1.0 if i in certain else factor * w for i, w in enumerate(weights)]
-        over = {i for i, p in enumerate(found) if p > 1 - 1e-9} - certain
+        shares = [1.0 if i in certain else factor * w for i, w in enumerate(weights)]
+        over = {i for i, p in enumerate(shares) if p > 1 - 1e-9} - certain
         if not over:
-            return found
+            return shares
         certain |= over

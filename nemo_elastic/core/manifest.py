@@ -208,8 +208,8 @@ class Family:
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
         order = known.get("drop_order")
         order = tuple(order) if isinstance(order, list) else order
-        told = known.get("extras")
-        extras = [] if told is None else read_members(parent, told, "extras")
+        entries = known.get("extras")
+        extras = [] if entries is None else read_members(parent, entries, "extras")
         return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order, tuple(extras))
 
     @classmethod
@@ -287,8 +287,8 @@ class Family:
             return
         whole = isinstance(order, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in order)
         if not whole or sorted(order) != list(range(number)):
-            told = list(order) if isinstance(order, tuple) else order
-            raise bad("drop_order", told, f"each of the parent's layers 0 to {number - 1} once, or null")
+            given = list(order) if isinstance(order, tuple) else order
+            raise bad("drop_order", given, f"each of the parent's layers 0 to {number - 1} once, or null")
 
 
 # The file, as dataclasses: `known_fields` takes the names and what is mandatory from them.

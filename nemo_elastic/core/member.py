@@ -113,7 +113,7 @@ def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
     """
     if not isinstance(data, Mapping):
         raise bad(where, data, "a mapping name -> member")
-    return [_read_member(parent, name, told, f"{where}.{name}") for name, told in data.items()]
+    return [_read_member(parent, name, entry, f"{where}.{name}") for name, entry in data.items()]
 
 
 def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
@@ -125,9 +125,9 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
     active = known.get("active_parameters")
     if active is not None and (isinstance(active, bool) or active != active_parameters(parent, subnet)):
         raise bad(f"{where}.active_parameters", active, f"its shape has {active_parameters(parent, subnet)}")
-    told = known_fields(_Memory, known["memory"], f"{where}.memory")
-    held = told.pop("bytes")
-    spec = MemorySpec(**told)
+    serving = known_fields(_Memory, known["memory"], f"{where}.memory")
+    held = serving.pop("bytes")
+    spec = MemorySpec(**serving)
     size = _bytes(parent, subnet, spec)
     # families with experts were written when every weight was counted in one dtype
     before = int(memory(parent, subnet, spec) - exact_bytes(parent, subnet, spec.weights))

@@ -172,8 +172,8 @@ def to_parts(
         if t.row.parts:
             pieces = out.pop(t.megatron).split(part_sizes(parent, t.row, 0, member, t.layer))
             out |= zip(parts_of(t.megatron), pieces, strict=True)
-        elif stack and (found := stacked_of(t.megatron)) is not None:
-            many.setdefault(found[0], []).append(out.pop(t.megatron))
+        elif stack and (place := stacked_of(t.megatron)) is not None:
+            many.setdefault(place[0], []).append(out.pop(t.megatron))
     return out | {name: torch.stack(each) for name, each in many.items()}
 
 
@@ -190,8 +190,8 @@ def from_parts(parent: Parent, member: Subnet, stored: Mapping[str, torch.Tensor
                 if part not in out:
                     raise missing(part)
             out[t.megatron] = torch.cat([out.pop(part) for part in parts_of(t.megatron)])
-        elif t.megatron not in out and (found := stacked_of(t.megatron)) is not None and found[0] in stored:
-            name, number = found
+        elif t.megatron not in out and (place := stacked_of(t.megatron)) is not None and place[0] in stored:
+            name, number = place
             if number >= len(stored[name]):
                 raise missing(t.megatron)
             out[t.megatron] = stored[name][number]

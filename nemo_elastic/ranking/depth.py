@@ -93,8 +93,8 @@ class Depth:
             ElasticError: it is not finite, or zero.
         """
         if self._squares is None:
-            found = [float(s) for (s,) in (self._sum([squared_error(self._full(i))]) for i in range(len(self.pieces)))]
-            self._squares = _finite(sum(found))
+            each = (self._sum([squared_error(self._full(i))]) for i in range(len(self.pieces)))
+            self._squares = _finite(sum(float(s) for (s,) in each))
         return self._squares
 
     @torch.no_grad()
@@ -102,16 +102,16 @@ class Depth:
         """Squared error on one piece of the `kept` layers without each of some of them."""
         if not without:
             return {}
-        full, found, left = self._full(piece), {}, len(without)
+        full, costs, left = self._full(piece), {}, len(without)
         stream = self.model.embed(self.pieces[piece])
         for at, j in enumerate(kept):
             if j in without:
-                found[j] = squared_error(self.model.head(through(self.model, kept[at + 1 :], stream)), full)
+                costs[j] = squared_error(self.model.head(through(self.model, kept[at + 1 :], stream)), full)
                 left -= 1
             if not left:
                 break
             stream = self.model.layer(j, stream)
-        return dict(zip(found, self._sum(list(found.values())), strict=True))
+        return dict(zip(costs, self._sum(list(costs.values())), strict=True))
 
     def scores(self, kept: Sequence[int]) -> dict[int, float]:
         """The score of every kept layer."""
@@ -207,8 +207,8 @@ def iterative_mse(
 
 def by_score(scores: np.ndarray) -> Order:
     """The fast option: one score per layer (1 - cosine), least important first."""
-    found = np.argsort(scores, kind="stable")
-    return tuple(int(j) for j in found), tuple(float(scores[j]) for j in found)
+    order = np.argsort(scores, kind="stable")
+    return tuple(int(j) for j in order), tuple(float(scores[j]) for j in order)
 
 
 def _finite(squares: float) -> float:

@@ -100,10 +100,10 @@ class _Measuring:
         self.ranks, self.apart = 1, unfinished is not None  # whether one may have measured what others have not
         self.device = torch.device("cpu")
         self.known = Measured()
-        found = unfinished.load(parent, options) if unfinished is not None else None
-        if found is not None:
-            self.known = found
-            self.statistics.restore(found.sums, found.samples)
+        earlier = unfinished.load(parent, options) if unfinished is not None else None
+        if earlier is not None:
+            self.known = earlier
+            self.statistics.restore(earlier.sums, earlier.samples)
 
     def look(self, batches: Iterable[torch.Tensor], progress: Progress | None) -> None:
         """Every batch through the model, but for those that went through it before the ranking was killed."""

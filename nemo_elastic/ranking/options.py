@@ -59,10 +59,10 @@ class RankOptions:
                 integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
 
     def to_json(self) -> dict[str, Any]:
-        told = asdict(self)
+        out = asdict(self)
         if self.experts == EXPERTS[0]:  # rankings of before there were experts say nothing of them
-            del told["experts"]
-        return told
+            del out["experts"]
+        return out
 
     @classmethod
     def from_json(cls, data: Any, field: str = "rank") -> RankOptions:

@@ -148,9 +148,9 @@ class Statistics:
         # Added over norms after the root, as each norm is its own measurement of the same channels.
         out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
-            found = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
-            found |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.counted.values()}
-            out |= {f"{axis}.{i}": scores for axis, scores in found.items()}
+            own = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
+            own |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.counted.values()}
+            out |= {f"{axis}.{i}": scores for axis, scores in own.items()}
         if self.options.depth == "cosine":
             out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])
         return out

@@ -60,10 +60,10 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
     allowed: dict[str, list[int]] = {}
     for axis in space.axes:
         least = max((upper[s] for s in space.positions(axis) if active[s]), default=0)
-        found = list(range(least, len(space.choices[axis])))
+        indices = list(range(least, len(space.choices[axis])))
         if axis in fixed:
-            found = [i for i in found if space.choices[axis][i] == fixed[axis]] or found[:1]
-        allowed[axis] = found
+            indices = [i for i in indices if space.choices[axis][i] == fixed[axis]] or indices[:1]
+        allowed[axis] = indices
     counting = [a for a in space.axes if len(space.choices[a]) > 1 and a not in fixed]
     share = {a: np.array([space.choices[a][i] for i in allowed[a]]) / space.choices[a][0] for a in space.axes}
     inner = [a for a in space.axes if a not in (HIDDEN, DEPTH)]

@@ -110,8 +110,8 @@ class Explorer:
         """Measured codes that meet a goal, best first: positions in `codes`."""
         good = nested(self.space, self.codes, goal.upper) & holds(self.space, self.codes, goal.lower)
         good &= goal.price.codes(self.codes) <= goal.price.target if len(self.codes) else good
-        found = np.flatnonzero(good)
-        return found[np.argsort(self.losses[found], kind="stable")]
+        at = np.flatnonzero(good)
+        return at[np.argsort(self.losses[at], kind="stable")]
 
     def fit(self, goal: Goal, code: np.ndarray) -> Code:
         """`projection.fit` to a goal; variations come back often, so each is fitted once."""
@@ -197,16 +197,16 @@ class Explorer:
     def refine(self, goal: Goal, end: int) -> None:
         """Measure variations of the best codes, the most promising first, until `end` or until none is new."""
         while len(self.trace) < min(end, self.candidates):
-            found = self.meets(goal)
-            if not len(found) or not self.groups:
+            best = self.meets(goal)
+            if not len(best) or not self.groups:
                 return
-            pool = self._pool(goal, list(self._variations(found[:ELITE])))
+            pool = self._pool(goal, list(self._variations(best[:ELITE])))
             if not pool:
                 return
-            if len(found) < 3:
+            if len(best) < 3:
                 chosen = pool[int(self.rng.integers(len(pool)))]
             else:
-                guess = self.surrogate.draw(self.codes[found], self.losses[found], np.array(pool), self.rng)
+                guess = self.surrogate.draw(self.codes[best], self.losses[best], np.array(pool), self.rng)
                 chosen = pool[int(np.argmin(guess))]
             self.measure(chosen, goal, "refine")
 

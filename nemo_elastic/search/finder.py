@@ -132,8 +132,8 @@ def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
         explorer.descend(goal, start + max(round(DESCENT * allowance), min(len(explorer.groups) + 2, allowance // 2)))
         explorer.guess(goal, min(end, len(explorer.trace) + max(round(GUESSES * allowance), 1)))
         explorer.refine(goal, end)
-        found = explorer.meets(goal)
-        upper = tuple(int(i) for i in explorer.codes[found[0]]) if len(found) else _unmeasured(explorer, goal)
+        best = explorer.meets(goal)
+        upper = tuple(int(i) for i in explorer.codes[best[0]]) if len(best) else _unmeasured(explorer, goal)
         down.append(upper)
     lower = least
     for number, budget in enumerate(reversed(budgets)):
@@ -142,10 +142,10 @@ def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
         if not len(explorer.meets(goal)):
             explorer.measure(explorer.fit(goal, np.array(down[len(budgets) - 1 - number])), goal, "fit")
         explorer.refine(goal, end)
-        found = explorer.meets(goal)
-        if not len(found):
+        best = explorer.meets(goal)
+        if not len(best):
             break
-        lower = tuple(int(i) for i in explorer.codes[found[0]])
+        lower = tuple(int(i) for i in explorer.codes[best[0]])
     before = -1
     while explorer.left and len(explorer.trace) > before:  # where a window was too narrow to use all candidates
         before = len(explorer.trace)

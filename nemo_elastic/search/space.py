@@ -191,12 +191,12 @@ class Space:
         for layer in member.layers:
             for axis, choice in self.parent.choices(layer).items():
                 choose(axis, layer.index, choice)
-        for slot, found in seen.items():
-            if len(found) > 1:
+        for slot, picked in seen.items():
+            if len(picked) > 1:
                 axis = self.slots[slot].axis
-                widths = [self.choices[axis][i] for i in sorted(found)]
+                widths = [self.choices[axis][i] for i in sorted(picked)]
                 raise bad(f"member: {axis}", widths, "one width for all layers (per_layer is false)")
-            code[slot] = found.pop()
+            code[slot] = picked.pop()
         return tuple(int(i) for i in self._fill_dormant(code, set(seen)))
 
     def _fill_dormant(self, code: np.ndarray, seen: set[int]) -> np.ndarray:

@@ -190,9 +190,9 @@ def predicts(config: Mapping[str, Any]) -> bool:
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
     pattern, listed = config.get("hybrid_override_pattern"), config.get("layers_block_type", config.get("layer_types"))
-    for told in (pattern, listed):
-        if isinstance(told, (str, list)) and len(told) > MAX_LAYERS:
-            raise bad(f"{where}: num_hidden_layers", len(told), f"at most {MAX_LAYERS}")
+    for given in (pattern, listed):
+        if isinstance(given, (str, list)) and len(given) > MAX_LAYERS:
+            raise bad(f"{where}: num_hidden_layers", len(given), f"at most {MAX_LAYERS}")
     types: list[str] | None = None
     if listed is not None:
         if not isinstance(listed, list) or not listed:

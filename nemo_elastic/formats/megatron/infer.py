@@ -66,9 +66,9 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     numbers = sorted(layers)
     if not numbers:
         raise ElasticError("has no tensors of a model (decoder.layers.0. and so on)")
-    told = settings.get("num_layers")
-    if isinstance(told, int) and told != len(numbers):
-        raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {told}")
+    count = settings.get("num_layers")
+    if isinstance(count, int) and count != len(numbers):
+        raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {count}")
     kinds = [_kind(i, layers[i]) for i in numbers]
     pattern = "".join(KINDS[kind].symbol for kind in kinds)
     check_kinds(pattern, "layers", experts=True)
@@ -96,23 +96,23 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
 def _kind(index: int, names: set[str]) -> str:
     """Type of a layer by the names of its tensors, of which no two types share one."""
     templates = {MEGATRON_LAYER + _NUMBER.sub("{e}", own) for own in names}
-    found = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
-    if len(found) != 1:
+    own_kinds = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
+    if len(own_kinds) != 1:
         some = ", ".join(sorted(names)[:3])
         raise ElasticError(
             f"layer {index} is no layer of a Nemotron-H, of which each is one of {', '.join(KINDS)}: {some}"
         )
-    return found.pop()
+    return own_kinds.pop()
 
 
 def _record(name: str, index: int, sizes: Sizes) -> Kind:
     """The record of a layer's kind of which it has every tensor, or most of them: parents may lack a size."""
 
-    def found(kind: Kind) -> tuple[int, int]:
+    def matches(kind: Kind) -> tuple[int, int]:
         there = sum(_first_of(row.megatron, index) in sizes for row in kind.rows)
         return there, -len(kind.rows)
 
-    return max(reversed(KINDS[name].records), key=found)  # of equals the one with the fewest axes
+    return max(reversed(KINDS[name].records), key=matches)  # of equals the one with the fewest axes
 
 
 def _first_of(template: str, index: int) -> str:
@@ -143,8 +143,8 @@ def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, i
             left = total - sum(known[p] * count for p, count in parts.items() if p != part)
             known[part], odd = divmod(left, parts[part])
             if left <= 0 or odd:
-                told = f"tensor {name} has shape {list(sizes[name])}"
-                raise ElasticError(f"{told}, which does not fit the rest of its layer")
+                what = f"tensor {name} has shape {list(sizes[name])}"
+                raise ElasticError(f"{what}, which does not fit the rest of its layer")
             solved = True
     return known
 
@@ -153,18 +153,18 @@ def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, An
     """Fields of `Parent` that hold for all layers; where no layer tells one, it is left out."""
 
     def same(part: Part) -> int | None:
-        return _same(" x ".join(part), {i: found[part] for i, found in products.items() if part in found})
+        return _same(" x ".join(part), {i: parts[part] for i, parts in products.items() if part in parts})
 
     rigid: dict[str, int] = {}
     # what no size tells on its own: of two numbers the product
     taps, groups = same(("conv_kernel",)), same(SHARED)
-    keys = {found[KEY_VALUE] for found in products.values() if KEY_VALUE in found}
+    keys = {parts[KEY_VALUE] for parts in products.values() if KEY_VALUE in parts}
     if taps is not None:
         rigid["conv_kernel"] = taps
     if groups is not None:
         rigid |= _groups(groups, settings)
     if keys:
-        rigid |= _attention(keys, {found[QUERY] for found in products.values() if QUERY in found}, settings)
+        rigid |= _attention(keys, {parts[QUERY] for parts in products.values() if QUERY in parts}, settings)
     return rigid
 
 
@@ -220,8 +220,8 @@ def _attention(keys: set[int], queries: set[int], settings: Mapping[str, Any]) -
                 return {HEAD_DIM: size, KV_STRIPES: 1}
             if not any(q % shared for q in queries):
                 return {HEAD_DIM: size, KV_HEADS: shared // size}
-    told, rows = {name: settings.get(name) for name in ways}, " or ".join(map(str, sorted(keys)))
-    raise bad("context: model.config", told, f"heads that fit {rows} rows of keys and {sorted(queries)} of queries")
+    given, rows = {name: settings.get(name) for name in ways}, " or ".join(map(str, sorted(keys)))
+    raise bad("context: model.config", given, f"heads that fit {rows} rows of keys and {sorted(queries)} of queries")
 
 
 def _tied(sizes: Sizes, settings: Mapping[str, Any]) -> bool:
@@ -264,10 +264,10 @@ def _size(sizes: Sizes, name: str, dims: int) -> tuple[int, ...]:
     return size
 
 
-def _same(what: str, found: Mapping[int, int]) -> int | None:
+def _same(what: str, values: Mapping[int, int]) -> int | None:
     """The value that all layers have; None where no layer has one."""
     first: tuple[int, int] | None = None
-    for index, value in found.items():
+    for index, value in values.items():
         first = first or (index, value)
         if value != first[1]:
             raise ElasticError(f"layers {first[0]} and {index} differ in {what}: {first[1]} and {value}")

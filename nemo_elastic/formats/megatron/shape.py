@@ -97,9 +97,9 @@ def check_config(get: Callable[[str, Any], Any], where: str, experts: bool = Fal
     if any(way in _OTHER_ROUTING for way in (balancing if isinstance(balancing, (list, tuple)) else [balancing])):
         raise bad(f"{where}.moe_router_load_balancing_type", balancing, "none or a loss: others choose other experts")
     activation = get("activation_func", None)
-    told = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
-    if isinstance(told, str) and not told.endswith(_ACTIVATIONS):
-        raise bad(f"{where}.activation_func", told, "Nemotron-H has the squared ReLU")
+    name = activation.get("_name_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
+    if isinstance(name, str) and not name.endswith(_ACTIVATIONS):
+        raise bad(f"{where}.activation_func", name, "Nemotron-H has the squared ReLU")
 
 
 def layer_pattern(config: Any) -> str | None:
@@ -144,14 +144,14 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
 
 def expert_sizes(config: Any) -> dict[str, Any]:
     """Sizes of a mixture of experts in a config."""
-    found = {size: getattr(config, name, None) for size, name in KINDS[MOE].megatron.items()}
-    if found[EXPERT_FFN] is None:
-        found[EXPERT_FFN] = config.ffn_hidden_size
-    if found[SCALING] is None:
-        found[SCALING] = 1.0
-    if not found[LATENT]:
-        del found[LATENT]
-    return found
+    sizes = {size: getattr(config, name, None) for size, name in KINDS[MOE].megatron.items()}
+    if sizes[EXPERT_FFN] is None:
+        sizes[EXPERT_FFN] = config.ffn_hidden_size
+    if sizes[SCALING] is None:
+        sizes[SCALING] = 1.0
+    if not sizes[LATENT]:
+        del sizes[LATENT]
+    return sizes
 
 
 def config_fields(parent: Parent) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[s
     fields = FIELDS | {size: name for kind in kinds for size, name in kind.megatron.items()}
     sizes = parent.to_json() | {"pattern": member.pattern, HIDDEN: member.hidden}
     sizes |= {axis: widths[0] for kind in kinds for axis in kind.widths if (widths := member.widths(axis))}
-    told = {name: sizes[size] for size, name in fields.items()}
+    out = {name: sizes[size] for size, name in fields.items()}
     if has_experts(member.pattern):
-        check_config(told.get, "member", experts=True)
-        told |= {name: value for name, value in WITH_EXPERTS.items() if value}
-    return told | {"num_layers": len(member.layers), "vocab_size": parent.vocab}
+        check_config(out.get, "member", experts=True)
+        out |= {name: value for name, value in WITH_EXPERTS.items() if value}
+    return out | {"num_layers": len(member.layers), "vocab_size": parent.vocab}
