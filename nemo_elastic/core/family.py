@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parent and Subnet: the shape of a Nemotron-H model and of one member cut out of it.
+"""Parent: the shape of a Nemotron-H model, out of which members are cut (`subnet`).
 
-A `Parent` is a shape, a `Subnet` one immutable, hashable, JSON-able member of it. `a <= b` is nesting: every tensor of
-a is a blocked prefix of b's. `manifest.py` holds the named collection of members, `Family`.
+`manifest.py` holds the named collection of members, `Family`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import (
@@ -25,8 +24,14 @@ from nemo_elastic.core.kinds.registry import (
     symbols,
 )
 from nemo_elastic.core.prefix import BlockedPrefix
-from nemo_elastic.errors import ElasticError, bad, shown
-from nemo_elastic.io.values import keep_plain, plain
+from nemo_elastic.core.subnet import Layer, Subnet, intersect, known_fields, known_names, largest
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.values import plain
+
+__all__ = [
+    "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "first_difference",
+    "intersect", "known_fields", "known_names", "largest", "positive", "positive_real",
+]  # fmt: skip
 
 VOCAB = "vocab"
 #: more than any model has: layers, a size, and tensors in all; a line of a damaged file must not fill the memory
@@ -325,193 +330,8 @@ def _listed(letters: str) -> str:
     return f"{', '.join(letters[:-1])} and {letters[-1]}"
 
 
-def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
-    """`data` as a dictionary: a mapping without other keys than `names`."""
-    from difflib import get_close_matches
-
-    if not isinstance(data, Mapping):
-        raise bad(field, data, f"a mapping with {', '.join(names)}")
-    for key in data:
-        if key not in names:
-            near = get_close_matches(key, names, 1) if isinstance(key, str) else []
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ElasticError(f"{field}: unknown field {shown(key)}{hint} (allowed: {', '.join(names)})")
-    return dict(data)
-
-
-def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
-    """`data` as keyword arguments of dataclass `cls`: a mapping without unknown and with all mandatory fields."""
-    from dataclasses import MISSING
-
-    known = known_names([f.name for f in fields(cls)], data, field)
-    for f in fields(cls):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in data:
-            raise ElasticError(f"{field}.{f.name}: missing")
-    return known
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One kept layer of a member.
-
-    Attributes:
-        index: in the parent.
-        type: name of its kind.
-        widths: axis -> width, of every axis of its kind.
-    """
-
-    index: int
-    type: str
-    widths: Mapping[str, int]
-    keep: ClassVar[int] = 1  # expected members (cost.Expected) keep a layer with a probability instead
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-        object.__setattr__(self, "widths", Widths(self.widths))
-
-    def __le__(self, other: Layer) -> bool:
-        if (self.index, self.type, self.widths.keys()) != (other.index, other.type, other.widths.keys()):
-            return False
-        theirs = other.inside
-        return all(width <= theirs[axis] for axis, width in self.inside.items())
-
-    @property
-    def inside(self) -> Mapping[str, int]:
-        """Its widths as they compare with those of other layers; see `Kind.inside`."""
-        return KINDS[self.type].inside(self.widths)
-
-    def to_json(self) -> dict[str, Any]:
-        own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
-        return {"index": self.index, "type": self.type, **own}
-
-    @classmethod
-    def from_json(cls, data: Any, field: str) -> Layer:
-        """Read what `to_json` wrote; whether it fits a parent is for `Subnet.validate` to say."""
-        if not isinstance(data, Mapping):
-            raise bad(field, data, "a mapping with index, type and the widths of its kind")
-        for key in ("index", "type"):
-            if key not in data:
-                raise ElasticError(f"{field}.{key}: missing")
-        kind = KINDS.get(data["type"]) if isinstance(data["type"], str) else None
-        if kind is None:
-            raise bad(f"{field}.type", data["type"], f"one of {', '.join(KINDS)}")
-        named = {axis.field: axis.name for axis in kind.axes}
-        known_names(("index", "type", *named), data, field)
-        for key, axis in named.items():
-            if key not in data and axis in kind.records[-1].widths:
-                raise ElasticError(f"{field}.{key}: missing")
-        return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
-
-
-@dataclass(frozen=True)
-class Subnet:
-    """One member: the residual width and the kept layers with their widths, in order."""
-
-    hidden: int
-    layers: tuple[Layer, ...]
-
-    def __post_init__(self) -> None:
-        keep_plain(self)
-
-    def validate(self, parent: Parent) -> Subnet:
-        """Return self if it is a member of `parent`; raise `ElasticError` with the field otherwise."""
-        parent.axis(HIDDEN).check(self.hidden)
-        if not self.layers:
-            raise ElasticError("subnet.layers: [] is not allowed; at least one layer must stay")
-        last = -1
-        right: set[tuple[str, Mapping[str, int]]] = set()  # most layers have the widths of others
-        for i, layer in enumerate(self.layers):
-            where = f"subnet.layers[{i}]"
-            index = layer.index
-            if isinstance(index, bool) or not isinstance(index, int) or not last < index < parent.num_layers:
-                raise bad(f"{where}.index", index, f"ascending indices below {parent.num_layers}")
-            if layer.type != parent.types[index]:
-                raise bad(f"{where}.type", layer.type, f"layer {index} of the parent is {parent.types[index]!r}")
-            kind = parent.kind(layer.type)
-            if set(layer.widths) != set(kind.widths):
-                raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
-            if (layer.type, layer.widths) not in right:
-                for axis in sorted(kind.axes, key=lambda axis: axis.name in kind.nested):  # blocks come first
-                    prefix = parent.axis(axis.name, layer.widths)
-                    replace(prefix, name=f"{where}.{axis.field}").check(layer.widths[axis.name])
-                right.add((layer.type, layer.widths))
-            last = index
-        return self
-
-    def __le__(self, other: Subnet) -> bool:
-        """Nested: this member can be cut out of `other`."""
-        larger = other.by_index
-        return self.hidden <= other.hidden and all(x.index in larger and x <= larger[x.index] for x in self.layers)
-
-    @cached_property
-    def by_index(self) -> dict[int, Layer]:
-        return {layer.index: layer for layer in self.layers}
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """Parent indices of the kept layers."""
-        return tuple(layer.index for layer in self.layers)
-
-    @property
-    def pattern(self) -> str:
-        return "".join(KINDS[layer.type].symbol for layer in self.layers)
-
-    def widths(self, axis: str) -> tuple[int, ...]:
-        """Widths of a per-layer axis in the kept layers that have it."""
-        return tuple(layer.widths[axis] for layer in self.layers if axis in layer.widths)
-
-    @property
-    def is_uniform(self) -> bool:
-        """Every layer of a kind has the same widths: a plain `nemotron_h` config can describe it."""
-        return len({(layer.type, layer.widths) for layer in self.layers}) == len({x.type for x in self.layers})
-
-    def to_json(self) -> dict[str, Any]:
-        return {HIDDEN: self.hidden, "layers": [layer.to_json() for layer in self.layers]}
-
-    @classmethod
-    def from_json(cls, data: Any, parent: Parent, field: str = "subnet") -> Subnet:
-        """Read and validate a member of `parent`."""
-        known = known_fields(cls, data, field)
-        if not isinstance(known["layers"], list):
-            raise bad(f"{field}.layers", known["layers"], "a list of layers")
-        if len(known["layers"]) > parent.num_layers:
-            raise bad(f"{field}.layers", len(known["layers"]), f"at most the parent's {parent.num_layers} layers")
-        layers = tuple(Layer.from_json(x, f"{field}.layers[{i}]") for i, x in enumerate(known["layers"]))
-        return cls(known[HIDDEN], layers).validate(parent)
-
-
 def choices_of(parent: Parent, member: Subnet, axis: str) -> tuple[int, ...]:
     """Choices of an axis that a member makes: one a layer that has it, one for the residual width; none for depth."""
     if axis == HIDDEN:
         return (member.hidden,)
     return tuple(parent.choices(layer)[axis] for layer in member.layers if axis in layer.widths)
-
-
-def largest(layers: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, int]:
-    """The smallest widths within which all layers lie: those of a parent of their own.
-
-    Args:
-        layers: type and widths of each.
-    """
-    most: dict[str, dict[str, int]] = {}
-    for kind, widths in layers:
-        own = most.setdefault(kind, {})
-        own |= {axis: max(n, own.get(axis, n)) for axis, n in KINDS[kind].inside(widths).items()}
-    return {axis: n for kind, own in most.items() for axis, n in KINDS[kind].outside(own).items()}
-
-
-def intersect(a: Subnet, b: Subnet) -> Subnet:
-    """The largest member nested in both: the smaller width on every axis, the layers that both keep.
-
-    Raises:
-        ElasticError: the two have no layer in common.
-    """
-    layers = []
-    for x in a.layers:
-        if (y := b.by_index.get(x.index)) is not None:
-            theirs = y.inside
-            least = {axis: min(width, theirs[axis]) for axis, width in x.inside.items()}
-            layers.append(replace(x, widths=KINDS[x.type].outside(least)))
-    if not layers:
-        raise ElasticError(f"members keep no layer in common: {a.kept} and {b.kept}")
-    return Subnet(min(a.hidden, b.hidden), tuple(layers))

@@ -32,7 +32,7 @@ CHANNELS = frozenset[str]().union(*map(_shared_out, KINDS.values()))
 
 @dataclass(frozen=True)
 class TensorShards:
-    """Tensor-parallel ranks (`ranking.layered.Shards`).
+    """Tensor-parallel ranks (`ranking.scores.Shards`).
 
     Attributes:
         group: the ranks, more than one.
@@ -55,7 +55,7 @@ class TensorShards:
 
 
 class MegatronLayers:
-    """Runs the whole model's layers in any order (`ranking.layered.Layered`); streams are [s, b, D].
+    """Runs the whole model's layers in any order (`ranking.scores.Layered`); streams are [s, b, D].
 
     Under sequence parallelism they are [s/tp, b, D].
 

@@ -27,7 +27,7 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
-from nemo_elastic.ranking.layered import Shards
+from nemo_elastic.ranking.scores import Shards
 from nemo_elastic.ranking.unfinished import unfinished_file
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample

@@ -89,7 +89,7 @@ def _forward(
 class Layers:
     """A model taken apart: embed, the layers one by one, norm, head. In a row they are `forward`.
 
-    Ranking runs some layers on a stream that others left (`ranking.layered.Layered`).
+    Ranking runs some layers on a stream that others left (`ranking.scores.Layered`).
 
     Args:
         weights: of the member that runs; of the whole parent where there are gates.

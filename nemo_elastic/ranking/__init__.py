@@ -12,14 +12,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .options import RankOptions
-from .ranking import RANKING, Ranking
+from .ranking import RANKING, Ranking, RankOptions
 from .sorting import moved_from, permutation, sort
 
 if TYPE_CHECKING:
-    from .layered import Layered, Shards
     from .measure import rank
-    from .scores import Reduce, Statistics
+    from .scores import Layered, Reduce, Shards, Statistics
     from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
@@ -29,10 +27,10 @@ __all__ = [
 
 #: public name -> module that defines it
 _HOME = {
-    "Layered": ".layered",
+    "Layered": ".scores",
     "OtherRanking": ".unfinished",
     "Reduce": ".scores",
-    "Shards": ".layered",
+    "Shards": ".scores",
     "Statistics": ".scores",
     "Unfinished": ".unfinished",
     "rank": ".measure",

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.layered import Layered, through
-from nemo_elastic.ranking.scores import Reduce
+from nemo_elastic.ranking.scores import Layered, Reduce, through
 
 #: rows of logits held in fp32 at a time
 CHUNK = 512

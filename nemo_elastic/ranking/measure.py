@@ -16,10 +16,9 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Probe
 from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
-from nemo_elastic.ranking.layered import Layered, Shards, through
 from nemo_elastic.ranking.orders import make_orders
-from nemo_elastic.ranking.ranking import Ranking
-from nemo_elastic.ranking.scores import RankOptions, Reduce, Statistics
+from nemo_elastic.ranking.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, through
 from nemo_elastic.ranking.unfinished import Measured, OtherRanking, Unfinished
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up

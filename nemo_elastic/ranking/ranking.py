@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`Ranking`: the orders of every axis of one parent, on disk `ranking.json` beside `ranking.safetensors`."""
+"""`Ranking`: the orders of every axis of one parent, on disk `ranking.json` beside `ranking.safetensors`.
+
+With how importance was measured. Reading a ranking needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
-from nemo_elastic.ranking.options import RankOptions
+from nemo_elastic.io.values import integer, keep_plain
 from nemo_elastic.ranking.orders import check_orders, identity
 
 VERSION = 1
@@ -32,6 +35,63 @@ JSON, TENSORS = "ranking.json", "ranking.safetensors"
 #: two numbers per channel of a parent, a hundred times over: a 12B has 20 MB
 _TENSOR_BYTES = 2**31
 RANKING = Output("a ranking", re.escape(TENSORS), JSON, frozenset({"version", "digest", "parent", "depth"}))
+FFN = ("activation", "first")
+AGGREGATIONS = ("l2_mean", "mean")
+EXPERTS = ("mean", "l2")
+DEPTH_SCORES = ("mse", "cosine")
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """How importance is measured.
+
+    Attributes:
+        ffn: neurons by the "activation" that enters the second linear (Minitron), or by the "first" linear's output
+            (Nemotron Elastic).
+        aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
+        depth: "mse" drops layers one by one by the change of the logits; "cosine" scores all of them in the pass that
+            scores the widths, by 1 - cosine of a layer's input and output.
+        depth_samples: sequences on which "mse" is measured, shared among the ranks that see other samples.
+        depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
+        head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
+            None: all.
+        experts: of an expert's weight times the norm of what it puts out, over the tokens that are sent to it: the
+            "mean" (REAP), or "l2", the root of the mean square.
+    """
+
+    ffn: str = "activation"
+    aggregation: str = "l2_mean"
+    depth: str = "mse"
+    depth_samples: int = 8
+    depth_exact: int | None = None
+    head_channels: int | None = None
+    experts: str = "mean"
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        for name, allowed in (
+            ("ffn", FFN),
+            ("aggregation", AGGREGATIONS),
+            ("experts", EXPERTS),
+            ("depth", DEPTH_SCORES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
+        integer("rank.depth_samples", self.depth_samples, 1, "at least 1")
+        for name in ("depth_exact", "head_channels"):
+            if getattr(self, name) is not None:
+                integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
+
+    def to_json(self) -> dict[str, Any]:
+        out = asdict(self)
+        if self.experts == EXPERTS[0]:  # rankings of before there were experts say nothing of them
+            del out["experts"]
+        return out
+
+    @classmethod
+    def from_json(cls, data: Any, field: str = "rank") -> RankOptions:
+        """Read what `to_json` wrote; unknown fields are errors."""
+        return cls(**known_fields(cls, data, field))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Streaming importance statistics of a model's activations (method §3).
+"""What a ranking needs of a model, and streaming importance statistics of its activations (method §3).
 
 `Statistics` is a probe (see `nn.gates.Probe`): a model calls it at its sites, and it keeps one sum per channel,
 however many samples pass. The sums are plain: those of two runs, or of two data-parallel ranks, add up. Roots are
@@ -9,7 +9,8 @@ taken last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +19,58 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.layered import Shards
-from nemo_elastic.ranking.options import RankOptions
+from nemo_elastic.nn.gates import Probe
+from nemo_elastic.ranking.ranking import RankOptions
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Layered(Protocol):
+    """A model taken apart; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
+
+    Streams are the model's own business: only the model reads them. No method may change one that it is given, for
+    several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
+    ranks hold the model together: then `Shards` makes one of what each has seen.
+    """
+
+    def embed(self, tokens: torch.Tensor, /) -> Any:
+        """Token ids [b, l] to the stream that enters the first layer."""
+        ...
+
+    def layer(self, index: int, stream: Any, probe: Probe | None = None, /) -> Any:
+        """The stream after a layer, from the stream before it."""
+        ...
+
+    def norm(self, stream: Any, probe: Probe | None = None, /) -> torch.Tensor:
+        """The final norm of the last layer's stream: what the head reads."""
+        ...
+
+    def head(self, normed: torch.Tensor, /) -> torch.Tensor:
+        """Logits [b, l, v] (of this rank's part of the vocabulary) of what `norm` gave."""
+        ...
+
+
+class Shards(Protocol):
+    """Ranks that hold one model together: what each has seen of it makes what one rank would have seen.
+
+    All of them call the same methods in the same order.
+    """
+
+    def mean(self, site: str, mean: torch.Tensor, /) -> torch.Tensor:
+        """A mean [b, ...] over the tokens and of the channels that this rank sees at a probe's site, made whole."""
+        ...
+
+    def logits(self, sums: torch.Tensor, /) -> torch.Tensor:
+        """Sums over this rank's part of the vocabulary, made those over all of it."""
+        ...
+
+
+def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | None = None) -> torch.Tensor:
+    """A stream through some layers and the final norm."""
+    for index in layers:
+        stream = model.layer(index, stream, probe)
+    return model.norm(stream, probe)
 
 
 class Statistics:

@@ -18,7 +18,7 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
-from nemo_elastic.ranking.layered import Layered, Shards
+from nemo_elastic.ranking.scores import Layered, Shards
 
 __all__ = ["Host", "Output"]
 

@@ -14,7 +14,7 @@ from nemo_elastic.megatron.cpu import cuda_as_cpu
 from nemo_elastic.megatron.layers import MegatronLayers
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.depth import Depth, iterative_mse
-from nemo_elastic.ranking.layered import through
+from nemo_elastic.ranking.scores import through
 from tests.support.naive_depth import naive_evaluations, naive_order
 
 from .models import build, randomise, start

@@ -19,8 +19,8 @@ from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.ranking import Ranking, Statistics, sort
-from nemo_elastic.ranking.layered import through
 from nemo_elastic.ranking.orders import make_orders
+from nemo_elastic.ranking.scores import through
 from tests.plan.measuring import model_of, saved_bytes
 from tests.shapes import LATENT, MOE
 

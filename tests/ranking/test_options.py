@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.options import RankOptions
+from nemo_elastic.ranking.ranking import RankOptions
 
 
 def test_options_come_back_from_json_as_they_were() -> None:
