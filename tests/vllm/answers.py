@@ -56,7 +56,7 @@ def check_auto(talk: Talk, expected: Expected, checks: Checks) -> None:
     checks.equal("vllm_xargs.member auto", extra, expected.auto(0.5)[1])
 
 
-def checkfigures_in_a_line(talk: Talk, expected: Expected, checks: Checks) -> None:
+def check_who_answered(talk: Talk, expected: Expected, checks: Checks) -> None:
     """Every way to ask says who answered, in one piece and as a stream."""
     chosen = expected.family.auto(cost=COST).choose(expected.ids)
     wrong, seen = [], 0

@@ -21,7 +21,7 @@ from pathlib import Path
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
-from .answers import check_auto, check_members, check_mixed, check_names, check_told
+from .answers import check_auto, check_members, check_mixed, check_names, check_who_answered
 from .engines import check_drafted, check_engine
 from .expected import COST, LARGE, LENGTH, MOST, PAIR, SMALL, Checks, Expected
 from .refusals import check_errors, check_gate, check_gone, check_metrics
@@ -49,7 +49,7 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
         check_auto(talk, expected, checks)
-        check_told(talk, expected, checks)
+        check_who_answered(talk, expected, checks)
         check_gate(talk, log, checks)
         check_mixed(talk, expected, end, checks, args.seconds)
         check_gone(talk, expected, checks)
