@@ -18,8 +18,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.formats.hf.folder import open_folder
-from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.hf.reading import open_folder, open_shard
 from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.io.read import read_json
 from tests.shapes import MOE, PARENT
@@ -127,9 +126,8 @@ def nemo(place: Path) -> None:
     import torch
     from torch.distributed.checkpoint.metadata import Metadata
 
-    from nemo_elastic.formats.megatron.context import read_context
-    from nemo_elastic.formats.megatron.folder import read_shapes
-    from nemo_elastic.formats.megatron.stored import Stored
+    from nemo_elastic.formats.megatron.context_files import read_context
+    from nemo_elastic.formats.megatron.stored import Stored, read_shapes
     from tests.hosts.nemo.checkpoints import store
     from tests.hosts.nemo.cutting import PARENT as WHOLE
     from tests.hosts.nemo.cutting import random_tensors

@@ -5,9 +5,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+from nemo_elastic.errors import ElasticError
+
+T = TypeVar("T")
 
 #: values of JSON, likely and not
 JSON = st.recursive(
@@ -29,28 +38,12 @@ HARM = st.sampled_from(
     [
         *(0, -1, 1, 2, 7, 16, 2**31, 2**63, 2**64, 10**19, -(10**19), 10**400, -(10**400)),
         *(0.0, -0.0, 0.5, 1.0, 16.0, 1e-320, 1e308, float("nan"), float("inf"), float("-inf")),
-        *(
-            "",
-            " ",
-            "\0",
-            "\n",
-            "\ud800",
-            "ü" * 300,
-            "x" * 10_000,
-            "M" * 20_000,
-            "1e999",
-            "1e5000GiB",
-            "nanGiB",
-            "0x10",
-        ),
-        *("a/b", "..", "-", "${gone}", "null", "full", "small", "hidden", "mamba", b"bytes", (1, 2), {1, 2}),
+        *("", " ", "\0", "\n", "\ud800", "ü" * 300, "x" * 10_000, "M" * 20_000, "1e999", "1e5000GiB", "nanGiB"),
+        *("0x10", "a/b", "..", "-", "${gone}", "null", "full", "small", "hidden", "mamba", b"bytes", (1, 2), {1, 2}),
         *(True, False, None, [], {}, [[]], [None], [float("nan")], [16, "8"], [True, 1], {1: 2}, {None: 1}, {"": {}}),
-        _nested(50),
-        _nested(200),
-        list(range(2000, 0, -1)),
-        {str(i): i for i in range(500)},
+        *(_nested(50), _nested(200), list(range(2000, 0, -1)), {str(i): i for i in range(500)}),
     ]
-).map(copy.deepcopy)  # a drawn value may be damaged in its turn
+).map(copy.deepcopy)  # fmt: skip  # a sampled value may be damaged in its turn
 
 
 def leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -87,3 +80,66 @@ def damaged(draw: st.DrawFn, whole: Any, harm: st.SearchStrategy[Any] = HARM | J
             moved = inner.pop(last)
             inner |= {"remove": {}, "rename": {f"{last}_": moved}, "twice": {f" {last}": moved, last: moved}}[what]
     return value
+
+
+#: words and marks of YAML and JSON; some of another kind of number, some too deep or too long
+PIECES = [
+    *("{", "}", "[", "]", ":", ",", "- ", "\n", "'", '"', "\t", "? ", "|\n", "#", "~", "\0", "\ufeff", "---\n", "&a "),
+    *("*a", "<<: *a", "!!python/name:os.system ", "!!binary ", "%YAML 9.9\n", "${", "${oc.env:HOME}", "${..seed}"),
+    *("NaN", "1e999", "1:60:60", "2001-02-30", "1" * 5000, "0x" + "f" * 9000, "[" * 2000, '{"a":' * 2000),
+]  # fmt: skip
+
+
+@st.composite
+def texts(draw: st.DrawFn, whole: str) -> bytes:
+    """A text with pieces of it, or of another language, in the wrong place."""
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(whole)))
+        end = min(len(whole), at + draw(st.sampled_from([0, 0, 1, 5, 100])))
+        whole = whole[:at] + draw(st.sampled_from(PIECES) | st.text(max_size=3)) + whole[end:]
+    content = whole.encode("utf-8", "surrogatepass")
+    return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 5)) == 0 else content
+
+
+@st.composite
+def damaged_lines(draw: st.DrawFn, text: str) -> bytes:
+    """A file of JSON lines with values damaged, or the text itself."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(texts(text))
+    value = draw(damaged([json.loads(line) for line in text.splitlines()]))
+    lines = value if isinstance(value, list) else [value]
+    return "\n".join(json.dumps(line, default=repr, skipkeys=True) for line in lines).encode()
+
+
+# ------------------------------------------------------------------ how many, and what each of them may do
+
+#: what is read -> examples of it; the suite draws a part of them, `make faults` all
+EXAMPLES = {
+    "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
+    "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
+    "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400, "metrics of a run": 1500,
+    "report of a run": 25,
+}  # fmt: skip
+
+
+#: set by `make faults`
+PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 8
+
+
+def examples(of: str) -> Callable[[Any], Any]:
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=-(-EXAMPLES[of] // PART), suppress_health_check=checks, database=None)
+
+
+def read_or_refused(read: Callable[[], T]) -> T | None:
+    """What was read, or None where it was refused in one clear line."""
+    try:
+        return read()
+    except ElasticError as refused:
+        line = str(refused)
+        assert len(line) < 4100 and len(line.split()) >= 2, line
+        return None
+
+
+def put(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, default=repr, skipkeys=True))

@@ -46,7 +46,7 @@ def test_no_value_is_too_large_for_a_line(value: object) -> None:
 
 @pytest.mark.nemo
 def test_a_graph_of_nemo_configs_is_read_once_however_often_it_is_held(tmp_path: Path) -> None:
-    from nemo_elastic.formats.megatron.io_json import read_io_json
+    from nemo_elastic.formats.megatron.context_files import read_io_json
 
     def held(key: str) -> dict:
         return {"type": "ref", "key": key}

@@ -20,15 +20,14 @@ import torch
 
 from nemo_elastic import ElasticConfig, Family, load_family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.read import read_elastic
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.stored import Stored, read_elastic
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 
 
 @pytest.fixture(scope="module")

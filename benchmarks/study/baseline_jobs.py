@@ -101,7 +101,7 @@ def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
 def dense_shape(checkpoint: Path) -> Any:
     """Shape of the model in a NeMo checkpoint."""
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
 
     return read_shapes(checkpoint).parent
 

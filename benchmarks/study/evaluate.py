@@ -29,7 +29,7 @@ def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> 
     """The model of an elastic checkpoint in torch, and its members."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.family import checkpoint_members
-    from nemo_elastic.formats.megatron.read import read_checkpoint
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     shape = parent_shape(model=model)
@@ -40,7 +40,7 @@ def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:
     """The model of a stock checkpoint in torch."""
-    from nemo_elastic.formats.megatron.read import read_checkpoint
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.nn.model import NemotronH
 
     return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)

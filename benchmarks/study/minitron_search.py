@@ -38,7 +38,7 @@ def search(job: dict[str, Any], prune: Any) -> None:
     import torch
     from megatron.core import parallel_state
 
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
     from nemo_elastic.megatron.compat import named_parameters
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.dist_checkpoint import process_group
@@ -92,8 +92,8 @@ def load(checkpoint: str, whole: Any) -> Any:
 
     from benchmarks.study.minitron_layers import prunable_stack_spec
     from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.read import plain_tensors
-    from nemo_elastic.formats.megatron.stored import PREFIX
+    from nemo_elastic.formats.megatron.metadata import PREFIX
+    from nemo_elastic.formats.megatron.stored import plain_tensors
     from nemo_elastic.megatron.compat import named_parameters, new_model
 
     initialize_rng_tracker(inference_rng_tracker=True)

@@ -103,7 +103,7 @@ def prune_to_ratio(
         **settings: of `prune`.
     """
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
 
     parent, pattern = read_shapes(parent_checkpoint).parent, None
     layers = modelopt_targets.depth(parent, ratio) if depth else parent.num_layers
@@ -195,7 +195,7 @@ def heldout(
     import torch.nn.functional as F
 
     from benchmarks.study.evaluate import dense
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
@@ -248,7 +248,7 @@ def main() -> None:
 
 def _targets(args: argparse.Namespace) -> None:
     from benchmarks.study import modelopt_targets
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
 
     parent = read_shapes(args.parent).parent
     print(json.dumps(modelopt_targets.describe(parent, modelopt_targets.targets(parent, args.ratio)), indent=2))

@@ -35,8 +35,7 @@ def command(
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.slicing.by_size import rest_of_path
-    from nemo_elastic.slicing.card import served_as
-    from nemo_elastic.slicing.runs_in import runs_in
+    from nemo_elastic.slicing.card import runs_in, served_as
 
     shapes = read_shapes(source)
     spec = served_as(shapes.config, batch, length)

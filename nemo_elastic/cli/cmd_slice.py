@@ -66,7 +66,7 @@ def command(
     them, but was not trained itself: evaluate it before use.
     """
     from nemo_elastic.formats import hub
-    from nemo_elastic.formats.dtypes import parse_dtype
+    from nemo_elastic.formats.kept import parse_dtype
     from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size

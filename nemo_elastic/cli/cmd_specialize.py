@@ -140,7 +140,7 @@ def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool
     from nemo_elastic.core.manifest import FILE
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.formats.checksums import family_digest
-    from nemo_elastic.slicing.extra_shapes import add_extra
+    from nemo_elastic.slicing.family_folder import add_extra
 
     if not (folder / FILE).is_file():
         raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
@@ -153,7 +153,7 @@ def _add(
 ) -> None:
     """Keep the chosen shape in the family itself; where that fails, print `entry`: the search took long."""
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.slicing.extra_shapes import add_extra
+    from nemo_elastic.slicing.family_folder import add_extra
 
     try:
         add_extra(folder, name, best.shape, budget, force, digest)

@@ -43,7 +43,7 @@ def command(
     from rich.table import Table
 
     from nemo_elastic.errors import printable
-    from nemo_elastic.slicing.verify import verify
+    from nemo_elastic.slicing.verification import verify
 
     report = verify(source, parent=parent, forward=forward, tokens=tokens)
     if json:

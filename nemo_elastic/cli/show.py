@@ -56,7 +56,7 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
     """Exact parameters, bytes in service with what they are counted for, and where it runs."""
     from nemo_elastic.core.cost import counts, memory
-    from nemo_elastic.slicing.runs_in import runs_in
+    from nemo_elastic.slicing.card import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
     return {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent)}

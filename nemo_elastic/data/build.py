@@ -77,7 +77,7 @@ def build_data(
         seed: Seed of the problems and of all orders, from 0.
         held_out_problems: Problems to keep for answer accuracy.
         force: Replace an existing folder.
-        progress: Told what is being done.
+        progress: Called with what is being done.
 
     Returns:
         The opened folder.

@@ -126,7 +126,7 @@ def read_documents(sources: Sequence[str | Path]) -> list[Document]:
 
 def _read_stdlib() -> Iterator[Document]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = 0
+    count = 0
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if _LEFT_OUT & set(parts) or any(p.startswith(_MACHINE) for p in parts):
@@ -136,9 +136,9 @@ def _read_stdlib() -> Iterator[Document]:
                 text = stream.read()
         except (OSError, SyntaxError, UnicodeDecodeError):
             continue  # not the user's file and not worth stopping for; the digest records what was read
-        found += 1
+        count += 1
         yield Document("/".join(parts), text)
-    if not found:
+    if not count:
         raise ElasticError(f"{root}: this Python comes without the sources of its standard library; name some sources")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.data.bpe import MAX_VOCAB, MIN_VOCAB
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, load_tokenizer
+from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, load_tokenizer
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
@@ -172,10 +172,10 @@ class DataFolder:
     def _check_files(self) -> None:
         for name, info in self.splits.items():
             index = self.index(name)
-            found = (index.tokens, len(index.documents) - 1)
-            if found != (info.tokens, info.documents):
+            sizes = (index.tokens, len(index.documents) - 1)
+            if sizes != (info.tokens, info.documents):
                 raise ElasticError(
-                    f"{self.prefix(name)}.idx: {found[0]} tokens in {found[1]} documents, "
+                    f"{self.prefix(name)}.idx: {sizes[0]} tokens in {sizes[1]} documents, "
                     f"but {MANIFEST} says {info.tokens} in {info.documents}"
                 )
         size = self.tokenizer().get_vocab_size()
@@ -247,8 +247,8 @@ class DataFolder:
         """
         if length not in (None, "short", "long"):
             raise bad("length", length, "use short or long")
-        found = _read_problems(self.path / PROBLEMS)
-        return [p for p in found if length in (None, p.length)]
+        problems = _read_problems(self.path / PROBLEMS)
+        return [p for p in problems if length in (None, p.length)]
 
 
 def problem_lines(problems: list[Problem]) -> str:
@@ -262,7 +262,7 @@ def _read_problems(path: Path) -> list[Problem]:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError):
         raise ElasticError(f"{path}: cannot be read") from None
-    found = []
+    problems = []
     for line_number, line in enumerate(lines, 1):
         where = f"{path} line {line_number}"
         try:
@@ -281,8 +281,8 @@ def _read_problems(path: Path) -> list[Problem]:
         problem = Problem(**{**values, "steps": tuple(values["steps"])})
         if (prompt, length) != (problem.prompt, problem.length):
             raise ElasticError(f"{where}: prompt and length do not fit the problem")
-        found.append(problem)
-    return found
+        problems.append(problem)
+    return problems
 
 
 def _record(cls: type, data: Any, where: str) -> Any:

@@ -94,8 +94,8 @@ class Problem:
 
 def parse_answer(text: str) -> str | None:
     """The first complete `answer: …` line of a text, or None if there is none."""
-    found = _ANSWER.search(text)
-    return found.group(1).strip() if found else None
+    match = _ANSWER.search(text)
+    return match.group(1).strip() if match else None
 
 
 def generate(task: str, level: int, seed: int) -> Iterator[Problem]:
@@ -133,7 +133,7 @@ def generate(task: str, level: int, seed: int) -> Iterator[Problem]:
 
 
 def mixture(weights: Mapping[tuple[str, int], float], seed: int) -> Iterator[Problem]:
-    """Endless problems drawn from several tasks and levels.
+    """Endless problems sampled from several tasks and levels.
 
     Args:
         weights: (task, level) → how often, in any unit.
@@ -143,10 +143,10 @@ def mixture(weights: Mapping[tuple[str, int], float], seed: int) -> Iterator[Pro
         Problems, see `generate`.
     """
     sources = {key: generate(*key, seed=seed) for key in weights}
-    draw = random.Random(seed)
+    sample = random.Random(seed)
     keys, shares = list(weights), list(weights.values())
     while True:
-        yield next(sources[draw.choices(keys, shares)[0]])
+        yield next(sources[sample.choices(keys, shares)[0]])
 
 
 def short_weights() -> dict[tuple[str, int], float]:
@@ -242,8 +242,8 @@ def _counts(state: list[int]) -> str:
 
 
 def _all_counts(counts: str) -> str:
-    found = {part[0]: part[1:] for part in counts.split() if part != "none"}
-    return " ".join(found.get(name, "0") for name in _MACHINES)
+    by_name = {part[0]: part[1:] for part in counts.split() if part != "none"}
+    return " ".join(by_name.get(name, "0") for name in _MACHINES)
 
 
 def _colors(cube: dict[str, str]) -> str:

@@ -53,7 +53,7 @@ class RecallDocument:
 def document(rng: random.Random, length: int) -> RecallDocument:
     """A text of `length - 1` words: with its end it has `length` tokens. Its last statement may be cut.
 
-    A question's distance is drawn evenly over the logarithm of those that there are: most facts stand far back, and
+    A question's distance is sampled evenly over the logarithm of those that there are: most facts stand far back, and
     near ones are asked for as often.
     """
     names = list(WORDS[2 : 2 + NAMES])

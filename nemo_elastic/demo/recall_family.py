@@ -127,8 +127,8 @@ def _answers(data: Path, checkpoint: Path, settings: RecallSettings) -> dict[str
     from nemo_elastic.demo.facts import documents
     from nemo_elastic.evaluation.accuracy import right_by_distance
     from nemo_elastic.formats.megatron.family import checkpoint_members
-    from nemo_elastic.formats.megatron.read import read_checkpoint
     from nemo_elastic.formats.megatron.shape import parent_of
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.hosts.nemo.tiny.model import RecallNemotronH
     from nemo_elastic.nn.model import NemotronH
 

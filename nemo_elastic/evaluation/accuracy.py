@@ -15,7 +15,7 @@ import torch
 from nemo_elastic.data.bpe import EOS_ID
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.formats.tokenizer_files import load_tokenizer
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.verdicts import wilson

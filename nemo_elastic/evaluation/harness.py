@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.formats.tokenizer_files import load_tokenizer
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.runtime import MemberModel

@@ -60,7 +60,7 @@ def _encoded(data: Path, source: Source) -> list[np.ndarray]:
 
 def check_tokens(opened: Sequence[Source], folder: DataFolder | None) -> None:
     """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
-    from nemo_elastic.formats.tokenizer import load_tokenizer
+    from nemo_elastic.formats.tokenizer_files import load_tokenizer
 
     if folder is None:
         return

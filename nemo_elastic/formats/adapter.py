@@ -32,9 +32,9 @@ from nemo_elastic.core.layout import (
     tensors,
 )
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.raw import to_torch
 
 from .raw import Raw
-from .torch_io import to_torch
 
 __all__ = [
     "apart",

@@ -76,9 +76,9 @@ class Sums:
     parts: str = ""
     part_bytes: int = PART_BYTES
 
-    def found_in(self, found: Sums) -> bool:
+    def found_in(self, computed: Sums) -> bool:
         """Whether what was computed with the same size of parts is what these say."""
-        return self.whole == found.whole and self.parts in ("", found.parts)
+        return self.whole == computed.whole and self.parts in ("", computed.parts)
 
 
 class Checksum:
@@ -306,13 +306,13 @@ def _read(folder: Path) -> tuple[dict[str, Sums], dict[str, str] | None] | None:
     return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}, files
 
 
-def _digits(field: str, found: object, wanted: re.Pattern[str], allowed: str) -> dict[str, str]:
-    if not isinstance(found, dict):
-        raise bad(field, found, "a mapping name -> checksum")
-    for name, digits in found.items():
+def _digits(field: str, sums: object, wanted: re.Pattern[str], allowed: str) -> dict[str, str]:
+    if not isinstance(sums, dict):
+        raise bad(field, sums, "a mapping name -> checksum")
+    for name, digits in sums.items():
         if not isinstance(digits, str) or not wanted.fullmatch(digits):
             raise bad(f"{field}.{name}", digits, allowed)
-    return found
+    return sums
 
 
 def family_digest(folder: Path) -> str:
@@ -326,10 +326,10 @@ def family_digest(folder: Path) -> str:
     if not (folder / FILE).is_file():
         raise ElasticError(f"no family: it has no {FILE}", folder)
     path = replace(Family.load(folder), extras=()).to_json()
-    found = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
+    total = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
     if (folder / CHECKSUMS_FILE).is_file():
-        found.update(read_bytes(folder / CHECKSUMS_FILE, _BYTES))
-    return found.hexdigest()
+        total.update(read_bytes(folder / CHECKSUMS_FILE, _BYTES))
+    return total.hexdigest()
 
 
 @contextmanager

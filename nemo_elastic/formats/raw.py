@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tensor as words, without torch.
+"""A tensor as words, without torch; where torch is, words become its tensors, and its tensors words.
 
 numpy has no bfloat16 and no float8, and slicing needs neither: an element is a word of 1, 2, 4 or 8 bytes that is
 copied as it is. `Raw` is such an array with the name of its dtype, as safetensors has it.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from nemo_elastic.errors import ElasticError
 
 from .checksums import ExpectedTensor, ReadCheck
 
-__all__ = ["ITEMSIZE", "Extent", "Handle", "Raw", "Window", "word"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ITEMSIZE", "Extent", "Handle", "Raw", "Window", "from_torch", "to_torch", "word"]
 
 #: dtype in a header -> bytes per element. Dtypes below one byte cannot be cut by element and are not read.
 ITEMSIZE = {
@@ -35,6 +39,12 @@ NUMPY = {
     "I32": "<i4", "F64": "<f8", "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
 _NAMES = {np.dtype(v): k for k, v in NUMPY.items()}
+#: dtype of torch's, by its name there
+_TORCH = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
+    "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+_OF_TORCH = {f"torch.{name}": dtype for dtype, name in _TORCH.items()}
 
 
 class Handle:
@@ -159,8 +169,6 @@ class Raw:
         if isinstance(value, Raw):
             return value
         if type(value).__module__.partition(".")[0] == "torch":
-            from nemo_elastic.formats.torch_io import from_torch
-
             return from_torch(value)
         array = np.asarray(value)
         dtype = _NAMES.get(array.dtype.newbyteorder("<"))
@@ -206,3 +214,42 @@ def _float8(dtype: str) -> np.ndarray:
     value = np.where(exponent == 0, fraction * 2.0**-9, (1 + fraction / 8) * 2.0 ** (exponent.astype(np.float32) - 7))
     value = np.where((w & 127) == 127, np.nan, value)
     return np.where(w & 128, -value, value).astype(np.float32)
+
+
+def to_torch(raw: Raw, *, copy: bool = True) -> torch.Tensor:
+    """Give the values as a tensor.
+
+    Args:
+        raw: The words.
+        copy: False shares the memory, which for a mapped file is read-only: writing to the tensor ends the process.
+
+    Raises:
+        ElasticError: A dtype that torch has not.
+    """
+    import torch
+
+    if raw.dtype not in _TORCH:
+        raise ElasticError(f"dtype {raw.dtype} cannot be held by torch")
+    words = raw.words.view(f"<i{raw.words.itemsize}" if raw.words.itemsize > 1 else "<u1")
+    if copy:
+        words = words.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(words).view(getattr(torch, _TORCH[raw.dtype]))
+
+
+def from_torch(tensor: torch.Tensor) -> Raw:
+    """Give a tensor's words; they share its memory if it is contiguous and on the CPU.
+
+    Raises:
+        ElasticError: A dtype that safetensors has no name for.
+    """
+    name = _OF_TORCH.get(str(tensor.dtype))
+    if name is None:
+        raise ElasticError(f"tensor: dtype {tensor.dtype} cannot be stored")
+    tensor = tensor.detach().cpu().contiguous()
+    import torch
+
+    # signed integers of the words' size: those torch views as any dtype, and numpy knows
+    signed = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return Raw(name, tensor.view(signed).numpy().view(word(name)))

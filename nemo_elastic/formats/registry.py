@@ -20,7 +20,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
 from nemo_elastic.io.outputs import Output
 
-from .hf import folder as hf
+from .hf import reading as hf
 from .hub import local_folder
 from .source import Shapes, Source
 
@@ -58,9 +58,9 @@ class Format:
 
 def _megatron() -> Reader:
     require("torch")
-    from .megatron import folder
+    from .megatron import stored
 
-    return folder
+    return stored
 
 
 #: files of which Megatron-Bridge leaves one: in the folder of a run's checkpoints, and in each of them
@@ -121,11 +121,11 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
     Raises:
         ElasticError: no installed package writes it.
     """
-    found = {point.name: point for point in entry_points(group=WRITERS)}
-    if name not in found:
+    points = {point.name: point for point in entry_points(group=WRITERS)}
+    if name not in points:
         elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-        raise bad("format", name, f"one of {', '.join((*known, *sorted(found)))}{elsewhere}")
-    return found[name].load()
+        raise bad("format", name, f"one of {', '.join((*known, *sorted(points)))}{elsewhere}")
+    return points[name].load()
 
 
 def _reader(folder: Path) -> Reader:

@@ -19,9 +19,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.kept import Converted, Pieces
 
-from .dtypes import Converted
-from .pieces import Pieces
 from .raw import Raw
 
 __all__ = ["Origin", "Shapes", "Source", "check_tensors", "same_words"]

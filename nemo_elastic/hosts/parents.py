@@ -10,7 +10,7 @@ from pathlib import Path
 from nemo_elastic.hosts.bridge.saved import BRIDGE
 from nemo_elastic.hosts.common.checkpoints import choose_whole
 from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
-from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.io.outputs import absolute_if_there
 
 __all__ = ["newest_of"]
 
@@ -28,7 +28,7 @@ def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
     Raises:
         ElasticError: no checkpoint of the training is whole.
     """
-    path = at_hand(teacher)
+    path = absolute_if_there(teacher)
     if path is None or not os.path.isdir(path):
         return path
     for folder in (Path(path), Path(path, "checkpoints")):

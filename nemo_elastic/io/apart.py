@@ -143,15 +143,15 @@ def _get(pipe: int, until: float | None = None) -> Any:
 
 
 def _read(pipe: int, count: int, until: float | None) -> bytes | None:
-    found = bytearray()
-    while len(found) < count:
+    content = bytearray()
+    while len(content) < count:
         if until is not None and not _is_ready(pipe, until - time.monotonic()):
             return None
-        piece = os.read(pipe, min(count - len(found), 2**20))
+        piece = os.read(pipe, min(count - len(content), 2**20))
         if not piece:
             return None
-        found += piece
-    return bytes(found)
+        content += piece
+    return bytes(content)
 
 
 def _why(code: int | None, seconds: int) -> str:

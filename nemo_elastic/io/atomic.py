@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing files so that a crash, a full disk or a typo never leaves half a result.
 
-Whatever the user can mend comes out as one `ElasticError` line.
+Whatever the user can fix comes out as one `ElasticError` line.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
         The error to raise instead, or None when `exc` is something else (a bug, say) and must keep its traceback.
     """
     path = _target(path)
-    told, text = getattr(exc, "errno", None), str(exc)
-    if told in _FULL or any(words in text for words in _FULL_TEXT):
+    code, text = getattr(exc, "errno", None), str(exc)
+    if code in _FULL or any(words in text for words in _FULL_TEXT):
         return ElasticError("no space left on the disk; nothing was changed there", path)
-    if told == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
-        told = "a file is larger than the file system, or `ulimit -f`, allows; nothing was changed there"
-        return ElasticError(told, path)
+    if code == errno.EFBIG or any(words in text for words in _LARGE_TEXT):
+        code = "a file is larger than the file system, or `ulimit -f`, allows; nothing was changed there"
+        return ElasticError(code, path)
     if any(words in text for words in _SHORT_TEXT):
         return ElasticError("could not be written to its end, as on a full disk; nothing was changed there", path)
     if not isinstance(exc, OSError) or not is_environment(exc):
@@ -68,18 +68,18 @@ def explained(path: Path) -> Iterator[None]:
     except (ElasticError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as exc:  # that of torch's checkpoints is no Exception
-        told = explain_os_error(exc, path)
-        if told is not None:
-            raise told from exc
+        error = explain_os_error(exc, path)
+        if error is not None:
+            raise error from exc
         raise
 
 
 def _target(path: Path) -> Path:
     """The folder or file that is being written, where a path leads to or into a temporary name for it."""
     for i, part in enumerate(path.parts):
-        found = _MADE_UP.fullmatch(part)
-        if found:
-            return Path(*path.parts[:i], found[1])
+        match = _MADE_UP.fullmatch(part)
+        if match:
+            return Path(*path.parts[:i], match[1])
     return path
 
 

@@ -4,6 +4,10 @@
 
 A pipe under the name of a file would keep us waiting for ever, a device may have no end, and a sparse file of many
 gigabytes takes no room on the disk, but all of the memory.
+
+A link in such a folder can name any file of whoever reads it, and what is read is copied along or quoted. So a link
+may lead to another file of the same folder, and from a snapshot of Hugging Face's cache to the files that the cache
+keeps beside its snapshots. To nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +20,7 @@ from typing import BinaryIO
 
 from nemo_elastic.errors import ElasticError
 
-from .inside import check_inside
-
-__all__ = ["check_no_holes", "open_regular", "read_bytes", "read_text"]
+__all__ = ["check_inside", "check_no_holes", "open_regular", "read_bytes", "read_text"]
 
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
 SMALL = 64 * 2**20
@@ -30,6 +32,30 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def check_inside(path: Path) -> Path:
+    """Give the path of a file, if it lies in the folder that it is named in.
+
+    Args:
+        path: The file, in a folder from anywhere. The way to that folder is the user's own and may have links.
+
+    Raises:
+        ElasticError: It is a link out of its folder.
+    """
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(place) for place in _own(Path(os.path.realpath(path.parent)))):
+        raise ElasticError("is a link out of its folder, which is not followed; put the file itself there", path)
+    return path
+
+
+def _own(folder: Path) -> list[Path]:
+    """The folder; in the hub's cache, at or below models--OWNER--NAME/snapshots/REVISION, its blobs, too."""
+    places = [folder]
+    for snapshots in folder.parents:
+        if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
+            places.append(snapshots.parent / "blobs")
+    return places
 
 
 def open_regular(path: str | os.PathLike[str], own: bool = False) -> BinaryIO:
@@ -65,12 +91,12 @@ def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
         raise ElasticError(f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; only regular files are read", path)
 
 
-def check_no_holes(path: str | os.PathLike[str], found: os.stat_result, large: int = _LARGE) -> int:
+def check_no_holes(path: str | os.PathLike[str], status: os.stat_result, large: int = _LARGE) -> int:
     """Check that a file has the bytes that it says it has, before there is room for them.
 
     Args:
         path: The file, for the error.
-        found: What the system says of it.
+        status: What the system says of it.
         large: Bytes up to which it may have holes.
 
     Returns:
@@ -79,10 +105,10 @@ def check_no_holes(path: str | os.PathLike[str], found: os.stat_result, large: i
     Raises:
         ElasticError: It is mostly holes.
     """
-    held = found.st_blocks * 512  # none where a file system does not say
-    if found.st_size > large and 0 < held * _HOLES < found.st_size:
-        raise ElasticError(f"is mostly holes: {held} of its {found.st_size} bytes are on the disk", path)
-    return found.st_size
+    held = status.st_blocks * 512  # none where a file system does not say
+    if status.st_size > large and 0 < held * _HOLES < status.st_size:
+        raise ElasticError(f"is mostly holes: {held} of its {status.st_size} bytes are on the disk", path)
+    return status.st_size
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = SMALL, own: bool = False) -> bytes:

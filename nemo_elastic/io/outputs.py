@@ -75,11 +75,13 @@ class Output:
         path = folder / self.manifest
         if callable(self.says):
             return self.says(path)
-        told = json_object(path)
-        return told.get("kind") == self.name if self.manifest == MARK else bool(told) and self.says <= set(told)
+        content = json_object(path)
+        return (
+            content.get("kind") == self.name if self.manifest == MARK else bool(content) and self.says <= set(content)
+        )
 
 
-def at_hand(path: str | os.PathLike[str] | None) -> str | None:
+def absolute_if_there(path: str | os.PathLike[str] | None) -> str | None:
     """A path that is here, from the root: jobs start in other working directories. Another may be a cluster's."""
     if path is None:
         return None
@@ -225,8 +227,8 @@ def sign(folder: Path, kind: Output, whole: bool = True) -> None:
         whole: Whether all is in it that is ever written there, and is listed as such. Without a list nothing is known
             of what else is in it but by `kind.files`.
     """
-    told = {"made_by": "nemo-elastic", "kind": kind.name} | ({"files": sorted(_contents(folder))} if whole else {})
-    (folder / MARK).write_text(json.dumps(told) + "\n", encoding="utf-8")
+    content = {"made_by": "nemo-elastic", "kind": kind.name} | ({"files": sorted(_contents(folder))} if whole else {})
+    (folder / MARK).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def why_kept(folder: _Path, kind: Output | None) -> str | None:
@@ -287,10 +289,10 @@ def holds_text(path: Path, text: bytes) -> bool:
 def json_object(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file; an empty one where it holds no such thing."""
     try:
-        found: Any = json.loads(read_bytes(path))
+        value: Any = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _places(path: Path) -> set[Path]:

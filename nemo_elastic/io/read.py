@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading JSON and YAML from anywhere: strict, and with a limit to what a small file unfolds to.
 
-Whatever the user can mend comes out as one `ElasticError` line.
+Whatever the user can fix comes out as one `ElasticError` line.
 """
 
 from __future__ import annotations
@@ -190,12 +190,12 @@ def _unfolded(node: Any, known: dict[int, int]) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in unique:
             raise ValueError(f"the key {key!r} appears twice in one object")
-        found[key] = value
-    return found
+        unique[key] = value
+    return unique
 
 
 def _constant(name: str) -> Any:

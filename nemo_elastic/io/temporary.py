@@ -123,10 +123,10 @@ def locked(path: Path) -> Iterator[None]:
 def clear_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it; bring `path` back if one was killed while replacing it."""
     try:
-        found = [_TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
+        matches = [_TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
     except OSError:
         return  # no such folder, or not ours to look into
-    for token in sorted({match["token"] for match in found if match and match["stem"] == _stem(path)}):
+    for token in sorted({match["token"] for match in matches if match and match["stem"] == _stem(path)}):
         with _writer_is_dead(_name(path, token, "lock")) as dead:
             if dead:
                 _clear(path, token)

@@ -22,10 +22,10 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
 
 def integer(name: str, value: Any, low: int, allowed: str, high: int | None = None) -> int:
     """A whole number in [low, high] as Python's own: numpy's are taken, which JSON could not write; no booleans."""
-    found = plain(value)
-    if isinstance(found, bool) or not isinstance(found, int) or found < low or (high is not None and found > high):
+    own = plain(value)
+    if isinstance(own, bool) or not isinstance(own, int) or own < low or (high is not None and own > high):
         raise bad(name, value, allowed)
-    return found
+    return own
 
 
 def plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.megatron.read import ELASTIC
+from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Shards

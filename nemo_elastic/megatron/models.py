@@ -22,9 +22,8 @@ from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.harmless import check_harmless
-from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata
-from nemo_elastic.formats.megatron.stored import weights_folder
+from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
+from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.kernels import check_widths
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import FamilyTraining

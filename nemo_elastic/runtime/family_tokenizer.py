@@ -3,7 +3,7 @@
 """A folder's tokenizer with its special tokens and chat template, read without transformers.
 
 A template makes of messages the text that a model was trained on, as transformers renders them. It is a program that
-came with the folder: it runs in a process apart, within bounds (`formats.template`).
+came with the folder: it runs in a process apart, within bounds (`formats.tokenizer_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
-from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.formats.tokenizer_files import load_tokenizer
 from nemo_elastic.io.apart import Exceeded, apart
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_json
@@ -23,7 +23,7 @@ from nemo_elastic.io.read import read_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_RENDER = "nemo_elastic.formats.template:render"
+_RENDER = "nemo_elastic.formats.tokenizer_files:render"
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 
 Message = Mapping[str, Any]

@@ -14,11 +14,11 @@ from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_digests
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.shards import INDEX
-from nemo_elastic.formats.hf.write import CONFIG, GENERATION, REMOTE_CODE, remote_code
+from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 
@@ -87,13 +87,13 @@ def _config(source: Source, parent: Source | None) -> Check:
     if not wrong:
         return Check("config", True, f"{len(wanted)} settings as they are written for this shape")
     first, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    told, right = (shown(c[first]) if first in c else "absent" for c in (source.config, wanted))
-    return Check("config", False, f"{first} is {told}, not {right}{more}")
+    actual, right = (shown(c[first]) if first in c else "absent" for c in (source.config, wanted))
+    return Check("config", False, f"{first} is {actual}, not {right}{more}")
 
 
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    names = sorted(found.keys() | wanted.keys())
-    return [name for name in names if found.get(name, _ABSENT) != wanted.get(name, _ABSENT)]
+def _differing(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    names = sorted(actual.keys() | wanted.keys())
+    return [name for name in names if actual.get(name, _ABSENT) != wanted.get(name, _ABSENT)]
 
 
 def _files(source: Source) -> Check:

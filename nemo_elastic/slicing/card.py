@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of what we write: what the model is, exactly, and how to run it."""
+"""The README.md of what we write: what the model is, exactly, where it runs, and what it needs there.
+
+docs/deploy.md has the table of what was tried.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,32 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.core.member import why_not_nested
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
 
-from .extra_shapes import extras_inside, extras_section
 from .lineage import Lineage
-from .runs_in import needs_eager_experts, runs_in, vllm_heads
 
-__all__ = ["axis_title", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec", "width"]
+__all__ = [
+    "CPU_HEADS", "axis_title", "extras_inside", "family_card", "human", "human_bytes", "member_card",
+    "needs_eager_experts", "runs_in", "served_as", "serving_spec", "vllm_heads", "width", "with_extras",
+]  # fmt: skip
 
+#: axes that vLLM keeps one width of for all layers
+_ONE_STATE = ("mamba_heads", "mamba_head_dim")
+#: of which the converter of llama.cpp, `GraniteHybridModel.set_gguf_parameters`, wants the Mamba inner size a multiple
+_INNER = 64
+#: channels of attention heads that vLLM's kernels for a CPU have: more than its own list of them; `serve` asks them
+CPU_HEADS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+#: symbols of layers that vLLM, llama.cpp and NeMo were tried with
+_TRIED = set("M-*")
+#: around the part; a reader of the card does not see them
+_BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
 
 
@@ -80,21 +95,21 @@ def member_card(
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
     if member == parent.full:
-        told = ["It is the parent itself."]
+        notes = ["It is the parent itself."]
     else:
-        told = ["Its weights are a subset of the parent's; no training followed."]
+        notes = ["Its weights are a subset of the parent's; no training followed."]
         if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
-            told += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
+            notes += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     if left_out is not None:
-        told += ["", f"It is without its source's {left_out}."]
+        notes += ["", f"It is without its source's {left_out}."]
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
         _front_matter(lineage),
         f"# {title}",
         "",
-        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {told[0]}",
-        *told[1:],
+        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes[0]}",
+        *notes[1:],
         "",
         *_table(parent, {"this model": member, "parent": parent.full}, dtype),
         "",
@@ -166,8 +181,8 @@ def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> 
 
     One rule for what `inspect` and a report show: the same family has the same figure.
     """
-    told = str(config.get("torch_dtype", config.get("dtype")))
-    return serving_spec({"float32": "F32", "float16": "F16"}.get(told, "BF16"), batch=batch, length=length)
+    dtype = str(config.get("torch_dtype", config.get("dtype")))
+    return serving_spec({"float32": "F32", "float16": "F16"}.get(dtype, "BF16"), batch=batch, length=length)
 
 
 def _usage(member: Subnet, parent: Parent, tokenizer: bool) -> list[str]:
@@ -219,3 +234,113 @@ def _provenance(ranking: str | None, provenance: Any) -> list[str]:
 
 def _json(value: Any) -> list[str]:
     return ["```json", json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1), "```", ""]
+
+
+# ------------------------------------------------------------------ where a member runs
+
+
+def runs_in(member: Subnet, parent: Parent) -> str:
+    """Software that runs a member as it is written, with what each needs.
+
+    Args:
+        member: its shape.
+        parent: whose it is.
+
+    Returns:
+        E.g. "transformers, vLLM, NeMo", with needs in brackets. llama.cpp's converter knows tokenizers by a
+        fingerprint, of which no shape says anything: that is always such a need.
+    """
+    code = "" if member.is_uniform else "its own code"
+    attends = bool(member.widths("attention_heads"))
+    served = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
+    slow = "" if attends else "no cache, so slow"
+    eager = "eager experts" if needs_eager_experts(member) else ""
+    software = [_with("transformers", code, slow, eager)]
+    tried = set(member.pattern) <= _TRIED
+    devices = vllm_heads(member, parent)
+    if served and tried and devices:
+        software.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else ""))
+    if member.is_uniform and tried:
+        software += ["llama.cpp (a tokenizer that its converter knows)"] if attends and _is_converted(member) else []
+        software.append("NeMo")
+    return ", ".join(software)
+
+
+def vllm_heads(member: Subnet, parent: Parent) -> list[str]:
+    """Devices on which vLLM has attention for a member's heads: on a GPU where FlashAttention does."""
+    size, free = parent.attention_head_dim, not member.widths("attention_heads")
+    has = {"a CPU": free or size in CPU_HEADS, "a GPU": free or (size % 8 == 0 and size <= 256)}
+    return [device for device, runs in has.items() if runs]
+
+
+def _is_converted(member: Subnet) -> bool:
+    """Whether llama.cpp's converter takes the widths of a uniform member."""
+    heads, sizes = (member.widths(axis) for axis in _ONE_STATE)
+    return all(h * p % _INNER == 0 for h, p in zip(heads, sizes, strict=True))
+
+
+def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
+    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes.
+
+    Args:
+        member: its shape.
+        multiple: elements in 16 bytes: 8 in bfloat16, 4 in float32.
+    """
+    read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
+    return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))
+
+
+def _with(name: str, *needs: str) -> str:
+    given = "; ".join(n for n in needs if n)
+    return f"{name} ({given})" if given else name
+
+
+# ------------------------------------------------------------------ extra shapes
+
+
+def extras_inside(family: Family | None, held: Subnet) -> dict[str, Subnet]:
+    """The extra shapes that can be cut by name out of what a folder holds.
+
+    Args:
+        family: As the folder knows it; None where it does not.
+        held: What the folder holds.
+    """
+    extras = () if family is None else family.extras
+    return {m.name: m.subnet for m in extras if m.subnet != held and why_not_nested(m.subnet, held) is None}
+
+
+def extras_section(parent: Parent, extras: Mapping[str, Subnet]) -> list[str]:
+    """Lines of a card about extra shapes; none where there are none."""
+    if not extras:
+        return []
+    costs = {name: counts(parent, m) for name, m in extras.items()}
+    heads = [key.replace("_", " ") for key in counts(parent, parent.full)]
+    rows = [
+        f"| {name} | {' | '.join(f'{n:,}' for n in costs[name].values())} | {len(m.layers)} "
+        f"| `nemo-elastic slice . --budget {name}` |"
+        for name, m in extras.items()
+    ]
+    return [
+        _BEGIN,
+        "## Extra shapes",
+        "",
+        "Named shapes beside the members, each found inside the weights after training, for a task perhaps. **None",
+        "was trained as it is. Evaluate it before use.**",
+        "",
+        f"| | {' | '.join(heads)} | layers | cut by |",
+        "|---|" + "---:|" * len(heads) + "---:|---|",
+        *rows,
+        "",
+        _END,
+        "",
+    ]
+
+
+def with_extras(text: str, family: Family) -> str:
+    """The card of a family with the extra shapes that it has now; what else stands there is as it was."""
+    section = "\n".join(extras_section(family.parent, extras_inside(family, family.members[0].subnet)))
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        return before + section.rstrip("\n") + after
+    return f"{text.rstrip()}\n\n{section.rstrip()}\n"

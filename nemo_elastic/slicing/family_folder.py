@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Family folders: an ordinary Hugging Face folder of the sorted parent, and `elastic.json` beside it."""
+"""Family folders: an ordinary Hugging Face folder of the sorted parent, and `elastic.json` beside it.
+
+Made of a parent without training, of a checkpoint that a curriculum ends with, or given extra shapes later.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,26 +19,30 @@ import numpy as np
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.write import FILES, entries_of, write_model, write_text
-from nemo_elastic.formats.pieces import SPAN, Pieces
+from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
+from nemo_elastic.formats.kept import SPAN, Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import Output, check_output, json_object
+from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.io.atomic import atomic_dir, prepared
+from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.outputs import Output, check_output, check_place, json_object
 from nemo_elastic.io.read import read_json
 
-from .card import family_card
+from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of
+from .slicer import MEMBERS, slice_members
 
-__all__ = ["FAMILY", "UNTRAINED", "init_family", "read_members", "write_family"]
+__all__ = ["FAMILY", "UNTRAINED", "add_extra", "init_family", "read_members", "slice_family", "write_family"]
 
 FAMILY = Output(
     "a family",
@@ -89,8 +97,8 @@ def write_family(
 
 def _is_untrained(path: Path) -> bool:
     """Whether `init` wrote a family, by what its manifest says of where it comes from."""
-    told = json_object(path).get("provenance")
-    return isinstance(told, dict) and told.get("training", ...) is None
+    provenance = json_object(path).get("provenance")
+    return isinstance(provenance, dict) and provenance.get("training", ...) is None
 
 
 #: what `init` replaces: weeks of training are not in it
@@ -225,11 +233,11 @@ def _ranked(
 
 def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
     """Where a family comes from, and what it is without: layers behind a sorted parent read the stream as it was."""
-    told = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
+    provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
     if digest is None or not source.prediction:
-        return told
+        return provenance
     left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
-    return told | {"left_out": left}
+    return provenance | {"left_out": left}
 
 
 class _Sorted:
@@ -283,3 +291,74 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
             raise ElasticError(f"{where}: not nested in the member before it: {why}")
         out[budget.name] = member
     return out
+
+
+def add_extra(
+    folder: Path,
+    name: str,
+    subnet: Subnet,
+    budget: Budget | None = None,
+    force: bool = False,
+    digest: str | None = None,
+    write: bool = True,
+) -> Family:
+    """Keep a shape under a name in a family's own `elastic.json`, and on its card.
+
+    Both files are whole on the disk before the first is put in its place, that of `elastic.json`: a family that is
+    stopped in between opens, with the shape, and its card has it as soon as another one is added.
+
+    Args:
+        folder: Of the family.
+        name, subnet, budget, force: See `Family.with_extra`.
+        digest: See `held_family`.
+        write: False to find out what would be refused.
+
+    Returns:
+        The family with the shape.
+
+    Raises:
+        ElasticError: The name is taken, or another family is there; the card is no text, or leads out of the folder;
+            the place cannot be written, or the disk is full.
+    """
+    with held_family(folder, digest) as held, ExitStack() as files:
+        family = held.with_extra(name, subnet, budget, force)
+        card = with_extras(_read_card(folder / CARD), family) if (folder / CARD).is_file() else None
+        if not write:
+            check_place(folder / FILE)
+            return family
+        if card is not None:
+            files.enter_context(prepared(folder / CARD, card))
+        files.enter_context(prepared(folder / FILE, family.text()))
+    return family
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return read_text(path)
+    except UnicodeDecodeError:
+        raise ElasticError("not UTF-8 text", path) from None
+
+
+def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
+    """Write a trained checkpoint as a family folder, and every member of it as a folder of its own.
+
+    Args:
+        checkpoint: what stage 2 left.
+        out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
+        ranking: folder of the ranking that sorted the weights, for the family's record.
+    """
+    for name, kind in (("family", FAMILY), ("members", MEMBERS)):
+        check_output(Path(out, name), True, checkpoint, ranking, kind=kind)
+    source = open_source(checkpoint)
+    if source.family is None:
+        raise bad("checkpoint", checkpoint, "an elastic checkpoint")
+    family, folder = source.family, Path(out)
+    if ranking is not None:
+        from nemo_elastic.ranking import Ranking
+
+        family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
+    write_family(folder / "family", family.parent, source.tensors, family, source.companions,
+                 base=source.config, force=True)  # fmt: skip
+    members = {member.name: member.subnet for member in family}
+    for cut in slice_members(folder / "family", folder / "members", members, force=True):
+        print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)

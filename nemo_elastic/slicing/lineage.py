@@ -17,7 +17,7 @@ from typing import Any
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hub import check_repo, is_repo, repo_of
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import plain_yaml
@@ -61,12 +61,12 @@ class Lineage:
         Raises:
             ElasticError: No id of a licence or of a model.
         """
-        told = self
+        changed = self
         if license is not None:
-            told = Lineage(check_license("license", license), base_model=told.base_model)
+            changed = Lineage(check_license("license", license), base_model=changed.base_model)
         if base_model is not None:
-            told = replace(told, base_model=(check_repo("base_model", base_model),))
-        return told
+            changed = replace(changed, base_model=(check_repo("base_model", base_model),))
+        return changed
 
 
 _KEYS = ("license", "license_name", "license_link")
@@ -126,8 +126,8 @@ def _front_matter(path: Path) -> Mapping[str, Any]:
 
     try:
         text = read_text(path, encoding="utf-8-sig").replace("\r\n", "\n")
-        head, found, _ = text.removeprefix("---\n").partition("\n---")
-        data = plain_yaml(head) if found and text.startswith("---\n") else None
+        head, end, _ = text.removeprefix("---\n").partition("\n---")
+        data = plain_yaml(head) if end and text.startswith("---\n") else None
     except (ElasticError, OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return data if isinstance(data, dict) else {}

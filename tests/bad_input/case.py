@@ -20,7 +20,7 @@ import yaml
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.data.build import build_data
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.ranking import Ranking
 from tests.shapes import PARENT as SHAPE
 from tests.slicing.helpers import random_values, write

@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     from benchmarks.study.train import launch
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.megatron.folder import read_shapes
+    from nemo_elastic.formats.megatron.stored import read_shapes
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     quiet()
@@ -102,9 +102,8 @@ def search_left(small: Path, parent: Path, out: Path) -> float:
     from benchmarks.study.evaluate import dense
     from benchmarks.study.minitron_baseline import write_checkpoint
     from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.folder import read_shapes
-    from nemo_elastic.formats.megatron.read import plain_tensors
-    from nemo_elastic.formats.megatron.stored import PREFIX
+    from nemo_elastic.formats.megatron.metadata import PREFIX
+    from nemo_elastic.formats.megatron.stored import plain_tensors, read_shapes
 
     left, shape = out.with_name("left"), read_shapes(small).parent
     left.mkdir()

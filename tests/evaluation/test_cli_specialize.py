@@ -25,8 +25,7 @@ from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.search import trained_space
-from nemo_elastic.slicing.extra_shapes import add_extra
-from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.family_folder import add_extra, write_family
 from tests.shapes import PARENT
 from tests.texts import spoiled
 

@@ -13,7 +13,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts, whole_sizes
-from nemo_elastic.formats.torch_io import from_torch
+from nemo_elastic.formats.raw import from_torch
 from nemo_elastic.nn.weights import cut_state, random_state
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 from tests.shapes import LATENT, MOE

@@ -207,8 +207,8 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
 
 
 def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None:
+    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.formats.torch_io import to_torch
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
     from nemo_elastic.megatron.models import load_model_weights

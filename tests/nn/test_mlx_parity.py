@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.hf.writing import entries_of, write_model
 from tests.nn.test_transformers_parity import CASES, parent_model, tokens_of
 
 PYTHON = os.environ.get("NEMO_ELASTIC_MLX_PYTHON")

@@ -28,9 +28,10 @@ REFUSED = {
     "test_bad_input_is_one_line_and_leaves_nothing",
     "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
     "pickles that name or do what describes no data": "tests/formats/megatron/test_pickled.py",
-    "checkpoints that carry code, lie about themselves or are cut": "tests/formats/megatron/test_harmless.py",
+    "checkpoints that carry code, lie about themselves or are cut": "tests/formats/megatron/test_torch_files.py",
 }
-FUZZED, PICKLES = "tests/test_fuzz_readers.py", "tests/formats/megatron/test_forms.py"
+FUZZED = ("tests/test_fuzz_readers.py", "tests/report/test_fuzz_runs.py")
+PICKLES = "tests/formats/megatron/test_forms.py"
 
 
 def survived(found: dict[str, Any], seconds: float = 30) -> dict[str, int]:
@@ -78,11 +79,12 @@ def main() -> None:
     rows = survived(json.loads((args.folder / "faults.json").read_text()))
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
     from tests.formats.megatron.test_forms import COUNT
-    from tests.test_fuzz_readers import EXAMPLES
+    from tests.hostile import EXAMPLES
 
     passed(PICKLES)
     rows["random pickles: refused, or read by torch soon, in little room, with no call beside the list"] = COUNT
-    passed(FUZZED)
+    for tests in FUZZED:
+        passed(tests)
     rows["random blocks, families and files: a valid object or one line"] = sum(EXAMPLES.values())
     text = "\n".join(["| what | count |", "|---|---:|", *(f"| {what} | {n:,} |" for what, n in rows.items())]) + "\n"
     print(text)

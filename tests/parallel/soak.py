@@ -30,7 +30,7 @@ EACH = 4
 def whole(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     """Both stages, then the family and its members as folders; what is done already is passed by."""
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
-    from nemo_elastic.slicing.all_members import slice_family
+    from nemo_elastic.slicing.family_folder import slice_family
     from tests.parallel.faults import curriculum
 
     facts = curriculum(place, out, layout)
@@ -59,7 +59,7 @@ def cycle(place: Path, out: Path, draw: random.Random, took: float, counts: Coun
 
 def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
     """The end of a cycle: its tensors, its members, and nothing beside them."""
-    from nemo_elastic.slicing.verify import verify
+    from nemo_elastic.slicing.verification import verify
     from tests.parallel.compare import digests
 
     counts["ends with the tensors of a run that nobody killed"] += digests(out / "two") == wanted

@@ -27,8 +27,8 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     from megatron.core import parallel_state
 
     from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.read import plain_tensors
-    from nemo_elastic.formats.megatron.stored import PREFIX
+    from nemo_elastic.formats.megatron.metadata import PREFIX
+    from nemo_elastic.formats.megatron.stored import plain_tensors
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 

@@ -47,7 +47,7 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return executor
 
     from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
-    from nemo_elastic.slicing.all_members import slice_family
+    from nemo_elastic.slicing.family_folder import slice_family
 
     monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))  # read from the environment on import
     nothing = run.Partial(slice_family, checkpoint=str(tmp_path / "nothing"), out=str(tmp_path))
@@ -61,14 +61,14 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
-    from nemo_elastic.slicing.all_members import slice_family
+    from nemo_elastic.slicing.family_folder import slice_family
 
     with pytest.raises(ElasticError):
         slice_family(str(tmp_path), str(tmp_path / "out"))
 
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
-    from nemo_elastic.slicing.all_members import slice_family
+    from nemo_elastic.slicing.family_folder import slice_family
 
     for checkpoint, ranking in (
         ("family/end", None),

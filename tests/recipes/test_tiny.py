@@ -107,7 +107,7 @@ def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, told: Any) 
 def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
     """Ranked at tensor-parallel size 1, loaded at 2."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.read import read_checkpoint
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.plan import preset
     from nemo_elastic.ranking import Ranking, sort
 
@@ -138,7 +138,7 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) ->
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.formats.registry import read_shapes
     from nemo_elastic.ranking import Ranking
-    from nemo_elastic.slicing.verify import verify
+    from nemo_elastic.slicing.verification import verify
 
     shapes = read_shapes(ran / "tiny" / "family")
     assert shapes.family is not None

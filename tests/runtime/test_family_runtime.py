@@ -14,7 +14,7 @@ import torch
 from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.write import entries_of, write_model
+from nemo_elastic.formats.hf.writing import entries_of, write_model
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of

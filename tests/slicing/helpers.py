@@ -18,8 +18,8 @@ from nemo_elastic.cli import main
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
-from nemo_elastic.formats.hf.write import write_text
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.formats.hf.writing import write_text
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT

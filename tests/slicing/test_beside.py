@@ -14,9 +14,9 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
-from nemo_elastic.formats.hf.write import REMOTE_CODE
+from nemo_elastic.formats.hf.writing import REMOTE_CODE
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.runtime.talking import PARENT, talking_family
 
 EVEN = PARENT.uniform(hidden=PARENT.hidden // 2)

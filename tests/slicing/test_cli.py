@@ -13,7 +13,7 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.shapes import PARENT
 
 from .helpers import SMALL, contents, random_values, random_words, write

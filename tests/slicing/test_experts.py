@@ -20,17 +20,17 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.folder import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.write import entries_of, write_model
-from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_members
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE, PARENT
 

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.slicing.verification import verify
 from tests.hostile import JSON, leaves
 
 from .helpers import call

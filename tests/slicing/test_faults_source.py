@@ -17,7 +17,7 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.registry import open_source
 from tests.shapes import PARENT
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 
 from .helpers import contents
 

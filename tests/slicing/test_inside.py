@@ -12,8 +12,8 @@ import pytest
 
 from nemo_elastic import load_family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.write import COMPANIONS
-from nemo_elastic.io.inside import check_inside
+from nemo_elastic.formats.hf.writing import COMPANIONS
+from nemo_elastic.io.bounded import check_inside
 
 from .helpers import contents
 

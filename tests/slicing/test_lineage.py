@@ -12,7 +12,7 @@ import yaml
 
 from nemo_elastic import ElasticConfig, slice_checkpoint
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.folder import MEMBER_FILE
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.lineage import Lineage, lineage_of
 from tests.shapes import PARENT

@@ -78,8 +78,8 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     import torch
 
     from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.formats.registry import open_source
-    from nemo_elastic.formats.torch_io import to_torch
     from nemo_elastic.train.guard import Guard
     from nemo_elastic.train.heldout import HeldOut
     from nemo_elastic.train.members import Members
@@ -160,7 +160,7 @@ def main(folder: Path) -> None:
 
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.megatron.read import read_checkpoint
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     quiet()

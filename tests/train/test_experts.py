@@ -20,7 +20,7 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT
 from tests.train.trained import Trained, train_family

@@ -24,8 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nemo_elastic.formats.checksums import Checksum, Sums
-from nemo_elastic.formats.dtypes import Converted
-from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.kept import Converted, Pieces
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
@@ -97,7 +96,7 @@ def write_weights(
     Args:
         folders: Existing folder -> its tensors in storage order. Shards follow that order.
         shard_bytes: Largest file of weights; a tensor that is larger has a file of its own.
-        progress: Told after every piece.
+        progress: Called after every piece.
 
     Returns:
         For each folder, tensor name -> CRC-32 of its bytes.
@@ -145,7 +144,7 @@ def write_weights(
                 waiting.append(aside.submit(_evict, done))
         for future in waiting:
             future.result()
-    return [dict(sorted(found.items())) for found in checksums.values()]
+    return [dict(sorted(sums.items())) for sums in checksums.values()]
 
 
 @dataclass(frozen=True)

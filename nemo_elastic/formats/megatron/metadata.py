@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`.metadata` of a torch_dist checkpoint: its tensors, their pieces, and which bytes of which file hold them.
+"""Where the weights of a torch_dist checkpoint are, and its `.metadata`: tensors, their pieces, which bytes hold them.
 
 The file is a pickle of torch's and megatron-core's classes. It is read as data (`pickled`), and what it says has to be
 possible before anybody acts on it: every piece has its place, in a file of the same folder and large enough, and the
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.io.bounded import check_no_holes, read_bytes
-from nemo_elastic.io.inside import check_inside
+from nemo_elastic.errors import ElasticError, bad, shown
+from nemo_elastic.io.bounded import check_inside, check_no_holes, read_bytes, read_text
+from nemo_elastic.io.read import read_json
 
 from .forms import DTYPES, METADATA
 from .pickled import Made, Named, PickleError, read_pickle
@@ -36,6 +36,57 @@ _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 
 #: of the file, dimensions of a tensor, and what the smallest file of a tensor takes in front of its values
 _BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
+
+
+#: of Megatron-Bridge: a run's last checkpoint, what their names begin with, and what each says of its run
+TRACKER, ITERATION, RUN_CONFIG = "latest_checkpointed_iteration.txt", "iter_", "run_config.yaml"
+#: the name of one that has weights alone, and no step of a training
+RELEASE = "release"
+
+
+def weights_folder(path: str | Path) -> Path:
+    """The folder of sharded weights inside a checkpoint: NeMo's, Megatron-Bridge's, or the last of a run of Bridge's.
+
+    Raises:
+        ElasticError: there is no distributed checkpoint at `path`.
+    """
+    last = last_iteration(path)
+    for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
+        if (candidate / "metadata.json").is_file():
+            return candidate if candidate.name != "weights" else check_inside(candidate)
+    raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
+
+
+def last_iteration(path: str | Path | None) -> Path | None:
+    """The last checkpoint in a folder of Megatron-Bridge's or Megatron-LM's, or the one that it is; None without one.
+
+    Both write its number down after all ranks have written all of it: one that a kill cut short is not found.
+    """
+    if path is None:
+        return None
+    folder = Path(path)
+    # the best of a run has a second name, a link
+    one = folder.name.startswith(ITERATION) or folder.name == RELEASE or folder.is_symlink()
+    if one and (folder / RUN_CONFIG).is_file():
+        return folder
+    try:
+        text = read_text(folder / TRACKER, most=1024)[:20].strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    number = text.isdecimal() and text.isascii()
+    last = folder / (f"{ITERATION}{int(text):07d}" if number else text) if number or text == RELEASE else None
+    return last if last is not None and last.is_dir() else None
+
+
+def check_format(folder: Path) -> None:
+    """Raise where a folder of weights is in another format than the one that is looked at here."""
+    content = read_json(folder / "metadata.json")
+    content = content if isinstance(content, dict) else {}
+    backend, common = content.get("sharded_backend"), content.get("common_backend", "torch")
+    if backend != "torch_dist":
+        raise bad(f"{folder / 'metadata.json'}: sharded_backend", backend, "only torch_dist is read")
+    if common != "torch":
+        raise bad(f"{folder / 'metadata.json'}: common_backend", common, "only torch is read")
 
 
 def model_prefix(names: Iterable[str]) -> str:
@@ -133,14 +184,14 @@ def read_metadata(folder: Path) -> Metadata:
 
 def signature(path: Path) -> tuple[int, ...]:
     """What a file that was looked at has as long as it is the same: a start looks at its checkpoint several times."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
 def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
-    told = read_pickle(read_bytes(folder / ".metadata", _BYTES), METADATA)
-    return _metadata(folder, _state(told, "MCoreMetadata", "Metadata"))
+    record = read_pickle(read_bytes(folder / ".metadata", _BYTES), METADATA)
+    return _metadata(folder, _state(record, "MCoreMetadata", "Metadata"))
 
 
 def regular_size(path: Path) -> int:
@@ -150,20 +201,20 @@ def regular_size(path: Path) -> int:
         ElasticError: it is none, is missing, is a link out of the folder, or is mostly holes.
     """
     try:
-        found = check_inside(path).stat()
+        status = check_inside(path).stat()
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ElasticError("is no file", path)
-    return check_no_holes(path, found)
+    return check_no_holes(path, status)
 
 
 # --------------------------------------------------------------------------------------------- from records to values
 
 
-def _metadata(folder: Path, told: Mapping[str, Any]) -> Metadata:
-    places = _places(told["storage_data"])
-    entries = _typed(dict, told["state_dict_metadata"], "state_dict_metadata")
+def _metadata(folder: Path, whole: Mapping[str, Any]) -> Metadata:
+    places = _places(whole["storage_data"])
+    entries = _typed(dict, whole["state_dict_metadata"], "state_dict_metadata")
     tensors: dict[str, StoredTensor] = {}
     objects: dict[str, ByteRange] = {}
     left = len(places)
@@ -187,33 +238,33 @@ def _metadata(folder: Path, told: Mapping[str, Any]) -> Metadata:
     return Metadata(folder, tensors, objects, {file: max(size, ends[file]) for file, size in needed.items()})
 
 
-def _places(told: Any) -> dict[tuple[str, tuple[int, ...] | None], ByteRange]:
+def _places(stored: Any) -> dict[tuple[str, tuple[int, ...] | None], ByteRange]:
     """(name, offsets of a piece or None) -> where it is stored."""
-    found: dict[tuple[str, tuple[int, ...] | None], ByteRange] = {}
-    for index, info in _typed(dict, told, "storage_data").items():
+    places: dict[tuple[str, tuple[int, ...] | None], ByteRange] = {}
+    for index, info in _typed(dict, stored, "storage_data").items():
         at, where = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
         offset = at.get("offset")
         key = _typed(str, at["fqn"], "name"), None if offset is None else _size(offset)
         place = ByteRange(_file(where["relative_path"]), _count(where["offset"]), _count(where["length"]))
-        if key in found:
+        if key in places:
             raise PickleError(f"it has two places for {key[0]}")
         if where.get("transform_descriptors"):
             raise PickleError(f"{key[0]} is stored in another form than torch's own")
         if place.length < _LEAST:
             raise PickleError(f"{key[0]} is said to take {place.length} bytes")
-        found[key] = place
-    return found
+        places[key] = place
+    return places
 
 
 def _place(places: Mapping[Any, ByteRange], name: str, offsets: tuple[int, ...] | None) -> ByteRange:
-    found = places.get((name, offsets))
-    if found is None:
+    place = places.get((name, offsets))
+    if place is None:
         raise PickleError(f"it does not say where {name} lies")
-    return found
+    return place
 
 
-def _piece(places: Mapping[Any, ByteRange], name: str, told: Any) -> Piece:
-    state = _state(told, "ChunkStorageMetadata")
+def _piece(places: Mapping[Any, ByteRange], name: str, chunk: Any) -> Piece:
+    state = _state(chunk, "ChunkStorageMetadata")
     offsets, sizes = _size(state["offsets"]), _size(state["sizes"])
     return Piece(offsets, sizes, _place(places, name, offsets))
 
@@ -251,22 +302,32 @@ def _corners(corners: Counter[tuple[int, ...]], offsets: tuple[int, ...], sizes:
         corners[at] += sign * (-1) ** sum(upper)
 
 
-def _state(told: Any, *kinds: str) -> Mapping[str, Any]:
+def _state(record: Any, *kinds: str) -> Mapping[str, Any]:
     """Attributes of a record of one of these classes."""
-    if not isinstance(told, Made) or told.kind[1] not in kinds or told.arguments or not isinstance(told.state, dict):
+    if (
+        not isinstance(record, Made)
+        or record.kind[1] not in kinds
+        or record.arguments
+        or not isinstance(record.state, dict)
+    ):
         raise PickleError(f"it has something else where a {kinds[0]} belongs")
-    return told.state
+    return record.state
 
 
-def _typed(kind: type, told: Any, what: str) -> Any:
-    if type(told) is not kind:
-        raise PickleError(f"its {what} is a {type(told).__name__}")
-    return told
+def _typed(kind: type, value: Any, what: str) -> Any:
+    if type(value) is not kind:
+        raise PickleError(f"its {what} is a {type(value).__name__}")
+    return value
 
 
-def _size(told: Any) -> tuple[int, ...]:
-    ok = isinstance(told, Made) and told.kind == ("torch", "Size") and told.state is None and len(told.arguments) == 1
-    size = told.arguments[0] if ok else None
+def _size(record: Any) -> tuple[int, ...]:
+    ok = (
+        isinstance(record, Made)
+        and record.kind == ("torch", "Size")
+        and record.state is None
+        and len(record.arguments) == 1
+    )
+    size = record.arguments[0] if ok else None
     if type(size) is not tuple or len(size) > _DIMENSIONS:
         raise PickleError("it has something else where a torch.Size belongs")
     for n in size:
@@ -274,20 +335,20 @@ def _size(told: Any) -> tuple[int, ...]:
     return size
 
 
-def _count(told: Any) -> int:
-    if type(told) is not int or not 0 <= told < 2**62:
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**62:
         raise PickleError("it has something else where a number of bytes or entries belongs")
-    return told
+    return value
 
 
-def _file(told: Any) -> str:
-    if type(told) is not str or told in ("", ".", "..") or "/" in told or "\\" in told or "\0" in told:
-        raise PickleError(f"it names the file {shown(told)}, which is not in the same folder")
-    return told
+def _file(name: Any) -> str:
+    if type(name) is not str or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise PickleError(f"it names the file {shown(name)}, which is not in the same folder")
+    return name
 
 
-def _dtype(told: Any) -> torch.dtype:
-    state = told.state if isinstance(told, Made) and told.kind[1] == "TensorProperties" else None
+def _dtype(record: Any) -> torch.dtype:
+    state = record.state if isinstance(record, Made) and record.kind[1] == "TensorProperties" else None
     if type(state) is not tuple or len(state) != 5:
         raise PickleError("it has something else where a TensorProperties belongs")
     dtype, layout = state[:2]

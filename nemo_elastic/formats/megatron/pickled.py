@@ -50,7 +50,7 @@ _PLAIN = (
 
 
 class PickleError(ValueError):
-    """A pickle that is no plain data, told in a few words."""
+    """A pickle that is no plain data, in a few words."""
 
 
 @dataclass(frozen=True)

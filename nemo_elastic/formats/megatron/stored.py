@@ -1,80 +1,50 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors of a torch_dist checkpoint, by name and shape, each read when it is asked for.
+"""A torch_dist checkpoint of NeMo's or Megatron-Bridge's: its tensors, each read when it is asked for, and all of it
+opened as what a Hugging Face folder is opened as, so that everything that cuts and checks takes it.
 
 Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. Everything is read as data: a
 checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
+
+Its shape comes from its tensors, whatever pruned them (`infer`), and what no size tells from its context. A trained
+elastic checkpoint is a family: it carries its members, and its context the block that names them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
-from nemo_elastic.io.read import read_json
+from nemo_elastic import __version__
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.adapter import apart, from_megatron, from_parts, missing, parts_of, stacked_of
+from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
+from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 
-from .items import read_piece
-from .metadata import PREFIX, StoredTensor, model_prefix, of_model, read_metadata
+from .context_files import Context, read_context, token_ids
+from .family import elastic_family
+from .infer import infer
+from .metadata import PREFIX, StoredTensor, check_format, model_prefix, of_model, read_metadata, weights_folder
 from .pickled import PickleError
+from .torch_files import read_piece
 
-__all__ = ["PREFIX", "RUN_CONFIG", "Stored", "differing", "first_line", "last_iteration", "weights_folder"]
+__all__ = [
+    "ELASTIC", "Stored", "differing", "dtype_of", "first_line", "open_folder", "plain_tensors", "read_checkpoint",
+    "read_elastic", "read_shapes", "read_tensor",
+]  # fmt: skip
 
-#: of Megatron-Bridge: a run's last checkpoint, what their names begin with, and what each says of its run
-TRACKER, ITERATION, RUN_CONFIG = "latest_checkpointed_iteration.txt", "iter_", "run_config.yaml"
-#: the name of one that has weights alone, and no step of a training
-RELEASE = "release"
-
-
-def weights_folder(path: str | Path) -> Path:
-    """The folder of sharded weights inside a checkpoint: NeMo's, Megatron-Bridge's, or the last of a run of Bridge's.
-
-    Raises:
-        ElasticError: there is no distributed checkpoint at `path`.
-    """
-    last = last_iteration(path)
-    for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
-        if (candidate / "metadata.json").is_file():
-            return candidate if candidate.name != "weights" else check_inside(candidate)
-    raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
-
-
-def last_iteration(path: str | Path | None) -> Path | None:
-    """The last checkpoint in a folder of Megatron-Bridge's or Megatron-LM's, or the one that it is; None without one.
-
-    Both write its number down after all ranks have written all of it: one that a kill cut short is not found.
-    """
-    if path is None:
-        return None
-    folder = Path(path)
-    # the best of a run has a second name, a link
-    one = folder.name.startswith(ITERATION) or folder.name == RELEASE or folder.is_symlink()
-    if one and (folder / RUN_CONFIG).is_file():
-        return folder
-    try:
-        told = read_text(folder / TRACKER, most=1024)[:20].strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    number = told.isdecimal() and told.isascii()
-    found = folder / (f"{ITERATION}{int(told):07d}" if number else told) if number or told == RELEASE else None
-    return found if found is not None and found.is_dir() else None
-
-
-def check_format(folder: Path) -> None:
-    """Raise where a folder of weights is in another format than the one that is looked at here."""
-    told = read_json(folder / "metadata.json")
-    told = told if isinstance(told, dict) else {}
-    backend, common = told.get("sharded_backend"), told.get("common_backend", "torch")
-    if backend != "torch_dist":
-        raise bad(f"{folder / 'metadata.json'}: sharded_backend", backend, "only torch_dist is read")
-    if common != "torch":
-        raise bad(f"{folder / 'metadata.json'}: common_backend", common, "only torch is read")
+#: what stands before the names of router and members
+ELASTIC = "elastic."
 
 
 class Stored:
@@ -99,13 +69,13 @@ class Stored:
         check_format(self.folder)
         self.metadata = read_metadata(self.folder)
         self.prefix = model_prefix(self.metadata.tensors)
-        found = {
+        model = {
             name.removeprefix(self.prefix): entry
             for name, entry in self.metadata.tensors.items()
             if of_model(name, self.prefix)
         }
-        self.sizes = {name: entry.size for name, entry in found.items()}
-        self.dtypes = {name: entry.dtype for name, entry in found.items()}
+        self.sizes = {name: entry.size for name, entry in model.items()}
+        self.dtypes = {name: entry.dtype for name, entry in model.items()}
 
     def read(self, *names: str) -> list[torch.Tensor]:
         """Read tensors, whole, into the memory of the CPU.
@@ -121,8 +91,8 @@ class Stored:
         Raises:
             ElasticError: as `read`.
         """
-        found = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
-        return {name.removeprefix(prefix): self._read(name, entry) for name, entry in found}
+        entries = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
+        return {name.removeprefix(prefix): self._read(name, entry) for name, entry in entries}
 
     def read_one(self, name: str, number: int) -> torch.Tensor:
         """Read one entry of a tensor's first dimension, and of its pieces only those that have something of it.
@@ -155,12 +125,12 @@ class Stored:
         return whole
 
 
-def differing(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+def differing(ours: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors that only one has, or whose dtype, shape or bytes differ."""
     return sorted(
         name
-        for name in found.keys() | wanted.keys()
-        if name not in found or name not in wanted or not _same(found[name], wanted[name])
+        for name in ours.keys() | wanted.keys()
+        if name not in ours or name not in wanted or not _same(ours[name], wanted[name])
     )
 
 
@@ -178,3 +148,154 @@ def first_line(exc: BaseException) -> str:
         if isinstance(exc, CheckpointException):
             inner = next(iter(exc.failures.values()))[0]
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+
+
+def plain_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Every model tensor of a distributed checkpoint, whole, without a process group (optimizer state is left out)."""
+    stored = Stored(path)
+    return {PREFIX + name: value for name, value in zip(stored.sizes, stored.read(*stored.sizes), strict=True)}
+
+
+def read_checkpoint(path: str | Path, parent: Parent) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Read a NeMo checkpoint of `parent`'s shape on any machine, whatever its tensor-parallel layout was.
+
+    Returns:
+        Weights with HF names, and what lies under `elastic.` (router, found members).
+    """
+    plain = {name.removeprefix(PREFIX): value for name, value in plain_tensors(path).items()}
+    elastic = {name.removeprefix(ELASTIC): value for name, value in plain.items() if name.startswith(ELASTIC)}
+    return from_megatron(parent, parent.full, from_parts(parent, parent.full, plain)), elastic
+
+
+def read_elastic(stored: Stored) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds under `elastic.`: router, found members."""
+    names = [name for name in stored.sizes if name.startswith(ELASTIC)]
+    return {n.removeprefix(ELASTIC): value for n, value in zip(names, stored.read(*names), strict=True)}
+
+
+def read_tensor(stored: Stored, name: str) -> torch.Tensor:
+    """Read a Megatron tensor whole; one that is stored in parts is put together, of one among many no other is read.
+
+    Raises:
+        ElasticError: it is missing, or its file is broken.
+    """
+    held = _stack(stored, name)
+    if held is not None:
+        return stored.read_one(*held)
+    parts = (name,) if name in stored.sizes else parts_of(name) or (name,)
+    for part in parts:
+        if part not in stored.sizes:
+            raise missing(part)
+    value, *others = stored.read(*parts)
+    return torch.cat([value, *others]) if others else value
+
+
+def dtype_of(stored: Stored, name: str) -> torch.dtype:
+    """Dtype of a Megatron tensor that is there."""
+    held = _stack(stored, name)
+    return stored.dtypes[held[0] if held is not None else name if name in stored.dtypes else parts_of(name)[0]]
+
+
+def _stack(stored: Stored, name: str) -> tuple[str, int] | None:
+    """Where the checkpoint holds a tensor as one of many."""
+    held = None if name in stored.sizes else stacked_of(name)
+    return held if held is not None and held[1] < (*stored.sizes.get(held[0], ()), 0)[0] else None
+
+
+# ------------------------------------------------------------------ opened as a source
+
+
+def read_shapes(folder: str | Path) -> Shapes:
+    """Read everything that a NeMo checkpoint says of itself, without its weights.
+
+    Raises:
+        ElasticError: not a whole checkpoint of a Nemotron-H; the message names the file or the tensor.
+    """
+    return _read(Path(folder))[0]
+
+
+def open_folder(folder: str | Path) -> Source:
+    """Open a NeMo checkpoint: a stock one of any shape, one that was pruned, or an elastic one, which is a family.
+
+    Weights are read one tensor at a time, when their words are asked for, and are not kept.
+
+    Raises:
+        ElasticError: see `read_shapes`.
+    """
+    shapes, stored, names = _read(Path(folder))
+    tensors: dict[str, Raw] = {}
+    for ours, together in megatron_tensors(shapes.parent, shapes.held).items():
+        name = names[ours]
+        dtype = _name_of(dtype_of(stored, name))
+        for i, t in enumerate(together):
+            tensors[t.hf] = Unread(dtype, t.shape, _reader(stored, shapes.parent, together, i, name))
+    check_tensors(shapes.parent, shapes.held, tensors, str(folder))
+    return Source(**vars(shapes), tensors=tensors)
+
+
+def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str]]:
+    stored = Stored(folder)
+    context = read_context(folder)
+    model = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
+    parent, held, names = infer(model, context.settings, str(folder))
+    family, origin = None, Origin()
+    if len(model) < len(stored.sizes):
+        family = _family(folder, stored, context, parent)
+        parent, held = family.parent, family.parent.full
+        origin = Origin.of(family)
+    dtype = _name_of(stored.dtypes[names[by_name("embedding").megatron]])
+    config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
+    shapes = Shapes(folder, parent, held, config, family, origin, files_from=context.tokenizer)
+    return shapes, stored, names
+
+
+def _family(folder: Path, stored: Stored, context: Context, parent: Parent) -> Family:
+    if context.elastic is None:
+        raise ElasticError(f"{folder}: has members of a family, but {context.file} has no elastic block")
+    provenance = {"made_by": f"nemo-elastic {__version__}", "checkpoint": folder.resolve().name}
+    elastic = read_elastic(stored)
+    try:
+        return elastic_family(parent, elastic, context.elastic, str(folder), provenance=provenance)
+    except ElasticError as exc:
+        raise exc.within(context.file) from None
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return from_torch(torch.empty(0, dtype=dtype)).dtype
+
+
+def _reader(
+    stored: Stored, parent: Parent, together: Sequence[Tensor], which: int, name: str
+) -> Callable[[], np.ndarray]:
+    return lambda: from_torch(apart(parent, together, read_tensor(stored, name))[which]).words
+
+
+class Unread(Raw):
+    """A tensor of which the words are read when they are asked for; they last as long as somebody holds them.
+
+    Args:
+        dtype: name of its dtype.
+        shape: its shape.
+        read: gives its words.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
+        object.__setattr__(self, "dtype", dtype)
+        self._shape, self._read = shape, read
+        self._held: weakref.ref[np.ndarray] | None = None
+
+    @property
+    def words(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        words = self._held() if self._held is not None else None
+        if words is None:
+            words = self._read()
+            self._held = weakref.ref(words)
+        return words
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self._shape, dtype=np.int64)) * ITEMSIZE[self.dtype]

@@ -26,7 +26,7 @@ from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.hosts.common.agreement import check_files, vocabulary_rows
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
-from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.megatron.models import OVERLAPS, check_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.training import Rates
@@ -163,11 +163,11 @@ def apply_elastic(
             recipe and block do not fit.
     """
     options = StageOptions(
-        teacher=newest_of(teacher), stage=stage, previous=at_hand(previous), done_steps=done_steps,
+        teacher=newest_of(teacher), stage=stage, previous=absolute_if_there(previous), done_steps=done_steps,
         total_steps=total_steps, out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic)
-    block = replace(block, ranking=at_hand(block.ranking), shapes=at_hand(block.shapes))
+    block = replace(block, ranking=absolute_if_there(block.ranking), shapes=absolute_if_there(block.shapes))
     parent = _check(recipe, block, options, ranked)
     register_layers()
     changes = ConfigChanges(recipe)
@@ -178,7 +178,7 @@ def apply_elastic(
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, block, vocabulary_rows(options.teacher))
     _precision(recipe, block)
-    _checkpoints(recipe, at_hand(ranked))
+    _checkpoints(recipe, absolute_if_there(ranked))
     recipe.optimizer_config_override_provider = ElasticOverrides(elastic=block.to_dict(), stage=stage)
     recipe.validation.eval_iters = (recipe.validation.eval_iters or 0) * len(block.budgets)
     if rank_only:

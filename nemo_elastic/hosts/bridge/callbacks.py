@@ -12,7 +12,7 @@ from megatron.bridge.training.callbacks import Callback
 from megatron.bridge.training.checkpointing import CheckpointSaveContext
 from megatron.core import parallel_state
 
-from nemo_elastic.formats.megatron.stored import ITERATION
+from nemo_elastic.formats.megatron.metadata import ITERATION
 from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.common.checkpoints import begin, end
 from nemo_elastic.megatron.megatron_host import check_pipeline

@@ -28,7 +28,7 @@ from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, 
 from nemo_elastic.plan import NODE, Layout
 from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.layouts import layout_name
-from nemo_elastic.slicing.all_members import slice_family
+from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic
 from .cli import find_recipe

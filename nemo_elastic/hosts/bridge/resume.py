@@ -26,9 +26,9 @@ from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.context import read_context
-from nemo_elastic.formats.megatron.harmless import check_file
-from nemo_elastic.formats.megatron.stored import ITERATION, last_iteration
+from nemo_elastic.formats.megatron.context_files import read_context
+from nemo_elastic.formats.megatron.metadata import ITERATION, last_iteration
+from nemo_elastic.formats.megatron.torch_files import check_file
 from nemo_elastic.hosts.common.checkpoints import VERIFY, remove
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change
 from nemo_elastic.hosts.common.sums import SumWriter, check_sums, write_list

@@ -15,8 +15,8 @@ from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.hosts.common.agreement import check_unpacked
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.gpt_tokens import Looked

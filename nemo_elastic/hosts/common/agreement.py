@@ -21,9 +21,8 @@ from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.infer import infer
-from nemo_elastic.formats.megatron.read import ELASTIC
 from nemo_elastic.formats.megatron.shape import config_fields, parent_of
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members

@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.formats.megatron.stored import ITERATION, TRACKER
+from nemo_elastic.formats.megatron.metadata import ITERATION, TRACKER
 from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.megatron.gpt_tokens import dataset_tokens

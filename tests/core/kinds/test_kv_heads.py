@@ -25,7 +25,7 @@ from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.ranking import rank, sort
 from nemo_elastic.search import Space, search
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.shapes import PARENT
 
 WHOLE = replace(PARENT, attention_heads=8, kv_heads=4)

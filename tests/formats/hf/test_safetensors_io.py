@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.hf.reading import open_shard
 from nemo_elastic.formats.hf.shards import SINGLE, NewTensor, write_weights
-from nemo_elastic.formats.pieces import Pieces
-from nemo_elastic.formats.raw import ITEMSIZE, Raw, word
-from nemo_elastic.formats.torch_io import from_torch, to_torch
+from nemo_elastic.formats.kept import Pieces
+from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch, to_torch, word
 from tests.slicing.helpers import scratch
 
 DTYPES = {

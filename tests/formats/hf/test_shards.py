@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.safetensors_io import open_shard
+from nemo_elastic.formats.hf.reading import open_shard
 from nemo_elastic.formats.hf.shards import INDEX, SINGLE, NewTensor, plan_shards, write_weights
-from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
 from tests.slicing.helpers import scratch
 

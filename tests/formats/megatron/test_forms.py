@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from nemo_elastic.formats.megatron.forms import METADATA, OBJECTS
-from nemo_elastic.formats.megatron.items import Item
 from nemo_elastic.formats.megatron.metadata import ByteRange
 from nemo_elastic.formats.megatron.pickled import PickleError, read_pickle
+from nemo_elastic.formats.megatron.torch_files import Item
 from tests.formats.megatron.random_pickles import honest, random_pickle, sources, zipped
 from tests.workers import ROOT
 

@@ -26,9 +26,9 @@ import torch._utils
 import torch.distributed.checkpoint
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.folder import read_shapes
 from nemo_elastic.formats.megatron.forms import METADATA, OBJECTS, STORAGES, TENSORS
 from nemo_elastic.formats.megatron.pickled import Form, Made, Name, Named, PickleError, read_pickle
+from nemo_elastic.formats.megatron.stored import read_shapes
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.poison import with_call, with_template

@@ -27,7 +27,7 @@ def main(checkpoint: str, folder: str, out: str) -> None:
     from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
 
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.context import read_context
+    from nemo_elastic.formats.megatron.context_files import read_context
     from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.hosts.bridge.autobridge import as_stock, register_layers
     from nemo_elastic.hosts.bridge.platform import without_cuda

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.stored import last_iteration
+from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
 from nemo_elastic.hosts.common import checkpoints
 from nemo_elastic.hosts.nemo.checkpoint.saved import UNFINISHED

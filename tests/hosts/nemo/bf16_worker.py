@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
 
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.megatron.read import plain_tensors
+    from nemo_elastic.formats.megatron.stored import plain_tensors
     from nemo_elastic.hosts.nemo.host import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe

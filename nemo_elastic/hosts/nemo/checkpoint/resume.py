@@ -28,7 +28,7 @@ from nemo.utils.get_rank import is_global_rank_zero
 from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
-from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.hosts.common.checkpoints import begin, drop_dangling, end
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nemo_elastic.formats.megatron.harmless import check_harmless
+from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.hosts.common.checkpoints import Checkpoints
 from nemo_elastic.hosts.common.sums import listed_step
 

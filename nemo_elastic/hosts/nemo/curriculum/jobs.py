@@ -34,7 +34,7 @@ from nemo_elastic.plan.curriculum import PAPER as PAPER
 from nemo_elastic.plan.curriculum import Curriculum as Curriculum
 from nemo_elastic.plan.curriculum import Stage as Stage
 from nemo_elastic.plan.layouts import layout_name
-from nemo_elastic.slicing.all_members import slice_family
+from nemo_elastic.slicing.family_folder import slice_family
 
 from .rank import rank_only
 

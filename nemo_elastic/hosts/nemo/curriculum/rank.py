@@ -23,7 +23,7 @@ from nemo.lightning.io.pl import TrainerContext
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.context import read_context
+from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.common.sums import write_list
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel

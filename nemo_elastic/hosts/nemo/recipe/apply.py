@@ -23,7 +23,7 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, Elastic
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
-from nemo_elastic.io.outputs import at_hand
+from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.megatron.models import OVERLAPS
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
@@ -140,8 +140,8 @@ def change(
         trains: whether steps are taken, whose rates and batches may make no sense.
     """
     config = ElasticConfig.of(elastic)
-    config = replace(config, ranking=at_hand(config.ranking), shapes=at_hand(config.shapes))
-    teacher, previous = newest_of(options.teacher), at_hand(options.previous)
+    config = replace(config, ranking=absolute_if_there(config.ranking), shapes=absolute_if_there(config.shapes))
+    teacher, previous = newest_of(options.teacher), absolute_if_there(options.previous)
     stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
     steps = recipe.trainer.max_steps

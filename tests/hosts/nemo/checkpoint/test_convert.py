@@ -28,14 +28,14 @@ from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.megatron.io_json import read_io_json
+from nemo_elastic.formats.megatron.context_files import read_io_json
+from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.torch_io import to_torch
 from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
 from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verify import verify
+from nemo_elastic.slicing.verification import verify
 from tests.hosts.nemo.checkpoints import as_model, io_json, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, random_tensors
 from tests.hosts.nemo.elastic_worker import BLOCK

@@ -16,12 +16,11 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_checksums
-from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.inside import check_inside
+from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
+from nemo_elastic.io.bounded import check_inside, read_bytes
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
@@ -76,7 +75,7 @@ def write_models(
     Args:
         models: What to write, each into a folder of its own. Their tensors are read in one pass.
         shard_bytes: Largest file of weights.
-        progress: Told after every piece.
+        progress: Called after every piece.
 
     Returns:
         The `config.json` of each.
@@ -164,11 +163,11 @@ def _along(folder: Path | None) -> list[Path]:
     """
     if folder is None:
         return []
-    found = [check_inside(folder / name) for name in COMPANIONS if (folder / name).is_file()]
-    for path in found:
+    paths = [check_inside(folder / name) for name in COMPANIONS if (folder / name).is_file()]
+    for path in paths:
         if path.name == GENERATION and not isinstance(read_json(path), dict):
             raise ElasticError(f"{path}: not a JSON object")
-    return found
+    return paths
 
 
 def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[NewTensor]:

@@ -1,38 +1,48 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a Hugging Face folder: its shape, which part of which parent it is, and its tensors, mapped and unread."""
+"""Opening a Hugging Face folder: its shape, which part of which parent it is, and its tensors, mapped and unread.
+
+Mapping a file copies nothing; every header of a safetensors file is checked before any of it is believed.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+import numpy as np
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, shown
 from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
-from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
 from nemo_elastic.io.read import read_json, whole_number
 
 from .config import from_hf_config, predicts, to_hf_config
-from .safetensors_io import open_shard
 from .shards import INDEX, SINGLE
 
-__all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_tensors", "read_shapes"]
+__all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
 
 #: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
 #: with which the names of tensors start whose layers predict more than one token
 PREDICTION = "mtp."
+_HEADER_LIMIT = 100_000_000  # what the safetensors library allows
+_MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
+_MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
 
 
 def open_folder(folder: Path) -> Source:
@@ -62,16 +72,16 @@ def read_shapes(folder: Path) -> Shapes:
     family = None
     if (folder / FAMILY_FILE).exists():
         family = Family.load(folder)
-        wanted, wanted_held, told = family.parent, family.parent.full, FAMILY_FILE
+        wanted, wanted_held, source = family.parent, family.parent.full, FAMILY_FILE
         origin = Origin.of(family)
     elif (folder / MEMBER_FILE).exists():
         wanted, wanted_held, origin = _read_member_file(folder / MEMBER_FILE)
-        told = MEMBER_FILE
+        source = MEMBER_FILE
     else:
         return Shapes(folder, parent, held, config, None, Origin())
     # Both files describe the same model in their own words; to compare, say the one in the words of the other.
     if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
-        raise ElasticError(f"{folder}: config.json and {told} describe different models")
+        raise ElasticError(f"{folder}: config.json and {source} describe different models")
     return Shapes(folder, wanted, wanted_held, config, family, origin)
 
 
@@ -161,9 +171,9 @@ def _read_family(known: Mapping[str, Any]) -> Family | None:
     """The family in a member's file, where what both have stands once."""
     if known.get("family") is None:
         return None
-    told = known_fields(_Rest, known["family"], "family")
+    rest = known_fields(_Rest, known["family"], "family")
     try:
-        return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | told)
+        return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | rest)
     except ElasticError as exc:
         raise exc.within("family") from None
 
@@ -183,15 +193,15 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
     """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
-        found = open_shard(folder / SINGLE)
+        tensors = open_shard(folder / SINGLE)
     elif (folder / INDEX).is_file():
-        found = dict(_open_index(folder / INDEX))
+        tensors = dict(_open_index(folder / INDEX))
     else:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
         hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
         raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
     out: dict[str, Raw] = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         own = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
         if own in out:
             raise ElasticError(f"{folder}: tensor {own!r} appears twice, with and without the prefix backbone")
@@ -224,3 +234,88 @@ def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
             where = "is not in that file" if name in wanted else "is in that file but not in the index"
             raise ElasticError(f"{path}: does not fit {file}: tensor {name!r} {where}")
         yield from shard.items()
+
+
+# ------------------------------------------------------------------ one safetensors file
+
+
+def open_shard(path: Path) -> dict[str, Raw]:
+    """Map one file.
+
+    Args:
+        path: A `.safetensors` file.
+
+    Returns:
+        Its tensors by name, in the order of the file. They are views of the mapped file and read-only.
+
+    Raises:
+        ElasticError: The file is missing, mostly holes, or not what its header says, or that contradicts itself.
+    """
+    try:
+        with open_regular(path) as file:
+            size = check_no_holes(path, os.fstat(file.fileno()))
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")
+            header = _parse(path, file.read(length))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else None
+            handle = Handle(file.fileno())
+    except FileNotFoundError:
+        raise ElasticError(f"{path}: no such file") from None
+    except OSError as exc:
+        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
+    entries = sorted(_entries(path, header), key=lambda e: (e[3], e[4]))
+    at = 0
+    for name, _, _, start, stop in entries:
+        if start != at:
+            what = "overlaps another tensor" if start < at else "leaves a hole before it"
+            raise ElasticError(f"{path}: tensor {name!r} {what} (it starts at byte {start}, not {at})")
+        at = stop
+    if at != size - 8 - length:
+        lost = "truncated" if at > size - 8 - length else "longer than its tensors"
+        raise ElasticError(f"{path}: {lost} ({size - 8 - length} bytes of data, its header says {at})")
+    out = {}
+    for name, dtype, shape, start, stop in entries:
+        if math.prod(filter(None, shape)) > _MOST_ELEMENTS:
+            raise ElasticError(f"{path}: tensor {name!r} has shape {shown(list(shape))}, which no memory can hold")
+        if data is None or start == stop:
+            out[name] = Raw(dtype, np.empty(shape, word(dtype)))
+            continue
+        flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
+        out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data, handle))
+    return out
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({k for k, _ in pairs}) != len(pairs):
+            raise ValueError("a name appears twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as exc:
+        raise ElasticError(f"{path}: not a safetensors file (its header is not JSON: {exc})") from None
+    if not isinstance(header, dict):
+        raise ElasticError(f"{path}: not a safetensors file (its header is no JSON object)")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _entries(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
+    def whole(values: Any) -> TypeGuard[list[int]]:
+        return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+
+    for name, info in header.items():
+        fields = info if isinstance(info, dict) else {}
+        dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+        if not whole(shape) or not whole(offsets) or len(offsets) != 2:
+            raise ElasticError(f"{path}: tensor {name!r} has no valid shape and data_offsets in the header")
+        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+            raise ElasticError(f"{path}: tensor {name!r} has dtype {dtype!r}; allowed are {', '.join(ITEMSIZE)}")
+        if len(shape) > _MOST_DIMENSIONS:
+            raise ElasticError(f"{path}: tensor {name!r} has {len(shape)} dimensions, above {_MOST_DIMENSIONS}")
+        start, stop = offsets
+        if stop - start != math.prod(shape) * ITEMSIZE[dtype]:
+            raise ElasticError(f"{path}: tensor {name!r} has {stop - start} bytes, {dtype} {shape} is another size")
+        yield name, dtype, tuple(shape), start, stop

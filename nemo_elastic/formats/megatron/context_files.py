@@ -5,11 +5,14 @@
 NeMo's has a folder `context/` for it, Megatron-Bridge's a file `run_config.yaml` among the weights.
 
 No model is built, and nothing is unpickled. `model.yaml` has every setting; where it is absent, `io.json` has those
-that were given, and the config's class the rest.
+that were given, and the config's class the rest: a graph of fiddle configs, of which nothing is built.
 """
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,16 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.inside import check_inside
-from nemo_elastic.io.read import read_plain_yaml
+from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.io.bounded import check_inside, read_text
+from nemo_elastic.io.read import read_json, read_plain_yaml
 
-from .io_json import read_io_json
-from .stored import RUN_CONFIG, last_iteration
+from .metadata import RUN_CONFIG, last_iteration
 
 #: settings of a tokenizer that name its files
 _TOKENIZER_PATHS = ("pretrained_model_name", "pretrained_model_name_or_path", "model_path", "vocab_file")
+_KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
+_BEGUN = object()
+#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names. The last is
+#: the name that the second had in version 0.1
+_MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.hosts.nemo.tiny.model", "nemo_elastic.nemo.tiny")
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
@@ -60,8 +66,11 @@ def read_context(checkpoint: Path) -> Context:
     if iteration is not None:
         folder, file = iteration, iteration / RUN_CONFIG
         whole = _read_yaml(file)
-        told = whole.get("optimizer_config_override_provider")
-        model = {"config": whole.get("model"), "elastic": told.get("elastic") if isinstance(told, Mapping) else None}
+        provider = whole.get("optimizer_config_override_provider")
+        model = {
+            "config": whole.get("model"),
+            "elastic": provider.get("elastic") if isinstance(provider, Mapping) else None,
+        }
     elif file.is_file():
         model = _read_yaml(file)
     elif (folder / "io.json").is_file():
@@ -126,13 +135,13 @@ def token_ids(tokenizer: Path | None) -> dict[str, int]:
     for number, token in decoder.items():
         if isinstance(token, Mapping) and isinstance(token.get("content"), str) and re.fullmatch("[0-9]{1,9}", number):
             ids[token["content"]] = int(number)
-    found = {}
+    special = {}
     for key in _SPECIAL:
         token = config.get(key)
         token = token.get("content") if isinstance(token, Mapping) else token
         if isinstance(token, str) and isinstance(ids.get(token), int):
-            found[f"{key}_id"] = ids[token]
-    return found
+            special[f"{key}_id"] = ids[token]
+    return special
 
 
 def _mapping(owner: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -146,3 +155,73 @@ def _read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):  # an ElasticError is a ValueError
         return {}
     return value if isinstance(value, dict) else {}
+
+
+# ------------------------------------------------------------------ io.json
+
+
+def read_io_json(file: Path, path: str) -> dict[str, Any]:
+    """Read one config of an `io.json`, with the defaults of its fields where its class is NeMo's or ours.
+
+    Args:
+        file: the file.
+        path: of the config below the root, e.g. `model.config`.
+
+    Returns:
+        Field -> value. A config in it is such a mapping too; what is no plain data is None.
+
+    Raises:
+        ElasticError: the file is no such graph.
+    """
+    data = read_json(file)
+    try:
+        objects = data["objects"]
+        key = next(k for k, o in objects.items() if f"<root>.{path}" in (o.get("paths") or ()))
+        value = _object(objects, key, {})
+    except StopIteration:
+        raise ElasticError(f"{file}: says nothing of {path}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:
+        raise ElasticError(f"{file}: not what NeMo writes ({type(exc).__name__}: {exc})") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
+    """An object of the graph; `known` has those that were read, as each may be held by many, and those begun."""
+    if key in known:
+        if known[key] is _BEGUN:
+            raise ValueError(f"{key} holds itself")
+        return known[key]
+    known[key] = _BEGUN
+    record = objects[key]
+    items: dict[Any, Any] = {}
+    for name, value in record["items"]:
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise ValueError(name)
+        items[ast.literal_eval(match[1])] = _value(objects, value, known)
+    kind = record["type"]["name"]
+    if kind in ("list", "tuple"):
+        known[key] = list(items.values())
+    else:
+        known[key] = _defaults(objects, record) | items if kind == "Config" else items
+    return known[key]
+
+
+def _value(objects: Mapping[str, Any], value: Mapping[str, Any], known: dict[str, Any]) -> Any:
+    if value["type"] == "leaf":
+        return value["value"]
+    return _object(objects, value["key"], known) if value["type"] == "ref" else None
+
+
+def _defaults(objects: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of a dataclass that a config is of, as far as they are plain values."""
+    about = dict(objects[record["metadata"]["key"]]["items"]).get("Attr(name='fn_or_cls')", {})
+    module, name = about.get("module", ""), about.get("name", "")
+    if module not in _MODULES:
+        return {}
+    try:
+        kind = getattr(importlib.import_module(module), name, None)
+    except Exception:  # of another release, or no module at all: a module may raise anything
+        return {}
+    fields = dataclasses.fields(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
+    return {f.name: f.default for f in fields if isinstance(f.default, (bool, int, float, str, type(None)))}

@@ -12,7 +12,7 @@ import pytest
 from nemo_elastic.data.bpe import save_tokenizer
 from nemo_elastic.demo.facts import word_tokenizer
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer import find_tokenizer, load_tokenizer
+from nemo_elastic.formats.tokenizer_files import find_tokenizer, load_tokenizer
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"])

@@ -16,14 +16,13 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
-from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.torch_io import from_torch
+from nemo_elastic.formats.raw import Raw, from_torch
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.ranking import Ranking, sort
-from nemo_elastic.slicing import verify as module
+from nemo_elastic.slicing import verification as module
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verify import not_finite, verify
+from nemo_elastic.slicing.verification import not_finite, verify
 from tests.shapes import PARENT
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)

@@ -20,8 +20,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
-from nemo_elastic.formats.dtypes import DTYPES, FLOATS, convert, in_dtype
-from nemo_elastic.formats.pieces import Pieces
+from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source, same_words
@@ -232,7 +231,7 @@ def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
 def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int) -> Iterator[Check]:
     import torch
 
-    from nemo_elastic.formats.torch_io import to_torch
+    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.nn.gates import Gates
     from nemo_elastic.nn.model import NemotronH
 
@@ -243,8 +242,8 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
     def model(opened: Source, member: Subnet) -> NemotronH:
         tensors, cut = cut_tensors(opened, member), {}
         for t in layout.tensors(opened.parent, member):
-            found = rows.get(t.row.name, set())
-            stored = min(found) if len(found) == 1 else None
+            dtypes = rows.get(t.row.name, set())
+            stored = min(dtypes) if len(dtypes) == 1 else None
             cut[t.hf] = to_torch(_stored_like(tensors[t.hf], stored)).float()
         return NemotronH(opened.parent, cut, member, trainable=False)
 

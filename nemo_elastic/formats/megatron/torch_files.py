@@ -3,29 +3,45 @@
 """What `torch.save` wrote: a zip file that holds one pickle, and the values of each tensor in it beside that.
 
 Its layout is strict, so it is read strictly: nothing compressed, nothing twice, nothing outside of its bytes.
+
+NeMo and megatron-core open such files with readers that run what their pickles say. Nothing in this package does, but
+to train is to load with their classes. So what a run starts from passes `check_harmless` first, whoever wrote it:
+`.metadata`, `common.pt` and the objects among the weights may name nothing but values.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import open_regular
 
-from .forms import STORAGES, TENSOR, TENSORS, fits_storage
-from .metadata import ByteRange, Piece
+from .forms import OBJECTS, STORAGES, TENSOR, TENSORS, fits_storage
+from .metadata import ByteRange, Metadata, Piece, check_format, read_metadata, regular_size, signature, weights_folder
 from .pickled import MOST, Form, Made, Name, PickleError, read_pickle
 
 #: bytes of a pickle beside a tensor, of another object, of a table of contents, and in front of the name of a record
 _PICKLE, _OBJECT, _CONTENTS, _HEADER = 2**26, 2**28, 2**23, 30
 #: of a record; a zip file of torch's has one at its beginning
 _BEGIN = b"PK\x03\x04"
+#: what is not sharded: the file, and the object in which today's megatron-core keeps it where there is no such file
+_COMMON, _COMMON_OBJECT = "common.pt", "common_state/shard_0_1"
+#: where a run of Bridge's stands
+STATE = "train_state.pt"
+#: in a folder of weights: what NeMo's classes, not ours, would run or follow
+_FORBIDDEN = {
+    "modelopt_state": "NeMo would run what it holds",
+    "adapter_metadata.json": "NeMo would load the model that it names",
+}
 
 
 class Item:
@@ -62,10 +78,10 @@ class Item:
 
     def pickle(self) -> bytes:
         """The pickle."""
-        found = self.record("data.pkl", _PICKLE)
-        if not found:
+        content = self.record("data.pkl", _PICKLE)
+        if not content:
             raise PickleError("it holds no pickle")
-        return found
+        return content
 
     def read(self, forms: Mapping[Name, Form], most: int = MOST) -> Any:
         """What the pickle is of, see `read_pickle`; what it says to lie beside it is there."""
@@ -151,9 +167,9 @@ class _Part:
         if self._left < 0:
             raise ValueError("a longer table than any")
         self._inner.seek(self._begin + self._at)
-        found = self._inner.read(size)
-        self._at += len(found)
-        return found
+        content = self._inner.read(size)
+        self._at += len(content)
+        return content
 
 
 def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
@@ -170,17 +186,17 @@ def read_piece(path: Path, piece: Piece, target: torch.Tensor) -> None:
     """
     with open_regular(path) as file:
         item = Item(file, piece.place)
-        told = item.read(TENSORS, most=1000)
-        values = _values(told, target)
+        record = item.read(TENSORS, most=1000)
+        values = _values(record, target)
         if values is not None:
             item.read_into(f"data/{values[0]}", _bytes(target), values[1] * target.itemsize)
 
 
-def _values(told: Any, target: torch.Tensor) -> tuple[str, int] | None:
+def _values(record: Any, target: torch.Tensor) -> tuple[str, int] | None:
     """Key of the storage that a tensor's values are in, and of how many others they come after; None for no values."""
-    if not isinstance(told, Made) or told.kind != TENSOR:
+    if not isinstance(record, Made) or record.kind != TENSOR:
         raise PickleError("it is no dense tensor")
-    stored, first, size, stride = told.arguments[:4]
+    stored, first, size, stride = record.arguments[:4]
     about = stored.arguments[0]
     if STORAGES[about[1].kind] != target.dtype or size != tuple(target.shape):
         raise PickleError(f"it is not of shape {list(target.shape)} and {target.dtype}, as is said")
@@ -193,3 +209,67 @@ def _values(told: Any, target: torch.Tensor) -> tuple[str, int] | None:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data.cast("B")
+
+
+# ------------------------------------------------------------------ a look at all of a checkpoint
+
+
+def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metadata:
+    """Raise where a checkpoint holds what may run when it is loaded, or where a file of it is missing or cut off.
+
+    Args:
+        checkpoint: a NeMo checkpoint, or its folder of weights.
+        only_weights: megatron-core alone will load it, not NeMo's classes.
+
+    Returns:
+        What its folder of weights holds.
+
+    Raises:
+        ElasticError: one line that names the file and what is in it.
+    """
+    folder = weights_folder(checkpoint)
+    check_format(folder)
+    for name, why in () if only_weights else _FORBIDDEN.items():
+        if (folder / name).exists():
+            raise bad("checkpoint", str(folder / name), f"a checkpoint without it: {why}")
+    metadata = read_metadata(folder)
+    for name in metadata.needed:
+        metadata.file(name)
+    for name in _files(folder, metadata, only_weights):
+        check_file(folder / name)
+    for name, place in metadata.objects.items():
+        _check_object(folder / place.file, place, f"{name}: ")
+    return metadata
+
+
+def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
+    """Pickles beside the weights that are loaded, by what is there: a file goes before an object of `.metadata`."""
+    there = [name for name in (_COMMON, STATE) if os.path.lexists(folder / name)]
+    return there if only_weights and _COMMON_OBJECT in metadata.objects else sorted({_COMMON, *there})
+
+
+def check_file(path: Path) -> None:
+    """Raise where a file of torch's holds what may run when it is loaded.
+
+    Raises:
+        ElasticError: one line that names the file and what is in it.
+    """
+    _check_object(path, ByteRange(path.name, 0, regular_size(path)), "")
+
+
+def _check_object(path: Path, place: ByteRange, name: str) -> None:
+    try:
+        _check_values(path, place, signature(path))
+    except PickleError as exc:
+        raise ElasticError(f"{name}not what NeMo writes ({exc})", path) from None
+    except OSError as exc:
+        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
+
+
+@lru_cache(maxsize=2**14)
+def _check_values(path: Path, place: ByteRange, _: tuple[int, ...]) -> None:
+    with open_regular(path) as file:
+        item = Item(file, place)
+        item.read(OBJECTS)
+        if not item.is_the_same_to_torch():
+            raise PickleError("torch.load would find something else in it")

@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,12 +19,10 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.megatron.context import read_context, token_ids
-from nemo_elastic.formats.megatron.folder import open_folder
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.megatron.stored import open_folder
+from nemo_elastic.formats.raw import Raw, to_torch
 from nemo_elastic.formats.registry import open_source, read_shapes
-from nemo_elastic.formats.torch_io import to_torch
-from tests.hosts.nemo.checkpoints import add_tokenizer, as_model, io_json, store
+from tests.hosts.nemo.checkpoints import as_model, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.slicing.helpers import scratch
 from tests.strategies import parents_and_subnets
@@ -131,41 +124,6 @@ def test_nothing_is_read_before_it_is_asked_for_nor_kept(state, tmp_path):
     assert "\n" not in caught.value.message
 
 
-# ------------------------------------------------------------------ beside the weights
-
-
-def test_the_tokenizer_is_the_one_that_the_context_names(state, tmp_path):
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    assert read_shapes(folder).companions == folder
-    assert "eos_token_id" not in token_ids(None)
-    words = add_tokenizer(folder / "context")
-    shapes = read_shapes(folder)
-    assert shapes.companions == words
-    assert (shapes.config["eos_token_id"], shapes.config["pad_token_id"], shapes.config["bos_token_id"]) == (
-        1,
-        2,
-        None,
-    )
-
-
-@pytest.mark.parametrize("name", ["nvidia/some-model", "../../elsewhere", "/elsewhere"])
-def test_a_tokenizer_elsewhere_is_left_there(state, tmp_path, name):
-    folder = store(tmp_path / "a" / "b", PARENT, PARENT.full, state)
-    words = add_tokenizer(folder / "context")
-    words.rename(tmp_path / "elsewhere")
-    file = folder / "context" / "model.yaml"
-    file.write_text(file.read_text().replace("pretrained_model_name: words", f"pretrained_model_name: {name}"))
-    assert yaml.safe_load(file.read_text())["tokenizer"]["pretrained_model_name"] == name
-    assert read_context(folder).tokenizer is None
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"added_tokens": [7], "model": {"vocab": []}}'])
-def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
-    (tmp_path / "tokenizer.json").write_text(content)
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "w1", "added_tokens_decoder": 7}')
-    assert token_ids(tmp_path) == {}
-
-
 # ------------------------------------------------------------------ families
 
 
@@ -255,135 +213,7 @@ def test_tensors_that_do_not_fit_are_named(state, tmp_path, name, value, match):
     refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, extra={"module." + name: value}))
 
 
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
-        ({"num_moe_experts": 8}, "num_moe_experts: 8"),
-        ({"activation_func": {"_target_": "torch._C._nn.gelu"}}, "Nemotron-H has the squared ReLU"),
-        ({"layernorm_epsilon": None}, "layernorm_epsilon: None"),
-        ({"layernorm_epsilon": [1]}, "layernorm_epsilon"),
-        ({"mamba_num_groups": 3}, "mamba_num_groups: 3 is not allowed; a divisor of the 16 rows of B"),
-        ({"mamba_num_groups": None, "mamba_state_dim": None}, "mamba_num_groups: None"),
-        ({"mamba_num_groups": 16}, "mamba_heads"),
-        ({"kv_channels": None, "num_query_groups": None, "num_attention_heads": None}, "heads that fit 16 rows"),
-    ],
-)
-def test_contexts_that_do_not_fit_are_told(state, tmp_path, settings, match):
-    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, settings=settings))
-
-
-class Evil:
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.place),)
-
-
-def broken(kind, folder):
-    weights, context = folder / "weights", folder / "context"
-    if kind == "no weights":
-        shutil.rmtree(weights)
-    elif kind == "no metadata.json":
-        (weights / "metadata.json").unlink()
-    elif kind == "garbage in metadata.json":
-        (weights / "metadata.json").write_text("{")
-    elif kind == "another backend":
-        (weights / "metadata.json").write_text('{"sharded_backend": "zarr"}')
-    elif kind == "no .metadata":
-        (weights / ".metadata").unlink()
-    elif kind == "cut off":
-        (weights / ".metadata").write_bytes((weights / ".metadata").read_bytes()[:200])
-    elif kind == "another pickle":
-        (weights / ".metadata").write_bytes(pickle.dumps({"a": 1}))
-    elif kind == "code":
-        (weights / ".metadata").write_bytes(pickle.dumps(Evil(folder / "was here")))
-    elif kind == "no context":
-        shutil.rmtree(context)
-    elif kind == "no YAML":
-        (context / "model.yaml").write_text("config: [")
-    elif kind == "a tag in the YAML":
-        (context / "model.yaml").write_text("config: !!python/object/apply:os.mkdir [x]")
-    elif kind == "no config":
-        (context / "model.yaml").write_text("optim: {lr: 1}")
-    elif kind == "no mapping":
-        (context / "model.yaml").write_text("- 1")
-
-
-BROKEN = {
-    "no weights": "a NeMo checkpoint folder",
-    "no metadata.json": "a NeMo checkpoint folder",
-    "garbage in metadata.json": "metadata.json",
-    "another backend": "only torch_dist is read",
-    "no .metadata": "it says which tensor lies where",
-    "cut off": "not a checkpoint's metadata",
-    "another pickle": "not a checkpoint's metadata",
-    "code": "it names posix.mkdir",
-    "no context": "has no context/model.yaml",
-    "no YAML": "model.yaml: cannot be read",
-    "a tag in the YAML": "model.yaml: cannot be read",
-    "no config": "says nothing of a model's config",
-    "no mapping": "says nothing of a model's config",
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_checkpoint_is_one_line_and_runs_nothing(state, tmp_path, kind):
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    broken(kind, folder)
-    refused(BROKEN[kind], folder)
-    assert not (folder / "was here").exists()
-
-
-LEAF = {"type": "leaf", "value": 7}
-
-
-def test_the_other_file_is_read_as_data(state, tmp_path):
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    told = yaml.safe_load((folder / "context" / "model.yaml").read_text())["config"]
-    items = [[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in told.items() if not isinstance(v, dict)]
-    items += [["Attr(name='activation_func')", {"type": "pyref", "module": "os", "name": "system"}]]
-    (folder / "context" / "model.yaml").unlink()
-    (folder / "context" / "io.json").write_text(json.dumps(io_json(items)))
-    assert read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        ("{", "io.json"),
-        ("[]", "not what NeMo writes"),
-        ({}, "not what NeMo writes"),
-        ({"objects": {}}, "says nothing of model"),
-        (io_json([]), "says nothing of a model's config"),
-        (io_json([["hidden_size", LEAF]]), "not what NeMo writes"),
-        (io_json([["Attr(name=hidden)", LEAF]]), "not what NeMo writes"),
-        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c holds itself"),
-        (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "not what NeMo writes"),
-        (io_json([["Attr(name='hidden_size')", LEAF]]), "mamba_num_groups|layernorm_epsilon"),
-    ],
-)
-def test_another_io_json_is_one_line(state, tmp_path, content, match):
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    (folder / "context" / "model.yaml").unlink()
-    (folder / "context" / "io.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    refused(match, folder)
-
-
-def test_reading_needs_neither_nemo_nor_megatron(state, tmp_path):
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    code = (
-        "import sys\n"
-        "from nemo_elastic.formats.megatron.folder import open_folder\n"
-        "for raw in open_folder(sys.argv[1]).tensors.values(): raw.words\n"
-        "assert not {'nemo', 'megatron', 'lightning'} & set(sys.modules), 'imported'\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-# ------------------------------------------------------------------ through the front door
+# ------------------------------------------------------------------ by name, of whatever format
 
 
 def test_without_the_extra_the_line_says_what_brings_it(state, tmp_path, monkeypatch):
@@ -414,7 +244,7 @@ def test_reading_takes_torch_and_no_more(state, tmp_path):
     assert all(torch.equal(to_torch(raw), wanted[n]) for n, raw in open_source(tmp_path / "hf").tensors.items())
 
 
-def test_the_front_door_opens_checkpoints_and_folders(state, tmp_path):
+def test_a_folder_is_opened_in_its_format(state, tmp_path):
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
     assert open_source(folder).parent == read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
     (folder / "config.json").write_text("{}")  # then it says that it is a Hugging Face folder

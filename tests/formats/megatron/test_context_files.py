@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint says beside its weights: settings, tokenizer, `io.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.context_files import read_context, token_ids
+from nemo_elastic.formats.registry import read_shapes
+from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+
+@pytest.fixture(scope="module")
+def state():
+    return random_tensors(PARENT)
+
+
+def refused(match, folder, read=read_shapes):
+    with pytest.raises(ElasticError, match=match) as caught:
+        read(folder)
+    assert "\n" not in caught.value.message
+    assert str(folder) in caught.value.message
+
+
+def test_the_tokenizer_is_the_one_that_the_context_names(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    assert read_shapes(folder).companions == folder
+    assert "eos_token_id" not in token_ids(None)
+    words = add_tokenizer(folder / "context")
+    shapes = read_shapes(folder)
+    assert shapes.companions == words
+    assert (shapes.config["eos_token_id"], shapes.config["pad_token_id"], shapes.config["bos_token_id"]) == (
+        1,
+        2,
+        None,
+    )
+
+
+@pytest.mark.parametrize("name", ["nvidia/some-model", "../../elsewhere", "/elsewhere"])
+def test_a_tokenizer_elsewhere_is_left_there(state, tmp_path, name):
+    folder = store(tmp_path / "a" / "b", PARENT, PARENT.full, state)
+    words = add_tokenizer(folder / "context")
+    words.rename(tmp_path / "elsewhere")
+    file = folder / "context" / "model.yaml"
+    file.write_text(file.read_text().replace("pretrained_model_name: words", f"pretrained_model_name: {name}"))
+    assert yaml.safe_load(file.read_text())["tokenizer"]["pretrained_model_name"] == name
+    assert read_context(folder).tokenizer is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"added_tokens": [7], "model": {"vocab": []}}'])
+def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "w1", "added_tokens_decoder": 7}')
+    assert token_ids(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
+        ({"num_moe_experts": 8}, "num_moe_experts: 8"),
+        ({"activation_func": {"_target_": "torch._C._nn.gelu"}}, "Nemotron-H has the squared ReLU"),
+        ({"layernorm_epsilon": None}, "layernorm_epsilon: None"),
+        ({"layernorm_epsilon": [1]}, "layernorm_epsilon"),
+        ({"mamba_num_groups": 3}, "mamba_num_groups: 3 is not allowed; a divisor of the 16 rows of B"),
+        ({"mamba_num_groups": None, "mamba_state_dim": None}, "mamba_num_groups: None"),
+        ({"mamba_num_groups": 16}, "mamba_heads"),
+        ({"kv_channels": None, "num_query_groups": None, "num_attention_heads": None}, "heads that fit 16 rows"),
+    ],
+)
+def test_contexts_that_do_not_fit_are_told(state, tmp_path, settings, match):
+    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, settings=settings))
+
+
+#: what is wrong -> file, its content (None: it is gone), and the words for it
+BROKEN = {
+    "garbage in metadata.json": ("weights/metadata.json", "{", "metadata.json"),
+    "another backend": ("weights/metadata.json", '{"sharded_backend": "zarr"}', "only torch_dist is read"),
+    "no context": ("context/model.yaml", None, "has no context/model.yaml"),
+    "no YAML": ("context/model.yaml", "config: [", "model.yaml: cannot be read"),
+    "a tag": ("context/model.yaml", "config: !!python/object/apply:os.mkdir [x]", "model.yaml: cannot be read"),
+    "no config": ("context/model.yaml", "optim: {lr: 1}", "says nothing of a model's config"),
+    "no mapping": ("context/model.yaml", "- 1", "says nothing of a model's config"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_text_is_one_line(state, tmp_path, kind):
+    """What is wrong with the weights is in test_metadata and test_torch_files."""
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    file, content, match = BROKEN[kind]
+    (folder / file).write_text(content) if content is not None else (folder / file).unlink()
+    refused(match, folder)
+
+
+LEAF = {"type": "leaf", "value": 7}
+
+
+def test_the_other_file_is_read_as_data(state, tmp_path):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    told = yaml.safe_load((folder / "context" / "model.yaml").read_text())["config"]
+    items = [[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in told.items() if not isinstance(v, dict)]
+    items += [["Attr(name='activation_func')", {"type": "pyref", "module": "os", "name": "system"}]]
+    (folder / "context" / "model.yaml").unlink()
+    (folder / "context" / "io.json").write_text(json.dumps(io_json(items)))
+    assert read_shapes(folder).parent == replace(PARENT, ffn_stripes=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "io.json"),
+        ("[]", "not what NeMo writes"),
+        ({}, "not what NeMo writes"),
+        ({"objects": {}}, "says nothing of model"),
+        (io_json([]), "says nothing of a model's config"),
+        (io_json([["hidden_size", LEAF]]), "not what NeMo writes"),
+        (io_json([["Attr(name=hidden)", LEAF]]), "not what NeMo writes"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c holds itself"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "not what NeMo writes"),
+        (io_json([["Attr(name='hidden_size')", LEAF]]), "mamba_num_groups|layernorm_epsilon"),
+    ],
+)
+def test_another_io_json_is_one_line(state, tmp_path, content, match):
+    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
+    (folder / "context" / "model.yaml").unlink()
+    (folder / "context" / "io.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    refused(match, folder)

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `.metadata` says has to be possible before anything is read; where the weights of a checkpoint are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PosixPath
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, last_iteration
+from nemo_elastic.formats.megatron.stored import Stored
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.hosts.nemo.poison import TOLD, change, metadata_of
+
+NAME = "embedding.word_embeddings.weight"
+FULL = "module." + NAME
+NAME_HF = "backbone.embeddings.weight"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = store(tmp_path_factory.mktemp("harmless") / "one", PARENT, PARENT.full, random_tensors(PARENT))
+    torch.save({"a": torch.zeros(2), "path": PosixPath("a"), "n": [1.5, None]}, folder / "weights" / "common.pt")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "one"))
+
+
+def refused(match: str, read: Callable[[], Any]) -> None:
+    with pytest.raises(ElasticError, match=match) as caught:
+        read()
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("how", ["pipe", "device", "long"])
+def test_the_tracker_of_a_run_is_a_small_file(tmp_path: Path, how: str) -> None:
+    tracker = tmp_path / "latest_checkpointed_iteration.txt"
+    if how == "pipe":
+        os.mkfifo(tracker)
+    elif how == "device":
+        tracker.symlink_to("/dev/zero")
+    else:
+        tracker.write_text("1" * 5000)
+    words = {"pipe": "is a pipe", "device": "is a link out of its folder", "long": "larger than 1 KiB"}[how]
+    refused(f"{tracker.name}: {words}", lambda: last_iteration(tmp_path))
+
+
+def places(metadata: Metadata, name: str = FULL) -> Any:
+    (info,) = (s for i, s in metadata.storage_data.items() if i.fqn == name)
+    return info
+
+
+def entry(metadata: Metadata) -> Any:
+    return metadata.state_dict_metadata[FULL]
+
+
+def double(metadata: Metadata) -> None:
+    entry(metadata).chunks = entry(metadata).chunks * 2
+
+
+def forget(metadata: Metadata) -> None:
+    (index,) = (i for i in metadata.storage_data if i.fqn == FULL)
+    del metadata.storage_data[index]
+    del metadata.state_dict_metadata["module.output_layer._extra_state"]
+
+
+LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
+    "a file from the root": (
+        lambda m: setattr(places(m), "relative_path", "/etc/passwd"),
+        "names the file '/etc/passwd'",
+    ),
+    "a file above": (lambda m: setattr(places(m), "relative_path", "../a"), "which is not in the same folder"),
+    "the folder": (lambda m: setattr(places(m), "relative_path", ".."), "which is not in the same folder"),
+    "no name": (lambda m: setattr(places(m), "relative_path", 7), "the state of a _StorageInfo"),
+    "no pieces": (lambda m: setattr(entry(m), "chunks", []), "do not make up its shape"),
+    "a piece twice": (double, "do not make up its shape"),
+    "a piece that is too small": (
+        lambda m: setattr(entry(m).chunks[0], "sizes", torch.Size([2, 64])),
+        "do not make up",
+    ),
+    "a piece outside": (lambda m: setattr(entry(m), "size", torch.Size([2, 64])), "has a piece outside of it"),
+    "a piece of other dimensions": (lambda m: setattr(entry(m), "size", torch.Size([2**12])), "has a piece outside"),
+    "more than its bytes": (lambda m: setattr(places(m), "length", 500), "does not fit into 500 bytes"),
+    "fewer bytes than any": (lambda m: setattr(places(m), "length", 0), "is said to take 0 bytes"),
+    "a place before the file": (lambda m: setattr(places(m), "offset", -1), "a number of bytes"),
+    "no place": (forget, "it does not say where"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "the state of a Metadata"),
+    "another form": (lambda m: setattr(places(m), "transform_descriptors", ["zstd"]), "in another form"),
+    "a layout": (
+        lambda m: setattr(entry(m).properties, "layout", torch.sparse_coo),
+        "it calls torch.serialization._get_layout",
+    ),
+    "seven dimensions": (lambda m: setattr(entry(m), "size", torch.Size([1] * 7)), "it calls torch.Size"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused_before_anything_is_read(checkpoint: Path, lie: str) -> None:
+    edit, match = LIES[lie]
+    change(checkpoint, edit)
+    refused(f"weights/.metadata: not a checkpoint's metadata .*{match}", lambda: Stored(checkpoint))
+
+
+def test_what_lies_beyond_the_end_of_a_file_is_refused_before_there_is_room_for_it(checkpoint: Path) -> None:
+    def enlarge(metadata: Metadata) -> None:
+        entry(metadata).size = entry(metadata).chunks[0].sizes = torch.Size([2**30, 2**20])
+        places(metadata).length = 2**52
+
+    change(checkpoint, enlarge)
+    refused("distcp: has .* bytes, .* are said to be in it", lambda: Stored(checkpoint).read(NAME))
+
+
+def test_many_tensors_in_the_same_bytes_are_refused(checkpoint: Path) -> None:
+    """A small file would fill the memory."""
+    told = {"dtype": "float32", "size": [64, 2**12], "chunks": [[[i, 0], [1, 2**12]] for i in range(64)],
+            "places": [["module.a", [i, 0], "__0_0.distcp", 0, 2**17] for i in range(64)]}  # fmt: skip
+    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(told))
+    refused("distcp: has .* bytes, 8388608 are said to be in it; it is cut off", lambda: Stored(checkpoint).read("a"))
+
+
+def test_another_tensor_than_said_is_refused(checkpoint: Path) -> None:
+    def swap(metadata: Metadata) -> None:
+        other = places(metadata, "module.output_layer.weight")
+        mine = places(metadata)
+        other.offset, other.length, mine.offset, mine.length = mine.offset, mine.length, other.offset, other.length
+
+    stored = Stored(change(checkpoint, swap))
+    assert torch.equal(stored.read("output_layer.weight")[0], Stored(change(checkpoint, swap)).read(NAME)[0])
+    change(checkpoint, lambda m: setattr(entry(m).properties, "dtype", torch.int32))
+    refused(f"{NAME} cannot be read .*torch.int32, as is said", lambda: Stored(checkpoint).read(NAME))
+
+
+def test_what_is_told_undamaged_is_taken(checkpoint: Path) -> None:
+    """So that the random damage of tests/test_fuzz_readers.py begins at something whole."""
+    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(TOLD))
+    assert Stored(checkpoint).sizes == {"a": (4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("size", "boxes", "whole"),
+    [
+        ((), [((), ())], True),
+        ((), [], False),
+        ((0, 4), [], True),
+        ((4,), [((0,), (2,)), ((2,), (2,))], True),
+        ((4,), [((0,), (2,)), ((1,), (2,)), ((3,), (1,))], False),
+        ((4,), [((0,), (2,)), ((3,), (1,))], False),
+        ((4, 4), [((0, 0), (2, 4)), ((2, 0), (2, 1)), ((2, 1), (2, 3))], True),
+        # five boxes around a middle: no straight cut parts them
+        ((3, 3), [((0, 0), (1, 2)), ((0, 2), (2, 1)), ((2, 1), (1, 2)), ((1, 0), (2, 1)), ((1, 1), (1, 1))], True),
+        ((3, 3), [((0, 0), (1, 2)), ((0, 2), (2, 1)), ((2, 1), (1, 2)), ((1, 0), (2, 1))], False),
+        # as much as is needed, and twice in the same place
+        ((2, 2), [((0, 0), (1, 2)), ((0, 0), (1, 2))], False),
+    ],
+)
+def test_boxes_fill_a_box_exactly(size: Any, boxes: Any, whole: bool) -> None:
+    assert _covered(size, tuple(Piece(o, s, ByteRange("a", 0, 1)) for o, s in boxes)) is whole
