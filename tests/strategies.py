@@ -25,7 +25,7 @@ def parents(
     tied: bool | None = None,
     max_stripes: int = 3,
     kinds: str = "M-*E",
-    optional: bool = True,
+    optional: bool = False,
 ) -> Parent:
     """A small parent.
 
@@ -143,7 +143,8 @@ def parents_and_subnets(
     pattern: st.SearchStrategy[str] | None = None,
     max_layers: int = 5,
     kinds: str = "M-*E",
+    optional: bool = False,
 ) -> tuple[Parent, Subnet]:
     """A parent and one member of it; see `parents` and `subnets`."""
-    parent = draw(parents(pattern=pattern, max_layers=max_layers, kinds=kinds))
+    parent = draw(parents(pattern=pattern, max_layers=max_layers, kinds=kinds, optional=optional))
     return parent, draw(subnets(parent, axes=axes, per_layer=per_layer))

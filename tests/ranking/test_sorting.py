@@ -105,7 +105,11 @@ def test_a_member_of_the_sorted_parent_keeps_the_top_channels(data, parent, seed
 
 
 @some
-@given(data=st.data(), parent=parents(pattern=st.text("*M", min_size=1, max_size=3)), seed=st.integers(0, 99))
+@given(
+    data=st.data(),
+    parent=parents(pattern=st.text("*M", min_size=1, max_size=3), optional=True),
+    seed=st.integers(0, 99),
+)
 def test_the_key_value_heads_that_stay_have_the_most_important_queries(data, parent, seed):
     """The member computes what the unsorted parent computes with the others zeroed, by an older ranking, too."""
     assume(KV_HEADS in parent.axes)

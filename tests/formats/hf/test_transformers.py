@@ -155,7 +155,7 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
     )
     @given(st.data())
     def draw(data: st.DataObject) -> None:
-        parent = data.draw(parents(pattern=st.text("*M" if few else "M-*E", min_size=3, max_size=7)))
+        parent = data.draw(parents(pattern=st.text("*M" if few else "M-*E", min_size=3, max_size=7), optional=True))
         assume(not few or parent.kv_heads > parent.sizes.get("kv_heads_stripes", parent.kv_heads))
         member = data.draw(subnets(parent, axes=axes, per_layer=per_layer))
         assume(not few or any(width < parent.kv_heads for width in member.widths("kv_heads")))
