@@ -126,8 +126,6 @@ def test_the_key_value_heads_that_stay_have_the_most_important_queries(data, par
     resorted, tokens = NemotronH(parent, sort(model.state_dict(), ranking, parent)), tokens_of(parent)
     small = resorted(tokens, parent.uniform(**{KV_HEADS: k}))
     assert torch.allclose(small, model(tokens, gates), rtol=1e-9, atol=1e-9)
-    kept = NemotronH(closed, sort(model.state_dict(), ranking)).state_dict()  # without the axis groups stay in place
-    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items() if "k_proj" in name)
 
 
 @some

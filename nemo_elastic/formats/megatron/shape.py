@@ -97,7 +97,7 @@ def check_config(get: Callable[[str, Any], Any], where: str, experts: bool = Fal
     if any(way in _OTHER_ROUTING for way in (balancing if isinstance(balancing, (list, tuple)) else [balancing])):
         raise bad(f"{where}.moe_router_load_balancing_type", balancing, "none or a loss: others choose other experts")
     activation = get("activation_func", None)
-    name = activation.get("_name_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
+    name = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
     if isinstance(name, str) and not name.endswith(_ACTIVATIONS):
         raise bad(f"{where}.activation_func", name, "Nemotron-H has the squared ReLU")
 
