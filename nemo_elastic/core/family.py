@@ -267,7 +267,7 @@ class Parent:
             self.layer(i, **{axis: widths[axis] for axis in self.kind(self.types[i]).widths if axis in widths})
             for i in (range(self.num_layers) if keep is None else sorted(keep))
         )
-        return Subnet(widths.get(HIDDEN, self.sizes[HIDDEN]), layers).validate(self)
+        return Subnet(widths[HIDDEN] if HIDDEN in widths else self.sizes[HIDDEN], layers).validate(self)
 
     def to_json(self) -> dict[str, Any]:
         own = {"pattern": self.pattern, "tied": self.tied, "norm_eps": self.norm_eps} | dict(self.sizes)

@@ -195,7 +195,7 @@ def random_state(
         like = t.row.random or ("norm" if len(t.shape) == 1 else "matrix")
         value = RANDOM[like](random, t.shape)
         if like == "matrix" and not (t.row.name == "embedding" and not parent.tied):
-            value = value * ((1 if t.layer is None else scale) / math.sqrt(t.shape[1]))
+            value = value * ((1 if t.layer is None else scale) / math.sqrt(value.shape[1]))
         state[t.hf] = value.to(cast_dtype(t.hf, dtype))
     return state
 
