@@ -1,37 +1,62 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Count how much of the package knows what only one place should: the table in docs/design.md.
+"""Count the package's size, and how much of it knows what only one place should: the table in docs/design.md.
 
     .venv/bin/python tools/house.py > docs/tables/house.md
+    .venv/bin/python tools/house.py --root CHECKOUT   # another checkout's column alone
 
-Code is counted, not what docstrings and comments say.
+Code is counted, not what docstrings and comments say, but for the rows of lines.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
+import io
 import re
-from collections.abc import Iterator
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
 
-PACKAGE = Path(__file__).parents[1] / "nemo_elastic"
+import grimp
+import networkx
+
 KINDS = ("mamba", "mlp", "attention")
 HOSTS = ("nemo", "megatron", "lightning", "nemo_run", "nemo_elastic.hosts", "nemo_elastic.megatron")
-LONG = 60
-#: as they were in version 0.1
-BEFORE = {"kinds": 36, "fused": 5, "split": 3, "lines": 24_520}
+LONG, SHORT = 60, 60
+#: roles that both hosts have, under the same name in either folder
+TWINS = ("nemo", "bridge")
+#: what a row counted in version 0.1 and, by this script, in commit 371e9bb; no entry where 0.1 was not counted
+BEFORE: dict[str, tuple[str, str]] = {
+    "lines": ("24,520", "49,957"),
+    "lines of code": ("", "30,921"),
+    "files": ("", "392"),
+    "files below 60 lines": ("", "88"),
+    "public functions and classes": ("", "1,232"),
+    "functions above 60 lines": ("", "2"),
+    "circles of files, benchmarks included": ("", "7"),
+    "names of files that two folders have": ("", "52"),
+    "files that name a kind of layer": ("36", "32"),
+    "files that know Megatron's fused query-key-value projection": ("5", "4"),
+    "files that split Mamba's input projection": ("3", "1"),
+    "modules in `train/` that name a host or a format": ("", "2"),
+    "lines of tests": ("", "53,894"),
+}
+
+
+def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                yield first.value
 
 
 def named(tree: ast.AST) -> Iterator[str]:
     """Identifiers, and string constants that are no docstrings."""
-    texts = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
+    texts = {id(text) for text in docstrings(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id
@@ -51,39 +76,106 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def main() -> None:
-    files = sorted(PACKAGE.rglob("*.py"))
-    sources = {path: path.read_text() for path in files}
+def code_lines(text: str, tree: ast.AST) -> int:
+    """Lines with code: no blank line, no line of comments or docstrings alone."""
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    coded: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped:
+            coded.update(range(token.start[0], token.end[0] + 1))
+    for node in docstrings(tree):
+        coded.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(coded)
+
+
+def public_names(tree: ast.Module) -> int:
+    """Functions and classes of a module that others may use."""
+    return sum(
+        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        for node in tree.body
+    )
+
+
+def circles(root: Path, package: str) -> list[list[str]]:
+    """Modules that import each other in a loop, imports inside of functions and for types included."""
+    sys.path.insert(0, str(root))
+    try:
+        graph = grimp.build_graph(package, cache_dir=None)
+    finally:
+        sys.path.remove(str(root))
+    # the package's own file hands public names on, each of which it imports when it is asked for
+    arrows = networkx.DiGraph(
+        (module, other)
+        for module in graph.modules
+        for other in graph.find_modules_directly_imported_by(module)
+        if package not in (module, other)
+    )
+    return [sorted(group) for group in networkx.strongly_connected_components(arrows) if len(group) > 1]
+
+
+def stems_used_twice(package: Path, files: list[Path]) -> list[str]:
+    """Names that two files have; a role that each host has once, in its own folder, counts once."""
+    counts: Counter[str] = Counter()
+    for path in files:
+        host = next((part for part in path.relative_to(package).parts[:-1] if part in TWINS), "")
+        if not path.stem.startswith("__"):
+            counts[f"{path.stem} {host}"] += 1
+    stems = Counter(name.partition(" ")[0] for name in counts if not name.endswith(tuple(TWINS)))
+    stems.update({name.partition(" ")[0] for name in counts if name.endswith(tuple(TWINS))})
+    return sorted(stem for stem in stems if stems[stem] > 1 or any(counts[f"{stem} {h}"] > 1 for h in ("", *TWINS)))
+
+
+def counted(root: Path) -> Mapping[str, int]:
+    """What each row of the table counts, in a checkout."""
+    package = root / "nemo_elastic"
+    files = sorted(package.rglob("*.py"))
+    sources = {path: path.read_text(encoding="utf-8") for path in files}
     trees = {path: ast.parse(text) for path, text in sources.items()}
     kind = re.compile(rf"{'|'.join(KINDS).upper()}|(?:{'|'.join(KINDS)})(?:\..*)?")
-    kinds = [p for p, tree in trees.items() if any(kind.fullmatch(name) for name in named(tree))]
-    fused = [p for p, tree in trees.items() if any(re.search("qkv", name, re.IGNORECASE) for name in named(tree))]
-    split = [p for p, text in sources.items() if re.search(r"\.split\(\[[^\]]*(?:inner|heads)", text)]
-    long = [
-        f"{path.relative_to(PACKAGE)}: {node.name}"
-        for path, tree in trees.items()
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and (node.end_lineno or 0) - node.lineno + 1 > LONG
-    ]
-    lines = [len(text.splitlines()) for text in sources.values()]
-    told = [
-        p for p, tree in trees.items() if "train" in p.relative_to(PACKAGE).parts
-        and any(name == host or name.startswith(f"{host}.") for name in imported(tree) for host in HOSTS)
-    ]  # fmt: skip
-    rows = [
-        ("files that name a kind of layer", f"{BEFORE['kinds']}", len(kinds)),
-        ("files that know Megatron's fused query-key-value projection", f"{BEFORE['fused']}", len(fused)),
-        ("files that split Mamba's input projection", f"{BEFORE['split']}", len(split)),
-        ("modules in `train/` that name a host", "", len(told)),
-        ("files", "", len(files)),
-        ("lines", f"{BEFORE['lines']:,}", f"{sum(lines):,}"),
-        ("lines of the median file", "", round(median(lines))),
-        (f"functions above {LONG} lines", "", len(long)),
-    ]
-    print("| Counted | In 0.1 | Now |", "| --- | ---: | ---: |", sep="\n")
-    for what, before, now in rows:
-        print(f"| {what} | {before} | {now} |")
+    lengths = [len(text.splitlines()) for text in sources.values()]
+    return {
+        "lines": sum(lengths),
+        "lines of code": sum(code_lines(sources[path], tree) for path, tree in trees.items()),
+        "files": len(files),
+        f"files below {SHORT} lines": sum(length < SHORT for length in lengths),
+        "public functions and classes": sum(public_names(tree) for tree in trees.values()),
+        f"functions above {LONG} lines": sum(
+            (node.end_lineno or 0) - node.lineno + 1 > LONG
+            for tree in trees.values()
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        ),
+        "circles of files, benchmarks included": len(circles(root, "nemo_elastic")) + len(circles(root, "benchmarks")),
+        "names of files that two folders have": len(stems_used_twice(package, files)),
+        "files that name a kind of layer": sum(any(kind.fullmatch(n) for n in named(t)) for t in trees.values()),
+        "files that know Megatron's fused query-key-value projection": sum(
+            any(re.search("qkv", name, re.IGNORECASE) for name in named(tree)) for tree in trees.values()
+        ),
+        "files that split Mamba's input projection": sum(
+            bool(re.search(r"\.split\(\[[^\]]*(?:inner|heads)", text)) for text in sources.values()
+        ),
+        "modules in `train/` that name a host or a format": sum(
+            any(name == other or name.startswith(f"{other}.") for name in imported(trees[path]) for other in outside)
+            for path in files
+            if path.relative_to(package).parts[0] == "train"
+            for outside in [(*HOSTS, "nemo_elastic.formats")]
+        ),
+        "lines of tests": sum(len(p.read_text(encoding="utf-8").splitlines()) for p in root.glob("tests/**/*.py")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--root", type=Path, help="another checkout: print what is counted there alone")
+    root = parser.parse_args().root
+    if root is not None:
+        for what, count in counted(root.resolve()).items():
+            print(f"{count:>7,}  {what}")
+        return
+    print("| Counted | In 0.1 | Before | Now |", "| --- | ---: | ---: | ---: |", sep="\n")
+    for what, count in counted(Path(__file__).parents[1]).items():
+        first, before = BEFORE.get(what, ("", ""))
+        print(f"| {what} | {first} | {before} | {count:,} |")
 
 
 if __name__ == "__main__":
