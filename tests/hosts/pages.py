@@ -63,21 +63,26 @@ def paths(folder: Path) -> dict[str, str]:
     }
 
 
-def only_smaller(before: Mapping[str, Any], after: Mapping[str, Any], recipe: str, *more: str) -> set[str]:
+def rehearsed(recipe: str) -> set[str]:
+    """Settings that a rehearsal of a recipe in recipes/ changes. To be asked for before a stock recipe is narrow."""
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")
+    return {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
+
+
+def only_smaller(before: Mapping[str, Any], after: Mapping[str, Any], allowed: set[str], *more: str) -> set[str]:
     """Settings in which a page's lines and those in small differ: a rehearsal changes them, too, or `more` says so.
 
     Args:
         before, after: settings of both.
-        recipe: of the same parent, in recipes/.
+        allowed: what a rehearsal of the same parent changes.
         more: patterns of further settings.
     """
-    from nemo_elastic.rehearsal.run import rehearsal_of
-
-    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")
-    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
-    found = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert [name for name in sorted(found - allowed) if not any(re.fullmatch(one, name) for one in more)] == []
-    return found
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    others = [name for name in sorted(changed - allowed) if not any(re.fullmatch(one, name) for one in more)]
+    assert others == [], f"a rehearsal does not change {others}"
+    return changed
 
 
 def in_small(text: str, table: Mapping[str, str]) -> str:

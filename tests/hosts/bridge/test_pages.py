@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.documentation import blocks, named_files
-from tests.hosts.pages import BATCH, STEPS, in_small, only_smaller, paths, prepare
+from tests.hosts.pages import BATCH, STEPS, in_small, only_smaller, paths, prepare, rehearsed
 from tests.workers import ROOT, environment
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -29,6 +29,7 @@ NARROW = "import tests.hosts.bridge.small_stock"
 DECLARED = (
     r"validation\.eval_iters", r"tokenizer\..*", r"model\.should_pad_vocab", r"dataset\.(blend|split|data_path).*",
     r"checkpoint\.(load|save|pretrained_checkpoint)", r"(teacher|previous|out|metrics)",
+    r"model\.sequence_parallel",  # Bridge's recipe has it, on the ranks of one tensor
 )  # fmt: skip
 
 
@@ -73,16 +74,20 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 
 def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path, monkeypatch: Any) -> None:
+    from megatron.bridge.recipes.nemotronh import nemotron_nano_v2
+
     from nemo_elastic.hosts.bridge.settings import run_settings
 
-    made = []
+    # the lines make Bridge's recipe narrow in this process: until the test ends
+    name = "nemotron_nano_12b_v2_pretrain_config"
+    monkeypatch.setattr(nemotron_nano_v2, name, getattr(nemotron_nano_v2, name))
+    made, allowed = [], rehearsed("bridge/nemotron_elastic_12b")
     for text, folder in zip(script(place), (ROOT, place), strict=True):
         monkeypatch.chdir(folder)
         names: dict[str, Any] = {"__name__": "train"}
         exec(text, names)
         made.append(run_settings(names["run"]))
-    found = only_smaller(*made, "bridge/nemotron_elastic_12b", *DECLARED)
-    assert found >= {"model.hidden_size", "train.train_iters"}
+    assert only_smaller(*made, allowed, *DECLARED) >= {"model.hidden_size", "train.train_iters"}
 
 
 def test_the_command_of_the_page_trains(place: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.documentation import blocks, named_files
-from tests.hosts.pages import BATCH, LENGTH, STEPS, in_small, only_smaller, paths, prepare
+from tests.hosts.pages import BATCH, LENGTH, STEPS, in_small, only_smaller, paths, prepare, rehearsed
 from tests.workers import ROOT, environment, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.dist]
@@ -25,6 +25,7 @@ NARROW = "import tests.hosts.nemo.small_stock"
 DECLARED = (
     r"log\.log_dir", r"trainer\.callbacks\[ModelCheckpoint\]\.every_n_train_steps", r"data\.(paths|split).*",
     r"(model|data)\.tokenizer.*", r"trainer\.callbacks\[\w+\]\.(out|path)",
+    r"trainer\.strategy\.sequence_parallel",  # NeMo's recipe has it, on the ranks of one tensor
 )  # fmt: skip
 
 
@@ -74,16 +75,19 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 
 def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path, monkeypatch: Any) -> None:
+    from nemo.collections.llm import nemotron_nano_12b_v2
+
     from nemo_elastic.hosts.nemo.recipe.settings import settings
 
-    made = []
+    # the lines make NeMo's recipe narrow in this process: until the test ends
+    monkeypatch.setattr(nemotron_nano_12b_v2, "pretrain_recipe", nemotron_nano_12b_v2.pretrain_recipe)
+    made, allowed = [], rehearsed("nemotron_elastic_12b")
     for text, folder in zip(script(place), (ROOT, place), strict=True):
         monkeypatch.chdir(folder)
         names: dict[str, Any] = {"__name__": "train"}
         exec(text, names)
         made.append(settings(names["recipe"]))
-    found = only_smaller(*made, "nemotron_elastic_12b", *DECLARED)
-    assert found >= {"model.config.hidden_size", "trainer.max_steps"}
+    assert only_smaller(*made, allowed, *DECLARED) >= {"model.config.hidden_size", "trainer.max_steps"}
 
 
 def test_the_first_pages_command_trains(place: Path) -> None:
