@@ -122,7 +122,7 @@ def _cost(price: Price, axis: str) -> float:
         return 1.0
     kind, _ = layer_axes()[axis]
     whole = float(price.tables[kind.name].flat[0]) if kind.name in price.tables else 0.0
-    return whole / price.whole / len(kind.axes)
+    return whole / price.whole / len(price.space.parent.kind(kind.name).axes)
 
 
 def _steps(space: Space, axis: str, curves: np.ndarray) -> np.ndarray:

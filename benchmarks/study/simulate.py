@@ -104,10 +104,12 @@ class Routers(torch.nn.Module):
     def _price(self, router: Router) -> None:
         prices, space = router.prices, router.space
         self.base = torch.stack([torch.from_numpy(p.base / p.target) for p in prices]).float()
-        self.tables = {
-            kind: torch.stack([torch.from_numpy(p.tables[kind] / p.target) for p in prices]).float()
-            for kind in prices[0].tables
-        }
+        self.tables = {}
+        for kind in prices[0].tables:
+            widths = space.parent.kind(kind).widths
+            rigid = tuple(1 + i for i, axis in enumerate(widths) if axis not in self.at)  # of one choice each
+            tables = [torch.from_numpy(p.tables[kind].squeeze(rigid) / p.target) for p in prices]
+            self.tables[kind] = torch.stack(tables).float()
         self.layers = {kind: [i for i, t in enumerate(space.parent.types) if t == kind] for kind in self.tables}
 
     def _lose(self, losses: Sequence[MadeUp]) -> None:
@@ -141,7 +143,7 @@ class Routers(torch.nn.Module):
         keep = self._keep(pi)
         total = (hidden * self.base[budgets]).sum(-1)
         for kind, tables in self.tables.items():
-            first, *second = KINDS[kind].widths
+            first, *second = (axis for axis in KINDS[kind].widths if axis in self.at)
             table = torch.einsum("rmh,mh...->rm...", hidden, tables[budgets])
             if second:
                 table = (table @ self._of(pi, second[0]).transpose(-1, -2))[..., 0]
