@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import KINDS, all_axes
+from nemo_elastic.core.kinds.registry import all_axes
 from nemo_elastic.core.layout import originals, selection, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates, LayerGates
@@ -147,7 +147,7 @@ def test_soft_gates_are_the_formula_of_the_method(data):
     hidden = gate(parent.hidden)
     layers = []
     for kind in parent.types:
-        layers.append(LayerGates(gate()[()], {axis: gate(parent.size(axis)) for axis in KINDS[kind].widths}))
+        layers.append(LayerGates(gate()[()], {axis: gate(parent.size(axis)) for axis in parent.kind(kind).widths}))
     gates = Gates(hidden, tuple(layers))
     # Every norm averages over the sum of its gates instead of its size: with weights grown by sqrt(sum / size) and an
     # epsilon shrunk by it, a stock norm does the same. Epsilon aside (taken as tiny), the rest is gated weights.
@@ -164,7 +164,7 @@ def test_soft_gates_are_the_formula_of_the_method(data):
         prefix = f"backbone.layers.{i}."
         state[prefix + "norm.weight"] *= hidden * grow
         out = {"mlp": "down_proj", "mamba": "out_proj", "attention": "o_proj"}[kind]
-        columns = g.channels(*KINDS[kind].widths)
+        columns = g.channels(*parent.kind(kind).widths)
         if kind == "attention":
             columns = columns.repeat_interleave(parent.attention_head_dim)
         if kind == "mamba":
