@@ -177,8 +177,8 @@ def check_steps(place: Path, accepted: Sequence[str], steps: int) -> dict[str, A
         assert "code" not in one, f"{name}: {one}"
         lines = [line for line in one["lines"] if line["kind"] == "step"]
         assert [line["step"] for line in lines] == list(range(1, steps + 1)), name
-        for line in lines:
-            assert 0 <= line["loss_full"] < line["loss_small"] < 10 and 0 < line["grad_norm"] < 1e3, (name, line)
+        for line in lines:  # of the whole model, which is its teacher's at first: nothing, to rounding
+            assert -1e-6 < line["loss_full"] < line["loss_small"] < 10 and 0 < line["grad_norm"] < 1e3, (name, line)
             assert line["lr"] > 0
         family = open_source(one["checkpoints"]).family
         assert family is not None and [member.name for member in family] == ["full", "small"], name

@@ -67,5 +67,5 @@ def test_nano_3_is_the_one_of_megatron_bridge() -> None:
     assert layer_pattern(model) == parent.pattern and parent.norm_eps == model.layernorm_epsilon
     fields = {size: field for size, field in FIELDS.items() if size not in ("pattern", "ffn", "norm_eps")}
     fields |= parent.kind("moe").megatron
-    assert {s: getattr(model, f) for s, f in fields.items()} == {s: parent.size(s) for s in fields}
+    assert {s: getattr(model, f) for s, f in fields.items()} == {s: getattr(parent, s) for s in fields}
     assert FIXED["normalization"] == model.normalization
