@@ -130,8 +130,10 @@ class Parent:
         kinds = _kinds_of(self.pattern)
         given = {size: value for kind in kinds for size, value in kind.defaults.items()} | given
         wanted = {HIDDEN, VOCAB, *(size for kind in kinds for size in kind.of(given).sizes)}
-        for name in sorted(wanted ^ given.keys()):
-            raise ElasticError(f"parent.{name}: {'missing' if name in wanted else 'no layer has it'}")
+        for name in sorted(wanted - given.keys()):
+            raise ElasticError(f"parent.{name}: missing")
+        for name in sorted(given.keys() - wanted):
+            raise ElasticError(f"parent.{name}: no layer has it")
         reals = {size for kind in kinds for size in kind.reals}
         for name in (names := size_names(self.pattern, given)):
             (positive_real if name in reals else positive)(f"parent.{name}", given[name])
@@ -276,8 +278,9 @@ class Parent:
     @classmethod
     def from_json(cls, data: Any, field: str = "parent") -> Parent:
         """Read what `to_json` wrote; unknown or missing fields are errors."""
-        pattern = data.get("pattern") if isinstance(data, Mapping) else None
-        known = known_names(_field_names(pattern if isinstance(pattern, str) else "", data or {}), data, field)
+        sizes = data if isinstance(data, Mapping) else {}
+        pattern = sizes.get("pattern")
+        known = known_names(_field_names(pattern if isinstance(pattern, str) else "", sizes), data, field)
         for name in ("pattern", HIDDEN, VOCAB):
             if name not in known:
                 raise ElasticError(f"{field}.{name}: missing")

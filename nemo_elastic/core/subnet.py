@@ -126,7 +126,8 @@ class Subnet:
             kind = parent.kind(layer.type)
             if set(layer.widths) != set(kind.widths):
                 raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
-            if (layer.type, layer.widths) not in right:
+            whole = all(type(width) is int for width in layer.widths.values())  # else it may have no hash
+            if not whole or (layer.type, layer.widths) not in right:
                 for axis in sorted(kind.axes, key=lambda axis: axis.name in kind.nested):  # blocks come first
                     prefix = parent.axis(axis.name, layer.widths)
                     replace(prefix, name=f"{where}.{axis.field}").check(layer.widths[axis.name])
