@@ -73,21 +73,21 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
     trained(place / "runs", run(place, "train.py"))
 
 
-def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path, monkeypatch: Any) -> None:
-    from megatron.bridge.recipes.nemotronh import nemotron_nano_v2
-
+def compare(place: Path) -> None:
+    """Hold settings of the page's lines against those in small, whose import makes Bridge's recipe narrow for good."""
     from nemo_elastic.hosts.bridge.settings import run_settings
 
-    # the lines make Bridge's recipe narrow in this process: until the test ends
-    name = "nemotron_nano_12b_v2_pretrain_config"
-    monkeypatch.setattr(nemotron_nano_v2, name, getattr(nemotron_nano_v2, name))
     made, allowed = [], rehearsed("bridge/nemotron_elastic_12b")
     for text, folder in zip(script(place), (ROOT, place), strict=True):
-        monkeypatch.chdir(folder)
+        os.chdir(folder)
         names: dict[str, Any] = {"__name__": "train"}
         exec(text, names)
         made.append(run_settings(names["run"]))
     assert only_smaller(*made, allowed, *DECLARED) >= {"model.hidden_size", "train.train_iters"}
+
+
+def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path) -> None:
+    run(place, "-c", f"import pathlib, {__name__} as pages; pages.compare(pathlib.Path({str(place)!r}))")
 
 
 def test_the_command_of_the_page_trains(place: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -74,20 +75,21 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
     trained(place, place / "runs")
 
 
-def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path, monkeypatch: Any) -> None:
-    from nemo.collections.llm import nemotron_nano_12b_v2
-
+def compare(place: Path) -> None:
+    """Hold settings of the page's lines against those in small, whose import makes NeMo's recipe narrow for good."""
     from nemo_elastic.hosts.nemo.recipe.settings import settings
 
-    # the lines make NeMo's recipe narrow in this process: until the test ends
-    monkeypatch.setattr(nemotron_nano_12b_v2, "pretrain_recipe", nemotron_nano_12b_v2.pretrain_recipe)
     made, allowed = [], rehearsed("nemotron_elastic_12b")
     for text, folder in zip(script(place), (ROOT, place), strict=True):
-        monkeypatch.chdir(folder)
+        os.chdir(folder)
         names: dict[str, Any] = {"__name__": "train"}
         exec(text, names)
         made.append(settings(names["recipe"]))
     assert only_smaller(*made, allowed, *DECLARED) >= {"model.config.hidden_size", "trainer.max_steps"}
+
+
+def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path) -> None:
+    run(place, "-c", f"import pathlib, {__name__} as pages; pages.compare(pathlib.Path({str(place)!r}))")
 
 
 def test_the_first_pages_command_trains(place: Path) -> None:
