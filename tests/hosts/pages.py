@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -63,22 +63,35 @@ def paths(folder: Path) -> dict[str, str]:
     }
 
 
-def rehearsed(recipe: str) -> set[str]:
-    """Settings that a rehearsal of a recipe in recipes/ changes. To be asked for before a stock recipe is narrow."""
-    from nemo_elastic.rehearsal.run import rehearsal_of
-
-    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")
-    return {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
-
-
-def only_smaller(before: Mapping[str, Any], after: Mapping[str, Any], allowed: set[str], *more: str) -> set[str]:
+def only_smaller(
+    texts: tuple[str, str],
+    place: Path,
+    recipe: str,
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *more: str,
+) -> set[str]:
     """Settings in which a page's lines and those in small differ: a rehearsal changes them, too, or `more` says so.
 
+    Their import makes the host's recipe narrow from then on, so it is a process of its own that calls this.
+
     Args:
-        before, after: settings of both.
-        allowed: what a rehearsal of the same parent changes.
+        texts: the page's lines, and those in small.
+        place: where the latter run.
+        recipe: of the same parent, in recipes/.
+        read: settings of what lines have left, by its names.
         more: patterns of further settings.
     """
+    from nemo_elastic.rehearsal.run import rehearsal_of
+
+    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")  # before it is narrow
+    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
+    made = []
+    for text, folder in zip(texts, (ROOT, place), strict=True):
+        os.chdir(folder)
+        names: dict[str, Any] = {"__name__": "train"}
+        exec(text, names)
+        made.append(read(names))
+    before, after = made
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     others = [name for name in sorted(changed - allowed) if not any(re.fullmatch(one, name) for one in more)]
     assert others == [], f"a rehearsal does not change {others}"

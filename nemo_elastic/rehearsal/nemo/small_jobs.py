@@ -53,7 +53,9 @@ def build(family: FamilyRecipe, real: CurriculumRun, replaced: dict[str, Curricu
     with contextlib.redirect_stdout(io.StringIO()):  # what `apply_elastic` changes in each
         before, *later = (family.build_all(one) for one in (real, *replaced.values()))
     jobs = rehearsal_jobs(family, [*replaced.values()][-1], short)
-    each = {why: {name: settings(task) for name, task in tasks.items()} for why, tasks in zip(replaced, later)}  # noqa: B905
+    each = {
+        why: {name: settings(task) for name, task in tasks.items()} for why, tasks in zip(replaced, later, strict=True)
+    }
     each[WATCHED] = {name: settings(task) for name, task in jobs.items()}
     steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in jobs.items()}
     changed = changes({name: settings(task) for name, task in before.items()}, each)

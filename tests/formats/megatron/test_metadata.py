@@ -5,43 +5,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, last_iteration
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.hosts.nemo.checkpoints import store
-from tests.hosts.nemo.cutting import PARENT, random_tensors
-from tests.hosts.nemo.poison import TOLD, change, metadata_of
+from tests.hosts.nemo.poison import TOLD, change, metadata_of, refused
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
 NAME_HF = "backbone.embeddings.weight"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = store(tmp_path_factory.mktemp("harmless") / "one", PARENT, PARENT.full, random_tensors(PARENT))
-    torch.save({"a": torch.zeros(2), "path": PosixPath("a"), "n": [1.5, None]}, folder / "weights" / "common.pt")
-    return folder
-
-
-@pytest.fixture
-def checkpoint(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "one"))
-
-
-def refused(match: str, read: Callable[[], Any]) -> None:
-    with pytest.raises(ElasticError, match=match) as caught:
-        read()
-    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("how", ["pipe", "device", "long"])

@@ -11,20 +11,17 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import read_metadata
 from nemo_elastic.formats.megatron.stored import open_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
-from tests.hosts.nemo.checkpoints import store
-from tests.hosts.nemo.cutting import PARENT, random_tensors
-from tests.hosts.nemo.poison import change, with_template
+from tests.hosts.nemo.poison import change, refused, with_template
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
@@ -39,24 +36,6 @@ class Runs:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.place),)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = store(tmp_path_factory.mktemp("harmless") / "one", PARENT, PARENT.full, random_tensors(PARENT))
-    torch.save({"a": torch.zeros(2), "path": PosixPath("a"), "n": [1.5, None]}, folder / "weights" / "common.pt")
-    return folder
-
-
-@pytest.fixture
-def checkpoint(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "one"))
-
-
-def refused(match: str, read: Callable[[], Any]) -> None:
-    with pytest.raises(ElasticError, match=match) as caught:
-        read()
-    assert "\n" not in caught.value.message
 
 
 def object_file(checkpoint: Path) -> Path:

@@ -10,12 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.documentation import blocks, named_files
-from tests.hosts.pages import BATCH, STEPS, in_small, only_smaller, paths, prepare, rehearsed
+from tests.hosts.pages import BATCH, STEPS, in_small, only_smaller, paths, prepare
 from tests.workers import ROOT, environment
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -74,16 +73,13 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 
 def compare(place: Path) -> None:
-    """Hold settings of the page's lines against those in small, whose import makes Bridge's recipe narrow for good."""
+    """Hold settings of the page's lines against those in small."""
     from nemo_elastic.hosts.bridge.settings import run_settings
 
-    made, allowed = [], rehearsed("bridge/nemotron_elastic_12b")
-    for text, folder in zip(script(place), (ROOT, place), strict=True):
-        os.chdir(folder)
-        names: dict[str, Any] = {"__name__": "train"}
-        exec(text, names)
-        made.append(run_settings(names["run"]))
-    assert only_smaller(*made, allowed, *DECLARED) >= {"model.hidden_size", "train.train_iters"}
+    changed = only_smaller(
+        script(place), place, "bridge/nemotron_elastic_12b", lambda names: run_settings(names["run"]), *DECLARED
+    )
+    assert changed >= {"model.hidden_size", "train.train_iters"}
 
 
 def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path) -> None:

@@ -19,17 +19,7 @@ from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
 from nemo_elastic.hosts.common import checkpoints
 from nemo_elastic.hosts.nemo.checkpoint.saved import UNFINISHED
-from tests.hosts.common.saves import HOSTS, STATE, Saves, cut, flip, original_of
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return original_of(tmp_path_factory.mktemp("saved") / "one")
-
-
-@pytest.fixture(params=HOSTS)
-def saves(request: pytest.FixtureRequest) -> Saves:
-    return HOSTS[request.param]
+from tests.hosts.common.saves import HOSTS, STATE, Saves, cut, flip
 
 
 def folders(folder: Path) -> list[str]:

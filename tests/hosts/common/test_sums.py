@@ -12,17 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.hosts.common import sums
-from tests.hosts.common.saves import HOSTS, Saves, flip, original_of
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return original_of(tmp_path_factory.mktemp("sums") / "one")
-
-
-@pytest.fixture(params=HOSTS)
-def saves(request: pytest.FixtureRequest) -> Saves:
-    return HOSTS[request.param]
+from tests.hosts.common.saves import HOSTS, Saves, flip
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo as StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+
+from nemo_elastic.errors import ElasticError
 
 
 def made(cls: type, **fields: Any) -> Any:
@@ -87,3 +90,10 @@ def metadata_of(told: Any) -> bytes:
     properties = TensorProperties(dtype=dtype if isinstance(dtype, torch.dtype) else told.get("dtype"))
     tensor = made(TensorStorageMetadata, properties=properties, size=size(told.get("size")), chunks=chunks)
     return pickle.dumps(made(Metadata, state_dict_metadata={"module.a": tensor}, storage_data=places), protocol=4)
+
+
+def refused(match: str, read: Callable[[], Any]) -> None:
+    """Such a checkpoint is refused, in one line."""
+    with pytest.raises(ElasticError, match=match) as caught:
+        read()
+    assert "\n" not in caught.value.message

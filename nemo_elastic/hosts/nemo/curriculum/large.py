@@ -119,7 +119,7 @@ class FamilyRecipe(PlannedFamily):
         return self.build("stage2", self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
 
     def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
-        """Cut every member out of the end of stage 2, see `slicing.all_members.slice_family`."""
+        """Cut every member out of the end of stage 2, see `slicing.family_folder.slice_family`."""
         return self.build("slice", self.run_of("", (), dir, curriculum=curriculum))
 
     def described(self, run: CurriculumRun) -> dict[str, Job]:
