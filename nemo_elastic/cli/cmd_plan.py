@@ -141,6 +141,7 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
     from rich.table import Table
 
     from nemo_elastic.core.cost import counts
+    from nemo_elastic.io.values import three_digits
 
     totals = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
     title = (
@@ -157,7 +158,7 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
         held = layout.memory.to_json()
         cells = [str(n) for n in (layout.tensor, layout.pipeline, layout.data, layout.expert) if n is not None]
         cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
-        cells += [f"{layout.seconds:.3g}", *(f"{held[k] / 1e9:.1f}" for k in held)]
+        cells += [three_digits(layout.seconds), *(f"{held[k] / 1e9:.1f}" for k in held)]
         style = "bold" if layout is chosen else "" if layout.fits else "dim"
         table.add_row(*cells, "best" if layout is chosen else "yes" if layout.fits else "no", style=style)
     console = Console(markup=False)
@@ -172,5 +173,5 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
     work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
     typer.echo(
         f"best: {chosen}, {chosen.reason}; a step is {work['total']} PFLOP (student {work['student']}, "
-        f"recomputation {work['recompute']}, teacher {work['teacher']}), about {chosen.seconds:.3g} s"
+        f"recomputation {work['recompute']}, teacher {work['teacher']}), about {three_digits(chosen.seconds)} s"
     )

@@ -13,6 +13,11 @@ from nemo_elastic.errors import bad
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
+def three_digits(value: float) -> str:
+    """A figure to read, in three digits and no exponent: 0.603, 18.2, 1010."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def number(name: str, value: Any, low: float, high: float, allowed: str) -> float:
     """A finite number in [low, high], booleans excluded."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:

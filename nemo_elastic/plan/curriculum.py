@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer, keep_plain
+from nemo_elastic.io.values import integer, keep_plain, three_digits
 
 __all__ = ["PAPER", "Curriculum", "Pace", "Stage"]
 
@@ -149,8 +149,8 @@ class Pace:
             (name, sequences, tokens), paper = self.batch, PAPER.stage(stage)
             usual = paper.global_batch_size * paper.seq_length
             if not 1 / FAR <= tokens / usual <= FAR:
-                out.append(f"{name}: {sequences}, {tokens / 1e6:.3g}M tokens in a step; the curriculum has "
-                           f"{usual / 1e6:.3g}M in stage {stage}")  # fmt: skip
+                out.append(f"{name}: {sequences}, {three_digits(tokens / 1e6)}M tokens in a step; the curriculum has "
+                           f"{three_digits(usual / 1e6)}M in stage {stage}")  # fmt: skip
         if self.schedule is not None:
             out.append(
                 f"{self.schedule[0]}: {self.schedule[1]}; a family's rates are a cosine's over all {total} steps"

@@ -19,6 +19,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
+from nemo_elastic.io.values import three_digits
 
 from .lineage import Lineage
 
@@ -49,7 +50,7 @@ def human(count: float) -> str:
     """Parameters in three digits: 6.01B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= size:
-            return f"{count / size:.3g}{unit}"
+            return f"{three_digits(count / size)}{unit}"
     return f"{count:.0f}"
 
 
@@ -57,7 +58,7 @@ def human_bytes(count: float) -> str:
     """Bytes in three digits: 18.2 GiB."""
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            return f"{three_digits(count / size)} {unit}"
     return f"{count:.0f} B"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.values import UNITS, integer, keep_plain, number, parse_float, parse_size, plain
+from nemo_elastic.io.values import UNITS, integer, keep_plain, number, parse_float, parse_size, plain, three_digits
 
 
 def test_a_number_is_taken_at_its_bounds_and_not_beyond() -> None:
@@ -74,3 +74,8 @@ def test_units_of_ten_and_of_two_are_not_mixed_up() -> None:
 def test_what_is_no_size_is_told_with_all_units(wrong: Any) -> None:
     with pytest.raises(ElasticError, match=r"^m: .* is not allowed; a size such as 18GiB \(units B, KB, .*, GiB\)$"):
         parse_size("m", wrong)
+
+
+def test_a_figure_has_three_digits_and_no_exponent() -> None:
+    figures = {0.0603: "0.0603", 7: "7", 18.24: "18.2", 999.4: "999", 999.6: "1000", 1010.2: "1010", 4192.3: "4192"}
+    assert {value: three_digits(value) for value in figures} == figures

@@ -13,6 +13,7 @@ import nemo_run as run
 
 from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.values import three_digits
 
 if TYPE_CHECKING:
     from .experiment import Job
@@ -90,6 +91,6 @@ def _row(sent: Any, job: Job, estimate: Estimate | None, first: bool) -> list[st
     if estimate is not None:
         memory = f"{'from ' if estimate.least else ''}{estimate.memory / 1e9:.1f}"
         if estimate.hours is not None:
-            hours = f"{estimate.hours:.3g}" if first else "goes on"
+            hours = three_digits(estimate.hours) if first else "goes on"
     gpus = str(job.nodes * job.devices)
     return [sent.id, str(job.nodes), gpus, job.layout, memory, hours, getattr(sent.executor, "time", "-")]
