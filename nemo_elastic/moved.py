@@ -103,7 +103,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.shapes.even": ("nemo_elastic.search.even",),
     "nemo_elastic.shapes.explorer": ("nemo_elastic.search.explorer",),
     "nemo_elastic.shapes.finder": ("nemo_elastic.search.finder",),
-    "nemo_elastic.shapes.price": ("nemo_elastic.search.price",),
+    "nemo_elastic.shapes.price": ("nemo_elastic.search.space",),
     "nemo_elastic.shapes.projection": ("nemo_elastic.search.projection",),
     "nemo_elastic.shapes.space": ("nemo_elastic.search.space",),
     "nemo_elastic.shapes.surrogate": ("nemo_elastic.search.surrogate",),

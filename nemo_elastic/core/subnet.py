@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from nemo_elastic.core.kinds.record import Widths
+from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS
+from nemo_elastic.core.prefix import BlockedPrefix
 from nemo_elastic.errors import ElasticError, bad, shown
 from nemo_elastic.io.values import keep_plain
-
-if TYPE_CHECKING:
-    from nemo_elastic.core.family import Parent
 
 
 def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
@@ -99,6 +97,20 @@ class Layer:
         return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
 
 
+class Shape(Protocol):
+    """What a member is checked against: a `Parent`."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @cached_property
+    def types(self) -> tuple[str, ...]: ...
+
+    def kind(self, name: str) -> Kind: ...
+
+    def axis(self, name: str, widths: Mapping[str, int] | None = None) -> BlockedPrefix: ...
+
+
 @dataclass(frozen=True)
 class Subnet:
     """One member: the residual width and the kept layers with their widths, in order."""
@@ -109,7 +121,7 @@ class Subnet:
     def __post_init__(self) -> None:
         keep_plain(self)
 
-    def validate(self, parent: Parent) -> Subnet:
+    def validate(self, parent: Shape) -> Subnet:
         """Return self if it is a member of `parent`; raise `ElasticError` with the field otherwise."""
         parent.axis(HIDDEN).check(self.hidden)
         if not self.layers:
@@ -166,7 +178,7 @@ class Subnet:
         return {HIDDEN: self.hidden, "layers": [layer.to_json() for layer in self.layers]}
 
     @classmethod
-    def from_json(cls, data: Any, parent: Parent, field: str = "subnet") -> Subnet:
+    def from_json(cls, data: Any, parent: Shape, field: str = "subnet") -> Subnet:
         """Read and validate a member of `parent`."""
         known = known_fields(cls, data, field)
         if not isinstance(known["layers"], list):

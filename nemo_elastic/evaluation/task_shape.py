@@ -172,7 +172,7 @@ def specialize(
 
     Args:
         family: its weights, all of them.
-        manifest: its `elastic.json`: axes, members and drop order make the space (`search.space_space`).
+        manifest: its `elastic.json`: axes, members and drop order make the space (`search.trained_space`).
         start: the path's shape at the budget (`core.sizes.path`).
         budget: the most that the shape may cost; `start` meets it.
         halves: text of the task.

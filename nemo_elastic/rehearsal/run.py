@@ -19,8 +19,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-from nemo_elastic.hosts.common.experiment import Executors, Job, run_jobs
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
+from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.curriculum import Curriculum

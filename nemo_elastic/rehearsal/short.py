@@ -8,13 +8,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.data.build import build_data
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
@@ -22,9 +22,6 @@ from nemo_elastic.plan.curriculum import Curriculum, Stage
 
 from .report import Change
 from .small import ON_CPU, ON_GPU, narrow
-
-if TYPE_CHECKING:
-    from nemo_elastic.hosts.common.experiment import Job
 
 #: of the narrow parent's own training: steps, sequences per step, and rate. A model that has learned nothing has
 #: nothing to rank, to teach, or to lose

@@ -29,6 +29,8 @@ from .pairs import find_end
 if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent
 
+#: our own name for the model, so that the one that vLLM has stays as it is
+ARCHITECTURE = "NemotronElasticForCausalLM"
 MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
 PROPOSER = f"{_ENGINE}.drafting.MemberProposer"
@@ -139,17 +141,18 @@ def server_names(args: Any) -> Names | None:
     return Names(names.members, more, names.unlisted, names.calibration, names.cost, names.extras)
 
 
-def name_members(args: Any) -> None:
+def name_members(args: Any) -> Names | None:
     """Let a server's arguments name every member of the family that they are about.
+
+    Returns:
+        The names; None where nobody serves a family.
 
     Raises:
         ElasticError: a front end without our middleware: it would take a member's name for the family's.
     """
     names = server_names(args) if hasattr(args, "middleware") else None
     if names is None:  # another model, or a command of vLLM's that serves nobody
-        return
-    from .plugin import name_answers
-
+        return None
     _check_installed()
     if getattr(args, "grpc", False):
         raise bad("--grpc", True, "members are served over HTTP only")
@@ -160,10 +163,10 @@ def name_members(args: Any) -> None:
     args.served_model_name = list(names.listed)
     # the last one is the first that a request meets
     args.middleware = [MIDDLEWARE, *(m for m in args.middleware if m not in (MIDDLEWARE, GATE)), GATE]
-    name_answers(names)
     if not takes_messages(args):
         logging.getLogger("vllm.nemo_elastic").warning("%s has %s", args.model, NO_TEMPLATE)
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
+    return names
 
 
 def takes_messages(args: Any) -> bool:
@@ -186,8 +189,6 @@ def prepare_engine(args: Any) -> None:
     if names is None:
         return
     from vllm.platforms import current_platform
-
-    from .plugin import ARCHITECTURE
 
     _check_installed()
     parent = check_layers(args.model)

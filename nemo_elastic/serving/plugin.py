@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .names import Names
 
-#: our own name for the model, so that the one that vLLM has stays as it is
-ARCHITECTURE = "NemotronElasticForCausalLM"
 _DONE = "_nemo_elastic"
 
 
@@ -27,6 +25,8 @@ def register() -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    from .arguments import ARCHITECTURE
 
     if getattr(EngineArgs, _DONE, False):
         return
@@ -42,7 +42,9 @@ def register() -> None:
         from .arguments import name_members
 
         with exit_in_one_line():
-            name_members(args)
+            names = name_members(args)
+            if names is not None:
+                name_answers(names)
         return read(cls, args, *more, **named)
 
     @wraps(make)

@@ -12,7 +12,7 @@ import pytest
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.search.price import Price
+from nemo_elastic.search.space import Price
 from tests.search.common import SMALL, small_space
 
 SPACE = small_space()

@@ -26,6 +26,7 @@ from nemo_elastic.serving.arguments import (
     takes_messages,
     with_end,
 )  # fmt: skip
+from nemo_elastic.serving.plugin import name_answers
 from tests.runtime.talking import TOKENIZER, talking_family
 
 
@@ -98,8 +99,9 @@ def test_the_gate_is_first_wherever_it_was_put(folder, vllm):
         model=str(folder), served_model_name=None, middleware=[GATE, MIDDLEWARE, "theirs"], tokenizer=None,
         additional_config={},
     )  # fmt: skip
-    name_members(args)
-    assert args.middleware == [MIDDLEWARE, "theirs", GATE]
+    names = name_members(args)
+    assert args.middleware == [MIDDLEWARE, "theirs", GATE] and names is not None
+    name_answers(names)
     assert vllm.models().model_name() == "theirs", "nobody was asked"
     sampling = SimpleNamespace(extra_args={"thinking_token_budget": "abc"})
     with pytest.raises(ElasticError, match=r"^thinking_token_budget: 'abc' is not allowed"):

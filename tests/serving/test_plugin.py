@@ -12,7 +12,8 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving import arguments, counters
-from nemo_elastic.serving.plugin import ARCHITECTURE, register
+from nemo_elastic.serving.arguments import ARCHITECTURE
+from nemo_elastic.serving.plugin import register
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun, number_of
+from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun, Job, number_of
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
 from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, prefixes_of, splits_of
 from nemo_elastic.plan import NODE, Layout
@@ -35,8 +35,6 @@ from .cli import find_recipe
 
 if TYPE_CHECKING:
     import nemo_run as run
-
-    from nemo_elastic.hosts.common.experiment import Job
 
 __all__ = [
     "JOBS",
@@ -176,8 +174,6 @@ class BridgeFamily(PlannedFamily):
     def described(self, run: CurriculumRun) -> dict[str, Job]:
         import nemo_run
 
-        from nemo_elastic.hosts.common.experiment import Job
-
         given = {"family": plain(self), "run": run.to_dict()}
         jobs = {
             name: described_job(nemo_run.Partial(train, job=name, **given), built, *run.machines(name), name != "rank")
@@ -287,8 +283,6 @@ def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int
         nodes, devices: its nodes, and GPUs of each.
         trains: whether it may be several in a row.
     """
-    from nemo_elastic.hosts.common.experiment import Job
-
     model = built.config.model
     tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
     recompute = model.recompute_granularity == "full"

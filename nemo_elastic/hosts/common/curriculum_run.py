@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One run of a family's curriculum: all that its jobs are built of, whichever host builds them."""
+"""One run of a family's curriculum: all that its jobs are built of, whichever host builds them; and a job of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
@@ -18,12 +18,49 @@ from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
 from .stage import StageOptions
 from .token_files import Blend
 
-__all__ = ["JOBS", "NODES", "CurriculumRun", "inside"]
+if TYPE_CHECKING:
+    import nemo_run
+
+__all__ = ["JOBS", "NODES", "CurriculumRun", "Estimate", "Job", "inside"]
 
 #: in their order
 JOBS = ("rank", "stage1", "stage2", "slice")
 #: nodes of 8 GPUs that the defaults are for
 NODES = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as an experiment of NeMo-Run's takes it.
+
+    Attributes:
+        task: what each of its processes calls.
+        nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
+        layout: its ranks, in words.
+        turns: (executor, how many) -> the same training as so many jobs in a row, where it can be one; each is
+            stopped in time for the next.
+    """
+
+    task: nemo_run.Partial
+    nodes: int = 1
+    devices: int = 0
+    layout: str = "one process"
+    turns: Callable[[nemo_run.Executor, int], list[nemo_run.Partial]] | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job takes, by `nemo_elastic.plan`.
+
+    Attributes:
+        memory: bytes of the fullest GPU.
+        hours: of all steps; None where nothing estimates them.
+        least: the memory is that of the weights alone.
+    """
+
+    memory: float
+    hours: float | None = None
+    least: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,21 @@ import nemo_run as run
 from torchx.specs.api import AppState
 
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
-from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, absolute
 from nemo_elastic.io.values import integer
 
+from .curriculum_run import Estimate, Job
 from .local_jobs import jobs_end_with_this
 from .preview import show, write
 
-__all__ = ["STOP_BEFORE", "Executors", "Job", "job", "local_executor", "run_jobs"]
+__all__ = ["STOP_BEFORE", "Executors", "job", "local_executor", "run_jobs"]
 
 #: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
 #: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
 #: weights and optimizer state of a 12B are written
 STOP_BEFORE = 900
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of an experiment.
-
-    Attributes:
-        task: what each of its processes calls.
-        nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
-        layout: its ranks, in words.
-        turns: (executor, how many) -> the same training as so many jobs in a row, where it can be one; each is
-            stopped in time for the next.
-    """
-
-    task: run.Partial
-    nodes: int = 1
-    devices: int = 0
-    layout: str = "one process"
-    turns: Callable[[run.Executor, int], list[run.Partial]] | None = None
 
 
 def run_jobs(

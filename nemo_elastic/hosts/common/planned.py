@@ -18,13 +18,13 @@ from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.memory import local_parameters, stages
 
-from .curriculum_run import JOBS, NODES, CurriculumRun, number_of
+from .curriculum_run import JOBS, NODES, CurriculumRun, Estimate, Job, number_of
 from .token_files import Blend
 
 if TYPE_CHECKING:
-    from .experiment import Executors, Job
+    from .experiment import Executors
 
-__all__ = ["Estimate", "PlannedFamily", "Precision", "ranking_experts"]
+__all__ = ["PlannedFamily", "Precision", "ranking_experts"]
 
 #: of bf16, in which the ranking holds the parent
 BYTES_OF_WEIGHT = 2
@@ -37,21 +37,6 @@ def ranking_experts(parent: Parent, gpus: int) -> int:
     else each GPU holds whole, so that each looks at samples of its own.
     """
     return math.gcd(gpus, parent.size(EXPERTS)) if parent.has(EXPERTS) else 1
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a job takes, by `nemo_elastic.plan`.
-
-    Attributes:
-        memory: bytes of the fullest GPU.
-        hours: of all steps; None where nothing estimates them.
-        least: the memory is that of the weights alone.
-    """
-
-    memory: float
-    hours: float | None = None
-    least: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.values import three_digits
 
-if TYPE_CHECKING:
-    from .experiment import Job
+from .curriculum_run import Estimate, Job
 
 __all__ = ["show", "write"]
 

@@ -20,13 +20,13 @@ def job(id: str, time: str | None = "04:00:00") -> Any:
 
 
 def trained(recompute: str = "") -> Any:
-    from nemo_elastic.hosts.common.experiment import Job
+    from nemo_elastic.hosts.common.curriculum_run import Job
 
     return Job(None, nodes=2, devices=8, layout=f"TP4 PP2 DP2 SP{recompute}")  # pyright: ignore[reportArgumentType]
 
 
 def process() -> Any:
-    from nemo_elastic.hosts.common.experiment import Job
+    from nemo_elastic.hosts.common.curriculum_run import Job
 
     return Job(None)  # pyright: ignore[reportArgumentType]
 
@@ -48,7 +48,7 @@ def cells(row: list[str]) -> list[str]:
 
 
 def test_a_job_is_shown_with_its_gpus_layout_estimate_and_limit(capsys: Any) -> None:
-    from nemo_elastic.hosts.common.planned import Estimate
+    from nemo_elastic.hosts.common.curriculum_run import Estimate
 
     rows = shown(
         capsys, [job("stage1")], ["stage1"], {"stage1": trained(" recompute")}, {"stage1": Estimate(61.2e9, 3.14159)}
@@ -58,7 +58,7 @@ def test_a_job_is_shown_with_its_gpus_layout_estimate_and_limit(capsys: Any) -> 
 
 
 def test_later_turns_of_a_job_go_on_after_the_one_before(capsys: Any) -> None:
-    from nemo_elastic.hosts.common.planned import Estimate
+    from nemo_elastic.hosts.common.curriculum_run import Estimate
 
     sent, estimate = [job("stage1"), job("stage1_2")], {"stage1": Estimate(1e9, 3.0)}
     rows = shown(capsys, sent, ["stage1", "stage1"], {"stage1": trained()}, estimate)
@@ -68,7 +68,7 @@ def test_later_turns_of_a_job_go_on_after_the_one_before(capsys: Any) -> None:
 
 
 def test_what_nothing_estimates_has_a_dash_and_the_least_memory_is_told_as_such(capsys: Any) -> None:
-    from nemo_elastic.hosts.common.planned import Estimate
+    from nemo_elastic.hosts.common.curriculum_run import Estimate
 
     jobs = {"rank": trained(), "slice": process()}
     rows = shown(

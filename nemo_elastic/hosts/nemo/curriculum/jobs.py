@@ -23,10 +23,9 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, inside
-from nemo_elastic.hosts.common.experiment import STOP_BEFORE, Job, run_jobs
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Estimate, Job, inside
+from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
-from nemo_elastic.hosts.common.planned import Estimate
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.settings import Changes

@@ -18,8 +18,7 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import NODES, CurriculumRun, inside
-from nemo_elastic.hosts.common.experiment import Job
+from nemo_elastic.hosts.common.curriculum_run import NODES, CurriculumRun, Job, inside
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
