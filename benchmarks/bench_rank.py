@@ -29,7 +29,7 @@ import torch
 from benchmarks.output import arguments, deliver
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import MIXERS, Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan import preset
 from nemo_elastic.ranking import RankOptions, rank
 from nemo_elastic.ranking.depth import Depth, Order, iterative_mse

@@ -131,7 +131,7 @@ def select_times() -> dict[str, Any]:
     import torch
 
     from nemo_elastic.core import layout
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.nn.weights import check_nested
     from nemo_elastic.plan import preset
     from nemo_elastic.runtime import FamilyRuntime

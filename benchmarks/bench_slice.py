@@ -32,9 +32,9 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.writing import write_model
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.plan import preset
 from nemo_elastic.slicing.slicer import cut_pieces
 

@@ -33,7 +33,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.nn.generate import Decoding
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.runtime.speculation import Speculation, speed_up
 from nemo_elastic.runtime.token_sampling import MostLikely, agreed

@@ -32,7 +32,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export.card": (_S + "card",),
     "nemo_elastic.export.checksums": (_F + "checksums",),
     "nemo_elastic.export.family_folder": (_S + "family_folder",),
-    "nemo_elastic.export.hf": (_F + "source", _F + "registry", _F + "hf.reading"),
+    "nemo_elastic.export.hf": (_F + "source", _F + "folders", _F + "hf.reading"),
     "nemo_elastic.export.hf_config": (_F + "hf.config",),
     "nemo_elastic.export.pieces": (_F + "kept",),
     "nemo_elastic.export.runs_in": (_S + "card",),
@@ -44,8 +44,10 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.export.write": (_F + "hf.writing",),
     "nemo_elastic.family": (_C + "family",),
     "nemo_elastic.files": (_IO + "atomic", _IO + "read", _IO + "bounded", _IO + "outputs"),
-    # checkpoints of today's last version name the class
+    "nemo_elastic.formats.registry": (_F + "folders",),
+    # checkpoints of today's last version name the classes
     "nemo_elastic.hosts.nemo.checkpoint.ending": (_N + "checkpoint.resume",),
+    "nemo_elastic.hosts.nemo.tiny.model": (_N + "tiny.recipe",),
     "nemo_elastic.inside": (_IO + "bounded",),
     "nemo_elastic.layout": (_C + "layout",),
     "nemo_elastic.manifest": (_C + "manifest",),
@@ -62,7 +64,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.data": (_N + "host", _M + "gpt_tokens"),
     "nemo_elastic.nemo.ending": (_N + "checkpoint.resume",),
     "nemo_elastic.nemo.executors": (_J + "experiment",),
-    "nemo_elastic.nemo.family": (_N + "checkpoint.write", _F + "megatron.family"),
+    "nemo_elastic.nemo.family": (_N + "checkpoint.write", _F + "megatron.stored"),
     "nemo_elastic.nemo.in_turn": (_T + "training",),
     "nemo_elastic.nemo.inferred": (_F + "megatron.infer",),
     "nemo_elastic.nemo.local_jobs": (_J + "local_jobs",),
@@ -90,10 +92,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.stored": (_F + "megatron.stored", _F + "megatron.metadata"),
     "nemo_elastic.nemo.streams": (_N + "streams", _M + "megatron_host"),
     "nemo_elastic.nemo.teacher": (_M + "models",),
-    "nemo_elastic.nemo.tiny": (_N + "tiny.model",),
+    "nemo_elastic.nemo.tiny": (_N + "tiny.recipe",),
     "nemo_elastic.nemo.tiny_recipe": (_N + "tiny.recipe",),
     "nemo_elastic.nemo.validation": (_N + "validation", _M + "reports", _T + "heldout"),
     "nemo_elastic.nemo.write": (_N + "checkpoint.write",),
+    "nemo_elastic.nn.model": ("nemo_elastic.nn.nemotron_h",),
     "nemo_elastic.outputs": (_IO + "outputs",),
     "nemo_elastic.path": (_C + "sizes",),
     "nemo_elastic.prefix": (_C + "prefix",),
@@ -107,6 +110,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.shapes.projection": ("nemo_elastic.search.projection",),
     "nemo_elastic.shapes.space": ("nemo_elastic.search.space",),
     "nemo_elastic.shapes.surrogate": ("nemo_elastic.search.surrogate",),
+    "nemo_elastic.train.host": (_T + "seam",),
 }
 
 

@@ -17,9 +17,9 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.hf.reading import open_folder, open_shard
-from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.io.read import read_json
 from tests.shapes import MOE, PARENT
 

@@ -157,7 +157,7 @@ def made(tmp_path_factory):
     """
     from nemo_elastic.core.manifest import Family
     from nemo_elastic.data.build import build_data
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
     from tests.shapes import PARENT

@@ -28,10 +28,10 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.evaluation.harness import _end_of_text as end_of_text
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.formats.registry import read_shapes
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.formats.tokenizer_files import load_tokenizer
 from nemo_elastic.ranking import Ranking

@@ -34,12 +34,12 @@ def test_old_names_tell_the_new_ones_and_have_their_content() -> None:
 
 def test_names_of_one_old_module_in_several_new_ones() -> None:
     forget()
-    with pytest.warns(DeprecationWarning, match="formats.registry"):
+    with pytest.warns(DeprecationWarning, match="formats.folders"):
         from nemo_elastic.export.hf import MEMBER_FILE, Source, open_source  # pyright: ignore
     assert MEMBER_FILE == "elastic_member.json"
     assert (Source.__module__, open_source.__module__) == (
         "nemo_elastic.formats.source",
-        "nemo_elastic.formats.registry",
+        "nemo_elastic.formats.folders",
     )
     with pytest.raises(ImportError, match="no_such_name"):
         from nemo_elastic.export.hf import no_such_name  # noqa: F401  # pyright: ignore

@@ -75,7 +75,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("io/temporary.py", "os.open"): "its own locks and folders",
     ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
     ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
-    ("rehearsal/checks.py", "read_text"): "its own output",
+    ("rehearsal/findings.py", "read_text"): "its own output",
     ("report/html_page.py", "read_text"): "the page's template, of the package",
     ("rehearsal/nemo/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("runtime/conversation.py", "statm.read_text"): "the system's account of this process",

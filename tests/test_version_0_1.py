@@ -20,8 +20,8 @@ import torch
 
 from nemo_elastic import ElasticConfig, Family, load_family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored, read_elastic
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space

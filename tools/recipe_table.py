@@ -13,7 +13,7 @@ from typing import Any
 
 from nemo_elastic.hosts.common.planned import NODES
 from nemo_elastic.hosts.common.recipe_file import load_recipe
-from nemo_elastic.plan.curriculum import PAPER
+from nemo_elastic.plan.stages import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZES = {"nemo": ("12b", "9b", "8b"), "bridge": ("12b", "9b", "8b", "30b_a3b")}

@@ -28,9 +28,8 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
 def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.family import checkpoint_members
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.formats.megatron.stored import checkpoint_members, read_checkpoint
+    from nemo_elastic.nn.nemotron_h import NemotronH
 
     shape = parent_shape(model=model)
     tensors, elastic = read_checkpoint(checkpoint, shape)
@@ -41,7 +40,7 @@ def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> 
 def dense(checkpoint: Path, shape: Parent) -> Any:
     """The model of a stock checkpoint in torch."""
     from nemo_elastic.formats.megatron.stored import read_checkpoint
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
 
     return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)
 

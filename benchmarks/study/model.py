@@ -7,7 +7,7 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 
 from dataclasses import dataclass
 
-from nemo_elastic.hosts.nemo.tiny.model import RecallNemotronH, TinyNemotronH
+from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH, TinyNemotronH
 
 
 @dataclass

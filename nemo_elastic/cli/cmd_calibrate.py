@@ -52,7 +52,7 @@ def command(
     from nemo_elastic.evaluation.known_answers import held_out
     from nemo_elastic.evaluation.task_text import check_tokens
     from nemo_elastic.formats.checksums import family_digest
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime.calibration import FILE, write_calibration
     from nemo_elastic.runtime.storage import check_device

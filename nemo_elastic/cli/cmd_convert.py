@@ -45,7 +45,7 @@ def command(
     from nemo_elastic.cli.show import writing
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.formats.registry import CHECKPOINT, open_source, writer
+    from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.family_folder import FAMILY
     from nemo_elastic.slicing.slicer import MEMBER

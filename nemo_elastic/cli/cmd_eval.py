@@ -49,7 +49,7 @@ def command(
     from nemo_elastic.evaluation.by_member import Measures, measured, tokenizer_of, wanted_members
     from nemo_elastic.evaluation.harness import Harness
     from nemo_elastic.evaluation.task_text import check_tokens
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime.storage import check_device
 
     # What can be refused is refused before anything is computed; opening reads no weights.

@@ -43,7 +43,7 @@ def command(
 
     from nemo_elastic.cli.show import describe, members_table, writing
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.family_folder import UNTRAINED, init_family

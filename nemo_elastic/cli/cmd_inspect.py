@@ -33,7 +33,7 @@ def command(
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
     from nemo_elastic.errors import printable
-    from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.slicing.by_size import rest_of_path
     from nemo_elastic.slicing.card import runs_in, served_as
 

@@ -112,7 +112,7 @@ def _read_parent(parent: str) -> Parent:
 
     if not Path(parent).is_dir():
         return preset(parent)
-    from nemo_elastic.formats.registry import read_parent
+    from nemo_elastic.formats.folders import read_parent
 
     shape, held, _ = read_parent(parent)
     if held != shape.full:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nemo_elastic.core.family import Parent
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
 
 __all__ = ["command"]

@@ -66,8 +66,8 @@ def command(
     them, but was not trained itself: evaluate it before use.
     """
     from nemo_elastic.formats import hub
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.kept import parse_dtype
-    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
     from nemo_elastic.slicing.by_size import largest_within, read_limit, read_subnet
@@ -111,7 +111,7 @@ def _cut(
 
 def _kind(format: str, names: Sequence[str]) -> Output:
     """What is going to be written."""
-    from nemo_elastic.formats.registry import CHECKPOINT
+    from nemo_elastic.formats.folders import CHECKPOINT
     from nemo_elastic.slicing.slicer import MEMBER, MEMBERS
 
     return MEMBERS if len(names) > 1 else MEMBER if format == "hf" else CHECKPOINT

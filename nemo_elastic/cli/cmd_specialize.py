@@ -78,22 +78,17 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
-    from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation import halves_of
     from nemo_elastic.evaluation.task_text import read_task
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.atomic import atomic_write
-    from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.slicing.by_size import read_limit
     from nemo_elastic.slicing.card import serving_spec
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
     check_one_size("specialize", sizes)
-    if out is None and add is None:
-        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
-    if out is not None:
-        check_file(out, force, family, data)
+    _check_places(out, add, force, family, data)
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
@@ -114,6 +109,17 @@ def command(
         print_json({"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry)
     else:
         typer.echo("\n".join([*_lines(start, best, halves), *_places(source, best, spec, out, add)]))
+
+
+def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:
+    """Refuse a command that names no place for the shape, or one that is taken."""
+    from nemo_elastic.errors import ElasticError
+    from nemo_elastic.io.outputs import check_file
+
+    if out is None and add is None:
+        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
+    if out is not None:
+        check_file(out, force, *inputs)
 
 
 def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:

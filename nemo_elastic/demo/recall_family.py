@@ -71,8 +71,7 @@ def context_rows(context: Mapping[str, Any]) -> list[list[str]]:
 def _recipe(data: Path, out: Path, steps: int, length: int, split: str, lr: float = LR, total: int = 0) -> Any:
     import nemo_run as run
 
-    from nemo_elastic.hosts.nemo.tiny.model import RecallNemotronH
-    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH, tiny_recipe
 
     return tiny_recipe(
         data, out, steps=steps, seq_length=length, micro_batch_size=TOKENS // length,
@@ -126,11 +125,10 @@ def _answers(data: Path, checkpoint: Path, settings: RecallSettings) -> dict[str
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.demo.facts import documents
     from nemo_elastic.evaluation.accuracy import right_by_distance
-    from nemo_elastic.formats.megatron.family import checkpoint_members
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
-    from nemo_elastic.hosts.nemo.tiny.model import RecallNemotronH
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.formats.megatron.stored import checkpoint_members, read_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
 
     config, sizes = ElasticConfig.from_dict(settings.block), RecallNemotronH()
     shape = config.parent_shape(parent_of(sizes, sizes.vocab_size))

@@ -140,7 +140,7 @@ class Demo:
         from nemo_elastic.formats.megatron.shape import parent_of
         from nemo_elastic.formats.megatron.stored import read_checkpoint
         from nemo_elastic.hosts.nemo.checkpoint.write import export_family
-        from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+        from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
         from nemo_elastic.ranking import Ranking, sort
         from nemo_elastic.slicing.family_folder import write_family
         from nemo_elastic.slicing.slicer import slice_checkpoint

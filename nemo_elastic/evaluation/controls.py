@@ -15,7 +15,7 @@ from typing import Any
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 from nemo_elastic.verdicts import closed
 

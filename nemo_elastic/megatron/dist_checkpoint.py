@@ -22,9 +22,9 @@ import yaml
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.adapter import extra_states, stacked_of, to_megatron, to_parts
+from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.registry import CHECKPOINT
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
 from nemo_elastic.io.outputs import check_room

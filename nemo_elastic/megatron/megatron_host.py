@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A megatron-core model in training, whoever trains it, and what a rank does with a micro-batch.
 
-What the hosts on megatron-core share of `train.host.Host`.
+What the hosts on megatron-core share of `train.seam.Host`.
 
 Two streams go through a pipeline: the teacher is cut as the student is, and runs beside it on every rank. A rank
 passes on both hidden states as one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron

@@ -7,11 +7,11 @@ What was checked against real runs: parameters, and the activations and the loss
 (`tests/plan/test_measured.py`). Times rest on assumed rates (`machine.py`); their order means more than their size.
 """
 
-from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.layouts import Duration, Layout, best, choose, duration, layouts
 from nemo_elastic.plan.machine import GPUS, NODE, Gpu, RunShape
 from nemo_elastic.plan.memory import Memory
 from nemo_elastic.plan.presets import PRESETS, preset
+from nemo_elastic.plan.stages import PAPER, Curriculum
 
 __all__ = [
     "GPUS",

@@ -23,9 +23,9 @@ from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.plan.curriculum import Curriculum
+from nemo_elastic.plan.stages import Curriculum
 
-from .checks import Place, checks
+from .findings import Place, checks
 from .report import REPORT, Change, RehearsalReport
 from .report import Job as ToldJob
 from .short import CUT_SHORT, Built, Short, data_dir, make_data, rehearsed

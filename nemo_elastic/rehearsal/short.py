@@ -18,7 +18,7 @@ from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
-from nemo_elastic.plan.curriculum import Curriculum, Stage
+from nemo_elastic.plan.stages import Curriculum, Stage
 
 from .report import Change
 from .small import ON_CPU, ON_GPU, narrow

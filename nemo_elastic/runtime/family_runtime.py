@@ -13,10 +13,10 @@ import torch
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
 
 from .auto import Auto

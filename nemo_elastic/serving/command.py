@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.runtime.calibration import check_cost
 from nemo_elastic.runtime.family_tokenizer import has_template
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import CALIBRATION, FILE
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.registry import read_shapes
+from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.runtime.calibration import Calibration, check_cost, read_calibration
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import held_family
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
 from nemo_elastic.formats.kept import SPAN, Pieces
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir, prepared
@@ -148,10 +148,7 @@ def init_family(
     parent = config.parent_shape(source.parent)
     axes = config.resolve_axes(parent)
     order, digest, entries = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
-    if config.shapes is not None:
-        subnets = read_members(config.shapes, parent, config)
-    else:
-        subnets, order = _even(parent, config, order)
+    subnets, order = _members(parent, config, order)
     family = Family.of(
         parent,
         subnets,
@@ -168,10 +165,12 @@ def init_family(
     return family
 
 
-def _even(
+def _members(
     parent: Parent, config: ElasticConfig, order: Sequence[int] | None
 ) -> tuple[dict[str, Subnet], Sequence[int] | None]:
-    """The most even shapes that meet the budgets, and the order in which all layers go, where any may go."""
+    """Shapes of the block, else the most even ones for its budgets; and the order in which layers go, if any may."""
+    if config.shapes is not None:
+        return read_members(config.shapes, parent, config), order
     from nemo_elastic.search import Space, uniform_family
 
     axes = config.resolve_axes(parent)

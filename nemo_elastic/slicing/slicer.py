@@ -20,12 +20,12 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
 from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.registry import open_source, writer
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir

@@ -20,9 +20,9 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
 
@@ -233,7 +233,7 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
 
     from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.nn.gates import Gates
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
 
     rows: dict[str, set[str]] = {}  # `slice --dtype` gives all tensors of a row the same
     for t in layout.tensors(source.parent, source.held):

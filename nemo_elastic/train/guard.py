@@ -15,7 +15,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 
-from .host import Host
+from .seam import Host
 from .training import FamilyTraining, Ran
 
 __all__ = ["Guard", "Named"]

@@ -18,7 +18,7 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.nn.gates import Choice
 
-from .host import Host, Output
+from .seam import Host, Output
 
 __all__ = ["CE_SUM", "KL", "KL_SUM", "LOSS", "TOKENS", "HeldOut", "HeldOutLosses"]
 

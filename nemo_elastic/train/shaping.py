@@ -23,7 +23,7 @@ from nemo_elastic.ranking import RANKING, Ranking, RankOptions, rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
-from .host import Host
+from .seam import Host
 from .training import FamilyTraining
 
 __all__ = ["freeze_members", "obtain_ranking", "prepare_members", "refresh_members"]

@@ -26,9 +26,9 @@ from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 
-from .host import Host, Output
 from .members import Members
 from .samples import BudgetSampler, Sample
+from .seam import Host, Output
 
 __all__ = ["FamilyTraining", "Part", "Ran", "Rates", "sum_in_turn"]
 

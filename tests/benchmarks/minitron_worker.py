@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.core.family import Parent
     from nemo_elastic.formats.adapter import from_megatron
     from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
-    from nemo_elastic.nn.model import NemotronH
+    from nemo_elastic.nn.nemotron_h import NemotronH
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from benchmarks.expert_gates import BUDGETS, CHOICES, GATES, PARENT, WAYS, budge
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 

@@ -18,7 +18,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import halves_of
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT
 

@@ -20,7 +20,7 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli.app import COMMANDS
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.outputs import Output, sign
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from tests.bad_input.case import BLOCK, SMALL, Originals

@@ -18,7 +18,7 @@ from nemo_elastic.demo.facts import WORDS, documents
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_accuracy
 from nemo_elastic.evaluation.accuracy import right_by_distance
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.verdicts import wilson
 
 PROBLEMS = [

@@ -19,7 +19,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.bpe import save_tokenizer, train_tokenizer
 from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import answer_accuracy, perplexity
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

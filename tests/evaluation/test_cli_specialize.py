@@ -23,7 +23,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.search import trained_space
 from nemo_elastic.slicing.family_folder import add_extra, write_family
 from tests.shapes import PARENT

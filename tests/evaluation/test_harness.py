@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nemo_elastic.data.bpe import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import harness
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT
 

@@ -28,7 +28,7 @@ from nemo_elastic.evaluation.known_answers import (
     measure,
     random_mix,
 )
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.calibration import FILE, read_calibration
 from nemo_elastic.runtime.signals import read

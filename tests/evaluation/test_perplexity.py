@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import Loss, perplexity
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import PARENT
 
 MODEL = NemotronH.random(PARENT, dtype=torch.float64)

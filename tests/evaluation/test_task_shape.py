@@ -18,7 +18,7 @@ from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import Specialized, halves_of, perplexity, sequence_losses, specialize
 from nemo_elastic.evaluation.task_shape import PIECE, WIDER
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import trained_space
 from nemo_elastic.verdicts import Interval, mean_interval

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from nemo_elastic.formats.adapter import to_megatron
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.megatron.compat import named_weights
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 from tests.support.models import build, start

@@ -51,8 +51,7 @@ def elastic_task(data: Path, out: Path, tensor: int) -> Any:
 
     from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH, tiny_recipe
 
     task = tiny_recipe(
         data, out, steps=STEPS, seq_length=64, micro_batch_size=2, global_batch_size=4, warmup_steps=1, label="",

@@ -19,7 +19,7 @@ from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.rehearsal.small import ON_CPU, narrow
 from tests.parallel import forks
 

@@ -13,8 +13,8 @@ import torch
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import from_megatron
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source
 
 from .models import build, named_parameters, randomise, start
 

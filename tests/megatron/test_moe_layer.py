@@ -16,7 +16,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import selection
 from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.gates import Choice, Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.ranking import Ranking, Statistics, sort
 from nemo_elastic.ranking.orders import make_orders
@@ -207,8 +207,8 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
 
 
 def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None:
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.raw import to_torch
-    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
     from nemo_elastic.megatron.models import load_model_weights

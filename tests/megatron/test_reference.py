@@ -10,7 +10,7 @@ import torch
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.gates import Gates, LayerGates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 
 from .models import build, randomise, start
 from .test_parity import PARENTS, tokens_of

@@ -13,7 +13,7 @@ import torch
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.forward import LayerRun, route
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import LATENT, MOE
 
 ONE = {"latent": replace(LATENT, pattern="E"), "plain": replace(MOE, pattern="E")}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import PARENT
 from tests.strategies import parents_and_subnets
 

@@ -19,10 +19,10 @@ import torch
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import is_exact
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import entries_of, write_model
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import needs_eager_experts
 from nemo_elastic.slicing.slicer import slice_checkpoint

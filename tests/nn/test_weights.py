@@ -14,7 +14,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import LayerWeights, Places
 from tests.shapes import PARENT
 from tests.strategies import chains, parents

@@ -105,8 +105,7 @@ def recipe(
     import nemo_run as run
     import torch
 
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
-    from nemo_elastic.hosts.nemo.tiny.recipe import held_out, tiny_recipe
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH, held_out, tiny_recipe
 
     task = tiny_recipe(
         place / "data", out, steps=steps, seq_length=length, micro_batch_size=BATCH // layout.data,

@@ -45,7 +45,7 @@ def test_presets_are_nemos_classes(name: str) -> None:
     from nemo.collections.llm.gpt.model import ssm
 
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.nemo.tiny import model as tiny
+    from nemo_elastic.hosts.nemo.tiny import recipe as tiny
 
     # that fusion is TransformerEngine's, and refused without
     config = (getattr(ssm, CLASSES[name], None) or getattr(tiny, CLASSES[name]))(apply_rope_fusion=False)

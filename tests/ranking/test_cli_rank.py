@@ -16,7 +16,7 @@ import pytest
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE

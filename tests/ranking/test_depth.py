@@ -18,7 +18,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn import forward as forward_module
 from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import RankOptions, depth, rank
 from nemo_elastic.ranking.depth import CHUNK, Depth, by_score, iterative_mse, squared_error
 from tests.ranking.test_sorting import tokens_of

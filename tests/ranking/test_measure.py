@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import RankOptions, Statistics, rank
 from nemo_elastic.ranking.depth import iterative_mse
 from tests.ranking.test_depth import Ranks, evaluations, measured  # noqa: F401 (a fixture)

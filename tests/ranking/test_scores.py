@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import RankOptions, Statistics
 from nemo_elastic.ranking.orders import make_orders
 from tests.ranking.test_depth import Ranks

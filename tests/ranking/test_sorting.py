@@ -20,7 +20,7 @@ from nemo_elastic.core.kinds.registry import DEPTH, layer_axes
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, rank, sort
 from nemo_elastic.ranking.orders import make_orders, names, order, shape
 from tests.shapes import PARENT, having

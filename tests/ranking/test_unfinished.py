@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import OtherRanking, RankOptions, Unfinished, rank
 from nemo_elastic.ranking.unfinished import unfinished_file
 from tests.ranking.test_depth import Ranks, evaluations  # noqa: F401 (a fixture)

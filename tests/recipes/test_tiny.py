@@ -136,7 +136,7 @@ def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
 
 def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) -> None:
     from nemo_elastic.core.cost import parameters
-    from nemo_elastic.formats.registry import read_shapes
+    from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.ranking import Ranking
     from nemo_elastic.slicing.verification import verify
 

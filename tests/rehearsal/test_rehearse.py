@@ -130,7 +130,7 @@ def put(source: Path, target: Path) -> None:
 
 @pytest.mark.long
 def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
-    from nemo_elastic.rehearsal.checks import router_moved
+    from nemo_elastic.rehearsal.findings import router_moved
 
     _, where = copy
     assert router_moved(where).ok
@@ -141,7 +141,7 @@ def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
 def test_a_few_weights_that_move_are_no_router_that_learns() -> None:
     import torch
 
-    from nemo_elastic.rehearsal.checks import movement
+    from nemo_elastic.rehearsal.findings import movement
 
     begun = {"up": torch.zeros(64), "prior": torch.zeros(3), "codes": torch.zeros(2, dtype=torch.int64)}
     held_up = torch.full((64,), 1e-6)
@@ -153,7 +153,7 @@ def test_a_few_weights_that_move_are_no_router_that_learns() -> None:
 
 @pytest.mark.long
 def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
-    from nemo_elastic.rehearsal.checks import optimizer_loaded
+    from nemo_elastic.rehearsal.findings import optimizer_loaded
 
     _, where = copy
     assert optimizer_loaded(where).ok
@@ -164,7 +164,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
 
 @pytest.mark.long
 def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
-    from nemo_elastic.rehearsal.checks import ranked_loaded, resumed
+    from nemo_elastic.rehearsal.findings import ranked_loaded, resumed
 
     _, where = copy
     assert resumed(where).ok and ranked_loaded(where).ok
@@ -176,7 +176,7 @@ def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
 
 @pytest.mark.long
 def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
-    from nemo_elastic.rehearsal.checks import members_validated
+    from nemo_elastic.rehearsal.findings import members_validated
 
     folder, where = copy
     assert members_validated(where).ok
@@ -195,7 +195,7 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
 
 @pytest.mark.long
 def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemo_elastic.rehearsal.checks import in_transformers, members_cut
+    from nemo_elastic.rehearsal.findings import in_transformers, members_cut
 
     python = os.environ.get("NEMO_ELASTIC_HF_PYTHON", str(ROOT / ".venv-hf" / "bin" / "python"))
     monkeypatch.setenv("NEMO_ELASTIC_HF_PYTHON", python)
@@ -212,7 +212,7 @@ def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monk
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
-    from nemo_elastic.rehearsal.checks import checks
+    from nemo_elastic.rehearsal.findings import checks
 
     found = checks(place(tmp_path))
     assert set(found) == CHECKS

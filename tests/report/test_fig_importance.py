@@ -17,7 +17,7 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, rank
 from nemo_elastic.report.drawing import NARROW, WIDE, house
 from nemo_elastic.report.fig_importance import _of, draw

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 from tests.ranking.test_sorting import tokens_of

@@ -10,7 +10,7 @@ import pytest
 
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.runtime.calibration import Calibration, fit, write_calibration
 from nemo_elastic.runtime.signals import read

@@ -14,9 +14,9 @@ import torch
 from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import entries_of, write_model
-from nemo_elastic.formats.registry import open_source
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -226,7 +226,7 @@ def test_numpys_whole_numbers_are_python_own(folder, tmp_path):
 
 
 def test_members_of_an_opened_folder(folder):
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.folders import open_source
 
     source = open_source(folder)
     assert members_of(source) == MEMBERS

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.runtime.signals import SIGNALS, TAIL, read, signals
 from tests.runtime.talking import MEMBERS, PARENT

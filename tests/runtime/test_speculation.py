@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.registry import open_source
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
 from nemo_elastic.runtime.prompts import Companions
 from nemo_elastic.runtime.speculation import MOST, PAUSE, DraftLength, best_length, speed_up

@@ -20,7 +20,7 @@ from nemo_elastic.core.kinds.registry import AXES, layer_axes
 from nemo_elastic.core.layout import keys, rows, selection, shape
 from nemo_elastic.core.prefix import nested_order
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
 from nemo_elastic.runtime.storage import CutLayers, check_device
 from tests.runtime.talking import talking_family

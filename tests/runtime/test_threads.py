@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT
 

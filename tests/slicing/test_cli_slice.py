@@ -15,7 +15,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.card import human_bytes, runs_in
 from nemo_elastic.slicing.family_folder import write_family

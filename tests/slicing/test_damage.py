@@ -23,9 +23,9 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksum, ExpectedTensor, ReadCheck, Sums, read_checksums
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_shard
 from nemo_elastic.formats.hf.shards import SINGLE
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from nemo_elastic.slicing.slicer import cut_tensors, slice_members

@@ -20,12 +20,12 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.writing import entries_of, write_model
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.family_folder import init_family

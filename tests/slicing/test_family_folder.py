@@ -20,9 +20,9 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import family_digest
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.raw import from_torch
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import add_extra, init_family, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

@@ -28,8 +28,8 @@ import yaml
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.verification import verify
 from tests.bad_input.case import LARGE as LARGE_BLOCK
 from tests.shapes import PARENT

@@ -17,8 +17,8 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.registry import open_source
 from tests.shapes import PARENT
 
 from .helpers import SMALL, contents, random_values, write

@@ -18,8 +18,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Layer, Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import cut_tensors
 from tests.shapes import PARENT
 

@@ -16,10 +16,10 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import slice_members
 from tests.strategies import chains, parents, parents_and_subnets
 

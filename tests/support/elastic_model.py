@@ -17,7 +17,7 @@ from tests.support.models import start
 def settings(parent: Parent, length: int = 256) -> Any:
     """NeMo's config of a parent, for a CPU."""
     from nemo_elastic.formats.megatron.shape import stock_sizes
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     return TinyNemotronH(**stock_sizes(parent, parent.full), seq_length=length)
 

@@ -78,8 +78,8 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     import torch
 
     from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.raw import to_torch
-    from nemo_elastic.formats.registry import open_source
     from nemo_elastic.train.guard import Guard
     from nemo_elastic.train.heldout import HeldOut
     from nemo_elastic.train.members import Members

@@ -15,7 +15,7 @@ from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family

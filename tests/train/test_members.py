@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_elastic.formats.megatron.family import elastic_family
+from nemo_elastic.formats.megatron.stored import elastic_family
 from nemo_elastic.train.members import Members
 from tests.shapes import PARENT
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, Unfinished, sort
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
 from nemo_elastic.train.training import FamilyTraining

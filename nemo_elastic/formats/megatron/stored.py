@@ -16,31 +16,33 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_elastic import __version__
-from nemo_elastic.core.family import Parent
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.codes import decode
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import apart, from_megatron, from_parts, missing, parts_of, stacked_of
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 
 from .context_files import Context, read_context, token_ids
-from .family import elastic_family
 from .infer import infer
 from .metadata import PREFIX, StoredTensor, check_format, model_prefix, of_model, read_metadata, weights_folder
 from .pickled import PickleError
 from .torch_files import read_piece
 
 __all__ = [
-    "ELASTIC", "Stored", "differing", "dtype_of", "first_line", "open_folder", "plain_tensors", "read_checkpoint",
-    "read_elastic", "read_shapes", "read_tensor",
+    "ELASTIC", "Stored", "checkpoint_members", "differing", "dtype_of", "elastic_family", "first_line", "open_folder",
+    "plain_tensors", "read_checkpoint", "read_elastic", "read_shapes", "read_tensor",
 ]  # fmt: skip
 
 #: what stands before the names of router and members
@@ -200,6 +202,62 @@ def _stack(stored: Stored, name: str) -> tuple[str, int] | None:
     """Where the checkpoint holds a tensor as one of many."""
     held = None if name in stored.sizes else stacked_of(name)
     return held if held is not None and held[1] < (*stored.sizes.get(held[0], ()), 0)[0] else None
+
+
+# ------------------------------------------------------------------ the family that it holds
+
+
+def checkpoint_members(
+    parent: Parent, elastic: Mapping[str, torch.Tensor], config: ElasticConfig, where: str
+) -> dict[str, Subnet]:
+    """Members that an elastic checkpoint carries, by budget name.
+
+    Raises:
+        ElasticError: the checkpoint is of a stock model, of other budgets or another parent, or its shapes are not
+            found yet.
+    """
+    codes = elastic.get("codes")
+    if codes is None or not codes.any():
+        raise bad("checkpoint", where, "an elastic checkpoint with members")
+    if len(codes) != len(config.budgets):
+        raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
+    return {b.name: decode(parent, row) for b, row in zip(config.budgets, codes.tolist(), strict=True)}
+
+
+def elastic_family(
+    parent: Parent,
+    elastic: Mapping[str, torch.Tensor],
+    block: Mapping[str, Any] | ElasticConfig,
+    where: str,
+    *,
+    ranking_digest: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Family:
+    """The family that an elastic checkpoint holds.
+
+    Args:
+        parent: shape of its weights.
+        elastic: what it holds under `elastic.` (`read_elastic`).
+        block: the elastic block of the run.
+        where: the checkpoint, for errors.
+        ranking_digest, provenance: recorded in elastic.json.
+
+    Raises:
+        ElasticError: it has no members, or those of another block or parent.
+    """
+    config = block if isinstance(block, ElasticConfig) else ElasticConfig.from_dict(dict(block))
+    shape = config.parent_shape(parent)
+    members = checkpoint_members(shape, elastic, config, where)
+    order = next((elastic[name].tolist() for name in ("router.drop_order", "drop_order") if name in elastic), None)
+    return Family.of(
+        shape,
+        members,
+        axes=config.resolve_axes(shape),
+        budgets=config.budgets,
+        ranking_digest=ranking_digest,
+        provenance=provenance,
+        drop_order=order,
+    )
 
 
 # ------------------------------------------------------------------ opened as a source

@@ -35,7 +35,7 @@ from nemo_elastic.hosts.common.agreement import (
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.plan.curriculum import Pace
+from nemo_elastic.plan.stages import Pace
 
 from .optim import ElasticOverrides
 

@@ -26,8 +26,8 @@ from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun,
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
 from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, prefixes_of, splits_of
 from nemo_elastic.plan import NODE, Layout
-from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.layouts import layout_name
+from nemo_elastic.plan.stages import PAPER, Curriculum
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic

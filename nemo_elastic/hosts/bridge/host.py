@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Megatron-Bridge as the host of a family's training (`train.host`)."""
+"""Megatron-Bridge as the host of a family's training (`train.seam`)."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def train_tiny(
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.build import build_data
     from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-    from nemo_elastic.plan.curriculum import Curriculum, Stage
+    from nemo_elastic.plan.stages import Curriculum, Stage
 
     from .curriculum import checkpoints, job_of, slice_job
     from .platform import bridge_on_this_machine

@@ -13,7 +13,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.plan import NODE, Layout
-from nemo_elastic.plan.curriculum import PAPER, Curriculum, Stage
+from nemo_elastic.plan.stages import PAPER, Curriculum, Stage
 
 from .stage import StageOptions
 from .token_files import Blend

@@ -15,8 +15,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
-from nemo_elastic.plan.curriculum import PAPER, Curriculum
 from nemo_elastic.plan.memory import local_parameters, stages
+from nemo_elastic.plan.stages import PAPER, Curriculum
 
 from .curriculum_run import JOBS, NODES, CurriculumRun, Estimate, Job, number_of
 from .token_files import Blend

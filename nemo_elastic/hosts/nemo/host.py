@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo as the host of a family's training (`train.host`)."""
+"""NeMo as the host of a family's training (`train.seam`)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from nemo_elastic.hosts.bridge.curriculum import (
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.settings import run_settings
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
-from nemo_elastic.rehearsal.checks import Place
+from nemo_elastic.rehearsal.findings import Place
 from nemo_elastic.rehearsal.report import WATCHED, Settings, changes
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, rehearsed, watch_dir
 

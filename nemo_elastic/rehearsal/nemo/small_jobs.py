@@ -16,7 +16,7 @@ from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of, ra
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 from nemo_elastic.hosts.nemo.recipe.settings import settings
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.rehearsal.checks import Place
+from nemo_elastic.rehearsal.findings import Place
 from nemo_elastic.rehearsal.report import WATCHED, changes
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, watch_dir
 

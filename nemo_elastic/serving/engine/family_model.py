@@ -29,8 +29,8 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import MLP
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.nn.weights import LayerWeights, Weights
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.family_runtime import members_of

@@ -22,12 +22,12 @@ from nemo_elastic.core.kinds.registry import register
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.writing import entries_of, write_model
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import init_family, write_family

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source, read_parent, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source, read_parent, read_shapes
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import all_axes, layer_axes
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.registry import open_source
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

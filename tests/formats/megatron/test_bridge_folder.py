@@ -18,11 +18,11 @@ from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron, to_parts
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, StoredTensor, last_iteration
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.nemo.checkpoints import settings_of
 from tests.hosts.nemo.cutting import PARENT, random_tensors

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.megatron.context_files import read_context, token_ids
-from nemo_elastic.formats.registry import read_shapes
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 

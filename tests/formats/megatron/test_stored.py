@@ -19,9 +19,9 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.megatron.stored import open_folder
 from nemo_elastic.formats.raw import Raw, to_torch
-from nemo_elastic.formats.registry import open_source, read_shapes
 from tests.hosts.nemo.checkpoints import as_model, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.slicing.helpers import scratch

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.experts import (
     CANDIDATE,

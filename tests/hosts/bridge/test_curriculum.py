@@ -69,7 +69,7 @@ def test_local_runs_torchrun(
 def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nemo_elastic.plan.curriculum import PAPER
+    from nemo_elastic.plan.stages import PAPER
 
     args = [*RECIPE, *DATA, *SLURM, *SSH, "--recipe", "bridge/nemotron_elastic_30b_a3b", "--dryrun", "dry"]
     script("run_slurm", args, tmp_path, monkeypatch)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.experts import (

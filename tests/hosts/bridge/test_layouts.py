@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.hosts.bridge.saved import BRIDGE, step_of
 from nemo_elastic.hosts.common.checkpoints import best
 from nemo_elastic.hosts.common.sums import LIST, SUMS, check_sums

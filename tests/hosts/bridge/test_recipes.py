@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.registry import open_source
+from nemo_elastic.formats.folders import open_source
 from tests.hosts.bridge.recipes import recipe_of
 from tests.workers import ROOT, work
 
@@ -30,7 +30,7 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: Any, tmp_path: Path) -> None:
     from nemo_elastic.hosts.bridge.curriculum import JOBS
-    from nemo_elastic.plan.curriculum import PAPER
+    from nemo_elastic.plan.stages import PAPER
 
     dir, data = str(tmp_path), [0.7, "/data/code", 0.3, "/data/web"]
     for number, job in ((1, "stage1"), (2, "stage2")):
@@ -108,7 +108,7 @@ def test_a_plan_is_made_of_a_recipe(
     size: str, parent: str, stage: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from nemo_elastic.cli import main
-    from nemo_elastic.plan.curriculum import PAPER
+    from nemo_elastic.plan.stages import PAPER
 
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
@@ -122,7 +122,7 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.core.layout import elements, rows, sizes
     from nemo_elastic.plan import RunShape
-    from nemo_elastic.plan.curriculum import PAPER
+    from nemo_elastic.plan.stages import PAPER
 
     family = recipe_of("30b_a3b")
     file = ROOT / "recipes" / "bridge" / "nemotron_elastic_30b_a3b.py"

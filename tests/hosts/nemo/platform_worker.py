@@ -111,7 +111,7 @@ def main(folder: str, keep: str) -> None:
     from nemo.collections import llm
 
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     data, watch = Data(), Watch(folder, keep)
     config = TinyNemotronH(hybrid_override_pattern="M*-", num_layers=3, seq_length=LENGTH)

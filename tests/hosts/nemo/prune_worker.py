@@ -196,7 +196,7 @@ def main(folder: Path) -> None:
     from nemo.collections.llm.modelopt.prune.pruner import save_pruned_model
 
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     torch.set_num_threads(1)

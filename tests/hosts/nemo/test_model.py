@@ -28,7 +28,7 @@ def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
     from nemo import lightning as nl
 
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     start()
     optimizer, ddp = OptimizerConfig(lr=1e-3), DistributedDataParallelConfig()
@@ -45,7 +45,7 @@ def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
 
 def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
@@ -63,7 +63,7 @@ def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("kernels", [True, False])
 def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo import model as module
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of nemo_elastic.hosts.nemo.platform and nemo_elastic.hosts.nemo.tiny.model."""
+"""Tests of nemo_elastic.hosts.nemo.platform and nemo_elastic.hosts.nemo.tiny.recipe."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_recipes_can_name_it():
     from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
     from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     config = run.Config(CPUMegatronStrategy, tensor_model_parallel_size=2)
     serializer = ZlibJSONSerializer()
@@ -207,7 +207,7 @@ def test_recipes_can_name_it():
 def test_the_tiny_config_captures_its_arguments_even_after_a_stock_one():
     from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
 
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     shape = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "num_query_groups": 1}
     NemotronHConfigBase(**shape, apply_rope_fusion=False)  # wraps the base first

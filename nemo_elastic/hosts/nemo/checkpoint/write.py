@@ -25,11 +25,10 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import to_megatron
-from nemo_elastic.formats.megatron.family import elastic_family
+from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.megatron.stored import read_checkpoint
-from nemo_elastic.formats.registry import CHECKPOINT
+from nemo_elastic.formats.megatron.stored import elastic_family, read_checkpoint
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir

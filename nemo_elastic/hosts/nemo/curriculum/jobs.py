@@ -29,10 +29,10 @@ from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
-from nemo_elastic.plan.curriculum import PAPER as PAPER
-from nemo_elastic.plan.curriculum import Curriculum as Curriculum
-from nemo_elastic.plan.curriculum import Stage as Stage
 from nemo_elastic.plan.layouts import layout_name
+from nemo_elastic.plan.stages import PAPER as PAPER
+from nemo_elastic.plan.stages import Curriculum as Curriculum
+from nemo_elastic.plan.stages import Stage as Stage
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .rank import rank_only

@@ -41,7 +41,7 @@ from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, 
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.plan.curriculum import Pace
+from nemo_elastic.plan.stages import Pace
 
 STRATEGY = "recipe.trainer.strategy"
 #: how a recipe of NeMo's spells what a check may refuse

@@ -28,12 +28,12 @@ from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.megatron.context_files import read_io_json
 from nemo_elastic.formats.raw import to_torch
-from nemo_elastic.formats.registry import open_source, read_shapes
 from nemo_elastic.formats.source import Source
 from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 from tests.hosts.nemo.checkpoints import as_model, io_json, store
@@ -185,7 +185,7 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
 def test_a_known_shape_and_block_give_the_same_family(trained, tmp_path):
     from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.hosts.nemo.checkpoint.write import export_family
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     source, config = open_source(trained / "checkpoint"), ElasticConfig.from_dict(BLOCK)
     parent = config.parent_shape(parent_of(TinyNemotronH(), 512))

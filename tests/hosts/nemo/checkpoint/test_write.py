@@ -22,9 +22,9 @@ import torch
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.megatron.stored import read_checkpoint
-from nemo_elastic.formats.registry import open_source
 from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_cut, write_nemo_checkpoint
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 
@@ -160,7 +160,7 @@ def elastic_model(full: dict[str, torch.Tensor]):
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
     from nemo_elastic.formats.megatron.shape import stock_sizes
-    from nemo_elastic.hosts.nemo.tiny.model import TinyNemotronH
+    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.choice import ElasticState
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.vocabulary import make_elastic

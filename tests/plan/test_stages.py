@@ -13,7 +13,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan.curriculum import PAPER, Curriculum, Pace, Stage
+from nemo_elastic.plan.stages import PAPER, Curriculum, Pace, Stage
 
 CONF = Path(__file__).parents[2] / "conf"
 

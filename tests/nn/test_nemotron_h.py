@@ -17,7 +17,7 @@ from nemo_elastic.core.kinds.registry import all_axes
 from nemo_elastic.core.layout import originals, selection, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates, LayerGates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import MOE, PARENT
 from tests.strategies import chains, parents, parents_and_subnets, subnets
 

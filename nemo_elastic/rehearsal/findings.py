@@ -18,7 +18,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import of_optimizer
 from nemo_elastic.formats.megatron.stored import Stored, differing
 from nemo_elastic.history import METRICS, read_history
-from nemo_elastic.plan.curriculum import Curriculum
+from nemo_elastic.plan.stages import Curriculum
 
 from .report import Finding
 from .short import FROM, START, watch_dir
@@ -171,7 +171,7 @@ def optimizer_loaded(place: Place) -> Finding:
 
 def members_cut(place: Place) -> Finding:
     """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
-    from nemo_elastic.formats.registry import open_source
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime import load_family, members_of
 
     tokens_bl, labels_bl, trained = place.text()
